@@ -1,0 +1,69 @@
+# make reproduce: the figures and numbers of every notebook. make test: check them. make help: the rest.
+
+PYTHON ?= python3
+JOBS ?= 2
+# More arguments for pip when it installs torch, such as another index that offers the CPU build.
+TORCH_PIP_ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+# The environment is whole when its marker is there. The marker is written last, and its name holds the lock, the
+# Python and the place that the environment was made for: when one of them changes, it is made anew. No file times.
+MARKER := $(VENV)/ready-$(shell { cat requirements.lock; $(PYTHON) -VV; pwd; } | $(PYTHON) -c \
+	"import hashlib, sys; print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest()[:16])")
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input -qq
+
+.DEFAULT_GOAL := help
+.PHONY: help reproduce test lab smoke lint readme clean browser-test lock
+
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1@\2/p' Makefile | awk -F@ '{ printf "%-20s %s\n", $$1, $$2 }'
+
+reproduce: $(MARKER)  ## run every notebook; writes notebooks/*.ipynb, figures/ and the README's table
+	@$(BIN)/python -m fwdiff_lite.reproduce --jobs $(JOBS)
+
+test: $(MARKER)  ## the tests, and every notebook run again and compared with what is committed
+	@OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadscope \
+		--nbval --nbval-current-env --nbval-cell-timeout 900 --nbval-sanitize-with tests/notebooks/nbval.cfg \
+		tests notebooks
+
+lab: $(MARKER)  ## open the notebooks in JupyterLab
+	@$(BIN)/jupyter lab --notebook-dir . notebooks
+
+smoke: $(MARKER)  ## run every notebook in seconds, into build/smoke
+	@$(BIN)/python -m fwdiff_lite.reproduce --profile smoke --jobs $(JOBS)
+
+lint: $(MARKER)  ## ruff
+	@$(BIN)/ruff check .
+
+readme: $(MARKER)  ## renew the generated parts of the README
+	@$(BIN)/python -m fwdiff_lite.reproduce --readme
+
+browser-test: $(MARKER)  ## install Chromium (Debian), open JupyterLab in it and move a slider
+	@command -v chromium > /dev/null || { apt-get update -qq && apt-get install -y -qq chromium; }
+	@$(BIN)/python -m pytest -q tests/browser
+
+clean:  ## remove everything that make made, but for the results
+	@rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# torch first: it settles which build, and the rest then finds its need met.
+$(MARKER):
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'fwdiff-lite needs Python 3.11 or newer: make PYTHON=...')"
+	@echo "making $(VENV) from requirements.lock (about two minutes)"
+	@rm -rf $(VENV)
+	@start=$$(date +%s) && $(PYTHON) -m venv $(VENV) \
+	&& $(PIP) install $(TORCH_PIP_ARGS) $$(grep '^torch==' requirements.lock) \
+	&& $(PIP) install -r requirements.lock \
+	&& $(PIP) install --no-deps --no-build-isolation -e . \
+	&& $(PIP) check \
+	&& echo $$(($$(date +%s) - start)) > $@
+
+# Resolves pyproject's ranges anew, in an environment of its own. Without local version tags, which no index offers.
+lock:
+	@rm -rf build/lock && $(PYTHON) -m venv build/lock
+	@torch=$$(grep -o '^torch==.*' requirements.lock) && build/lock/bin/python -m pip install -qq $(TORCH_PIP_ARGS) $$torch
+	@build/lock/bin/python -m pip install -qq setuptools && build/lock/bin/python -m pip install -qq '.[notebooks,dev]'
+	@{ sed -n '/^#/p' requirements.lock; build/lock/bin/python -m pip freeze --all --exclude fwdiff-lite --exclude pip \
+	| sed 's/+[a-z0-9.]*$$//'; } > build/lock/requirements.lock && mv build/lock/requirements.lock requirements.lock
+	@rm -rf build/lock

@@ -1,0 +1,107 @@
+"""Partial observations O of B signals, M of each, with the parameters phi that they were taken with (section 2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Observations:
+    """M observations of each of B signals.
+
+    value:  (B, M, *obs) what was observed; all observations of one problem share one canvas *obs
+    params: (B, M, *par) the forward model's parameters phi of each: a direction, a window, a camera
+    mask:   (B, M) True where there is an observation, so that contexts of several sizes share a batch;
+            default: all are there. An unconditional model's context is one whose mask is empty.
+
+    Raises ValueError where the three do not fit together.
+    """
+
+    value: Float[Tensor, "b m *obs"]
+    params: Float[Tensor, "b m *par"]
+    mask: Bool[Tensor, "b m"] = None  # type: ignore[assignment]
+
+    def __post_init__(self):
+        if self.value.ndim < 2 or self.params.ndim < 2:
+            raise ValueError(
+                f"observations need a batch and a count: value (B, M, *obs), params (B, M, *par); "
+                f"got value {tuple(self.value.shape)}, params {tuple(self.params.shape)}"
+            )
+        b, m = self.value.shape[:2]
+        if self.params.shape[:2] != (b, m):
+            raise ValueError(
+                f"params are for {self.params.shape[0]} signals with {self.params.shape[1]} observations each, "
+                f"value is for {b} with {m}: give one set of parameters for every observation"
+            )
+        if self.mask is None:
+            object.__setattr__(self, "mask", torch.ones(b, m, dtype=torch.bool, device=self.value.device))
+        if self.mask.shape != (b, m) or self.mask.dtype != torch.bool:
+            raise ValueError(
+                f"mask must be bool of shape {(b, m)}, got {self.mask.dtype} of shape {tuple(self.mask.shape)}"
+            )
+
+    def __len__(self) -> int:
+        """B, the number of signals."""
+        return self.value.shape[0]
+
+    def __getitem__(self, rows) -> Observations:
+        """The observations of some of the signals: a slice, an index tensor or a mask over B."""
+        if isinstance(rows, int):
+            rows = slice(rows, rows + 1 or None)
+        return Observations(self.value[rows], self.params[rows], self.mask[rows])
+
+    def take(self, which) -> Observations:
+        """Some of the M observations of every signal: a slice or a list over M."""
+        return Observations(self.value[:, which], self.params[:, which], self.mask[:, which])
+
+    def append(self, other: Observations) -> Observations:
+        """These observations and the other's, of the same signals."""
+        for name, mine, theirs in (("value", self.value, other.value), ("params", self.params, other.params)):
+            if mine.shape[:1] + mine.shape[2:] != theirs.shape[:1] + theirs.shape[2:]:
+                raise ValueError(
+                    f"cannot append observations with {name} {tuple(theirs.shape)} to {tuple(mine.shape)}: "
+                    "all but the second size must agree"
+                )
+        pairs = ((self.value, other.value), (self.params, other.params), (self.mask, other.mask))
+        return Observations(*(torch.cat(pair, 1) for pair in pairs))
+
+    def drop(self, gone: Bool[Tensor, "b m"] | Bool[Tensor, "b 1"]) -> Observations:
+        """The same without those where `gone` is True; their values become zero, so nothing of them can leak."""
+        mask = self.mask & ~gone
+        keep = mask.reshape(mask.shape + (1,) * (self.value.ndim - 2))
+        return Observations(torch.where(keep, self.value, 0), self.params, mask)
+
+    def repeat(self, k: int) -> Observations:
+        """Every signal's observations k times in a row, to draw k samples for each: (B, ...) -> (B k, ...)."""
+        return Observations(*(x.repeat_interleave(k, 0) for x in (self.value, self.params, self.mask)))
+
+    def to(self, *args, **kwargs) -> Observations:
+        """On another device, or values and parameters in another floating type."""
+        device = torch.empty(0).to(*args, **kwargs).device if args or kwargs else self.mask.device
+        return Observations(self.value.to(*args, **kwargs), self.params.to(*args, **kwargs), self.mask.to(device))
+
+    def check(self, name: str = "context", allow_empty: bool = False) -> Observations:
+        """These observations, or a ValueError if a value that is there is NaN or infinite, or if there is none."""
+        there = self.mask.reshape(self.mask.shape + (1,) * (self.value.ndim - 2))
+        bad = int((~torch.isfinite(self.value) & there).sum())
+        if bad:
+            raise ValueError(f"{name} holds {bad} NaN or infinite values of {self.value.numel()}: remove or mask them")
+        if not torch.isfinite(self.params).all():
+            raise ValueError(f"{name} has NaN or infinite params: every observation needs finite parameters")
+        empty = int((~self.mask.any(1)).sum())
+        if empty and not allow_empty:
+            raise ValueError(
+                f"{name} is empty for {empty} of {len(self)} signals: give at least one observation each, "
+                "or ask for unconditional sampling with allow_empty=True"
+            )
+        return self
+
+
+def gather(value: Float[Tensor, "b m c *places"], at: Int[Tensor, "b m n"]) -> Float[Tensor, "b m c n"]:
+    """An image-like value at some of its places only: indices into the flattened places."""
+    flat = value.flatten(3)  # (B, M, C, *places) -> (B, M, C, P)
+    return flat.gather(-1, at[:, :, None].expand(-1, -1, flat.shape[2], -1))

@@ -1,0 +1,1 @@
+"""Stochastic inverse problems, one a file: signal, forward model, denoiser, data, baselines, truth where known."""

@@ -1,0 +1,95 @@
+"""The README's generated parts: its moving picture, the table of notebooks, the times. No number is typed."""
+
+import re
+
+from fwdiff_lite.files import read_json, root, write_json, write_text
+from fwdiff_lite.notebook import cost_text, notebook_names
+
+MOVING_PICTURE = "00_one_page_*.gif"
+THUMBNAILS = {}  # notebook: which of its pictures stands in the table; its first one if it is not named here
+PROVES = {  # notebook: what it proves, with numbers from figures/metrics.json
+    "00_one_page": "The whole method from scratch on one page, with nothing but torch and matplotlib.",
+    "01_toy_proof": (
+        "Proposition 1. A model trained on 1-D projections alone samples the 2-D signals behind them: a "
+        "classifier tells its samples from the exact posterior with an accuracy of {joint_c2st:.3f}, where a "
+        "coin has 0.5 and deterministic regression {deterministic_c2st:.2f}. And where it stops: in R³ "
+        "one-shot sampling is told apart with {one_shot_c2st:.2f}, autoregressive sampling with "
+        "{autoregressive_c2st:.2f}."
+    ),
+    "02_keyhole_digits": (
+        "Real handwritten digits, never seen whole, sampled from one window: {energy_ratio:.2f} of the "
+        "deterministic baseline's energy score on whole held-out digits, in agreement with the window to "
+        "{window_consistency_psnr:.0f} dB, spread over error {spread_skill:.2f} (1 is calibrated)."
+    ),
+}
+UNMEASURED = "*not measured yet: run `make reproduce`*"
+
+
+def update_readme() -> None:
+    """Renews README.md from figures/, and takes in how long the last `make test` took."""
+    figures = root() / "figures"
+    if tested := read_json(root() / "build" / "test.json"):
+        write_json(
+            figures / "provenance.json", read_json(figures / "provenance.json") | {"make test": tested}
+        )
+    path = root() / "README.md"
+    if path.exists():
+        write_text(path, render(path.read_text(encoding="utf-8")))
+
+
+def render(text: str) -> str:
+    """The README with every part between <!-- generated: NAME --> and <!-- end --> made anew."""
+    parts = {"picture": picture, "notebooks": notebooks, "times": times}
+
+    def part(match: re.Match) -> str:
+        return f"{match[1]}\n{parts[match[2]]()}\n{match[4]}"
+
+    return re.sub(r"(<!-- generated: (\w+) -->)\n(.*?)(<!-- end -->)", part, text, flags=re.DOTALL)
+
+
+def picture() -> str:
+    """The picture that moves."""
+    found = sorted((root() / "figures").glob(MOVING_PICTURE))
+    return (
+        f'<img src="figures/{found[0].name}" alt="samples as they form" width="640">' if found else UNMEASURED
+    )
+
+
+def notebooks() -> str:
+    """One row a notebook: thumbnail, what it proves, minutes and memory."""
+    rows = ["| | notebook | what it proves | cost |", "|---|---|---|---|"]
+    for name in notebook_names():
+        thumbnail = f'<img src="figures/{found}" width="220">' if (found := thumbnail_of(name)) else ""
+        link = f"[{name}](notebooks/{name}.ipynb)"
+        rows.append(f"| {thumbnail} | {link} | {claim(name)} | {cost_text(name, 'cpu') or UNMEASURED} |")
+    return "\n".join(rows)
+
+
+def thumbnail_of(name: str) -> str | None:
+    """The file name of the picture that stands for a notebook."""
+    pictures = sorted(path.name for path in (root() / "figures").glob(f"{name}_*.*"))
+    return THUMBNAILS.get(name) or next(iter(pictures), None)
+
+
+def claim(name: str) -> str:
+    """What a notebook proves, in numbers that it measured itself."""
+    try:
+        return PROVES.get(name, "").format(**read_json(root() / "figures" / "metrics.json").get(name, {}))
+    except KeyError:
+        return UNMEASURED
+
+
+def times() -> str:
+    """How long the two commands took when they were last measured."""
+    provenance = read_json(root() / "figures" / "provenance.json")
+    lines = []
+    for command in ("make reproduce", "make test"):
+        if total := provenance.get(command):
+            minutes, install = total["minutes"] + total["install_minutes"], total["install_minutes"]
+            lines.append(
+                f"- `{command}` took {minutes:.1f} minutes on {total['cores']} CPU cores, "
+                f"{install:.1f} of them to install the environment."
+            )
+        else:
+            lines.append(f"- `{command}`: not measured yet.")
+    return "\n".join(lines)

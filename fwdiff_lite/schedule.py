@@ -1,0 +1,36 @@
+"""How much of the clean observation is left at time t, and how much noise there is.
+
+The paper's forward process (Eq. 1) in closed form and in continuous time t in [0, 1]:
+
+    q(O_t | O) = N(alpha(t) O, sigma(t)^2 I),        alpha^2 + sigma^2 = 1,
+
+clean at t = 0, pure noise at t = 1.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class CosineSchedule:
+    """alpha(t) = cos(pi t / 2), sigma(t) = sin(pi t / 2): the cosine schedule of Nichol and Dhariwal (2021), s = 0."""
+
+    def alpha(self, t: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+        """What is left of the clean observation at time t."""
+        return torch.cos(t * (math.pi / 2))
+
+    def sigma(self, t: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+        """The noise's standard deviation at time t."""
+        return torch.sin(t * (math.pi / 2))
+
+
+def check_time(t: Float[Tensor, "*b"]) -> None:
+    """Refuse times outside [0, 1] (NaN included) with a ValueError; under torch.compile nothing is checked."""
+    if torch.compiler.is_compiling():
+        return
+    if not bool(((t >= 0) & (t <= 1)).all()):
+        raise ValueError(f"t must lie in [0, 1], got values from {float(t.min()):.4g} to {float(t.max()):.4g}")

@@ -1,0 +1,209 @@
+"""fit(): the one training loop of this repository, for diffusion models, baselines and oracles alike.
+
+A model is a Module with a `denoiser` (what is trained, averaged and saved) and two methods:
+`draw(target, generator)` gives all the randomness of a loss for a whole batch, `forward(context, target, *draw, ...)`
+gives a dict of scalars whose "loss" is minimised.
+
+A batch comes from `batch(generator) -> {"context": ..., "target": ..., "novel": ...}` (Observations or tensors, one
+row a signal). Every process draws the same whole batch from the same generator and keeps its own rows, so any number
+of processes sees the data that one would.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from fwdiff_lite.observations import Observations
+
+CHECK_EVERY = 50  # steps between looks at the loss: each look makes a GPU wait
+
+
+@dataclass
+class Fit:
+    """What a training did: steps and seconds (all resumed parts together) and the losses at every step."""
+
+    steps: int = 0
+    seconds: float = 0.0
+    curve: dict[str, list[float]] = field(default_factory=dict)
+
+
+def fit(
+    model: nn.Module,
+    batch: Callable[[torch.Generator], dict],
+    *,
+    steps: int | None = None,
+    seconds: float | None = None,
+    learning_rate: float = 1e-3,
+    weight_decay: float = 0.0,
+    warmup: int = 100,
+    clip: float = 1.0,
+    ema: float = 0.999,
+    seed: int = 0,
+    bf16: bool = False,
+    compile: bool = False,
+    checkpoint: str | os.PathLike | None = None,
+    checkpoint_every: int = 1000,
+    progress: bool = True,
+    accelerator: Accelerator | None = None,
+) -> Fit:
+    """Train model.denoiser with AdamW; it ends with the exponential moving average of its weights.
+
+    steps, seconds: the budget, whichever ends first; the learning rate rises over `warmup` steps and falls to zero
+        along a half cosine over the budget
+    ema: the average's decay, shorter at the start (at step n at most (1 + n) / (10 + n))
+    seed: of the generator that batches, times and noise come from
+    checkpoint: a file that is written every `checkpoint_every` steps and at the end, and resumed from if it is there;
+        on one process the result is that of an uninterrupted training, bit for bit (a budget in seconds aside)
+    bf16: forward and backward pass in bfloat16 where that is safe (autocast); weights and average stay in float32
+    accelerator: for several devices (`accelerate launch`); made here where it is None
+
+    Raises ValueError without a budget, on an unusable checkpoint, and as soon as the loss is not finite.
+    """
+    if steps is None and seconds is None:
+        raise ValueError("fit needs a budget: give steps, seconds or both")
+    accelerator = accelerator or Accelerator()
+    generator = torch.Generator().manual_seed(seed)
+    denoiser = model.denoiser.to(accelerator.device).train()
+    weights = list(denoiser.parameters())
+    optimizer = torch.optim.AdamW(weights, lr=learning_rate, weight_decay=weight_decay, betas=(0.9, 0.99))
+    average = [w.detach().clone() for w in weights]
+    done = Fit()
+    path = Path(checkpoint) if checkpoint is not None else None
+    if path is not None and path.exists():
+        done = _resume(path, denoiser, average, optimizer, generator)
+    trained = accelerator.prepare(model)
+    if compile:
+        trained = torch.compile(trained)
+
+    recent: list[dict[str, Tensor]] = []
+    started = time.monotonic() - done.seconds
+    bar = tqdm(total=steps, initial=done.steps, disable=not (progress and accelerator.is_main_process), leave=False)
+    while (share := _share(done, steps, seconds)) < 1:
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate * min(1, (done.steps + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * share))
+        whole = batch(generator)
+        if done.steps == 0:
+            _check_batch(whole)
+        draw = model.draw(whole["target"], generator)
+        mine = _rows(len(whole["target"]), accelerator)
+        part = {name: x[mine].to(accelerator.device) for name, x in whole.items()}
+        draw = [x[mine].to(accelerator.device) for x in draw]
+        with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=bf16):
+            losses = trained(part.pop("context"), part.pop("target"), *draw, **part)
+        optimizer.zero_grad()
+        accelerator.backward(losses["loss"])
+        nn.utils.clip_grad_norm_(weights, clip)
+        optimizer.step()
+        decay = min(ema, (1 + done.steps) / (10 + done.steps))
+        torch._foreach_lerp_(average, [w.detach() for w in weights], 1 - decay)
+
+        recent.append({name: x.detach() for name, x in losses.items()})
+        done.steps += 1
+        done.seconds = time.monotonic() - started
+        bar.update()
+        ended = _share(done, steps, seconds) >= 1
+        saving = path is not None and (ended or done.steps % checkpoint_every == 0)
+        if ended or saving or len(recent) == CHECK_EVERY:
+            _record(done, recent, accelerator)
+            bar.set_postfix(loss=f"{done.curve['loss'][-1]:.3g}")
+        if saving and accelerator.is_main_process:
+            _save(path, denoiser, average, optimizer, generator, done)
+    bar.close()
+    with torch.no_grad():
+        for w, a in zip(weights, average, strict=True):
+            w.copy_(a)
+    denoiser.eval()
+    return done
+
+
+def _share(done: Fit, steps: int | None, seconds: float | None) -> float:
+    """How much of the budget is spent."""
+    return max(done.steps / steps if steps else 0.0, done.seconds / seconds if seconds else 0.0)
+
+
+def _rows(n: int, accelerator: Accelerator) -> slice:
+    """This process's rows of a batch of n."""
+    parts = accelerator.num_processes
+    if n % parts:
+        raise ValueError(f"a batch of {n} cannot be shared evenly by {parts} processes: make it a multiple")
+    return slice(accelerator.process_index * n // parts, (accelerator.process_index + 1) * n // parts)
+
+
+def _check_batch(batch: dict) -> None:
+    for name, x in batch.items():
+        if isinstance(x, Observations):
+            x.check(name, allow_empty=True)
+
+
+def _record(done: Fit, recent: list[dict[str, Tensor]], accelerator: Accelerator) -> None:
+    """Move the recent losses, averaged over processes, into the curve."""
+    for name in recent[0]:
+        values = accelerator.reduce(torch.stack([x[name] for x in recent]), reduction="mean").tolist()
+        for i, value in enumerate(values):
+            if not math.isfinite(value):
+                step = done.steps - len(recent) + i
+                raise ValueError(
+                    f"the {name} loss is {value} at step {step}: look for NaN observations, or lower the learning rate"
+                )
+        done.curve.setdefault(name, []).extend(values)
+    recent.clear()
+
+
+def _save(path: Path, denoiser, average, optimizer, generator, done: Fit) -> None:
+    """Write everything that resuming needs, under a temporary name first: a kill leaves the old file or the new."""
+    tensors = {f"weights.{i}": w.detach().contiguous() for i, w in enumerate(denoiser.parameters())}
+    tensors |= {f"buffers.{i}": b.detach().contiguous() for i, b in enumerate(denoiser.buffers())}
+    tensors |= {f"average.{i}": a for i, a in enumerate(average)}
+    for i, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{i}.{name}": x.contiguous() for name, x in state.items()}
+    tensors["random.batch"] = generator.get_state()
+    tensors["random.torch"] = torch.get_rng_state()
+    if torch.cuda.is_available():
+        tensors["random.cuda"] = torch.cuda.get_rng_state()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".part")
+    meta = {"steps": done.steps, "seconds": done.seconds, "curve": done.curve}
+    save_file({k: v.clone() for k, v in tensors.items()}, temporary, metadata={"fit": json.dumps(meta)})
+    os.replace(temporary, path)
+
+
+def _resume(path: Path, denoiser, average, optimizer, generator) -> Fit:
+    """Read a checkpoint into the objects given; a ValueError where it is damaged or of another model."""
+    try:
+        with safe_open(path, "pt") as file:
+            meta = json.loads(file.metadata()["fit"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"checkpoint {path} cannot be read ({error}): delete it to start anew") from None
+    homes = {"weights": list(denoiser.parameters()), "buffers": list(denoiser.buffers()), "average": average}
+    for kind, home in homes.items():
+        saved = [tensors[f"{kind}.{i}"] for i in range(sum(k.startswith(kind + ".") for k in tensors))]
+        if [x.shape for x in saved] != [x.shape for x in home]:
+            raise ValueError(f"checkpoint {path} holds the {kind} of another network: delete it or name another file")
+        with torch.no_grad():
+            for x, y in zip(home, saved, strict=True):
+                x.copy_(y)
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, x in tensors.items():
+        kind, *rest = name.split(".")
+        if kind == "optimizer":
+            state.setdefault(int(rest[0]), {})[rest[1]] = x
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    generator.set_state(tensors["random.batch"])
+    torch.set_rng_state(tensors["random.torch"])
+    if "random.cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors["random.cuda"])
+    return Fit(meta["steps"], meta["seconds"], meta["curve"])

@@ -1,0 +1,115 @@
+"""JupyterLab in Chromium, as a reader sees it: a server on a free port, a browser, a notebook's page."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from playwright.sync_api import Error, Page, sync_playwright
+
+WIDTH, HEIGHT = 1100, 1600
+# As root in a container there is no sandbox; the rest keeps the browser from calling home.
+FLAGS = """--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
+           --disable-component-update --disable-sync""".split()
+SETTINGS = {
+    "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
+    "notebook-extension/tracker": {"windowingMode": "none"},  # all cells are there, not only those in sight
+}
+
+
+def chromium() -> str | None:
+    """Where Debian's Chromium is, or another one of that name; None if there is none."""
+    return shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+@contextmanager
+def serve(folder: Path, scratch: Path) -> Iterator[str]:
+    """A JupyterLab server of a folder, with settings of its own; yields its address."""
+    for name, settings in SETTINGS.items():
+        path = scratch / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(settings))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    own = {
+        name: str(scratch / name.lower())
+        for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")
+    }
+    own |= {
+        "JUPYTERLAB_SETTINGS_DIR": str(scratch / "settings"),
+        "JUPYTERLAB_WORKSPACES_DIR": str(scratch / "spaces"),
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "jupyterlab",
+        "--no-browser",
+        "--allow-root",
+        f"--port={port}",
+        "--ip=127.0.0.1",
+    ]
+    command += [f"--ServerApp.root_dir={folder}", "--IdentityProvider.token=", "--ServerApp.port_retries=0"]
+    with open(scratch / "server.log", "w") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | own)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        wait_for(f"{address}/api", server, scratch / "server.log")
+        yield address
+    finally:
+        server.terminate()  # it shuts its kernels down on the way out
+        try:
+            server.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            server.kill()
+
+
+def wait_for(address: str, server: subprocess.Popen, log: Path, seconds: float = 90) -> None:
+    """Returns when the server answers; RuntimeError if it has died or takes too long."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and server.poll() is None:
+        try:
+            urllib.request.urlopen(address, timeout=5).close()
+            return
+        except OSError:
+            time.sleep(0.3)
+    raise RuntimeError(f"JupyterLab did not start: {log.read_text()[-500:]}")
+
+
+@contextmanager
+def browse(address: str) -> Iterator[Page]:
+    """A page of a headless Chromium."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium(), headless=True, args=FLAGS)
+        page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
+        page.set_default_timeout(60_000)
+        page.goto(address, wait_until="domcontentloaded")
+        page.wait_for_selector(".jp-Notebook .jp-Cell")
+        yield page
+        browser.close()
+
+
+def unfold(page: Page) -> int:
+    """Makes the window as tall as the notebook, so that one screenshot shows it all; returns its height."""
+    page.wait_for_timeout(3000)  # mathematics and pictures move what is below them
+    height = page.evaluate(
+        "Math.max(...[...document.querySelectorAll('.jp-WindowedPanel-outer')].map(e => e.scrollHeight))"
+    )
+    page.set_viewport_size({"width": WIDTH, "height": int(height) + 120})
+    page.wait_for_timeout(1000)
+    return int(height) + 120
+
+
+def dismiss(page: Page) -> None:
+    """Closes a dialogue that stands in the way, if there is one."""
+    try:
+        page.locator(".jp-Dialog .jp-mod-accept").click(timeout=500)
+    except Error:
+        pass

@@ -1,0 +1,47 @@
+"""A reader's first minutes: open the one page in JupyterLab, run it all, move the slider."""
+
+import nbformat
+import pytest
+
+from fwdiff_lite.files import root
+from fwdiff_lite.notebook import notebook_names
+from fwdiff_lite.reproduce import read_source
+
+lab = pytest.importorskip("lab", reason="playwright is not installed")
+NAME = "00_one_page"
+PICTURE = ".jp-Notebook .jp-Cell:has(.noUi-handle) .jp-OutputArea img"
+
+
+@pytest.mark.skipif(lab.chromium() is None, reason="no Chromium found: make browser-test installs it")
+@pytest.mark.skipif(NAME not in notebook_names(), reason=f"no {NAME} yet")
+def test_slider_moves_the_picture(tmp_path):
+    notebook = read_source(NAME)
+    for cell in notebook.cells:
+        cell.source = cell.source.replace('PROFILE = "cpu"', 'PROFILE = "smoke"')
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "scratch").mkdir()
+    nbformat.write(notebook, tmp_path / "notebooks" / f"{NAME}.ipynb")
+
+    with lab.serve(tmp_path, tmp_path / "scratch") as address:
+        with lab.browse(f"{address}/lab/tree/notebooks/{NAME}.ipynb") as page:
+            lab.dismiss(page)
+            page.get_by_role("menuitem", name="Run", exact=True).click()
+            page.get_by_text("Run All Cells", exact=True).click()
+            handle = page.locator(".noUi-handle").first
+            handle.wait_for(timeout=180_000)
+            picture = page.locator(PICTURE).first
+            picture.wait_for()
+            before = picture.get_attribute("src")
+            handle.focus()
+            for _ in range(3):
+                page.keyboard.press("ArrowRight")
+            page.wait_for_function(
+                "([where, before]) => [...document.querySelectorAll(where)].some(p => p.src != before)",
+                arg=[PICTURE, before],
+            )
+            assert (
+                page.locator('.jp-OutputArea [data-mime-type="application/vnd.jupyter.stderr"]').count() == 0
+            )
+            (root() / "build").mkdir(exist_ok=True)
+            picture.scroll_into_view_if_needed()
+            page.screenshot(path=root() / "build" / "browser.png")

@@ -1,0 +1,79 @@
+"""Shapes are enforced in the tests: jaxtyping's annotations on the package's functions, by beartype."""
+
+import inspect
+import os
+
+import pytest
+from jaxtyping import config as jaxtyping_config
+from jaxtyping import install_import_hook
+
+for threads in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(threads, "1")  # two test processes share two cores
+
+install_import_hook("fwdiff_lite", "typecheck.checked")
+
+
+@pytest.fixture(autouse=True)
+def what_a_user_sees(request):
+    """No type checks where a test asks for the package's own error: users run without beartype."""
+    function = getattr(request, "function", None)
+    checks = function is None or "raises(ValueError" not in inspect.getsource(function)
+    jaxtyping_config.update("jaxtyping_disable", not checks)
+    yield
+    jaxtyping_config.update("jaxtyping_disable", False)
+
+
+TINY = """# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # A tiny notebook
+
+# %% tags=["parameters"]
+PROFILE = "cpu"
+STEPS = 3
+
+# %%
+import matplotlib.pyplot as plt
+import torch
+from fwdiff_lite.notebook import Run
+
+run = Run("{name}", PROFILE)
+run.opening()
+
+# %%
+x = torch.randn(1000, generator=torch.Generator().manual_seed(0))
+print(f"mean {{x.mean():.2f}}")
+run.record(mean=x.mean(), threads=torch.get_num_threads())
+run.record(steps=run.pick(smoke=1, cpu=2, gpu=3) * STEPS)
+
+# %%
+figure, axes = plt.subplots()
+axes.plot(x[:50])
+run.savefig(figure, "line")
+
+# %%
+{last}
+run.finish()
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """A small checkout beside the real one: `checkout(**{"90_tiny": "..."})` writes notebooks that end so."""
+
+    def make(**notebooks: str):
+        folder = tmp_path / "notebooks" / "py"
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, last in notebooks.items():
+            (folder / f"{name}.py").write_text(TINY.format(name=name, last=last))
+        return tmp_path
+
+    monkeypatch.setenv("FWDIFF_ROOT", str(tmp_path))
+    monkeypatch.delenv("FWDIFF_OUTPUT", raising=False)
+    return make

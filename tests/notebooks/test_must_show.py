@@ -1,0 +1,52 @@
+"""What the notebooks claim, held against figures/metrics.json: the numbers of the last `make reproduce`."""
+
+import math
+
+import pytest
+
+from fwdiff_lite.files import read_json, root
+from fwdiff_lite.notebook import notebook_names
+
+ANY = (-math.inf, math.inf)  # reported, whatever it is
+
+BOUNDS = {  # notebook: {number: (at least, at most)}
+    "01_toy_proof": {
+        "joint_c2st": (0.0, 0.525),
+        "context_residual_rms": (0.0, 0.02),
+        "ideal_w1_over_floor": (0.0, 1.5),
+        "tarp_max_gap": (0.0, 0.043),
+        "energy_gap_upper": (-math.inf, 0.03),
+        "deterministic_c2st": (0.80, 1.0),
+        "vae_c2st": ANY,
+        "oracle_c2st": ANY,
+        "one_shot_c2st": (0.80, 1.0),
+        "autoregressive_c2st": (0.0, 0.56),
+        "unseen_variance_ratio_one_shot": (0.0, 0.05),
+        "unseen_variance_ratio_autoregressive": (0.85, 1.15),
+        # P(+1) = 0.7 in truth; what the sampler gives with the novel loss on, in closed form
+        "reachable_bias_ddim": (0.86, 0.88),
+        "reachable_bias_ancestral": (0.76, 0.78),
+        "wedge_signal_c2st": ANY,
+        "wedge_observation_c2st": ANY,
+    },
+    "02_keyhole_digits": {
+        "energy_ratio": (0.0, 0.82),
+        "spread_skill": (0.65, math.inf),
+        "window_consistency_psnr": (25.0, math.inf),
+        "label_logloss": ANY,
+    },
+}
+
+CHECKS = [(name, key) for name, bounds in BOUNDS.items() if name in notebook_names() for key in bounds]
+
+
+@pytest.fixture(scope="module")
+def metrics():
+    return read_json(root() / "figures" / "metrics.json")
+
+
+@pytest.mark.parametrize("name, key", CHECKS, ids=[f"{name}-{key}" for name, key in CHECKS])
+def test_must_show(metrics, name, key):
+    assert key in metrics.get(name, {}), f"{name} did not record {key}"
+    low, high = BOUNDS[name][key]
+    assert low <= metrics[name][key] <= high, f"{key} = {metrics[name][key]}, wanted within [{low}, {high}]"

@@ -1,0 +1,33 @@
+"""The networks know time and their own size, and nothing else."""
+
+import pytest
+import torch
+
+from fwdiff_lite.backbones import MLP, time_features
+
+
+def test_time_features_tell_times_apart():
+    t = torch.linspace(0, 1, 257, dtype=torch.float64)
+    distance = torch.cdist(time_features(t), time_features(t)) + torch.eye(257) * 9
+    assert distance.min() > 0.05
+
+
+def test_mlp_counts_its_parameters_and_depends_on_time():
+    net = MLP(5, 2, width=16, depth=3, pairs=4)
+    sizes = [(5 + 8, 16), (16, 16), (16, 16), (16, 2)]
+    assert sum(w.numel() for w in net.parameters()) == sum(a * b + b for a, b in sizes)
+    x = torch.randn(7, 5)
+    assert not torch.allclose(net(x, torch.zeros(7)), net(x, torch.full((7,), 0.01)))
+
+
+def test_dropout_acts_in_training_only():
+    net = MLP(3, 1, dropout=0.5)
+    x, t = torch.randn(4, 3), torch.zeros(4)
+    assert not torch.equal(net(x, t), net(x, t))
+    net.eval()
+    assert torch.equal(net(x, t), net(x, t))
+
+
+def test_sizes_must_be_positive():
+    with pytest.raises(ValueError, match="positive sizes.*width=0"):
+        MLP(3, 1, width=0)

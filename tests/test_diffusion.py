@@ -1,0 +1,269 @@
+"""The losses are Eq. 8 and 9, the sampler is Eq. 3 to 7, and both say what does not fit."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression, _threshold
+from fwdiff_lite.observations import Observations
+
+
+def scale(signal, params):
+    """O = phi S, elementwise: signal (B, d), params (B, M) -> (B, M, d)."""
+    return params[..., None] * signal[:, None]
+
+
+class Scalers(nn.Module):
+    """A denoiser that answers with weight * (mean of the context / its phi) + trust * noisy target / phi."""
+
+    def __init__(self, weight=0.3, trust=0.0):
+        super().__init__()
+        self.weight, self.trust = nn.Parameter(torch.tensor(weight, dtype=torch.float64)), trust
+        self.conditions = 0
+
+    def condition(self, context, target_params):
+        self.conditions += 1
+        there = context.mask[..., None]
+        return (there * context.value / context.params[..., None]).sum(1), target_params
+
+    def forward(self, condition, noisy_target, t):
+        known, phi = condition
+        return self.weight * known + self.trust * noisy_target[:, 0] / phi
+
+
+class Known(nn.Module):
+    """A denoiser that knows the answer."""
+
+    def __init__(self, signal):
+        super().__init__()
+        self.signal = signal
+
+    def condition(self, context, target_params):
+        return None
+
+    def forward(self, condition, noisy_target, t):
+        return self.signal
+
+
+def observed(b=6, m=1, d=3, seed=0, signal=None):
+    generator = torch.Generator().manual_seed(seed)
+    if signal is None:
+        signal = torch.randn(b, d, generator=generator, dtype=torch.float64)
+    phi = 0.5 + torch.rand(len(signal), m, generator=generator, dtype=torch.float64)
+    return signal, Observations(scale(signal, phi), phi)
+
+
+def test_loss_is_eq_8_plus_eq_9_computed_by_hand():
+    signal, seen = observed(m=4)
+    context, target, novel = seen.take([0]), seen.take([1]), seen.take([2, 3])
+    model = ForwardDiffusion(Scalers(0.3, 0.2), scale, novel_weight=0.7)
+    t, noise = model.draw(target, torch.Generator().manual_seed(1))
+    losses = model.loss(context, target, t, noise, novel)
+    angle = t * math.pi / 2
+    noisy = angle.cos()[:, None, None] * target.value + angle.sin()[:, None, None] * noise
+    estimate = 0.3 * signal + 0.2 * noisy[:, 0] / target.params
+    eq8 = (target.value[:, 0] - target.params * estimate).square().mean()
+    eq9 = (novel.value - novel.params[..., None] * estimate[:, None]).square().mean()
+    torch.testing.assert_close(losses["target"], eq8)
+    torch.testing.assert_close(losses["novel"], eq9)
+    torch.testing.assert_close(losses["loss"], eq8 + 0.7 * eq9)
+
+
+def test_a_signal_that_is_right_costs_nothing_and_a_wrong_one_does():
+    signal, seen = observed(m=2)
+    model = ForwardDiffusion(Known(signal), scale)
+    draw = model.draw(seen.take([1]), torch.Generator())
+    assert model.loss(seen.take([0]), seen.take([1]), *draw)["loss"] == 0
+    model = ForwardDiffusion(Known(signal + 0.1), scale)
+    assert model.loss(seen.take([0]), seen.take([1]), *draw)["loss"] > 0.001
+
+
+def test_masked_and_unsupported_parts_of_the_target_count_for_nothing():
+    signal, seen = observed(m=3)
+
+    class Half:
+        """Sees the first two of three numbers only."""
+
+        def support(self, params):
+            return torch.tensor([1.0, 1.0, 0.0], dtype=torch.float64)
+
+        def __call__(self, signal, params):
+            return scale(signal, params) * self.support(params)
+
+    half = Half()
+    target = Observations(half(signal, seen.params), seen.params)
+    seen_noise = []
+
+    class Spy(Known):
+        def forward(self, condition, noisy_target, t):
+            seen_noise.append(noisy_target)
+            return self.signal
+
+    wrong = signal + torch.tensor([0.0, 0.0, 5.0], dtype=torch.float64)
+    model = ForwardDiffusion(Spy(wrong), half)
+    draw = model.draw(target, torch.Generator())
+    assert model.loss(target.take([0]), target, *draw)["loss"] == 0
+    assert seen_noise[0][..., 2].abs().max() == 0 and seen_noise[0][..., :2].abs().min() > 0
+    all(seen_noise.append(step.noisy_target) for step in model.trajectory(target, target.params, steps=3, eta=1.0))
+    assert max(float(x[..., 2].abs().max()) for x in seen_noise) == 0
+    bad = signal.clone()
+    bad[0] += 9
+    gone = torch.zeros(6, 3, dtype=torch.bool)
+    gone[0] = True
+    model = ForwardDiffusion(Known(bad), half)
+    assert model.loss(target.take([0]), target.drop(gone), *draw)["loss"] == 0
+
+
+def test_times_cover_the_unit_interval_evenly():
+    _, seen = observed(b=1000)
+    t, noise = ForwardDiffusion(Scalers(), scale).draw(seen, torch.Generator().manual_seed(3))
+    assert noise.shape == seen.value.shape and 0 < t.min() and t.max() < 1
+    assert (t.sort().values - (torch.arange(1000) + 0.5) / 1000).abs().max() < 2e-3
+
+
+def test_ancestral_step_is_the_posterior_of_the_forward_process():
+    """q(O_s | O_t, O) by conditioning the joint Gaussian of (O_s, O_t) given O."""
+    model, t, s, clean, noisy = ForwardDiffusion(Scalers(), scale), 0.7, 0.4, 0.3, -0.8
+    a_t, s_t, a_s, s_s = (f(x * math.pi / 2) for x in (t, s) for f in (math.cos, math.sin))
+    ratio = a_t / a_s  # O_t = ratio O_s + noise of variance s_t^2 - ratio^2 s_s^2
+    gain = ratio * s_s**2 / s_t**2
+    mean = a_s * clean + gain * (noisy - a_t * clean)
+    variance = s_s**2 - gain * ratio * s_s**2
+    one, zero = torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+    step = [float(model._reverse(one * noisy, one * clean, t, s, 1.0, lambda z=z: z)) for z in (zero, one)]
+    assert step[0] == pytest.approx(mean, abs=1e-12)
+    assert (step[1] - step[0]) ** 2 == pytest.approx(variance, abs=1e-12)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+def test_gaussian_signals_are_sampled_with_their_mean_and_variance(eta):
+    """S ~ N(m, v) without context: the ideal denoiser is linear, and samples must have mean m and variance v."""
+    m, v, n = 0.7, 0.25, 40_000
+
+    class Ideal(nn.Module):
+        def condition(self, context, target_params):
+            return target_params
+
+        def forward(self, phi, noisy, t):
+            a, s = torch.cos(t * math.pi / 2)[:, None], torch.sin(t * math.pi / 2)[:, None]
+            gain = a * v * phi / (a**2 * phi**2 * v + s**2)
+            return m + gain * (noisy[:, 0] - a * phi * m)
+
+    phi = torch.full((n, 1), 1.3, dtype=torch.float64)
+    empty = Observations(torch.zeros(n, 1, 1, dtype=torch.float64), phi, torch.zeros(n, 1, dtype=torch.bool))
+    model = ForwardDiffusion(Ideal(), scale)
+    generator = torch.Generator().manual_seed(0)
+    x = model.sample(empty, phi, steps=400, eta=eta, generator=generator, allow_empty=True).signal
+    assert float(x.mean()) == pytest.approx(m, abs=4 * math.sqrt(v / n))
+    assert float(x.var()) == pytest.approx(v, rel=0.03)
+
+
+def test_a_trajectory_conditions_once_and_ends_above_zero():
+    _, seen = observed(m=2)
+    denoiser = Scalers(0.9, 0.1)
+    model = ForwardDiffusion(denoiser, scale)
+    steps = list(model.trajectory(seen.take([0]), seen.params[:, 1:], steps=10, generator=torch.Generator()))
+    assert denoiser.conditions == 1 and len(steps) == 10
+    times = [step.t for step in steps]
+    assert times[0] == 1 - 1e-3 and times == sorted(times, reverse=True) and times[-1] == pytest.approx(0.0999)
+    torch.testing.assert_close(steps[-1].observation, scale(steps[-1].signal, seen.params[:, 1:]))
+    last = model.sample(seen.take([0]), seen.params[:, 1:], steps=10, generator=torch.Generator())
+    assert torch.equal(last.signal, steps[-1].signal), "sample is the trajectory's end, and seeds repeat"
+
+
+def test_sampled_observations_join_the_context():
+    _, seen = observed(m=3)
+    model = ForwardDiffusion(Scalers(0.5, 0.1), scale)
+    step, context = model.sample_autoregressive(seen.take([0]), seen.params[:, 1:], steps=4)
+    assert context.value.shape == (6, 3, 3) and torch.equal(context.params, seen.params)
+    assert torch.equal(context.value[:, 2:], step.observation)
+    assert torch.equal(context.value[:, 0], seen.value[:, 0])
+
+
+def test_guidance_extrapolates_and_one_is_none():
+    _, seen = observed(m=2)
+    model = ForwardDiffusion(Scalers(0.8), scale)
+    context, phi = seen.take([0]), seen.params[:, 1:]
+    plain = model.sample(context, phi, steps=1).signal
+    torch.testing.assert_close(model.sample(context, phi, steps=1, guidance=2.0).signal, 2 * plain)
+    assert torch.equal(model.sample(context, phi, steps=1, guidance=1.0).signal, plain)
+
+
+def test_guiding_a_signal_that_is_no_tensor_guides_its_observation():
+    _, seen = observed(m=2)
+
+    class Boxed(Scalers):
+        def forward(self, condition, noisy_target, t):
+            return {"field": super().forward(condition, noisy_target, t)}
+
+    model = ForwardDiffusion(Boxed(0.8), lambda signal, params: scale(signal["field"], params))
+    context, phi = seen.take([0]), seen.params[:, 1:]
+    plain, guided = (model.sample(context, phi, steps=1, guidance=g) for g in (1.0, 2.0))
+    assert torch.equal(guided.signal["field"], plain.signal["field"]), "the signal itself is an unguided pass"
+    torch.testing.assert_close(guided.observation, 2 * plain.observation)
+
+
+def test_temperature_zero_takes_all_noise_away_and_thresholds_bound():
+    _, seen = observed(m=2)
+    model = ForwardDiffusion(Scalers(0.0, 1.0), scale)
+    cold = next(model.trajectory(seen.take([0]), seen.params[:, 1:], temperature=0.0))
+    assert cold.noisy_target.abs().max() == 0
+    x = torch.linspace(-3, 3, 200).reshape(1, 1, 200)
+    assert _threshold(x, 0.9).abs().max() == 1 and torch.equal(_threshold(x / 4, 0.9), x / 4)
+
+
+def test_regression_never_sees_its_target():
+    _, seen = observed(m=2)
+    model = ForwardRegression(Scalers(0.5, 1.0), scale)
+    context, target = seen.take([0]), seen.take([1])
+    t, noise = model.draw(target, torch.Generator())
+    assert (t == 1).all() and noise.abs().max() == 0
+    answers = []
+    for value in (target.value, target.value + 7):
+        other = Observations(value, target.params)
+        answers.append(model._noisy(other.value, noise, t))
+    assert torch.equal(*answers)
+    steps = list(model.trajectory(context, target.params))
+    assert len(steps) == 1 and torch.equal(steps[0].signal, 0.5 * context.value[:, 0] / context.params)
+
+
+def test_an_estimate_that_the_denoiser_offers_is_trained():
+    signal, seen = observed(m=2)
+
+    class Condition(tuple):
+        estimate = Observations(seen.value[:, 1:] + 0.5, seen.params[:, 1:])
+
+    class Guessing(Known):
+        def condition(self, context, target_params):
+            return Condition()
+
+    model = ForwardDiffusion(Guessing(signal), scale)
+    losses = model.loss(seen.take([0]), seen.take([1]), *model.draw(seen.take([1]), torch.Generator()))
+    assert float(losses["estimate"]) == pytest.approx(0.25) and losses["loss"] == losses["estimate"]
+
+
+def test_bad_input_is_named():
+    _, seen = observed(m=2)
+    context, target = seen.take([0]), seen.take([1])
+    model = ForwardDiffusion(Scalers(), scale)
+    t, noise = model.draw(target, torch.Generator())
+    with pytest.raises(ValueError, match=r"t must lie in \[0, 1\]"):
+        model.loss(context, target, t + 1, noise)
+    with pytest.raises(ValueError, match=r"noise \(6, 1, 2\) do not fit a target of \(6, 1, 3\)"):
+        model.loss(context, target, t, noise[..., :2])
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        model.sample(Observations(context.value * torch.nan, context.params), target.params)
+    with pytest.raises(ValueError, match="context is empty for 6 of 6"):
+        model.sample(context.drop(torch.ones(6, 1, dtype=torch.bool)), target.params)
+    with pytest.raises(ValueError, match=r"target_params \(5, 1\) are not for the 6 signals"):
+        model.sample(context, target.params[:5])
+    with pytest.raises(ValueError, match="an observation, the context's are"):
+        model.sample(context, target.params[..., None])
+    with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
+        model.sample(context, target.params, steps=0)
+    with pytest.raises(ValueError, match="L >= 1"):
+        model.sample_autoregressive(context, target.params[:, :0])
+    with pytest.raises(ValueError, match=r"forward_model gave \(6, 1, 2\) where the observations are \(6, 1, 3\)"):
+        ForwardDiffusion(Scalers(), lambda s, p: scale(s, p)[..., :2]).loss(context, target, t, noise)

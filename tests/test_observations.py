@@ -1,0 +1,86 @@
+"""Observations fit together, drop without leaking, and say what is wrong."""
+
+import pytest
+import torch
+
+from fwdiff_lite.observations import Observations, gather
+
+
+def some(b=4, m=3, obs=(2, 5), par=(2,), seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return Observations(torch.randn(b, m, *obs, generator=generator), torch.randn(b, m, *par, generator=generator))
+
+
+def test_indexing_keeps_values_params_and_mask_together():
+    x = some()
+    rows = torch.tensor([2, 0])
+    assert torch.equal(x[rows].value, x.value[rows]) and torch.equal(x[rows].params, x.params[rows])
+    assert len(x[1]) == 1 and torch.equal(x[1].value[0], x.value[1])
+    assert torch.equal(x[-1].value[0], x.value[3])
+    assert x.take([1]).value.shape == (4, 1, 2, 5)
+
+
+def test_append_then_take_gives_back_the_parts():
+    x, y = some(m=2), some(m=1, seed=1)
+    both = x.append(y)
+    assert torch.equal(both.take(slice(0, 2)).value, x.value) and torch.equal(both.take([2]).params, y.params)
+
+
+def test_repeat_is_in_a_row():
+    x = some().repeat(3)
+    assert torch.equal(x.value[0], x.value[2]) and not torch.equal(x.value[2], x.value[3])
+
+
+def test_nothing_of_a_dropped_observation_is_left():
+    x = some()
+    gone = torch.zeros(4, 3, dtype=torch.bool)
+    gone[1, 2] = True
+    y = x.drop(gone)
+    assert not y.mask[1, 2] and y.value[1, 2].abs().sum() == 0
+    assert torch.equal(y.value[~gone], x.value[~gone])
+    nan = Observations(torch.where(gone[..., None, None], torch.nan, x.value), x.params).drop(gone)
+    assert torch.isfinite(nan.value).all(), "a NaN under the mask must not survive"
+
+
+def test_gather_takes_the_named_places():
+    x = some(obs=(3, 4, 5)).value
+    at = torch.randint(20, (4, 3, 7))
+    picked = gather(x, at)
+    assert picked.shape == (4, 3, 3, 7)
+    assert torch.equal(picked[2, 1, :, 6], x[2, 1].flatten(1)[:, at[2, 1, 6]])
+
+
+@pytest.mark.parametrize(
+    "value, params, mask, message",
+    [
+        ((4,), (4, 3, 2), None, r"value \(B, M, \*obs\)"),
+        ((4, 3), (4, 2, 2), None, "params are for 4 signals with 2 observations each"),
+        ((4, 3), (5, 3, 2), None, "params are for 5 signals"),
+        ((4, 3), (4, 3, 2), (4, 2), r"mask must be bool of shape \(4, 3\)"),
+    ],
+)
+def test_what_does_not_fit_is_named(value, params, mask, message):
+    mask = None if mask is None else torch.ones(mask, dtype=torch.bool)
+    with pytest.raises(ValueError, match=message):
+        Observations(torch.zeros(value), torch.zeros(params), mask)
+
+
+def test_check_refuses_nan_infinity_and_emptiness():
+    x = some()
+    assert x.check() is x
+    for bad in (torch.nan, torch.inf):
+        value = x.value.clone()
+        value[0, 0, 0, 0] = bad
+        with pytest.raises(ValueError, match="context holds 1 NaN or infinite values"):
+            Observations(value, x.params).check()
+    with pytest.raises(ValueError, match="novel has NaN or infinite params"):
+        Observations(x.value, x.params * torch.inf).check("novel")
+    empty = x.drop(torch.tensor([[True], [False], [False], [True]]))
+    with pytest.raises(ValueError, match="context is empty for 2 of 4 signals"):
+        empty.check()
+    empty.check(allow_empty=True)
+
+
+def test_append_refuses_another_canvas():
+    with pytest.raises(ValueError, match=r"cannot append observations with value \(4, 3, 2, 6\)"):
+        some().append(some(obs=(2, 6)))

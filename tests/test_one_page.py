@@ -1,0 +1,165 @@
+"""The one page keeps its promises: short, self-contained, true to the equations, and never shown a point."""
+
+import ast
+import io
+import math
+import re
+import tokenize
+from pathlib import Path
+
+import matplotlib as mpl
+import pytest
+import torch
+
+mpl.use("Agg")
+
+import matplotlib.pyplot as plt  # noqa: E402
+
+from fwdiff_lite import plotting  # noqa: E402
+
+PAGE = Path(__file__).parents[1] / "notebooks" / "py" / "00_one_page.py"
+PARTS = re.split(r"^# %%(.*)\n", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
+CELLS = list(zip(PARTS[::2], PARTS[1::2], strict=True))  # (what stands behind %%, source)
+PROSE = "".join(source for head, source in CELLS if "[markdown]" in head)
+CODE = [source for head, source in CELLS if "[markdown]" not in head]
+*PAGE_CELLS, RECORDING, SLIDER = CODE
+
+
+def imported(source):
+    """The top-level packages that a cell imports."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(node.module.split(".")[0])
+    return names
+
+
+def names(source):
+    return {node.id for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Name)}
+
+
+@pytest.fixture(scope="module")
+def page():
+    """What the page defines, after it ran in the smoke profile without the recording cell."""
+    space = {"__name__": "one_page"}
+    with torch.random.fork_rng(devices=[]), mpl.rc_context():
+        for cell in PAGE_CELLS:
+            exec(cell.replace('PROFILE = "cpu"', 'PROFILE = "smoke"'), space)
+        yield space
+    plt.close("all")
+
+
+def test_at_most_120_lines_of_code():
+    lines = [line.strip() for source in [*PAGE_CELLS, SLIDER] for line in source.splitlines()]
+    assert len([line for line in lines if line and not line.startswith("#")]) <= 120
+    for source in [*PAGE_CELLS, SLIDER]:  # nor are two statements put on one line
+        assert ";" not in [token.string for token in tokenize.generate_tokens(io.StringIO(source).readline)]
+
+
+def test_imports_torch_and_matplotlib_alone_and_widgets_in_the_last_cell_only():
+    assert set().union(*map(imported, PAGE_CELLS)) == {"torch", "matplotlib"}
+    assert imported(SLIDER) == {"ipywidgets"}
+    assert "fwdiff_lite" in imported(RECORDING)
+    assert "tests" in RECORDING.splitlines()[0]
+
+
+def test_every_equation_of_the_method_is_marked_in_code_and_stated_in_prose():
+    code = "".join(PAGE_CELLS)
+    for number in (4, 5, 6, 8, 9):
+        assert f"Eq. {number}" in code, f"no line of code is marked Eq. {number}"
+        assert rf"\tag{{{number}}}" in PROSE, f"equation {number} is not stated"
+
+
+def test_training_never_touches_a_point():
+    (training,) = [cell for cell in PAGE_CELLS if "optimiser.step()" in cell]
+    assert not names(training) & {"nature", "crowd", "clouds"}
+    (definition,) = [
+        node
+        for cell in PAGE_CELLS
+        for node in ast.parse(cell).body
+        if isinstance(node, ast.FunctionDef) and node.name == "observe"
+    ]
+    returned = ast.unparse(definition.body[-1])
+    assert returned == "return (forward(nature(n), phi), phi)"
+
+
+def test_colours_are_those_of_every_other_notebook(page):
+    shared = {"TRUE": "HIDDEN", "CONTROL": "NOVEL", "BASELINE": "MEAN"}
+    for name in ("TRUE", "SAMPLES", "CONTEXT", "TARGET", "CONTROL", "BASELINE"):
+        assert getattr(plotting, name) == page[shared.get(name, name)]
+
+
+def test_every_sample_casts_the_observed_shadow(page):
+    (context, *_), (phi, *_) = page["observe"](500)
+    samples = page["sample"](context, phi)
+    assert samples.shape == (500, 2) and samples.isfinite().all()
+    assert (page["forward"](samples, phi) - context).abs().max() < 1e-5
+    # A shadow in another direction is not given: the same test must see that it differs.
+    assert (page["forward"](samples, phi + 1) - context).abs().max() > 0.5
+
+
+def test_samples_of_one_context_differ_and_the_first_estimates_agree(page):
+    context, phi = torch.full((200,), 0.6), torch.full((200,), 1.6)
+    assert page["sample"](context, phi).std(0).max() > 0.2
+    assert page["sample"](context, phi, 0).std(0).max() < 0.02
+
+
+def test_without_its_correction_the_network_gives_the_gaussian_posterior_mean(page, monkeypatch):
+    """v ~ N(0, 1), noisy = alpha (o cos + v sin) + sigma eps: E[v | noisy] by completing the square."""
+    monkeypatch.setitem(page, "net", lambda features: torch.zeros(len(features), 2, dtype=features.dtype))
+    phi, psi, context, noisy, t = torch.rand(5, 50, dtype=torch.float64)
+    S = page["denoise"](context, phi, noisy, psi, t)
+    a, s = torch.cos(math.pi / 2 * t), torch.sin(math.pi / 2 * t)
+    slope = a * torch.sin(psi - phi)
+    v = slope * (noisy - a * torch.cos(psi - phi) * context) / (slope**2 + s**2)
+    torch.testing.assert_close(page["forward"](S, phi + math.pi / 2), v)
+
+
+def test_a_direction_and_its_opposite_are_one_observation(page):
+    (context, target, _), (phi, psi, _) = page["observe"](100)
+    t, turned = torch.full((100,), 0.4), torch.pi
+    with torch.no_grad():
+        S = page["denoise"](context, phi, target, psi, t)
+        opposite_context = page["denoise"](-context, phi + turned, target, psi, t)
+        opposite_target = page["denoise"](context, phi, -target, psi + turned, t)
+        another_context = page["denoise"](-context, phi, target, psi, t)
+    torch.testing.assert_close(opposite_context, S, atol=1e-4, rtol=0)
+    torch.testing.assert_close(opposite_target, S, atol=1e-4, rtol=0)
+    assert (another_context - S).abs().max() > 0.1
+
+
+def test_noise_levels_and_blur_at_their_ends(page):
+    zero, one, across = torch.tensor(0.0), torch.tensor(1.0), torch.tensor(torch.pi / 2)
+    assert page["alpha"](zero) == 1 and page["sigma"](one) == 1
+    t = torch.linspace(0, 1, 11)
+    torch.testing.assert_close(page["alpha"](t) ** 2 + page["sigma"](t) ** 2, torch.ones(11))
+    assert page["blur"](zero, across) == 0 and page["blur"](one, across) == 1
+    assert page["blur"](torch.tensor(0.1), zero) == 1  # a target along the context says nothing new
+
+
+def test_the_sampler_ends_on_the_truth_when_the_estimate_is_the_truth(page, monkeypatch):
+    """With a denoiser that knows S, the noisy target ends at S's observation plus the smallest noise."""
+    S = page["nature"](300)
+    phi = torch.pi * torch.rand(300)
+    monkeypatch.setitem(page, "denoise", lambda *_: S)
+    context = page["forward"](S, phi)
+    *_, (signal, noisy) = page["trajectory"](context, phi, torch.randn(300))
+    assert torch.equal(signal, S)
+    assert (noisy - S).abs().max() < 0.02
+
+
+def test_moving_the_slider_moves_the_samples_and_moving_it_back_restores_them(page):
+    pytest.importorskip("ipywidgets")
+    exec(SLIDER, page)
+
+    def dots(**at):
+        page["look"](**at)
+        return torch.tensor(plt.gcf().axes[0].collections[-1].get_offsets().data)
+
+    start = dots(degrees=92)
+    assert (dots(degrees=40) - start).abs().max() > 0.5
+    assert (dots(degrees=92, observed=-0.6) - start).abs().max() > 0.5
+    assert (dots(degrees=92, step=0) - start).abs().max() > 0.1
+    assert torch.equal(dots(degrees=92), start)

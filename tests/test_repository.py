@@ -1,0 +1,260 @@
+"""The checkout as a whole: small, self-contained, said the same everywhere, with imports that run one way."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import tomllib
+import types
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from fwdiff_lite.files import root
+from fwdiff_lite.notebook import badges, bootstrap_text, pyproject
+from fwdiff_lite.readme import MOVING_PICTURE, render
+
+ROOT = root()
+CORE = {"diffusion", "schedule", "observations", "backbones", "training"}
+PIPELINE = {"notebook", "reproduce", "readme"}
+PACKAGE = sorted((ROOT / "fwdiff_lite").rglob("*.py"))
+
+
+def tracked() -> list[Path]:
+    """Every file that is or would be committed."""
+    command = ["git", "-C", ROOT, "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(command, capture_output=True, text=True)
+    if names.returncode:
+        pytest.skip("not a git checkout")
+    return [path for name in names.stdout.split("\0") if name and (path := ROOT / name).is_file()]
+
+
+def megabytes(paths) -> float:
+    return sum(path.stat().st_size for path in paths) / 1e6
+
+
+def test_sizes():
+    files = tracked()
+    assert megabytes(files) < 50
+    assert megabytes(path for path in files if path.parent == ROOT / "figures") <= 10
+    assert megabytes(path for path in files if path.parent == ROOT / "checkpoints") <= 33
+
+
+def test_speaks_of_itself_alone():
+    """No path of some machine, no package index, no note that only its writer can follow."""
+    hosts = [
+        "py" + "pi.org",
+        "python" + "hosted",
+        "download.py" + "torch",
+        "registry.np" + "mjs",
+        "/simp" + "le/",
+    ]
+    places = ["/wo" + "rk/", "/ro" + "ot/", "/tmp" + "/w/", "/opt" + "/wheels"]
+    notes = ["DESI" + "GN.md", "measur" + "ing.md", "FAC" + "TS.md", "seed" + ".txt", "issue" + " 2"]
+    words = re.compile("|".join(map(re.escape, [*hosts, *places, *notes])))
+    for path in tracked():
+        if path.suffix in (".png", ".gif", ".safetensors", ".npz"):
+            continue
+        text = re.sub(r'"image/(png|gif)": "[^"]*"', "", path.read_text(encoding="utf-8"))
+        assert not (found := words.search(text)), f"{path.relative_to(ROOT)} says {found[0]}"
+
+
+def imports(path: Path) -> set[str]:
+    """The modules that a file imports, as dotted names."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            package = (
+                ".".join(path.relative_to(ROOT).with_suffix("").parts[: -node.level]) if node.level else ""
+            )
+            module = ".".join(filter(None, [package, node.module]))
+            found |= {module} | {f"{module}.{alias.name}" for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("path", PACKAGE, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_run_one_way(path):
+    parts = path.relative_to(ROOT / "fwdiff_lite").with_suffix("").parts
+    wanted = {name for name in imports(path) if name.startswith("fwdiff_lite.")}
+    modules = {name.split(".")[1] for name in wanted}
+    assert not any(name.split(".")[0] in ("notebooks", "tests") for name in imports(path))
+    if parts[0] in CORE:
+        assert modules <= CORE | {"files"}, "the core imports nothing but the core"
+    if parts[0] == "problems":
+        others = {name.split(".")[2] for name in wanted if name.startswith("fwdiff_lite.problems.")}
+        assert len(parts) < 2 or others <= {parts[1]}, "no problem imports another"
+    else:
+        assert "problems" not in modules, "only notebooks import problems"
+    if parts[0] not in PIPELINE:
+        assert not modules & PIPELINE, "the pipeline is the notebooks' business"
+
+
+def requirement(line: str) -> tuple[str, str]:
+    """'numpy>=1.26' -> ('numpy', '1.26')"""
+    name, _, bound = line.partition(">=")
+    return name, bound
+
+
+def version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", text)[:3])
+
+
+def test_conda_says_what_pip_says():
+    project = pyproject()
+    wanted = dict(map(requirement, project["dependencies"] + project["optional-dependencies"]["notebooks"]))
+    wanted["pytorch"] = wanted.pop("torch")  # its name there
+    given = dict(map(requirement, yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]))
+    python = next(name for name in given if name.startswith("python="))
+    assert version(python) >= version(project["requires-python"])
+    assert {name: bound for name, bound in given.items() if name not in ("pip", python)} == wanted
+
+
+def test_binder_builds_that_environment():
+    assert (ROOT / ".binder" / "environment.yml").read_text() == (ROOT / "environment.yml").read_text()
+    assert os.access(ROOT / ".binder" / "postBuild", os.X_OK)
+    assert "pip install --no-deps" in (ROOT / ".binder" / "postBuild").read_text()
+
+
+def test_binder_accepts_it():
+    pytest.importorskip("repo2docker", reason="jupyter-repo2docker is not installed")
+    command = [sys.executable, "-m", "repo2docker", "--no-build", "--debug", ROOT]
+    run = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert run.returncode == 0 and ".binder/environment.yml" in run.stdout + run.stderr
+
+
+def test_lock_pins_every_dependency():
+    lines = [
+        line for line in (ROOT / "requirements.lock").read_text().splitlines() if not line.startswith("#")
+    ]
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][0-9A-Za-z.]*", line) for line in lines), (
+        "exact, no local tags"
+    )
+    pins = {line.split("==")[0].lower().replace("_", "-"): line.split("==")[1] for line in lines}
+    project = pyproject()
+    extras = project["optional-dependencies"]
+    for name, bound in map(requirement, project["dependencies"] + extras["notebooks"] + extras["dev"]):
+        assert version(pins[name]) >= version(bound), name
+    assert pins["torch"] == "2.13.0"
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
+    assert {requirement(line)[0] for line in build} <= set(pins), "installed without build isolation"
+
+
+def test_environment_is_the_lock():
+    """What runs here is what is pinned, where make made the environment."""
+    if not list(Path(sys.prefix).glob("ready-*")):
+        pytest.skip("this environment was not made by make")
+    from importlib.metadata import version as installed
+
+    for line in (ROOT / "requirements.lock").read_text().splitlines():
+        if not line.startswith("#"):
+            name, pin = line.split("==")
+            assert installed(name).split("+")[0] == pin, name
+
+
+def test_ci_runs_make_test():
+    script = ROOT / ".ci" / "run"
+    assert os.access(script, os.X_OK) and "make test" in script.read_text()
+    steps = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())["jobs"]["check"]
+    assert {"lint", "test", "smoke"} <= set(steps["strategy"]["matrix"]["target"])
+
+
+def test_make_lists_its_targets():
+    text = subprocess.run(["make", "-C", ROOT], capture_output=True, text=True, check=True).stdout
+    for target in ("reproduce", "test", "lab", "smoke", "lint", "clean", "browser-test", "help"):
+        assert f"make {target} " in text
+
+
+def test_lint():
+    run = subprocess.run([sys.executable, "-m", "ruff", "check", ROOT], capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout[-3000:]
+
+
+def test_address_stands_once():
+    """The repository's address is settled in pyproject; everything else is generated from it."""
+    url = pyproject()["urls"]["Repository"]
+    assert url in bootstrap_text() and url.removeprefix("https://github.com/") in badges("01_toy_proof")
+    for path in tracked():
+        if (
+            path.suffix in (".py", ".md", ".yml", ".toml")
+            and path.name != "pyproject.toml"
+            and "py" != path.parent.name
+        ):
+            assert url not in path.read_text(encoding="utf-8"), path
+
+
+def colab(monkeypatch, commands):
+    """Pretends to be Google Colab: its module is there, and commands are noted instead of run."""
+    monkeypatch.setitem(sys.modules, "google", types.ModuleType("google"))
+    monkeypatch.setitem(sys.modules, "google.colab", types.ModuleType("google.colab"))
+    monkeypatch.setattr(subprocess, "run", lambda command, check: commands.append(command))
+    monkeypatch.setattr(os, "chdir", lambda folder: commands.append(["cd", folder]))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+
+def test_bootstrap_on_colab(monkeypatch):
+    commands = []
+    colab(monkeypatch, commands)
+    gone = {"einops", "torch", "numpy"}
+    there = importlib_distributions()
+    monkeypatch.setattr(
+        "importlib.metadata.distributions", lambda: [d for d in there if d.metadata["Name"] not in gone]
+    )
+    exec(bootstrap_text(), {})
+    clone, install, cd = commands
+    assert clone[:2] == ["git", "clone"] and "--depth" in clone
+    assert "--no-deps" in install and install[-2] == "-e"
+    assert "einops" in install and "tqdm" not in install, "only what is missing"
+    assert not {"torch", "numpy"} & set(install)
+    assert cd == ["cd", "/content/fwdiff-lite/notebooks"] and "/content/fwdiff-lite" in sys.path
+
+
+def importlib_distributions():
+    import importlib.metadata
+
+    return list(importlib.metadata.distributions())
+
+
+def test_bootstrap_elsewhere(monkeypatch):
+    commands = []
+    colab(monkeypatch, commands)
+    monkeypatch.setitem(sys.modules, "google.colab", None)  # importing it fails
+    exec(bootstrap_text(), {})
+    assert commands == []
+
+
+def test_readme_is_up_to_date():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert text == render(text), "make readme"
+    assert text.index("<!-- generated: picture -->") < 1000, "on the first screen"
+    for file in re.findall(r'(?:src="|\]\()(?!http)([^")#]+)', text):
+        assert (ROOT / file).exists(), f"README.md points to {file}"
+
+
+def test_readme_moves():
+    if not (ROOT / "figures" / "metrics.json").exists():
+        pytest.skip("no results yet: make reproduce")
+    assert list((ROOT / "figures").glob(MOVING_PICTURE)), MOVING_PICTURE
+
+
+def test_readme_example():
+    """The README's forward model of one's own: at most 30 lines, and its samples are right."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    source = re.search(r"<!-- example -->\n```python\n(.*?)```", text, re.DOTALL)[1]
+    assert len([line for line in source.splitlines() if line.strip()]) <= 30
+    torch.manual_seed(0)
+    names: dict = {}
+    exec(compile(source.replace("steps=2000", "steps=2000, progress=False"), "README.md", "exec"), names)
+    walks, given = names["walks"], names["given"]
+    assert walks.shape == (256, 16)
+    context = given["context"]
+    residual = names["window"](walks, context.params) - context.value
+    assert residual.abs().max() < 1e-5, "samples agree with what was seen"
+    truth = names["batch"](torch.Generator().manual_seed(2), 4096)["target"].value.flatten(1)
+    assert torch.allclose(walks.std(0), truth.std(0), rtol=0.25), "as wide as the truth, at every place"
+    steps = walks.diff(dim=1).std()
+    assert abs(steps / truth.diff(dim=1).std() - 1) < 0.15, "and as rough: a walk, not its mean"

@@ -1,0 +1,21 @@
+"""The schedule is the forward process of Eq. 1 in closed form."""
+
+import pytest
+import torch
+
+from fwdiff_lite.schedule import CosineSchedule, check_time
+
+
+def test_variance_is_preserved_and_the_ends_are_clean_and_noise():
+    t = torch.linspace(0, 1, 101, dtype=torch.float64)
+    s = CosineSchedule()
+    torch.testing.assert_close(s.alpha(t) ** 2 + s.sigma(t) ** 2, torch.ones_like(t))
+    assert s.alpha(t[0]) == 1 and s.sigma(t[0]) == 0
+    assert abs(s.alpha(t[-1])) < 1e-15 and s.sigma(t[-1]) == 1
+    assert (s.alpha(t).diff() < 0).all()
+
+
+@pytest.mark.parametrize("t", [-0.1, 1.1, float("nan")])
+def test_times_outside_are_refused(t):
+    with pytest.raises(ValueError, match=r"t must lie in \[0, 1\]"):
+        check_time(torch.tensor([0.5, t]))

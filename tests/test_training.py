@@ -1,0 +1,197 @@
+"""fit() learns, averages, shares its batches, survives being killed, and refuses what it cannot use."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from fwdiff_lite.observations import Observations
+from fwdiff_lite.problems import projections as p
+from fwdiff_lite.training import fit
+
+SCRIPT = Path(__file__).with_name("training_script.py")
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parents[1])}
+
+
+def model_and_batch(size=64):
+    torch.manual_seed(0)
+    return p.diffusion(2, width=16, depth=2), p.endless(p.mixture(2), size)
+
+
+def trained(**options):
+    model, batch = model_and_batch()
+    done = fit(model, batch, progress=False, **options)
+    return model, done
+
+
+def command(out, **options):
+    return [sys.executable, str(SCRIPT), str(out), json.dumps(options)]
+
+
+def run(out, **options):
+    subprocess.run(command(out, **options), env=ONE_THREAD, check=True)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    out = tmp_path_factory.mktemp("whole") / "whole"
+    run(out)
+    return out
+
+
+def read(out):
+    return load_file(f"{out}.safetensors"), json.loads(Path(f"{out}.json").read_text())
+
+
+def test_the_loss_falls_and_the_curve_has_every_step():
+    torch.manual_seed(0)
+    model = p.diffusion(2, width=32, depth=3)
+    done = fit(model, p.endless(p.mixture(2), 512), steps=400, learning_rate=1e-2, warmup=20, progress=False)
+    loss = torch.tensor(done.curve["loss"])
+    assert done.steps == len(loss) == len(done.curve["novel"]) == 400
+    assert loss[-100:].mean() < loss[:20].mean() - 0.02, "most of the loss is noise that nothing can learn"
+    assert not model.denoiser.training
+
+
+def test_same_seed_same_bits_and_another_seed_others():
+    a, b, c = (trained(steps=20, seed=seed)[0].state_dict() for seed in (1, 1, 2))
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    assert not all(torch.equal(a[k], c[k]) for k in a)
+
+
+def test_it_ends_with_the_moving_average_of_its_weights():
+    """Against the recursion by hand, over the raw weights that each step begins with."""
+    model, endless = model_and_batch()
+    raw = []
+
+    def batch(generator):
+        raw.append([w.detach().clone() for w in model.denoiser.parameters()])
+        return endless(generator)
+
+    fit(model, batch, steps=12, warmup=1, ema=0.5, progress=False, checkpoint=None)
+    ended = [w.detach() for w in model.denoiser.parameters()]
+    average = raw[0]
+    for step, weights in enumerate(raw[1:]):  # raw[1] is what step 0 made
+        decay = min(0.5, (1 + step) / (10 + step))
+        average = [decay * a + (1 - decay) * w for a, w in zip(average, weights, strict=True)]
+    # the last step's own weights are not seen by a batch; its share is found from what fit returned
+    last = [(e - 0.5 * a) / 0.5 for e, a in zip(ended, average, strict=True)]
+    moved = max(float((x - y).abs().max()) for x, y in zip(last, raw[-1], strict=True))
+    assert 0 < moved < 5e-3, "the last raw weights are one small step from those before"
+    assert any(not torch.equal(e, w) for e, w in zip(ended, raw[-1], strict=True))
+
+
+def test_a_budget_of_seconds_ends_in_time():
+    start = time.monotonic()
+    _, done = trained(seconds=1.5)
+    assert 1.4 < time.monotonic() - start < 5 and done.steps > 10
+
+
+def test_killed_and_resumed_is_bit_for_bit_the_same(tmp_path, uninterrupted):
+    checkpoint = tmp_path / "run.safetensors"
+    slow = subprocess.Popen(command(tmp_path / "never", checkpoint=str(checkpoint), pause=0.05), env=ONE_THREAD)
+    deadline = time.monotonic() + 120
+    while not checkpoint.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.5)  # in the middle of something
+    slow.send_signal(signal.SIGKILL)
+    assert slow.wait() == -signal.SIGKILL and not (tmp_path / "never.json").exists()
+    run(tmp_path / "resumed", checkpoint=str(checkpoint))
+    weights, record = read(tmp_path / "resumed")
+    wanted, wanted_record = read(uninterrupted)
+    assert all(torch.equal(weights[k], wanted[k]) for k in wanted)
+    assert record["curve"] == wanted_record["curve"]
+
+
+def test_two_processes_give_the_loss_curve_of_one(tmp_path, uninterrupted):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "ACCELERATE_USE_CPU": "true"}
+    both = [
+        subprocess.Popen(command(tmp_path / "two"), env={**ONE_THREAD, **group, "RANK": str(r), "LOCAL_RANK": str(r)})
+        for r in range(2)
+    ]
+    assert [process.wait(timeout=300) for process in both] == [0, 0]
+    _, two = read(tmp_path / "two")
+    _, one = read(uninterrupted)
+    assert two["processes"] == 2 and one["processes"] == 1
+    for name in one["curve"]:
+        assert two["curve"][name] == pytest.approx(one["curve"][name], abs=1e-4)
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
+def test_a_compiled_loss_is_the_same_loss(tmp_path, uninterrupted):
+    run(tmp_path / "compiled", compile=True)
+    _, compiled = read(tmp_path / "compiled")
+    _, eager = read(uninterrupted)
+    assert compiled["curve"]["loss"] == pytest.approx(eager["curve"]["loss"], abs=1e-4)
+
+
+def test_bf16_stays_near_float32():
+    _, full = trained(steps=30)
+    _, half = trained(steps=30, bf16=True)
+    assert half.curve["loss"] != full.curve["loss"]
+    assert half.curve["loss"] == pytest.approx(full.curve["loss"], rel=0.05)
+
+
+def test_no_budget_is_refused():
+    with pytest.raises(ValueError, match="needs a budget: give steps, seconds or both"):
+        trained()
+
+
+def test_nan_observations_are_named_before_the_first_step():
+    model, _ = model_and_batch()
+    x = Observations(torch.full((4, 1), torch.nan), torch.ones(4, 1, 2))
+    with pytest.raises(ValueError, match="context holds 4 NaN or infinite values"):
+        fit(model, lambda generator: {"context": x, "target": x}, steps=2, progress=False)
+
+
+def test_a_loss_that_is_not_finite_stops_the_training_and_writes_nothing(tmp_path):
+    model, endless = model_and_batch()
+
+    def batch(generator):
+        whole = endless(generator)
+        batch.calls += 1
+        value = whole["target"].value * (torch.nan if batch.calls == 3 else 1)
+        return whole | {"target": Observations(value, whole["target"].params)}
+
+    batch.calls = 0
+    path = tmp_path / "run.safetensors"
+    with pytest.raises(ValueError, match="the loss loss is nan at step 2|the target loss is nan at step 2"):
+        fit(model, batch, steps=5, progress=False, checkpoint=path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unusable_checkpoints_are_named(tmp_path):
+    path = tmp_path / "run.safetensors"
+    trained(steps=3, checkpoint=path)
+    assert [x.name for x in tmp_path.iterdir()] == ["run.safetensors"]
+    model = p.diffusion(2, width=17, depth=2)
+    with pytest.raises(ValueError, match="run.safetensors holds the weights of another network"):
+        fit(model, p.endless(p.mixture(2), 8), steps=5, progress=False, checkpoint=path)
+    content = path.read_bytes()
+    for damaged in (content[: len(content) // 2], b"", b"x" * 100):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match="run.safetensors cannot be read"):
+            trained(steps=5, checkpoint=path)
+
+
+def test_a_batch_that_processes_cannot_share_is_refused():
+    from fwdiff_lite.training import _rows
+
+    class Three:
+        num_processes, process_index = 3, 1
+
+    assert _rows(9, Three()) == slice(3, 6)
+    with pytest.raises(ValueError, match="a batch of 8 cannot be shared evenly by 3 processes"):
+        _rows(8, Three())

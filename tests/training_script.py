@@ -1,0 +1,41 @@
+"""A training for tests/test_training.py to run in processes of its own: python training_script.py OUT [JSON of options]."""
+
+import json
+import sys
+import time
+
+import torch
+from accelerate import Accelerator
+from safetensors.torch import save_file
+
+from fwdiff_lite.problems import projections as p
+from fwdiff_lite.training import fit
+
+STEPS = 60
+
+
+def main(out: str, options: str = "{}") -> None:
+    """Train the toy's model with dropout-free weights from a fixed seed; write its weights and its loss curve."""
+    options = json.loads(options)
+    pause = options.pop("pause", 0)
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    model = p.diffusion(2, width=16, depth=2)
+    endless = p.endless(p.mixture(2), 64)
+
+    def batch(generator):
+        time.sleep(pause)
+        return endless(generator)
+
+    accelerator = Accelerator(cpu=True)
+    done = fit(
+        model, batch, steps=STEPS, warmup=5, seed=3, checkpoint_every=7, progress=False, accelerator=accelerator, **options
+    )
+    if accelerator.is_main_process:
+        save_file(dict(model.denoiser.state_dict()), out + ".safetensors")
+        with open(out + ".json", "w") as file:
+            json.dump({"curve": done.curve, "processes": accelerator.num_processes}, file)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
