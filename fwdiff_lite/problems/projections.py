@@ -172,8 +172,8 @@ class IdealDenoiser(nn.Module):
         total = alpha.square() * variance + sigma.square()  # of the noisy target, for each component
         surprise = noisy_target - alpha * mean
         weights = (posterior.log_weights - 0.5 * (surprise.square() / total + total.log())).softmax(-1)
-        shift = torch.einsum("bk,bkd->bd", weights * alpha * surprise / total, gain)
-        return torch.einsum("bk,bkd->bd", weights, posterior.means) + shift
+        parts = posterior.means + (alpha * surprise / total)[..., None] * gain  # E[S | .] of each component
+        return (weights[..., None] * parts).sum(1)
 
 
 # --- data -------------------------------------------------------------------------------------------------------
@@ -420,15 +420,6 @@ def open_part(signal: Float[Tensor, "*b 2"], context: Observations) -> Float[Ten
 def joint(signal: Float[Tensor, "b 2"], context: Observations) -> Float[Tensor, "b 4"]:
     """What a two-sample test of p(S, O, phi) looks at: (o, cos phi, sin phi, coordinate along the line)."""
     columns = [context.value, context.params[:, 0], open_part(signal, context)[:, None]]
-    return torch.cat([x.to(torch.float32) for x in columns], 1)
-
-
-def seen_again(
-    signal: Float[Tensor, "b 2"], context: Observations, generator: torch.Generator, draw: Callable
-) -> Float[Tensor, "b 6"]:
-    """The test in observation space: (o, cos, sin) of the context and of one more projection of the signal."""
-    again = observe(signal, 1, generator, draw)
-    columns = [context.value, context.params[:, 0], again.value, again.params[:, 0]]
     return torch.cat([x.to(torch.float32) for x in columns], 1)
 
 

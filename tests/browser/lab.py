@@ -15,6 +15,7 @@ from pathlib import Path
 from playwright.sync_api import Error, Page, sync_playwright
 
 WIDTH, HEIGHT = 1100, 1600
+FAILURE = Path(__file__).parents[2] / "build" / "browser-failed.png"
 # As root in a container there is no sandbox; the rest keeps the browser from calling home.
 FLAGS = """--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
            --disable-component-update --disable-sync""".split()
@@ -90,10 +91,15 @@ def browse(address: str) -> Iterator[Page]:
         browser = playwright.chromium.launch(executable_path=chromium(), headless=True, args=FLAGS)
         page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
         page.set_default_timeout(60_000)
-        page.goto(address, wait_until="domcontentloaded")
-        page.wait_for_selector(".jp-Notebook .jp-Cell")
-        yield page
-        browser.close()
+        try:
+            page.goto(address, wait_until="domcontentloaded")
+            page.wait_for_selector(".jp-Notebook .jp-Cell")
+            yield page
+        except Error:
+            page.screenshot(path=FAILURE)  # what was there instead
+            raise
+        finally:
+            browser.close()
 
 
 def unfold(page: Page) -> int:

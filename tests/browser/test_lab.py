@@ -1,5 +1,7 @@
 """A reader's first minutes: open the one page in JupyterLab, run it all, move the slider."""
 
+import time
+
 import nbformat
 import pytest
 
@@ -9,6 +11,7 @@ from fwdiff_lite.reproduce import read_source
 
 lab = pytest.importorskip("lab", reason="playwright is not installed")
 NAME = "00_one_page"
+COMPLAINT = '.jp-OutputArea [data-mime-type="application/vnd.jupyter.stderr"]'
 PICTURE = ".jp-Notebook .jp-Cell:has(.noUi-handle) .jp-OutputArea img"
 
 
@@ -25,23 +28,33 @@ def test_slider_moves_the_picture(tmp_path):
     with lab.serve(tmp_path, tmp_path / "scratch") as address:
         with lab.browse(f"{address}/lab/tree/notebooks/{NAME}.ipynb") as page:
             lab.dismiss(page)
+            page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', timeout=120_000)
             page.get_by_role("menuitem", name="Run", exact=True).click()
             page.get_by_text("Run All Cells", exact=True).click()
             handle = page.locator(".noUi-handle").first
-            handle.wait_for(timeout=180_000)
-            picture = page.locator(PICTURE).first
-            picture.wait_for()
-            before = picture.get_attribute("src")
+            handle.wait_for(timeout=300_000)
+            before = settled(page)
             handle.focus()
             for _ in range(3):
                 page.keyboard.press("ArrowRight")
             page.wait_for_function(
-                "([where, before]) => [...document.querySelectorAll(where)].some(p => p.src != before)",
+                "([where, before]) => document.querySelector(where)?.getAttribute('src') != before",
                 arg=[PICTURE, before],
             )
-            assert (
-                page.locator('.jp-OutputArea [data-mime-type="application/vnd.jupyter.stderr"]').count() == 0
-            )
+            assert settled(page) != before
+            assert page.locator(COMPLAINT).count() == 0
             (root() / "build").mkdir(exist_ok=True)
-            picture.scroll_into_view_if_needed()
+            page.locator(PICTURE).first.scroll_into_view_if_needed()
             page.screenshot(path=root() / "build" / "browser.png")
+
+
+def settled(page, seconds: float = 2) -> str:
+    """The picture beside the slider, once it has stayed the same for a while."""
+    last, since = None, time.monotonic()
+    while last is None or time.monotonic() - since < seconds:
+        picture = page.locator(PICTURE).first
+        picture.wait_for()
+        if (now := picture.get_attribute("src")) != last:
+            last, since = now, time.monotonic()
+        page.wait_for_timeout(100)
+    return last

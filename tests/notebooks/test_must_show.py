@@ -50,3 +50,12 @@ def test_must_show(metrics, name, key):
     assert key in metrics.get(name, {}), f"{name} did not record {key}"
     low, high = BOUNDS[name][key]
     assert low <= metrics[name][key] <= high, f"{key} = {metrics[name][key]}, wanted within [{low}, {high}]"
+
+
+@pytest.mark.skipif("01_toy_proof" not in notebook_names(), reason="no 01_toy_proof yet")
+def test_controls_fail(metrics):
+    """The learnt model scores below every control, and every test rejects the controls that it can see."""
+    numbers = metrics["01_toy_proof"]
+    for control in ("mean", "shuffled", "prior", "x0.8", "x1.2"):
+        assert numbers["joint_c2st"] < numbers[f"c2st_{control}"], control
+    assert numbers["controls_missed"] == []
