@@ -14,16 +14,22 @@ def time_features(t: Float[Tensor, "b"], pairs: int = 6) -> Float[Tensor, "b f"]
     return torch.cat([angles.sin(), angles.cos()], 1)
 
 
+def _check_sizes(inputs: int, outputs: int, width: int, depth: int, pairs: int) -> None:
+    if min(inputs, outputs, width, depth, pairs) < 1:
+        raise ValueError(f"a network needs positive sizes, got {inputs=}, {outputs=}, {width=}, {depth=}, {pairs=}")
+
+
 class MLP(nn.Module):
     """`depth` hidden layers of `width` SiLU units between `inputs` numbers with their time and `outputs` numbers.
 
     dropout: share of the hidden units silenced in training, against over-confidence on small training sets
     """
 
-    def __init__(self, inputs: int, outputs: int, width: int = 128, depth: int = 3, dropout: float = 0.0, pairs: int = 6):
+    def __init__(
+        self, inputs: int, outputs: int, width: int = 128, depth: int = 3, dropout: float = 0.0, pairs: int = 6
+    ):
         super().__init__()
-        if min(inputs, outputs, width, depth, pairs) < 1:
-            raise ValueError(f"an MLP needs positive sizes, got {inputs=}, {outputs=}, {width=}, {depth=}, {pairs=}")
+        _check_sizes(inputs, outputs, width, depth, pairs)
         self.pairs = pairs
         sizes = [inputs + 2 * pairs] + [width] * depth
         layers: list[nn.Module] = []
@@ -44,10 +50,11 @@ class ResidualMLP(nn.Module):
     dropout: share of the hidden units silenced in training, against over-confidence on small training sets
     """
 
-    def __init__(self, inputs: int, outputs: int, width: int = 384, depth: int = 2, dropout: float = 0.0, pairs: int = 6):
+    def __init__(
+        self, inputs: int, outputs: int, width: int = 384, depth: int = 2, dropout: float = 0.0, pairs: int = 6
+    ):
         super().__init__()
-        if min(inputs, outputs, width, depth, pairs) < 1:
-            raise ValueError(f"a residual MLP needs positive sizes, got {inputs=}, {outputs=}, {width=}, {depth=}, {pairs=}")
+        _check_sizes(inputs, outputs, width, depth, pairs)
         self.pairs = pairs
 
         def layer(drop: float) -> list[nn.Module]:

@@ -18,6 +18,7 @@ denoiser: a torch Module with two methods, because sampling calls the second man
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -78,7 +79,7 @@ class ForwardDiffusion(nn.Module):
         self,
         context: Observations,
         target: Observations,
-        t: Float[Tensor, "b"],
+        t: Float[Tensor, b],
         noise: Float[Tensor, "b m *obs"],
         novel: Observations | None = None,
         at: Int[Tensor, "b m n"] | None = None,
@@ -159,9 +160,7 @@ class ForwardDiffusion(nn.Module):
 
     def sample(self, context: Observations, target_params: Float[Tensor, "b m *par"], **options) -> Step:
         """The end of a trajectory: one signal for each context, with its observation at the target's place."""
-        for step in self.trajectory(context, target_params, **options):
-            pass
-        return step
+        return deque(self.trajectory(context, target_params, **options), maxlen=1).pop()
 
     def sample_autoregressive(
         self, context: Observations, params_sequence: Float[Tensor, "b l *par"], **options
@@ -193,7 +192,7 @@ class ForwardDiffusion(nn.Module):
             )
         return (*target_params.shape[:2], *(self.target_shape or context.value.shape[2:]))
 
-    def _noisy(self, clean: Tensor, noise: Tensor, t: Float[Tensor, "b"]) -> Tensor:
+    def _noisy(self, clean: Tensor, noise: Tensor, t: Float[Tensor, b]) -> Tensor:
         t = t.reshape(-1, *[1] * (clean.ndim - 1))
         return self.schedule.alpha(t) * clean + self.schedule.sigma(t) * noise
 
@@ -239,7 +238,7 @@ class ForwardRegression(ForwardDiffusion):
         """t = 1 and no noise."""
         return target.value.new_ones(len(target)), torch.zeros_like(target.value)
 
-    def _noisy(self, clean: Tensor, noise: Tensor, t: Float[Tensor, "b"]) -> Tensor:
+    def _noisy(self, clean: Tensor, noise: Tensor, t: Float[Tensor, b]) -> Tensor:
         return torch.zeros_like(clean)
 
     def trajectory(self, context, target_params, allow_empty: bool = False) -> Iterator[Step]:

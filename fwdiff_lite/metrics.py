@@ -162,10 +162,11 @@ def _heldout_accuracy(real: Tensor, fake: Tensor, generator: Generator, folds: i
 
     optimiser = torch.optim.AdamW(weights, lr=peak_lr, weight_decay=0.1, betas=(0.9, 0.99))
     sign = torch.tensor([[1.0], [-1.0]], device=device)
-    for step in range(steps):
+    passes = -(-steps * batch // (n - hold))
+    stream = torch.cat([torch.randperm(n - hold, generator=generator, device=generator.device) for _ in range(passes)])
+    for step, rows in enumerate(stream[: steps * batch].view(steps, batch).to(device)):
         ramp = min(1.0, (step + 1) / (0.05 * steps))
         optimiser.param_groups[0]["lr"] = peak_lr * ramp * (1 + math.cos(math.pi * step / steps)) / 2
-        rows = torch.randint(n - hold, (batch,), generator=generator, device=generator.device).to(device)
         loss = softplus(sign * logit_is_fake(train[:, rows])).sum() / (2 * batch)  # folds do not mix
         optimiser.zero_grad(set_to_none=True)
         loss.backward()

@@ -1,4 +1,4 @@
-"""A training for tests/test_training.py to run in processes of its own: python training_script.py OUT [JSON of options]."""
+"""A training that tests/test_training.py runs in processes of its own: python training_script.py OUT [OPTIONS]."""
 
 import json
 import sys
@@ -28,9 +28,8 @@ def main(out: str, options: str = "{}") -> None:
         return endless(generator)
 
     accelerator = Accelerator(cpu=True)
-    done = fit(
-        model, batch, steps=STEPS, warmup=5, seed=3, checkpoint_every=7, progress=False, accelerator=accelerator, **options
-    )
+    options |= {"steps": STEPS, "warmup": 5, "seed": 3, "checkpoint_every": 7, "progress": False}
+    done = fit(model, batch, accelerator=accelerator, **options)
     if accelerator.is_main_process:
         save_file(dict(model.denoiser.state_dict()), out + ".safetensors")
         with open(out + ".json", "w") as file:

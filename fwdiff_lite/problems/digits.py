@@ -4,8 +4,8 @@ An observation is a window of 3x3 to 5x5 pixels of a digit of 8x8. Its parameter
 where its upper left corner is and how wide it is. All windows lie on one 8x8 canvas, zero outside of the
 window, so that a sampled window can join the context like any other.
 
-The digits are scikit-learn's (UCI, Alpaydin and Kaynak 1998): 1,797 of them, pixels scaled to [-1, 1]. Training
-draws windows afresh at every step. Whole digits serve the evaluation alone.
+The digits are scikit-learn's (UCI, Alpaydin and Kaynak 1998): 1,797 of them, pixels scaled to [-1, 1].
+Training draws windows afresh at every step. Whole digits serve the evaluation alone.
 """
 
 import argparse
@@ -82,7 +82,7 @@ class Keyhole:
 
 
 def check_windows(params: Float[Tensor, "*b 3"]) -> None:
-    """A ValueError if a window is no (row, col, size) in whole pixels, of a wrong size, or leaves the canvas."""
+    """A ValueError if a window is not (row, col, size) in whole pixels, or does not fit the canvas."""
     if params.shape[-1:] != (3,):
         raise ValueError(f"a window is (row, col, size): params must be (..., 3), got {tuple(params.shape)}")
     corner, size = params[..., :2], params[..., 2:]
@@ -170,9 +170,15 @@ def corner_windows(n: int, generator: torch.Generator) -> Float[Tensor, "n 4 3"]
 
 
 def merge(value: Float[Tensor, "b m 8 8"], support: Float[Tensor, "b m 8 8"]) -> tuple[Tensor, Tensor]:
-    """All windows on one canvas (B, 8, 8), averaged where they overlap, and 1 where at least one of them sees."""
+    """All windows on one canvas (B, 8, 8), averaged where they overlap, and 1 where one of them sees."""
     count = support.sum(1)
     return (value * support).sum(1) / count.clamp(min=1), (count > 0).to(value)
+
+
+def canvas(context: Observations) -> tuple[Float[Tensor, "b 8 8"], Float[Tensor, "b 8 8"]]:
+    """The context's windows merged, and where they see."""
+    support = Keyhole().support(context.params) * context.mask[..., None, None]
+    return merge(context.value, support)
 
 
 def pixel_statistics(batch: Callable, generator: torch.Generator, count: int = 40) -> tuple[Tensor, Tensor]:
@@ -233,9 +239,8 @@ class KeyholeDenoiser(nn.Module):
         )  # pixels that are nearly always blank included
 
     def condition(self, context: Observations, target_params: Float[Tensor, "b m 3"]) -> Condition:
-        """The context's windows on one canvas, and the target's support."""
-        support = Keyhole().support(context.params) * context.mask[..., None, None]
-        return Condition(*merge(context.value, support), Keyhole().support(target_params))
+        """The context's canvas, and the target's support."""
+        return Condition(*canvas(context), Keyhole().support(target_params))
 
     def forward(
         self, condition: Condition, noisy_target: Float[Tensor, "b m 8 8"], t: Float[Tensor, "b"]
@@ -284,7 +289,7 @@ def keyholes(images: Float[Tensor, "n 8 8"], count: int = 4, seed: int = 7) -> O
 def sample_digits(
     model: ForwardDiffusion, context: Observations, k: int, windows: int = 4, seed: int = 0, steps: int = 16
 ) -> Float[Tensor, "b k 8 8"]:
-    """k digits for each context: one corner window after another joins it; 4 cover the canvas, 1 is one-shot."""
+    """k digits for each context, to which corner windows are added in turn: 4 cover all, 1 is one-shot."""
     generator = torch.Generator().manual_seed(seed)
     sequence = corner_windows(len(context) * k, generator)[:, :windows]
     last, _ = model.sample_autoregressive(
@@ -298,17 +303,12 @@ def mean_digits(model: ForwardRegression, context: Observations) -> Float[Tensor
     return model.sample(context, context.params[:, :1], allow_empty=not context.mask.any()).signal
 
 
-def seen_by(context: Observations) -> Float[Tensor, "b 8 8"]:
-    """1 where at least one window of the context sees, 0 elsewhere."""
-    return merge(context.value, Keyhole().support(context.params) * context.mask[..., None, None])[1]
-
-
 def consistency(
     samples: Float[Tensor, "b k 8 8"], truth: Float[Tensor, "b 8 8"], context: Observations
 ) -> Float[Tensor, "b"]:
     """Squared error of all samples where the context sees, for each context; their mean is the pooled MSE."""
-    truth = truth[:, None].expand_as(samples)
-    return metrics.squared_error(samples, truth, seen_by(context)[:, None].bool())
+    seen = canvas(context)[1].bool()
+    return metrics.squared_error(samples, truth[:, None].expand_as(samples), seen[:, None])
 
 
 def decibel(squared_error: Float[Tensor, "b"]) -> Float[Tensor, ""]:
@@ -331,7 +331,7 @@ def reader(data: Digits, seed: int = 0) -> Callable[[Tensor], Float[Tensor, "*b 
 
 
 def pooled(probabilities: Float[Tensor, "b k 10"]) -> Float[Tensor, "b 10"]:
-    """The samples' label distribution: their mean reading and one blank vote, for k samples rule nothing out."""
+    """The samples' label distribution: their mean reading and one blank vote; k samples rule nothing out."""
     k = probabilities.shape[1]
     return (probabilities.sum(1) + 0.1) / (k + 1)
 
@@ -353,11 +353,11 @@ SWEEP_TRAIN, SWEEP_STEPS = 1200, 1500  # the sweep trains on these, and is judge
 
 
 def sweep(data: Digits, steps: int) -> dict[str, np.ndarray]:
-    """Each setting's measures on training digits set aside, in SWEEP's order; held-out digits play no part."""
+    """Each setting's measures on training digits that were set aside, in SWEEP's order."""
     train, truth = data.train[:SWEEP_TRAIN], data.train[SWEEP_TRAIN:]
     context = keyholes(truth, 1)
     rows = []
-    unseen = seen_by(context) == 0
+    unseen = canvas(context)[1] == 0
     for name, (network, batch, training) in SWEEP.items():
         model = untrained(train, **network)
         fit(model, batches(train, **batch), steps=steps, progress=False, **(RATE | training))

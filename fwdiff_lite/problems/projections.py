@@ -75,7 +75,7 @@ class Mixture:
         return mean + torch.einsum("...ij,...j->...i", root, z)
 
     def observe(
-        self, phi: Float[Tensor, "b d"], value: Float[Tensor, "b"], variance: Tensor | float = 0.0
+        self, phi: Float[Tensor, "b d"], value: Float[Tensor, b], variance: Tensor | float = 0.0
     ) -> Mixture:
         """The mixture given value = <phi, S> + noise of this variance (a number, or (B, 1)).
 
@@ -165,7 +165,7 @@ class IdealDenoiser(nn.Module):
         posterior = self.prior.given(context)
         return posterior, *posterior.along(target_params[:, 0])
 
-    def forward(self, condition, noisy_target: Float[Tensor, "b 1"], t: Float[Tensor, "b"]) -> Float[Tensor, "b d"]:
+    def forward(self, condition, noisy_target: Float[Tensor, "b 1"], t: Float[Tensor, b]) -> Float[Tensor, "b d"]:
         """E[S | context, noisy target]: the target at time t is <phi, S> with noise of variance (sigma / alpha)^2."""
         posterior, mean, gain, variance = condition
         alpha, sigma = self.schedule.alpha(t)[:, None], self.schedule.sigma(t)[:, None]
@@ -276,7 +276,7 @@ class ProjectionDenoiser(nn.Module):
         features = torch.cat([known, rows.flatten(1), seen, new], 1)
         return features, known, rows, new, size, _dot(known, phi)
 
-    def forward(self, condition, noisy_target: Float[Tensor, "b 1"], t: Float[Tensor, "b"]) -> Float[Tensor, "b d"]:
+    def forward(self, condition, noisy_target: Float[Tensor, "b 1"], t: Float[Tensor, b]) -> Float[Tensor, "b d"]:
         """S, exact along the context's directions."""
         features, known, rows, new, size, expected = condition
         alpha, sigma = self.schedule.alpha(t)[:, None], self.schedule.sigma(t)[:, None]
@@ -320,7 +320,7 @@ class OracleDenoiser(ProjectionDenoiser):
         phi = across(context.params[:, 0])
         return super().condition(context, phi[:, None]), phi
 
-    def forward(self, condition, noisy_target: Float[Tensor, "b 1 2"], t: Float[Tensor, "b"]) -> Float[Tensor, "b 2"]:
+    def forward(self, condition, noisy_target: Float[Tensor, "b 1 2"], t: Float[Tensor, b]) -> Float[Tensor, "b 2"]:
         """S from the context and a noisy S."""
         condition, phi = condition
         return super().forward(condition, _dot(noisy_target[:, 0], phi), t)
@@ -429,16 +429,14 @@ def answer(
     generator: torch.Generator,
     target: Float[Tensor, "b 1 d"] | None = None,
     steps: int = 128,
-    chunk: int = 4096,
+    eta: float = 0.0,
 ) -> Float[Tensor, "b d"]:
-    """One signal for each context, in float64; the target is orthogonal to the context unless it is given.
-
-    Sampled in chunks that fit a processor's cache.
-    """
+    """One signal for each context, in float64; the target is orthogonal to the context unless it is given."""
     dtype = next((w.dtype for w in model.parameters()), torch.float64)
     target = (across(context.params) if target is None else target).to(dtype)
-    options = {} if isinstance(model, ForwardRegression) else {"generator": generator, "steps": steps}
-    context = context.to(dtype)
+    stochastic = {"generator": generator, "steps": steps, "eta": eta}
+    options = {} if isinstance(model, ForwardRegression) else stochastic
+    context, chunk = context.to(dtype), 4096  # what a processor's cache holds
     return torch.cat(
         [
             model.sample(context[i : i + chunk], target[i : i + chunk], **options).signal.double()

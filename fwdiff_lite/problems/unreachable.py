@@ -102,7 +102,9 @@ class PerfectBump(nn.Module):
     def condition(self, context: Observations, target_params: Tensor) -> None:
         """There is no context."""
 
-    def forward(self, condition: None, noisy_target: Float[Tensor, "b 1 p"], t: Float[Tensor, "b"]) -> Float[Tensor, "b p"]:
+    def forward(
+        self, condition: None, noisy_target: Float[Tensor, "b 1 p"], t: Float[Tensor, "b"]
+    ) -> Float[Tensor, "b p"]:
         """The nearest reachable picture to E[picture | noisy target]."""
         alpha, sigma = self.schedule.alpha(t)[:, None], self.schedule.sigma(t)[:, None]
         evidence = alpha / sigma.square() * (noisy_target[:, 0] @ self.pictures.T)  # both bumps are equally long
@@ -119,7 +121,9 @@ def nothing(n: int, *shape: int) -> Observations:
     return Observations(value, params, torch.zeros(n, 1, dtype=torch.bool))
 
 
-def share_of_plus(p: float, novel_weight: float, n: int, generator: torch.Generator, fade: bool = False, **sampler) -> float:
+def share_of_plus(
+    p: float, novel_weight: float, n: int, generator: torch.Generator, fade: bool = False, **sampler
+) -> float:
     """The share of samples of the two values that end nearer +1; the truth is p."""
     model = ForwardDiffusion(PerfectTwo(p, novel_weight, fade), power)
     context = nothing(n)

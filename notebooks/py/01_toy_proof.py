@@ -54,7 +54,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from fwdiff_lite import ForwardDiffusion, Observations, fit, metrics, plotting
+from fwdiff_lite import ForwardDiffusion, Observations, fit, metrics
 from fwdiff_lite.notebook import Run
 from fwdiff_lite.plotting import BASELINE, CONTEXT, CONTROL, MUTED, SAMPLES, TARGET, TRUE
 from fwdiff_lite.pretrained import load_recorded

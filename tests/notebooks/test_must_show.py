@@ -59,3 +59,13 @@ def test_controls_fail(metrics):
     for control in ("mean", "shuffled", "prior", "x0.8", "x1.2"):
         assert numbers["joint_c2st"] < numbers[f"c2st_{control}"], control
     assert numbers["controls_missed"] == []
+
+
+@pytest.mark.skipif("02_keyhole_digits" not in notebook_names(), reason="no 02_keyhole_digits yet")
+def test_digits_are_read_and_sampled_well(metrics):
+    """Labels are read better than by the marginal or from the mean; autoregressive sampling loses nothing."""
+    numbers = metrics["02_keyhole_digits"]
+    assert numbers["label_logloss"] < numbers["label_logloss_marginal"]
+    assert numbers["label_logloss"] < numbers["label_logloss_deterministic"]
+    assert numbers["label_calibration_error"] >= 0
+    assert numbers["autoregressive_gain_high"] >= 0, "one-shot sampling is better in every resample"
