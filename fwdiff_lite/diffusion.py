@@ -14,6 +14,10 @@ denoiser: a torch Module with two methods, because sampling calls the second man
     condition(context, target_params) -> condition    once a sample: whatever does not depend on the noise;
         its attribute `estimate`, where it has one, is a deterministic guess at the target, trained beside the rest
     forward(condition, noisy_target, t) -> signal     Eq. 4; noisy_target (B, M, *obs), t (B,)
+  and, where it likes, a third
+    weight(condition, t) -> (B,)                      how much an example counts in the losses. Any function of
+        these leaves their minimiser where it is; the inverse of the error that is to be expected lets small errors
+        at small t be learnt beside large ones at large t (Karras et al. 2022, Section 5)
 """
 
 from __future__ import annotations
@@ -85,7 +89,10 @@ class ForwardDiffusion(nn.Module):
         at: Int[Tensor, "b m n"] | None = None,
         novel_at: Int[Tensor, "b k n"] | None = None,
     ) -> dict[str, Tensor]:
-        """Eq. 8 and 9 as means over the batch: {"loss", "target"[, "novel"][, "estimate"]}; no randomness inside."""
+        """Eq. 8 and 9 as means over the batch, without randomness: {"target"[, "novel"][, "estimate"], "loss"}.
+
+        "loss" is their sum to be minimised, each example weighted as the denoiser asks; the others are unweighted.
+        """
         check_time(t)
         if noise.shape != target.value.shape or t.shape != target.value.shape[:1]:
             raise ValueError(
@@ -94,15 +101,17 @@ class ForwardDiffusion(nn.Module):
         noisy_target = self._noisy(target.value, noise, t) * self._support(target.params)
         condition = self.denoiser.condition(context, target.params)
         signal = self.denoiser(condition, noisy_target, t)
-        losses = {"target": self._misfit(signal, target, at)}
+        misfits = {"target": self._misfit(signal, target, at)}
         if novel is not None:
-            losses["novel"] = self._misfit(signal, novel, novel_at)
-        total = losses["target"] + self.novel_weight * losses.get("novel", 0.0)
+            misfits["novel"] = self._misfit(signal, novel, novel_at)
+        weight = self.denoiser.weight(condition, t) if hasattr(self.denoiser, "weight") else torch.ones_like(t)
+        total = (weight * (misfits["target"] + self.novel_weight * misfits.get("novel", 0.0))).mean()
+        losses = {name: misfit.mean() for name, misfit in misfits.items()}
         estimate = getattr(condition, "estimate", None)
         if estimate is not None:
             losses["estimate"] = (estimate.value - target.value).square().mean()
             total = total + losses["estimate"]
-        return {"loss": total, **losses}
+        return {**losses, "loss": total}
 
     forward = loss  # a Module's forward, so that it compiles and runs on several devices
 
@@ -200,8 +209,8 @@ class ForwardDiffusion(nn.Module):
         support = getattr(self.forward_model, "support", None)
         return 1.0 if support is None else support(params)
 
-    def _misfit(self, signal, truth: Observations, at: Tensor | None) -> Tensor:
-        """Mean of |O - forward(S, phi)|^2 over the batch; what is not observed counts as zero."""
+    def _misfit(self, signal, truth: Observations, at: Tensor | None) -> Float[Tensor, b]:
+        """|O - forward(S, phi)|^2 of each signal, as a mean; what is not observed counts as zero."""
         if at is None:
             predicted, value = self.forward_model(signal, truth.params), truth.value
         else:
@@ -211,7 +220,7 @@ class ForwardDiffusion(nn.Module):
                 f"forward_model gave {tuple(predicted.shape)} where the observations are {tuple(value.shape)}"
             )
         there = truth.mask.reshape(truth.mask.shape + (1,) * (value.ndim - 2)) * self._support(truth.params)
-        return (there * (predicted - value).square()).mean()
+        return (there * (predicted - value).square()).flatten(1).mean(1)
 
     def _reverse(self, noisy_target, observation, t: float, t_next: float, eta: float, noise) -> Tensor:
         """One draw of the target at t_next < t, given it at t and its clean estimate (Eq. 6)."""

@@ -59,7 +59,7 @@ def fit(
     progress: bool = True,
     accelerator: Accelerator | None = None,
 ) -> Fit:
-    """Train model.denoiser with AdamW; it ends with the exponential moving average of its weights.
+    """Train model.denoiser with AdamW; it ends with the exponential moving average of its weights, where it was.
 
     steps, seconds: the budget, whichever ends first; the learning rate rises over `warmup` steps and falls to zero
         along a half cosine over the budget
@@ -76,6 +76,7 @@ def fit(
         raise ValueError("fit needs a budget: give steps, seconds or both")
     accelerator = accelerator or Accelerator()
     generator = torch.Generator().manual_seed(seed)
+    home = next(model.denoiser.parameters()).device
     denoiser = model.denoiser.to(accelerator.device).train()
     weights = list(denoiser.parameters())
     optimizer = torch.optim.AdamW(weights, lr=learning_rate, weight_decay=weight_decay, betas=(0.9, 0.99))
@@ -125,7 +126,7 @@ def fit(
     with torch.no_grad():
         for w, a in zip(weights, average, strict=True):
             w.copy_(a)
-    denoiser.eval()
+    denoiser.to(home).eval()
     return done
 
 

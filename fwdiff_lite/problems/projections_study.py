@@ -33,7 +33,7 @@ from fwdiff_lite.training import fit
 NAME = "01_toy_proof"
 BATCH, RATE = 1024, 6e-3  # of every training in 01_toy_proof
 NETWORK = {"width": 64, "depth": 5}
-STEPS, STEPS_FINITE = 15_000, 4_000
+STEPS, STEPS_FINITE = 12_000, 4_000
 STEPS_SPACE, RATE_SPACE = 6_000, 4e-3  # of the model in R^3
 N_EXAM, EXAM_SEED = 10_000, 2026
 WEDGES, WEDGES_SHOWN = (0, 5, 15, 45, 90, 180), (0, 15, 180)  # degrees
