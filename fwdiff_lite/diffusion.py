@@ -15,7 +15,7 @@ denoiser: a torch Module with two methods, because sampling calls the second man
         its attribute `estimate`, where it has one, is a deterministic guess at the target, trained beside the rest
     forward(condition, noisy_target, t) -> signal     Eq. 4; noisy_target (B, M, *obs), t (B,)
   and, where it likes, a third
-    weight(condition, t) -> (B,)                      how much an example counts in the losses. Any function of
+    loss_weight(condition, t) -> (B,)                 how much an example counts in the losses. Any function of
         these leaves their minimiser where it is; the inverse of the error that is to be expected lets small errors
         at small t be learnt beside large ones at large t (Karras et al. 2022, Section 5)
 """
@@ -104,7 +104,7 @@ class ForwardDiffusion(nn.Module):
         misfits = {"target": self._misfit(signal, target, at)}
         if novel is not None:
             misfits["novel"] = self._misfit(signal, novel, novel_at)
-        weight = self.denoiser.weight(condition, t) if hasattr(self.denoiser, "weight") else torch.ones_like(t)
+        weight = self.denoiser.loss_weight(condition, t) if hasattr(self.denoiser, "loss_weight") else torch.ones_like(t)
         total = (weight * (misfits["target"] + self.novel_weight * misfits.get("novel", 0.0))).mean()
         losses = {name: misfit.mean() for name, misfit in misfits.items()}
         estimate = getattr(condition, "estimate", None)

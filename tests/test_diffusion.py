@@ -71,6 +71,25 @@ def test_loss_is_eq_8_plus_eq_9_computed_by_hand():
     torch.testing.assert_close(losses["loss"], eq8 + 0.7 * eq9)
 
 
+def test_a_denoiser_may_weigh_its_examples():
+    signal, seen = observed(m=3)
+
+    class Weighing(Scalers):
+        def loss_weight(self, condition, t):
+            return 1 / t
+
+    plain, weighing = (ForwardDiffusion(kind(0.3), scale) for kind in (Scalers, Weighing))
+    t, noise = plain.draw(seen.take([1]), torch.Generator())
+    each = [
+        float(plain.loss(x.take([0]), x.take([1]), t[i : i + 1], noise[i : i + 1], x.take([2]))["loss"])
+        for i in range(6)
+        for x in [seen[i]]
+    ]
+    losses = weighing.loss(seen.take([0]), seen.take([1]), t, noise, seen.take([2]))
+    assert float(losses["loss"]) == pytest.approx(float((torch.tensor(each) / t).mean()))
+    assert float(losses["target"] + losses["novel"]) == pytest.approx(sum(each) / 6), "reported without weights"
+
+
 def test_a_signal_that_is_right_costs_nothing_and_a_wrong_one_does():
     signal, seen = observed(m=2)
     model = ForwardDiffusion(Known(signal), scale)

@@ -287,7 +287,7 @@ class ProjectionDenoiser(nn.Module):
         open_part = answer - along * new - sum(_dot(answer, row) * row for row in rows.unbind(1))
         return known + (gain * surprise / total.square() + sigma / total * along) * new + open_part
 
-    def weight(self, condition, t: Float[Tensor, b]) -> Float[Tensor, b]:
+    def loss_weight(self, condition, t: Float[Tensor, b]) -> Float[Tensor, b]:
         """The inverse of what the noisy target leaves unknown about its direction, and a little."""
         gain, sigma = self.schedule.alpha(t) * condition[4][:, 0], self.schedule.sigma(t)
         return 1 / (sigma.square() / (gain.square() + sigma.square()) + 0.05**2)
@@ -330,9 +330,9 @@ class OracleDenoiser(ProjectionDenoiser):
         condition, phi = condition
         return super().forward(condition, _dot(noisy_target[:, 0], phi), t)
 
-    def weight(self, condition, t: Float[Tensor, b]) -> Float[Tensor, b]:
+    def loss_weight(self, condition, t: Float[Tensor, b]) -> Float[Tensor, b]:
         """As for the noisy target that it is."""
-        return super().weight(condition[0], t)
+        return super().loss_weight(condition[0], t)
 
 
 def reveal(signal: Float[Tensor, "b d"], params: Tensor) -> Float[Tensor, "b 1 d"]:
