@@ -83,7 +83,7 @@ class ForwardDiffusion(nn.Module):
         self,
         context: Observations,
         target: Observations,
-        t: Float[Tensor, b],
+        t: Float[Tensor, "b"],
         noise: Float[Tensor, "b m *obs"],
         novel: Observations | None = None,
         at: Int[Tensor, "b m n"] | None = None,
@@ -104,8 +104,8 @@ class ForwardDiffusion(nn.Module):
         misfits = {"target": self._misfit(signal, target, at)}
         if novel is not None:
             misfits["novel"] = self._misfit(signal, novel, novel_at)
-        weight = self.denoiser.loss_weight(condition, t) if hasattr(self.denoiser, "loss_weight") else torch.ones_like(t)
-        total = (weight * (misfits["target"] + self.novel_weight * misfits.get("novel", 0.0))).mean()
+        weigh = getattr(self.denoiser, "loss_weight", lambda condition, t: torch.ones_like(t))
+        total = (weigh(condition, t) * (misfits["target"] + self.novel_weight * misfits.get("novel", 0.0))).mean()
         losses = {name: misfit.mean() for name, misfit in misfits.items()}
         estimate = getattr(condition, "estimate", None)
         if estimate is not None:
@@ -201,7 +201,7 @@ class ForwardDiffusion(nn.Module):
             )
         return (*target_params.shape[:2], *(self.target_shape or context.value.shape[2:]))
 
-    def _noisy(self, clean: Tensor, noise: Tensor, t: Float[Tensor, b]) -> Tensor:
+    def _noisy(self, clean: Tensor, noise: Tensor, t: Float[Tensor, "b"]) -> Tensor:
         t = t.reshape(-1, *[1] * (clean.ndim - 1))
         return self.schedule.alpha(t) * clean + self.schedule.sigma(t) * noise
 
@@ -209,7 +209,7 @@ class ForwardDiffusion(nn.Module):
         support = getattr(self.forward_model, "support", None)
         return 1.0 if support is None else support(params)
 
-    def _misfit(self, signal, truth: Observations, at: Tensor | None) -> Float[Tensor, b]:
+    def _misfit(self, signal, truth: Observations, at: Tensor | None) -> Float[Tensor, "b"]:
         """|O - forward(S, phi)|^2 of each signal, as a mean; what is not observed counts as zero."""
         if at is None:
             predicted, value = self.forward_model(signal, truth.params), truth.value
@@ -247,7 +247,7 @@ class ForwardRegression(ForwardDiffusion):
         """t = 1 and no noise."""
         return target.value.new_ones(len(target)), torch.zeros_like(target.value)
 
-    def _noisy(self, clean: Tensor, noise: Tensor, t: Float[Tensor, b]) -> Tensor:
+    def _noisy(self, clean: Tensor, noise: Tensor, t: Float[Tensor, "b"]) -> Tensor:
         return torch.zeros_like(clean)
 
     def trajectory(self, context, target_params, allow_empty: bool = False) -> Iterator[Step]:

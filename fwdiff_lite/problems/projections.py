@@ -75,7 +75,7 @@ class Mixture:
         return mean + torch.einsum("...ij,...j->...i", root, z)
 
     def observe(
-        self, phi: Float[Tensor, "b d"], value: Float[Tensor, b], variance: Tensor | float = 0.0
+        self, phi: Float[Tensor, "b d"], value: Float[Tensor, "b"], variance: Tensor | float = 0.0
     ) -> Mixture:
         """The mixture given value = <phi, S> + noise of this variance (a number, or (B, 1)).
 
@@ -165,7 +165,7 @@ class IdealDenoiser(nn.Module):
         posterior = self.prior.given(context)
         return posterior, *posterior.along(target_params[:, 0])
 
-    def forward(self, condition, noisy_target: Float[Tensor, "b 1"], t: Float[Tensor, b]) -> Float[Tensor, "b d"]:
+    def forward(self, condition, noisy_target: Float[Tensor, "b 1"], t: Float[Tensor, "b"]) -> Float[Tensor, "b d"]:
         """E[S | context, noisy target]: the target at time t is <phi, S> with noise of variance (sigma / alpha)^2."""
         posterior, mean, gain, variance = condition
         alpha, sigma = self.schedule.alpha(t)[:, None], self.schedule.sigma(t)[:, None]
@@ -276,7 +276,7 @@ class ProjectionDenoiser(nn.Module):
         features = torch.cat([known, rows.flatten(1), seen, new], 1)
         return features, known, rows, new, size, _dot(known, phi)
 
-    def forward(self, condition, noisy_target: Float[Tensor, "b 1"], t: Float[Tensor, b]) -> Float[Tensor, "b d"]:
+    def forward(self, condition, noisy_target: Float[Tensor, "b 1"], t: Float[Tensor, "b"]) -> Float[Tensor, "b d"]:
         """S, exact along the context's directions."""
         features, known, rows, new, size, expected = condition
         alpha, sigma = self.schedule.alpha(t)[:, None], self.schedule.sigma(t)[:, None]
@@ -287,7 +287,7 @@ class ProjectionDenoiser(nn.Module):
         open_part = answer - along * new - sum(_dot(answer, row) * row for row in rows.unbind(1))
         return known + (gain * surprise / total.square() + sigma / total * along) * new + open_part
 
-    def loss_weight(self, condition, t: Float[Tensor, b]) -> Float[Tensor, b]:
+    def loss_weight(self, condition, t: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
         """The inverse of what the noisy target leaves unknown about its direction, and a little."""
         gain, sigma = self.schedule.alpha(t) * condition[4][:, 0], self.schedule.sigma(t)
         return 1 / (sigma.square() / (gain.square() + sigma.square()) + 0.05**2)
@@ -325,12 +325,12 @@ class OracleDenoiser(ProjectionDenoiser):
         phi = across(context.params[:, 0])
         return super().condition(context, phi[:, None]), phi
 
-    def forward(self, condition, noisy_target: Float[Tensor, "b 1 2"], t: Float[Tensor, b]) -> Float[Tensor, "b 2"]:
+    def forward(self, condition, noisy_target: Float[Tensor, "b 1 2"], t: Float[Tensor, "b"]) -> Float[Tensor, "b 2"]:
         """S from the context and a noisy S."""
         condition, phi = condition
         return super().forward(condition, _dot(noisy_target[:, 0], phi), t)
 
-    def loss_weight(self, condition, t: Float[Tensor, b]) -> Float[Tensor, b]:
+    def loss_weight(self, condition, t: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
         """As for the noisy target that it is."""
         return super().loss_weight(condition[0], t)
 
