@@ -54,12 +54,14 @@ def _match(name: str, x: Tensor, shape: tuple[int, ...], why: str) -> None:
         raise ValueError(f"{name} has shape {_shape(x)}, wanted {tuple(shape)} to fit {why}")
 
 
-def _check_samples(samples: Tensor, truth: Tensor, least: int = 1) -> None:
-    """`samples` (c, K, *obs) must fit `truth` (c, *obs) and hold at least `least` samples a context."""
-    _check(samples=samples, truth=truth)
+def _check_samples(samples: Tensor, truth: Tensor | None = None, least: int = 1) -> None:
+    """`samples` (c, K, *obs) must hold at least `least` samples a context and fit `truth` (c, *obs)."""
+    _check(samples=samples)
     if samples.ndim < 2:
         raise ValueError(f"samples has shape {_shape(samples)}, wanted (contexts, K, ...)")
-    _match("truth", truth, (len(samples), *samples.shape[2:]), f"samples {_shape(samples)}")
+    if truth is not None:
+        _check(truth=truth)
+        _match("truth", truth, (len(samples), *samples.shape[2:]), f"samples {_shape(samples)}")
     _at_least(samples.shape[1], least)
 
 
@@ -643,8 +645,7 @@ def variance_inside_outside(samples: Float[Tensor, "c K *obs"], mask: Bool[Tenso
 
     `mask` broadcasts to (c, *obs).
     """
-    _check(samples=samples)
-    _at_least(samples.shape[1], 2)
+    _check_samples(samples, least=2)
     variance = samples.var(1)
     inside, outside = _mask_like(mask, variance), _mask_like(~mask, variance)
     return float(variance[inside].mean()), float(variance[outside].mean())

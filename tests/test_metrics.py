@@ -504,7 +504,7 @@ def test_factor_measures_of_perfect_samplers(scenes, tv, rms):
 
 def test_factor_measures_reject_wrong_samplers_each_in_its_way():
     g = seed(34)
-    first = 0.5 + 0.4 * torch.rand(256, generator=g, dtype=torch.float64)
+    first = 0.5 + 0.4 * torch.rand(1000, generator=g, dtype=torch.float64)
     p = torch.stack([first, 1 - first], -1)
     leaning = p**2 / (p**2).sum(-1, keepdim=True)  # towards the likelier mode
     assert factor_tv(read(leaning, 16, g), p, g).low > 0.05
@@ -696,6 +696,7 @@ BAD = {
     "ssim peak": (lambda: ssim(*[torch.zeros(1, 1, 12, 12)] * 2, -1.0), "got peak"),
     "total_variation one": (lambda: total_variation(torch.zeros(3, 1, 1)), "two pixels or more"),
     "variance one": (lambda: variance_inside_outside(MANY[:, :1], X == 0), "got K = 1"),
+    "variance rank": (lambda: variance_inside_outside(X[:, 0], X[:, 0] == 0), r"wanted \(contexts, K"),
     "variance all seen": (lambda: variance_inside_outside(MANY, X == 0), "selects no element"),
     "factor_tv labels": (lambda: factor_tv(ZEROS[:, None] + 2, HALF, seed()), "wanted labels 0..1"),
     "factor_tv sums": (lambda: factor_tv(ZEROS[:, None], HALF + 1, seed()), "sum to 1"),

@@ -38,7 +38,7 @@ else:
         address = "https://github.com/fwdiff-lite/fwdiff-lite"
         subprocess.run(["git", "clone", "--quiet", "--depth", "1", address, folder], check=True)
     there = {d.metadata["Name"].lower().replace("_", "-") for d in importlib.metadata.distributions()}
-    light = "accelerate einops jaxtyping matplotlib safetensors scikit-image scikit-learn tqdm wadler-lindig".split()
+    light = "accelerate einops jaxtyping matplotlib safetensors scikit-image scikit-learn scipy tqdm wadler-lindig".split()
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
     subprocess.run([*install, *(name for name in light if name not in there), "-e", folder], check=True)
     sys.path.insert(0, folder)
@@ -152,7 +152,7 @@ run.record(ideal_w1_over_floor=ideal_ratio)
 # sees little of what the context leaves open, and needs more steps to say it.
 
 # %%
-n_sweep = run.pick(smoke=100, cpu=1000, gpu=1000)
+n_sweep = run.pick(smoke=100, cpu=2000, gpu=2000)
 counts = run.pick(smoke=(4, 16), cpu=(4, 8, 16, 32, 64, 128, 256, 512), gpu=(4, 8, 16, 32, 64, 128, 256, 512))
 curves = {
     "DDIM, target at 90°": (90, 0.0, SAMPLES, "-"),
@@ -183,6 +183,7 @@ ax.axhline(floor, color=TRUE, lw=1, ls=":")
 ax.text(counts[0], floor * 0.9, "floor: two sets of exact draws", va="top", fontsize=9, color=TRUE)
 ax.set(xscale="log", yscale="log", xlabel="sampling steps", ylabel="Wasserstein-1 to the posterior")
 ax.set_xticks(counts, [str(k) for k in counts])
+ax.set_yticks([0.02, 0.05, 0.1, 0.2, 0.5], ["0.02", "0.05", "0.1", "0.2", "0.5"])
 ax.minorticks_off()
 ax.set_title("No training, no error: the sampler reaches the truth")
 ax.legend(loc="upper right")
@@ -282,7 +283,14 @@ n = run.pick(smoke=100, cpu=10_000, gpu=10_000)
 fixed = answers(context, n, g)
 exact, again = exact_samples(context, n, g), exact_samples(context, n, g)
 floor = metrics.wasserstein1(again, exact)
-w1 = {kind: float((metrics.wasserstein1(v, exact) / floor).mean()) for kind, v in fixed.items()}
+
+
+def over_floor(v):
+    return float((metrics.wasserstein1(v, exact) / floor).mean())
+
+
+w1 = {kind: over_floor(v) for kind, v in fixed.items()}
+w1_null = np.array([over_floor(exact_samples(context, n, g)) for _ in range(20)])
 
 # many contexts: energy score, rank histograms, coverage
 contexts, m = run.pick(smoke=(60, 32), cpu=(1000, 256), gpu=(1000, 256))
@@ -334,18 +342,19 @@ run.record(context_residual_rms=residual)
 
 # %% [markdown]
 # Each test has its own verdict. **Joint C2ST**: a classifier tells (observation, direction, sample) of the model from
-# the truth; 0.5 is chance, and what exceeds the mean of exact redraws by 4 of their standard deviations is rejected.
-# **W1 over floor**: at ten fixed contexts. **Energy score**: the upper end of the interval of its excess over the
+# the truth; 0.5 is chance, and what exceeds the mean of twenty exact redraws by 4 of their standard deviations is
+# rejected. **W1 over floor**: at ten fixed contexts, the same rule; with 10,000 samples a context it sees a shift of
+# a hundredth, and is the one test that still tells the learnt model from the truth. **Energy score**: the upper end of the interval of its excess over the
 # exact posterior's own score; 3% is the limit. It is proper but blunt, and cannot see a variance that is 20% off.
 # **SBC**: are the ranks of true signals among samples uniform? Smallest p over four functionals, corrected by Holm;
 # 0.01 is the limit. **TARP**: expected coverage of credible regions; the 95% band at this size is 0.043.
 
 # %% tags=["nbval-ignore-output"]
 c2st_limit = null_mean + 4 * null_sd
-w1_limit = min(w1[kind] for kind in ("x0.8", "x1.2"))
+w1_limit = w1_null.mean() + 4 * w1_null.std(ddof=1)
 rows = {
     "joint C2ST": ([c2st[k] for k in KINDS], [c2st[k] > c2st_limit for k in KINDS], "{:.3f}"),
-    "W1 / floor": ([w1[k] for k in KINDS], [w1[k] >= w1_limit for k in KINDS], "{:.1f}"),
+    "W1 / floor": ([w1[k] for k in KINDS], [w1[k] > w1_limit for k in KINDS], "{:.1f}"),
     "energy gap": (
         [0.0] + [gap[k].high for k in KINDS[1:]],
         [False] + [gap[k].high > 0.03 for k in KINDS[1:]],
@@ -369,8 +378,8 @@ for j, kind in enumerate(KINDS):
     ax.text(j + 0.47, 0.15, kind, ha="center", weight="bold" if kind == "learnt" else "normal")
 for i, name in enumerate(rows):
     ax.text(-0.1, -i - 0.45, name, ha="right", va="center")
-ax.text(1.0, 0.62, "the truth and the model: pass", ha="center", color=SAMPLES, fontsize=9)
-ax.text(4.5, 0.62, "five controls: rejected", ha="center", color="#a86e00", fontsize=9)
+ax.text(1.0, 0.62, "blue: not told from the truth", ha="center", color=SAMPLES, fontsize=9)
+ax.text(4.5, 0.62, "five controls; amber: rejected", ha="center", color="#a86e00", fontsize=9)
 ax.set(xlim=(-1.4, 7), ylim=(-5, 1))
 ax.axis("off")
 run.savefig(fig, "scorecard")
@@ -387,6 +396,7 @@ run.record(
     c2st_null_mean=null_mean,
     c2st_null_sd=null_sd,
     w1_over_floor=w1["learnt"],
+    w1_limit=w1_limit,
     energy_gap_upper=gap["learnt"].high,
     sbc_least_p=sbc["learnt"].min(),
     tarp_max_gap=tarp["learnt"],
@@ -454,6 +464,7 @@ ax.text(places[-1], max(end) + 0.012, "fresh signals\nwithout end", ha="center",
 ax.plot(study.OBSERVATIONS.index(k_live), live, "*", color=CONTEXT, ms=13, label="trained again here", zorder=5)
 ax.axhline(0.5, color=TRUE, lw=1, ls=":")
 ax.set_xticks(places, [str(k) for k in study.OBSERVATIONS] + ["∞"])
+ax.set_xlim(-0.2, places[-1] + 0.45)
 ax.set(xlabel="observations per signal, K", ylabel="joint C2ST (0.5 is perfect)")
 ax.set_title("More observations of each signal help, and so do more signals")
 ax.legend()
@@ -652,7 +663,9 @@ run.record(
 # shows two half bumps, so the nearest picture to the mean shows the likelier bump whole.
 #
 # What helps, by these numbers: ancestral sampling (a part of it), a smaller or a fading novel weight (a part), and a
-# signal rich enough for its mean to be reachable (all of it: two blended layers give the truth back).
+# signal rich enough for its mean to be reachable (all of it: two blended layers give the truth back). So would a
+# separate head that predicts the target's mean for the reverse step, while the signal explains it: that sampler is
+# the one with $w = 0$.
 
 # %% [markdown]
 # ## 6. Against what people would try
@@ -723,8 +736,8 @@ run.finish()
 # ## What held, and what did not
 #
 # **Held.** With the perfect denoiser the sampler reaches the true posterior down to the sampling floor. A small
-# network trained on projections alone passes the joint two-sample test, coverage and the energy score, each of which rejects
-# the wrong answers that it can see. What context and one target leave open is sampled autoregressively.
+# network trained on projections alone passes the joint two-sample test, rank histograms, coverage and the energy score, each of which
+# rejects the wrong answers that it can see. What context and one target leave open is sampled autoregressively.
 #
 # **Did not.** At ten fixed contexts, where 10,000 samples make the Wasserstein distance very sharp, the learnt model
 # is still told from the truth (the "W1 / floor" row): the training error is small, not zero. With few observations of few signals the network

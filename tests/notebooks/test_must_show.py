@@ -61,6 +61,17 @@ def test_controls_fail(metrics):
     assert numbers["controls_missed"] == []
 
 
+@pytest.mark.skipif("01_toy_proof" not in notebook_names(), reason="no 01_toy_proof yet")
+def test_what_was_recorded_is_found_again(metrics):
+    """A recorded training, run again on this machine, scores the same within the test's own spread."""
+    numbers = metrics["01_toy_proof"]
+    spread = numbers["c2st_null_sd"]
+    assert numbers["finite_live_c2st"] == pytest.approx(numbers["finite_recorded_c2st"], abs=5 * spread)
+    assert numbers["sbc_least_p"] > 0.01, "the learnt model's ranks are uniform"
+    assert numbers["sbc_p_exact"] > 0.01 and numbers["tarp_exact"] < 0.043, "and so are the truth's"
+    assert numbers["bump_two_layers"] == pytest.approx(0.6, abs=0.01), "the remedy that repairs all"
+
+
 @pytest.mark.skipif("02_keyhole_digits" not in notebook_names(), reason="no 02_keyhole_digits yet")
 def test_digits_are_read_and_sampled_well(metrics):
     """Labels are read better than by the marginal or from the mean; autoregressive sampling loses nothing."""
