@@ -14,10 +14,11 @@
 # the truth has a closed form, and checks the claim three times: with no network at all, with a network, and at the
 # edges where the claim's assumptions break.
 #
-# **What you will see.** (1) In exact arithmetic the sampler reaches the true posterior. (2) A small network that saw
-# only numbers, never points, reaches it too, under five statistical tests that a wrong answer fails. (3) How many
-# observations a signal needs. (4) Three ways to leave the proposition's ground, each with its repair; one of them,
-# a bias that a *perfect* network has, we have not seen described elsewhere. (5) What people would try instead.
+# **What you will see.** (1) In exact arithmetic the sampler closes in on the true posterior. (2) A small network that
+# saw only numbers, never points, comes close: it and five wrong answers are put to five statistical tests. (3) How
+# many observations a signal needs. (4) Three ways to leave the proposition's ground, each with its repair, or part of
+# one; one of them, a bias that a *perfect* network has, we have not seen described elsewhere. (5) What people would
+# try instead.
 #
 # **What you need.** [00_one_page](00_one_page.ipynb) for the method itself; no GPU.
 #
@@ -111,7 +112,8 @@ run.savefig(fig, "problem")
 # What would a perfect network answer? The losses are squared, so it answers with a conditional mean, and here that
 # mean has a closed form:
 #
-# $$S_{t-1} = \mathbb{E}\,[\,S \mid O^{\mathrm{ctxt}}, O^{\mathrm{trgt}}_t\,] \qquad \text{(Eq. 4, perfectly trained)}.$$
+# $$S_{t-1} = \mathbb{E}\,[\,S \mid O^{\mathrm{ctxt}}, O^{\mathrm{trgt}}_t\,] \qquad \text{(Eq. 4, perfectly
+# trained)}.$$
 #
 # `IdealDenoiser` is that formula. The sampler below is the very code that the learnt model uses, in float64.
 # The target looks along the line that the context leaves open.
@@ -196,9 +198,8 @@ run.record(ideal_sweep_floor=floor, ideal_sweep_ddim_90=sweep["DDIM, target at 9
 # Now the network. A training example is three numbers with their directions, all of one signal: context, target,
 # novel. `ForwardDiffusion.loss` is Eq. 8 and 9; nothing in it knows a signal. The denoiser is an MLP that answers only
 # where the context leaves $S$ open: $S = o\,u + v\,n$ with $n \perp u$, so samples agree with their context
-# exactly. Examples are weighted by the inverse of the error that is to be expected of them; that moves no minimum, and
-# without it the small errors of the last steps drown in the large ones of the first (at these sizes it decides whether
-# the rank histograms below are flat).
+# exactly. Examples are weighted by the inverse of the error that is to be expected of them; that moves no minimum, but
+# keeps the small errors of the last steps from drowning in the large ones of the first.
 
 # %% tags=["nbval-ignore-output"]
 torch.manual_seed(0)
@@ -243,7 +244,7 @@ curve = curve[: done.steps // window * window].reshape(-1, window).mean(1)
 fig, ax = plt.subplots(figsize=(7.2, 2.9))
 ax.plot(np.arange(len(curve)) * window, curve, color=SAMPLES)
 ax.axhline(np.mean(at_best), color=TRUE, lw=1, ls=":")
-ax.text(done.steps, np.mean(at_best) - 0.004, "the ideal denoiser", ha="right", va="top", color=TRUE, fontsize=9)
+ax.text(0, np.mean(at_best) - 0.004, "the ideal denoiser", va="top", color=TRUE, fontsize=9)
 ax.set(xlabel="training step", ylabel="Eq. 8 + Eq. 9", title="The loss comes down to the least that is possible")
 ax.set_ylim(np.mean(at_best) - 0.03, max(curve[1:].max(), np.mean(at_best) + 0.05))
 run.savefig(fig, "loss")
@@ -300,8 +301,9 @@ v_true = p.open_part(signal, context)
 posterior, normal = prior.given(context), p.across(context.params[:, 0])
 middle = p.open_part(posterior.mean(), context)
 
-score = {kind: metrics.energy_score(v[:, :64, None], v_true[:, None]) for kind, v in many.items()}
-gap = {kind: metrics.energy_gap(score[kind], score["exact"], g) for kind in KINDS[1:]}
+score = {kind: metrics.energy_score(v[..., None], v_true[:, None]) for kind, v in many.items()}
+own_score = metrics.energy_score(exact_samples(context, m, g)[..., None], v_true[:, None])  # the exact posterior's own
+gap = {kind: metrics.energy_gap(score[kind], own_score, g) for kind in KINDS}
 
 FUNCTIONALS = {
     "v": lambda v: v,
@@ -343,11 +345,12 @@ run.record(context_residual_rms=residual)
 # %% [markdown]
 # Each test has its own verdict. **Joint C2ST**: a classifier tells (observation, direction, sample) of the model from
 # the truth; 0.5 is chance, and what exceeds the mean of twenty exact redraws by 4 of their standard deviations is
-# rejected. **W1 over floor**: at ten fixed contexts, the same rule; with 10,000 samples a context it sees a shift of
-# a hundredth, and is the one test that still tells the learnt model from the truth. **Energy score**: the upper end of the interval of its excess over the
-# exact posterior's own score; 3% is the limit. It is proper but blunt, and cannot see a variance that is 20% off.
-# **SBC**: are the ranks of true signals among samples uniform? Smallest p over four functionals, corrected by Holm;
-# 0.01 is the limit. **TARP**: expected coverage of credible regions; the 95% band at this size is 0.043.
+# rejected. **W1 over floor**: at ten fixed contexts with 10,000 samples each, the same rule: the sharpest of the
+# five. **Energy score**: the upper end of the interval of its excess over the
+# exact posterior's own score; 3% is the limit. It is proper but blunt, and is not held to see a variance that is 20%
+# off. **SBC**: are the ranks of true signals among samples uniform? Smallest p over four functionals, corrected by
+# Holm; 0.01 is the limit. **TARP**: expected coverage of credible regions; 0.043, the 95% band of a perfect sampler at
+# this size (1.36 over the root of 1,000), is the limit.
 
 # %% tags=["nbval-ignore-output"]
 c2st_limit = null_mean + 4 * null_sd
@@ -356,8 +359,8 @@ rows = {
     "joint C2ST": ([c2st[k] for k in KINDS], [c2st[k] > c2st_limit for k in KINDS], "{:.3f}"),
     "W1 / floor": ([w1[k] for k in KINDS], [w1[k] > w1_limit for k in KINDS], "{:.1f}"),
     "energy gap": (
-        [0.0] + [gap[k].high for k in KINDS[1:]],
-        [False] + [gap[k].high > 0.03 for k in KINDS[1:]],
+        [gap[k].high for k in KINDS],
+        [gap[k].high > 0.03 for k in KINDS],
         "{:+.1%}",
     ),
     "SBC, least p": (
@@ -391,6 +394,8 @@ missed = [
     if kind not in ("exact", "learnt") and not out and (name, kind) not in BLIND
 ]
 print("controls that slipped through:", missed or "none")
+told = [name for name, (_, rejected, _) in rows.items() if rejected[KINDS.index("learnt")]]
+print("tests that tell the learnt model from the truth:", told or "none")
 run.record(
     joint_c2st=c2st["learnt"],
     c2st_null_mean=null_mean,
@@ -403,13 +408,15 @@ run.record(
     controls_missed=missed,
     **{f"c2st_{k}": c2st[k] for k in KINDS if k != "learnt"},
     **{f"w1_{k}": w1[k] for k in KINDS if k != "learnt"},
-    **{f"energy_gap_upper_{k}": gap[k].high for k in KINDS[2:]},
+    **{f"energy_gap_upper_{k}": gap[k].high for k in KINDS if k != "learnt"},
     **{f"sbc_p_{k}": sbc[k].min() for k in KINDS if k != "learnt"},
     **{f"tarp_{k}": tarp[k] for k in KINDS if k != "learnt"},
 )
 
 # %% [markdown]
-# What the eye sees of it: the learnt samples on four lines, against the closed form.
+# What the eye sees of it: the learnt samples on four lines, against the closed form; and the ranks of 1,000 true
+# signals
+# among samples, by their posterior density. Flat is right; a sampler that is too narrow or too wide bends them.
 
 # %% tags=["nbval-ignore-output"]
 fig, axes = plt.subplots(1, 4, figsize=(10, 2.7), sharex=True)
@@ -424,6 +431,15 @@ for ax, i in zip(axes, (0, 1, 4, 6), strict=True):
     ax.set(title=f"o = {float(here.value):.2f} at {angle:.0f}°", yticks=[], xlabel="along the line")
 fig.suptitle("Learnt samples (blue) and the true posterior (grey line)", x=0.01, ha="left")
 run.savefig(fig, "lines")
+
+fig, axes = plt.subplots(1, 4, figsize=(10, 2.1), sharey=True)
+density_rank = list(FUNCTIONALS).index("log p(S | o)")
+for ax, kind in zip(axes, ("exact", "learnt", "x0.8", "prior"), strict=True):
+    color = {"exact": TRUE, "learnt": SAMPLES}.get(kind, CONTROL)
+    ax.hist(ranks[kind][density_rank].double() / m, bins=16, range=(0, 1), color=color, alpha=0.7)
+    ax.axhline(contexts / 16, color=TRUE, lw=1, ls=":")
+    ax.set(title=kind, xlabel="rank of the truth", ylim=(0, contexts / 16 * 2.5))
+run.savefig(fig, "ranks")
 
 # %% [markdown]
 # ## 4. How many observations does a signal need?
@@ -480,12 +496,15 @@ run.record(
 # %% [markdown]
 # ## 5. Where it stops
 #
-# ### 5a. Directions from a wedge: the observations do not determine the signal
+# ### 5a. Directions from a wedge: the observations barely determine the signal, or not at all
 #
 # Suppose the instrument cannot turn: all directions, in training and at test, lie in a wedge of some degrees. At 0°
 # every observation repeats the context, nothing says where on the line $S$ is, and the samples' place on it is
-# whatever the network happens to answer. In *observation space*, that is for further projections from the same wedge, all stays
-# right. The repair is not a better network but a wider wedge. (Recorded trainings, examined here.)
+# whatever the network happens to answer. In *observation space*, that is for further projections from the same wedge,
+# all stays right. Above 0° the wedge determines $S$ in principle, but across it small errors in observations become
+# large
+# ones. At 0° no network can help; a wider wedge helps in every case. Grey: true signals; blue: samples. (Recorded
+# trainings, examined here.)
 
 # %% tags=["nbval-ignore-output"]
 g = torch.Generator().manual_seed(21)
@@ -510,7 +529,8 @@ run.savefig(fig, "wedge")
 w = shown[1]
 signal, context = p.exam(prior, study.N_EXAM, study.EXAM_SEED, study.wedge(w))
 again = study.told_apart(p.joint(signal, context), torch.from_numpy(recorded[f"wedge_{w}"]))
-print(f"wedge of {w}°: C2ST in signal space {again:.2f} from its recorded samples, {recorded[f'wedge_{w}_signal']:.2f} recorded")
+was = float(recorded[f"wedge_{w}_signal"])
+print(f"wedge of {w}°: C2ST in signal space {again:.2f} from its recorded samples, {was:.2f} recorded")
 run.record(wedge_degrees=w, wedge_signal_c2st=in_signals[study.WEDGES.index(w)])
 run.record(wedge_observation_c2st=in_observations[study.WEDGES.index(w)])
 run.record(wedge_zero_signal_c2st=in_signals[0], wedge_zero_observation_c2st=in_observations[0])
@@ -582,31 +602,40 @@ run.record(
 # smallest example has a signal $S \in \{-1, +1\}$ with $P(+1) = p$, no context, the target observing $S$ and the
 # novel view observing $S^2$, which is always 1.
 #
-# **Claim.** With any novel weight $w > 0$ and $p > \tfrac12$, the perfect network's sampler (DDIM, many steps) draws
-# $+1$ with a probability larger than $p$. At $p = \tfrac12$ it draws it with $\tfrac12$: *fair coins hide the bias.*
+# **Claim.** With any novel weight $w > 0$ and $\tfrac12 < p < 1$, the perfect network's sampler (DDIM, in the limit of
+# many steps) draws $+1$ with a probability larger than $p$. At $p = \tfrac12$ it draws it with $\tfrac12$: *fair
+# coins hide the bias.*
 #
 # **Proof.** *What the network answers.* Write $m = \mathbb{E}[S \mid O_t]$. The losses ask for the $s$ that minimises
 # $(s - m)^2 + w (s^2 - 1)^2$. It has the sign of $m$ and solves $m = s - 2 w s (1 - s^2)$, so $|m| < |s| < 1$
 # for $0 < |m| < 1$: the answer lies further out than the mean, on the side of the likelier value.
 #
-# *The threshold of the exact sampler.* With many steps DDIM follows an ordinary differential equation, backwards in time,
+# *The threshold of the exact sampler.* With many steps DDIM follows an ordinary differential equation, backwards in
+# time,
 # whose velocity increases with the clean estimate it is given. Given the true mean $m$ it carries quantiles to
-# quantiles; noise above the curve $y^*(t)$, the $(1-p)$-quantile of $O_t$, ends at $+1$, the rest at $-1$.
+# quantiles; noise above the curve $y^*(t)$, the $(1-p)$-quantile of $O_t$, ends at $+1$, the rest at $-1$. The
+# curve is itself one of its paths.
 #
-# *On that curve $m > 0$.* With $a = \alpha / \sigma$ and $h = \log\frac{p}{1-p} / 2a$, $m$ changes sign at
+# *On that curve $m > 0$.* At $t = 1$, $m = 2p - 1$. For $0 < t < 1$, with $a = \alpha / \sigma$ and $h =
+# \log\frac{p}{1-p} / 2a$, $m$ changes sign at
 # $y_0 = -\sigma h$, and $y^* > y_0$ says $p\,\Phi(-h - a) < (1-p)\,\Phi(h - a)$, that is
-# $\int_{-h}^{h} \frac{\varphi(x - a)}{\Phi(x - a)}\,dx > 2ah$. It holds because $\varphi(z) / \Phi(z) > -z$ for every $z$,
+# $\int_{-h}^{h} \frac{\varphi(x - a)}{\Phi(x - a)}\,dx > 2ah$. It holds because $\varphi(z) / \Phi(z) > -z$ for every
+# $z$,
 # so the integral exceeds $\int_{-h}^{h} (a - x)\,dx = 2ah$.
 #
-# *So it leaks.* On $y^*(t)$ the network says $s > m$. Trajectories of the biased sampler therefore cross that curve upwards
-# only: all noise above it still ends at $+1$, and some from below joins it. At $p = \tfrac12$ the map from $O_t$ to
-# $s$ is odd and the noise symmetric. $\square$
+# *So it leaks.* $m$ increases with $O_t$, so on and above $y^*$ we have $m > 0$ and $s > m$: there the biased sampler
+# moves up faster than the exact one. From noise above $y^*$ it therefore never falls below the exact path from the same
+# noise, and ends at $+1$ as that does. A biased path that starts on $y^*$ rises above it at once. As $s$ is smooth
+# where $m > 0$ (at the root, $1 - 2w + 6ws^2 = m/s + 4ws^2 > 0$), so do paths that start a little below, and they end
+# at $+1$ too: the gain is strict. At $p = \tfrac12$ the map from $O_t$ to $s$ is odd but for $m = 0$, where no noise
+# but
+# $0$ leads. $\square$
 #
 # As far as we know this has not been pointed out in print. It concerns the paper's losses with a non-linear forward
 # model and at least two observations to be explained at once, or a single observation whose mean is out of reach.
 
 # %%
-p_plus, n = 0.7, run.pick(smoke=2000, cpu=50_000, gpu=50_000)
+p_plus, n = 0.7, run.pick(smoke=2000, cpu=30_000, gpu=30_000)
 g = torch.Generator().manual_seed(41)
 weights = run.pick(smoke=(0, 1.0), cpu=(0, 0.03, 0.1, 0.3, 1.0, 3.0), gpu=(0, 0.03, 0.1, 0.3, 1.0, 3.0))
 etas = {0.0: ("DDIM, η = 0", SAMPLES), 0.5: ("η = 0.5", TARGET), 1.0: ("ancestral, η = 1", CONTROL)}
@@ -614,15 +643,15 @@ share = {
     eta: [unreachable.share_of_plus(p_plus, w, n, g, steps=64, eta=eta) for w in weights] for eta in etas
 }
 faded = [unreachable.share_of_plus(p_plus, w, n, g, fade=True, steps=64) for w in weights]
-by_steps = run.pick(smoke=(16, 64), cpu=(16, 32, 64, 128, 256), gpu=(16, 32, 64, 128, 256))
+by_steps = run.pick(smoke=(16, 64), cpu=(16, 64, 256, 1024), gpu=(16, 64, 256, 1024))
 stepwise = {
-    eta: [unreachable.share_of_plus(p_plus, 1.0, n, g, steps=k, eta=eta) for k in by_steps] for eta in etas
+    eta: [unreachable.share_of_plus(p_plus, 1.0, n // 3, g, steps=k, eta=eta) for k in by_steps] for eta in etas
 }
 
 fig, (left, middle_ax, right) = plt.subplots(1, 3, figsize=(11, 3.4))
 m = torch.linspace(-1, 1, 401, dtype=torch.float64)
-for w, color in ((0.0, TRUE), (0.1, TARGET), (1.0, SAMPLES)):
-    left.plot(m, unreachable.nearest_two(m, w), color=color, label=f"w = {w:g}")
+for w, dash in ((0.0, ":"), (0.1, "--"), (1.0, "-")):
+    left.plot(m, unreachable.nearest_two(m, w), dash, color=TRUE, label=f"w = {w:g}")
 left.set(xlabel="the mean, $m = E[S | O_t]$", ylabel="the network's $s$", title="What the losses ask for")
 left.legend(loc="upper left")
 for eta, (label, color) in etas.items():
@@ -632,7 +661,7 @@ middle_ax.plot(range(len(weights)), faded, "s--", ms=4, color=BASELINE, label="D
 middle_ax.set_xticks(range(len(weights)), [f"{w:g}" for w in weights])
 middle_ax.set(xlabel="novel weight $w$", ylabel="share of $+1$", title="The bias against the novel weight")
 middle_ax.legend(loc="upper left")
-right.set(xscale="log", xlabel="sampling steps", title="More steps do not help ($w = 1$)")
+right.set(xscale="log", xlabel="sampling steps", ylabel="share of $+1$", title="More steps do not remove it ($w = 1$)")
 right.set_xticks(by_steps, [str(k) for k in by_steps])
 right.minorticks_off()
 for ax in (middle_ax, right):
@@ -645,12 +674,13 @@ fair = unreachable.share_of_plus(0.5, 1.0, n, g, steps=64)
 bump = {eta: unreachable.share_of_left(0.6, n, g, steps=64, eta=eta) for eta in (0.0, 1.0)}
 layers = unreachable.share_of_left(0.6, n, g, reachable=True, steps=64)
 ddim, ancestral = (unreachable.share_of_plus(p_plus, 1.0, n, g, steps=256, eta=eta) for eta in (0.0, 1.0))
-print(f"truth 0.70: DDIM {ddim:.2f}, ancestral {ancestral:.2f}, novel loss off {share[0.0][0]:.2f}; fair coin {fair:.2f}")
-print(f"a bump that is left with 0.60: DDIM {bump[0.0]:.2f}, ancestral {bump[1.0]:.2f}; two blended layers {layers:.2f}")
+off = share[0.0][0]
+print(f"truth 0.70: DDIM {ddim:.2f}, ancestral {ancestral:.2f}, novel loss off {off:.2f}; fair coin {fair:.2f}")
+print(f"bump left with 0.60: DDIM {bump[0.0]:.2f}, ancestral {bump[1.0]:.2f}; two blended layers {layers:.2f}")
 run.record(
     reachable_bias_ddim=ddim,
     reachable_bias_ancestral=ancestral,
-    reachable_bias_off=share[0.0][0],
+    reachable_bias_off=off,
     reachable_bias_fair=fair,
     reachable_bias_weight_01_ddim=share[0.0][weights.index(0.1)] if 0.1 in weights else ddim,
     bump_bias_ddim=bump[0.0],
@@ -662,7 +692,8 @@ run.record(
 # The second example needs no novel loss: $S$ is where one bump stands in a picture, left with probability 0.6. No $S$
 # shows two half bumps, so the nearest picture to the mean shows the likelier bump whole.
 #
-# What helps, by these numbers: ancestral sampling (a part of it), a smaller or a fading novel weight (a part), and a
+# What helps, by these numbers: ancestral sampling (a part of it, where the bias is large), a smaller or a fading
+# novel weight (a part), and a
 # signal rich enough for its mean to be reachable (all of it: two blended layers give the truth back). So would a
 # separate head that predicts the target's mean for the reverse step, while the signal explains it: that sampler is
 # the one with $w = 0$.
@@ -673,18 +704,21 @@ run.record(
 # Everybody gets the same observations and as many training steps: deterministic **regression** through the forward
 # model, a conditional **VAE** trained through the same forward model, and, as an upper bound that nobody without
 # signals can have, a diffusion **oracle** that was allowed to see $S$. (Recorded trainings; their samples are examined
-# here, and a few steps of each run live.)
+# here, and a few steps of each run live.) The oracle is as good as ours, the VAE comes close, regression does not.
 
 # %% tags=["nbval-ignore-output"]
 torch.manual_seed(0)
 for name, (other_model, batch) in study.baselines(prior).items():
     done = fit(other_model, batch, steps=20, learning_rate=study.RATE, progress=False)
-    print(f"{name}: loss {np.mean(done.curve['loss'][:5]):.2f} -> {np.mean(done.curve['loss'][-5:]):.2f} in 20 live steps")
+    first, last = (np.mean(part) for part in (done.curve["target"][:5], done.curve["target"][-5:]))
+    print(f"{name}: error of the target {first:.2f} -> {last:.2f} in 20 live steps")
 
 g = torch.Generator().manual_seed(51)
 truth = p.joint(*p.exam(prior, study.N_EXAM, study.EXAM_SEED))
 judged = {name: study.told_apart(truth, torch.from_numpy(recorded[name])) for name in ("regression", "vae", "oracle")}
-judged["ours"] = c2st["learnt"]
+_, context = p.exam(prior, study.N_EXAM, study.EXAM_SEED)
+own = p.answer(model, context, g)
+judged["ours"] = study.told_apart(truth, p.joint(own, context))
 fig, axes = plt.subplots(1, 4, figsize=(11, 3.1))
 titles = {"regression": "regression", "vae": "VAE", "ours": "forward diffusion", "oracle": "oracle (saw S)"}
 colors = {"regression": BASELINE, "vae": CONTROL, "ours": SAMPLES, "oracle": TARGET}
@@ -696,8 +730,9 @@ for ax, (name, title) in zip(axes, titles.items(), strict=True):
         points = torch.stack([o * c - v * s, o * s + v * c], 1)[:3000]
     ax.scatter(*cloud[:3000].T, s=3, color=MUTED, linewidths=0)
     ax.scatter(*points.T, s=3, color=colors[name], linewidths=0, alpha=0.8)
-    ax.set(title=f"{title}: {judged[name]:.2f}", xlim=(-2.8, 2.8), ylim=(-2.6, 2.4), aspect="equal", xticks=[], yticks=[])
-fig.suptitle("One sample for each of 3,000 observations, and the joint C2ST (0.5 is perfect); grey: true signals", x=0.01, ha="left")
+    ax.set(title=f"{title}: {judged[name]:.2f}", xlim=(-2.8, 2.8), ylim=(-2.6, 2.4), aspect="equal")
+    ax.set(xticks=[], yticks=[])
+fig.suptitle("A sample for each of 3,000 observations, and the joint C2ST (0.5 is perfect); grey: truth", x=0.01, ha="left")
 run.savefig(fig, "baselines")
 run.record(deterministic_c2st=judged["regression"], vae_c2st=judged["vae"], oracle_c2st=judged["oracle"])
 
@@ -735,13 +770,16 @@ run.finish()
 # %% [markdown]
 # ## What held, and what did not
 #
-# **Held.** With the perfect denoiser the sampler reaches the true posterior down to the sampling floor. A small
-# network trained on projections alone passes the joint two-sample test, rank histograms, coverage and the energy score, each of which
+# **Held.** With the perfect denoiser the sampler comes within a fifth of the sampling floor at 512 steps. A small
+# network trained on projections alone passes the joint two-sample test, the rank test, coverage and the energy score,
+# each of which
 # rejects the wrong answers that it can see. What context and one target leave open is sampled autoregressively.
 #
 # **Did not.** At ten fixed contexts, where 10,000 samples make the Wasserstein distance very sharp, the learnt model
-# is still told from the truth (the "W1 / floor" row): the training error is small, not zero. With few observations of few signals the network
-# memorises. Where directions are confined, signals are not recovered. Where the mean is unreachable, the sampler
+# is still told from the truth (the "W1 / floor" row): the training error is small, not zero. With few observations of
+# few signals the network
+# memorises. With one direction signals are not recovered, with a narrow wedge only roughly. Where the mean is
+# unreachable, the sampler
 # leans towards the likelier answer, and no training mends it.
 #
 # ## Exercises
@@ -755,7 +793,8 @@ run.finish()
 # 1. A single point: two directions determine $S$, and every sample is that point up to rounding.
 # 2. The signals' curve may come down a little: a target nearly parallel to its context needs more steps (section 2).
 #    The observations' curve was right before.
-# 3. There is. The novel mean is $m$ as well, but $s^3 = m$ asks for $s = m^{1/3}$, further out than $m$. Only a view that
+# 3. There is. The novel mean is $m$ as well, but $s^3 = m$ asks for $s = m^{1/3}$, further out than $m$. Only a view
+# that
 #    is linear in $S$ asks for nothing but $m$.
 #
 # </details>
