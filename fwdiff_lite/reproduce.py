@@ -38,7 +38,16 @@ from fwdiff_lite.notebook import OPENING, check_notebook, check_profile, noteboo
 from fwdiff_lite.readme import update_readme
 
 PATIENCE = {"smoke": 300, "cpu": 900, "gpu": 4 * 3600}  # seconds that one cell may take
-STALLED = 120  # seconds without any work after which a kernel's reply counts as lost
+STALLED = 60  # seconds without any work after which a kernel's reply counts as lost
+# papermill, without nbclient's own handling of output widgets: it sends to the kernel while it waits for the kernel's
+# reply, and now and then misses it (nbclient's issue 312). What a widget shows at first lands in the cell's output.
+PAPERMILL = """
+from nbclient.client import NotebookClient
+from papermill.cli import papermill
+
+NotebookClient.on_comm_open_jupyter_widget = lambda self, message: None
+papermill()
+"""
 LOST_KERNEL = 138  # papermill's exit status when the kernel died
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -267,8 +276,8 @@ class Execution:
         nbformat.write(self.source, self.folder / "input.ipynb")
         command = [
             sys.executable,
-            "-m",
-            "papermill",
+            "-c",
+            PAPERMILL,
             self.folder / "input.ipynb",
             self.folder / "output.ipynb",
         ]
