@@ -348,8 +348,8 @@ run.record(context_residual_rms=residual)
 # %% [markdown]
 # Each test has its own verdict. **Joint C2ST**: a classifier tells (observation, direction, sample) of the model from
 # the truth (mean of three tests); 0.5 is chance, and what exceeds the mean of twenty exact redraws by 4 of their
-# standard deviations is
-# rejected. **W1 over floor**: at ten fixed contexts with 10,000 samples each, the same rule: the sharpest of the
+# standard deviations is rejected. **W1 over floor**: at ten fixed contexts with 10,000 samples each, the same rule:
+# the sharpest of the
 # five. **Energy score**: the upper end of the interval of its excess over the
 # exact posterior's own score; 3% is the limit. It is proper but blunt, and is not held to see a variance that is 20%
 # off. **SBC**: are the ranks of true signals among samples uniform? Smallest p over four functionals, corrected by
@@ -420,7 +420,8 @@ run.record(
 # %% [markdown]
 # What the eye sees of it: the learnt samples on four lines, against the closed form; and the ranks of 1,000 true
 # signals
-# among samples, by their posterior density. Flat is right; a sampler that is too narrow or too wide bends them.
+# among samples, by distance to the posterior's mean. Flat is right; a sampler that is too narrow tilts them to the
+# right.
 
 # %% tags=["nbval-ignore-output"]
 fig, axes = plt.subplots(1, 4, figsize=(10, 2.7), sharex=True)
@@ -437,10 +438,10 @@ fig.suptitle("Learnt samples (blue) and the true posterior (grey line)", x=0.01,
 run.savefig(fig, "lines")
 
 fig, axes = plt.subplots(1, 4, figsize=(10, 2.1), sharey=True)
-density_rank = list(FUNCTIONALS).index("log p(S | o)")
+distance = list(FUNCTIONALS).index("distance to the mean")
 for ax, kind in zip(axes, ("exact", "learnt", "x0.8", "prior"), strict=True):
     color = {"exact": TRUE, "learnt": SAMPLES}.get(kind, CONTROL)
-    ax.hist(ranks[kind][density_rank].double() / m, bins=16, range=(0, 1), color=color, alpha=0.7)
+    ax.hist(ranks[kind][distance].double() / m, bins=16, range=(0, 1), color=color, alpha=0.7)
     ax.axhline(contexts / 16, color=TRUE, lw=1, ls=":")
     ax.set(title=kind, xlabel="rank of the truth", ylim=(0, contexts / 16 * 2.5))
 run.savefig(fig, "ranks")
