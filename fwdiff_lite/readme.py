@@ -9,6 +9,7 @@ MOVING_PICTURE = "00_one_page_*.gif"
 THUMBNAILS = {  # notebook: which of its pictures stands in the table; its first one if it is not named here
     "00_one_page": "00_one_page_everything.png",
     "01_toy_proof": "01_toy_proof_baselines.png",
+    "02_keyhole_digits": "02_keyhole_digits_samples.png",
 }
 PROVES = {  # notebook: what it proves, with numbers from figures/metrics.json
     "00_one_page": "The whole method from scratch on one page, with nothing but torch and matplotlib.",

@@ -407,6 +407,8 @@ def main() -> None:
         seed=0,
         hardware="2-core CPU, one thread",
         minutes=round((time.process_time() - began) / 60, 1),
+        gpu_minutes=0.0,
+        metrics={name: float(arrays[name][0]) for name in ("sweep_energy", "sweep_spread_skill", "sweep_psnr")},
     )
 
 
