@@ -1,7 +1,8 @@
-"""Where the checkout is, and writing to it so that nothing half-written is ever left behind."""
+"""Where the checkout is, which commit it is at, and writing to it so that nothing half-written is ever left behind."""
 
 import json
 import os
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,26 @@ from pathlib import Path
 def root() -> Path:
     """The checkout: notebooks/, figures/, checkpoints/ lie in it. FWDIFF_ROOT names another (tests do)."""
     return Path(os.environ.get("FWDIFF_ROOT") or Path(__file__).parents[1]).resolve()
+
+
+def commit() -> str | None:
+    """The checkout's commit, with '+' behind it where its sources have changed since; None outside git.
+
+    FWDIFF_COMMIT says it on a machine that has the sources without their history.
+    """
+    if said := os.environ.get("FWDIFF_COMMIT"):
+        return said
+
+    def git(*words: str) -> str:
+        return subprocess.run(
+            ["git", "-C", root(), *words], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    results = (":!figures", ":!notebooks/*.ipynb", ":!README.md", ":!checkpoints")
+    try:
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--", ".", *results) else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 @contextmanager

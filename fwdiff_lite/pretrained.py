@@ -17,7 +17,7 @@ from jaxtyping import Shaped
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from fwdiff_lite.files import root, whole, write_text
+from fwdiff_lite.files import commit, root, whole, write_text
 
 FILE_MB, ALL_MB = 15, 32  # what a file, and all of them together, may take in a checkout
 TOGETHER = "all together"
@@ -47,7 +47,8 @@ def save_pretrained(
 ) -> Path:
     """Writes weights in half precision to checkpoints/NAME.safetensors, and their manifest entry.
 
-    provenance: command, seed, gpu_minutes, hardware, commit, metrics: whatever tells how they were made.
+    provenance: command, seed, gpu_minutes, hardware, metrics: whatever tells how they were made; the commit is
+        that of the checkout unless it is given.
     ValueError if a weight is not finite in half precision, or the file would be too large.
     """
     half = {
@@ -123,6 +124,7 @@ def save(file: str, write, folder: Path | None, provenance: dict[str, Any]) -> P
             "sha256": hashlib.sha256(content).hexdigest(),
             "bytes": len(content),
             "licence": "MIT",
+            "commit": commit() or "unknown",
         } | provenance
         text = manifest_text(manifest | {file: entry})
     write_text(folder / "manifest.toml", text)

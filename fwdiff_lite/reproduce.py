@@ -33,7 +33,7 @@ import nbformat
 import psutil
 from nbformat import NotebookNode
 
-from fwdiff_lite.files import read_json, root, whole, write_json, write_text
+from fwdiff_lite.files import commit, read_json, root, whole, write_json, write_text
 from fwdiff_lite.notebook import OPENING, check_notebook, check_profile, notebook_names, opening_text
 from fwdiff_lite.readme import update_readme
 
@@ -478,21 +478,6 @@ def origin(profile: str) -> dict:
         "versions": {"python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in PACKAGES},
     }
-
-
-def commit() -> str | None:
-    """The checkout's commit, with '+' behind it where its sources have changed since; None outside git."""
-
-    def git(*words: str) -> str:
-        return subprocess.run(
-            ["git", "-C", root(), *words], capture_output=True, text=True, check=True
-        ).stdout.strip()
-
-    results = (":!figures", ":!notebooks/*.ipynb", ":!README.md")
-    try:
-        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--", ".", *results) else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None
 
 
 def cpu_model() -> str:

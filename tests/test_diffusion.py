@@ -81,7 +81,7 @@ def test_a_denoiser_may_weigh_its_examples():
     plain, weighing = (ForwardDiffusion(kind(0.3), scale) for kind in (Scalers, Weighing))
     t, noise = plain.draw(seen.take([1]), torch.Generator())
     each = [
-        float(plain.loss(x.take([0]), x.take([1]), t[i : i + 1], noise[i : i + 1], x.take([2]))["loss"])
+        plain.loss(x.take([0]), x.take([1]), t[i : i + 1], noise[i : i + 1], x.take([2]))["loss"].item()
         for i in range(6)
         for x in [seen[i]]
     ]

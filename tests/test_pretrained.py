@@ -53,6 +53,13 @@ def test_saving_twice_gives_the_same_bytes(saved):
     assert first == ((saved / "toy.safetensors").read_bytes(), (saved / "manifest.toml").read_bytes())
 
 
+def test_the_commit_is_filled_in(tmp_path, monkeypatch):
+    monkeypatch.setenv("FWDIFF_COMMIT", "abc1234")
+    save_pretrained("toy", WEIGHTS, folder=tmp_path)
+    save_pretrained("old", WEIGHTS, folder=tmp_path, commit="0ld")
+    assert [entry["commit"] for entry in read_manifest(tmp_path).values()] == ["0ld", "abc1234"]
+
+
 def test_unknown(saved):
     with pytest.raises(ValueError, match="unknown checkpoint other.safetensors: .* lists toy.safetensors"):
         load_pretrained("other", folder=saved)

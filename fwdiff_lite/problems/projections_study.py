@@ -130,6 +130,9 @@ def null_c2st(prior: p.Mixture, n: int, i: int) -> float:
     return told_apart(p.joint(truth, context), p.joint(again, context))
 
 
+HEADLINES = ("wedge_0_signal", "finite_3000_8_0", "null")  # what the manifest quotes
+
+
 def main() -> None:
     """Train every arm and write the record."""
     parser = argparse.ArgumentParser(description="Train and record the arms of 01_toy_proof.")
@@ -149,9 +152,11 @@ def main() -> None:
         command=f"python -m fwdiff_lite.problems.projections_study --jobs {arguments.jobs}",
         hardware=f"{arguments.jobs} CPU cores, {platform.machine()}",
         minutes=round((time.monotonic() - started) / 60, 1),
+        gpu_minutes=0.0,
         seed=0,
         steps=arguments.steps,
         steps_finite=arguments.steps_finite,
+        metrics={name: round(float(np.mean(arrays[name])), 4) for name in HEADLINES},
     )
 
 

@@ -58,6 +58,7 @@ def serve(folder: Path, scratch: Path) -> Iterator[str]:
         "--ip=127.0.0.1",
     ]
     command += [f"--ServerApp.root_dir={folder}", "--IdentityProvider.token=", "--ServerApp.port_retries=0"]
+    command += ["--LabApp.expose_app_in_browser=True"]  # for `kernel_is_ready`
     with open(scratch / "server.log", "w") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | own)
     address = f"http://127.0.0.1:{port}"
@@ -95,11 +96,27 @@ def browse(address: str) -> Iterator[Page]:
             page.goto(address, wait_until="domcontentloaded")
             page.wait_for_selector(".jp-Notebook .jp-Cell")
             yield page
-        except Error:
+        except (AssertionError, Error):
             page.screenshot(path=FAILURE)  # what was there instead
             raise
         finally:
             browser.close()
+
+
+def kernel_is_ready(page: Page) -> None:
+    """Returns when the page's notebook has its kernel.
+
+    A notebook that is told to run before then asks which kernel it should take, and forgets what it was told. The
+    page's indicator says "idle" too early for that on a busy machine.
+    """
+    page.wait_for_function(
+        """async () => {
+            const context = window.jupyterapp?.shell.currentWidget?.sessionContext;
+            await context?.ready;
+            return context?.session?.kernel?.status === "idle";
+        }""",
+        timeout=180_000,
+    )
 
 
 def unfold(page: Page) -> int:
@@ -111,11 +128,3 @@ def unfold(page: Page) -> int:
     page.set_viewport_size({"width": WIDTH, "height": int(height) + 120})
     page.wait_for_timeout(1000)
     return int(height) + 120
-
-
-def dismiss(page: Page) -> None:
-    """Closes a dialogue that stands in the way, if there is one."""
-    try:
-        page.locator(".jp-Dialog .jp-mod-accept").click(timeout=500)
-    except Error:
-        pass
