@@ -33,9 +33,7 @@ def update_readme() -> None:
     """Renews README.md from figures/, and takes in how long the last `make test` took."""
     figures = root() / "figures"
     if tested := read_json(root() / "build" / "test.json"):
-        write_json(
-            figures / "provenance.json", read_json(figures / "provenance.json") | {"make test": tested}
-        )
+        write_json(figures / "provenance.json", read_json(figures / "provenance.json") | tested)
     path = root() / "README.md"
     if path.exists():
         write_text(path, render(path.read_text(encoding="utf-8")))

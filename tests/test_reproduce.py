@@ -16,8 +16,8 @@ from PIL import Image
 
 from fwdiff_lite import notebook as notebook_module
 from fwdiff_lite.notebook import OPENING, Run, badges, gif_frames, opening_text, plain
-from fwdiff_lite.readme import render
-from fwdiff_lite.reproduce import clean_outputs, main, read_source
+from fwdiff_lite.readme import render, update_readme
+from fwdiff_lite.reproduce import clean_outputs, main, read_source, record_total
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -237,3 +237,12 @@ def test_readme_parts_are_generated(checkout):
     assert "[90_tiny](notebooks/90_tiny.ipynb) |  | 1.3 minutes, 0.5 GB of memory" in new
     assert "`make test` took 8.0 minutes on 2 CPU cores, 1.0 of them" in new
     assert "`make reproduce`: not measured yet" in new
+
+
+def test_readme_takes_in_the_minutes_of_make_test(checkout):
+    folder = checkout(**{"90_tiny": "1"})
+    record_total(folder / "build" / "test.json", "make test", 540.0)
+    (folder / "README.md").write_text("<!-- generated: times -->\n<!-- end -->\n")
+    update_readme()
+    install = json.loads((folder / "figures" / "provenance.json").read_text())["make test"]["install_minutes"]
+    assert f"`make test` took {9 + install:.1f} minutes" in (folder / "README.md").read_text()
