@@ -11,8 +11,16 @@ The method of Tewari et al., "Diffusion with Forward Models" (NeurIPS 2023, arXi
 
 from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression, Step
 from fwdiff_lite.observations import Observations
-from fwdiff_lite.schedule import CosineSchedule
+from fwdiff_lite.schedule import CosineSchedule, ShiftedCosineSchedule
 from fwdiff_lite.training import fit
 
 __version__ = "0.1.0"
-__all__ = ["CosineSchedule", "ForwardDiffusion", "ForwardRegression", "Observations", "Step", "fit"]
+__all__ = [
+    "CosineSchedule",
+    "ForwardDiffusion",
+    "ForwardRegression",
+    "Observations",
+    "ShiftedCosineSchedule",
+    "Step",
+    "fit",
+]

@@ -72,3 +72,109 @@ class ResidualMLP(nn.Module):
         for block in self.blocks:
             h = h + block(h)
         return self.last(h)
+
+
+class UNet(nn.Module):
+    """Images to images at time t: residual blocks on halved and halved again pixels, and back up (Ronneberger 2015).
+
+    Time acts as a scale and a shift after each block's second group norm (Dhariwal and Nichol 2021, Table 3). The last
+    convolution begins at zero, so an untrained network answers zero.
+
+    widths: channels at each resolution, from fine to coarse; multiples of 8. The sides of an image must be divisible
+        by 2 ** (len(widths) - 1)
+    blocks: residual blocks at each resolution, on either way
+    attention: how many of the coarsest resolutions attend over all their pixels
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        widths: tuple[int, ...] = (32, 64, 96, 128),
+        blocks: int = 2,
+        attention: int = 2,
+        pairs: int = 6,
+    ):
+        super().__init__()
+        _check_sizes(inputs, outputs, min(widths, default=0), blocks, pairs)
+        if any(width % 8 for width in widths):
+            raise ValueError(f"widths must be multiples of 8, got {widths}")
+        self.pairs = pairs
+        features = 4 * widths[0]
+        self.time = nn.Sequential(nn.Linear(2 * pairs, features), nn.SiLU(), nn.Linear(features, features))
+        self.first = nn.Conv2d(inputs, widths[0], 3, padding=1)
+
+        def level(i: int, entering: int) -> nn.ModuleList:
+            attends = i >= len(widths) - attention
+            sizes = [entering] + [widths[i]] * blocks
+            return nn.ModuleList(_Block(a, b, features, attends) for a, b in zip(sizes, sizes[1:], strict=False))
+
+        each = range(len(widths))
+        self.down = nn.ModuleList(level(i, widths[i]) for i in each)
+        self.coarser = nn.ModuleList(nn.Conv2d(widths[i], widths[i + 1], 3, 2, 1) for i in each[:-1])
+        self.finer = nn.ModuleList(nn.Conv2d(widths[i + 1], widths[i], 3, padding=1) for i in each[:-1])
+        self.up = nn.ModuleList(level(i, 2 * widths[i]) for i in each[:-1])
+        self.last = nn.Sequential(nn.GroupNorm(8, widths[0]), nn.SiLU(), nn.Conv2d(widths[0], outputs, 3, padding=1))
+        nn.init.zeros_(self.last[-1].weight)
+        nn.init.zeros_(self.last[-1].bias)
+
+    def forward(self, x: Float[Tensor, "b i h w"], t: Float[Tensor, "b"]) -> Float[Tensor, "b o h w"]:
+        """The network's answer at time t."""
+        side = 2 ** len(self.coarser)
+        if x.shape[-1] % side or x.shape[-2] % side:
+            raise ValueError(f"images of {x.shape[-2]}x{x.shape[-1]} pixels: both sides must be divisible by {side}")
+        time = self.time(time_features(t, self.pairs))
+        h, skips = self.first(x), []
+        for i, level in enumerate(self.down):
+            for block in level:
+                h = block(h, time)
+            if i < len(self.coarser):
+                skips.append(h)
+                h = self.coarser[i](h)
+        for i in reversed(range(len(self.up))):
+            h = self.finer[i](nn.functional.interpolate(h, scale_factor=2.0))
+            h = torch.cat([h, skips[i]], 1)
+            for block in self.up[i]:
+                h = block(h, time)
+        return self.last(h)
+
+
+class _Block(nn.Module):
+    """Two convolutions around a skip, and attention where asked for; adds nothing at first."""
+
+    def __init__(self, inputs: int, outputs: int, features: int, attends: bool):
+        super().__init__()
+        self.enter = nn.Sequential(nn.GroupNorm(8, inputs), nn.SiLU(), nn.Conv2d(inputs, outputs, 3, padding=1))
+        self.norm = nn.GroupNorm(8, outputs, affine=False)
+        self.time = nn.Linear(features, 2 * outputs)
+        self.leave = nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.skip = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
+        self.attention = _Attention(outputs) if attends else nn.Identity()
+        nn.init.zeros_(self.leave.weight)
+        nn.init.zeros_(self.leave.bias)
+
+    def forward(self, x: Float[Tensor, "b i h w"], time: Float[Tensor, "b f"]) -> Float[Tensor, "b o h w"]:
+        scale, shift = self.time(time)[..., None, None].chunk(2, 1)  # (B, 2 O, 1, 1) -> twice (B, O, 1, 1)
+        h = self.norm(self.enter(x)) * (1 + scale) + shift
+        return self.attention(self.skip(x) + self.leave(nn.functional.silu(h)))
+
+
+class _Attention(nn.Module):
+    """Every pixel looks at every pixel, in heads of at most 32 channels; adds nothing at first."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.heads = -(-width // 32)
+        while width % self.heads:
+            self.heads += 1
+        self.norm = nn.GroupNorm(8, width)
+        self.ask = nn.Conv2d(width, 3 * width, 1)
+        self.answer = nn.Conv2d(width, width, 1)
+        nn.init.zeros_(self.answer.weight)
+        nn.init.zeros_(self.answer.bias)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        # (B, 3 C, H, W) -> three of (B, heads, H W, C / heads)
+        q, k, v = self.ask(self.norm(x)).flatten(2).unflatten(1, (3, self.heads, -1)).transpose(-1, -2).unbind(1)
+        h = nn.functional.scaled_dot_product_attention(q, k, v)
+        return x + self.answer(h.transpose(-1, -2).reshape(x.shape))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fwdiff_lite.schedule import CosineSchedule, check_time
+from fwdiff_lite.schedule import CosineSchedule, ShiftedCosineSchedule, check_time
 
 
 def test_variance_is_preserved_and_the_ends_are_clean_and_noise():
@@ -13,6 +13,16 @@ def test_variance_is_preserved_and_the_ends_are_clean_and_noise():
     assert s.alpha(t[0]) == 1 and s.sigma(t[0]) == 0
     assert abs(s.alpha(t[-1])) < 1e-15 and s.sigma(t[-1]) == 1
     assert (s.alpha(t).diff() < 0).all()
+
+
+@pytest.mark.parametrize("scale", [0.25, 1.0, 3.0])
+def test_a_shift_scales_the_signal_to_noise_ratio(scale):
+    t = torch.linspace(0.01, 0.99, 99, dtype=torch.float64)
+    s, plain = ShiftedCosineSchedule(scale), CosineSchedule()
+    torch.testing.assert_close(s.alpha(t) / s.sigma(t), scale * plain.alpha(t) / plain.sigma(t))
+    torch.testing.assert_close(s.alpha(t) ** 2 + s.sigma(t) ** 2, torch.ones_like(t))
+    ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    torch.testing.assert_close(s.sigma(ends), ends)
 
 
 @pytest.mark.parametrize("t", [-0.1, 1.1, float("nan")])

@@ -1,0 +1,1 @@
+"""Data in other people's formats on disk, as Observations."""

@@ -1,0 +1,365 @@
+"""The trainings of 03_motion_warping, and the examination that all of them sit.
+
+    python -m fwdiff_lite.problems.motion_study train warp_2 warp_2_mean --minutes 8 --out build/motion
+    python -m fwdiff_lite.problems.motion_study examine --out build/motion
+
+An arm is a forward model with its number of fields; `_mean` behind it is the deterministic baseline of the same size.
+`train` goes on where an earlier call stopped and leaves each arm's weights and losses in the folder. `examine` draws
+samples for held-out scenes from every arm that it finds there and writes all measures to examination.json and
+examples to examples.npz.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from fwdiff_lite import metrics
+from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
+from fwdiff_lite.files import write_json
+from fwdiff_lite.observations import Observations
+from fwdiff_lite.problems import motion_scenes as scenes_
+from fwdiff_lite.problems.motion import FORWARD_MODELS, Motion, motion, untrained
+from fwdiff_lite.training import fit
+
+ARMS = tuple(f"{kind}_{fields}{mean}" for mean in ("", "_mean") for fields in (1, 2) for kind in FORWARD_MODELS)
+BATCH, RATE = 128, 6e-4
+COUNT, K = 256, 16  # scenes of the examination, samples of each
+TIMES = (0.5, 1.0)  # of the frames that are examined; the last is the target's
+GUESSES = (-1.0, -0.75, -0.5, 0.5, 0.75, 1.0)  # motions that a frame is compared with to read its sign
+
+
+def arm(name: str, **options) -> ForwardDiffusion:
+    """An arm's model with fresh weights; ValueError on an unknown name."""
+    if name not in ARMS:
+        raise ValueError(f"unknown arm {name!r}: choose one of {', '.join(ARMS)}")
+    kind, fields, *mean = name.split("_")
+    return untrained(kind, int(fields), ForwardRegression if mean else ForwardDiffusion, **options)
+
+
+# --- the examination --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Exam:
+    """Held-out scenes with all that is true of them; c scenes of S sprites, frames at TIMES.
+
+    motion:  (c, S) what happens; redrawn: (c, K, T, 3, H, W) what else could have, as frames
+    frames:  (c, T, 3, H, W) what happens; guesses: (c, S, G, 3, H, W) one sprite moving alone, at tau = 1
+    field:   (c, 2, H, W) the true displacement; towards: (c, S, 2, H, W) each sprite's at amount 1 in the likelier
+             direction (at even odds, the positive one), zero off the sprite
+    near:    (c, S, H, W) the pixels that a sprite's motions can change
+    bank:    the textures
+    """
+
+    scenes: scenes_.Scenes
+    motion: Float[Tensor, "c s"]
+    context: Observations
+    frames: Float[Tensor, "c t 3 h w"]
+    redrawn: Float[Tensor, "c k t 3 h w"]
+    guesses: Float[Tensor, "c s g 3 h w"]
+    field: Float[Tensor, "c 2 h w"]
+    towards: Float[Tensor, "c s 2 h w"]
+    near: Bool[Tensor, "c s h w"]
+    bank: Float[Tensor, "n 3 64 64"]
+
+    @property
+    def favoured(self) -> Float[Tensor, "c s"]:
+        """1 where the likelier sign is the positive one, else -1."""
+        return torch.where(self.scenes.probability >= 0.5, 1.0, -1.0)
+
+    @property
+    def odds(self) -> Float[Tensor, "c s"]:
+        """The likelier sign's probability."""
+        return torch.maximum(self.scenes.probability, 1 - self.scenes.probability)
+
+    @property
+    def moving(self) -> Bool[Tensor, "c h w"]:
+        """The sprites' pixels in the still."""
+        return (self.towards != 0).any(2).any(1)
+
+
+def exam(bank: Float[Tensor, "n 3 64 64"], count: int = COUNT, k: int = K, seed: int = 2026) -> Exam:
+    """Always the same scenes for the same seed and count; a smaller count gives the first of a larger one's."""
+    generators = [torch.Generator().manual_seed(seed + i) for i in range(count)]
+    drawn = [scenes_.draw_scenes(1, len(bank), generator) for generator in generators]
+    scenes = scenes_.join(drawn)
+    motions = torch.stack([
+        torch.cat([scenes_.draw_motions(scene, generator) for _ in range(1 + k)])
+        for scene, generator in zip(drawn, generators, strict=True)
+    ])  # (c, 1 + K, S): what happens, and what else could have  # fmt: skip
+    scenes, motions = scenes.to(bank.device), motions.to(bank.device)
+    happens, s = motions[:, 0], motions.shape[2]
+    tau = torch.tensor([0.0, *TIMES], device=bank.device)
+
+    def frames(rows: scenes_.Scenes, moved: Tensor, times: Tensor) -> Tensor:
+        return torch.cat([
+            scenes_.render(rows[i : i + 128], moved[i : i + 128], times.expand(len(moved[i : i + 128]), -1), bank)
+            for i in range(0, len(moved), 128)
+        ])  # fmt: skip
+
+    def every(n: int) -> scenes_.Scenes:
+        return scenes[torch.arange(count, device=bank.device).repeat_interleave(n)]
+
+    seen = frames(scenes, happens, tau)
+    redrawn = frames(every(k), motions[:, 1:].flatten(0, 1), tau[1:]).unflatten(0, (count, k))
+    alone = torch.tensor(GUESSES, device=bank.device)[:, None, None] * torch.eye(s, device=bank.device)  # (G, S, S)
+    alone = alone.transpose(0, 1).flatten(0, 1).repeat(count, 1)  # (c S G, S)
+    guesses = frames(every(s * len(GUESSES)), alone, tau[-1:])[:, 0].unflatten(0, (count, s, len(GUESSES)))
+    guesses = torch.where(scenes.there[:, :, None, None, None, None], guesses, seen[:, None, :1])
+    near = ((guesses - seen[:, None, :1]).abs().amax((2, 3)) > 0.02) & scenes.there[..., None, None]
+    likelier = torch.where(scenes.probability >= 0.5, 1.0, -1.0) * scenes.there
+    towards = torch.stack(
+        [scenes_.true_field(scenes, likelier * torch.eye(s, device=bank.device)[i]) for i in range(s)], 1
+    )
+    context = Observations(seen[:, :1], tau[:1].expand(count, 1)[..., None])
+    field = scenes_.true_field(scenes, happens)
+    return Exam(scenes, happens, context, seen[:, 1:], redrawn, guesses, field, towards, near, bank)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """K answers to each of c scenes: fields (c, K, 2, H, W) and frames (c, K, T, 3, H, W)."""
+
+    field: Float[Tensor, "c k 2 h w"]
+    frames: Float[Tensor, "c k t 3 h w"]
+
+
+def answer(
+    model: ForwardDiffusion, exam: Exam, k: int = K, steps: int = 32, eta: float = 0.0, seed: int = 0, chunk: int = 512
+) -> Answers:
+    """k samples for each scene, or with a ForwardRegression its one answer."""
+    mean = isinstance(model, ForwardRegression)
+    k = 1 if mean else k
+    generator = torch.Generator().manual_seed(seed)
+    contexts, fields, frames = exam.context.repeat(k), [], []
+    tau = exam.context.params.new_tensor(TIMES)[None, :, None]
+    for i in range(0, len(contexts), chunk):
+        context = contexts[slice(i, i + chunk)]
+        target = tau[:, -1:].expand(len(context), 1, 1)
+        options = {} if mean else {"steps": steps, "eta": eta, "generator": generator}
+        signal: Motion = model.sample(context, target, **options).signal
+        fields.append(signal.field)
+        frames.append(model.forward_model(signal, tau.expand(len(context), -1, -1)))
+    field, frame = (torch.cat(parts).unflatten(0, (-1, k)) for parts in (fields, frames))
+    return Answers(field, frame)
+
+
+def read_field(field: Float[Tensor, "c k 2 h w"], exam: Exam) -> Int[Tensor, "c s k"]:
+    """1 where a sampled field moves a sprite in its likelier direction: the sign of its projection on that motion."""
+    return (torch.einsum("ckdhw,csdhw->csk", field, exam.towards) > 0).long()
+
+
+def read_frames(frames: Float[Tensor, "c k 3 h w"], exam: Exam) -> Int[Tensor, "c s k"]:
+    """The same, read from frames at tau = 1: the sign of the motion whose true picture is nearest around the sprite."""
+    nearest = torch.stack([
+        ((frames[:, :, None] - guess[:, None]).square().sum(3) * exam.near[:, None]).sum((-1, -2)).transpose(1, 2)
+        for guess in exam.guesses.unbind(2)
+    ]).argmin(0)  # (c, S, K)  # fmt: skip
+    sign = torch.tensor(GUESSES, device=frames.device)[nearest].sign()
+    return (sign == exam.favoured[..., None]).long()
+
+
+def endpoint_error(field: Float[Tensor, "c k 2 h w"], exam: Exam) -> Float[Tensor, "c k"]:
+    """Mean distance in pixels between sampled and true displacement, over the sprites' pixels in the still."""
+    moving = exam.moving[:, None]
+    return ((field - exam.field[:, None]).norm(dim=2) * moving).sum((-1, -2)) / moving.sum((-1, -2))
+
+
+def coverage(labels: Int[Tensor, "c s k"], exam: Exam) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
+    """Of scenes with one or two sprites: the share of modes (signs of all sprites) hit, and what exact draws hit."""
+    few = exam.scenes.there.sum(1) <= 2
+    k, odds, there = labels.shape[2], exam.odds[few][:, :2], exam.scenes.there[few][:, :2]
+    mode = (labels[few][:, :2] * there[..., None] * torch.tensor([[1], [2]], device=labels.device)).sum(1)  # (n, K)
+    hit = (mode[..., None] == torch.arange(4, device=labels.device)).any(1)  # (n, 4)
+    first, second = torch.stack([1 - odds, odds], -1).unbind(1)  # (n, 2): probability of each sign
+    second = torch.where(there[:, 1:], second, second.new_tensor([1.0, 0.0]))
+    p = (second[:, :, None] * first[:, None]).flatten(1)  # (n, 4), in the order of `mode`
+    possible = p > 0
+    share = possible / possible.sum(1, keepdim=True)
+    return (hit * share).sum(1), ((1 - (1 - p) ** k) * share).sum(1)
+
+
+def judge(exam: Exam, answers: Answers, baseline: Answers, seed: int = 0) -> dict[str, float]:
+    """All measures of a sampler; `baseline`: a deterministic model's answers. Names as in metrics.json."""
+    generator = torch.Generator().manual_seed(seed)
+    there, labels = exam.scenes.there, read_field(answers.field, exam)
+    odds = torch.stack([1 - exam.odds, exam.odds], -1)[there].double().cpu()
+    signs = labels[there].cpu()
+    tv = metrics.factor_tv(signs, odds, generator)
+    rms = metrics.factor_scene_rms(signs, odds, generator)
+    by_cue = {
+        f"likelier_sign_{round(100 * p)}": signs[(odds[:, 1] - p).abs() < 1e-3].double().mean()
+        for p in sorted({max(p, 1 - p) for p in scenes_.CUES.values()})
+    }
+    seen = read_frames(answers.frames[:, :, -1], exam)
+    truly = read_frames(exam.frames[:, None, -1], exam)[..., 0]
+    hit, perfect = coverage(labels, exam)
+    epe, epe_mean = endpoint_error(answers.field, exam), endpoint_error(baseline.field, exam)[:, 0]
+    epe_zero = endpoint_error(torch.zeros_like(baseline.field), exam)[:, 0]
+    truth = exam.frames
+    scores = {
+        "model": metrics.energy_score(answers.frames, truth),
+        "mean": metrics.point_score(baseline.frames[:, 0], truth),
+        "true": metrics.energy_score(exam.redrawn, truth),
+    }
+    scores = {name: score.cpu() for name, score in scores.items()}
+    ratio = metrics.energy_ratio(scores["model"], scores["mean"], generator)
+    skill = metrics.energy_skill(scores["model"], scores["mean"], scores["true"], generator)
+    near = exam.near.any(1)
+    spread = metrics.spread_skill(answers.frames.cpu(), truth.cpu(), generator, near[:, None, None].cpu())
+    best = metrics.best_of(answers.frames[:, :, -1], truth[:, -1])
+    psnr = {
+        "best": metrics.psnr(best, truth[:, -1], 2),
+        "deterministic": metrics.psnr(baseline.frames[:, 0, -1], truth[:, -1], 2),
+        "sample": metrics.psnr(answers.frames[:, 0, -1], truth[:, -1], 2),
+        "mean_of_samples": metrics.psnr(answers.frames[:, :, -1].mean(1), truth[:, -1], 2),
+    }
+    still = ~near[:, None].expand(-1, answers.field.shape[1], -1, -1)
+    numbers = {
+        "factor_tv": tv.value,
+        "factor_tv_high": tv.high,
+        "factor_scene_rms": rms.value,
+        "factor_scene_rms_high": rms.high,
+        **by_cue,
+        "readings_agree": (seen == labels)[there].double().mean(),
+        "readings_right": (truly == (exam.motion.sign() == exam.favoured))[there].double().mean(),
+        "mode_coverage": hit.mean(),
+        "mode_coverage_of_exact_draws": perfect.mean(),
+        "epe_zero": epe_zero.mean(),
+        "epe_deterministic": epe_mean.mean(),
+        "epe_sample": epe.mean(),
+        "epe_best_of_16": epe.amin(1).mean(),
+        "energy_ratio": ratio.value,
+        "energy_ratio_high": ratio.high,
+        "energy_skill": skill.value,
+        "energy_skill_low": skill.low,
+        "spread_skill": spread.value,
+        "spread_skill_low": spread.low,
+        "spread_skill_high": spread.high,
+        **{f"psnr_{name}": value for name, value in psnr.items()},
+        "static_pixels_move": answers.field.norm(dim=2)[still].mean(),
+    }
+    return {name: float(value) for name, value in numbers.items()}
+
+
+def floors(exam: Exam, kind: str, fits: int = 300) -> dict[str, float]:
+    """What a forward model cannot show: squared errors of frames at four times, per pixel and colour.
+
+    From a still that stays as it is, from the true field (the sprites before what lies behind them), and from the
+    field, and importance, that fit the frames best, sought from the true ones by `fits` steps of Adam.
+    """
+    forward_model, still, field = FORWARD_MODELS[kind], exam.context.value[:, 0], exam.field
+    tau = torch.linspace(0.25, 1, 4, device=field.device).expand(len(field), 4)
+    truth = scenes_.render(exam.scenes, exam.motion, tau, exam.bank)
+    before = 5.0 * exam.moving[:, None]
+
+    def error(field: Tensor, importance: Tensor) -> Tensor:
+        return (forward_model(motion(still, field, importance), tau[..., None]) - truth).square().mean()
+
+    best = [field.clone().requires_grad_(), before.clone().requires_grad_()]
+    optimizer = torch.optim.Adam(best, lr=0.1)
+    for _ in range(fits):
+        optimizer.zero_grad()
+        error(*best).backward()
+        optimizer.step()
+    with torch.no_grad():
+        apart = endpoint_error(best[0].detach()[:, None], exam).mean()
+        stays = (still[:, None] - truth).square().mean()
+        numbers = {"still": stays, "true_field": error(field, before), "best_fit": error(*best), "best_fit_epe": apart}
+    return {f"floor_{name}": float(value) for name, value in numbers.items()}
+
+
+# --- the commands -----------------------------------------------------------------------------------------------------
+
+
+def train(name: str, folder: Path, minutes: float, size: int = BATCH, compile: bool = False) -> None:
+    """Trains an arm until `minutes` are spent, those of earlier calls included; weights and losses go to the folder."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = arm(name)
+    done = fit(
+        model,
+        scenes_.batches(scenes_.textures(scenes_.TRAIN).to(device), size),
+        seconds=60 * minutes,
+        learning_rate=RATE,
+        bf16=device.type == "cuda",
+        compile=compile,
+        checkpoint=folder / f"{name}.state",
+        checkpoint_every=500,
+        progress=False,
+    )
+    weights = {key: value.half() for key, value in model.denoiser.state_dict().items()}
+    save_file(weights, folder / f"{name}.safetensors")
+    losses = {key: thinned(values) for key, values in done.curve.items()}
+    write_json(folder / f"{name}.json", {"steps": done.steps, "minutes": done.seconds / 60, "losses": losses})
+    print(f"{name}: {done.steps} steps of {size}, {done.seconds / 60:.1f} minutes, losses {losses['loss']}", flush=True)
+
+
+def thinned(values: list[float], count: int = 50) -> list[float]:
+    """At most `count` averages of successive values."""
+    size = -(-len(values) // count)
+    return [round(sum(values[i : i + size]) / len(values[i : i + size]), 6) for i in range(0, len(values), size)]
+
+
+def trained(name: str, folder: Path, device: torch.device) -> ForwardDiffusion:
+    """An arm with the weights that `train` left in the folder."""
+    model, weights = arm(name), load_file(folder / f"{name}.safetensors")
+    model.denoiser.load_state_dict({key: value.float() for key, value in weights.items()})
+    return model.to(device).eval()
+
+
+def examine(folder: Path, count: int = COUNT, k: int = K, steps: int = 32) -> None:
+    """Judges every arm in the folder that has a deterministic baseline there; keeps examples of the first scenes."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    paper = exam(scenes_.textures(scenes_.HELD_OUT).to(device), count, k)
+    numbers = {kind: floors(paper, kind) for kind in FORWARD_MODELS}
+    examples = {}
+    there = {path.stem for path in folder.glob("*.safetensors")}
+    for name in [name for name in ARMS if {name, f"{name}_mean"} <= there]:
+        baseline = answer(trained(f"{name}_mean", folder, device), paper)
+        keep(examples, f"{name}_mean", baseline, 1)
+        for eta in (0, 1):
+            answers = answer(trained(name, folder, device), paper, k, steps, eta)
+            numbers[f"{name}_eta_{eta}"] = found = judge(paper, answers, baseline)
+            if eta == 0:
+                keep(examples, name, answers, 8)
+            print(name, eta, json.dumps({key: round(value, 3) for key, value in found.items()}), flush=True)
+    write_json(folder / "examination.json", numbers)
+    np.savez_compressed(folder / "examples.npz", **examples)
+
+
+def keep(examples: dict[str, np.ndarray], name: str, answers: Answers, k: int, count: int = 12) -> None:
+    """Keeps some answers in few bytes: fields in half precision, frames in 256 levels."""
+    examples[f"{name}_field"] = answers.field[:count, :k].cpu().half().numpy()
+    frames = answers.frames[:count, :k, -1].cpu().clamp(-1, 1)
+    examples[f"{name}_frames"] = ((frames + 1) * 127.5).round().byte().numpy()
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Train and examine the arms of 03_motion_warping.")
+    parser.add_argument("what", choices=("train", "examine"))
+    parser.add_argument("arms", nargs="*", help=f"what to train, of {', '.join(ARMS)}; all, one after another, if none")
+    parser.add_argument("--out", type=Path, default=Path("build/motion"))
+    parser.add_argument("--minutes", type=float, default=5.0, help="of training, for each arm")
+    parser.add_argument("--batch", type=int, default=BATCH)
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--scenes", type=int, default=COUNT, help="of the examination")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    if options.what == "examine":
+        examine(options.out, options.scenes)
+    for name in options.arms or ARMS if options.what == "train" else ():
+        train(name, options.out, options.minutes, options.batch, options.compile)
+
+
+if __name__ == "__main__":
+    main()
