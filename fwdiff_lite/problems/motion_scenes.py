@@ -112,6 +112,16 @@ class Scenes:
         """Of a positive sign, given the still."""
         return torch.tensor(list(CUES.values()), device=self.cue.device)[self.cue]
 
+    @property
+    def favoured(self) -> Float[Tensor, "b s"]:
+        """The likelier sign; at even odds, the positive one."""
+        return torch.where(self.probability >= 0.5, 1.0, -1.0)
+
+    @property
+    def odds(self) -> Float[Tensor, "b s"]:
+        """The probability of that sign."""
+        return torch.maximum(self.probability, 1 - self.probability)
+
     def is_kind(self, name: str) -> Bool[Tensor, "b s"]:
         return self.kind == KINDS.index(name)
 

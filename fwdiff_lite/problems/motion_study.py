@@ -72,16 +72,6 @@ class Exam:
     bank: Float[Tensor, "n 3 64 64"]
 
     @property
-    def favoured(self) -> Float[Tensor, "c s"]:
-        """1 where the likelier sign is the positive one, else -1."""
-        return torch.where(self.scenes.probability >= 0.5, 1.0, -1.0)
-
-    @property
-    def odds(self) -> Float[Tensor, "c s"]:
-        """The likelier sign's probability."""
-        return torch.maximum(self.scenes.probability, 1 - self.scenes.probability)
-
-    @property
     def moving(self) -> Bool[Tensor, "c h w"]:
         """The sprites' pixels in the still."""
         return (self.towards != 0).any(2).any(1)
@@ -116,13 +106,11 @@ def exam(bank: Float[Tensor, "n 3 64 64"], count: int = COUNT, k: int = K, seed:
     guesses = frames(every(s * len(GUESSES)), alone, tau[-1:])[:, 0].unflatten(0, (count, s, len(GUESSES)))
     guesses = torch.where(scenes.there[:, :, None, None, None, None], guesses, seen[:, None, :1])
     near = ((guesses - seen[:, None, :1]).abs().amax((2, 3)) > 0.02) & scenes.there[..., None, None]
-    likelier = torch.where(scenes.probability >= 0.5, 1.0, -1.0) * scenes.there
-    towards = torch.stack(
-        [scenes_.true_field(scenes, likelier * torch.eye(s, device=bank.device)[i]) for i in range(s)], 1
-    )
+    likelier = scenes.favoured * scenes.there
+    towards = [scenes_.true_field(scenes, likelier * one) for one in torch.eye(s, device=bank.device)]
     context = Observations(seen[:, :1], tau[:1].expand(count, 1)[..., None])
     field = scenes_.true_field(scenes, happens)
-    return Exam(scenes, happens, context, seen[:, 1:], redrawn, guesses, field, towards, near, bank)
+    return Exam(scenes, happens, context, seen[:, 1:], redrawn, guesses, field, torch.stack(towards, 1), near, bank)
 
 
 @dataclass(frozen=True)
@@ -165,7 +153,7 @@ def read_frames(frames: Float[Tensor, "c k 3 h w"], exam: Exam) -> Int[Tensor, "
         for guess in exam.guesses.unbind(2)
     ]).argmin(0)  # (c, S, K)  # fmt: skip
     sign = torch.tensor(GUESSES, device=frames.device)[nearest].sign()
-    return (sign == exam.favoured[..., None]).long()
+    return (sign == exam.scenes.favoured[..., None]).long()
 
 
 def endpoint_error(field: Float[Tensor, "c k 2 h w"], exam: Exam) -> Float[Tensor, "c k"]:
@@ -174,10 +162,10 @@ def endpoint_error(field: Float[Tensor, "c k 2 h w"], exam: Exam) -> Float[Tenso
     return ((field - exam.field[:, None]).norm(dim=2) * moving).sum((-1, -2)) / moving.sum((-1, -2))
 
 
-def coverage(labels: Int[Tensor, "c s k"], exam: Exam) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
+def coverage(labels: Int[Tensor, "c s k"], scenes: scenes_.Scenes) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
     """Of scenes with one or two sprites: the share of modes (signs of all sprites) hit, and what exact draws hit."""
-    few = exam.scenes.there.sum(1) <= 2
-    k, odds, there = labels.shape[2], exam.odds[few][:, :2], exam.scenes.there[few][:, :2]
+    few = scenes.there.sum(1) <= 2
+    k, odds, there = labels.shape[2], scenes.odds[few][:, :2], scenes.there[few][:, :2]
     mode = (labels[few][:, :2] * there[..., None] * torch.tensor([[1], [2]], device=labels.device)).sum(1)  # (n, K)
     hit = (mode[..., None] == torch.arange(4, device=labels.device)).any(1)  # (n, 4)
     first, second = torch.stack([1 - odds, odds], -1).unbind(1)  # (n, 2): probability of each sign
@@ -192,7 +180,7 @@ def judge(exam: Exam, answers: Answers, baseline: Answers, seed: int = 0) -> dic
     """All measures of a sampler; `baseline`: a deterministic model's answers. Names as in metrics.json."""
     generator = torch.Generator().manual_seed(seed)
     there, labels = exam.scenes.there, read_field(answers.field, exam)
-    odds = torch.stack([1 - exam.odds, exam.odds], -1)[there].double().cpu()
+    odds = torch.stack([1 - exam.scenes.odds, exam.scenes.odds], -1)[there].double().cpu()
     signs = labels[there].cpu()
     tv = metrics.factor_tv(signs, odds, generator)
     rms = metrics.factor_scene_rms(signs, odds, generator)
@@ -202,7 +190,7 @@ def judge(exam: Exam, answers: Answers, baseline: Answers, seed: int = 0) -> dic
     }
     seen = read_frames(answers.frames[:, :, -1], exam)
     truly = read_frames(exam.frames[:, None, -1], exam)[..., 0]
-    hit, perfect = coverage(labels, exam)
+    hit, perfect = coverage(labels, exam.scenes)
     epe, epe_mean = endpoint_error(answers.field, exam), endpoint_error(baseline.field, exam)[:, 0]
     epe_zero = endpoint_error(torch.zeros_like(baseline.field), exam)[:, 0]
     truth = exam.frames
@@ -231,7 +219,7 @@ def judge(exam: Exam, answers: Answers, baseline: Answers, seed: int = 0) -> dic
         "factor_scene_rms_high": rms.high,
         **by_cue,
         "readings_agree": (seen == labels)[there].double().mean(),
-        "readings_right": (truly == (exam.motion.sign() == exam.favoured))[there].double().mean(),
+        "readings_right": (truly == (exam.motion.sign() == exam.scenes.favoured))[there].double().mean(),
         "mode_coverage": hit.mean(),
         "mode_coverage_of_exact_draws": perfect.mean(),
         "epe_zero": epe_zero.mean(),

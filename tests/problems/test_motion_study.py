@@ -1,0 +1,141 @@
+"""The examination passes whoever draws from the truth, and fails everybody who does not."""
+
+import json
+
+import pytest
+import torch
+
+from fwdiff_lite import ForwardDiffusion, ForwardRegression
+from fwdiff_lite.problems import motion_scenes as scenes
+from fwdiff_lite.problems import motion_study as p
+
+COUNT = 40
+
+
+@pytest.fixture(scope="module")
+def bank():
+    return scenes.textures(scenes.HELD_OUT, 32)
+
+
+@pytest.fixture(scope="module")
+def paper(bank):
+    return p.exam(bank, COUNT, 16)
+
+
+def answers(paper, motions):
+    """Answers whose motions (c, K, S) are given, with true fields and true frames."""
+    many = paper.scenes[torch.arange(COUNT).repeat_interleave(motions.shape[1])]
+    flat, tau = motions.flatten(0, 1), torch.tensor(p.TIMES)
+    frames = [
+        scenes.render(many[i : i + 64], flat[i : i + 64], tau.expand(len(flat[i : i + 64]), -1), paper.bank)
+        for i in range(0, len(flat), 64)
+    ]
+    field = scenes.true_field(many, flat)
+    return p.Answers(*(x.unflatten(0, motions.shape[:2]) for x in (field, torch.cat(frames))))
+
+
+@pytest.fixture(scope="module")
+def exact(paper):
+    generator = torch.Generator().manual_seed(5)
+    return torch.stack([scenes.draw_motions(paper.scenes, generator) for _ in range(16)], 1)
+
+
+@pytest.fixture(scope="module")
+def nothing(paper):
+    return answers(paper, torch.zeros(COUNT, 1, 3))
+
+
+@pytest.fixture(scope="module")
+def marks(paper, exact, nothing):
+    """What a perfect sampler gets."""
+    return p.judge(paper, answers(paper, exact), nothing)
+
+
+def test_exact_draws_pass(marks):
+    assert marks["factor_tv"] < 0.06 and marks["factor_scene_rms"] < 0.1
+    assert marks["readings_agree"] > 0.99 and marks["readings_right"] == 1
+    assert abs(marks["mode_coverage"] - marks["mode_coverage_of_exact_draws"]) < 0.05
+    assert marks["epe_best_of_16"] < 0.25 * marks["epe_zero"] and marks["epe_deterministic"] == marks["epe_zero"]
+    assert marks["epe_sample"] > 0.7 * marks["epe_zero"], "a single exact draw is wrong half of the time"
+    assert abs(marks["energy_skill"] - 1) < 0.1 and marks["energy_ratio"] < 0.75
+    assert 0.9 < marks["spread_skill"] < 1.12
+    assert marks["psnr_best"] > marks["psnr_deterministic"] + 2.5
+    assert marks["static_pixels_move"] < 0.05
+
+
+def test_taking_the_likelier_sign_each_time_fails(paper, exact, nothing, marks):
+    likelier = p.judge(paper, answers(paper, exact.abs() * paper.scenes.favoured[:, None] * (exact != 0)), nothing)
+    assert likelier["factor_tv"] > 0.25 and likelier["factor_scene_rms"] > 0.3
+    assert likelier["mode_coverage"] < 0.6 and likelier["spread_skill"] < 0.6
+    assert likelier["likelier_sign_70"] == 1
+    assert likelier["energy_skill"] < marks["energy_skill"] - 0.05, "against a still picture, any motion pays"
+
+
+def test_one_mode_a_scene_passes_the_pooled_frequencies_and_fails_by_scene(paper, exact, nothing):
+    fixed = p.judge(paper, answers(paper, exact[:, :1].expand(-1, 16, -1)), nothing)
+    assert fixed["factor_scene_rms"] > 0.35 and fixed["spread_skill"] < 0.2 and fixed["mode_coverage"] < 0.6
+
+
+def test_answers_to_other_scenes_fail(paper, exact, nothing, marks):
+    true = answers(paper, exact)
+    other = p.judge(paper, p.Answers(true.field.roll(1, 0), true.frames.roll(1, 0)), nothing)
+    assert other["epe_best_of_16"] > 2 * marks["epe_best_of_16"] and other["energy_skill"] < 0
+    assert other["static_pixels_move"] > 3 * marks["static_pixels_move"]
+
+
+def test_half_of_the_motion_fails(paper, exact, nothing, marks):
+    half = p.judge(paper, answers(paper, exact / 2), nothing)
+    assert half["epe_best_of_16"] > 1.5 * marks["epe_best_of_16"] and half["energy_skill"] < 0.85
+    assert half["spread_skill"] < 0.9
+
+
+def test_signs_are_read_from_true_fields_and_frames_without_error(paper, exact):
+    true, there = answers(paper, exact), paper.scenes.there
+    wanted = (exact.sign() == paper.scenes.favoured[:, None]).transpose(1, 2)[there]
+    assert torch.equal(p.read_field(true.field, paper)[there].bool(), wanted)
+    assert (p.read_frames(true.frames[:, :, -1], paper)[there].bool() == wanted).float().mean() > 0.99
+
+
+def test_a_small_examination_is_the_start_of_a_large_one(bank, paper):
+    small = p.exam(bank, 3, 16)
+    assert torch.equal(small.frames, paper.frames[:3]) and torch.equal(small.redrawn, paper.redrawn[:3])
+    assert not torch.equal(p.exam(bank, 3, 16, seed=1).frames, small.frames)
+
+
+def test_what_exact_draws_cover_is_known_in_closed_form(paper):
+    generator, found = torch.Generator().manual_seed(0), []
+    for _ in range(200):
+        drawn = torch.stack([scenes.draw_motions(paper.scenes, generator) for _ in range(5)], -1)
+        hit, wanted = p.coverage((drawn.sign() == paper.scenes.favoured[..., None]).long(), paper.scenes)
+        found.append(hit)
+    assert abs(float(torch.stack(found).mean() - wanted.mean())) < 0.01
+
+
+def test_arms_are_models_and_their_baselines():
+    assert len(p.ARMS) == 8
+    assert type(p.arm("splat_2_mean", widths=(8,))) is ForwardRegression
+    model = p.arm("splat_2", widths=(8,))
+    assert type(model) is ForwardDiffusion and model.denoiser.fields == 2
+    with pytest.raises(ValueError, match="unknown arm 'warp_3': choose one of warp_1, splat_1"):
+        p.arm("warp_3")
+
+
+def test_a_forward_model_has_a_floor(bank):
+    paper = p.exam(bank, 6, 2)
+    warp, splat = (p.floors(paper, kind, fits=40) for kind in ("warp", "splat"))
+    for floor in (warp, splat):
+        assert 0 < floor["floor_best_fit"] < floor["floor_true_field"] < floor["floor_still"]
+    assert splat["floor_best_fit"] < warp["floor_best_fit"], "it reads the field where the still is"
+
+
+def test_the_commands_train_resume_and_examine(tmp_path):
+    for minutes in (0.02, 0.04):
+        for name in ("warp_1", "warp_1_mean"):
+            p.train(name, tmp_path, minutes, size=2)
+    record = json.loads((tmp_path / "warp_1.json").read_text())
+    assert record["minutes"] >= 0.04 and len(record["losses"]["novel"]) <= 50
+    p.examine(tmp_path, count=2, k=3, steps=2)
+    numbers = json.loads((tmp_path / "examination.json").read_text())
+    assert set(numbers) == {"warp", "splat", "warp_1_eta_0", "warp_1_eta_1"}
+    assert 0 < numbers["warp_1_eta_0"]["epe_sample"] < 20
+    assert (tmp_path / "examples.npz").stat().st_size > 1000
