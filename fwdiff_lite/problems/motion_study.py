@@ -2,11 +2,12 @@
 
     python -m fwdiff_lite.problems.motion_study train warp_2 warp_2_mean --minutes 8 --out build/motion
     python -m fwdiff_lite.problems.motion_study examine --out build/motion
+    python -m fwdiff_lite.problems.motion_study ship warp_2 --out build/motion --hardware "one NVIDIA H200"
 
 An arm is a forward model with its number of fields; `_mean` behind it is the deterministic baseline of the same size.
 `train` goes on where an earlier call stopped and leaves each arm's weights and losses in the folder. `examine` draws
 samples for held-out scenes from every arm that it finds there and writes all measures to examination.json and
-examples to examples.npz.
+examples to examples.npz. `ship` puts one arm's weights, all measures and the examples into checkpoints/.
 """
 
 from __future__ import annotations
@@ -24,12 +25,15 @@ from torch import Tensor
 
 from fwdiff_lite import metrics
 from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
-from fwdiff_lite.files import write_json
+from fwdiff_lite.files import read_json, write_json
 from fwdiff_lite.observations import Observations
+from fwdiff_lite.pretrained import load_recorded, save_pretrained, save_recorded
 from fwdiff_lite.problems import motion_scenes as scenes_
 from fwdiff_lite.problems.motion import FORWARD_MODELS, Motion, motion, untrained
 from fwdiff_lite.training import fit
 
+NAME = "03_motion_warping"
+HEADLINES = ("factor_tv", "factor_scene_rms", "mode_coverage", "epe_best_of_16", "energy_skill", "spread_skill")
 ARMS = tuple(f"{kind}_{fields}{mean}" for mean in ("", "_mean") for fields in (1, 2) for kind in FORWARD_MODELS)
 BATCH, RATE = 128, 6e-4
 COUNT, K = 256, 16  # scenes of the examination, samples of each
@@ -313,40 +317,86 @@ def examine(folder: Path, count: int = COUNT, k: int = K, steps: int = 32) -> No
     there = {path.stem for path in folder.glob("*.safetensors")}
     for name in [name for name in ARMS if {name, f"{name}_mean"} <= there]:
         baseline = answer(trained(f"{name}_mean", folder, device), paper)
-        keep(examples, f"{name}_mean", baseline, 1)
+        examples |= {f"{name}_mean_{key}": array for key, array in keep(baseline, paper).items()}
         for eta in (0, 1):
             answers = answer(trained(name, folder, device), paper, k, steps, eta)
             numbers[f"{name}_eta_{eta}"] = found = judge(paper, answers, baseline)
-            if eta == 0:
-                keep(examples, name, answers, 8)
+            examples |= {f"{name}_eta_{eta}_{key}": array for key, array in keep(answers, paper).items()}
             print(name, eta, json.dumps({key: round(value, 3) for key, value in found.items()}), flush=True)
     write_json(folder / "examination.json", numbers)
     np.savez_compressed(folder / "examples.npz", **examples)
 
 
-def keep(examples: dict[str, np.ndarray], name: str, answers: Answers, k: int, count: int = 12) -> None:
-    """Keeps some answers in few bytes: fields in half precision, frames in 256 levels."""
-    examples[f"{name}_field"] = answers.field[:count, :k].cpu().half().numpy()
-    frames = answers.frames[:count, :k, -1].cpu().clamp(-1, 1)
-    examples[f"{name}_frames"] = ((frames + 1) * 127.5).round().byte().numpy()
+def keep(answers: Answers, exam: Exam, count: int = 6, k: int = 4) -> dict[str, np.ndarray]:
+    """What is kept of an arm's answers: signs and endpoint errors of all, and up to k answers to the first scenes.
+
+    In few bytes: fields in half precision, last frames in 256 levels.
+    """
+    frames = (answers.frames[:count, :k, -1].clamp(-1, 1) + 1) * 127.5
+    return {
+        "labels": read_field(answers.field, exam).byte().cpu().numpy(),
+        "epe": endpoint_error(answers.field, exam).half().cpu().numpy(),
+        "field": answers.field[:count, :k].half().cpu().numpy(),
+        "frames": frames.round().byte().cpu().numpy(),
+    }
+
+
+def ship(name: str, folder: Path, hardware: str) -> None:
+    """Puts an arm's weights and the whole examination into checkpoints/, with where they come from."""
+    record, numbers = read_json(folder / f"{name}.json"), read_json(folder / "examination.json")
+    spent = {path.stem: read_json(path)["minutes"] for path in folder.glob("*_[12]*.json")}
+    origin = {"hardware": hardware, "seed": 0}
+    command = "python -m fwdiff_lite.problems.motion_study"
+    save_pretrained(
+        NAME,
+        load_file(folder / f"{name}.safetensors"),
+        arm=name,
+        command=f"{command} train {name} --minutes {record['minutes']:.1f}",
+        gpu_minutes=round(record["minutes"], 1),
+        steps=record["steps"],
+        metrics={key: round(value, 4) for key, value in numbers[f"{name}_eta_0"].items() if key in HEADLINES},
+        **origin,
+    )
+    arrays = {"numbers": np.array(json.dumps(numbers)), "minutes": np.array(json.dumps(spent))}
+    with np.load(folder / "examples.npz") as examples:
+        arrays |= dict(examples)
+    save_recorded(
+        NAME,
+        arrays,
+        command=f"{command} train --minutes {max(spent.values()):.1f}; {command} examine",
+        gpu_minutes=round(sum(spent.values()), 1),
+        metrics={arm: round(found["energy_skill"], 4) for arm, found in numbers.items() if "energy_skill" in found},
+        **origin,
+    )
+
+
+def recorded() -> tuple[dict[str, dict[str, float]], dict[str, np.ndarray]]:
+    """What `ship` kept: the measures of every arm, and the examples."""
+    arrays = load_recorded(NAME)
+    return json.loads(str(arrays["numbers"])), arrays
 
 
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description="Train and examine the arms of 03_motion_warping.")
-    parser.add_argument("what", choices=("train", "examine"))
-    parser.add_argument("arms", nargs="*", help=f"what to train, of {', '.join(ARMS)}; all, one after another, if none")
+    parser.add_argument("what", choices=("train", "examine", "ship"))
+    parser.add_argument("arms", nargs="*", help=f"of {', '.join(ARMS)}; `train` with none: all, one after another")
     parser.add_argument("--out", type=Path, default=Path("build/motion"))
     parser.add_argument("--minutes", type=float, default=5.0, help="of training, for each arm")
     parser.add_argument("--batch", type=int, default=BATCH)
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--scenes", type=int, default=COUNT, help="of the examination")
+    parser.add_argument("--hardware", default="CPU", help="what `ship` writes down")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    if options.what == "examine":
+    if options.what == "train":
+        for name in options.arms or ARMS:
+            train(name, options.out, options.minutes, options.batch, options.compile)
+    elif options.what == "examine":
         examine(options.out, options.scenes)
-    for name in options.arms or ARMS if options.what == "train" else ():
-        train(name, options.out, options.minutes, options.batch, options.compile)
+    else:
+        for name in options.arms:
+            ship(name, options.out, options.hardware)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from fwdiff_lite import ForwardDiffusion, ForwardRegression
+from fwdiff_lite.pretrained import load_pretrained, read_manifest
 from fwdiff_lite.problems import motion_scenes as scenes
 from fwdiff_lite.problems import motion_study as p
 
@@ -128,7 +129,7 @@ def test_a_forward_model_has_a_floor(bank):
     assert splat["floor_best_fit"] < warp["floor_best_fit"], "it reads the field where the still is"
 
 
-def test_the_commands_train_resume_and_examine(tmp_path):
+def test_the_commands_train_resume_examine_and_ship(tmp_path, monkeypatch):
     for minutes in (0.02, 0.04):
         for name in ("warp_1", "warp_1_mean"):
             p.train(name, tmp_path, minutes, size=2)
@@ -139,3 +140,13 @@ def test_the_commands_train_resume_and_examine(tmp_path):
     assert set(numbers) == {"warp", "splat", "warp_1_eta_0", "warp_1_eta_1"}
     assert 0 < numbers["warp_1_eta_0"]["epe_sample"] < 20
     assert (tmp_path / "examples.npz").stat().st_size > 1000
+    monkeypatch.setenv("FWDIFF_ROOT", str(tmp_path))
+    p.ship("warp_1", tmp_path, "a test's CPU")
+    measures, arrays = p.recorded()
+    assert measures == numbers and arrays["warp_1_eta_0_field"].shape == (2, 3, 2, 64, 64)
+    assert arrays["warp_1_mean_labels"].shape == (2, 3, 1) and arrays["warp_1_eta_1_epe"].shape == (2, 3)
+    entries = read_manifest()
+    assert set(entries) == {f"{p.NAME}.safetensors", f"{p.NAME}.npz"}
+    assert entries[f"{p.NAME}.safetensors"]["arm"] == "warp_1"
+    weights = load_pretrained(p.NAME)
+    p.arm("warp_1").denoiser.load_state_dict(weights)
