@@ -1,4 +1,4 @@
-"""A folder of short video clips, as frames of moments: for problems/motion.py, where readers bring their own.
+"""A folder of short video clips, as frames of moments: for problems/motion, where readers bring their own.
 
 A clip is a file (gif, mp4 and whatever else imageio's plugins can read) or a folder of pictures (png, jpg), whose
 order is that of their names. Frames are cut to a square in the middle, brought to one size, and scaled to [-1, 1].

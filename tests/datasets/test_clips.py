@@ -7,7 +7,7 @@ import torch
 
 from fwdiff_lite import fit
 from fwdiff_lite.datasets.clips import batches, read_clip, read_clips
-from fwdiff_lite.problems.motion import untrained
+from fwdiff_lite.problems.motion.warping import untrained
 
 RANDOM = np.random.default_rng(0)
 

@@ -1,8 +1,8 @@
 """The trainings of 03_motion_warping, and the examination that all of them sit.
 
-    python -m fwdiff_lite.problems.motion_study train warp_2 warp_2_mean --minutes 8 --out build/motion
-    python -m fwdiff_lite.problems.motion_study examine --out build/motion
-    python -m fwdiff_lite.problems.motion_study ship warp_2 --out build/motion --hardware "one NVIDIA H200"
+    python -m fwdiff_lite.problems.motion.study train warp_2 warp_2_mean --minutes 8 --out build/motion
+    python -m fwdiff_lite.problems.motion.study examine --out build/motion
+    python -m fwdiff_lite.problems.motion.study ship warp_2 --out build/motion --hardware "one NVIDIA H200"
 
 An arm is a forward model with its number of fields; `_mean` behind it is the deterministic baseline of the same size.
 `train` goes on where an earlier call stopped and leaves each arm's weights and losses in the folder. `examine` draws
@@ -28,8 +28,8 @@ from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
 from fwdiff_lite.files import read_json, write_json
 from fwdiff_lite.observations import Observations
 from fwdiff_lite.pretrained import load_recorded, save_pretrained, save_recorded
-from fwdiff_lite.problems import motion_scenes as scenes_
-from fwdiff_lite.problems.motion import FORWARD_MODELS, Motion, motion, untrained
+from fwdiff_lite.problems.motion import scenes as scenes_
+from fwdiff_lite.problems.motion.warping import FORWARD_MODELS, Motion, motion, untrained
 from fwdiff_lite.training import fit
 
 NAME = "03_motion_warping"
@@ -346,7 +346,7 @@ def ship(name: str, folder: Path, hardware: str) -> None:
     record, numbers = read_json(folder / f"{name}.json"), read_json(folder / "examination.json")
     spent = {path.stem: read_json(path)["minutes"] for path in folder.glob("*_[12]*.json")}
     origin = {"hardware": hardware, "seed": 0}
-    command = "python -m fwdiff_lite.problems.motion_study"
+    command = "python -m fwdiff_lite.problems.motion.study"
     save_pretrained(
         NAME,
         load_file(folder / f"{name}.safetensors"),

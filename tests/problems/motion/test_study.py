@@ -7,8 +7,8 @@ import torch
 
 from fwdiff_lite import ForwardDiffusion, ForwardRegression
 from fwdiff_lite.pretrained import load_pretrained, read_manifest
-from fwdiff_lite.problems import motion_scenes as scenes
-from fwdiff_lite.problems import motion_study as p
+from fwdiff_lite.problems.motion import scenes
+from fwdiff_lite.problems.motion import study as p
 
 COUNT = 40
 

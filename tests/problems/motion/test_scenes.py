@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from fwdiff_lite.problems import motion_scenes as p
-from fwdiff_lite.problems.motion import bilinear, grid
+from fwdiff_lite.problems.motion import scenes as p
+from fwdiff_lite.problems.motion.warping import bilinear, grid
 
 
 def generator(seed=0):

@@ -1,4 +1,4 @@
-"""Pictures of things that can move, for problems/motion.py: made here, with textures cut from real photographs.
+"""Pictures of things that can move, for problems/motion: made here, with textures cut from real photographs.
 
 A scene is a background with one to three sprites. Each shows what it *can* do: a pendulum hangs from its peg, a bead
 sits on a rail, a disc has a ring that it can grow to, a wheel has spokes. What it *will* do is hidden: a sign (right
@@ -22,7 +22,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from fwdiff_lite.observations import Observations
-from fwdiff_lite.problems.motion import N, bilinear, grid
+from fwdiff_lite.problems.motion.warping import N, bilinear, grid
 
 SPRITES = 3  # at most, in a scene
 KINDS = ("pendulum", "bead", "disc", "wheel")

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from fwdiff_lite import ForwardRegression, Observations, fit
-from fwdiff_lite.problems import motion as p
-from fwdiff_lite.problems import motion_scenes as scenes
+from fwdiff_lite.problems.motion import scenes
+from fwdiff_lite.problems.motion import warping as p
 
 KINDS = pytest.mark.parametrize("kind", p.FORWARD_MODELS)
 
