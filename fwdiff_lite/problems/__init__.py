@@ -1,1 +1,1 @@
-"""Stochastic inverse problems, one a file or folder: signal, forward model, denoiser, data, baselines, truth where known."""
+"""Stochastic inverse problems, one a file or folder: signal, forward model, denoiser, data, baselines, known truths."""
