@@ -27,7 +27,7 @@ def commit() -> str | None:
             ["git", "-C", root(), *words], capture_output=True, text=True, check=True
         ).stdout.strip()
 
-    results = (":!figures", ":!notebooks/*.ipynb", ":!README.md", ":!checkpoints")
+    results = (":!figures", ":!notebooks/*.ipynb", ":!README.md")
     try:
         return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--", ".", *results) else "")
     except (OSError, subprocess.CalledProcessError):

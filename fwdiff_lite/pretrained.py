@@ -111,6 +111,7 @@ def save(file: str, write, folder: Path | None, provenance: dict[str, Any]) -> P
     """Writes a file, then the manifest that knows it; nothing if it is too large."""
     folder = folder or root() / "checkpoints"
     manifest = read_manifest(folder)
+    provenance = {"commit": commit() or "unknown"} | provenance  # before this file itself counts as a change
     with whole(folder / file) as part:
         write(part)
         content = part.read_bytes()
@@ -124,7 +125,6 @@ def save(file: str, write, folder: Path | None, provenance: dict[str, Any]) -> P
             "sha256": hashlib.sha256(content).hexdigest(),
             "bytes": len(content),
             "licence": "MIT",
-            "commit": commit() or "unknown",
         } | provenance
         text = manifest_text(manifest | {file: entry})
     write_text(folder / "manifest.toml", text)

@@ -126,8 +126,8 @@ class Scenes:
         return self.kind == KINDS.index(name)
 
 
-def draw_scenes(n: int, pieces: int, generator: torch.Generator, most: int = SPRITES) -> Scenes:
-    """n scenes of 1 to `most` sprites, each in a quarter of the picture of its own; textures among `pieces`."""
+def draw_scenes(n: int, pieces: int, generator: torch.Generator) -> Scenes:
+    """n scenes of 1 to SPRITES sprites, each in a quarter of the picture of its own; textures among `pieces`."""
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
         return low + (high - low) * torch.rand(n, *shape, generator=generator)
@@ -136,7 +136,7 @@ def draw_scenes(n: int, pieces: int, generator: torch.Generator, most: int = SPR
         return torch.randint(high, (n, *shape), generator=generator)
 
     kind = integers(len(KINDS), SPRITES)
-    kind = torch.where(torch.arange(SPRITES) <= integers(most)[:, None], kind, -1)
+    kind = torch.where(torch.arange(SPRITES) <= integers(SPRITES)[:, None], kind, -1)
     quarter = torch.rand(n, 4, generator=generator).argsort(1)[:, :SPRITES]
     centre = N / 4 - 0.5 + N / 2 * torch.stack([quarter % 2, quarter // 2], -1) + uniform(-2, 2, SPRITES, 2)
     low = torch.tensor([5.5, 6.0, 7.0, 8.0])[kind]

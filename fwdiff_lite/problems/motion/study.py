@@ -25,7 +25,7 @@ from torch import Tensor
 
 from fwdiff_lite import metrics
 from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
-from fwdiff_lite.files import read_json, write_json
+from fwdiff_lite.files import commit, read_json, write_json
 from fwdiff_lite.observations import Observations
 from fwdiff_lite.pretrained import load_recorded, save_pretrained, save_recorded
 from fwdiff_lite.problems.motion import scenes as scenes_
@@ -33,6 +33,7 @@ from fwdiff_lite.problems.motion.warping import FORWARD_MODELS, Motion, motion, 
 from fwdiff_lite.training import fit
 
 NAME = "03_motion_warping"
+COMMAND = "python -m fwdiff_lite.problems.motion.study"
 HEADLINES = ("factor_tv", "factor_scene_rms", "mode_coverage", "epe_best_of_16", "energy_skill", "spread_skill")
 ARMS = tuple(f"{kind}_{fields}{mean}" for mean in ("", "_mean") for fields in (1, 2) for kind in FORWARD_MODELS)
 BATCH, RATE = 128, 6e-4
@@ -264,7 +265,7 @@ def floors(exam: Exam, kind: str, fits: int = 300) -> dict[str, float]:
         error(*best).backward()
         optimizer.step()
     with torch.no_grad():
-        apart = endpoint_error(best[0].detach()[:, None], exam).mean()
+        apart = endpoint_error(best[0][:, None], exam).mean()
         stays = (still[:, None] - truth).square().mean()
         numbers = {"still": stays, "true_field": error(field, before), "best_fit": error(*best), "best_fit_epe": apart}
     return {f"floor_{name}": float(value) for name, value in numbers.items()}
@@ -291,7 +292,14 @@ def train(name: str, folder: Path, minutes: float, size: int = BATCH, compile: b
     weights = {key: value.half() for key, value in model.denoiser.state_dict().items()}
     save_file(weights, folder / f"{name}.safetensors")
     losses = {key: thinned(values) for key, values in done.curve.items()}
-    write_json(folder / f"{name}.json", {"steps": done.steps, "minutes": done.seconds / 60, "losses": losses})
+    record = {
+        "command": f"{COMMAND} train {name} --minutes {minutes:g} --batch {size}" + " --compile" * compile,
+        "commit": commit() or "unknown",
+        "steps": done.steps,
+        "minutes": done.seconds / 60,
+        "losses": losses,
+    }
+    write_json(folder / f"{name}.json", record)
     print(f"{name}: {done.steps} steps of {size}, {done.seconds / 60:.1f} minutes, losses {losses['loss']}", flush=True)
 
 
@@ -318,8 +326,9 @@ def examine(folder: Path, count: int = COUNT, k: int = K, steps: int = 32) -> No
     for name in [name for name in ARMS if {name, f"{name}_mean"} <= there]:
         baseline = answer(trained(f"{name}_mean", folder, device), paper)
         examples |= {f"{name}_mean_{key}": array for key, array in keep(baseline, paper).items()}
+        model = trained(name, folder, device)
         for eta in (0, 1):
-            answers = answer(trained(name, folder, device), paper, k, steps, eta)
+            answers = answer(model, paper, k, steps, eta)
             numbers[f"{name}_eta_{eta}"] = found = judge(paper, answers, baseline)
             examples |= {f"{name}_eta_{eta}_{key}": array for key, array in keep(answers, paper).items()}
             print(name, eta, json.dumps({key: round(value, 3) for key, value in found.items()}), flush=True)
@@ -344,14 +353,14 @@ def keep(answers: Answers, exam: Exam, count: int = 6, k: int = 4) -> dict[str, 
 def ship(name: str, folder: Path, hardware: str) -> None:
     """Puts an arm's weights and the whole examination into checkpoints/, with where they come from."""
     record, numbers = read_json(folder / f"{name}.json"), read_json(folder / "examination.json")
-    spent = {path.stem: read_json(path)["minutes"] for path in folder.glob("*_[12]*.json")}
-    origin = {"hardware": hardware, "seed": 0}
-    command = "python -m fwdiff_lite.problems.motion.study"
+    records = {path.stem: read_json(path) for path in sorted(folder.glob("*_[12]*.json"))}
+    spent = {arm: each["minutes"] for arm, each in records.items()}
+    origin = {"hardware": hardware, "seed": 0, "commit": record["commit"]}
     save_pretrained(
         NAME,
         load_file(folder / f"{name}.safetensors"),
         arm=name,
-        command=f"{command} train {name} --minutes {record['minutes']:.1f}",
+        command=record["command"],
         gpu_minutes=round(record["minutes"], 1),
         steps=record["steps"],
         metrics={key: round(value, 4) for key, value in numbers[f"{name}_eta_0"].items() if key in HEADLINES},
@@ -363,7 +372,7 @@ def ship(name: str, folder: Path, hardware: str) -> None:
     save_recorded(
         NAME,
         arrays,
-        command=f"{command} train --minutes {max(spent.values()):.1f}; {command} examine",
+        command="; ".join([*(each["command"] for each in records.values()), f"{COMMAND} examine"]),
         gpu_minutes=round(sum(spent.values()), 1),
         metrics={arm: round(found["energy_skill"], 4) for arm, found in numbers.items() if "energy_skill" in found},
         **origin,

@@ -141,6 +141,7 @@ def test_the_commands_train_resume_examine_and_ship(tmp_path, monkeypatch):
     assert 0 < numbers["warp_1_eta_0"]["epe_sample"] < 20
     assert (tmp_path / "examples.npz").stat().st_size > 1000
     monkeypatch.setenv("FWDIFF_ROOT", str(tmp_path))
+    monkeypatch.setenv("FWDIFF_COMMIT", "of shipping")
     p.ship("warp_1", tmp_path, "a test's CPU")
     measures, arrays = p.recorded()
     assert measures == numbers and arrays["warp_1_eta_0_field"].shape == (2, 3, 2, 64, 64)
@@ -148,5 +149,8 @@ def test_the_commands_train_resume_examine_and_ship(tmp_path, monkeypatch):
     entries = read_manifest()
     assert set(entries) == {f"{p.NAME}.safetensors", f"{p.NAME}.npz"}
     assert entries[f"{p.NAME}.safetensors"]["arm"] == "warp_1"
+    for entry in entries.values():
+        assert entry["commit"] == record["commit"] != "of shipping", "the commit that trained"
+        assert record["command"] in entry["command"] and "train warp_1 --minutes 0.04 --batch 2" in entry["command"]
     weights = load_pretrained(p.NAME)
     p.arm("warp_1").denoiser.load_state_dict(weights)
