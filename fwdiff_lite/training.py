@@ -79,7 +79,9 @@ def fit(
     home = next(model.denoiser.parameters()).device
     denoiser = model.denoiser.to(accelerator.device).train()
     weights = list(denoiser.parameters())
-    optimizer = torch.optim.AdamW(weights, lr=learning_rate, weight_decay=weight_decay, betas=(0.9, 0.99))
+    optimizer = torch.optim.AdamW(
+        weights, lr=learning_rate, weight_decay=weight_decay, betas=(0.9, 0.99), fused=accelerator.device.type == "cuda"
+    )
     average = [w.detach().clone() for w in weights]
     done = Fit()
     path = Path(checkpoint) if checkpoint is not None else None

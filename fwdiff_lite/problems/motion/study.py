@@ -36,7 +36,7 @@ NAME = "03_motion_warping"
 COMMAND = "python -m fwdiff_lite.problems.motion.study"
 HEADLINES = ("factor_tv", "factor_scene_rms", "mode_coverage", "epe_best_of_16", "energy_skill", "spread_skill")
 ARMS = tuple(f"{kind}_{fields}{mean}" for mean in ("", "_mean") for fields in (1, 2) for kind in FORWARD_MODELS)
-BATCH, RATE = 128, 6e-4
+BATCH, RATE = 64, 6e-4
 COUNT, K = 256, 16  # scenes of the examination, samples of each
 TIMES = (0.5, 1.0)  # of the frames that are examined; the last is the target's
 GUESSES = (-1.0, -0.75, -0.5, 0.5, 0.75, 1.0)  # motions that a frame is compared with to read its sign
@@ -120,7 +120,7 @@ def exam(bank: Float[Tensor, "n 3 64 64"], count: int = COUNT, k: int = K, seed:
 
 @dataclass(frozen=True)
 class Answers:
-    """K answers to each of c scenes: fields (c, K, 2, H, W) and frames (c, K, T, 3, H, W)."""
+    """K answers to each of c scenes: displacements (c, K, 2, H, W) and frames (c, K, T, 3, H, W)."""
 
     field: Float[Tensor, "c k 2 h w"]
     frames: Float[Tensor, "c k t 3 h w"]
@@ -140,7 +140,7 @@ def answer(
         target = tau[:, -1:].expand(len(context), 1, 1)
         options = {} if mean else {"steps": steps, "eta": eta, "generator": generator}
         signal: Motion = model.sample(context, target, **options).signal
-        fields.append(signal.field)
+        fields.append(model.forward_model.displacement(signal))
         frames.append(model.forward_model(signal, tau.expand(len(context), -1, -1)))
     field, frame = (torch.cat(parts).unflatten(0, (-1, k)) for parts in (fields, frames))
     return Answers(field, frame)
@@ -265,7 +265,7 @@ def floors(exam: Exam, kind: str, fits: int = 300) -> dict[str, float]:
         error(*best).backward()
         optimizer.step()
     with torch.no_grad():
-        apart = endpoint_error(best[0][:, None], exam).mean()
+        apart = endpoint_error(forward_model.displacement(motion(still, *best))[:, None], exam).mean()
         stays = (still[:, None] - truth).square().mean()
         numbers = {"still": stays, "true_field": error(field, before), "best_fit": error(*best), "best_fit_epe": apart}
     return {f"floor_{name}": float(value) for name, value in numbers.items()}
@@ -274,8 +274,11 @@ def floors(exam: Exam, kind: str, fits: int = 300) -> dict[str, float]:
 # --- the commands -----------------------------------------------------------------------------------------------------
 
 
-def train(name: str, folder: Path, minutes: float, size: int = BATCH, compile: bool = False) -> None:
-    """Trains an arm until `minutes` are spent, those of earlier calls included; weights and losses go to the folder."""
+def train(name: str, folder: Path, minutes: float, size: int = BATCH, sharing: int = 1) -> None:
+    """Trains an arm until `minutes` are spent, those of earlier calls included; weights and losses go to the folder.
+
+    A call that is cut off is gone on with. sharing: how many trainings have the device at once, for the record
+    """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = arm(name)
     done = fit(
@@ -284,19 +287,19 @@ def train(name: str, folder: Path, minutes: float, size: int = BATCH, compile: b
         seconds=60 * minutes,
         learning_rate=RATE,
         bf16=device.type == "cuda",
-        compile=compile,
         checkpoint=folder / f"{name}.state",
-        checkpoint_every=500,
+        checkpoint_every=100,
         progress=False,
     )
     weights = {key: value.half() for key, value in model.denoiser.state_dict().items()}
     save_file(weights, folder / f"{name}.safetensors")
     losses = {key: thinned(values) for key, values in done.curve.items()}
     record = {
-        "command": f"{COMMAND} train {name} --minutes {minutes:g} --batch {size}" + " --compile" * compile,
+        "command": f"{COMMAND} train {name} --minutes {minutes:g} --batch {size} --sharing {sharing}",
         "commit": commit() or "unknown",
         "steps": done.steps,
         "minutes": done.seconds / 60,
+        "gpu_minutes": done.seconds / 60 / sharing,
         "losses": losses,
     }
     write_json(folder / f"{name}.json", record)
@@ -354,26 +357,26 @@ def ship(name: str, folder: Path, hardware: str) -> None:
     """Puts an arm's weights and the whole examination into checkpoints/, with where they come from."""
     record, numbers = read_json(folder / f"{name}.json"), read_json(folder / "examination.json")
     records = {path.stem: read_json(path) for path in sorted(folder.glob("*_[12]*.json"))}
-    spent = {arm: each["minutes"] for arm, each in records.items()}
+    steps = {arm: each["steps"] for arm, each in records.items()}
     origin = {"hardware": hardware, "seed": 0, "commit": record["commit"]}
     save_pretrained(
         NAME,
         load_file(folder / f"{name}.safetensors"),
         arm=name,
         command=record["command"],
-        gpu_minutes=round(record["minutes"], 1),
+        gpu_minutes=round(record["gpu_minutes"], 1),
         steps=record["steps"],
         metrics={key: round(value, 4) for key, value in numbers[f"{name}_eta_0"].items() if key in HEADLINES},
         **origin,
     )
-    arrays = {"numbers": np.array(json.dumps(numbers)), "minutes": np.array(json.dumps(spent))}
+    arrays = {"numbers": np.array(json.dumps(numbers)), "steps": np.array(json.dumps(steps))}
     with np.load(folder / "examples.npz") as examples:
         arrays |= dict(examples)
     save_recorded(
         NAME,
         arrays,
         command="; ".join([*(each["command"] for each in records.values()), f"{COMMAND} examine"]),
-        gpu_minutes=round(sum(spent.values()), 1),
+        gpu_minutes=round(sum(each["gpu_minutes"] for each in records.values()), 1),
         metrics={arm: round(found["energy_skill"], 4) for arm, found in numbers.items() if "energy_skill" in found},
         **origin,
     )
@@ -393,14 +396,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("build/motion"))
     parser.add_argument("--minutes", type=float, default=5.0, help="of training, for each arm")
     parser.add_argument("--batch", type=int, default=BATCH)
-    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--sharing", type=int, default=1, help="how many trainings have the device at once")
     parser.add_argument("--scenes", type=int, default=COUNT, help="of the examination")
     parser.add_argument("--hardware", default="CPU", help="what `ship` writes down")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     if options.what == "train":
         for name in options.arms or ARMS:
-            train(name, options.out, options.minutes, options.batch, options.compile)
+            train(name, options.out, options.minutes, options.batch, options.sharing)
     elif options.what == "examine":
         examine(options.out, options.scenes)
     else:

@@ -26,6 +26,7 @@ from fwdiff_lite.schedule import ShiftedCosineSchedule
 
 N = 64  # pixels along a side of a frame
 REACH = 8.0  # pixels: the unit in which the network says how far things move
+SHOWN = 1e-3  # added to how much of a pixel is shown, so that a pixel that is not shown has a displacement too
 SCHEDULE = ShiftedCosineSchedule(0.25)  # a thing's way shows in hundreds of pixels, so under much noise
 
 
@@ -42,12 +43,6 @@ class Motion(NamedTuple):
     fields: Float[Tensor, "b k 2 h w"]
     share: Float[Tensor, "b k h w"]
     importance: Float[Tensor, "b 1 h w"]
-
-    @property
-    def field(self) -> Float[Tensor, "b 2 h w"]:
-        """The one field that tells most: where there are several, each pixel's is that with the largest share."""
-        largest = self.share.argmax(1, keepdim=True)[:, :, None]  # (B, 1, 1, H, W)
-        return self.fields.take_along_dim(largest, 1)[:, 0]
 
 
 def motion(
@@ -139,6 +134,17 @@ class BackwardWarp(_Frames):
         x, y = grid(*still.shape[-2:], still)
         return bilinear(still, x - way[:, 0], y - way[:, 1])
 
+    def displacement(self, signal: Motion) -> Float[Tensor, "b 2 h w"]:
+        """How far each pixel of the still goes by tau = 1: the mean of F over the places that look at it.
+
+        A place y looks at y - F(y), so what is there goes by F(y).
+        """
+        fields, share = signal.fields, signal.share[:, :, None]
+        looked_at = splat(torch.cat([share * fields, share], 2).flatten(0, 1), -fields.flatten(0, 1))
+        looked_at = looked_at.unflatten(0, fields.shape[:2]) + SHOWN * torch.cat([share * fields, share], 2)
+        total = looked_at.sum(1)
+        return total[:, :2] / total[:, 2:]
+
 
 @dataclass(frozen=True)
 class SoftmaxSplat(_Frames):
@@ -158,9 +164,18 @@ class SoftmaxSplat(_Frames):
         front, back = (importance - highest).exp(), (lowest - importance).exp()
         values = torch.cat([front * still, front, back * still, back, torch.ones_like(front)], 1)
         front, back, coverage = splat(values, way).split([4, 4, 1], 1)
-        near = nn.functional.avg_pool2d(back, 9, 1, 4) + 1e-3 * back.mean((2, 3), keepdim=True)
+        near = nn.functional.avg_pool2d(nn.functional.avg_pool2d(back, (9, 1), 1, (4, 0)), (1, 9), 1, (0, 4))
+        near = near + 1e-3 * back.mean((2, 3), keepdim=True)
         hole = (1 - coverage / self.least).clamp(min=0)
         return (1 - hole) * _colour(front) + hole * _colour(near)
+
+    def displacement(self, signal: Motion) -> Float[Tensor, "b 2 h w"]:
+        """How far each pixel of the still goes by tau = 1: the mean of its K ways, each as far as its end shows."""
+        b, k, _, h, w = signal.fields.shape
+        x, y = (place + way for place, way in zip(grid(h, w, signal.share), signal.fields.unbind(2), strict=True))
+        shown = bilinear(signal.share.reshape(b * k, 1, h, w), x.flatten(0, 1), y.flatten(0, 1)).view(b, k, 1, h, w)
+        shown = shown + SHOWN
+        return (shown * signal.fields).sum(1) / shown.sum(1)
 
     def holes(self, signal: Motion, params: Float[Tensor, "b m 1"]) -> Bool[Tensor, "b m h w"]:
         """True where more of the frame is guessed than arrives."""

@@ -120,12 +120,29 @@ def test_two_fields_reach_the_mean_of_two_motions_and_one_does_not(kind):
     assert (between - blended).square().mean() > 0.01
 
 
-def test_the_field_is_that_of_the_largest_share():
-    fields = torch.randn(2, 3, 2, 4, 4, generator=generator())
-    share = torch.rand(2, 3, 4, 4, generator=generator(1))
-    field = p.Motion(torch.zeros(2, 3, 4, 4), fields, share, torch.zeros(2, 1, 4, 4)).field
-    for b, i, j in ((0, 0, 0), (1, 2, 3), (0, 3, 1)):
-        assert torch.equal(field[b, :, i, j], fields[b, share[b, :, i, j].argmax(), :, i, j])
+@KINDS
+def test_a_still_that_moves_as_one_has_that_displacement(kind):
+    still = stills()
+    field = constant(still, 3.0, -2.0)
+    found = p.FORWARD_MODELS[kind].displacement(p.motion(still, field))
+    torch.testing.assert_close(found, field, rtol=0, atol=1e-12)
+
+
+@KINDS
+def test_displacement_is_that_of_what_shows(kind):
+    """Two pixels change places by one field; another field, which shows nowhere else, does not count."""
+    still = stills(1, 8)
+    swap = torch.zeros(1, 2, 8, 8, dtype=torch.float64)
+    swap[0, 0, 3, 2], swap[0, 0, 3, 5] = 3.0, -3.0
+    forward_model = p.FORWARD_MODELS[kind]
+    field = swap if kind == "splat" else -swap  # a pixel says where it goes, or a place says where it looks
+    other = torch.full_like(field, 1.7)
+    share = torch.zeros(1, 2, 8, 8, dtype=torch.float64)
+    share[:, 0] = 1.0
+    signal = p.Motion(still, torch.stack([field, other], 1), share, still.new_zeros(1, 1, 8, 8))
+    torch.testing.assert_close(forward_model.displacement(signal), swap, rtol=0, atol=1e-2)
+    frame = forward_model(signal, times(1, 1.0))[0, 0]
+    torch.testing.assert_close(frame[:, 3, [2, 5]], still[0, :, 3, [5, 2]])
 
 
 def test_wrong_times_are_refused():
