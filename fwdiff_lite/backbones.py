@@ -175,6 +175,7 @@ class _Attention(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         # (B, 3 C, H, W) -> three of (B, heads, H W, C / heads)
-        q, k, v = self.ask(self.norm(x)).flatten(2).unflatten(1, (3, self.heads, -1)).transpose(-1, -2).unbind(1)
+        qkv = self.ask(self.norm(x)).flatten(2).unflatten(1, (3, self.heads, -1)).transpose(-1, -2)
+        q, k, v = qkv.contiguous().unbind(1)  # fused attention wants the channels of a pixel side by side
         h = nn.functional.scaled_dot_product_attention(q, k, v)
         return x + self.answer(h.transpose(-1, -2).reshape(x.shape))

@@ -29,7 +29,7 @@ from fwdiff_lite.files import commit, read_json, write_json
 from fwdiff_lite.observations import Observations
 from fwdiff_lite.pretrained import load_recorded, save_pretrained, save_recorded
 from fwdiff_lite.problems.motion import scenes as scenes_
-from fwdiff_lite.problems.motion.warping import FORWARD_MODELS, Motion, motion, untrained
+from fwdiff_lite.problems.motion.warping import FORWARD_MODELS, Motion, motion, take, untrained
 from fwdiff_lite.training import fit
 
 NAME = "03_motion_warping"
@@ -39,6 +39,7 @@ ARMS = tuple(f"{kind}_{fields}{mean}" for mean in ("", "_mean") for fields in (1
 BATCH, RATE = 64, 6e-4
 COUNT, K = 256, 16  # scenes of the examination, samples of each
 TIMES = (0.5, 1.0)  # of the frames that are examined; the last is the target's
+EXAMPLES = 6  # scenes of which pictures are kept
 GUESSES = (-1.0, -0.75, -0.5, 0.5, 0.75, 1.0)  # motions that a frame is compared with to read its sign
 
 
@@ -120,8 +121,13 @@ def exam(bank: Float[Tensor, "n 3 64 64"], count: int = COUNT, k: int = K, seed:
 
 @dataclass(frozen=True)
 class Answers:
-    """K answers to each of c scenes: displacements (c, K, 2, H, W) and frames (c, K, T, 3, H, W)."""
+    """K answers to each of c scenes.
 
+    signal: c K signals, a scene's K one after another; what they show: field (c, K, 2, H, W), the displacement of
+    the still's pixels, and frames (c, K, T, 3, H, W)
+    """
+
+    signal: Motion
     field: Float[Tensor, "c k 2 h w"]
     frames: Float[Tensor, "c k t 3 h w"]
 
@@ -129,21 +135,23 @@ class Answers:
 def answer(
     model: ForwardDiffusion, exam: Exam, k: int = K, steps: int = 32, eta: float = 0.0, seed: int = 0, chunk: int = 512
 ) -> Answers:
-    """k samples for each scene, or with a ForwardRegression its one answer."""
-    mean = isinstance(model, ForwardRegression)
-    k = 1 if mean else k
-    generator = torch.Generator().manual_seed(seed)
-    contexts, fields, frames = exam.context.repeat(k), [], []
-    tau = exam.context.params.new_tensor(TIMES)[None, :, None]
+    """k samples for each scene, or with a ForwardRegression its one answer.
+
+    They are drawn on the model's device, `chunk` at once. With eta = 0 they are the same for any chunk, and fewer
+    scenes get the first of the samples that more would get.
+    """
+    mean, home, device = isinstance(model, ForwardRegression), exam.frames.device, next(model.parameters()).device
+    k, generator, tau = 1 if mean else k, torch.Generator().manual_seed(seed), torch.tensor(TIMES)[None, :, None]
+    options = {} if mean else {"steps": steps, "eta": eta, "generator": generator}
+    contexts, parts = exam.context.repeat(k), []
     for i in range(0, len(contexts), chunk):
-        context = contexts[slice(i, i + chunk)]
-        target = tau[:, -1:].expand(len(context), 1, 1)
-        options = {} if mean else {"steps": steps, "eta": eta, "generator": generator}
-        signal: Motion = model.sample(context, target, **options).signal
-        fields.append(model.forward_model.displacement(signal))
-        frames.append(model.forward_model(signal, tau.expand(len(context), -1, -1)))
-    field, frame = (torch.cat(parts).unflatten(0, (-1, k)) for parts in (fields, frames))
-    return Answers(field, frame)
+        context = contexts[slice(i, i + chunk)].to(device)
+        times = tau.to(device).expand(len(context), -1, -1)
+        signal = model.sample(context, times[:, -1:], **options).signal
+        shown = model.forward_model.displacement(signal), model.forward_model(signal, times)
+        parts.append([part.to(home) for part in (*signal, *shown)])
+    *signal, field, frames = (torch.cat(part) for part in zip(*parts, strict=True))
+    return Answers(Motion(*signal), field.unflatten(0, (-1, k)), frames.unflatten(0, (-1, k)))
 
 
 def read_field(field: Float[Tensor, "c k 2 h w"], exam: Exam) -> Int[Tensor, "c s k"]:
@@ -179,6 +187,21 @@ def coverage(labels: Int[Tensor, "c s k"], scenes: scenes_.Scenes) -> tuple[Floa
     possible = p > 0
     share = possible / possible.sum(1, keepdim=True)
     return (hit * share).sum(1), ((1 - (1 - p) ** k) * share).sum(1)
+
+
+def against_redrawn(answers: Answers, exam: Exam) -> dict[str, float]:
+    """Why a spread is not 1: variance of the sampled frames, and squared error of their mean, over those of redraws.
+
+    Both on the pixels that can change; 1 for exact samples, up to chance.
+    """
+    near = exam.near.any(1)[:, None, None]
+
+    def both(frames: Float[Tensor, "c k t 3 h w"]) -> Float[Tensor, "2"]:
+        parts = frames.var(1), (frames.mean(1) - exam.frames).square()
+        return torch.stack([(part * near).sum() for part in parts])
+
+    ratio = both(answers.frames) / both(exam.redrawn)
+    return {"variance_over_true": float(ratio[0]), "mean_error_over_true": float(ratio[1])}
 
 
 def judge(exam: Exam, answers: Answers, baseline: Answers, seed: int = 0) -> dict[str, float]:
@@ -240,6 +263,7 @@ def judge(exam: Exam, answers: Answers, baseline: Answers, seed: int = 0) -> dic
         "spread_skill_high": spread.high,
         **{f"psnr_{name}": value for name, value in psnr.items()},
         "static_pixels_move": answers.field.norm(dim=2)[still].mean(),
+        **against_redrawn(answers, exam),
     }
     return {name: float(value) for name, value in numbers.items()}
 
@@ -320,7 +344,10 @@ def trained(name: str, folder: Path, device: torch.device) -> ForwardDiffusion:
 
 
 def examine(folder: Path, count: int = COUNT, k: int = K, steps: int = 32) -> None:
-    """Judges every arm in the folder that has a deterministic baseline there; keeps examples of the first scenes."""
+    """Judges every arm in the folder that has a deterministic baseline there; keeps what figures show of them.
+
+    Of all samples their signs and endpoint errors, of the first scenes some frames, and the deterministic signal.
+    """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     paper = exam(scenes_.textures(scenes_.HELD_OUT).to(device), count, k)
     numbers = {kind: floors(paper, kind) for kind in FORWARD_MODELS}
@@ -328,29 +355,29 @@ def examine(folder: Path, count: int = COUNT, k: int = K, steps: int = 32) -> No
     there = {path.stem for path in folder.glob("*.safetensors")}
     for name in [name for name in ARMS if {name, f"{name}_mean"} <= there]:
         baseline = answer(trained(f"{name}_mean", folder, device), paper)
-        examples |= {f"{name}_mean_{key}": array for key, array in keep(baseline, paper).items()}
+        examples |= {f"{name}_mean_{key}": array for key, array in pictures(baseline).items()}
+        examples |= {
+            f"{name}_mean_{key}": part.half().cpu().numpy()
+            for key, part in take(baseline.signal, slice(EXAMPLES))._asdict().items()
+            if key != "still"
+        }
         model = trained(name, folder, device)
         for eta in (0, 1):
             answers = answer(model, paper, k, steps, eta)
             numbers[f"{name}_eta_{eta}"] = found = judge(paper, answers, baseline)
-            examples |= {f"{name}_eta_{eta}_{key}": array for key, array in keep(answers, paper).items()}
+            examples[f"{name}_eta_{eta}_labels"] = read_field(answers.field, paper).byte().cpu().numpy()
+            examples[f"{name}_eta_{eta}_epe"] = endpoint_error(answers.field, paper).half().cpu().numpy()
+            if eta == 0:
+                examples |= {f"{name}_{key}": array for key, array in pictures(answers).items()}
             print(name, eta, json.dumps({key: round(value, 3) for key, value in found.items()}), flush=True)
     write_json(folder / "examination.json", numbers)
     np.savez_compressed(folder / "examples.npz", **examples)
 
 
-def keep(answers: Answers, exam: Exam, count: int = 6, k: int = 4) -> dict[str, np.ndarray]:
-    """What is kept of an arm's answers: signs and endpoint errors of all, and up to k answers to the first scenes.
-
-    In few bytes: fields in half precision, last frames in 256 levels.
-    """
-    frames = (answers.frames[:count, :k, -1].clamp(-1, 1) + 1) * 127.5
-    return {
-        "labels": read_field(answers.field, exam).byte().cpu().numpy(),
-        "epe": endpoint_error(answers.field, exam).half().cpu().numpy(),
-        "field": answers.field[:count, :k].half().cpu().numpy(),
-        "frames": frames.round().byte().cpu().numpy(),
-    }
+def pictures(answers: Answers, k: int = 3) -> dict[str, np.ndarray]:
+    """Up to k last frames of the first scenes, in 256 levels."""
+    frames = (answers.frames[:EXAMPLES, :k, -1].clamp(-1, 1) + 1) * 127.5
+    return {"frames": frames.round().byte().cpu().numpy()}
 
 
 def ship(name: str, folder: Path, hardware: str) -> None:

@@ -53,6 +53,11 @@ def motion(
     return Motion(still, field[:, None], one, torch.zeros_like(one) if importance is None else importance)
 
 
+def take(signal: Motion, rows) -> Motion:
+    """Some of the stills with their motions: whatever a tensor's first axis can be indexed with."""
+    return Motion(*(part[rows] for part in signal))
+
+
 # --- the forward models -----------------------------------------------------------------------------------------------
 
 

@@ -1,6 +1,7 @@
 """The examination passes whoever draws from the truth, and fails everybody who does not."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from fwdiff_lite import ForwardDiffusion, ForwardRegression
 from fwdiff_lite.pretrained import load_pretrained, read_manifest
 from fwdiff_lite.problems.motion import scenes
 from fwdiff_lite.problems.motion import study as p
+from fwdiff_lite.problems.motion.warping import motion
 
 COUNT = 40
 
@@ -32,7 +34,8 @@ def answers(paper, motions):
         for i in range(0, len(flat), 64)
     ]
     field = scenes.true_field(many, flat)
-    return p.Answers(*(x.unflatten(0, motions.shape[:2]) for x in (field, torch.cat(frames))))
+    signal = motion(paper.context.value[:, 0].repeat_interleave(motions.shape[1], 0), field)
+    return p.Answers(signal, *(x.unflatten(0, motions.shape[:2]) for x in (field, torch.cat(frames))))
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +65,7 @@ def test_exact_draws_pass(marks):
     assert 0.9 < marks["spread_skill"] < 1.12
     assert marks["psnr_best"] > marks["psnr_deterministic"] + 2.5
     assert marks["static_pixels_move"] < 0.05
+    assert abs(marks["variance_over_true"] - 1) < 0.1 and abs(marks["mean_error_over_true"] - 1) < 0.1
 
 
 def test_taking_the_likelier_sign_each_time_fails(paper, exact, nothing, marks):
@@ -79,7 +83,7 @@ def test_one_mode_a_scene_passes_the_pooled_frequencies_and_fails_by_scene(paper
 
 def test_answers_to_other_scenes_fail(paper, exact, nothing, marks):
     true = answers(paper, exact)
-    other = p.judge(paper, p.Answers(true.field.roll(1, 0), true.frames.roll(1, 0)), nothing)
+    other = p.judge(paper, replace(true, field=true.field.roll(1, 0), frames=true.frames.roll(1, 0)), nothing)
     assert other["epe_best_of_16"] > 2 * marks["epe_best_of_16"] and other["energy_skill"] < 0
     assert other["static_pixels_move"] > 3 * marks["static_pixels_move"]
 
@@ -87,7 +91,7 @@ def test_answers_to_other_scenes_fail(paper, exact, nothing, marks):
 def test_half_of_the_motion_fails(paper, exact, nothing, marks):
     half = p.judge(paper, answers(paper, exact / 2), nothing)
     assert half["epe_best_of_16"] > 1.5 * marks["epe_best_of_16"] and half["energy_skill"] < 0.85
-    assert half["spread_skill"] < 0.9
+    assert half["spread_skill"] < 0.9 and half["variance_over_true"] < 0.8
 
 
 def test_signs_are_read_from_true_fields_and_frames_without_error(paper, exact):
@@ -110,6 +114,19 @@ def test_what_exact_draws_cover_is_known_in_closed_form(paper):
         hit, wanted = p.coverage((drawn.sign() == paper.scenes.favoured[..., None]).long(), paper.scenes)
         found.append(hit)
     assert abs(float(torch.stack(found).mean() - wanted.mean())) < 0.01
+
+
+def test_fewer_scenes_get_the_first_of_the_samples(bank):
+    model = p.arm("splat_2", widths=(8, 8, 8, 16))
+    many, few = (p.answer(model, p.exam(bank, n, 1), 2, steps=2, chunk=chunk) for n, chunk in ((3, 4), (2, 512)))
+    assert many.field.shape == (3, 2, 2, 64, 64) and many.frames.shape == (3, 2, 2, 3, 64, 64)
+    assert len(many.signal.still) == 6
+    torch.testing.assert_close(many.frames[:2], few.frames)
+    torch.testing.assert_close(many.field[:2], few.field)
+    assert not torch.allclose(many.frames[:, 0], many.frames[:, 1]), "two samples differ"
+    other = p.answer(model, p.exam(bank, 2, 1), 2, steps=2, seed=1)
+    assert not torch.allclose(other.frames, few.frames)
+    assert p.answer(p.arm("splat_2_mean", widths=(8,)), p.exam(bank, 2, 1), 5).field.shape[1] == 1
 
 
 def test_arms_are_models_and_their_baselines():
@@ -144,8 +161,10 @@ def test_the_commands_train_resume_examine_and_ship(tmp_path, monkeypatch):
     monkeypatch.setenv("FWDIFF_COMMIT", "of shipping")
     p.ship("warp_1", tmp_path, "a test's CPU")
     measures, arrays = p.recorded()
-    assert measures == numbers and arrays["warp_1_eta_0_field"].shape == (2, 3, 2, 64, 64)
-    assert arrays["warp_1_mean_labels"].shape == (2, 3, 1) and arrays["warp_1_eta_1_epe"].shape == (2, 3)
+    assert measures == numbers and arrays["warp_1_eta_1_epe"].shape == (2, 3)
+    assert arrays["warp_1_eta_0_labels"].shape == (2, 3, 3) and arrays["warp_1_frames"].shape == (2, 3, 3, 64, 64)
+    assert arrays["warp_1_mean_frames"].shape == (2, 1, 3, 64, 64)
+    assert arrays["warp_1_mean_fields"].shape == (2, 1, 2, 64, 64)
     entries = read_manifest()
     assert set(entries) == {f"{p.NAME}.safetensors", f"{p.NAME}.npz"}
     assert entries[f"{p.NAME}.safetensors"]["arm"] == "warp_1"

@@ -1,0 +1,19 @@
+"""The profile "gpu" of the notebooks that load weights: the same cells, after a training of twenty seconds."""
+
+import pytest
+
+from fwdiff_lite.files import read_json
+from fwdiff_lite.notebook import notebook_names
+from fwdiff_lite.reproduce import main
+
+
+@pytest.mark.skipif("03_motion_warping" not in notebook_names(), reason="no 03_motion_warping yet")
+def test_motion_is_trained_anew(tmp_path):
+    parameters = {"MINUTES": "0.33", "SCENES": "4", "FOLDER": str(tmp_path / "training")}
+    options = [word for name, value in parameters.items() for word in ("-p", name, value)]
+    output = tmp_path / "output"
+    assert main(["--profile", "gpu", "--only", "03_motion_warping", "--output", str(output), *options]) == 0
+    record = read_json(tmp_path / "training" / "splat_2.json")
+    assert record["steps"] >= 1 and record["minutes"] >= 0.33
+    numbers = read_json(output / "metrics.json")["03_motion_warping"]
+    assert numbers["live_apart"] > 0.5, "a network of twenty seconds is not the one that was loaded"
