@@ -137,7 +137,8 @@ def gif_frames(frames: Sequence[UInt8[np.ndarray, "h w 3"]]) -> list[Image.Image
             f"a GIF needs frames of one shape (H, W, 3) in uint8, got {sorted(map(str, shapes)) or 'none'}"
         )
     some = frames[:: max(1, len(frames) // 8)]  # enough to know the colours
-    palette = Image.fromarray(np.concatenate(some)).quantize(256, method=Image.Quantize.MEDIANCUT)
+    # a median cut spends its colours on large areas and would lose a small bright dot
+    palette = Image.fromarray(np.concatenate(some)).quantize(256, method=Image.Quantize.MAXCOVERAGE, kmeans=1)
     return [Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
 
 

@@ -27,11 +27,11 @@ PROVES = {  # notebook: what it proves, with numbers from figures/metrics.json
         "{window_consistency_psnr:.0f} dB, spread over error {spread_skill:.2f} (1 is calibrated)."
     ),
     "03_motion_warping": (
-        "Section 4.2: several motions for one still, learnt from pairs of frames. Sampled signs are within "
-        "{factor_tv_high:.3f} of their true odds, 16 samples hit {mode_coverage:.0%} of the modes, and the best of "
-        "them lies {epe_ratio:.2f} times as far from the truth as the deterministic answer. With the paper's one "
-        "field the likelier motion is drawn {warp_1_eta_0_excess:.0f} points too often; two blended fields mend "
-        "that. Spread over error is {spread_skill:.2f}: over-confident."
+        "Section 4.2: several motions for one still, learnt from stills and later frames. Pooled, sampled signs are "
+        "within {factor_tv_high:.3f} of their true odds; 16 samples hit {mode_coverage:.0%} of the modes, and the "
+        "best of them lies {epe_ratio:.2f} times as far from the truth as the deterministic answer. With the "
+        "paper's one field the likelier motion is drawn {warp_1_eta_0_excess:.0f} points too often; two blended "
+        "fields mend most of that. Spread over error is {spread_skill:.2f}: over-confident."
     ),
 }
 UNMEASURED = "*not measured yet: run `make reproduce`*"

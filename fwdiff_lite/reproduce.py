@@ -448,10 +448,11 @@ def publish(run: Execution, figures: Path, notebooks: Path, profile: str, facts:
         "peak_gb": round(run.peak_gb, 2),
         "cells": run.cell_seconds(),
     }
-    places = {figures / "provenance.json"} | (
-        {root() / "figures" / "provenance.json"} if profile == "gpu" else set()
-    )
-    for path in places:  # minutes on a GPU are stated beside those on the CPU, wherever the pictures go
+    places = {figures / "provenance.json"}
+    if profile == "gpu" and facts["hardware"]["gpu"]:
+        # minutes on a GPU are stated beside those on the CPU, wherever the pictures go
+        places.add(root() / "figures" / "provenance.json")
+    for path in places:
         provenance = read_json(path)
         provenance.setdefault(run.name, {})[profile] = facts | cost
         write_json(path, provenance)

@@ -557,8 +557,8 @@ def look(digit, row, column, size):
     plt.show()
 
 
-interact(look, digit=IntSlider(5, min=0, max=296), row=IntSlider(2, min=0, max=5), column=IntSlider(2, min=0, max=5),
-         size=IntSlider(4, min=3, max=5))
+moving = interact(look, digit=IntSlider(5, min=0, max=296), row=IntSlider(2, min=0, max=5),
+                  column=IntSlider(2, min=0, max=5), size=IntSlider(4, min=3, max=5))
 
 # %% [markdown]
 # ## What held, and what did not

@@ -1,8 +1,9 @@
 """The profile "gpu" of the notebooks that load weights: the same cells, after a training of twenty seconds."""
 
 import pytest
+import torch
 
-from fwdiff_lite.files import read_json
+from fwdiff_lite.files import read_json, root
 from fwdiff_lite.notebook import notebook_names
 from fwdiff_lite.reproduce import main
 
@@ -11,9 +12,11 @@ from fwdiff_lite.reproduce import main
 def test_motion_is_trained_anew(tmp_path):
     parameters = {"MINUTES": "0.33", "SCENES": "4", "FOLDER": str(tmp_path / "training")}
     options = [word for name, value in parameters.items() for word in ("-p", name, value)]
-    output = tmp_path / "output"
+    output, costs = tmp_path / "output", root() / "figures" / "provenance.json"
+    stated = read_json(costs)
     assert main(["--profile", "gpu", "--only", "03_motion_warping", "--output", str(output), *options]) == 0
     record = read_json(tmp_path / "training" / "splat_2.json")
     assert record["steps"] >= 1 and record["minutes"] >= 0.33
+    assert torch.cuda.is_available() or read_json(costs) == stated, "a CPU's minutes are no GPU's"
     numbers = read_json(output / "metrics.json")["03_motion_warping"]
     assert numbers["live_apart"] > 0.5, "a network of twenty seconds is not the one that was loaded"

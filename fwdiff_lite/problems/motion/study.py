@@ -85,12 +85,10 @@ class Exam:
 
 def exam(bank: Float[Tensor, "n 3 64 64"], count: int = COUNT, k: int = K, seed: int = 2026) -> Exam:
     """Always the same scenes for the same seed and count; a smaller count gives the first of a larger one's."""
-    generators = [torch.Generator().manual_seed(seed + i) for i in range(count)]
-    drawn = [scenes_.draw_scenes(1, len(bank), generator) for generator in generators]
-    scenes = scenes_.join(drawn)
+    scenes, generators = exam_scenes(count, len(bank), seed)
     motions = torch.stack([
-        torch.cat([scenes_.draw_motions(scene, generator) for _ in range(1 + k)])
-        for scene, generator in zip(drawn, generators, strict=True)
+        torch.cat([scenes_.draw_motions(scenes[[i]], generator) for _ in range(1 + k)])
+        for i, generator in enumerate(generators)
     ])  # (c, 1 + K, S): what happens, and what else could have  # fmt: skip
     scenes, motions = scenes.to(bank.device), motions.to(bank.device)
     happens, s = motions[:, 0], motions.shape[2]
@@ -117,6 +115,14 @@ def exam(bank: Float[Tensor, "n 3 64 64"], count: int = COUNT, k: int = K, seed:
     context = Observations(seen[:, :1], tau[:1].expand(count, 1)[..., None])
     field = scenes_.true_field(scenes, happens)
     return Exam(scenes, happens, context, seen[:, 1:], redrawn, guesses, field, torch.stack(towards, 1), near, bank)
+
+
+def exam_scenes(
+    count: int = COUNT, pieces: int = 512, seed: int = 2026
+) -> tuple[scenes_.Scenes, list[torch.Generator]]:
+    """The scenes of an examination, and for each the generator that its motions are drawn from next."""
+    generators = [torch.Generator().manual_seed(seed + i) for i in range(count)]
+    return scenes_.join([scenes_.draw_scenes(1, pieces, generator) for generator in generators]), generators
 
 
 @dataclass(frozen=True)
@@ -169,6 +175,16 @@ def read_frames(frames: Float[Tensor, "c k 3 h w"], exam: Exam) -> Int[Tensor, "
     return (sign == exam.scenes.favoured[..., None]).long()
 
 
+def likelier(labels: Int[Tensor, "c s k"], scenes: scenes_.Scenes) -> dict[int, tuple[float, float]]:
+    """How often the likelier sign is drawn, by a badge's odds in per cent, with half a 95 % interval over sprites."""
+    found = {}
+    for odds in sorted({max(p, 1 - p) for p in scenes_.CUES.values()}):
+        rate = labels[scenes.there & ((scenes.odds - odds).abs() < 1e-3)].double().mean(1)  # one for each sprite
+        half = 1.96 * rate.std() / len(rate) ** 0.5 if len(rate) > 1 else torch.tensor(1.0)
+        found[round(100 * odds)] = float(rate.mean()), float(half)
+    return found
+
+
 def endpoint_error(field: Float[Tensor, "c k 2 h w"], exam: Exam) -> Float[Tensor, "c k"]:
     """Mean distance in pixels between sampled and true displacement, over the sprites' pixels in the still."""
     moving = exam.moving[:, None]
@@ -212,10 +228,6 @@ def judge(exam: Exam, answers: Answers, baseline: Answers, seed: int = 0) -> dic
     signs = labels[there].cpu()
     tv = metrics.factor_tv(signs, odds, generator)
     rms = metrics.factor_scene_rms(signs, odds, generator)
-    by_cue = {
-        f"likelier_sign_{round(100 * p)}": signs[(odds[:, 1] - p).abs() < 1e-3].double().mean()
-        for p in sorted({max(p, 1 - p) for p in scenes_.CUES.values()})
-    }
     seen = read_frames(answers.frames[:, :, -1], exam)
     truly = read_frames(exam.frames[:, None, -1], exam)[..., 0]
     hit, perfect = coverage(labels, exam.scenes)
@@ -245,7 +257,7 @@ def judge(exam: Exam, answers: Answers, baseline: Answers, seed: int = 0) -> dic
         "factor_tv_high": tv.high,
         "factor_scene_rms": rms.value,
         "factor_scene_rms_high": rms.high,
-        **by_cue,
+        **{f"likelier_sign_{odds}": rate for odds, (rate, _) in likelier(labels, exam.scenes).items()},
         "readings_agree": (seen == labels)[there].double().mean(),
         "readings_right": (truly == (exam.motion.sign() == exam.scenes.favoured))[there].double().mean(),
         "mode_coverage": hit.mean(),

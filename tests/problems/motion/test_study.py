@@ -72,7 +72,7 @@ def test_taking_the_likelier_sign_each_time_fails(paper, exact, nothing, marks):
     likelier = p.judge(paper, answers(paper, exact.abs() * paper.scenes.favoured[:, None] * (exact != 0)), nothing)
     assert likelier["factor_tv"] > 0.25 and likelier["factor_scene_rms"] > 0.3
     assert likelier["mode_coverage"] < 0.6 and likelier["spread_skill"] < 0.6
-    assert likelier["likelier_sign_70"] == 1
+    assert likelier["likelier_sign_70"] == 1 and likelier["likelier_sign_50"] == 1
     assert likelier["energy_skill"] < marks["energy_skill"] - 0.05, "against a still picture, any motion pays"
 
 
@@ -114,6 +114,13 @@ def test_what_exact_draws_cover_is_known_in_closed_form(paper):
         hit, wanted = p.coverage((drawn.sign() == paper.scenes.favoured[..., None]).long(), paper.scenes)
         found.append(hit)
     assert abs(float(torch.stack(found).mean() - wanted.mean())) < 0.01
+
+
+def test_how_often_the_likelier_sign_is_drawn(paper, exact):
+    labels = (exact.sign() == paper.scenes.favoured[:, None]).long().transpose(1, 2)
+    for odds, (rate, half) in p.likelier(labels, paper.scenes).items():
+        assert abs(100 * rate - odds) < 100 * 2 * half and 0.01 < half < 0.12
+    assert p.likelier(torch.ones_like(labels), paper.scenes) == {50: (1, 0), 70: (1, 0), 80: (1, 0)}
 
 
 def test_fewer_scenes_get_the_first_of_the_samples(bank):
