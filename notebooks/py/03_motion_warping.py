@@ -50,7 +50,7 @@ PROFILE = "cpu"
 # The profile "gpu" trains the weights anew, and goes on where an earlier run stopped.
 MINUTES = 8.0  # of training
 FOLDER = "../build/03_motion_warping"  # for its weights
-SCENES = 256  # that are sampled then
+SCENES = 256  # that are sampled then, at least 6
 
 # %% tags=["nbval-ignore-output"]
 from pathlib import Path
@@ -67,8 +67,9 @@ from fwdiff_lite.problems.motion import scenes, study
 
 run = Run("03_motion_warping", PROFILE)
 N, K = run.pick(smoke=6, cpu=6, gpu=SCENES), run.pick(smoke=2, cpu=study.K, gpu=study.K)  # held-out scenes, samples of each
-DENOISING, CHUNK = run.pick(smoke=2, cpu=32, gpu=32), run.pick(smoke=8, cpu=8, gpu=512)  # steps of sampling, how many at once
+DENOISING = run.pick(smoke=2, cpu=32, gpu=32)  # steps of sampling
 device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+CHUNK = 512 if device.type == "cuda" else 8  # samples at once
 run.opening()
 
 # %% [markdown]

@@ -10,7 +10,7 @@ from fwdiff_lite.reproduce import main
 
 @pytest.mark.skipif("03_motion_warping" not in notebook_names(), reason="no 03_motion_warping yet")
 def test_motion_is_trained_anew(tmp_path):
-    parameters = {"MINUTES": "0.33", "SCENES": "4", "FOLDER": str(tmp_path / "training")}
+    parameters = {"MINUTES": "0.33", "SCENES": "6", "FOLDER": str(tmp_path / "training")}
     options = [word for name, value in parameters.items() for word in ("-p", name, value)]
     output, costs = tmp_path / "output", root() / "figures" / "provenance.json"
     stated = read_json(costs)
