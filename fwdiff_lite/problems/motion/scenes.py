@@ -49,6 +49,11 @@ def photograph(name: str) -> Float[Tensor, "3 h w"]:
     return image.permute(2, 0, 1).float() / 127.5 - 1
 
 
+def resized(image: Float[Tensor, "3 h w"]) -> Float[Tensor, "3 64 64"]:
+    """A square picture at the size of a frame."""
+    return torch.nn.functional.interpolate(image[None], (N, N), mode="bilinear", antialias=True)[0]
+
+
 def textures(names: list[str], count: int = 512, seed: int = 0) -> Float[Tensor, "count 3 64 64"]:
     """Square pieces of the photographs, of 64 to 256 of their pixels a side, turned, mirrored and brought to 64 x 64.
 
@@ -60,8 +65,7 @@ def textures(names: list[str], count: int = 512, seed: int = 0) -> Float[Tensor,
         image = photographs[len(pieces) % len(photographs)]
         side = int(torch.randint(N, min(256, *image.shape[1:]) + 1, (), generator=generator))
         top, left = (int(torch.randint(n - side + 1, (), generator=generator)) for n in image.shape[1:])
-        piece = image[None, :, top : top + side, left : left + side]
-        piece = torch.nn.functional.interpolate(piece, (N, N), mode="bilinear", antialias=True)[0]
+        piece = resized(image[:, top : top + side, left : left + side])
         turn, mirror = torch.randint(4, (2,), generator=generator).tolist()
         piece = torch.rot90(piece if mirror % 2 else piece.flip(2), turn, (1, 2))
         if piece.std() > 0.05:

@@ -117,10 +117,11 @@ def exam(bank: Float[Tensor, "n 3 64 64"], count: int = COUNT, k: int = K, seed:
     return Exam(scenes, happens, context, seen[:, 1:], redrawn, guesses, field, torch.stack(towards, 1), near, bank)
 
 
-def exam_scenes(
-    count: int = COUNT, pieces: int = 512, seed: int = 2026
-) -> tuple[scenes_.Scenes, list[torch.Generator]]:
-    """The scenes of an examination, and for each the generator that its motions are drawn from next."""
+def exam_scenes(count: int, pieces: int, seed: int = 2026) -> tuple[scenes_.Scenes, list[torch.Generator]]:
+    """The scenes of an examination, and for each the generator that its motions are drawn from next.
+
+    pieces: how many textures there are
+    """
     generators = [torch.Generator().manual_seed(seed + i) for i in range(count)]
     return scenes_.join([scenes_.draw_scenes(1, pieces, generator) for generator in generators]), generators
 
@@ -367,7 +368,7 @@ def examine(folder: Path, count: int = COUNT, k: int = K, steps: int = 32) -> No
     there = {path.stem for path in folder.glob("*.safetensors")}
     for name in [name for name in ARMS if {name, f"{name}_mean"} <= there]:
         baseline = answer(trained(f"{name}_mean", folder, device), paper)
-        examples |= {f"{name}_mean_{key}": array for key, array in pictures(baseline).items()}
+        examples[f"{name}_mean_frames"] = last_frames(baseline)
         examples |= {
             f"{name}_mean_{key}": part.half().cpu().numpy()
             for key, part in take(baseline.signal, slice(EXAMPLES))._asdict().items()
@@ -380,16 +381,15 @@ def examine(folder: Path, count: int = COUNT, k: int = K, steps: int = 32) -> No
             examples[f"{name}_eta_{eta}_labels"] = read_field(answers.field, paper).byte().cpu().numpy()
             examples[f"{name}_eta_{eta}_epe"] = endpoint_error(answers.field, paper).half().cpu().numpy()
             if eta == 0:
-                examples |= {f"{name}_{key}": array for key, array in pictures(answers).items()}
+                examples[f"{name}_frames"] = last_frames(answers)
             print(name, eta, json.dumps({key: round(value, 3) for key, value in found.items()}), flush=True)
     write_json(folder / "examination.json", numbers)
     np.savez_compressed(folder / "examples.npz", **examples)
 
 
-def pictures(answers: Answers, k: int = 3) -> dict[str, np.ndarray]:
+def last_frames(answers: Answers, k: int = 3) -> np.ndarray:
     """Up to k last frames of the first scenes, in 256 levels."""
-    frames = (answers.frames[:EXAMPLES, :k, -1].clamp(-1, 1) + 1) * 127.5
-    return {"frames": frames.round().byte().cpu().numpy()}
+    return ((answers.frames[:EXAMPLES, :k, -1].clamp(-1, 1) + 1) * 127.5).round().byte().cpu().numpy()
 
 
 def ship(name: str, folder: Path, hardware: str) -> None:

@@ -145,9 +145,9 @@ class BackwardWarp(_Frames):
         A place y looks at y - F(y), so what is there goes by F(y).
         """
         fields, share = signal.fields, signal.share[:, :, None]
-        looked_at = splat(torch.cat([share * fields, share], 2).flatten(0, 1), -fields.flatten(0, 1))
-        looked_at = looked_at.unflatten(0, fields.shape[:2]) + SHOWN * torch.cat([share * fields, share], 2)
-        total = looked_at.sum(1)
+        weighted = torch.cat([share * fields, share], 2)  # (B, K, 2 + 1, H, W)
+        looked_at = splat(weighted.flatten(0, 1), -fields.flatten(0, 1)).view_as(weighted)
+        total = (looked_at + SHOWN * weighted).sum(1)
         return total[:, :2] / total[:, 2:]
 
 
@@ -169,6 +169,7 @@ class SoftmaxSplat(_Frames):
         front, back = (importance - highest).exp(), (lowest - importance).exp()
         values = torch.cat([front * still, front, back * still, back, torch.ones_like(front)], 1)
         front, back, coverage = splat(values, way).split([4, 4, 1], 1)
+        # the mean over 9 x 9 pixels, one axis after the other: at once, its gradient is slow on a GPU
         near = nn.functional.avg_pool2d(nn.functional.avg_pool2d(back, (9, 1), 1, (4, 0)), (1, 9), 1, (0, 4))
         near = near + 1e-3 * back.mean((2, 3), keepdim=True)
         hole = (1 - coverage / self.least).clamp(min=0)
