@@ -324,6 +324,7 @@ def train(name: str, folder: Path, minutes: float, size: int = BATCH, sharing: i
         seconds=60 * minutes,
         learning_rate=RATE,
         bf16=device.type == "cuda",
+        compile=device.type == "cuda",
         checkpoint=folder / f"{name}.state",
         checkpoint_every=100,
         progress=False,
