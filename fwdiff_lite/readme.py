@@ -31,7 +31,7 @@ PROVES = {  # notebook: what it proves, with numbers from figures/metrics.json
         "within {factor_tv_high:.3f} of their true odds; 16 samples hit {mode_coverage:.0%} of the modes, and the "
         "best of them lies {epe_ratio:.2f} times as far from the truth as the deterministic answer. With the "
         "paper's one field the likelier motion is drawn {warp_1_eta_0_excess:.0f} points too often; two blended "
-        "fields mend most of that. Spread over error is {spread_skill:.2f}: over-confident."
+        "fields mend that. Spread over error is {spread_skill:.2f} (1 is calibrated)."
     ),
 }
 UNMEASURED = "*not measured yet: run `make reproduce`*"

@@ -51,11 +51,9 @@ BOUNDS = {  # notebook: {number: (at least, at most)}
         "static_pixels_move": (0.0, 0.3),
     },
 }
-NOT_YET = {("03_motion_warping", "spread_skill"): "over-confident: its training was too short"}
-XFAILS = {pair: pytest.mark.xfail(strict=True, reason=why) for pair, why in NOT_YET.items()}
 
 CHECKS = [
-    pytest.param(name, key, id=f"{name}-{key}", marks=XFAILS.get((name, key), ()))
+    pytest.param(name, key, id=f"{name}-{key}")
     for name, bounds in BOUNDS.items()
     if name in notebook_names()
     for key in bounds

@@ -411,7 +411,9 @@ def ship(name: str, folder: Path, hardware: str) -> None:
     )
     arrays = {"numbers": np.array(json.dumps(numbers)), "steps": np.array(json.dumps(steps))}
     with np.load(folder / "examples.npz") as examples:
-        arrays |= dict(examples)
+        signals = {key for key in examples if key.endswith(("_fields", "_share", "_importance"))}
+        others = {key for key in signals if not key.startswith(f"{name}_mean_")}  # of no figure
+        arrays |= {key: examples[key] for key in examples if key not in others}
     save_recorded(
         NAME,
         arrays,
