@@ -84,6 +84,7 @@ class UNet(nn.Module):
         by 2 ** (len(widths) - 1)
     blocks: residual blocks at each resolution, on either way
     attention: how many of the coarsest resolutions attend over all their pixels
+    row: images are of height 1, and so are the convolutions
     """
 
     def __init__(
@@ -94,34 +95,37 @@ class UNet(nn.Module):
         blocks: int = 2,
         attention: int = 2,
         pairs: int = 6,
+        row: bool = False,
     ):
         super().__init__()
         _check_sizes(inputs, outputs, min(widths, default=0), blocks, pairs)
         if any(width % 8 for width in widths):
             raise ValueError(f"widths must be multiples of 8, got {widths}")
-        self.pairs = pairs
+        self.pairs, self.row = pairs, row
         features = 4 * widths[0]
         self.time = nn.Sequential(nn.Linear(2 * pairs, features), nn.SiLU(), nn.Linear(features, features))
-        self.first = nn.Conv2d(inputs, widths[0], 3, padding=1)
+        self.first = _convolution(inputs, widths[0], row)
 
         def level(i: int, entering: int) -> nn.ModuleList:
             attends = i >= len(widths) - attention
             sizes = [entering] + [widths[i]] * blocks
-            return nn.ModuleList(_Block(a, b, features, attends) for a, b in zip(sizes, sizes[1:], strict=False))
+            return nn.ModuleList(_Block(a, b, features, attends, row) for a, b in zip(sizes, sizes[1:], strict=False))
 
         each = range(len(widths))
         self.down = nn.ModuleList(level(i, widths[i]) for i in each)
-        self.coarser = nn.ModuleList(nn.Conv2d(widths[i], widths[i + 1], 3, 2, 1) for i in each[:-1])
-        self.finer = nn.ModuleList(nn.Conv2d(widths[i + 1], widths[i], 3, padding=1) for i in each[:-1])
+        self.coarser = nn.ModuleList(_convolution(widths[i], widths[i + 1], row, 2) for i in each[:-1])
+        self.finer = nn.ModuleList(_convolution(widths[i + 1], widths[i], row) for i in each[:-1])
         self.up = nn.ModuleList(level(i, 2 * widths[i]) for i in each[:-1])
-        self.last = nn.Sequential(nn.GroupNorm(8, widths[0]), nn.SiLU(), nn.Conv2d(widths[0], outputs, 3, padding=1))
+        self.last = nn.Sequential(nn.GroupNorm(8, widths[0]), nn.SiLU(), _convolution(widths[0], outputs, row))
         nn.init.zeros_(self.last[-1].weight)
         nn.init.zeros_(self.last[-1].bias)
 
     def forward(self, x: Float[Tensor, "b i h w"], t: Float[Tensor, "b"]) -> Float[Tensor, "b o h w"]:
         """The network's answer at time t."""
         side = 2 ** len(self.coarser)
-        if x.shape[-1] % side or x.shape[-2] % side:
+        if self.row and x.shape[-2] != 1:
+            raise ValueError(f"images of {x.shape[-2]}x{x.shape[-1]} pixels: this network takes rows, of height 1")
+        if x.shape[-1] % side or (x.shape[-2] % side and not self.row):
             raise ValueError(f"images of {x.shape[-2]}x{x.shape[-1]} pixels: both sides must be divisible by {side}")
         time = self.time(time_features(t, self.pairs))
         h, skips = self.first(x), []
@@ -132,22 +136,29 @@ class UNet(nn.Module):
                 skips.append(h)
                 h = self.coarser[i](h)
         for i in reversed(range(len(self.up))):
-            h = self.finer[i](nn.functional.interpolate(h, scale_factor=2.0))
+            h = self.finer[i](nn.functional.interpolate(h, skips[i].shape[-2:]))
             h = torch.cat([h, skips[i]], 1)
             for block in self.up[i]:
                 h = block(h, time)
         return self.last(h)
 
 
+def _convolution(inputs: int, outputs: int, row: bool, stride: int = 1) -> nn.Conv2d:
+    """Over 3 x 3 pixels, or in images of height 1 over 1 x 3."""
+    if row:
+        return nn.Conv2d(inputs, outputs, (1, 3), (1, stride), (0, 1))
+    return nn.Conv2d(inputs, outputs, 3, stride, 1)
+
+
 class _Block(nn.Module):
     """Two convolutions around a skip, and attention where asked for; adds nothing at first."""
 
-    def __init__(self, inputs: int, outputs: int, features: int, attends: bool):
+    def __init__(self, inputs: int, outputs: int, features: int, attends: bool, row: bool):
         super().__init__()
-        self.enter = nn.Sequential(nn.GroupNorm(8, inputs), nn.SiLU(), nn.Conv2d(inputs, outputs, 3, padding=1))
+        self.enter = nn.Sequential(nn.GroupNorm(8, inputs), nn.SiLU(), _convolution(inputs, outputs, row))
         self.norm = nn.GroupNorm(8, outputs, affine=False)
         self.time = nn.Linear(features, 2 * outputs)
-        self.leave = nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.leave = _convolution(outputs, outputs, row)
         self.skip = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
         self.attention = _Attention(outputs) if attends else nn.Identity()
         nn.init.zeros_(self.leave.weight)
@@ -179,3 +190,93 @@ class _Attention(nn.Module):
         q, k, v = qkv.contiguous().unbind(1)  # fused attention wants the channels of a pixel side by side
         h = nn.functional.scaled_dot_product_attention(q, k, v)
         return x + self.answer(h.transpose(-1, -2).reshape(x.shape))
+
+
+class DiT(nn.Module):
+    """Images to images at time t: a transformer over patches (Peebles and Xie 2023), adaptive norms that begin at zero.
+
+    Where a patch is, it knows from sines and cosines, so any image will do whose sides are multiples of `patch`.
+
+    width: channels of a patch, a multiple of 4 and of `heads`; depth: blocks; patch: pixels along a patch's side
+    row: images are of height 1, and so are the patches
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        width: int = 256,
+        depth: int = 6,
+        heads: int = 4,
+        patch: int = 4,
+        pairs: int = 6,
+        row: bool = False,
+    ):
+        super().__init__()
+        _check_sizes(inputs, outputs, width, depth, pairs)
+        if width % 4 or width % heads:
+            raise ValueError(f"width must be a multiple of 4 and of heads, got {width} with {heads} heads")
+        self.pairs = pairs
+        self.patch = (1 if row else patch, patch)
+        self.time = nn.Sequential(nn.Linear(2 * pairs, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
+        self.enter = nn.Conv2d(inputs, width, self.patch, self.patch)
+        self.blocks = nn.ModuleList(_TransformerBlock(width, heads) for _ in range(depth))
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.shift = nn.Linear(width, 2 * width)
+        self.leave = nn.ConvTranspose2d(width, outputs, self.patch, self.patch)
+        for layer in (self.shift, self.leave):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, x: Float[Tensor, "b i h w"], t: Float[Tensor, "b"]) -> Float[Tensor, "b o h w"]:
+        """The network's answer at time t."""
+        if any(side % patch for side, patch in zip(x.shape[-2:], self.patch, strict=True)):
+            raise ValueError(
+                f"images of {x.shape[-2]}x{x.shape[-1]} pixels: sides must be multiples of a patch's {self.patch}"
+            )
+        time = self.time(time_features(t, self.pairs))
+        h = self.enter(x)  # (B, D, rows, columns)
+        rows, columns = h.shape[-2:]
+        h = h.flatten(2).transpose(1, 2) + _whereabouts(rows, columns, h)  # (B, rows columns, D)
+        for block in self.blocks:
+            h = block(h, time)
+        h = _modulated(self.norm(h), self.shift(time))
+        return self.leave(h.transpose(1, 2).unflatten(2, (rows, columns)))
+
+
+def _whereabouts(rows: int, columns: int, like: Float[Tensor, "b d h w"]) -> Float[Tensor, "p d"]:
+    """Sines and cosines of a patch's row and column, D / 4 of each."""
+    quarter = like.shape[1] // 4
+    frequencies = 1e-2 ** (torch.arange(quarter, device=like.device) / quarter)
+    y, x = (torch.arange(n, device=like.device)[:, None] * frequencies for n in (rows, columns))
+    y, x = y[:, None].expand(-1, columns, -1), x[None].expand(rows, -1, -1)
+    return torch.cat([f(z) for z in (y, x) for f in (torch.sin, torch.cos)], -1).flatten(0, 1)
+
+
+def _modulated(x: Float[Tensor, "b p d"], change: Float[Tensor, "b e"]) -> Float[Tensor, "b p d"]:
+    """A scale and a shift, the two halves of `change`."""
+    scale, shift = change[:, None].chunk(2, -1)
+    return x * (1 + scale) + shift
+
+
+class _TransformerBlock(nn.Module):
+    """Attention, then two layers, each gated and modulated by time; adds nothing at first."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.ask = nn.Linear(width, 3 * width)
+        self.answer = nn.Linear(width, width)
+        self.layers = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.time = nn.Linear(width, 6 * width)
+        nn.init.zeros_(self.time.weight)
+        nn.init.zeros_(self.time.bias)
+
+    def forward(self, x: Float[Tensor, "b p d"], time: Float[Tensor, "b d"]) -> Float[Tensor, "b p d"]:
+        attend, gate, change, open_ = self.time(time).split([2 * x.shape[-1], x.shape[-1]] * 2, -1)
+        # (B, P, 3 D) -> three of (B, heads, P, D / heads)
+        q, k, v = self.ask(_modulated(self.norm(x), attend)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        h = nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        x = x + gate[:, None] * self.answer(h)
+        return x + open_[:, None] * self.layers(_modulated(self.norm(x), change))

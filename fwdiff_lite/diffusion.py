@@ -12,7 +12,8 @@ forward_model(signal, params, at=None) -> value
 
 denoiser: a torch Module with two methods, because sampling calls the second many times
     condition(context, target_params) -> condition    once a sample: whatever does not depend on the noise;
-        its attribute `estimate`, where it has one, is a deterministic guess at the target, trained beside the rest
+        its attribute `estimate`, where it has one, is a deterministic guess at the target, trained beside the rest;
+        images may be guessed with fewer pixels
     forward(condition, noisy_target, t) -> signal     Eq. 4; noisy_target (B, M, *obs), t (B,)
   and, where it likes, a third
     loss_weight(condition, t) -> (B,)                 how much an example counts in the losses. Any function of
@@ -109,7 +110,7 @@ class ForwardDiffusion(nn.Module):
         losses = {name: misfit.mean() for name, misfit in misfits.items()}
         estimate = getattr(condition, "estimate", None)
         if estimate is not None:
-            losses["estimate"] = (estimate.value - target.value).square().mean()
+            losses["estimate"] = (estimate.value - _coarser(target.value, estimate.value.shape)).square().mean()
             total = total + losses["estimate"]
         return {**losses, "loss": total}
 
@@ -257,6 +258,13 @@ class ForwardRegression(ForwardDiffusion):
             condition = self.denoiser.condition(context, target_params)
             signal = self.denoiser(condition, nothing, nothing.new_ones(len(context)))
             yield Step(1.0, nothing, signal, self.forward_model(signal, target_params))
+
+
+def _coarser(value: Float[Tensor, "b m *obs"], shape: torch.Size) -> Float[Tensor, "b m *small"]:
+    """The value itself, or images averaged down to the resolution of `shape`."""
+    if value.shape == shape:
+        return value
+    return nn.functional.adaptive_avg_pool2d(value.flatten(0, 1), shape[-2:]).view(shape)
 
 
 def _threshold(observation: Float[Tensor, "b m *obs"], quantile: float) -> Float[Tensor, "b m *obs"]:

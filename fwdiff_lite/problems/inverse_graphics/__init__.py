@@ -1,0 +1,1 @@
+"""Inverse graphics (section 4.1): 3-D scenes seen in images."""

@@ -1,0 +1,346 @@
+"""Flatland: inverse graphics in the plane, where an image is one row of pixels and a scene can be seen from above.
+
+Three walls meet in the middle and make three rooms; in a room there may be a disc, orange or blue. A camera stands
+outside and looks at the middle. From before a room, within LOOK of its bisector, it sees that room alone, so what the
+other two hold is hidden from it. All walls have one colour, and that tells the odds: ODDS says how likely each content
+of a room is, independently of the other rooms. So the distribution of scenes given an image is known.
+
+All is flat in colour, a wall darker on one of its sides; the walls' length and the discs' radius are known. The cameras, the volume rendering and the
+denoiser are those of 3-D scenes: the plane is z = 0, and an image has a height of one pixel.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from fwdiff_lite import metrics
+from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
+from fwdiff_lite.observations import Observations
+from fwdiff_lite.problems.inverse_graphics.cameras import orbit, pixel_centres, rays
+from fwdiff_lite.problems.inverse_graphics.pixelnerf import RadianceField, SceneDenoiser
+from fwdiff_lite.problems.inverse_graphics.volume import VolumeRenderer, clip
+from fwdiff_lite.schedule import ShiftedCosineSchedule
+
+W = 32  # pixels of an image
+ROOMS = 3
+TURN = 0.0
+CONTENTS = ("empty", "orange", "blue")
+ODDS = {"teal": (0.1, 0.7, 0.2), "violet": (0.5, 0.1, 0.4), "grey": (0.3, 0.2, 0.5)}  # a wall's colour: of CONTENTS
+WALLS = torch.tensor([[-0.75, 0.25, 0.15], [0.1, -0.55, 0.35], [-0.35, -0.35, -0.35]])  # colours, in [-1, 1]
+DISCS = torch.tensor([[1.0, 0.1, -0.8], [-0.75, -0.1, 0.95]])
+BACKGROUND = 1.0
+LENGTH, THICK = 1.0, 0.12  # of a wall
+SHADE = 0.35  # how much darker one side of it is
+RADIUS = 0.18  # of a disc
+ALONG, ACROSS = (0.45, 0.65), (-0.15, 0.15)  # where a disc's centre may be, along and across its room's bisector
+DISTANCE, VIEW = 2.3, math.radians(56)  # of a camera from the middle; the angle that it sees
+LOOK = math.radians(20)  # how far from the bisector a room is seen alone
+CORNER = LENGTH + 0.1  # of the box that holds all scenes
+CONTEXTS = 2  # images in the context, at most
+
+# --- scenes -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """B scenes.
+
+    turn:    (B,) direction of the first room's bisector, in radians; the others follow by a third of a turn each
+    wall:    (B,) which of ODDS
+    content: (B, 3) which of CONTENTS each room holds
+    place:   (B, 3, 2) where, along and across the room's bisector; where a room is empty it means nothing
+    """
+
+    turn: Float[Tensor, "b"]
+    wall: Int[Tensor, "b"]
+    content: Int[Tensor, "b r"]
+    place: Float[Tensor, "b r 2"]
+
+    def __len__(self) -> int:
+        return len(self.turn)
+
+    def __getitem__(self, rows) -> Scenes:
+        return Scenes(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+    @property
+    def odds(self) -> Float[Tensor, "b a"]:
+        """Of every content of a room that is not seen."""
+        return torch.tensor(list(ODDS.values()))[self.wall]
+
+    @property
+    def bisector(self) -> Float[Tensor, "b r"]:
+        """Direction of each room, in radians."""
+        return self.turn[:, None] + torch.arange(ROOMS) * (2 * math.pi / ROOMS)
+
+
+def draw_scenes(n: int, generator: torch.Generator) -> Scenes:
+    """n scenes: all walls equally likely, rooms by their odds."""
+    turn = TURN * (2 * torch.rand(n, generator=generator) - 1)
+    wall = torch.randint(len(ODDS), (n,), generator=generator)
+    blank = Scenes(turn, wall, torch.zeros(n, ROOMS, dtype=torch.long), torch.zeros(n, ROOMS, 2))
+    return redraw(blank, torch.ones(ROOMS, dtype=torch.bool), generator)
+
+
+def redraw(scenes: Scenes, rooms: Bool[Tensor, "r"], generator: torch.Generator) -> Scenes:
+    """The same scenes with new contents of some rooms: what they hold given the walls."""
+    n = len(scenes)
+    content = torch.multinomial(scenes.odds, ROOMS, True, generator=generator)
+    low, size = (torch.tensor(x) for x in zip(*((a, b - a) for a, b in (ALONG, ACROSS)), strict=True))
+    place = low + size * torch.rand(n, ROOMS, 2, generator=generator)
+    return Scenes(
+        scenes.turn,
+        scenes.wall,
+        torch.where(rooms, content, scenes.content),
+        torch.where(rooms[:, None], place, scenes.place),
+    )
+
+
+def repeat(scenes: Scenes, k: int) -> Scenes:
+    """Every scene k times in a row."""
+    return scenes[torch.arange(len(scenes)).repeat_interleave(k)]
+
+
+# --- images -----------------------------------------------------------------------------------------------------------
+
+
+def centres(scenes: Scenes) -> Float[Tensor, "b r 2"]:
+    """Of the discs, in the plane."""
+    return torch.einsum("brk,brki->bri", scenes.place, axes_of(scenes.bisector))
+
+
+def walls(scenes: Scenes) -> Float[Tensor, "b r"]:
+    """Directions in which the walls leave the middle: between two rooms each."""
+    return scenes.bisector + math.pi / ROOMS
+
+
+def colours(scenes: Scenes) -> Float[Tensor, "b s 3"]:
+    """Of the three walls on one side, of the three walls on the other, and of the three rooms' discs."""
+    wall = WALLS[scenes.wall][:, None].expand(-1, ROOMS, -1)
+    return torch.cat([wall, wall - SHADE, DISCS[(scenes.content - 1).clamp(min=0)]], 1)
+
+
+def look(scenes: Scenes, cameras: Float[Tensor, "b m 4 4"], smooth: int = 4) -> Float[Tensor, "b m 3 1 w"]:
+    """What M cameras truly see of each scene, in [-1, 1]; smooth: rays that are averaged for a pixel."""
+    origins, directions = rays(cameras, pixel_centres(1, W * smooth, cameras))
+    x, d = origins[..., :2], directions[..., :2]  # (B, M, 1, 2), (B, M, P, 2)
+    axes = axes_of(walls(scenes))
+    start, way = (torch.einsum("bmpi,brki->bmrpk", y, axes) for y in (x, d))  # in each wall's own coordinates
+    enter, leave = clip(start, way, torch.tensor([0, -THICK / 2]), torch.tensor([LENGTH, THICK / 2]))
+    side = (start + enter[..., None] * way)[..., 1] > 0  # where a ray enters, (B, M, R, P)
+    hits = [torch.where((enter < leave) & lit, enter, math.inf).transpose(2, 3) for lit in (side, ~side)]
+    away = x[..., None, :] - centres(scenes)[:, None, None]  # (B, M, 1, R, 2)
+    middle = -(away * d[..., None, :]).sum(-1)  # (B, M, P, R)
+    inner = RADIUS**2 - (away.square().sum(-1) - middle.square())
+    there = (inner > 0) & (scenes.content > 0)[:, None, None]
+    hits.append(torch.where(there, middle - inner.clamp(min=0).sqrt(), math.inf))
+    nearest, which = torch.cat(hits, -1).min(-1)  # (B, M, P)
+    ink = colours(scenes)[torch.arange(len(scenes))[:, None, None], which]  # (B, M, P, 3)
+    ink = torch.where(nearest[..., None].isfinite(), ink, BACKGROUND)
+    return ink.unflatten(2, (W, smooth)).mean(3).transpose(-1, -2)[:, :, :, None]
+
+
+def axes_of(direction: Float[Tensor, "*b"]) -> Float[Tensor, "*b 2 2"]:
+    """Two unit vectors: along a direction of the plane, and across it, to the left."""
+    cos, sin = direction.cos(), direction.sin()
+    return torch.stack([torch.stack([cos, sin], -1), torch.stack([-sin, cos], -1)], -2)
+
+
+def above(scenes: Scenes, side: int = 96) -> Float[Tensor, "b side side 3"]:
+    """The scenes themselves, seen from above, as pictures in [-1, 1]: x to the right, y up."""
+    points = grid(side)[..., :2]
+    u, v = torch.einsum("hwi,brki->kbrhw", points, axes_of(walls(scenes)))
+    wall = [(u > 0) & (u < LENGTH) & (v * way > 0) & (v * way < THICK / 2) for way in (1, -1)]
+    disc = (points - centres(scenes)[:, :, None, None]).norm(dim=-1) < RADIUS
+    masks = torch.cat([*wall, disc & (scenes.content > 0)[..., None, None]], 1)
+    picture = torch.full((len(scenes), side, side, 3), BACKGROUND)
+    for mask, ink in zip(masks.unbind(1), colours(scenes).unbind(1), strict=True):
+        picture = torch.where(mask[..., None], ink[:, None, None], picture)
+    return picture
+
+
+def grid(side: int) -> Float[Tensor, "side side 3"]:
+    """Points of the plane, z = 0: x to the right, y up."""
+    x = torch.linspace(-CORNER, CORNER, side)
+    return torch.stack([x.expand(side, side), x.flip(0)[:, None].expand(side, side), torch.zeros(side, side)], -1)
+
+
+# --- cameras and observations -----------------------------------------------------------------------------------------
+
+
+def camera(azimuth: Float[Tensor, "*b"]) -> Float[Tensor, "*b 4 4"]:
+    """Cameras around the middle of the plane, which they look at."""
+    return orbit(azimuth, 0.0, DISTANCE, VIEW)
+
+
+def before(scenes: Scenes, room: int, off: Float[Tensor, "b"] | float = 0.0) -> Float[Tensor, "b 1 4 4"]:
+    """A camera before a room of each scene, `off` radians from its bisector."""
+    return camera(scenes.bisector[:, room] + off)[:, None]
+
+
+def observe(scenes: Scenes, cameras: Float[Tensor, "b m 4 4"]) -> Observations:
+    """Images by M cameras of each scene."""
+    return Observations(look(scenes, cameras), cameras)
+
+
+def batches(size: int = 32, pixels: int | None = 12, contexts: int = CONTEXTS) -> Callable[[torch.Generator], dict]:
+    """For fit(): images of fresh scenes by cameras anywhere around them, 1 to `contexts` of them in the context.
+
+    pixels: of each target and novel image that are rendered for the losses, drawn at random; None: all
+    """
+
+    def batch(generator: torch.Generator) -> dict:
+        scenes = draw_scenes(size, generator)
+        azimuth = 2 * math.pi * torch.rand(size, contexts + 2, generator=generator)
+        seen = observe(scenes, camera(azimuth))
+        many = torch.randint(1, contexts + 1, (size, 1), generator=generator)
+        out = {
+            "context": seen.take(slice(0, contexts)).drop(torch.arange(contexts) >= many),
+            "target": seen.take([contexts]),
+            "novel": seen.take([contexts + 1]),
+        }
+        if pixels is not None:
+            for name in ("at", "novel_at"):
+                out[name] = torch.rand(size, 1, W, generator=generator).argsort(-1)[..., :pixels]
+        return out
+
+    return batch
+
+
+# --- the examination --------------------------------------------------------------------------------------------------
+
+HIDDEN = torch.tensor([False] + [True] * (ROOMS - 1))  # the context stands before the first room
+
+
+@dataclass(frozen=True)
+class Exam:
+    """c scenes, of which a camera before the first room is the context.
+
+    targets: (c, 2, 4, 4) cameras before the other rooms; views: (c, v, 4, 4) those and others between them, from which
+        samples are judged, with the truth (c, v, 3, 1, w) and what else could have been seen (c, K, v, 3, 1, w)
+    """
+
+    scenes: Scenes
+    context: Observations
+    targets: Float[Tensor, "c r 4 4"]
+    views: Float[Tensor, "c v 4 4"]
+    truth: Float[Tensor, "c v 3 1 w"]
+    redrawn: Float[Tensor, "c k v 3 1 w"]
+
+
+def exam(count: int, k: int, seed: int = 2026) -> Exam:
+    """Always the same scenes for the same numbers."""
+    generator = torch.Generator().manual_seed(seed)
+    scenes = draw_scenes(count, generator)
+    off = LOOK * (2 * torch.rand(count, generator=generator) - 1)
+    targets = torch.cat([before(scenes, room) for room in range(1, ROOMS)], 1)
+    between = camera(walls(scenes))  # along the walls, where two rooms are seen
+    views = torch.cat([targets, between], 1)
+    others = redraw(repeat(scenes, k), HIDDEN, generator)
+    redrawn = look(others, views.repeat_interleave(k, 0)).unflatten(0, (count, k))
+    return Exam(scenes, observe(scenes, before(scenes, 0, off)), targets, views, look(scenes, views), redrawn)
+
+
+def answer(
+    model: ForwardDiffusion,
+    exam: Exam,
+    k: int,
+    targets: int = ROOMS - 1,
+    steps: int = 24,
+    eta: float = 0.0,
+    seed: int = 0,
+) -> tuple[RadianceField, Float[Tensor, "c k v 3 1 w"]]:
+    """k sampled fields for each scene, one after another, and how they look from the exam's views.
+
+    targets: how many rooms are sampled in turn, each joining the context of the next. A ForwardRegression gives its one
+        answer.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    if isinstance(model, ForwardRegression):
+        k, field = 1, model.sample(exam.context, exam.targets[:, :1]).signal
+    else:
+        sequence = exam.targets[:, :targets].repeat_interleave(k, 0)
+        step, _ = model.sample_autoregressive(
+            exam.context.repeat(k), sequence, steps=steps, eta=eta, generator=generator
+        )
+        field = step.signal
+    return field, field.render(exam.views.repeat_interleave(k, 0)).rgb.unflatten(0, (-1, k))
+
+
+def read(images: Float[Tensor, "*b 3 1 w"], wall: Int[Tensor, "*#b"], least: float = 2.0) -> Int[Tensor, "*b"]:
+    """What a room holds, from a picture taken before it: a colour that at least `least` pixels are nearest to."""
+    ink = torch.cat([torch.full((1, 3), BACKGROUND), DISCS])  # white, orange, blue
+    sides = torch.stack([WALLS[wall], WALLS[wall] - SHADE], -2)  # (*b, 2, 3)
+    pixels = images[..., 0, :].transpose(-1, -2)[..., None, :]  # (*b, W, 1, 3)
+    near = [(pixels - colour).square().sum(-1) for colour in (ink, sides[..., None, :, :])]
+    nearest = torch.cat([x.expand(*images.shape[:-3], W, -1) for x in near], -1).argmin(-1)  # (*b, W)
+    counts = torch.stack([(nearest == content).sum(-1) for content in range(len(CONTENTS))], -1)
+    most = counts[..., 1:].max(-1)
+    return torch.where(most.values >= least, 1 + most.indices, 0)
+
+
+def judge(
+    exam: Exam, views: Float[Tensor, "c k v 3 1 w"], baseline: Float[Tensor, "c 1 v 3 1 w"], seed: int = 0
+) -> dict:
+    """All measures of a sampler's answers; baseline: the deterministic ones. Names as in metrics.json."""
+    generator = torch.Generator().manual_seed(seed)
+    hidden = slice(0, ROOMS - 1)  # the views before the hidden rooms
+    labels = read(views[:, :, hidden], exam.scenes.wall[:, None, None]).transpose(1, 2)  # (c, r, K)
+    odds = exam.scenes.odds[:, None].expand(-1, ROOMS - 1, -1)
+    truly = read(exam.truth[:, hidden], exam.scenes.wall[:, None])
+    scores = metrics.energy_score(views, exam.truth), metrics.point_score(baseline[:, 0], exam.truth)
+    best = metrics.energy_score(exam.redrawn, exam.truth)
+    ratio, skill = metrics.energy_ratio(*scores, generator), metrics.energy_skill(*scores, best, generator)
+    spread = metrics.spread_skill(views, exam.truth, generator)
+    numbers = {
+        "readings_right": (truly == exam.scenes.content[:, 1:]).double().mean(),
+        "energy_ratio": ratio.value,
+        "energy_skill": skill.value,
+        "energy_skill_low": skill.low,
+        "spread_skill": spread.value,
+    }
+    for name, rooms in (("", slice(None)), ("_first", slice(0, 1)), ("_second", slice(1, 2))):
+        drawn, p = labels[:, rooms].flatten(0, 1), odds[:, rooms].flatten(0, 1).double()
+        tv, rms = metrics.factor_tv(drawn, p, generator), metrics.factor_scene_rms(drawn, p, generator)
+        numbers |= {f"factor_tv{name}": tv.value, f"factor_tv{name}_high": tv.high}
+        numbers |= {f"factor_scene_rms{name}": rms.value, f"factor_scene_rms{name}_high": rms.high}
+    return {name: float(value) for name, value in numbers.items()}
+
+
+# --- the model --------------------------------------------------------------------------------------------------------
+
+
+def untrained(
+    kind: type[ForwardDiffusion] = ForwardDiffusion,
+    seed: int = 0,
+    samples: int = 16,
+    width: int = 32,
+    coarser: int = 2,
+    shift: float = 0.5,
+    weigh: float = 0.0,
+    enc: dict | None = None,
+    encoder: str = "unet",
+    novel_weight: float = 1.0,
+) -> ForwardDiffusion:
+    """A diffusion model, or with kind=ForwardRegression its deterministic baseline, with fresh weights."""
+    torch.manual_seed(seed)
+    box = (-CORNER, -CORNER, -0.1), (CORNER, CORNER, 0.1)
+    renderer = VolumeRenderer(*box, height=1, width=W, samples=samples, background=BACKGROUND)
+    denoiser = SceneDenoiser(
+        renderer,
+        width=width,
+        features=8,
+        channels=width,
+        coarser=coarser,
+        encoder=encoder,
+        options={"row": True} | (enc or dict(widths=(32, 64, 96), blocks=1, attention=1)),
+    )
+    if weigh:
+        sch = ShiftedCosineSchedule(shift)
+        denoiser.loss_weight = lambda c, t: 1 / (0.1 + 0.9 / (1 + weigh * (sch.alpha(t) / sch.sigma(t)).square()))
+    return kind(denoiser, renderer, ShiftedCosineSchedule(shift), novel_weight)

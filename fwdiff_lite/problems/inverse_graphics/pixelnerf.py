@@ -1,0 +1,227 @@
+"""pixelNeRF with a diffusion model inside: the 3-D structured denoiser of section 4.1 (figure 2).
+
+A scene S is a radiance field whose every point looks up what the views of it show there (Eq. 10): the point is
+projected into each view, picks a feature of the view's encoding, and a small network that sees features and camera
+coordinates of all views answers with density, colour and further features. Views are the context and the noisy target
+(Eq. 11, 14),
+
+    S = S(. | enc(O_ctxt; 0), enc(O_trgt_t, O_det; t)),
+
+where O_det is a deterministic render of the target from the context alone: its colour, depth and features tell the
+target's encoder what is known already. Context and target share one encoder.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from fwdiff_lite.backbones import DiT, UNet
+from fwdiff_lite.observations import Observations
+from fwdiff_lite.problems.inverse_graphics.cameras import check_cameras, coordinates, project
+from fwdiff_lite.problems.inverse_graphics.volume import Image, VolumeRenderer
+
+FREQUENCIES = 4  # of the positional encoding: pi / 2 times 1, 2, 4, 8
+DENSEST = 10.0  # density, in one over the unit of length, of a point whose raw answer is about 1
+
+
+@dataclass(frozen=True, eq=False)
+class RadianceField:
+    """The signal: B scenes, each given by V encoded views of it.
+
+    maps:    (B, V, C, H, W) features of every pixel, already projected to the network's width
+    cameras: (B, V, 4, 4)
+    mask:    (B, V) which views there are
+    training: whether rays ask for it anywhere in their pieces, not in their middles
+    """
+
+    network: FieldNetwork
+    renderer: VolumeRenderer
+    maps: Float[Tensor, "b v c h w"]
+    cameras: Float[Tensor, "b v 4 4"]
+    mask: Bool[Tensor, "b v"]
+    training: bool = False
+
+    def __call__(self, points: Float[Tensor, "b p 3"]) -> tuple[Float[Tensor, "b p"], Float[Tensor, "b p c"]]:
+        """Density, and colours with features, at points of the world (Eq. 10)."""
+        return self.network(points, self.maps, self.cameras, self.mask)
+
+    def __getitem__(self, rows) -> RadianceField:
+        """Some of the scenes: whatever a tensor's first axis can be indexed with, kept as an axis."""
+        return replace(self, maps=self.maps[rows], cameras=self.cameras[rows], mask=self.mask[rows])
+
+    def render(self, cameras: Float[Tensor, "b m 4 4"]) -> Image:
+        """What M cameras would see: colours, depth and opacity."""
+        with torch.no_grad():
+            return self.renderer.image(self, cameras)
+
+
+def sample_map(maps: Float[Tensor, "n c h w"], uv: Float[Tensor, "n p 2"]) -> Float[Tensor, "n p c"]:
+    """Features between the pixels, whose centres are at (j + 0.5) / w, (i + 0.5) / h; outside, those of the border."""
+    picked = nn.functional.grid_sample(
+        maps, (2 * uv - 1)[:, None].to(maps.dtype), padding_mode="border", align_corners=False
+    )
+    return picked[:, :, 0].transpose(1, 2)
+
+
+def waves(x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b e"]:
+    """The numbers themselves with their sines and cosines: e = d (1 + 2 FREQUENCIES)."""
+    angles = (x[..., None] * (math.pi / 2 * 2.0 ** torch.arange(FREQUENCIES, device=x.device))).flatten(-2)
+    return torch.cat([x, angles.sin(), angles.cos()], -1)
+
+
+class _Residual(nn.Module):
+    """x + two layers of it."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.layers = nn.Sequential(nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
+
+    def forward(self, x: Float[Tensor, "*b w"]) -> Float[Tensor, "*b w"]:
+        return x + self.layers(x)
+
+
+class FieldNetwork(nn.Module):
+    """Eq. 10: from what V views show of a point to its density, colour and features.
+
+    Each view says by itself what it makes of the point, the views are averaged, weighted by what each thinks of its
+    own word, and two more layers answer. A view on which the point does not appear, or which has it behind the camera,
+    contributes its coordinates and no feature.
+    """
+
+    def __init__(self, width: int, features: int, blocks: int = 2):
+        super().__init__()
+        self.place = nn.Linear(3 * (1 + 2 * FREQUENCIES) + 1, width)
+        self.world = nn.Linear(3 * (1 + 2 * FREQUENCIES), width)
+        self.alone = _Residual(width)
+        self.weight = nn.Linear(width, 1)
+        self.together = nn.Sequential(*(_Residual(width) for _ in range(blocks)), nn.SiLU())
+        self.answer = nn.Linear(width, 1 + 3 + features)
+
+    def forward(
+        self,
+        points: Float[Tensor, "b p 3"],
+        maps: Float[Tensor, "b v c h w"],
+        cameras: Float[Tensor, "b v 4 4"],
+        mask: Bool[Tensor, "b v"],
+    ) -> tuple[Float[Tensor, "b p"], Float[Tensor, "b p c"]]:
+        """Density in one over the unit of length; colours in [-1, 1] with features."""
+        b, v = mask.shape
+        uv, depth = project(cameras, points[:, None])  # (B, V, P, 2), (B, V, P)
+        seen = coordinates(cameras, points[:, None])  # (B, V, P, 3)
+        inside = (depth > 0) & ((uv - 0.5).abs() <= 0.5).all(-1)
+        uv = torch.where(inside[..., None], uv, 0.5)
+        picked = sample_map(maps.flatten(0, 1), uv.flatten(0, 1)).unflatten(0, (b, v))  # (B, V, P, C)
+        there = inside[..., None].to(points.dtype)
+        h = self.place(torch.cat([waves(seen), there], -1)) + there * picked + self.world(waves(points))[:, None]
+        h = self.alone(h)
+        there = mask[:, :, None, None]
+        weight = self.weight(h).masked_fill(~there, -1e4).softmax(1) * there  # without any view, zero
+        answer = self.answer(self.together((weight * h).sum(1)))
+        density = DENSEST * nn.functional.softplus(answer[..., 0])
+        return density, torch.cat([answer[..., 1:4].tanh(), answer[..., 4:]], -1)
+
+
+@dataclass(frozen=True, eq=False)
+class Condition:
+    """What a denoiser knows before any noise.
+
+    context:  the scene as it is known from the context alone, cameras and encodings of it included
+    known:    (B, M, C, H, W) its render at the targets' cameras: colour, depth, opacity and features
+    cameras:  (B, M, 4, 4) of the targets
+    estimate: the render's colours, in its own resolution
+    """
+
+    context: RadianceField
+    known: Float[Tensor, "b m c h w"]
+    cameras: Float[Tensor, "b m 4 4"]
+    estimate: Observations
+
+
+BACKBONES = {"unet": UNet, "dit": DiT}
+
+
+class SceneDenoiser(nn.Module):
+    """Eq. 14: a scene from context images and noisy target images, with their cameras.
+
+    encoder:  which of BACKBONES; options: its own, after inputs and outputs
+    width:    of the field's network
+    features: further channels of the field, rendered for the target's encoder (figure 2)
+    coarser:  the deterministic render has so many times fewer pixels along a side
+    """
+
+    def __init__(
+        self,
+        renderer: VolumeRenderer,
+        encoder: str = "unet",
+        width: int = 64,
+        features: int = 16,
+        channels: int = 64,
+        coarser: int = 2,
+        options: dict | None = None,
+    ):
+        super().__init__()
+        if encoder not in BACKBONES:
+            raise ValueError(f"unknown encoder {encoder!r}: choose one of {', '.join(BACKBONES)}")
+        self.renderer, self.coarser, self.features = renderer, coarser, features
+        self.encoder = BACKBONES[encoder](3 + (3 + 2 + features) + 1, channels, **(options or {}))
+        self.project = nn.Conv2d(channels, width, 1)  # on the map: linear, so it may come before the look-up
+        self.field = FieldNetwork(width, features)
+
+    def encode(
+        self, images: Float[Tensor, "b v 3 h w"], known: Float[Tensor, "b v c h w"] | None, t: Float[Tensor, "b"]
+    ) -> Float[Tensor, "b v f h w"]:
+        """enc(O; t), at the field's width; known: what a target's encoder is told, None for the context."""
+        b, v, _, h, w = images.shape
+        if (h, w) != (self.renderer.height, self.renderer.width):
+            raise ValueError(
+                f"images of {h}x{w} pixels, but this model's have {self.renderer.height}x{self.renderer.width}"
+            )
+        told = images.new_full((b, v, 1, h, w), float(known is not None))
+        if known is None:
+            known = images.new_zeros(b, v, 5 + self.features, h, w)
+        stacked = torch.cat([images, known, told], 2).flatten(0, 1)
+        return self.project(self.encoder(stacked, t.repeat_interleave(v))).unflatten(0, (b, v))
+
+    def condition(self, context: Observations, target_params: Float[Tensor, "b m 4 4"]) -> Condition:
+        """Encodes the context and renders from it what the targets would see."""
+        check_cameras(context.params)
+        b, m = target_params.shape[:2]
+        maps = self.encode(context.value, None, context.value.new_zeros(b))
+        scene = RadianceField(self.field, self.renderer, maps, context.params, context.mask, self.training)
+        seen = self.renderer.cast(scene, target_params, coarser=self.coarser)
+        h, w = (max(1, n // self.coarser) for n in (self.renderer.height, self.renderer.width))
+        depth = (seen.depth - self._far(target_params)) / self._size()
+        parts = [seen.colour[..., :3], depth[..., None], seen.opacity[..., None], seen.colour[..., 3:]]
+        known = torch.cat(parts, -1).transpose(-1, -2).unflatten(-1, (h, w))  # (B, M, C, h, w)
+        estimate = Observations(known[:, :, :3], target_params)
+        known = nn.functional.interpolate(known.flatten(0, 1), (self.renderer.height, self.renderer.width))
+        return Condition(scene, known.unflatten(0, (b, m)), target_params, estimate)
+
+    def _far(self, cameras: Float[Tensor, "b m 4 4"]) -> Float[Tensor, "b m 1"]:
+        """How far the middle of the box is from each camera."""
+        middle = cameras.new_tensor([self.renderer.low, self.renderer.high]).mean(0)
+        eye = torch.linalg.inv(cameras.double())[..., :3, 3].to(cameras.dtype)
+        return (eye - middle).norm(dim=-1, keepdim=True)
+
+    def _size(self) -> float:
+        """Half the box's diagonal."""
+        return 0.5 * math.dist(self.renderer.low, self.renderer.high)
+
+    def forward(
+        self, condition: Condition, noisy_target: Float[Tensor, "b m 3 h w"], t: Float[Tensor, "b"]
+    ) -> RadianceField:
+        """Eq. 14: the signal."""
+        context = condition.context
+        maps = self.encode(noisy_target, condition.known, t)
+        there = torch.ones(maps.shape[:2], dtype=torch.bool, device=maps.device)
+        return replace(
+            context,
+            maps=torch.cat([context.maps, maps], 1),
+            cameras=torch.cat([context.cameras, condition.cameras], 1),
+            mask=torch.cat([context.mask, there], 1),
+        )

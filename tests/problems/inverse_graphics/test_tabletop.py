@@ -1,0 +1,385 @@
+"""The tables hide what they say they hide, at the odds that they say, and rays end where geometry says they end."""
+
+import math
+from dataclasses import fields, replace
+
+import pytest
+import torch
+
+from fwdiff_lite.metrics import confusion_matrix
+from fwdiff_lite.observations import gather
+from fwdiff_lite.problems.inverse_graphics import tabletop as p
+from fwdiff_lite.problems.inverse_graphics.cameras import look_at, pixel_centres, project, rays
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(scope="module")
+def many():
+    return p.draw_scenes(6000, generator())
+
+
+@pytest.fixture(scope="module")
+def few():
+    return p.draw_scenes(12, generator(1))
+
+
+@pytest.fixture(scope="module")
+def fronts(few):
+    return p.front_cameras(few, generator(2))
+
+
+def double(x):
+    return torch.tensor(x, dtype=torch.float64)
+
+
+def one(kind, size, place=(0.0, 0.0), turn=0.0):
+    """A bare table with one white solid on it, in float64."""
+    scenes = p.draw_scenes(1, generator())
+    scenes = p.Scenes(*(x.double() if x.is_floating_point() else x for x in (getattr(scenes, f) for f in NAMES)))
+    body = p.FREE[0]
+    number, places, sizes, turns = (x.clone() for x in (scenes.kind, scenes.place, scenes.size, scenes.turn))
+    number[:] = -1
+    number[:, body], turns[:, body] = p.KINDS.index(kind), turn
+    places[:, body], sizes[:, body] = double(place), double(size)
+    paint = torch.ones(1, 2, 3, dtype=torch.float64)
+    return replace(scenes, kind=number, place=places, size=sizes, turn=turns, paint=paint)
+
+
+NAMES = [field.name for field in fields(p.Scenes)]
+
+
+def camera(eye, at, view=0.6, up=(0.0, 0.0, 1.0)):
+    return look_at(double(eye), double(at), view, up)[None, None]
+
+
+def corners(scenes):
+    """The 8 corners of a box around each of the five solids: (B, 5, 8, 3)."""
+    signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0])] * 3)
+    x, y, z = (signs * scenes.size[:, :, None]).unbind(-1)
+    cos, sin = scenes.turn.cos()[..., None], scenes.turn.sin()[..., None]
+    flat = torch.stack([cos * x - sin * y, sin * x + cos * y], -1) + scenes.place[:, :, None]
+    return torch.cat([flat, (z + scenes.size[..., 2, None])[..., None]], -1)
+
+
+# --- scenes -----------------------------------------------------------------------------------------------------------
+
+
+def test_scenes_are_drawn_on_the_cpu_and_the_same_for_the_same_seed(few):
+    again = p.draw_scenes(12, generator(1))
+    for name in NAMES:
+        assert torch.equal(getattr(again, name), getattr(few, name)) and getattr(few, name).device.type == "cpu"
+    assert len(few) == 12 and len(few[:5]) == 5 and len(few.repeat(3)) == 36
+    assert torch.equal(few.repeat(3)[2::3].light, few.light)
+    assert few.to("meta").front.device.type == "meta"
+
+
+def test_all_solids_stand_on_the_table_and_inside_the_bounds(many):
+    there = many.kind >= 0
+    assert there[:, :4].all() and abs(float(there[:, 4].float().mean()) - 0.6) < 0.03
+    at = corners(many)[there]
+    assert at[..., :2].norm(dim=-1).max() < 1
+    assert (at > torch.tensor(p.LOW)).all() and (at < torch.tensor(p.HIGH)).all()
+    for kind in range(3):
+        assert abs(float((many.kind[:, p.HIDDEN] == kind).float().mean()) - 1 / 3) < 0.03
+
+
+def test_no_two_solids_overlap(many):
+    scenes = many[:1500]
+    solids, there = p.solids(scenes), scenes.kind >= 0
+    # points of each solid, in its own units: of a box those on a grid, of a round one those of the grid inside of it
+    points = torch.cartesian_prod(*[torch.linspace(-1, 1, 7)] * 2, torch.tensor([-0.9, 0.0, 0.9]))
+    for i in range(5):
+        x, y, z = (points * scenes.size[:, i, None]).unbind(-1)
+        cos, sin = scenes.turn[:, i, None].cos(), scenes.turn[:, i, None].sin()
+        world = torch.stack([cos * x - sin * y, sin * x + cos * y, z], -1) + solids.centre[:, i, None]
+        mine = (scenes.kind[:, i, None] == 0) | (points[:, :2].norm(dim=-1) < 1)
+        for j in range(5):
+            if i != j:
+                inside = p.Solids(*(v[:, j, None] for v in solids)).into(world - solids.centre[:, j, None]).abs() < 1
+                both = inside.all(-1) & mine & (there[:, i] & there[:, j])[:, None]
+                assert not both.any(), (i, j)
+
+
+def test_hidden_factors_follow_the_odds_and_nothing_else(many):
+    redrawn = p.redraw_hidden(many, generator(7))
+    for scenes in (many, redrawn):
+        for f in range(2):
+            for cue in range(3):
+                found = scenes.factor[scenes.cue[:, f] == cue, f]
+                odds = p.ODDS[f, cue]
+                share = torch.bincount(found, minlength=3) / len(found)
+                assert ((share - odds).abs() < 5 * (odds * (1 - odds) / len(found)).sqrt()).all(), (f, cue)
+        assert torch.equal(scenes.odds, torch.stack([p.ODDS[f][many.cue[:, f]] for f in range(2)], 1))
+    # what is drawn anew does not depend on what was there, nor one factor on the other
+    for a, b in ((many.factor[:, 0], redrawn.factor[:, 0]), (many.factor[:, 0], many.factor[:, 1])):
+        rows = many.cue[:, 0] == 1
+        first = torch.stack([torch.bincount(b[rows & (a == k)], minlength=3) for k in range(3)]).float()
+        expected = first.sum(1, keepdim=True) * first.sum(0) / first.sum()
+        assert ((first - expected).square() / expected).sum() < 23.5  # chi-squared, 4 degrees of freedom: p = 1e-4
+    assert (p.ODDS.sum(-1) - 1).abs().max() < 1e-6
+    assert (p.ODDS.diff(dim=-1).abs() > 0.04).all(), "fair coins alone would hide a bias"
+
+
+def test_entropy_is_that_of_the_odds(many):
+    fair = -(0.6 * math.log(0.6) + 0.3 * math.log(0.3) + 0.1 * math.log(0.1))
+    found = p.entropy(many)
+    torch.testing.assert_close(found[:, 1], torch.full((len(many),), fair))
+    assert found[:, 0].unique().numel() == 3 and 0.8 < float(found[:, 0].mean()) < 1.04
+
+
+# --- what is hidden is hidden -----------------------------------------------------------------------------------------
+
+
+def test_the_front_does_not_tell_what_it_hides():
+    """To the bit, from the edges of where front cameras stand; and what is hidden shows from behind."""
+    scenes = p.draw_scenes(60, generator(3))
+    full = replace(scenes, factor=torch.ones_like(scenes.factor))
+    for side, height, distance in ((-15, 20, 2.6), (-15, 32, 3.6), (15, 32, 2.6), (15, 20, 3.6), (15, 32, 3.6)):
+        azimuth = scenes.front + math.radians(side)
+        cameras = p._orbit(*(x[:, None] for x in (azimuth, *torch.tensor([[height], [distance], [1.0]]).repeat(1, 60))))
+        bare = p.render(replace(full, factor=torch.zeros_like(full.factor)), cameras, 64, 1)
+        assert torch.equal(p.render(full, cameras, 64, 1), bare), (side, height, distance)
+    behind = p.turned(cameras, 180)
+    changed = (p.render(full, behind, 64, 1) - p.render(scenes, behind, 64, 1)).abs().amax(2) > 0.1
+    different = (scenes.factor != 1).any(1)
+    assert (changed[different].flatten(1).sum(1) > 20).all() and not changed[~different].any()
+
+
+def test_redrawing_keeps_front_views_and_changes_back_views(few, fronts):
+    redrawn = p.redraw_hidden(few, generator(4))
+    views = torch.cat([fronts, p.turned(fronts, 180)], 1)
+    before, after = p.render(few, views), p.render(redrawn, views)
+    assert torch.equal(before[:, 0], after[:, 0])
+    moved = (before[:, 1] - after[:, 1]).abs().flatten(1).amax(1) > 0.1
+    assert (moved | ((few.factor == redrawn.factor).all(1) & (few.factor[:, 0] == 0))).all() and moved.sum() > 8
+    for cue in range(2):  # the control: another cue shows in the front
+        other = few.cue.clone()
+        other[:, cue] = (other[:, cue] + 1) % 3
+        seen = p.render(replace(few, cue=other), fronts)[:, 0] - before[:, 0]
+        assert ((seen.abs().amax(1) > 0.1).flatten(1).sum(1) > 30).all()
+
+
+def test_front_views_show_all_that_stands_on_the_table_but_not_always_all_of_it(many):
+    cameras = p.front_cameras(many, generator(5))
+    uv, depth = project(cameras, corners(many).flatten(1, 2)[:, None])
+    there = (many.kind >= 0).repeat_interleave(8, 1)
+    outside = ((uv[:, 0] < 0) | (uv[:, 0] > 1)).any(-1) & there
+    assert depth.min() > 1 and float(outside.any(1).float().mean()) < 0.001
+    angle = torch.linspace(0, 2 * math.pi, 64)
+    rim = torch.stack([angle.cos(), angle.sin(), 0 * angle], -1)
+    uv, _ = project(cameras, rim[None, None])
+    cut = ((uv < 0) | (uv > 1)).flatten(1).any(1).float().mean()
+    assert 0.2 < cut < 0.5
+
+
+def test_only_the_front_shows_the_screens_band(few, fronts):
+    for way, least, most in ((0, 15, 200), (180, 0, 0)):
+        cameras = p.turned(fronts, way)
+        seen = p.surface(p.solids(few), *rays(cameras, pixel_centres(64, 64, cameras)))
+        band = (p.albedo(few, seen) == torch.tensor(p.WHITE)).all(-1) & (seen.which == p.SCREEN)
+        count = band.sum((1, 2))
+        assert count.min() >= least and count.max() <= most
+
+
+def test_unseen_is_what_the_context_does_not_see(few, fronts):
+    views = torch.cat([fronts, p.turned(fronts, 60), p.turned(fronts, 180)], 1)
+    hit = p.depths(few, views) < torch.inf
+    unseen = p.unseen(few, fronts, views)
+    assert not (unseen & ~hit).any()
+    share = unseen.sum((2, 3)) / hit.sum((2, 3))
+    assert share[:, 0].max() < 0.005 and share[:, 2].min() > 0.3 and (share[:, 1] < share[:, 2]).all()
+    # a second camera where the target is sees it all, unless it is not there
+    both = torch.cat([fronts, views[:, 2:]], 1)
+    assert p.unseen(few, both, views[:, 2:]).float().mean() < 0.005
+    there = torch.tensor([[True, False]]).expand(12, 2)
+    assert torch.equal(p.unseen(few, both, views, mask=there), unseen)
+    # what a hidden factor changes is unseen, from behind and from the side
+    for way in (120, 180):
+        camera = p.turned(fronts, way)
+        for factor in (0, 1):
+            pictures = []
+            for label in (1, 2):
+                labels = few.factor.clone()
+                labels[:, factor] = label
+                pictures.append(p.render(replace(few, factor=labels), camera, 64, 1))
+                hidden = p.unseen(replace(few, factor=labels), fronts, camera)[:, 0]
+            changed = (pictures[0] - pictures[1]).abs().amax((1, 2)) > 0.05
+            assert changed.any() and hidden[changed].all(), (way, factor)
+
+
+def test_unseen_counts_what_a_narrow_context_leaves_out():
+    scenes = one("ball", (0.1, 0.1, 0.1), place=(0.0, 0.0))
+    above = camera((0.0, 0.0, 3.0), (0.0, 0.0, 0.0), 0.2, up=(0.0, 1.0, 0.0))  # sees 0.3 either way at the table
+    wide = camera((0.0, 0.0, 3.0), (0.0, 0.0, 0.0), 0.8, up=(0.0, 1.0, 0.0))
+    start, away = rays(wide, pixel_centres(64, 64, wide))
+    at = (start - away * (start[..., 2:] / away[..., 2:]))[0, 0].view(64, 64, 3)  # of each pixel, on the table
+    outside = (at[..., :2].abs() > 3 * math.tan(0.1)).any(-1)
+    expected = outside & (at[..., :2].norm(dim=-1) < 1)
+    assert torch.equal(p.unseen(scenes, above, wide)[0, 0], expected)
+
+
+@pytest.mark.parametrize("factor", list(p.FACTORS))
+def test_factors_are_read_rightly_from_true_pictures(few, fronts, factor):
+    scenes, behind, k = few[:8], p.turned(fronts[:8], 180), 20
+    redrawn = p.redraw_hidden(scenes.repeat(k), generator(6))
+    pictures = p.render(redrawn, behind.repeat_interleave(k, 0), antialias=1).view(8, k, 3, 64, 64)
+    guesses, mask = p.guesses(scenes, behind, factor, antialias=1)
+    true = redrawn.factor[:, list(p.FACTORS).index(factor)].view(8, k)
+    counts = confusion_matrix(p.read(pictures, guesses, mask).flatten(), true.flatten(), 3)
+    assert counts.diagonal().sum() >= 0.99 * counts.sum() and (counts.sum(1) > 0).all()
+    assert (mask.flatten(1).sum(1) > 30).all() and mask.float().mean() < 0.15
+    unread = p.read(pictures.roll(1, 1), guesses, mask)  # the control: the next picture's factor
+    assert (unread == true).float().mean() < 0.7
+    blind, nothing = p.guesses(scenes, fronts[:8], factor, places=2, antialias=1)
+    assert not nothing.any(), "the front shows nothing of it"
+
+
+# --- rays -------------------------------------------------------------------------------------------------------------
+
+
+def test_depths_above_a_ball_and_the_table():
+    """The ball's by the quadratic formula, at pixels on both sides of its outline."""
+    r, eye = 0.2, double([0.1, -0.2, 3.0])
+    scenes = one("ball", (r, r, r), place=(0.1, -0.2))
+    above = camera((0.1, -0.2, 3.0), (0.1, -0.2, 0.0), 0.3, up=(0.0, 1.0, 0.0))
+    depth = p.depths(scenes, above, 33)[0, 0]
+    torch.testing.assert_close(depth[16, 16], eye[2] - 2 * r, rtol=0, atol=1e-12)
+    away = rays(above, pixel_centres(33, 33, above))[1][0, 0]
+    from_centre = eye - double([0.1, -0.2, r])
+    b = away @ from_centre
+    inside = b.square() - (from_centre @ from_centre - r * r)
+    expected = torch.where(inside > 0, -b - inside.clamp(min=0).sqrt(), -eye[2] / away[:, 2])
+    assert (inside > 0).any() and (inside < 0).any()
+    torch.testing.assert_close(depth.flatten(), expected, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "kind, turn, expected",
+    [
+        ("box", 0.0, 3 - 0.1),
+        ("box", math.pi / 2, 3 - 0.3),
+        ("box", math.pi / 4, 3 - 0.1 * math.sqrt(2)),  # a face that runs away at 45 degrees
+        ("cylinder", 0.4, 3 - 0.1),
+    ],
+)
+def test_depth_from_the_side(kind, turn, expected):
+    scenes = one(kind, (0.1, 0.3 if kind == "box" else 0.1, 0.25), turn=turn)
+    depth = p.depths(scenes, camera((3.0, 0.0, 0.2), (0.0, 0.0, 0.2)), 33)[0, 0]
+    torch.testing.assert_close(depth[16, 16], double(expected), rtol=0, atol=1e-9)
+    assert depth[0, 0] == torch.inf
+
+
+def test_depth_of_tops_and_of_the_tables_rim():
+    for kind in ("box", "cylinder"):
+        above = camera((0.0, 0.0, 2.0), (0.0, 0.0, 0.0), up=(0.0, 1.0, 0.0))
+        depth = p.depths(one(kind, (0.1, 0.1, 0.25)), above, 33)[0, 0]
+        torch.testing.assert_close(depth[16, 16], double(1.5), rtol=0, atol=1e-9)
+    rim = p.LOW[2] / 2
+    depth = p.depths(one("box", (0.1, 0.1, 0.2)), camera((3.0, 0.0, rim), (0.0, 0.0, rim)), 33)[0, 0]
+    torch.testing.assert_close(depth[16, 16], double(2.0), rtol=0, atol=1e-9)
+
+
+def test_a_ball_throws_its_shadow_where_the_light_sends_it():
+    r = 0.15
+    scenes = one("ball", (r, r, r))
+    scenes = replace(scenes, light=double([[0.6, 0.0, 0.8]]), tones=0.5 * torch.ones(1, 2, 3).double())
+    x = torch.linspace(-0.9, 0.9, 178).double()
+    down = double([0.0, 0.0, -1.0]).expand(1, 1, 178, 3)
+    start = torch.stack([x, 0 * x, 0 * x + 2], -1)[None, None]
+    colour, depth = p.cast(scenes, start, down)
+    # on the table, along x, the shadow reaches r / 0.8 either way from where the centre's ray of light ends
+    beside = x.abs() > r + 0.01
+    shadow = (x + r * 0.6 / 0.8).abs() < r / 0.8
+    dark = colour[0, 0, :, 0] < colour[0, 0, -1, 0] - 0.1
+    assert torch.equal(dark[beside], shadow[beside]) and (dark & beside).any()
+    torch.testing.assert_close(depth[0, 0][beside], torch.full((int(beside.sum()),), 2.0).double())
+
+
+def test_a_point_has_one_colour_from_wherever_it_is_seen(few):
+    cameras = p.draw_cameras(12, 1, generator(8))
+    start, away = rays(cameras, pixel_centres(24, 24, cameras))
+    colour, depth = p.cast(few, start, away)
+    hit = depth < torch.inf
+    point = start + torch.where(hit, depth, 0)[..., None] * away
+    eye = p.rays(p.draw_cameras(12, 1, generator(9)), cameras.new_zeros(1, 2))[0]
+    again, distance = p.cast(few, eye, point - eye)  # away ends at the point
+    seen = hit & ((distance - 1).abs() < 1e-4)
+    assert seen.float().mean() > 0.2
+    same = ((again - colour).abs().amax(-1) < 1e-3)[seen]
+    assert same.float().mean() > 0.995  # but for points on an edge
+
+
+def test_a_pixel_is_the_mean_of_its_rays(few):
+    cameras = p.draw_cameras(12, 2, generator(10))[:3]
+    rgb, depth = p.trace(few[:3], cameras, side=16, antialias=4)
+    fine = p.render(few[:3], cameras, side=64, antialias=1)
+    torch.testing.assert_close(rgb, torch.nn.functional.avg_pool2d(fine.flatten(0, 1), 4).view(rgb.shape))
+    assert rgb.shape == (3, 2, 3, 16, 16) and depth.shape == (3, 2, 16, 16)
+    assert rgb.abs().max() <= 1 and (rgb.movedim(2, -1)[~(p.depths(few[:3], cameras, 16) < torch.inf)] > 0).all()
+    alone = p.trace(few[2:3], cameras[2:, :1], side=16, antialias=4)
+    torch.testing.assert_close(alone[0][0, 0], rgb[2, 0])
+
+
+# --- cameras and batches ----------------------------------------------------------------------------------------------
+
+
+def test_turned_cameras_move_around_the_table(fronts):
+    def eye(cameras):
+        return rays(cameras, cameras.new_zeros(1, 2))[0][:, 0, 0]
+
+    x, y, z = eye(fronts).unbind(-1)
+    torch.testing.assert_close(eye(p.turned(fronts, 90)), torch.stack([-y, x, z], -1))
+    torch.testing.assert_close(eye(p.turned(fronts, 180)), torch.stack([-x, -y, z], -1))
+    torch.testing.assert_close(p.turned(p.turned(fronts, 120), -120), fronts)
+
+
+def test_cameras_stand_where_they_should(many):
+    for cameras, low, high in (
+        (p.draw_cameras(6000, 1, generator()), 18, 45),
+        (p.front_cameras(many, generator()), 20, 32),
+    ):
+        x, y, z = rays(cameras, cameras.new_zeros(1, 2))[0][:, 0, 0].unbind(-1)
+        height = torch.rad2deg(torch.atan2(z, torch.hypot(x, y)))
+        assert low - 0.01 < height.min() < low + 0.2 and high - 0.2 < height.max() < high + 0.01
+        off = torch.rad2deg((torch.atan2(y, x) - many.front + math.pi) % (2 * math.pi) - math.pi).abs()
+        assert (off.max() < 15.01) if low == 20 else (off.max() > 179)
+
+
+def test_batches_hold_contexts_a_target_and_a_novel_view():
+    draw = p.batches(6, contexts=3, pixels=10, side=16, antialias=1)
+    batch = draw(generator())
+    assert batch["context"].value.shape == (6, 3, 3, 16, 16) and batch["context"].params.shape == (6, 3, 4, 4)
+    count = batch["context"].mask.sum(1)
+    assert batch["context"].mask[:, 0].all() and count.min() >= 1 and count.unique().numel() > 1
+    assert (batch["context"].value[~batch["context"].mask] == 0).all()
+    for name, at in (("target", "at"), ("novel", "novel_at")):
+        assert batch[name].value.shape == (6, 1, 3, 16, 16) and batch[name].mask.all()
+        assert batch[at].shape == (6, 1, 10) and batch[at].min() >= 0 and batch[at].max() < 256
+        # the pixels numbered are those whose rays `at` means
+        cameras = batch[name].params
+        uv = pixel_centres(16, 16, cameras)[batch[at]]
+        colour, _ = p.cast(p.draw_scenes(6, generator()), *rays(cameras, uv))
+        torch.testing.assert_close(gather(batch[name].value, batch[at]), colour.movedim(-1, 2))
+    again = draw(generator())
+    assert torch.equal(again["target"].value, batch["target"].value) and torch.equal(again["at"], batch["at"])
+    assert set(p.batches(2, side=4)(generator())) == {"context", "target", "novel"}
+
+
+def test_bad_input_is_refused_in_one_line(few, fronts):
+    for call, message in (
+        (lambda: p.render(few, fronts[:, :, :3]), "a camera is one 4 x 4 matrix"),
+        (lambda: p.render(few, fronts[:3]), r"cameras \(3, 1, 4, 4\) are not for 12 scenes: give \(B, M, 4, 4\)"),
+        (lambda: p.depths(few, fronts[:, 0]), r"cameras \(12, 4, 4\) are not for 12 scenes"),
+        (lambda: p.unseen(few, fronts, fronts[:3]), "are not for 12 scenes"),
+        (lambda: p.render(few, fronts, side=0), "at least one pixel a side and one ray a pixel, got 0 and 2"),
+        (lambda: p.render(few, fronts, antialias=0), "got 64 and 0"),
+        (lambda: p.guesses(few, fronts, "colour"), "unknown factor 'colour': choose one of hidden, decal"),
+        (lambda: p.batches(4, contexts=0), "at least one scene, one context"),
+        (lambda: p.batches(4, pixels=5000), "1 to 4096 pixels"),
+    ):
+        with pytest.raises(ValueError, match=message) as caught:
+            call()
+        assert "\n" not in str(caught.value)
