@@ -110,7 +110,9 @@ class ForwardDiffusion(nn.Module):
         losses = {name: misfit.mean() for name, misfit in misfits.items()}
         estimate = getattr(condition, "estimate", None)
         if estimate is not None:
-            losses["estimate"] = (estimate.value - _coarser(target.value, estimate.value.shape)).square().mean()
+            there = target.mask.reshape(target.mask.shape + (1,) * (target.value.ndim - 2))
+            misfit = (estimate.value - _coarser(target.value, estimate.value.shape)).square()
+            losses["estimate"] = (there * misfit).mean()
             total = total + losses["estimate"]
         return {**losses, "loss": total}
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fwdiff_lite.backbones import MLP, ResidualMLP, UNet, time_features
+from fwdiff_lite.backbones import MLP, DiT, ResidualMLP, UNet, time_features
 
 
 def test_time_features_tell_times_apart():
@@ -77,3 +77,114 @@ def test_unet_refuses_what_it_cannot_halve():
         UNet(3, 2, (8, 12))
     with pytest.raises(ValueError, match="positive sizes.*width=0"):
         UNet(3, 2, ())
+
+
+def test_a_row_unet_takes_rows_and_depends_on_time_and_on_far_pixels():
+    net = UNet(3, 2, (8, 16, 16), blocks=1, attention=1, row=True)
+    x, t = torch.randn(2, 3, 1, 24), torch.tensor([0.1, 0.9])
+    assert net(x, t).shape == (2, 2, 1, 24) and (net(x, t) == 0).all()
+    assert all(w.shape[2] == 1 for w in net.parameters() if w.ndim == 4), "no weights above or below a row"
+    for w in net.parameters():
+        torch.nn.init.normal_(w, std=0.1)
+    assert not torch.allclose(net(x, t), net(x, t.flip(0)))
+    far = x.clone()
+    far[..., -1] += 1
+    assert not torch.allclose(net(x, t)[..., 0], net(far, t)[..., 0])
+    assert torch.allclose(net(x, t)[:1], net(x[:1], t[:1]), atol=1e-5), "examples do not see one another"
+
+
+def test_a_row_unet_is_the_square_one_without_what_lies_above_and_below():
+    """On an image of height 1 only the middle rows of a square network's 3 x 3 weights meet any pixel."""
+    square, row = (UNet(3, 2, (16,), blocks=2, attention=1, row=row) for row in (False, True))
+    for a, b in zip(square.parameters(), row.parameters(), strict=True):
+        torch.nn.init.normal_(a, std=0.2)
+        b.data = a.data if a.shape == b.shape else a.data[:, :, 1:2]
+    x, t = torch.randn(2, 3, 1, 12), torch.tensor([0.1, 0.9])
+    torch.testing.assert_close(row(x, t), square(x, t), rtol=1e-4, atol=1e-5)
+    row.first.weight.data = square.first.weight.data[:, :, :1].clone()
+    assert not torch.allclose(row(x, t), square(x, t), atol=1e-2), "the control: an outer row of one layer"
+
+
+def test_a_row_unet_refuses_what_is_no_row_and_what_it_cannot_halve():
+    net = UNet(3, 2, (8, 8, 8), row=True)
+    with pytest.raises(ValueError, match="images of 4x16 pixels: this network takes rows, of height 1") as caught:
+        net(torch.zeros(1, 3, 4, 16), torch.zeros(1))
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match="images of 1x18 pixels: both sides must be divisible by 4"):
+        net(torch.zeros(1, 3, 1, 18), torch.zeros(1))
+    with pytest.raises(ValueError, match="images of 1x16 pixels: both sides must be divisible by 4"):
+        UNet(3, 2, (8, 8, 8))(torch.zeros(1, 3, 1, 16), torch.zeros(1))
+
+
+@pytest.mark.parametrize("row", [False, True])
+def test_dit_begins_at_zero_and_depends_on_time_and_on_far_pixels(row):
+    net = DiT(3, 2, width=16, depth=2, heads=2, patch=4, row=row)
+    h = 1 if row else 8
+    x, t = torch.randn(2, 3, h, 24), torch.tensor([0.1, 0.9])
+    assert net(x, t).shape == (2, 2, h, 24) and (net(x, t) == 0).all()
+    for w in net.parameters():
+        torch.nn.init.normal_(w, std=0.1)
+    assert not torch.allclose(net(x, t), net(x, t.flip(0)), atol=1e-3)
+    far = x.clone()
+    far[..., -1, -1] += 1
+    assert not torch.allclose(net(x, t)[..., 0, 0], net(far, t)[..., 0, 0], atol=1e-4)
+    assert torch.allclose(net(x, t)[:1], net(x[:1], t[:1]), atol=1e-5), "examples do not see one another"
+    assert net(torch.randn(2, 3, h, 8), t).shape == (2, 2, h, 8), "any image of whole patches"
+
+
+def test_dit_knows_where_its_patches_are():
+    """The same patch everywhere has an answer of its own at every place, in rows as in columns."""
+    net, t = DiT(1, 1, width=16, depth=1, heads=2, patch=2), torch.zeros(1)
+    for w in net.parameters():
+        torch.nn.init.normal_(w, std=0.3)
+    answers = net(torch.ones(1, 1, 2, 2).repeat(1, 1, 4, 3), t).unfold(2, 2, 2).unfold(3, 2, 2).reshape(12, 4)
+    assert (torch.cdist(answers, answers) + 9 * torch.eye(12)).min() > 1e-2
+    row = DiT(1, 1, width=16, depth=1, heads=2, patch=2, row=True)
+    answers = row(torch.ones(1, 1, 1, 8), t)
+    assert torch.equal(answers, torch.zeros(1, 1, 1, 8)), "the control: untrained, all are zero"
+
+
+@pytest.mark.parametrize("row", [False, True])
+def test_dit_counts_its_parameters(row):
+    i, o, w, patch, pairs = 3, 2, 16, 4, 6
+    net, pixels = DiT(i, o, w, 3, 2, patch, pairs, row), patch if row else patch**2
+    time = 2 * pairs * w + w + w * w + w
+    attention = 3 * (w * w + w) + w * w + w
+    layers = 4 * w * w + 4 * w + 4 * w * w + w
+    block = attention + layers + 6 * (w * w + w)
+    ends = (pixels * i * w + w) + 2 * (w * w + w) + (pixels * w * o + o)
+    assert sum(x.numel() for x in net.parameters()) == time + 3 * block + ends
+
+
+def test_every_parameter_of_a_dit_is_trained():
+    net, x, t = DiT(1, 1, width=8, depth=2, heads=2, patch=2), torch.randn(4, 1, 4, 4), torch.linspace(0, 1, 4)
+    reached, optimizer = set(), torch.optim.Adam(net.parameters(), 1e-2)
+    for step in range(4):
+        optimizer.zero_grad()
+        (net(x, t) - x.flip(0)).square().mean().backward()
+        found = {name for name, w in net.named_parameters() if w.grad.abs().max() > 1e-9}
+        assert step or "leave.weight" not in found or "enter.weight" not in found, "at zero, not all is reached at once"
+        reached |= found
+        optimizer.step()
+    assert reached == {name for name, _ in net.named_parameters()}
+
+
+def test_dit_refuses_what_is_not_whole_patches():
+    for net, shape, message in (
+        (
+            DiT(3, 2, 16, 1, 2, 4),
+            (1, 3, 8, 10),
+            r"images of 8x10 pixels: sides must be multiples of a patch's \(4, 4\)",
+        ),
+        (DiT(3, 2, 16, 1, 2, 4), (1, 3, 1, 8), "images of 1x8 pixels: sides must be multiples"),
+        (DiT(3, 2, 16, 1, 2, 4, row=True), (1, 3, 1, 10), r"images of 1x10 pixels.*multiples of a patch's \(1, 4\)"),
+    ):
+        with pytest.raises(ValueError, match=message) as caught:
+            net(torch.zeros(shape), torch.zeros(1))
+        assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match="a multiple of 4 and of heads, got 18 with 3 heads"):
+        DiT(3, 2, width=18, heads=3)
+    with pytest.raises(ValueError, match="got 16 with 3 heads"):
+        DiT(3, 2, width=16, heads=3)
+    with pytest.raises(ValueError, match="positive sizes.*depth=0"):
+        DiT(3, 2, depth=0)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression, _threshold
+from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression, _coarser, _threshold
 from fwdiff_lite.observations import Observations
 
 
@@ -262,6 +262,60 @@ def test_an_estimate_that_the_denoiser_offers_is_trained():
     model = ForwardDiffusion(Guessing(signal), scale)
     losses = model.loss(seen.take([0]), seen.take([1]), *model.draw(seen.take([1]), torch.Generator()))
     assert float(losses["estimate"]) == pytest.approx(0.25) and losses["loss"] == losses["estimate"]
+
+
+def test_an_estimate_in_fewer_pixels_is_compared_with_the_targets_averages():
+    """Averages of 2 x 2 pixels by hand; the loss is the mean square of what the estimate is off by."""
+    picture = torch.tensor([[1.0, 2.0, 5.0, 5.0], [3.0, 6.0, 5.0, 9.0]]).expand(6, 1, 1, 2, 4)
+    target, averages = Observations(picture, torch.ones(6, 1)), torch.tensor([[3.0, 6.0]]).expand(6, 1, 1, 1, 2)
+
+    class Guessing(Known):
+        def condition(self, context, target_params):
+            return type("Condition", (), {"estimate": Observations(self.guess, target_params)})
+
+    model = ForwardDiffusion(Guessing(picture), lambda signal, params: signal)
+    draw = model.draw(target, torch.Generator())
+
+    def loss(guess):
+        model.denoiser.guess = guess
+        losses = model.loss(target, target, *draw)
+        assert losses["target"] == 0 and losses["loss"] == losses["estimate"]
+        return float(losses["estimate"])
+
+    assert loss(averages) == 0
+    assert loss(averages + torch.tensor([[1.0, 2.0]])) == pytest.approx((1 + 4) / 2)
+    assert loss(picture[..., :1, ::2]) > 0.1, "the control: every other pixel"
+    assert loss(picture) == 0 and loss(picture + 0.5) == pytest.approx(0.25), "in as many pixels, as they are"
+    assert loss(picture.mean((3, 4), keepdim=True)) == 0, "in one pixel, the mean"
+
+
+def test_the_estimate_of_a_target_that_is_not_there_costs_nothing():
+    _, seen = observed(m=2)
+    gone = torch.zeros(6, 1, dtype=torch.bool)
+    gone[2:] = True
+
+    class Guessing(Known):
+        def condition(self, context, target_params):
+            return type("Condition", (), {"estimate": Observations(seen.value[:, 1:] + error, target_params)})
+
+    model, target = ForwardDiffusion(Guessing(None), lambda signal, params: seen.value[:, 1:]), seen.take([1])
+    draw = model.draw(target, torch.Generator())
+    error = torch.full((6, 1, 3), 3.0, dtype=torch.float64)
+    error[:2] = 0
+    assert model.loss(seen.take([0]), target.drop(gone), *draw)["estimate"] == 0
+    assert model.loss(seen.take([0]), target, *draw)["estimate"] == 9 * 4 / 6, "the control: all are there"
+
+
+def test_coarser_images_keep_each_channel_and_each_observation_apart():
+    value = torch.arange(2 * 3 * 2 * 4 * 6).double().view(2, 3, 2, 4, 6)
+    assert _coarser(value, value.shape) is value
+    coarse = _coarser(value, torch.Size((2, 3, 2, 2, 2)))
+    for place in ((0, 0, 0, 0, 0), (1, 2, 1, 1, 1), (0, 1, 1, 1, 0)):
+        *which, row, column = place
+        block = value[tuple(which)][2 * row : 2 * row + 2, 3 * column : 3 * column + 3]
+        assert float(coarse[place]) == pytest.approx(float(block.mean()))
+    row = _coarser(value[..., :1, :], torch.Size((2, 3, 2, 1, 3)))
+    torch.testing.assert_close(row, (value[..., :1, ::2] + value[..., :1, 1::2]) / 2)
 
 
 def test_bad_input_is_named():

@@ -5,15 +5,23 @@ outside and looks at the middle. From before a room, within LOOK of its bisector
 other two hold is hidden from it. All walls have one colour, and that tells the odds: ODDS says how likely each content
 of a room is, independently of the other rooms. So the distribution of scenes given an image is known.
 
-All is flat in colour, a wall darker on one of its sides; the walls' length and the discs' radius are known. The cameras, the volume rendering and the
-denoiser are those of 3-D scenes: the plane is z = 0, and an image has a height of one pixel.
+All is flat in colour, a wall darker on one of its sides, and the walls always stand in the same place. The cameras, the
+volume rendering and the denoiser are those of 3-D scenes: the plane is z = 0, and an image has a height of one pixel.
+
+    python -m fwdiff_lite.problems.inverse_graphics.flatland
+
+trains what 05_flatland does not train itself, the deterministic baseline and a model without the novel loss, and keeps
+their answers in checkpoints/.
 """
 
 from __future__ import annotations
 
+import argparse
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -22,14 +30,15 @@ from torch import Tensor
 from fwdiff_lite import metrics
 from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
 from fwdiff_lite.observations import Observations
+from fwdiff_lite.pretrained import save_recorded
 from fwdiff_lite.problems.inverse_graphics.cameras import orbit, pixel_centres, rays
 from fwdiff_lite.problems.inverse_graphics.pixelnerf import RadianceField, SceneDenoiser
 from fwdiff_lite.problems.inverse_graphics.volume import VolumeRenderer, clip
 from fwdiff_lite.schedule import ShiftedCosineSchedule
+from fwdiff_lite.training import Fit, fit
 
 W = 32  # pixels of an image
 ROOMS = 3
-TURN = 0.0
 CONTENTS = ("empty", "orange", "blue")
 ODDS = {"teal": (0.1, 0.7, 0.2), "violet": (0.5, 0.1, 0.4), "grey": (0.3, 0.2, 0.5)}  # a wall's colour: of CONTENTS
 WALLS = torch.tensor([[-0.75, 0.25, 0.15], [0.1, -0.55, 0.35], [-0.35, -0.35, -0.35]])  # colours, in [-1, 1]
@@ -37,12 +46,17 @@ DISCS = torch.tensor([[1.0, 0.1, -0.8], [-0.75, -0.1, 0.95]])
 BACKGROUND = 1.0
 LENGTH, THICK = 1.0, 0.12  # of a wall
 SHADE = 0.35  # how much darker one side of it is
-RADIUS = 0.18  # of a disc
+RADIUS = 0.22  # of a disc
 ALONG, ACROSS = (0.45, 0.65), (-0.15, 0.15)  # where a disc's centre may be, along and across its room's bisector
 DISTANCE, VIEW = 2.3, math.radians(56)  # of a camera from the middle; the angle that it sees
 LOOK = math.radians(20)  # how far from the bisector a room is seen alone
 CORNER = LENGTH + 0.1  # of the box that holds all scenes
 CONTEXTS = 2  # images in the context, at most
+SHIFT = 1.0  # of the cosine schedule
+STEPS = 1500  # of training, for every arm
+RATE = {"learning_rate": 5e-3, "ema": 0.995}
+SHOWN = 0.1  # how far one looks into the field from above
+NAME = "05_flatland"
 
 # --- scenes -----------------------------------------------------------------------------------------------------------
 
@@ -51,19 +65,19 @@ CONTEXTS = 2  # images in the context, at most
 class Scenes:
     """B scenes.
 
-    turn:    (B,) direction of the first room's bisector, in radians; the others follow by a third of a turn each
+    first:   (B,) which room is counted as the first, 0 to 2; the context's camera stands before it
     wall:    (B,) which of ODDS
     content: (B, 3) which of CONTENTS each room holds
     place:   (B, 3, 2) where, along and across the room's bisector; where a room is empty it means nothing
     """
 
-    turn: Float[Tensor, "b"]
+    first: Int[Tensor, "b"]
     wall: Int[Tensor, "b"]
     content: Int[Tensor, "b r"]
     place: Float[Tensor, "b r 2"]
 
     def __len__(self) -> int:
-        return len(self.turn)
+        return len(self.first)
 
     def __getitem__(self, rows) -> Scenes:
         return Scenes(*(getattr(self, field.name)[rows] for field in fields(self)))
@@ -76,14 +90,14 @@ class Scenes:
     @property
     def bisector(self) -> Float[Tensor, "b r"]:
         """Direction of each room, in radians."""
-        return self.turn[:, None] + torch.arange(ROOMS) * (2 * math.pi / ROOMS)
+        return (self.first[:, None] + torch.arange(ROOMS)) * (2 * math.pi / ROOMS)
 
 
 def draw_scenes(n: int, generator: torch.Generator) -> Scenes:
     """n scenes: all walls equally likely, rooms by their odds."""
-    turn = TURN * (2 * torch.rand(n, generator=generator) - 1)
+    first = torch.randint(ROOMS, (n,), generator=generator)
     wall = torch.randint(len(ODDS), (n,), generator=generator)
-    blank = Scenes(turn, wall, torch.zeros(n, ROOMS, dtype=torch.long), torch.zeros(n, ROOMS, 2))
+    blank = Scenes(first, wall, torch.zeros(n, ROOMS, dtype=torch.long), torch.zeros(n, ROOMS, 2))
     return redraw(blank, torch.ones(ROOMS, dtype=torch.bool), generator)
 
 
@@ -94,7 +108,7 @@ def redraw(scenes: Scenes, rooms: Bool[Tensor, "r"], generator: torch.Generator)
     low, size = (torch.tensor(x) for x in zip(*((a, b - a) for a, b in (ALONG, ACROSS)), strict=True))
     place = low + size * torch.rand(n, ROOMS, 2, generator=generator)
     return Scenes(
-        scenes.turn,
+        scenes.first,
         scenes.wall,
         torch.where(rooms, content, scenes.content),
         torch.where(rooms[:, None], place, scenes.place),
@@ -188,7 +202,7 @@ def observe(scenes: Scenes, cameras: Float[Tensor, "b m 4 4"]) -> Observations:
     return Observations(look(scenes, cameras), cameras)
 
 
-def batches(size: int = 32, pixels: int | None = 12, contexts: int = CONTEXTS) -> Callable[[torch.Generator], dict]:
+def batches(size: int = 16, pixels: int | None = 8, contexts: int = CONTEXTS) -> Callable[[torch.Generator], dict]:
     """For fit(): images of fresh scenes by cameras anywhere around them, 1 to `contexts` of them in the context.
 
     pixels: of each target and novel image that are rendered for the losses, drawn at random; None: all
@@ -215,6 +229,7 @@ def batches(size: int = 32, pixels: int | None = 12, contexts: int = CONTEXTS) -
 # --- the examination --------------------------------------------------------------------------------------------------
 
 HIDDEN = torch.tensor([False] + [True] * (ROOMS - 1))  # the context stands before the first room
+COUNT, K = 64, 8  # scenes of the examination, samples of each
 
 
 @dataclass(frozen=True)
@@ -233,7 +248,14 @@ class Exam:
     redrawn: Float[Tensor, "c k v 3 1 w"]
 
 
-def exam(count: int, k: int, seed: int = 2026) -> Exam:
+class Answer(NamedTuple):
+    """Sampled scenes, (c K) of them, and how they look from the exam's views."""
+
+    field: RadianceField
+    views: Float[Tensor, "c k v 3 1 w"]
+
+
+def exam(count: int = COUNT, k: int = K, seed: int = 2026) -> Exam:
     """Always the same scenes for the same numbers."""
     generator = torch.Generator().manual_seed(seed)
     scenes = draw_scenes(count, generator)
@@ -247,29 +269,25 @@ def exam(count: int, k: int, seed: int = 2026) -> Exam:
 
 
 def answer(
-    model: ForwardDiffusion,
-    exam: Exam,
-    k: int,
-    targets: int = ROOMS - 1,
-    steps: int = 24,
-    eta: float = 0.0,
-    seed: int = 0,
-) -> tuple[RadianceField, Float[Tensor, "c k v 3 1 w"]]:
-    """k sampled fields for each scene, one after another, and how they look from the exam's views.
+    model: ForwardDiffusion, exam: Exam, k: int = K, steps: int = 24, eta: float = 0.0, seed: int = 0
+) -> list[Answer]:
+    """k sampled scenes for each of the exam's, one after another: after one target, after two targets.
 
-    targets: how many rooms are sampled in turn, each joining the context of the next. A ForwardRegression gives its one
-        answer.
+    The targets stand before the rooms that the context does not see, and each joins the context of the next. A
+    ForwardRegression has no use for targets and gives its one answer.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator, out = torch.Generator().manual_seed(seed), []
     if isinstance(model, ForwardRegression):
-        k, field = 1, model.sample(exam.context, exam.targets[:, :1]).signal
+        fields, k = [model.sample(exam.context, exam.targets[:, :1]).signal], 1
     else:
-        sequence = exam.targets[:, :targets].repeat_interleave(k, 0)
-        step, _ = model.sample_autoregressive(
-            exam.context.repeat(k), sequence, steps=steps, eta=eta, generator=generator
-        )
-        field = step.signal
-    return field, field.render(exam.views.repeat_interleave(k, 0)).rgb.unflatten(0, (-1, k))
+        context, fields = exam.context.repeat(k), []
+        for target in exam.targets.repeat_interleave(k, 0).split(1, 1):
+            step, context = model.sample_autoregressive(context, target, steps=steps, eta=eta, generator=generator)
+            fields.append(step.signal)
+    views = exam.views.repeat_interleave(k, 0)
+    for field in fields:
+        out.append(Answer(field, field.render(views).rgb.unflatten(0, (-1, k))))
+    return out
 
 
 def read(images: Float[Tensor, "*b 3 1 w"], wall: Int[Tensor, "*#b"], least: float = 2.0) -> Int[Tensor, "*b"]:
@@ -285,62 +303,102 @@ def read(images: Float[Tensor, "*b 3 1 w"], wall: Int[Tensor, "*#b"], least: flo
 
 
 def judge(
-    exam: Exam, views: Float[Tensor, "c k v 3 1 w"], baseline: Float[Tensor, "c 1 v 3 1 w"], seed: int = 0
-) -> dict:
-    """All measures of a sampler's answers; baseline: the deterministic ones. Names as in metrics.json."""
+    exam: Exam, views: Float[Tensor, "c k v 3 1 w"], baseline: Float[Tensor, "c v 3 1 w"], seed: int = 0
+) -> dict[str, float]:
+    """All measures of a sampler's answers; baseline: the deterministic ones. Names as in metrics.json.
+
+    first, second: of the room that the first, or the second, target stands before
+    """
     generator = torch.Generator().manual_seed(seed)
-    hidden = slice(0, ROOMS - 1)  # the views before the hidden rooms
-    labels = read(views[:, :, hidden], exam.scenes.wall[:, None, None]).transpose(1, 2)  # (c, r, K)
-    odds = exam.scenes.odds[:, None].expand(-1, ROOMS - 1, -1)
-    truly = read(exam.truth[:, hidden], exam.scenes.wall[:, None])
-    scores = metrics.energy_score(views, exam.truth), metrics.point_score(baseline[:, 0], exam.truth)
+    labels, odds = contents(views, exam.scenes), exam.scenes.odds[:, None].expand(-1, ROOMS - 1, -1).double()
+    scores = metrics.energy_score(views, exam.truth), metrics.point_score(baseline, exam.truth)
     best = metrics.energy_score(exam.redrawn, exam.truth)
     ratio, skill = metrics.energy_ratio(*scores, generator), metrics.energy_skill(*scores, best, generator)
     spread = metrics.spread_skill(views, exam.truth, generator)
     numbers = {
-        "readings_right": (truly == exam.scenes.content[:, 1:]).double().mean(),
         "energy_ratio": ratio.value,
+        "energy_ratio_high": ratio.high,
         "energy_skill": skill.value,
         "energy_skill_low": skill.low,
         "spread_skill": spread.value,
+        "spread_skill_low": spread.low,
+        "spread_skill_high": spread.high,
     }
     for name, rooms in (("", slice(None)), ("_first", slice(0, 1)), ("_second", slice(1, 2))):
-        drawn, p = labels[:, rooms].flatten(0, 1), odds[:, rooms].flatten(0, 1).double()
+        drawn, p = labels[:, rooms].flatten(0, 1), odds[:, rooms].flatten(0, 1)
         tv, rms = metrics.factor_tv(drawn, p, generator), metrics.factor_scene_rms(drawn, p, generator)
         numbers |= {f"factor_tv{name}": tv.value, f"factor_tv{name}_high": tv.high}
         numbers |= {f"factor_scene_rms{name}": rms.value, f"factor_scene_rms{name}_high": rms.high}
     return {name: float(value) for name, value in numbers.items()}
 
 
+def contents(views: Float[Tensor, "c k v 3 1 w"], scenes: Scenes) -> Int[Tensor, "c r k"]:
+    """What the hidden rooms hold, read from the views before them."""
+    return read(views[:, :, : ROOMS - 1], scenes.wall[:, None, None]).transpose(1, 2)
+
+
 # --- the model --------------------------------------------------------------------------------------------------------
 
 
 def untrained(
-    kind: type[ForwardDiffusion] = ForwardDiffusion,
-    seed: int = 0,
-    samples: int = 16,
-    width: int = 32,
-    coarser: int = 2,
-    shift: float = 0.5,
-    weigh: float = 0.0,
-    enc: dict | None = None,
-    encoder: str = "unet",
-    novel_weight: float = 1.0,
+    kind: type[ForwardDiffusion] = ForwardDiffusion, novel_weight: float = 1.0, seed: int = 0
 ) -> ForwardDiffusion:
     """A diffusion model, or with kind=ForwardRegression its deterministic baseline, with fresh weights."""
     torch.manual_seed(seed)
     box = (-CORNER, -CORNER, -0.1), (CORNER, CORNER, 0.1)
-    renderer = VolumeRenderer(*box, height=1, width=W, samples=samples, background=BACKGROUND)
-    denoiser = SceneDenoiser(
-        renderer,
-        width=width,
-        features=8,
-        channels=width,
-        coarser=coarser,
-        encoder=encoder,
-        options={"row": True} | (enc or dict(widths=(32, 64, 96), blocks=1, attention=1)),
+    renderer = VolumeRenderer(*box, height=1, width=W, samples=16, background=BACKGROUND)
+    encoder = {"widths": (32, 64), "blocks": 1, "attention": 1, "row": True}
+    denoiser = SceneDenoiser(renderer, width=32, features=8, channels=32, coarser=4, options=encoder)
+    return kind(denoiser, renderer, ShiftedCosineSchedule(SHIFT), novel_weight)
+
+
+def from_above(field: RadianceField, side: int = 96) -> Float[Tensor, "b side side 3"]:
+    """Sampled scenes seen from above, in [-1, 1]: of a point's colour as much as a way of SHOWN through it shows."""
+    points = grid(side).reshape(1, -1, 3).expand(len(field.maps), -1, -1)
+    with torch.no_grad():
+        density, colour = field(points)
+    opacity = (1 - torch.exp(-SHOWN * density))[..., None]
+    return (BACKGROUND + opacity * (colour[..., :3] - BACKGROUND)).unflatten(1, (side, side))
+
+
+# --- what the notebook loads rather than trains -----------------------------------------------------------------------
+
+ARMS = {"deterministic": {"kind": ForwardRegression}, "no_novel": {"novel_weight": 0.0}}
+PICTURES = 4  # scenes of which pictures from above are kept
+
+
+def train(steps: int = STEPS, seed: int = 0, progress: bool = False, **options) -> tuple[ForwardDiffusion, Fit]:
+    """A model, or another of `untrained`'s kinds, trained as the notebook trains its own."""
+    model = untrained(**options)
+    return model, fit(model, batches(), steps=steps, seed=seed, progress=progress, **RATE)
+
+
+def main() -> None:
+    """Trains, examines and keeps the arms."""
+    parser = argparse.ArgumentParser(description="Record the baseline and the variant that 05_flatland loads.")
+    parser.add_argument("--steps", type=int, default=STEPS, help="training steps of each")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    began, paper, arrays = time.process_time(), exam(), {}
+    for name, arm in ARMS.items():
+        model, done = train(options.steps, **arm)
+        last = answer(model, paper)[-1]
+        k = last.views.shape[1]
+        arrays[f"{name}_views"] = last.views.half().numpy()
+        shown = last.field[torch.arange(PICTURES) * k]
+        arrays[f"{name}_above"] = ((from_above(shown).clamp(-1, 1) + 1) * 127.5).round().byte().numpy()
+        print(f"{name}: {done.steps} steps, {done.seconds:.0f} s, losses", done.curve["loss"][-1], flush=True)
+    save_recorded(
+        NAME,
+        arrays,
+        command="python -m fwdiff_lite.problems.inverse_graphics.flatland",
+        seed=0,
+        hardware="2-core CPU, one thread",
+        minutes=round((time.process_time() - began) / 60, 1),
+        gpu_minutes=0.0,
+        steps=options.steps,
     )
-    if weigh:
-        sch = ShiftedCosineSchedule(shift)
-        denoiser.loss_weight = lambda c, t: 1 / (0.1 + 0.9 / (1 + weigh * (sch.alpha(t) / sch.sigma(t)).square()))
-    return kind(denoiser, renderer, ShiftedCosineSchedule(shift), novel_weight)
+
+
+if __name__ == "__main__":
+    main()

@@ -46,16 +46,20 @@ class RadianceField:
     mask: Bool[Tensor, "b v"]
     training: bool = False
 
-    def __call__(self, points: Float[Tensor, "b p 3"]) -> tuple[Float[Tensor, "b p"], Float[Tensor, "b p c"]]:
+    def __call__(self, points: Float[Tensor, "b p 3"]) -> tuple[Float[Tensor, "b p"], Float[Tensor, "b p o"]]:
         """Density, and colours with features, at points of the world (Eq. 10)."""
         return self.network(points, self.maps, self.cameras, self.mask)
 
     def __getitem__(self, rows) -> RadianceField:
         """Some of the scenes: whatever a tensor's first axis can be indexed with, kept as an axis."""
+        if isinstance(rows, int):
+            rows = slice(rows, rows + 1 or None)
         return replace(self, maps=self.maps[rows], cameras=self.cameras[rows], mask=self.mask[rows])
 
     def render(self, cameras: Float[Tensor, "b m 4 4"]) -> Image:
         """What M cameras would see: colours, depth and opacity."""
+        if cameras.ndim != 4 or len(cameras) != len(self.maps):
+            raise ValueError(f"cameras {tuple(cameras.shape)} are not for {len(self.maps)} scenes: give (B, M, 4, 4)")
         with torch.no_grad():
             return self.renderer.image(self, cameras)
 
@@ -98,7 +102,7 @@ class FieldNetwork(nn.Module):
         self.place = nn.Linear(3 * (1 + 2 * FREQUENCIES) + 1, width)
         self.world = nn.Linear(3 * (1 + 2 * FREQUENCIES), width)
         self.alone = _Residual(width)
-        self.weight = nn.Linear(width, 1)
+        self.weight = nn.Linear(width, 1, bias=False)
         self.together = nn.Sequential(*(_Residual(width) for _ in range(blocks)), nn.SiLU())
         self.answer = nn.Linear(width, 1 + 3 + features)
 
@@ -108,7 +112,7 @@ class FieldNetwork(nn.Module):
         maps: Float[Tensor, "b v c h w"],
         cameras: Float[Tensor, "b v 4 4"],
         mask: Bool[Tensor, "b v"],
-    ) -> tuple[Float[Tensor, "b p"], Float[Tensor, "b p c"]]:
+    ) -> tuple[Float[Tensor, "b p"], Float[Tensor, "b p o"]]:
         """Density in one over the unit of length; colours in [-1, 1] with features."""
         b, v = mask.shape
         uv, depth = project(cameras, points[:, None])  # (B, V, P, 2), (B, V, P)
@@ -191,7 +195,8 @@ class SceneDenoiser(nn.Module):
         """Encodes the context and renders from it what the targets would see."""
         check_cameras(context.params)
         b, m = target_params.shape[:2]
-        maps = self.encode(context.value, None, context.value.new_zeros(b))
+        images = torch.where(context.mask[:, :, None, None, None], context.value, 0)
+        maps = self.encode(images, None, images.new_zeros(b))
         scene = RadianceField(self.field, self.renderer, maps, context.params, context.mask, self.training)
         seen = self.renderer.cast(scene, target_params, coarser=self.coarser)
         h, w = (max(1, n // self.coarser) for n in (self.renderer.height, self.renderer.width))

@@ -48,13 +48,14 @@ class Image(NamedTuple):
 def clip(
     origins: Float[Tensor, "*b #p d"], directions: Float[Tensor, "*b p d"], low: Tensor, high: Tensor
 ) -> tuple[Float[Tensor, "*b p"], Float[Tensor, "*b p"]]:
-    """Where rays enter and leave the box between two corners (d,); the same distance twice where they miss it."""
+    """Where rays enter and leave the box between two corners (d,); where they miss it, where they pass its middle."""
     tiny = torch.where(directions < 0, -1e-9, 1e-9)
     inverse = 1 / torch.where(directions.abs() < 1e-9, tiny, directions)
     first, second = (low - origins) * inverse, (high - origins) * inverse
     near = torch.minimum(first, second).amax(-1).clamp(min=0)
     far = torch.maximum(first, second).amin(-1)
-    return near, torch.maximum(near, far)
+    closest = (((low + high) / 2 - origins) * directions).sum(-1).clamp(min=0)
+    return torch.where(near < far, near, closest), torch.where(near < far, far, closest)
 
 
 def places(n: int, at: Int[Tensor, "*b p"] | None, like: Tensor) -> Float[Tensor, "*#b #p n"]:
@@ -142,7 +143,7 @@ class VolumeRenderer:
         points = origins[..., None, :] + distance[..., None] * directions[..., None, :]  # (B, M, n, S, 3)
         density, colour = signal(points.reshape(b, -1, 3))
         shape = distance.shape
-        density, colour = density.float().view(shape), colour.float().view(*shape, -1)
+        density, colour = density.to(distance).view(shape), colour.to(distance).view(*shape, -1)
         background = torch.zeros_like(colour[0, 0, 0, 0])
         background[:3] = self.background
         return composite(density, colour, delta, distance, far, background)
