@@ -269,7 +269,7 @@ def exam(count: int = COUNT, k: int = K, seed: int = 2026) -> Exam:
 
 
 def answer(
-    model: ForwardDiffusion, exam: Exam, k: int = K, steps: int = 24, eta: float = 0.0, seed: int = 0
+    model: ForwardDiffusion, exam: Exam, k: int = K, steps: int = 24, eta: float = 1.0, seed: int = 0
 ) -> list[Answer]:
     """k sampled scenes for each of the exam's, one after another: after one target, after two targets.
 
@@ -340,16 +340,20 @@ def contents(views: Float[Tensor, "c k v 3 1 w"], scenes: Scenes) -> Int[Tensor,
 # --- the model --------------------------------------------------------------------------------------------------------
 
 
+def renderer(samples: int = 16) -> VolumeRenderer:
+    """The forward model: rows of the box that holds all scenes."""
+    low, high = (-CORNER, -CORNER, -0.1), (CORNER, CORNER, 0.1)
+    return VolumeRenderer(low, high, height=1, width=W, samples=samples, background=BACKGROUND)
+
+
 def untrained(
     kind: type[ForwardDiffusion] = ForwardDiffusion, novel_weight: float = 1.0, seed: int = 0
 ) -> ForwardDiffusion:
     """A diffusion model, or with kind=ForwardRegression its deterministic baseline, with fresh weights."""
     torch.manual_seed(seed)
-    box = (-CORNER, -CORNER, -0.1), (CORNER, CORNER, 0.1)
-    renderer = VolumeRenderer(*box, height=1, width=W, samples=16, background=BACKGROUND)
     encoder = {"widths": (32, 64), "blocks": 1, "attention": 1, "row": True}
-    denoiser = SceneDenoiser(renderer, width=32, features=8, channels=32, coarser=4, options=encoder)
-    return kind(denoiser, renderer, ShiftedCosineSchedule(SHIFT), novel_weight)
+    denoiser = SceneDenoiser(renderer(), width=32, features=8, channels=32, coarser=4, options=encoder)
+    return kind(denoiser, renderer(), ShiftedCosineSchedule(SHIFT), novel_weight)
 
 
 def from_above(field: RadianceField, side: int = 96) -> Float[Tensor, "b side side 3"]:
