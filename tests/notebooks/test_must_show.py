@@ -50,10 +50,22 @@ BOUNDS = {  # notebook: {number: (at least, at most)}
         "psnr_gain": (2.5, math.inf),
         "static_pixels_move": (0.0, 0.3),
     },
+    "05_flatland": {
+        "energy_skill": (0.80, math.inf),
+        "energy_ratio": ANY,
+        "spread_skill": ANY,
+        "factor_tv": (0.0, 0.08),
+        "factor_scene_rms": (0.0, 0.15),
+    },
 }
+NOT_YET = {
+    ("05_flatland", "energy_skill"): "a minute and a half of training leaves the rows blurred",
+    ("05_flatland", "factor_tv"): "empty rooms are drawn too seldom",
+}
+XFAILS = {pair: pytest.mark.xfail(strict=True, reason=why) for pair, why in NOT_YET.items()}
 
 CHECKS = [
-    pytest.param(name, key, id=f"{name}-{key}")
+    pytest.param(name, key, id=f"{name}-{key}", marks=XFAILS.get((name, key), ()))
     for name, bounds in BOUNDS.items()
     if name in notebook_names()
     for key in bounds
@@ -119,3 +131,13 @@ def test_recorded_motions_are_sampled_again_from_the_same_noise(metrics):
     numbers = metrics["03_motion_warping"]
     assert numbers["live_apart"] < 0.05, "pixels"
     assert numbers["live_same_signs"] >= 0.99
+
+
+@pytest.mark.skipif("05_flatland" not in notebook_names(), reason="no 05_flatland yet")
+def test_one_target_fills_one_room_and_two_fill_two(metrics):
+    """What neither context nor target sees is a mean; sampled in turn, it is as good as what the first target sees."""
+    numbers = metrics["05_flatland"]
+    assert numbers["one_shot_factor_tv_second_low"] > 2 * numbers["factor_tv_second_high"]
+    assert numbers["one_shot_factor_tv_first_high"] < numbers["one_shot_factor_tv_second_low"]
+    assert numbers["energy_skill_low"] > numbers["one_shot_energy_skill"]
+    assert numbers["novel_weight_gain_low"] > 0, "without the novel loss, other views are worse"

@@ -64,6 +64,12 @@ class RadianceField:
             return self.renderer.image(self, cameras)
 
 
+def join(fields: list[RadianceField]) -> RadianceField:
+    """Scenes of several lots, with as many views each, as one lot."""
+    maps, cameras, mask = (torch.cat(part) for part in zip(*((f.maps, f.cameras, f.mask) for f in fields), strict=True))
+    return replace(fields[0], maps=maps, cameras=cameras, mask=mask)
+
+
 def sample_map(maps: Float[Tensor, "n c h w"], uv: Float[Tensor, "n p 2"]) -> Float[Tensor, "n p c"]:
     """Features between the pixels, whose centres are at (j + 0.5) / w, (i + 0.5) / h; outside, those of the border."""
     picked = nn.functional.grid_sample(
