@@ -66,8 +66,8 @@ run.opening()
 # ## 1. Three rooms
 #
 # Three walls make three rooms, and a room is empty or holds a disc, orange or blue. From before a room, a camera sees that
-# room alone. On the left, scenes from above, which no model ever sees; the wedge is what one camera looks at. On the right,
-# the rows of 32 pixels that cameras before each of the three rooms take.
+# room alone. Above, scenes that no model ever sees; the wedge is what one camera looks at. Below, the rows of 32 pixels that
+# cameras before each of the three rooms take.
 #
 # All walls of a scene have one colour, and it tells the odds of what any room holds, each room for itself:
 
@@ -306,8 +306,9 @@ moving = interact(watch, step=IntSlider(0, min=0, max=len(steps) - 1))
 # the next, and only then the third room follows its odds.
 #
 # **Without the novel loss** (recorded) a sampled scene is right where its targets look and wrong between: along the walls,
-# which no target saw, rows are worse. But its odds are no worse, rather better: the novel loss asks for means of several
-# views at once, which a radiance field need not reach. `01_toy_proof` shows that in its purest form.
+# which no target saw, rows are worse. But its odds are no worse, rather better. One training of each proves little; that the
+# novel loss can cost odds is theory, though: it asks for means of several views at once, which a radiance field need not
+# reach. `01_toy_proof` shows that in its purest form.
 #
 # **Did not.** The best that we ask of this notebook is a `skill` of 0.8 and a `tv` of 0.08, and it falls short of both. Discs
 # are drawn too often where a room should be empty, and samples vary less than the truth does (`spread` below 1). A training
