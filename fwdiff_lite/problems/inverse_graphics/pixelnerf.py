@@ -72,10 +72,11 @@ def join(fields: list[RadianceField]) -> RadianceField:
 
 def sample_map(maps: Float[Tensor, "n c h w"], uv: Float[Tensor, "n p 2"]) -> Float[Tensor, "n p c"]:
     """Features between the pixels, whose centres are at (j + 0.5) / w, (i + 0.5) / h; outside, those of the border."""
+    # places in half precision would be off by a fifth of a pixel
     picked = nn.functional.grid_sample(
-        maps, (2 * uv - 1)[:, None].to(maps.dtype), padding_mode="border", align_corners=False
+        maps.to(uv.dtype), (2 * uv - 1)[:, None], padding_mode="border", align_corners=False
     )
-    return picked[:, :, 0].transpose(1, 2)
+    return picked[:, :, 0].transpose(1, 2).to(maps.dtype)
 
 
 def waves(x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b e"]:

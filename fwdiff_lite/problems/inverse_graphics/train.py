@@ -1,0 +1,93 @@
+"""Trains the models of 3-D tabletop scenes, with a budget of minutes; a call that is cut off is gone on with.
+
+    python -m fwdiff_lite.problems.inverse_graphics.train unet --minutes 13 --out build/inverse_graphics
+    accelerate launch -m fwdiff_lite.problems.inverse_graphics.train unet --minutes 13     # on all devices
+
+Scenes are traced on the device as they are needed, so there is no data set and no scene is seen twice.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
+from fwdiff_lite.files import commit, write_json
+from fwdiff_lite.problems.inverse_graphics import tabletop
+from fwdiff_lite.problems.inverse_graphics.pixelnerf import SceneDenoiser
+from fwdiff_lite.problems.inverse_graphics.volume import VolumeRenderer
+from fwdiff_lite.schedule import ShiftedCosineSchedule
+from fwdiff_lite.training import Fit, fit
+
+COMMAND = "python -m fwdiff_lite.problems.inverse_graphics.train"
+SIDE, SAMPLES = 64, 40  # pixels along a side of an image; samples of a ray
+CONTEXTS, PIXELS, BATCH = 2, 640, 96  # images in the context, at most; rays of each target and novel image; scenes
+RATE = 4e-4
+ENCODERS = {
+    "unet": {"widths": (64, 128, 192, 256), "blocks": 1, "attention": 2},
+    "dit": {"width": 256, "depth": 5, "heads": 4, "patch": 4},
+}
+ARMS = {name: (ForwardDiffusion, name) for name in ENCODERS} | {"deterministic": (ForwardRegression, "unet")}
+
+
+def untrained(
+    arm: str, seed: int = 0, side: int = SIDE, samples: int = SAMPLES, width: int = 64, **options
+) -> ForwardDiffusion:
+    """An arm's model with fresh weights; options: of its encoder, in place of those in ENCODERS.
+
+    ValueError on an unknown arm.
+    """
+    if arm not in ARMS:
+        raise ValueError(f"unknown arm {arm!r}: choose one of {', '.join(ARMS)}")
+    kind, encoder = ARMS[arm]
+    torch.manual_seed(seed)
+    renderer = VolumeRenderer(tabletop.LOW, tabletop.HIGH, height=side, width=side, samples=samples)
+    denoiser = SceneDenoiser(renderer, encoder, width, channels=width, options=ENCODERS[encoder] | options)
+    return kind(denoiser, renderer, ShiftedCosineSchedule(0.5))
+
+
+def train(model: ForwardDiffusion, folder: Path, name: str, size: int = BATCH, pixels: int = PIXELS, **budget) -> Fit:
+    """Trains within a budget of `steps` or `seconds`, those of earlier calls included.
+
+    Leaves weights in half precision, losses, command and commit in the folder, and the state to go on from.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    fast = device == "cuda"
+    side = model.forward_model.height
+    batch = tabletop.batches(size, CONTEXTS, pixels, side=side, device=device, compile=fast)
+    done = fit(
+        model,
+        batch,
+        learning_rate=RATE,
+        bf16=fast,
+        compile=fast,
+        checkpoint=folder / f"{name}.state",
+        checkpoint_every=200,
+        progress=False,
+        **budget,
+    )
+    weights = {key: value.half().contiguous() for key, value in model.denoiser.state_dict().items()}
+    save_file(weights, folder / f"{name}.safetensors")
+    record = {"steps": done.steps, "minutes": done.seconds / 60, "batch": size, "commit": commit() or "unknown"}
+    write_json(folder / f"{name}.json", record | {"curve": {key: values[::20] for key, values in done.curve.items()}})
+    return done
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Train a model of tabletop scenes.")
+    parser.add_argument("arm", choices=tuple(ARMS))
+    parser.add_argument("--out", type=Path, default=Path("build/inverse_graphics"))
+    parser.add_argument("--minutes", type=float, default=13.0, help="of training")
+    parser.add_argument("--batch", type=int, default=BATCH, help="scenes a step, over all devices")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    done = train(untrained(options.arm), options.out, options.arm, options.batch, seconds=60 * options.minutes)
+    print(f"{options.arm}: {done.steps} steps of {options.batch} in {done.seconds / 60:.1f} minutes", flush=True)
+
+
+if __name__ == "__main__":
+    main()
