@@ -23,6 +23,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -379,6 +380,15 @@ def train(steps: int = STEPS, seed: int = 0, progress: bool = False, **options) 
     return model, fit(model, batches(), steps=steps, seed=seed, progress=progress, **RATE)
 
 
+def headlines(paper: Exam, arrays: dict[str, np.ndarray]) -> dict[str, float]:
+    """Of the recorded answers: the deterministic energy score, and what is left without the novel loss."""
+    views = {name: torch.from_numpy(arrays[f"{name}_views"]).float() for name in ARMS}
+    mean = views["deterministic"][:, 0]
+    energy = metrics.point_score(mean, paper.truth).mean()
+    skill = judge(paper, views["no_novel"], mean)["energy_skill"]
+    return {"deterministic_energy": round(float(energy), 4), "no_novel_energy_skill": round(skill, 4)}
+
+
 def main() -> None:
     """Trains, examines and keeps the arms."""
     parser = argparse.ArgumentParser(description="Record the baseline and the variant that 05_flatland loads.")
@@ -397,6 +407,7 @@ def main() -> None:
     save_recorded(
         NAME,
         arrays,
+        metrics=headlines(paper, arrays),
         command="python -m fwdiff_lite.problems.inverse_graphics.flatland",
         seed=0,
         hardware="2-core CPU, one thread",
