@@ -101,7 +101,8 @@ class FieldNetwork(nn.Module):
 
     Each view says by itself what it makes of the point, the views are averaged, weighted by what each thinks of its
     own word, and two more layers answer. A view on which the point does not appear, or which has it behind the camera,
-    contributes its coordinates and no feature.
+    contributes its coordinates and no feature. Beside the camera coordinates of Eq. 10 the network is told those of
+    the world: our scenes share a frame, that of their box.
     """
 
     def __init__(self, width: int, features: int, blocks: int = 2):
