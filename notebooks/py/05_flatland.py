@@ -165,7 +165,7 @@ for samples in (16, 256):
 # training contexts are one or two rows, so that the model can take a sampled row for context later.
 
 # %% tags=["nbval-ignore-output"]
-model, done = problem.train(STEPS, progress=True)
+model, done = problem.train(STEPS)
 curve = done.curve
 quarter = max(1, len(curve["loss"]) // 4)
 print(f"{sum(w.numel() for w in model.parameters()):,} weights, {done.steps} steps")
