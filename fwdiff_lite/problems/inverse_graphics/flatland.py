@@ -374,10 +374,10 @@ ARMS = {"deterministic": {"kind": ForwardRegression}, "no_novel": {"novel_weight
 PICTURES = 4  # scenes of which pictures from above are kept
 
 
-def train(steps: int = STEPS, seed: int = 0, progress: bool = False, **options) -> tuple[ForwardDiffusion, Fit]:
+def train(steps: int = STEPS, seed: int = 0, **options) -> tuple[ForwardDiffusion, Fit]:
     """A model, or another of `untrained`'s kinds, trained as the notebook trains its own."""
     model = untrained(**options)
-    return model, fit(model, batches(), steps=steps, seed=seed, progress=progress, **RATE)
+    return model, fit(model, batches(), steps=steps, seed=seed, progress=False, **RATE)
 
 
 def headlines(paper: Exam, arrays: dict[str, np.ndarray]) -> dict[str, float]:

@@ -22,7 +22,6 @@ from fwdiff_lite.problems.inverse_graphics.volume import VolumeRenderer
 from fwdiff_lite.schedule import ShiftedCosineSchedule
 from fwdiff_lite.training import Fit, fit
 
-COMMAND = "python -m fwdiff_lite.problems.inverse_graphics.train"
 SIDE, SAMPLES = 64, 40  # pixels along a side of an image; samples of a ray
 CONTEXTS, PIXELS, BATCH = 2, 640, 96  # images in the context, at most; rays of each target and novel image; scenes
 RATE = 4e-4
@@ -52,7 +51,7 @@ def untrained(
 def train(model: ForwardDiffusion, folder: Path, name: str, size: int = BATCH, pixels: int = PIXELS, **budget) -> Fit:
     """Trains within a budget of `steps` or `seconds`, those of earlier calls included.
 
-    Leaves weights in half precision, losses, command and commit in the folder, and the state to go on from.
+    Leaves weights in half precision, losses and commit in the folder, and the state to go on from.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     fast = device == "cuda"
