@@ -26,6 +26,7 @@ from fwdiff_lite.problems.inverse_graphics.cameras import check_cameras, coordin
 from fwdiff_lite.problems.inverse_graphics.volume import Image, VolumeRenderer
 
 FREQUENCIES = 4  # of the positional encoding: pi / 2 times 1, 2, 4, 8
+IN_CACHE = 2**13  # points, once for each view, whose numbers stay in the cache of a CPU's core
 DENSEST = 10.0  # density, in one over the unit of length, of a point whose raw answer is about 1
 
 
@@ -48,7 +49,11 @@ class RadianceField:
 
     def __call__(self, points: Float[Tensor, "b p 3"]) -> tuple[Float[Tensor, "b p"], Float[Tensor, "b p o"]]:
         """Density, and colours with features, at points of the world (Eq. 10)."""
-        return self.network(points, self.maps, self.cameras, self.mask)
+        if points.is_cuda or torch.is_grad_enabled():
+            return self.network(points, self.maps, self.cameras, self.mask)
+        lots = points.split(max(1, IN_CACHE // self.mask.numel()), 1)
+        density, colour = zip(*(self.network(lot, self.maps, self.cameras, self.mask) for lot in lots), strict=True)
+        return torch.cat(density, 1), torch.cat(colour, 1)
 
     def __getitem__(self, rows) -> RadianceField:
         """Some of the scenes: whatever a tensor's first axis can be indexed with, kept as an axis."""
@@ -72,11 +77,24 @@ def join(fields: list[RadianceField]) -> RadianceField:
 
 def sample_map(maps: Float[Tensor, "n c h w"], uv: Float[Tensor, "n p 2"]) -> Float[Tensor, "n p c"]:
     """Features between the pixels, whose centres are at (j + 0.5) / w, (i + 0.5) / h; outside, those of the border."""
-    # places in half precision would be off by a fifth of a pixel
-    picked = nn.functional.grid_sample(
-        maps.to(uv.dtype), (2 * uv - 1)[:, None], padding_mode="border", align_corners=False
-    )
+    wide = maps.to(uv.dtype)  # places in half precision would be off by a fifth of a pixel
+    if torch.compiler.is_compiling():  # of gathers, a GPU's compiler makes a much faster backward pass
+        return gathered(wide, uv).to(maps.dtype)
+    picked = nn.functional.grid_sample(wide, (2 * uv - 1)[:, None], padding_mode="border", align_corners=False)
     return picked[:, :, 0].transpose(1, 2).to(maps.dtype)
+
+
+def gathered(maps: Float[Tensor, "n c h w"], uv: Float[Tensor, "n p 2"]) -> Float[Tensor, "n p c"]:
+    """The same by hand: from the pixels around each point."""
+    n, _, h, w = maps.shape
+    pixels = maps.permute(0, 2, 3, 1).flatten(0, 2)  # (N H W, C)
+    place = torch.minimum((uv * uv.new_tensor([w, h]) - 0.5).clamp(min=0), uv.new_tensor([w - 1, h - 1]))
+    low = place.floor()
+    right, down = (place - low)[..., None].unbind(-2)
+    (j, i), first = low.long().unbind(-1), torch.arange(n, device=uv.device)[:, None] * h
+    rows = [(first + y) * w for y in (i, (i + 1).clamp(max=h - 1))]
+    above, below = (pixels[y + j] * (1 - right) + pixels[y + (j + 1).clamp(max=w - 1)] * right for y in rows)
+    return above * (1 - down) + below * down
 
 
 def waves(x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b e"]:

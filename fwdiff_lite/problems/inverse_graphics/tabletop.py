@@ -2,7 +2,7 @@
 
 On a round table stand a screen, a box, and one or two bodies that hide nothing. From the scene's *front* one sees
 
-    the screen's face with a white band. Behind it stands nothing, an orange body or a green one;
+    the screen's face with a white band. Behind it stands nothing, an orange body or a violet one;
     the box's plain face. On its back is a decal, red, yellow or blue.
 
 Of body and decal no sliver is ever seen from the front, and no shadow: the light comes from behind, and what is hidden
@@ -32,17 +32,17 @@ KINDS = ("box", "cylinder", "ball")
 SCREEN, BOX, HIDDEN, FREE, TABLE = 0, 1, 2, (3, 4), 5  # the solids' numbers; FREE are those that hide nothing
 PATTERNS = ("checks", "stripes", "rings")  # of the table
 
-FACTORS = {"hidden": ("nothing", "orange", "green"), "decal": ("red", "yellow", "blue")}
+FACTORS = {"hidden": ("nothing", "orange", "violet"), "decal": ("red", "yellow", "blue")}
 CUES = {"hidden": ("teal", "brick", "indigo"), "decal": ("ivory", "slate", "wood")}  # colours of the screen, of the box
 ODDS = torch.tensor(  # of a factor's categories (columns) given its cue (rows); all cues are equally likely
     [
-        [[0.2, 0.5, 0.3], [0.5, 0.15, 0.35], [0.7, 0.2, 0.1]],  # behind the screen: nothing, orange, green
+        [[0.2, 0.6, 0.2], [0.5, 0.15, 0.35], [0.3, 0.2, 0.5]],  # behind the screen: nothing, orange, violet
         [[0.6, 0.3, 0.1], [0.1, 0.6, 0.3], [0.3, 0.1, 0.6]],  # on the box's back: red, yellow, blue
     ]
 )
 SCREENS = torch.tensor([[0.20, 0.64, 0.64], [0.85, 0.42, 0.35], [0.36, 0.42, 0.76]])  # colours in [0, 1]
 BOXES = torch.tensor([[0.96, 0.92, 0.82], [0.45, 0.50, 0.57], [0.76, 0.53, 0.33]])
-BODIES = torch.tensor([[0.0, 0.0, 0.0], [1.00, 0.55, 0.08], [0.42, 0.78, 0.20]])
+BODIES = torch.tensor([[0.0, 0.0, 0.0], [1.00, 0.55, 0.08], [0.36, 0.12, 0.62]])
 DECALS = torch.tensor([[0.90, 0.14, 0.16], [1.00, 0.80, 0.10], [0.10, 0.36, 0.92]])
 WHITE = 0.97  # of the screen's band and the decal's rim
 OFF = 1e-3  # how far off a surface the rays start that ask whether it is lit, or seen
@@ -120,16 +120,16 @@ def draw_scenes(n: int, generator: torch.Generator) -> Scenes:
     kind = torch.cat([torch.zeros(n, 3, dtype=torch.long), integers(3, 2)], 1)
     kind[:, FREE[1]] = torch.where(uniform(0, 1) < 0.6, kind[:, FREE[1]], -1)
     layout = torch.stack([screen, box, torch.zeros(n, 2), *free.unbind(1)], 1)
-    turn = torch.stack([_degrees(uniform(-8, 8)), _degrees(uniform(-30, 30)), torch.zeros(n)], 1)
-    screen_size = torch.stack([torch.full((n,), 0.025), uniform(0.37, 0.40), uniform(0.30, 0.34)], -1)
-    box_size = torch.stack([uniform(0.12, 0.16), uniform(0.20, 0.23), uniform(0.21, 0.26)], -1)
+    turn = torch.stack([_degrees(uniform(-5, 5)), _degrees(uniform(-30, 30)), torch.zeros(n)], 1)
+    screen_size = torch.stack([torch.full((n,), 0.025), uniform(0.38, 0.40), uniform(0.32, 0.345)], -1)
+    box_size = torch.stack([uniform(0.12, 0.16), uniform(0.23, 0.26), uniform(0.25, 0.29)], -1)
     scenes = Scenes(
         front=front,
         light=torch.stack([elevation.cos() * azimuth.cos(), elevation.cos() * azimuth.sin(), elevation.sin()], -1),
         pattern=integers(len(PATTERNS)),
-        scale=uniform(3.0, 4.5),
+        scale=uniform(1.8, 2.6),
         phase=uniform(-math.pi, math.pi),
-        tones=torch.stack([hsv(hue, uniform(0.12, 0.25), uniform(0.92, 1)), hsv(hue, uniform(0.3, 0.5), 0.75)], 1),
+        tones=torch.stack([hsv(hue, uniform(0.10, 0.18), uniform(0.92, 1)), hsv(hue, uniform(0.22, 0.36), 0.84)], 1),
         paint=hsv(uniform(0, 1, 2), uniform(0.45, 0.75, 2), uniform(0.8, 0.95, 2)),
         kind=kind,
         place=_rotated(layout, front[:, None]),
@@ -156,9 +156,9 @@ def _draw_hidden(scenes: Scenes, generator: torch.Generator) -> Scenes:
     uniform, integers = _draws(len(scenes), generator)
     kind = integers(3)
     left = torch.sign(_rotated(scenes.place[:, SCREEN], -scenes.front)[:, 1])
-    behind = torch.stack([-uniform(0.29, 0.37), left * uniform(-0.04, 0.06)], -1)
+    behind = torch.stack([-uniform(0.29, 0.34), left * uniform(-0.05, 0.04)], -1)
     place = scenes.place[:, SCREEN] + _rotated(behind, scenes.turn[:, SCREEN])
-    size, turn = _sizes(kind, uniform, 0.135, 0.165), uniform(-math.pi, math.pi)
+    size, turn = _sizes(kind, uniform, 0.165, 0.195), uniform(-math.pi, math.pi)
     changed = {}
     for name, value in (("kind", kind), ("place", place), ("size", size), ("turn", turn)):
         changed[name] = getattr(scenes, name).clone()
@@ -212,13 +212,13 @@ def draw_cameras(n: int, m: int, generator: torch.Generator) -> Float[Tensor, "n
 
 
 def front_cameras(scenes: Scenes, generator: torch.Generator) -> Float[Tensor, "b 1 4 4"]:
-    """One camera in front of each scene, for its context: up to 15 degrees to the side and 20 to 32 degrees high.
+    """One camera in front of each scene, for its context: up to 10 degrees to the side and 20 to 32 degrees high.
 
     From there all is hidden that can be, and all else that stands on the table is in the picture; a third of the
     pictures cut off some of the table.
     """
     uniform, _ = _draws(len(scenes), generator)
-    azimuth = scenes.front.cpu()[:, None] + _degrees(uniform(-15, 15, 1))
+    azimuth = scenes.front.cpu()[:, None] + _degrees(uniform(-10, 10, 1))
     return _orbit(azimuth, uniform(20, 32, 1), uniform(2.6, 3.6, 1), uniform(0.97, 1.2, 1)).to(scenes.front.device)
 
 
@@ -499,7 +499,9 @@ def batches(
     device: torch.device | str = "cpu",
     compile: bool = False,
 ) -> Callable[[torch.Generator], dict]:
-    """For fit(): fresh scenes seen from 1 to `contexts` cameras, a target and a novel one, all from anywhere around.
+    """For fit(): fresh scenes seen from 1 to `contexts` cameras, a target and a novel one.
+
+    The first camera stands in front, all others anywhere around.
 
     pixels: draws the numbers of so many pixels of each target and novel view, "at" and "novel_at", for the loss
     Scenes and cameras are drawn on the CPU and traced on the device.
@@ -512,7 +514,8 @@ def batches(
     draw = torch.compile(render) if compile else render
 
     def batch(generator: torch.Generator) -> dict:
-        scenes, cameras = draw_scenes(size, generator), draw_cameras(size, contexts + 2, generator)
+        scenes = draw_scenes(size, generator)
+        cameras = torch.cat([front_cameras(scenes, generator), draw_cameras(size, contexts + 1, generator)], 1)
         many = torch.randint(1, contexts + 1, (size, 1), generator=generator)
         gone = (torch.arange(contexts) >= many).to(device)
         cameras = cameras.to(device)

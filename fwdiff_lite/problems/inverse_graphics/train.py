@@ -22,9 +22,10 @@ from fwdiff_lite.problems.inverse_graphics.volume import VolumeRenderer
 from fwdiff_lite.schedule import ShiftedCosineSchedule
 from fwdiff_lite.training import Fit, fit
 
+COMMAND = "python -m fwdiff_lite.problems.inverse_graphics.train"
 SIDE, SAMPLES = 64, 40  # pixels along a side of an image; samples of a ray
-CONTEXTS, PIXELS, BATCH = 2, 640, 96  # images in the context, at most; rays of each target and novel image; scenes
-RATE = 4e-4
+CONTEXTS, PIXELS, BATCH = 2, 400, 96  # images in the context, at most; rays of each target and novel image; scenes
+RATE = 5e-4
 ENCODERS = {
     "unet": {"widths": (64, 128, 192, 256), "blocks": 1, "attention": 2},
     "dit": {"width": 256, "depth": 5, "heads": 4, "patch": 4},
@@ -48,10 +49,20 @@ def untrained(
     return kind(denoiser, renderer, ShiftedCosineSchedule(0.5))
 
 
-def train(model: ForwardDiffusion, folder: Path, name: str, size: int = BATCH, pixels: int = PIXELS, **budget) -> Fit:
+def train(
+    model: ForwardDiffusion,
+    folder: Path,
+    name: str,
+    size: int = BATCH,
+    pixels: int = PIXELS,
+    sharing: int = 1,
+    command: str = "",
+    **budget,
+) -> Fit:
     """Trains within a budget of `steps` or `seconds`, those of earlier calls included.
 
     Leaves weights in half precision, losses and commit in the folder, and the state to go on from.
+    sharing: how many trainings have the device at once, for the record, as is the command
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     fast = device == "cuda"
@@ -70,7 +81,14 @@ def train(model: ForwardDiffusion, folder: Path, name: str, size: int = BATCH, p
     )
     weights = {key: value.half().contiguous() for key, value in model.denoiser.state_dict().items()}
     save_file(weights, folder / f"{name}.safetensors")
-    record = {"steps": done.steps, "minutes": done.seconds / 60, "batch": size, "commit": commit() or "unknown"}
+    record = {
+        "command": command,
+        "commit": commit() or "unknown",
+        "steps": done.steps,
+        "batch": size,
+        "minutes": done.seconds / 60,
+        "gpu_minutes": done.seconds / 60 / sharing,
+    }
     write_json(folder / f"{name}.json", record | {"curve": {key: values[::20] for key, values in done.curve.items()}})
     return done
 
@@ -82,9 +100,18 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("build/inverse_graphics"))
     parser.add_argument("--minutes", type=float, default=13.0, help="of training")
     parser.add_argument("--batch", type=int, default=BATCH, help="scenes a step, over all devices")
+    parser.add_argument("--sharing", type=int, default=1, help="how many trainings have the device at once")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    done = train(untrained(options.arm), options.out, options.arm, options.batch, seconds=60 * options.minutes)
+    done = train(
+        untrained(options.arm),
+        options.out,
+        options.arm,
+        options.batch,
+        sharing=options.sharing,
+        command=f"{COMMAND} {options.arm} --minutes {options.minutes:g} --batch {options.batch} --sharing {options.sharing}",
+        seconds=60 * options.minutes,
+    )
     print(f"{options.arm}: {done.steps} steps of {options.batch} in {done.seconds / 60:.1f} minutes", flush=True)
 
 

@@ -1,0 +1,277 @@
+"""The examination that the models of 3-D tabletop scenes sit, and what of it the notebook 06_inverse_graphics shows.
+
+    python -m fwdiff_lite.problems.inverse_graphics.study examine --out build/inverse_graphics
+    python -m fwdiff_lite.problems.inverse_graphics.study ship unet --out build/inverse_graphics --hardware "one NVIDIA H200"
+
+`examine` draws samples for held-out scenes from every model that `train` left in the folder, judges them against the
+truth, against true redraws of what the context hides and against the deterministic baseline there, and writes all
+measures to examination.json and examples to examples.npz. `ship` puts a model's weights, all measures and the examples
+into checkpoints/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from safetensors.torch import load_file
+from torch import Tensor
+
+from fwdiff_lite import metrics
+from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
+from fwdiff_lite.files import read_json, write_json
+from fwdiff_lite.observations import Observations
+from fwdiff_lite.pretrained import load_pretrained, load_recorded, save_pretrained, save_recorded
+from fwdiff_lite.problems.inverse_graphics import tabletop
+from fwdiff_lite.problems.inverse_graphics.pixelnerf import RadianceField, join
+from fwdiff_lite.problems.inverse_graphics.train import ARMS, untrained
+from fwdiff_lite.problems.inverse_graphics.volume import Image
+
+NAME = "06_inverse_graphics"
+COMMAND = "python -m fwdiff_lite.problems.inverse_graphics.study"
+BASELINE = "deterministic"
+DEGREES = (60, 120, 180)  # of the targets, around the table from the context
+BETWEEN = 0.75  # of the way to the target stands the novel camera
+COUNT, K, STEPS = 128, 16, 32  # scenes of the examination, samples of each, steps of sampling
+REDRAWS = 4  # that are asked which pixels a context does not see
+EXAMPLES = 6  # scenes of which pictures are kept
+LIVE = {"count": 2, "k": 2, "steps": 16}  # what the notebook computes again
+
+# --- the examination --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Exam:
+    """c held-out scenes seen from their fronts, and for each of DEGREES a target and a novel view, V = 2 in this order.
+
+    cameras: (c, D, V, 4, 4); truth: (c, D, V, 3, H, W); redrawn: (c, K, D, V, 3, H, W) what else could have been seen
+    unseen:  (c, D, V, H, W) pixels that show, or could show, what the context does not see
+    """
+
+    scenes: tabletop.Scenes
+    context: Observations
+    cameras: Float[Tensor, "c d v 4 4"]
+    truth: Float[Tensor, "c d v 3 h w"]
+    redrawn: Float[Tensor, "c k d v 3 h w"]
+    unseen: Bool[Tensor, "c d v h w"]
+
+
+def exam(count: int = COUNT, k: int = K, seed: int = 2026, side: int = 64, device: str | torch.device = "cpu") -> Exam:
+    """Always the same scenes for the same seed; a smaller count gives the first of a larger one's. ValueError > COUNT."""
+    if not 1 <= count <= COUNT:
+        raise ValueError(f"the examination has {COUNT} scenes, got count = {count}")
+    generator = torch.Generator().manual_seed(seed)
+    scenes = tabletop.draw_scenes(COUNT, generator)
+    fronts = tabletop.front_cameras(scenes, generator)[:count].to(device)
+    scenes = scenes[:count].to(device)
+    cameras = torch.stack(
+        [torch.cat([tabletop.turned(fronts, d * way) for way in (1, BETWEEN)], 1) for d in DEGREES], 1
+    )
+    flat = cameras.flatten(1, 2)  # (c, D V, 4, 4)
+    others = tabletop.redraw_hidden(scenes.repeat(k), generator)
+    redrawn = [
+        tabletop.render(others[rows], flat.repeat_interleave(k, 0)[rows], side)
+        for rows in torch.arange(count * k, device=device).split(64)
+    ]
+    unseen = torch.zeros((*flat.shape[:2], side, side), dtype=torch.bool, device=device)
+    for _ in range(REDRAWS):
+        unseen |= tabletop.unseen(tabletop.redraw_hidden(scenes, generator), fronts, flat, side)
+    return Exam(
+        scenes,
+        Observations(tabletop.render(scenes, fronts, side), fronts),
+        cameras,
+        tabletop.render(scenes, flat, side).unflatten(1, cameras.shape[1:3]),
+        torch.cat(redrawn).unflatten(0, (count, k)).unflatten(2, cameras.shape[1:3]),
+        unseen.unflatten(1, cameras.shape[1:3]),
+    )
+
+
+class Answers(NamedTuple):
+    """K sampled scenes for each of c contexts and each of DEGREES, the target that they were sampled with."""
+
+    views: Float[Tensor, "c k d v 3 h w"]  # the sampled target, and the novel view of the same scene
+    fields: list[RadianceField]  # of each of DEGREES, (c K) scenes
+
+
+def answer(
+    model: ForwardDiffusion,
+    exam: Exam,
+    k: int = K,
+    steps: int = STEPS,
+    eta: float = 0.0,
+    seed: int = 0,
+    chunk: int = 128,
+    keep: int = 0,
+) -> Answers:
+    """k samples for each scene and target, `chunk` at once, or of a ForwardRegression its one answer to each view.
+
+    keep: of how many of the first scenes the fields are kept
+    """
+    if isinstance(model, ForwardRegression):
+        return _means(model, exam, chunk)
+    generator, views, fields = torch.Generator().manual_seed(seed), [], []
+    for d in range(len(DEGREES)):
+        cameras, contexts, parts, kept = exam.cameras[:, d].repeat_interleave(k, 0), exam.context.repeat(k), [], []
+        for rows in torch.arange(len(contexts), device=cameras.device).split(chunk):
+            step = model.sample(contexts[rows], cameras[rows, :1], steps=steps, eta=eta, generator=generator)
+            novel = step.signal.render(cameras[rows, 1:]).rgb
+            parts.append(torch.cat([step.observation, novel], 1))
+            if rows[0] < keep * k:
+                kept.append(step.signal[: keep * k - int(rows[0])])
+        views.append(torch.cat(parts).unflatten(0, (-1, k)))
+        fields += [join(kept)] if kept else []
+    return Answers(torch.stack(views, 2), fields)
+
+
+def _means(model: ForwardRegression, exam: Exam, chunk: int) -> Answers:
+    """The deterministic answers: every view is asked for by itself, as it is trained."""
+    cameras = exam.cameras.flatten(1, 2)  # (c, D V, 4, 4)
+    views = [
+        torch.cat([model.sample(exam.context[rows], camera).observation for camera in cameras[rows].split(1, 1)], 1)
+        for rows in torch.arange(len(cameras), device=cameras.device).split(chunk)
+    ]
+    return Answers(torch.cat(views).unflatten(1, exam.cameras.shape[1:3])[:, None], [])
+
+
+# --- measures ---------------------------------------------------------------------------------------------------------
+
+
+def factors(views: Float[Tensor, "c k 3 h w"], exam: Exam) -> Int[Tensor, "c f k"]:
+    """The hidden factors that pictures at 180 degrees show."""
+    camera, side = exam.cameras[:, DEGREES.index(180), :1], views.shape[-1]
+    read = [tabletop.read(views, *tabletop.guesses(exam.scenes, camera, name, side=side)) for name in tabletop.FACTORS]
+    return torch.stack(read, 1)
+
+
+def judge(exam: Exam, answers: Answers, baseline: Answers, seed: int = 0) -> dict[str, float]:
+    """All measures of a sampler; baseline: the deterministic answers. Names as in metrics.json."""
+    generator, numbers = torch.Generator().manual_seed(seed), {}
+
+    def interval(name: str, found: metrics.Interval) -> None:
+        numbers.update({name: found.value, f"{name}_low": found.low, f"{name}_high": found.high})
+
+    for d, degrees in enumerate(DEGREES):
+        for v, novel in enumerate(("", "novel_")):
+            drawn, mean = answers.views[:, :, d, v].cpu(), baseline.views[:, 0, d, v].cpu()
+            truth, redrawn = exam.truth[:, d, v].cpu(), exam.redrawn[:, :, d, v].cpu()
+            scores = metrics.energy_score(drawn, truth), metrics.point_score(mean, truth)
+            best = metrics.energy_score(redrawn, truth)
+            interval(f"{novel}energy_ratio_{degrees}", metrics.energy_ratio(*scores, generator))
+            interval(f"{novel}energy_skill_{degrees}", metrics.energy_skill(*scores, best, generator))
+            hidden = exam.unseen[:, d, v, None].expand_as(truth).cpu()
+            interval(f"{novel}spread_skill_{degrees}", metrics.spread_skill(drawn, truth, generator, hidden))
+            sharp = metrics.total_variation(drawn).mean() / metrics.total_variation(truth).mean()
+            numbers[f"{novel}sharpness_ratio_{degrees}"] = sharp
+            inside, outside = metrics.variance_inside_outside(drawn, ~hidden)
+            numbers[f"{novel}variance_unseen_over_seen_{degrees}"] = outside / inside
+            pair = metrics.mean_mse(drawn, truth), metrics.squared_error(mean, truth)
+            gap = metrics.bootstrap(lambda m, b: 10 * (b.mean() / m.mean()).log10(), *pair, generator=generator)
+            interval(f"{novel}psnr_mean_over_deterministic_{degrees}", gap)
+            for name, picture in {
+                "sample": drawn[:, 0],
+                "mean_of_16": drawn.mean(1),
+                "best_of_16": metrics.best_of(drawn, truth),
+                "deterministic": mean,
+            }.items():
+                numbers[f"{novel}psnr_{name}_{degrees}"] = metrics.psnr(picture, truth, 2)
+            numbers[f"{novel}psnr_seen_{degrees}"] = metrics.psnr(drawn[:, 0], truth, 2, ~hidden)
+    labels, odds = factors(answers.views[:, :, DEGREES.index(180), 0], exam).cpu(), exam.scenes.odds.double().cpu()
+    each = [(f"{name}_", [i]) for i, name in enumerate(tabletop.FACTORS)]
+    for name, f in [("", [0, 1]), *each]:
+        drawn, p = labels[:, f].flatten(0, 1), odds[:, f].flatten(0, 1)
+        interval(f"{name}factor_tv", metrics.factor_tv(drawn, p, generator))
+        interval(f"{name}factor_scene_rms", metrics.factor_scene_rms(drawn, p, generator))
+    truly = factors(exam.truth[:, DEGREES.index(180), :1], exam)[..., 0]
+    numbers["readings_right"] = (truly == exam.scenes.factor).double().mean()
+    return {name: float(value) for name, value in numbers.items()}
+
+
+# --- an orbit ---------------------------------------------------------------------------------------------------------
+
+ROUND = (180, 90, 270)  # degrees: one target after another joins the context
+FRAMES = 36
+
+
+def orbit(
+    model: ForwardDiffusion, exam: Exam, k: int = 2, steps: int = STEPS, frames: int = FRAMES, seed: int = 0, **options
+) -> Image:
+    """k scenes for each of the exam's, sampled autoregressively all around: `frames` (c k, F, ...) of each, from ahead."""
+    fronts = exam.context.params.repeat_interleave(k, 0)
+    targets = torch.cat([tabletop.turned(fronts, d) for d in ROUND], 1)
+    generator = torch.Generator().manual_seed(seed)
+    step, _ = model.sample_autoregressive(exam.context.repeat(k), targets, steps=steps, generator=generator, **options)
+    shots = [step.signal.render(tabletop.turned(fronts, 360 * i / frames)) for i in range(frames)]
+    return Image(*(torch.cat(part, 1) for part in zip(*shots, strict=True)))
+
+
+# --- the commands -----------------------------------------------------------------------------------------------------
+
+
+def trained(arm: str, folder: Path, device: torch.device) -> ForwardDiffusion:
+    """A model with the weights that `train` left in the folder."""
+    return _loaded(arm, load_file(folder / f"{arm}.safetensors")).to(device)
+
+
+def pretrained(arm: str = "unet") -> ForwardDiffusion:
+    """The model that is shipped."""
+    return _loaded(arm, load_pretrained(f"{NAME}_{arm}"))
+
+
+def _loaded(arm: str, weights: dict[str, Tensor]) -> ForwardDiffusion:
+    model = untrained(arm)
+    model.denoiser.load_state_dict({key: value.float() for key, value in weights.items()})
+    return model.eval()
+
+
+def bytes_of(pictures: Tensor) -> np.ndarray:
+    """Pictures in [-1, 1] in 256 levels."""
+    return ((pictures.clamp(-1, 1) + 1) * 127.5).round().byte().cpu().numpy()
+
+
+def examine(folder: Path, count: int = COUNT, k: int = K, steps: int = STEPS) -> None:
+    """Judges every model in the folder against the deterministic one there; keeps what figures show of them."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    fast = device.type == "cuda"
+    paper = exam(count, k, device=device)
+    numbers, first = {}, slice(min(EXAMPLES, count))
+    examples = {
+        "context": bytes_of(paper.context.value[first, 0]),
+        "truth": bytes_of(paper.truth[first]),
+        "redrawn": bytes_of(paper.redrawn[first, :4]),
+    }
+
+    def ready(arm: str) -> ForwardDiffusion:
+        model = trained(arm, folder, device)
+        if fast:  # the two networks; what is between them is small
+            model.denoiser.encoder.compile(dynamic=False)
+            model.denoiser.field.compile(dynamic=False)
+        return model
+
+    with torch.autocast(device.type, torch.bfloat16, enabled=fast):
+        baseline = answer(ready(BASELINE), paper)
+    examples["deterministic"] = bytes_of(baseline.views[first, 0])
+    there = {path.stem for path in folder.glob("*.safetensors")}
+    for arm in [arm for arm in ARMS if arm in there and arm != BASELINE]:
+        model = ready(arm)
+        for eta in (0, 1):
+            began = time.monotonic()
+            with torch.autocast(device.type, torch.bfloat16, enabled=fast):
+                answers = answer(model, paper, k, steps, eta)
+            seconds = time.monotonic() - began
+            found = numbers[f"{arm}_eta_{eta}"] = judge(paper, answers, baseline)
+            found["seconds_a_sample"] = seconds / (count * k * len(DEGREES))
+            print(arm, eta, json.dumps({key: round(value, 3) for key, value in found.items()}), flush=True)
+            examples[f"{arm}_eta_{eta}"] = bytes_of(answers.views[first, :4])
+            examples[f"{arm}_eta_{eta}_deviation"] = answers.views[first].std(1).mean(-3).half().cpu().numpy()
+            labels = factors(answers.views[:, :, DEGREES.index(180), 0], paper)
+            examples[f"{arm}_eta_{eta}_labels"] = labels.byte().cpu().numpy()
+    write_json(folder / "examination.json", numbers)
+    np.savez_compressed(folder / "examples.npz", **examples)
