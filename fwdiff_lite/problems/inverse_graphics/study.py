@@ -1,7 +1,7 @@
 """The examination that the models of 3-D tabletop scenes sit, and what of it the notebook 06_inverse_graphics shows.
 
     python -m fwdiff_lite.problems.inverse_graphics.study examine --out build/inverse_graphics
-    python -m fwdiff_lite.problems.inverse_graphics.study ship unet --out build/inverse_graphics --hardware "one NVIDIA H200"
+    python -m fwdiff_lite.problems.inverse_graphics.study ship --out build/inverse_graphics --hardware "one NVIDIA H200"
 
 `examine` draws samples for held-out scenes from every model that `train` left in the folder, judges them against the
 truth, against true redraws of what the context hides and against the deterministic baseline there, and writes all
@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -42,7 +41,8 @@ DEGREES = (60, 120, 180)  # of the targets, around the table from the context
 BETWEEN = 0.75  # of the way to the target stands the novel camera
 COUNT, K, STEPS = 128, 16, 32  # scenes of the examination, samples of each, steps of sampling
 REDRAWS = 4  # that are asked which pixels a context does not see
-EXAMPLES = 6  # scenes of which pictures are kept
+EXAMPLES, ORBITS = 6, 4  # scenes of which pictures are kept, and orbits
+HEADLINES = tuple(f"energy_skill_{degrees}" for degrees in DEGREES) + ("factor_tv", "factor_scene_rms")
 LIVE = {"count": 2, "k": 2, "steps": 16}  # what the notebook computes again
 
 # --- the examination --------------------------------------------------------------------------------------------------
@@ -65,7 +65,7 @@ class Exam:
 
 
 def exam(count: int = COUNT, k: int = K, seed: int = 2026, side: int = 64, device: str | torch.device = "cpu") -> Exam:
-    """Always the same scenes for the same seed; a smaller count gives the first of a larger one's. ValueError > COUNT."""
+    """Always the same scenes for the same seed: a smaller count gives the first of them. ValueError above COUNT."""
     if not 1 <= count <= COUNT:
         raise ValueError(f"the examination has {COUNT} scenes, got count = {count}")
     generator = torch.Generator().manual_seed(seed)
@@ -203,7 +203,10 @@ FRAMES = 36
 def orbit(
     model: ForwardDiffusion, exam: Exam, k: int = 2, steps: int = STEPS, frames: int = FRAMES, seed: int = 0, **options
 ) -> Image:
-    """k scenes for each of the exam's, sampled autoregressively all around: `frames` (c k, F, ...) of each, from ahead."""
+    """k scenes for each of the exam's, sampled with one target after another all around, and F `frames` of each.
+
+    The pictures (c k, F, ...) begin at the context's camera.
+    """
     fronts = exam.context.params.repeat_interleave(k, 0)
     targets = torch.cat([tabletop.turned(fronts, d) for d in ROUND], 1)
     generator = torch.Generator().manual_seed(seed)
@@ -273,5 +276,64 @@ def examine(folder: Path, count: int = COUNT, k: int = K, steps: int = STEPS) ->
             examples[f"{arm}_eta_{eta}_deviation"] = answers.views[first].std(1).mean(-3).half().cpu().numpy()
             labels = factors(answers.views[:, :, DEGREES.index(180), 0], paper)
             examples[f"{arm}_eta_{eta}_labels"] = labels.byte().cpu().numpy()
+        plain, few = trained(arm, folder, device), exam(LIVE["count"], LIVE["k"], device=device)
+        examples[f"{arm}_live"] = answer(plain, few, LIVE["k"], LIVE["steps"]).views.half().cpu().numpy()
+        with torch.autocast(device.type, torch.bfloat16, enabled=fast):
+            around = orbit(plain, exam(min(ORBITS, count), device=device), steps=steps)
+        examples[f"{arm}_orbit"] = bytes_of(around.rgb)
+        examples[f"{arm}_orbit_depth"] = around.depth.half().cpu().numpy()
     write_json(folder / "examination.json", numbers)
     np.savez_compressed(folder / "examples.npz", **examples)
+
+
+def ship(folder: Path, hardware: str, arm: str = "unet") -> None:
+    """Puts an arm's weights, all measures and the examples into checkpoints/, with where they come from."""
+    numbers = read_json(folder / "examination.json")
+    records = {path.stem: read_json(path) for path in sorted(folder.glob("*.json")) if path.stem in ARMS}
+    origin = {"hardware": hardware, "seed": 0, "commit": records[arm]["commit"]}
+    save_pretrained(
+        f"{NAME}_{arm}",
+        load_file(folder / f"{arm}.safetensors"),
+        command=records[arm]["command"],
+        gpu_minutes=round(records[arm]["gpu_minutes"], 1),
+        steps=records[arm]["steps"],
+        metrics={key: round(value, 4) for key, value in numbers[f"{arm}_eta_0"].items() if key in HEADLINES},
+        **origin,
+    )
+    arrays = {"numbers": np.array(json.dumps(numbers)), "records": np.array(json.dumps(records))}
+    with np.load(folder / "examples.npz") as examples:
+        arrays |= dict(examples)
+    save_recorded(
+        NAME,
+        arrays,
+        command="; ".join([*(each["command"] for each in records.values()), f"{COMMAND} examine"]),
+        gpu_minutes=round(sum(each["gpu_minutes"] for each in records.values()), 1),
+        metrics={name: round(found["energy_skill_180"], 4) for name, found in numbers.items()},
+        **origin,
+    )
+
+
+def recorded() -> tuple[dict[str, dict[str, float]], dict[str, np.ndarray]]:
+    """What `ship` kept: the measures of every arm, and the examples."""
+    arrays = load_recorded(NAME)
+    return json.loads(str(arrays["numbers"])), arrays
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Examine the models of 06_inverse_graphics, and ship them.")
+    parser.add_argument("what", choices=("examine", "ship"))
+    parser.add_argument("--out", type=Path, default=Path("build/inverse_graphics"))
+    parser.add_argument("--scenes", type=int, default=COUNT, help="of the examination")
+    parser.add_argument("--samples", type=int, default=K, help="of each scene")
+    parser.add_argument("--steps", type=int, default=STEPS, help="of sampling")
+    parser.add_argument("--hardware", default="CPU", help="what `ship` writes down")
+    options = parser.parse_args()
+    if options.what == "examine":
+        examine(options.out, options.scenes, options.samples, options.steps)
+    else:
+        ship(options.out, options.hardware)
+
+
+if __name__ == "__main__":
+    main()

@@ -103,13 +103,14 @@ def main() -> None:
     parser.add_argument("--sharing", type=int, default=1, help="how many trainings have the device at once")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
+    budget = f"--minutes {options.minutes:g} --batch {options.batch} --sharing {options.sharing}"
     done = train(
         untrained(options.arm),
         options.out,
         options.arm,
         options.batch,
         sharing=options.sharing,
-        command=f"{COMMAND} {options.arm} --minutes {options.minutes:g} --batch {options.batch} --sharing {options.sharing}",
+        command=f"{COMMAND} {options.arm} {budget}",
         seconds=60 * options.minutes,
     )
     print(f"{options.arm}: {done.steps} steps of {options.batch} in {done.seconds / 60:.1f} minutes", flush=True)
