@@ -3,7 +3,7 @@
 On a round table stand a screen, a box, and one or two bodies that hide nothing. From the scene's *front* one sees
 
     the screen's face with a white band. Behind it stands nothing, an orange body or a violet one;
-    the box's plain face. On its back is a decal, red, yellow or blue.
+    the box's plain face. On its back and on its outer side is a decal, red, yellow or blue.
 
 Of body and decal no sliver is ever seen from the front, and no shadow: the light comes from behind, and what is hidden
 throws its shadow at the screen's back. The colours of screen and box set the odds of what they hide (ODDS), and nothing
@@ -112,17 +112,18 @@ def draw_scenes(n: int, generator: torch.Generator) -> Scenes:
     uniform, integers = _draws(n, generator)
     left = 2.0 * integers(2) - 1  # which side the screen stands on
     screen = torch.stack([uniform(-0.09, 0.04), left * uniform(0.38, 0.42)], -1)
-    box = torch.stack([uniform(-0.32, -0.10), -left * uniform(0.36, 0.42)], -1)
+    box = torch.stack([uniform(-0.26, -0.08), -left * uniform(0.36, 0.40)], -1)
     free = torch.stack([uniform(0.34, 0.54, 2), torch.tensor([-1.0, 1.0]) * uniform(0.18, 0.42, 2)], -1)
     front = uniform(-math.pi, math.pi)
     azimuth, elevation = front + math.pi + _degrees(uniform(-35, 35)), _degrees(uniform(55, 65))
     hue = uniform(0, 1)
     kind = torch.cat([torch.zeros(n, 3, dtype=torch.long), integers(3, 2)], 1)
-    kind[:, FREE[1]] = torch.where(uniform(0, 1) < 0.6, kind[:, FREE[1]], -1)
+    kind[:, FREE[1]] = torch.where(uniform(0, 1) < 0.5, kind[:, FREE[1]], -1)
     layout = torch.stack([screen, box, torch.zeros(n, 2), *free.unbind(1)], 1)
-    turn = torch.stack([_degrees(uniform(-5, 5)), _degrees(uniform(-30, 30)), torch.zeros(n)], 1)
+    # turned inwards, so that its outer side looks away from the front
+    turn = torch.stack([_degrees(uniform(-5, 5)), -left * _degrees(uniform(6, 14)), torch.zeros(n)], 1)
     screen_size = torch.stack([torch.full((n,), 0.025), uniform(0.38, 0.40), uniform(0.32, 0.345)], -1)
-    box_size = torch.stack([uniform(0.12, 0.16), uniform(0.23, 0.26), uniform(0.25, 0.29)], -1)
+    box_size = torch.stack([uniform(0.18, 0.21), uniform(0.23, 0.26), uniform(0.25, 0.29)], -1)
     scenes = Scenes(
         front=front,
         light=torch.stack([elevation.cos() * azimuth.cos(), elevation.cos() * azimuth.sin(), elevation.sin()], -1),
@@ -361,18 +362,21 @@ def cast(
 def albedo(scenes: Scenes, s: Surface) -> Float[Tensor, "b m p 3"]:
     """The colour in [0, 1] of each point: the solid's own, or the table's pattern, the screen's band, the decal."""
     x, y, z = s.local.unbind(-1)
-    front, _, up = s.out.unbind(-1)
+    front, side, up = s.out.unbind(-1)
     scale, pattern = (v[:, None, None] for v in (scenes.scale, scenes.pattern))
     stripe, across, ring = ((scale * along + 0.25).floor() % 2 for along in (x, y, s.local[..., :2].norm(dim=-1)))
     odd = torch.where(pattern == 0, (stripe + across) % 2, torch.where(pattern == 1, stripe, ring)) == 1
     band = (s.which == SCREEN) & (front > 0.5) & ((z - 0.45).abs() < 0.2)
-    from_middle = torch.where((s.which == BOX) & (front < -0.5), torch.stack([y, z], -1).norm(dim=-1), torch.inf)
+    outer = torch.sign(_rotated(scenes.place[:, BOX], -scenes.front)[:, 1])[:, None, None]
+    back, aside = ((s.which == BOX) & face for face in (front < -0.5, side * outer > 0.5))
+    along = torch.where(back, y, x)
+    from_middle = torch.where(back | aside, torch.stack([along, z], -1).norm(dim=-1), torch.inf)
     decal = DECALS.to(z)[scenes.factor[:, 1]][:, None, None]
     colour = s.solid.colour
     for where, ink in (
         ((s.which == TABLE) & (up > 0.5) & odd, scenes.tones[:, None, :1]),
-        (band | (from_middle < 0.90), colour.new_tensor(WHITE)),
-        (from_middle < 0.76, decal),
+        (band | (from_middle < 0.96), colour.new_tensor(WHITE)),
+        (from_middle < 0.84, decal),
     ):
         colour = torch.where(where[..., None], ink, colour)
     return colour

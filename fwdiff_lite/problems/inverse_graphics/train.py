@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
 from fwdiff_lite.files import commit, write_json
@@ -24,7 +24,7 @@ from fwdiff_lite.training import Fit, fit
 
 COMMAND = "python -m fwdiff_lite.problems.inverse_graphics.train"
 SIDE, SAMPLES = 64, 40  # pixels along a side of an image; samples of a ray
-CONTEXTS, PIXELS, BATCH = 2, 400, 96  # images in the context, at most; rays of each target and novel image; scenes
+CONTEXTS, PIXELS, BATCH = 2, 320, 64  # images in the context, at most; rays of each target and novel image; scenes
 RATE = 5e-4
 ENCODERS = {
     "unet": {"widths": (64, 128, 192, 256), "blocks": 1, "attention": 2},
@@ -55,6 +55,7 @@ def train(
     name: str,
     size: int = BATCH,
     pixels: int = PIXELS,
+    contexts: int = CONTEXTS,
     sharing: int = 1,
     command: str = "",
     **budget,
@@ -67,7 +68,7 @@ def train(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     fast = device == "cuda"
     side = model.forward_model.height
-    batch = tabletop.batches(size, CONTEXTS, pixels, side=side, device=device, compile=fast)
+    batch = tabletop.batches(size, contexts, pixels, side=side, device=device, compile=fast)
     done = fit(
         model,
         batch,
@@ -100,17 +101,24 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("build/inverse_graphics"))
     parser.add_argument("--minutes", type=float, default=13.0, help="of training")
     parser.add_argument("--batch", type=int, default=BATCH, help="scenes a step, over all devices")
+    parser.add_argument("--contexts", type=int, default=CONTEXTS, help="images in the context, at most")
+    parser.add_argument("--start", type=Path, help="weights to start from, that an earlier training left")
     parser.add_argument("--sharing", type=int, default=1, help="how many trainings have the device at once")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    budget = f"--minutes {options.minutes:g} --batch {options.batch} --sharing {options.sharing}"
+    budget = f"--minutes {options.minutes:g} --batch {options.batch} --contexts {options.contexts}"
+    start = f" --start {options.start.name}" if options.start else ""
+    model = untrained(options.arm)
+    if options.start:
+        model.denoiser.load_state_dict({key: value.float() for key, value in load_file(options.start).items()})
     done = train(
-        untrained(options.arm),
+        model,
         options.out,
         options.arm,
         options.batch,
+        contexts=options.contexts,
         sharing=options.sharing,
-        command=f"{COMMAND} {options.arm} {budget}",
+        command=f"{COMMAND} {options.arm} {budget}{start}",
         seconds=60 * options.minutes,
     )
     print(f"{options.arm}: {done.steps} steps of {options.batch} in {done.seconds / 60:.1f} minutes", flush=True)
