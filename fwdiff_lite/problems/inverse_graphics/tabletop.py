@@ -531,7 +531,7 @@ def batches(
         }
         if pixels is not None:
             for name in ("at", "novel_at"):
-                parts[name] = torch.randint(side**2, (size, 1, pixels), generator=generator).to(device)
+                parts[name] = torch.randint(side**2, (size, 1, pixels), generator=generator)
         return parts
 
     return batch
