@@ -275,7 +275,7 @@ def exam(count: int = COUNT, k: int = K, seed: int = 2026) -> Exam:
 
 
 def answer(
-    model: ForwardDiffusion, exam: Exam, k: int = K, steps: int = 24, eta: float = 1.0, seed: int = 0
+    model: ForwardDiffusion, exam: Exam, k: int = K, steps: int = 24, eta: float = 0.0, seed: int = 0
 ) -> list[Answer]:
     """k sampled scenes for each of the exam's, one after another: after one target, after two targets.
 
