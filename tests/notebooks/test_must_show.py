@@ -58,14 +58,8 @@ BOUNDS = {  # notebook: {number: (at least, at most)}
         "factor_scene_rms": (0.0, 0.15),
     },
 }
-NOT_YET = {
-    ("05_flatland", "energy_skill"): "a minute and a half of training leaves the rows blurred",
-    ("05_flatland", "factor_tv"): "empty rooms are drawn too seldom",
-}
-XFAILS = {pair: pytest.mark.xfail(strict=True, reason=why) for pair, why in NOT_YET.items()}
-
 CHECKS = [
-    pytest.param(name, key, id=f"{name}-{key}", marks=XFAILS.get((name, key), ()))
+    pytest.param(name, key, id=f"{name}-{key}")
     for name, bounds in BOUNDS.items()
     if name in notebook_names()
     for key in bounds

@@ -76,7 +76,11 @@ def rays(cameras: Float[Tensor, "*b 4 4"], uv: Float[Tensor, "*#b p 2"]) -> tupl
 
 def project(cameras: Float[Tensor, "*b 4 4"], points: Float[Tensor, "*#b p 3"]) -> tuple[Tensor, Tensor]:
     """(u, v), (*b, p, 2), and depth, (*b, p), of points of the world; behind a camera, uv has no meaning."""
-    seen = coordinates(cameras, points)
+    return on_image(coordinates(cameras, points))
+
+
+def on_image(seen: Float[Tensor, "*b p 3"]) -> tuple[Tensor, Tensor]:
+    """(u, v), (*b, p, 2), and depth, (*b, p), of points in a camera's own frame."""
     depth = seen[..., 2]
     far = depth.abs() > 1e-6  # at the camera itself no direction is right; any finite one will do, since it is masked
     return seen[..., :2] / torch.where(far, depth, 1e-6)[..., None] + 0.5, depth
@@ -90,7 +94,8 @@ def coordinates(cameras: Float[Tensor, "*b 4 4"], points: Float[Tensor, "*#b p 3
 
 def _times(matrix: Float[Tensor, "*b 3 3"], points: Float[Tensor, "*#b p 3"]) -> Float[Tensor, "*b p 3"]:
     """The matrix times each point, in full precision also where autocast would have a product of matrices in less."""
-    return (matrix[..., None, :, :] * points[..., None, :]).sum(-1)
+    x, y, z = (matrix[..., None, :, i] * points[..., i, None] for i in range(3))
+    return x + y + z
 
 
 def orbit(

@@ -45,18 +45,18 @@ ODDS = {"teal": (0.1, 0.7, 0.2), "violet": (0.5, 0.1, 0.4), "grey": (0.3, 0.2, 0
 WALLS = torch.tensor([[-0.75, 0.25, 0.15], [0.1, -0.55, 0.35], [-0.35, -0.35, -0.35]])  # colours, in [-1, 1]
 DISCS = torch.tensor([[1.0, 0.1, -0.8], [-0.75, -0.1, 0.95]])
 BACKGROUND = 1.0
-LENGTH, THICK = 1.0, 0.12  # of a wall
+LENGTH, THICK = 1.6, 0.4  # of a wall; the shortest waves that the field's network knows are half a unit long
 SHADE = 0.35  # how much darker one side of it is
-RADIUS = 0.22  # of a disc
-ALONG, ACROSS = (0.45, 0.65), (-0.15, 0.15)  # where a disc's centre may be, along and across its room's bisector
-DISTANCE, VIEW = 2.3, math.radians(56)  # of a camera from the middle; the angle that it sees
-LOOK = math.radians(20)  # how far from the bisector a room is seen alone
-CORNER = LENGTH + 0.1  # of the box that holds all scenes
+RADIUS = 0.52  # of a disc
+ALONG, ACROSS = (1.0, 1.1), (-0.25, 0.25)  # where a disc's centre may be, along and across its room's bisector
+DISTANCE, VIEW = 4.6, math.radians(56)  # of a camera from the middle; the angle that it sees
+LOOK = math.radians(12)  # how far from the bisector a room is seen alone
+CORNER = LENGTH + 0.2  # of the box that holds all scenes
 CONTEXTS = 2  # images in the context, at most
 SHIFT = 1.0  # of the cosine schedule
 STEPS = 1500  # of training, for every arm
-RATE = {"learning_rate": 5e-3, "ema": 0.995}
-SHOWN = 0.1  # how far one looks into the field from above
+RATE = {"learning_rate": 1.2e-2, "ema": 0.995}
+SHOWN = 0.2  # how far one looks into the field from above
 NAME = "05_flatland"
 
 # --- scenes -----------------------------------------------------------------------------------------------------------
@@ -204,21 +204,25 @@ def observe(scenes: Scenes, cameras: Float[Tensor, "b m 4 4"]) -> Observations:
 
 
 def batches(size: int = 16, pixels: int | None = 8, contexts: int = CONTEXTS) -> Callable[[torch.Generator], dict]:
-    """For fit(): images of fresh scenes by cameras anywhere around them, 1 to `contexts` of them in the context.
+    """For fit(): images of fresh scenes, 1 to `contexts` in the context and one target, each before a room of its own.
+
+    The cameras are within LOOK of their rooms' bisectors; the novel one is anywhere, along a wall most often. A batch's
+    contexts are all of one size, so that nothing is computed for images that are not there.
 
     pixels: of each target and novel image that are rendered for the losses, drawn at random; None: all
     """
 
     def batch(generator: torch.Generator) -> dict:
         scenes = draw_scenes(size, generator)
-        azimuth = 2 * math.pi * torch.rand(size, contexts + 2, generator=generator)
+        many = int(torch.randint(1, contexts + 1, (), generator=generator))
+        rooms = torch.rand(size, ROOMS, generator=generator).argsort(1)[:, : many + 1]
+        off = LOOK * (2 * torch.rand(rooms.shape, generator=generator) - 1)
+        wall = torch.randint(ROOMS, (size, 1), generator=generator)
+        beside = torch.rand(size, 2, generator=generator).sum(1, keepdim=True) - 1  # of the way to a bisector, -1 to 1
+        novel = walls(scenes).gather(1, wall) + math.pi / ROOMS * beside
+        azimuth = torch.cat([scenes.bisector.gather(1, rooms) + off, novel], 1)
         seen = observe(scenes, camera(azimuth))
-        many = torch.randint(1, contexts + 1, (size, 1), generator=generator)
-        out = {
-            "context": seen.take(slice(0, contexts)).drop(torch.arange(contexts) >= many),
-            "target": seen.take([contexts]),
-            "novel": seen.take([contexts + 1]),
-        }
+        out = {"context": seen.take(slice(0, many)), "target": seen.take([many]), "novel": seen.take([many + 1])}
         if pixels is not None:
             for name in ("at", "novel_at"):
                 out[name] = torch.rand(size, 1, W, generator=generator).argsort(-1)[..., :pixels]
@@ -271,7 +275,7 @@ def exam(count: int = COUNT, k: int = K, seed: int = 2026) -> Exam:
 
 
 def answer(
-    model: ForwardDiffusion, exam: Exam, k: int = K, steps: int = 24, eta: float = 1.0, seed: int = 0
+    model: ForwardDiffusion, exam: Exam, k: int = K, steps: int = 24, eta: float = 0.0, seed: int = 0
 ) -> list[Answer]:
     """k sampled scenes for each of the exam's, one after another: after one target, after two targets.
 

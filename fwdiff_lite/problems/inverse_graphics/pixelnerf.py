@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from fwdiff_lite.backbones import DiT, UNet
 from fwdiff_lite.observations import Observations
-from fwdiff_lite.problems.inverse_graphics.cameras import check_cameras, coordinates, project
+from fwdiff_lite.problems.inverse_graphics.cameras import check_cameras, coordinates, on_image
 from fwdiff_lite.problems.inverse_graphics.volume import Image, VolumeRenderer
 
 FREQUENCIES = 4  # of the positional encoding: pi / 2 times 1, 2, 4, 8
@@ -141,8 +141,8 @@ class FieldNetwork(nn.Module):
     ) -> tuple[Float[Tensor, "b p"], Float[Tensor, "b p o"]]:
         """Density in one over the unit of length; colours in [-1, 1] with features."""
         b, v = mask.shape
-        uv, depth = project(cameras, points[:, None])  # (B, V, P, 2), (B, V, P)
         seen = coordinates(cameras, points[:, None])  # (B, V, P, 3)
+        uv, depth = on_image(seen)  # (B, V, P, 2), (B, V, P)
         inside = (depth > 0) & ((uv - 0.5).abs() <= 0.5).all(-1)
         uv = torch.where(inside[..., None], uv, 0.5)
         picked = sample_map(maps.flatten(0, 1), uv.flatten(0, 1)).unflatten(0, (b, v))  # (B, V, P, C)

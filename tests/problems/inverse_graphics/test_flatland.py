@@ -24,12 +24,12 @@ def paper():
 def test_a_disc_is_where_geometry_says(generator):
     """An orange disc alone on the camera's axis, as wide as its radius and distance say."""
     scenes = flatland.draw_scenes(1, generator)
-    content, place = torch.tensor([[1, 0, 0]]), torch.tensor([[[0.6, 0.0], [0.5, 0.0], [0.5, 0.0]]])
+    content, place = torch.tensor([[1, 0, 0]]), torch.tensor([[[1.2, 0.0], [1.0, 0.0], [1.0, 0.0]]])
     scenes = flatland.Scenes(scenes.first, scenes.wall, content, place)
     row = flatland.look(scenes, flatland.before(scenes, 0), smooth=64)[0, 0, :, 0]  # (3, W)
     share = (row - flatland.WALLS[scenes.wall][0][:, None]).square().sum(0) > 0
     assert share.any()
-    distance = flatland.DISTANCE - 0.6
+    distance = flatland.DISTANCE - 1.2
     half = math.tan(math.asin(flatland.RADIUS / distance)) / math.tan(flatland.VIEW / 2)  # in half images
     orange = (row - flatland.DISCS[0][:, None]).square().sum(0) < 1e-6  # whole pixels of it
     assert abs(int(orange.sum()) - half * flatland.W) <= 2
@@ -107,9 +107,25 @@ def test_a_few_steps_lower_the_loss_and_answers_have_their_shapes():
 
 
 def test_batches_hold_one_to_two_contexts_and_pixels_in_range(generator):
-    batch = flatland.batches(32, 8)(generator)
-    many = batch["context"].mask.sum(1)
-    assert set(many.tolist()) == {1, 2} and (batch["context"].value[~batch["context"].mask] == 0).all()
-    at = batch["at"]
+    some = [flatland.batches(32, 8)(generator) for _ in range(8)]
+    assert {batch["context"].mask.shape[1] for batch in some} == {1, 2}
+    assert all(batch["context"].mask.all() for batch in some)
+    at = some[0]["at"]
     assert at.shape == (32, 1, 8) and at.min() >= 0 and at.max() < flatland.W
     assert (at.sort(-1).values.diff(dim=-1) > 0).all(), "no pixel twice"
+
+
+def test_contexts_and_targets_stand_before_rooms_of_their_own_and_novel_cameras_anywhere(generator):
+    some = [flatland.batches(64)(generator) for _ in range(8)]
+
+    def azimuth(cameras):
+        eye = torch.linalg.inv(cameras)[..., :2, 3]
+        return torch.atan2(eye[..., 1], eye[..., 0])
+
+    for batch in some:
+        third = azimuth(batch["context"].append(batch["target"]).params) / (2 * math.pi / flatland.ROOMS)
+        assert (third - third.round()).abs().max() * 2 * math.pi / flatland.ROOMS < flatland.LOOK + 1e-4
+        rooms = third.round() % flatland.ROOMS
+        assert (rooms.sort(-1).values.diff(dim=-1) > 0.5).all(), "no room twice"
+    novel = torch.cat([azimuth(batch["novel"].params) for batch in some]).flatten()
+    assert torch.histc(novel, 12, -math.pi, math.pi).min() > 0
