@@ -4,9 +4,9 @@
     python -m fwdiff_lite.problems.inverse_graphics.study ship --out build/inverse_graphics --hardware "one NVIDIA H200"
 
 `examine` draws samples for held-out scenes from every model that `train` left in the folder, judges them against the
-truth, against true redraws of what the context hides and against the deterministic baseline there, and writes all
-measures to examination.json and examples to examples.npz. `ship` puts a model's weights, all measures and the examples
-into checkpoints/.
+truth, against true redraws of what the context hides and, where it is there, against the deterministic baseline, and
+writes all measures to examination.json and examples to examples.npz. `ship` puts a model's weights, all measures and
+the examples into checkpoints/.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -30,7 +29,6 @@ from fwdiff_lite.files import read_json, write_json
 from fwdiff_lite.observations import Observations
 from fwdiff_lite.pretrained import load_pretrained, load_recorded, save_pretrained, save_recorded
 from fwdiff_lite.problems.inverse_graphics import tabletop
-from fwdiff_lite.problems.inverse_graphics.pixelnerf import RadianceField, join
 from fwdiff_lite.problems.inverse_graphics.train import ARMS, untrained
 from fwdiff_lite.problems.inverse_graphics.volume import Image
 
@@ -64,14 +62,19 @@ class Exam:
     unseen: Bool[Tensor, "c d v h w"]
 
 
-def exam(count: int = COUNT, k: int = K, seed: int = 2026, side: int = 64, device: str | torch.device = "cpu") -> Exam:
-    """Always the same scenes for the same seed: a smaller count gives the first of them. ValueError above COUNT."""
-    if not 1 <= count <= COUNT:
-        raise ValueError(f"the examination has {COUNT} scenes, got count = {count}")
+def exam_scenes(seed: int = 2026) -> tuple[tabletop.Scenes, Float[Tensor, "c 1 4 4"], torch.Generator]:
+    """All COUNT held-out scenes, a front camera of each, and the generator that everything else is drawn from next."""
     generator = torch.Generator().manual_seed(seed)
     scenes = tabletop.draw_scenes(COUNT, generator)
-    fronts = tabletop.front_cameras(scenes, generator)[:count].to(device)
-    scenes = scenes[:count].to(device)
+    return scenes, tabletop.front_cameras(scenes, generator), generator
+
+
+def exam(count: int = COUNT, k: int = K, seed: int = 2026, side: int = 64, device: str | torch.device = "cpu") -> Exam:
+    """The first `count` held-out scenes with k redraws of each. ValueError above COUNT."""
+    if not 1 <= count <= COUNT:
+        raise ValueError(f"the examination has {COUNT} scenes, got count = {count}")
+    scenes, fronts, generator = exam_scenes(seed)
+    scenes, fronts = scenes[:count].to(device), fronts[:count].to(device)
     cameras = torch.stack(
         [torch.cat([tabletop.turned(fronts, d * way) for way in (1, BETWEEN)], 1) for d in DEGREES], 1
     )
@@ -94,13 +97,6 @@ def exam(count: int = COUNT, k: int = K, seed: int = 2026, side: int = 64, devic
     )
 
 
-class Answers(NamedTuple):
-    """K sampled scenes for each of c contexts and each of DEGREES, the target that they were sampled with."""
-
-    views: Float[Tensor, "c k d v 3 h w"]  # the sampled target, and the novel view of the same scene
-    fields: list[RadianceField]  # of each of DEGREES, (c K) scenes
-
-
 def answer(
     model: ForwardDiffusion,
     exam: Exam,
@@ -108,37 +104,33 @@ def answer(
     steps: int = STEPS,
     eta: float = 0.0,
     seed: int = 0,
+    degrees: tuple[int, ...] = DEGREES,
     chunk: int = 128,
-    keep: int = 0,
-) -> Answers:
-    """k samples for each scene and target, `chunk` at once, or of a ForwardRegression its one answer to each view.
+) -> Float[Tensor, "c k d v 3 h w"]:
+    """k scenes sampled for each context and target, as they look from that target and from the novel camera.
 
-    keep: of how many of the first scenes the fields are kept
+    A ForwardRegression gives its one answer to each view, k = 1. chunk: how many are sampled at once
     """
     if isinstance(model, ForwardRegression):
         return _means(model, exam, chunk)
-    generator, views, fields = torch.Generator().manual_seed(seed), [], []
-    for d in range(len(DEGREES)):
-        cameras, contexts, parts, kept = exam.cameras[:, d].repeat_interleave(k, 0), exam.context.repeat(k), [], []
+    generator, views, contexts = torch.Generator().manual_seed(seed), [], exam.context.repeat(k)
+    for d in map(DEGREES.index, degrees):
+        cameras, parts = exam.cameras[:, d].repeat_interleave(k, 0), []
         for rows in torch.arange(len(contexts), device=cameras.device).split(chunk):
             step = model.sample(contexts[rows], cameras[rows, :1], steps=steps, eta=eta, generator=generator)
-            novel = step.signal.render(cameras[rows, 1:]).rgb
-            parts.append(torch.cat([step.observation, novel], 1))
-            if rows[0] < keep * k:
-                kept.append(step.signal[: keep * k - int(rows[0])])
+            parts.append(torch.cat([step.observation, step.signal.render(cameras[rows, 1:]).rgb], 1))
         views.append(torch.cat(parts).unflatten(0, (-1, k)))
-        fields += [join(kept)] if kept else []
-    return Answers(torch.stack(views, 2), fields)
+    return torch.stack(views, 2)
 
 
-def _means(model: ForwardRegression, exam: Exam, chunk: int) -> Answers:
+def _means(model: ForwardRegression, exam: Exam, chunk: int) -> Float[Tensor, "c 1 d v 3 h w"]:
     """The deterministic answers: every view is asked for by itself, as it is trained."""
     cameras = exam.cameras.flatten(1, 2)  # (c, D V, 4, 4)
     views = [
         torch.cat([model.sample(exam.context[rows], camera).observation for camera in cameras[rows].split(1, 1)], 1)
         for rows in torch.arange(len(cameras), device=cameras.device).split(chunk)
     ]
-    return Answers(torch.cat(views).unflatten(1, exam.cameras.shape[1:3])[:, None], [])
+    return torch.cat(views).unflatten(1, exam.cameras.shape[1:3])[:, None]
 
 
 # --- measures ---------------------------------------------------------------------------------------------------------
@@ -151,8 +143,13 @@ def factors(views: Float[Tensor, "c k 3 h w"], exam: Exam) -> Int[Tensor, "c f k
     return torch.stack(read, 1)
 
 
-def judge(exam: Exam, answers: Answers, baseline: Answers, seed: int = 0) -> dict[str, float]:
-    """All measures of a sampler; baseline: the deterministic answers. Names as in metrics.json."""
+def judge(
+    exam: Exam,
+    answers: Float[Tensor, "c k d v 3 h w"],
+    baseline: Float[Tensor, "c 1 d v 3 h w"] | None = None,
+    seed: int = 0,
+) -> dict[str, float]:
+    """All measures of a sampler, named as in metrics.json; some need a deterministic model's answers."""
     generator, numbers = torch.Generator().manual_seed(seed), {}
 
     def interval(name: str, found: metrics.Interval) -> None:
@@ -160,30 +157,26 @@ def judge(exam: Exam, answers: Answers, baseline: Answers, seed: int = 0) -> dic
 
     for d, degrees in enumerate(DEGREES):
         for v, novel in enumerate(("", "novel_")):
-            drawn, mean = answers.views[:, :, d, v].cpu(), baseline.views[:, 0, d, v].cpu()
-            truth, redrawn = exam.truth[:, d, v].cpu(), exam.redrawn[:, :, d, v].cpu()
-            scores = metrics.energy_score(drawn, truth), metrics.point_score(mean, truth)
-            best = metrics.energy_score(redrawn, truth)
-            interval(f"{novel}energy_ratio_{degrees}", metrics.energy_ratio(*scores, generator))
-            interval(f"{novel}energy_skill_{degrees}", metrics.energy_skill(*scores, best, generator))
+            name = f"{novel}{{}}_{degrees}".format
+            drawn, truth = answers[:, :, d, v].cpu(), exam.truth[:, d, v].cpu()
             hidden = exam.unseen[:, d, v, None].expand_as(truth).cpu()
-            interval(f"{novel}spread_skill_{degrees}", metrics.spread_skill(drawn, truth, generator, hidden))
-            sharp = metrics.total_variation(drawn).mean() / metrics.total_variation(truth).mean()
-            numbers[f"{novel}sharpness_ratio_{degrees}"] = sharp
+            interval(name("spread_skill"), metrics.spread_skill(drawn, truth, generator, hidden))
+            sharpness = metrics.total_variation(drawn).mean() / metrics.total_variation(truth).mean()
             inside, outside = metrics.variance_inside_outside(drawn, ~hidden)
-            numbers[f"{novel}variance_unseen_over_seen_{degrees}"] = outside / inside
-            pair = metrics.mean_mse(drawn, truth), metrics.squared_error(mean, truth)
-            gap = metrics.bootstrap(lambda m, b: 10 * (b.mean() / m.mean()).log10(), *pair, generator=generator)
-            interval(f"{novel}psnr_mean_over_deterministic_{degrees}", gap)
-            for name, picture in {
-                "sample": drawn[:, 0],
-                "mean_of_16": drawn.mean(1),
-                "best_of_16": metrics.best_of(drawn, truth),
-                "deterministic": mean,
-            }.items():
-                numbers[f"{novel}psnr_{name}_{degrees}"] = metrics.psnr(picture, truth, 2)
-            numbers[f"{novel}psnr_seen_{degrees}"] = metrics.psnr(drawn[:, 0], truth, 2, ~hidden)
-    labels, odds = factors(answers.views[:, :, DEGREES.index(180), 0], exam).cpu(), exam.scenes.odds.double().cpu()
+            numbers |= {name("sharpness_ratio"): sharpness, name("variance_unseen_over_seen"): outside / inside}
+            pictures = {"sample": drawn[:, 0], "mean": drawn.mean(1), "best": metrics.best_of(drawn, truth)}
+            if baseline is not None:
+                pictures["deterministic"] = mean = baseline[:, 0, d, v].cpu()
+                scores = metrics.energy_score(drawn, truth), metrics.point_score(mean, truth)
+                best = metrics.energy_score(exam.redrawn[:, :, d, v].cpu(), truth)
+                interval(name("energy_ratio"), metrics.energy_ratio(*scores, generator))
+                interval(name("energy_skill"), metrics.energy_skill(*scores, best, generator))
+                pair = metrics.mean_mse(drawn, truth), metrics.squared_error(mean, truth)
+                gain = metrics.bootstrap(lambda m, b: 10 * (b.mean() / m.mean()).log10(), *pair, generator=generator)
+                interval(name("psnr_mean_over_deterministic"), gain)
+            numbers |= {name(f"psnr_{what}"): metrics.psnr(picture, truth, 2) for what, picture in pictures.items()}
+            numbers[name("psnr_seen")] = metrics.psnr(drawn[:, 0], truth, 2, ~hidden)
+    labels, odds = factors(answers[:, :, DEGREES.index(180), 0], exam).cpu(), exam.scenes.odds.double().cpu()
     each = [(f"{name}_", [i]) for i, name in enumerate(tabletop.FACTORS)]
     for name, f in [("", [0, 1]), *each]:
         drawn, p = labels[:, f].flatten(0, 1), odds[:, f].flatten(0, 1)
@@ -258,10 +251,12 @@ def examine(folder: Path, count: int = COUNT, k: int = K, steps: int = STEPS) ->
             model.denoiser.field.compile(dynamic=False)
         return model
 
-    with torch.autocast(device.type, torch.bfloat16, enabled=fast):
-        baseline = answer(ready(BASELINE), paper)
-    examples["deterministic"] = bytes_of(baseline.views[first, 0])
     there = {path.stem for path in folder.glob("*.safetensors")}
+    baseline = None
+    if BASELINE in there:
+        with torch.autocast(device.type, torch.bfloat16, enabled=fast):
+            baseline = answer(ready(BASELINE), paper)
+        examples["deterministic"] = bytes_of(baseline[first, 0])
     for arm in [arm for arm in ARMS if arm in there and arm != BASELINE]:
         model = ready(arm)
         for eta in (0, 1):
@@ -272,23 +267,26 @@ def examine(folder: Path, count: int = COUNT, k: int = K, steps: int = STEPS) ->
             found = numbers[f"{arm}_eta_{eta}"] = judge(paper, answers, baseline)
             found["seconds_a_sample"] = seconds / (count * k * len(DEGREES))
             print(arm, eta, json.dumps({key: round(value, 3) for key, value in found.items()}), flush=True)
-            examples[f"{arm}_eta_{eta}"] = bytes_of(answers.views[first, :4])
-            examples[f"{arm}_eta_{eta}_deviation"] = answers.views[first].std(1).mean(-3).half().cpu().numpy()
-            labels = factors(answers.views[:, :, DEGREES.index(180), 0], paper)
+            examples[f"{arm}_eta_{eta}"] = bytes_of(answers[first, :4])
+            examples[f"{arm}_eta_{eta}_deviation"] = answers[first].std(1).mean(-3).half().cpu().numpy()
+            examples |= {f"{arm}_eta_{eta}_first": answers[0, :, 0, 0].half().cpu().numpy()}
+            labels = factors(answers[:, :, DEGREES.index(180), 0], paper)
             examples[f"{arm}_eta_{eta}_labels"] = labels.byte().cpu().numpy()
         plain, few = trained(arm, folder, device), exam(LIVE["count"], LIVE["k"], device=device)
-        examples[f"{arm}_live"] = answer(plain, few, LIVE["k"], LIVE["steps"]).views.half().cpu().numpy()
+        examples[f"{arm}_live"] = answer(plain, few, LIVE["k"], LIVE["steps"]).half().cpu().numpy()
         with torch.autocast(device.type, torch.bfloat16, enabled=fast):
             around = orbit(plain, exam(min(ORBITS, count), device=device), steps=steps)
         examples[f"{arm}_orbit"] = bytes_of(around.rgb)
         examples[f"{arm}_orbit_depth"] = around.depth.half().cpu().numpy()
-    write_json(folder / "examination.json", numbers)
+    command = f"{COMMAND} examine --scenes {count} --samples {k} --steps {steps}"
+    write_json(folder / "examination.json", {"command": command, "numbers": numbers})
     np.savez_compressed(folder / "examples.npz", **examples)
 
 
 def ship(folder: Path, hardware: str, arm: str = "unet") -> None:
     """Puts an arm's weights, all measures and the examples into checkpoints/, with where they come from."""
-    numbers = read_json(folder / "examination.json")
+    examination = read_json(folder / "examination.json")
+    numbers = examination["numbers"]
     records = {path.stem: read_json(path) for path in sorted(folder.glob("*.json")) if path.stem in ARMS}
     origin = {"hardware": hardware, "seed": 0, "commit": records[arm]["commit"]}
     save_pretrained(
@@ -300,15 +298,17 @@ def ship(folder: Path, hardware: str, arm: str = "unet") -> None:
         metrics={key: round(value, 4) for key, value in numbers[f"{arm}_eta_0"].items() if key in HEADLINES},
         **origin,
     )
-    arrays = {"numbers": np.array(json.dumps(numbers)), "records": np.array(json.dumps(records))}
+    curves = {name: record.pop("curve") for name, record in records.items()}
+    texts = {"numbers": numbers, "records": records, "curves": curves, "examination": examination["command"]}
+    arrays = {key: np.array(json.dumps(text)) for key, text in texts.items()}
     with np.load(folder / "examples.npz") as examples:
         arrays |= dict(examples)
     save_recorded(
         NAME,
         arrays,
-        command="; ".join([*(each["command"] for each in records.values()), f"{COMMAND} examine"]),
+        command="; ".join([*(each["command"] for each in records.values()), examination["command"]]),
         gpu_minutes=round(sum(each["gpu_minutes"] for each in records.values()), 1),
-        metrics={name: round(found["energy_skill_180"], 4) for name, found in numbers.items()},
+        metrics={name: round(found["factor_tv"], 4) for name, found in numbers.items()},
         **origin,
     )
 
