@@ -57,9 +57,35 @@ BOUNDS = {  # notebook: {number: (at least, at most)}
         "factor_tv": (0.0, 0.08),
         "factor_scene_rms": (0.0, 0.15),
     },
+    "06_inverse_graphics": {
+        **{f"energy_skill_{d}": (0.80, math.inf) for d in (60, 120, 180)},
+        **{f"novel_energy_skill_{d}": (0.75, math.inf) for d in (60, 120, 180)},
+        **{f"spread_skill_{d}": (0.85, 1.15) for d in (60, 120, 180)},
+        **{f"sharpness_ratio_{d}": (0.95, 1.05) for d in (60, 120, 180)},
+        **{f"novel_sharpness_ratio_{d}": (0.9, 1.1) for d in (60, 120, 180)},
+        **{f"variance_unseen_over_seen_{d}": (4.0, math.inf) for d in (60, 120, 180)},
+        "factor_tv_high": (0.0, 0.10),
+        "factor_scene_rms_high": (0.0, 0.15),
+        "readings_right": (1.0, 1.0),
+        "live_apart": (0.0, 0.05),
+    },
 }
+NOT_YET = {
+    "06_inverse_graphics": {
+        **{f"{novel}energy_skill_{d}": "no baseline yet" for novel in ("", "novel_") for d in (60, 120, 180)},
+        **{f"sharpness_ratio_{d}": "a short training leaves pictures mottled" for d in (60, 120, 180)},
+        **{f"spread_skill_{d}": "a short training leaves errors in the mean" for d in (60, 120)},
+        "factor_scene_rms_high": "a first examination of 16 scenes has a wide interval",
+    }
+}
+XFAILS = {
+    (name, key): pytest.mark.xfail(strict=True, reason=why)
+    for name, whys in NOT_YET.items()
+    for key, why in whys.items()
+}
+
 CHECKS = [
-    pytest.param(name, key, id=f"{name}-{key}")
+    pytest.param(name, key, id=f"{name}-{key}", marks=XFAILS.get((name, key), ()))
     for name, bounds in BOUNDS.items()
     if name in notebook_names()
     for key in bounds

@@ -189,14 +189,14 @@ def judge(
 
 # --- an orbit ---------------------------------------------------------------------------------------------------------
 
-ROUND = (180, 90, 270)  # degrees: one target after another joins the context
+ROUND = (180,)  # degrees of the targets; of several, one after another joins the context
 FRAMES = 36
 
 
 def orbit(
     model: ForwardDiffusion, exam: Exam, k: int = 2, steps: int = STEPS, frames: int = FRAMES, seed: int = 0, **options
 ) -> Image:
-    """k scenes for each of the exam's, sampled with one target after another all around, and F `frames` of each.
+    """k scenes for each of the exam's, sampled with the targets of ROUND, and F `frames` of each from all around.
 
     The pictures (c k, F, ...) begin at the context's camera.
     """
@@ -206,6 +206,11 @@ def orbit(
     step, _ = model.sample_autoregressive(exam.context.repeat(k), targets, steps=steps, generator=generator, **options)
     shots = [step.signal.render(tabletop.turned(fronts, 360 * i / frames)) for i in range(frames)]
     return Image(*(torch.cat(part, 1) for part in zip(*shots, strict=True)))
+
+
+def solid_depth(image: Image) -> Float[Tensor, "b m h w"]:
+    """Depth where most of the light ends; inf where it goes on."""
+    return torch.where(image.opacity > 0.5, image.depth, torch.inf)
 
 
 # --- the commands -----------------------------------------------------------------------------------------------------
@@ -277,7 +282,7 @@ def examine(folder: Path, count: int = COUNT, k: int = K, steps: int = STEPS) ->
         with torch.autocast(device.type, torch.bfloat16, enabled=fast):
             around = orbit(plain, exam(min(ORBITS, count), device=device), steps=steps)
         examples[f"{arm}_orbit"] = bytes_of(around.rgb)
-        examples[f"{arm}_orbit_depth"] = around.depth.half().cpu().numpy()
+        examples[f"{arm}_orbit_depth"] = solid_depth(around).half().cpu().numpy()
     command = f"{COMMAND} examine --scenes {count} --samples {k} --steps {steps}"
     write_json(folder / "examination.json", {"command": command, "numbers": numbers})
     np.savez_compressed(folder / "examples.npz", **examples)

@@ -9,8 +9,9 @@ from torch import nn
 
 from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
 from fwdiff_lite.observations import Observations
+from fwdiff_lite.problems.inverse_graphics import pixelnerf
 from fwdiff_lite.problems.inverse_graphics.cameras import look_at, orbit, pixel_centres, project, rays
-from fwdiff_lite.problems.inverse_graphics.pixelnerf import FieldNetwork, SceneDenoiser, sample_map
+from fwdiff_lite.problems.inverse_graphics.pixelnerf import FieldNetwork, SceneDenoiser, gathered, sample_map
 from fwdiff_lite.problems.inverse_graphics.volume import VolumeRenderer
 
 OPTIONS = {
@@ -57,6 +58,28 @@ def test_features_are_those_of_pixels_at_their_centres_and_between_them_in_betwe
     torch.testing.assert_close(off.mT.unflatten(2, (3, 4))[..., :3], (maps[..., 1:] + maps[..., :-1]) / 2)
     corner = sample_map(maps, torch.tensor([0.01, 0.01]).double().expand(2, 1, 2))
     torch.testing.assert_close(corner[:, 0], maps[:, :, 0, 0])
+
+
+@pytest.mark.parametrize("size", [(5, 7), (1, 7), (5, 1)])
+def test_features_gathered_by_hand_are_the_same(size):
+    """Inside and outside of the image, with their gradients."""
+    maps = torch.randn(3, 4, *size, generator=generator(), dtype=torch.float64, requires_grad=True)
+    uv = 1.4 * torch.rand(3, 50, 2, generator=generator(1), dtype=torch.float64) - 0.2
+    torch.testing.assert_close(gathered(maps, uv), sample_map(maps, uv))
+    weight = torch.randn(3, 50, 4, generator=generator(2), dtype=torch.float64)
+    slopes = [torch.autograd.grad((look(maps, uv) * weight).sum(), maps)[0] for look in (gathered, sample_map)]
+    torch.testing.assert_close(*slopes)
+
+
+def test_a_field_is_the_same_however_many_points_are_asked_at_once(monkeypatch):
+    denoiser, seen = small(), noise_images(2, 2)
+    points = 2 * torch.rand(2, 37, 3, generator=generator()) - 1
+    with torch.no_grad():
+        field = denoiser.condition(seen.take([0]), seen.params[:, 1:]).context
+        whole = field(points)
+        monkeypatch.setattr(pixelnerf, "IN_CACHE", 10)
+        for part, wanted in zip(field(points), whole, strict=True):
+            torch.testing.assert_close(part, wanted)
 
 
 def test_features_projected_before_sampling_are_those_projected_after_to_rounding():

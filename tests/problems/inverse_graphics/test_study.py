@@ -1,0 +1,96 @@
+"""The examination of the 3-D models: true redraws pass it, what is wrong fails it, and what cannot be is refused."""
+
+import pytest
+import torch
+
+from fwdiff_lite.problems.inverse_graphics import study, tabletop, train
+from fwdiff_lite.problems.inverse_graphics.volume import Image
+
+SIDE, COUNT, K = 32, 24, 6
+
+
+@pytest.fixture(scope="module")
+def paper():
+    return study.exam(COUNT, K, side=SIDE)
+
+
+@pytest.fixture(scope="module")
+def model():
+    options = {"side": 16, "samples": 8, "width": 16, "widths": (8, 16)}
+    model = train.untrained("unet", **options).eval()
+    with torch.no_grad():  # an untrained encoder answers zero
+        for weights in model.parameters():
+            weights += 0.05 * torch.randn(weights.shape, generator=torch.Generator().manual_seed(len(weights)))
+    return model
+
+
+def means(paper):
+    return paper.redrawn.mean(1, keepdim=True)
+
+
+def test_a_smaller_examination_has_the_first_scenes_of_a_larger_one(paper):
+    few = study.exam(2, 1, side=SIDE)
+    assert torch.equal(few.context.value, paper.context.value[:2])
+    assert torch.equal(few.cameras, paper.cameras[:2]) and torch.equal(few.truth, paper.truth[:2])
+
+
+def test_what_redraws_change_is_unseen_and_the_context_is_the_same(paper):
+    assert torch.equal(paper.scenes.factor, study.exam_scenes()[0].factor[:COUNT])
+    changes = (paper.redrawn.amax(1) - paper.redrawn.amin(1)).amax(3) > 0.3
+    assert float((changes & ~paper.unseen).sum() / changes.sum()) < 0.1  # the rims, whose pixels are of both
+    assert changes.float().mean() < paper.unseen.float().mean() < 0.5
+
+
+def test_true_redraws_pass(paper):
+    numbers = study.judge(paper, paper.redrawn, means(paper))
+    assert numbers["readings_right"] == 1
+    assert numbers["factor_tv"] < 0.15 and numbers["factor_scene_rms"] < 0.2
+    for degrees in study.DEGREES:
+        assert numbers[f"energy_skill_{degrees}"] == pytest.approx(1, abs=1e-6)
+        assert numbers[f"sharpness_ratio_{degrees}"] == pytest.approx(1, abs=0.03)
+        assert numbers[f"variance_unseen_over_seen_{degrees}"] > 100
+    assert numbers["spread_skill_180"] == pytest.approx(1, abs=0.2)
+
+
+def test_other_scenes_and_a_mean_fail(paper):
+    shuffled = study.judge(paper, paper.redrawn.roll(1, 0), means(paper))
+    assert shuffled["energy_skill_180"] < 0 and shuffled["psnr_seen_180"] < 20
+    flat = means(paper) + 1e-3 * torch.randn(paper.redrawn.shape, generator=torch.Generator().manual_seed(0))
+    flat = study.judge(paper, flat, means(paper))
+    assert flat["spread_skill_180"] < 0.1
+    assert flat["energy_skill_180"] == pytest.approx(0, abs=0.05)
+
+
+def test_without_a_baseline_nothing_is_compared_with_it(paper):
+    numbers = study.judge(paper, paper.redrawn)
+    assert "spread_skill_60" in numbers and not any("energy" in name or "determ" in name for name in numbers)
+
+
+def test_answers_do_not_depend_on_how_many_are_drawn_at_once(model):
+    few = study.exam(2, 1, side=16)
+    whole = study.answer(model, few, 2, 2, chunk=4)
+    assert whole.shape == (2, 2, len(study.DEGREES), 2, 3, 16, 16)
+    assert (study.answer(model, few, 2, 2, chunk=4) == whole).all()
+    first = study.answer(model, few, 2, 2, degrees=study.DEGREES[:1], chunk=1)
+    assert (first[:, :, 0] - whole[:, :, 0]).abs().max() < 1e-4
+    assert (whole[:, 0] - whole[:, 1]).abs().max() > 1e-3, "samples differ"
+
+
+def test_an_orbit_begins_at_the_contexts_camera(model):
+    few = study.exam(1, 1, side=16)
+    around = study.orbit(model, few, k=2, steps=1, frames=3)
+    assert around.rgb.shape == (2, 3, 3, 16, 16) and around.depth.shape == (2, 3, 16, 16)
+    generator = torch.Generator().manual_seed(0)
+    target = tabletop.turned(few.context.params, study.ROUND[0]).expand(2, -1, -1, -1)
+    step = model.sample(few.context.repeat(2), target, steps=1, generator=generator)
+    assert torch.allclose(around.rgb[:, 0], step.signal.render(few.context.params.expand(2, -1, -1, -1)).rgb[:, 0])
+
+
+def test_where_light_goes_on_there_is_no_depth():
+    image = Image(torch.zeros(1, 1, 3, 1, 2), torch.tensor([[[[1.0, 2.0]]]]), torch.tensor([[[[0.9, 0.1]]]]))
+    assert study.solid_depth(image).flatten().tolist() == [1.0, torch.inf]
+
+
+def test_there_are_no_more_scenes_than_there_are():
+    with pytest.raises(ValueError, match="the examination has 128 scenes, got count = 129"):
+        study.exam(129)
