@@ -82,7 +82,7 @@ def exam(count: int = COUNT, k: int = K, seed: int = 2026, side: int = 64, devic
     others = tabletop.redraw_hidden(scenes.repeat(k), generator)
     redrawn = [
         tabletop.render(others[rows], flat.repeat_interleave(k, 0)[rows], side)
-        for rows in torch.arange(count * k, device=device).split(64)
+        for rows in torch.arange(count * k, device=device).split(16)
     ]
     unseen = torch.zeros((*flat.shape[:2], side, side), dtype=torch.bool, device=device)
     for _ in range(REDRAWS):
