@@ -362,18 +362,18 @@ moving = interact(look, view=IntSlider(0, min=0, max=VIEWS - 1))
 #
 # Operations and bytes of one training step of one scene, counted, not timed: they are the same on every machine. Operations
 # are those of matrix products and convolutions; bytes are what moves if every operation reads its inputs and writes its
-# outputs. One thing is varied at a time, from 640 rays a picture, 40 samples a ray, one context view and 64 pixels a side.
+# outputs. One thing is varied at a time, from 320 rays a picture, 40 samples a ray, one context view and 64 pixels a side.
 
 # %% tags=["nbval-ignore-output"]
 sweeps = {"rays": (160, 320, 640), "samples": (10, 20, 40), "views": (1, 2, 3), "side": (16, 32, 64)}
 sweeps = run.pick(smoke={"side": (16, 32)}, cpu=sweeps, gpu=sweeps)
 names = {"rays": "rays a picture", "samples": "samples a ray", "views": "context views", "side": "pixels a side"}
 lines = {"gigaflop": (plotting.TARGET, "billion operations"), "gigabytes_moved": (plotting.SAMPLES, "GB moved")}
-cpu = torch.device("cpu")
+cpu, base = torch.device("cpu"), benchmark.DEFAULT | {"rays": train.PIXELS}
 size = (2.3 * len(sweeps), 2.6)
 fig, axes = plt.subplots(1, len(sweeps), figsize=size, sharey=True, squeeze=False, layout="constrained")
 for ax, (name, values) in zip(axes[0], sweeps.items(), strict=True):
-    settings = [benchmark.DEFAULT | {name: value} for value in values]
+    settings = [base | {name: value} for value in values]
     counted = [benchmark.count(benchmark.training_step(1, **setting, device=cpu)) for setting in settings]
     for key, (color, label) in lines.items():
         ax.plot(values, [each[key] for each in counted], "o-", color=color, label=label)
