@@ -25,7 +25,7 @@ from fwdiff_lite.diffusion import ForwardDiffusion
 from fwdiff_lite.files import commit, write_json
 from fwdiff_lite.observations import Observations
 from fwdiff_lite.problems.inverse_graphics import tabletop
-from fwdiff_lite.problems.inverse_graphics.train import BATCH, SAMPLES, SIDE, untrained
+from fwdiff_lite.problems.inverse_graphics.train import BATCH, SAMPLES, SIDE, compile_networks, untrained
 
 SWEEPS = {  # what is changed, one at a time, from DEFAULT
     "rays": (160, 320, 640, 1280),
@@ -145,8 +145,7 @@ def main() -> None:
     numbers["training_counted"] = count(training_step(options.batch, **DEFAULT, device=device))
     model = untrained("unet").to(device).eval()
     if fast:
-        model.denoiser.encoder.compile(dynamic=False)
-        model.denoiser.field.compile(dynamic=False)
+        compile_networks(model)
     for size in (64, 1) if fast else (1,):
         numbers[f"sampling_{size}"] = measure(sampling(model, size, 32, device), device, 3, 1)
     numbers["sweep"] = sweep(options.batch, device)

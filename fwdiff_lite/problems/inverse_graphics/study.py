@@ -29,7 +29,7 @@ from fwdiff_lite.files import read_json, write_json
 from fwdiff_lite.observations import Observations
 from fwdiff_lite.pretrained import load_pretrained, load_recorded, save_pretrained, save_recorded
 from fwdiff_lite.problems.inverse_graphics import tabletop
-from fwdiff_lite.problems.inverse_graphics.train import ARMS, untrained
+from fwdiff_lite.problems.inverse_graphics.train import ARMS, compile_networks, with_weights
 from fwdiff_lite.problems.inverse_graphics.volume import Image
 
 NAME = "06_inverse_graphics"
@@ -41,7 +41,7 @@ COUNT, K, STEPS = 128, 16, 32  # scenes of the examination, samples of each, ste
 REDRAWS = 4  # that are asked which pixels a context does not see
 EXAMPLES, ORBITS = 6, 4  # scenes of which pictures are kept, and orbits
 HEADLINES = tuple(f"energy_skill_{degrees}" for degrees in DEGREES) + ("factor_tv", "factor_scene_rms")
-LIVE = {"count": 2, "k": 2, "steps": 16}  # what the notebook computes again
+LIVE = {"count": 2, "k": 2, "steps": 16}  # what a CPU is to compute again
 
 # --- the examination --------------------------------------------------------------------------------------------------
 
@@ -79,10 +79,9 @@ def exam(count: int = COUNT, k: int = K, seed: int = 2026, side: int = 64, devic
         [torch.cat([tabletop.turned(fronts, d * way) for way in (1, BETWEEN)], 1) for d in DEGREES], 1
     )
     flat = cameras.flatten(1, 2)  # (c, D V, 4, 4)
-    others = tabletop.redraw_hidden(scenes.repeat(k), generator)
+    others, every = tabletop.redraw_hidden(scenes.repeat(k), generator), flat.repeat_interleave(k, 0)
     redrawn = [
-        tabletop.render(others[rows], flat.repeat_interleave(k, 0)[rows], side)
-        for rows in torch.arange(count * k, device=device).split(16)
+        tabletop.render(others[rows], every[rows], side) for rows in torch.arange(count * k, device=device).split(16)
     ]
     unseen = torch.zeros((*flat.shape[:2], side, side), dtype=torch.bool, device=device)
     for _ in range(REDRAWS):
@@ -176,14 +175,16 @@ def judge(
                 interval(name("psnr_mean_over_deterministic"), gain)
             numbers |= {name(f"psnr_{what}"): metrics.psnr(picture, truth, 2) for what, picture in pictures.items()}
             numbers[name("psnr_seen")] = metrics.psnr(drawn[:, 0], truth, 2, ~hidden)
-    labels, odds = factors(answers[:, :, DEGREES.index(180), 0], exam).cpu(), exam.scenes.odds.double().cpu()
+    behind = DEGREES.index(180)
+    shown = torch.cat([exam.truth[:, None, behind, 0], answers[:, :, behind, 0].to(exam.truth)], 1)
+    truly, labels = factors(shown, exam).cpu().split([1, answers.shape[1]], 2)
+    odds = exam.scenes.odds.double().cpu()
     each = [(f"{name}_", [i]) for i, name in enumerate(tabletop.FACTORS)]
     for name, f in [("", [0, 1]), *each]:
         drawn, p = labels[:, f].flatten(0, 1), odds[:, f].flatten(0, 1)
         interval(f"{name}factor_tv", metrics.factor_tv(drawn, p, generator))
         interval(f"{name}factor_scene_rms", metrics.factor_scene_rms(drawn, p, generator))
-    truly = factors(exam.truth[:, DEGREES.index(180), :1], exam)[..., 0]
-    numbers["readings_right"] = (truly == exam.scenes.factor).double().mean()
+    numbers["readings_right"] = (truly[..., 0] == exam.scenes.factor.cpu()).double().mean()
     return {name: float(value) for name, value in numbers.items()}
 
 
@@ -218,18 +219,12 @@ def solid_depth(image: Image) -> Float[Tensor, "b m h w"]:
 
 def trained(arm: str, folder: Path, device: torch.device) -> ForwardDiffusion:
     """A model with the weights that `train` left in the folder."""
-    return _loaded(arm, load_file(folder / f"{arm}.safetensors")).to(device)
+    return with_weights(arm, load_file(folder / f"{arm}.safetensors")).to(device)
 
 
 def pretrained(arm: str = "unet") -> ForwardDiffusion:
     """The model that is shipped."""
-    return _loaded(arm, load_pretrained(f"{NAME}_{arm}"))
-
-
-def _loaded(arm: str, weights: dict[str, Tensor]) -> ForwardDiffusion:
-    model = untrained(arm)
-    model.denoiser.load_state_dict({key: value.float() for key, value in weights.items()})
-    return model.eval()
+    return with_weights(arm, load_pretrained(f"{NAME}_{arm}"))
 
 
 def bytes_of(pictures: Tensor) -> np.ndarray:
@@ -251,9 +246,8 @@ def examine(folder: Path, count: int = COUNT, k: int = K, steps: int = STEPS) ->
 
     def ready(arm: str) -> ForwardDiffusion:
         model = trained(arm, folder, device)
-        if fast:  # the two networks; what is between them is small
-            model.denoiser.encoder.compile(dynamic=False)
-            model.denoiser.field.compile(dynamic=False)
+        if fast:
+            compile_networks(model)
         return model
 
     there = {path.stem for path in folder.glob("*.safetensors")}
@@ -274,7 +268,7 @@ def examine(folder: Path, count: int = COUNT, k: int = K, steps: int = STEPS) ->
             print(arm, eta, json.dumps({key: round(value, 3) for key, value in found.items()}), flush=True)
             examples[f"{arm}_eta_{eta}"] = bytes_of(answers[first, :4])
             examples[f"{arm}_eta_{eta}_deviation"] = answers[first].std(1).mean(-3).half().cpu().numpy()
-            examples |= {f"{arm}_eta_{eta}_first": answers[0, :, 0, 0].half().cpu().numpy()}
+            examples[f"{arm}_eta_{eta}_first"] = answers[0, :, 0, 0].half().cpu().numpy()
             labels = factors(answers[:, :, DEGREES.index(180), 0], paper)
             examples[f"{arm}_eta_{eta}_labels"] = labels.byte().cpu().numpy()
         plain, few = trained(arm, folder, device), exam(LIVE["count"], LIVE["k"], device=device)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
 from fwdiff_lite.files import commit, write_json
@@ -47,6 +48,19 @@ def untrained(
     renderer = VolumeRenderer(tabletop.LOW, tabletop.HIGH, height=side, width=side, samples=samples)
     denoiser = SceneDenoiser(renderer, encoder, width, channels=width, options=ENCODERS[encoder] | options)
     return kind(denoiser, renderer, ShiftedCosineSchedule(0.5))
+
+
+def with_weights(arm: str, weights: dict[str, Tensor]) -> ForwardDiffusion:
+    """An arm's model with weights that a training left, in whatever precision."""
+    model = untrained(arm)
+    model.denoiser.load_state_dict({key: value.float() for key, value in weights.items()})
+    return model.eval()
+
+
+def compile_networks(model: ForwardDiffusion) -> None:
+    """Compiles the two networks, for sampling on a GPU: what is between them is small."""
+    model.denoiser.encoder.compile(dynamic=False)
+    model.denoiser.field.compile(dynamic=False)
 
 
 def train(
@@ -108,9 +122,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     budget = f"--minutes {options.minutes:g} --batch {options.batch} --contexts {options.contexts}"
     start = f" --start {options.start.name}" if options.start else ""
-    model = untrained(options.arm)
-    if options.start:
-        model.denoiser.load_state_dict({key: value.float() for key, value in load_file(options.start).items()})
+    model = with_weights(options.arm, load_file(options.start)) if options.start else untrained(options.arm)
     done = train(
         model,
         options.out,
