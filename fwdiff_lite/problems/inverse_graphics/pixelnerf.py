@@ -25,7 +25,6 @@ from fwdiff_lite.observations import Observations
 from fwdiff_lite.problems.inverse_graphics.cameras import check_cameras, coordinates, on_image
 from fwdiff_lite.problems.inverse_graphics.volume import Image, VolumeRenderer
 
-FREQUENCIES = 4  # of the positional encoding: pi / 2 times 1, 2, 4, 8
 IN_CACHE = 2**13  # points, once for each view, whose numbers stay in the cache of a CPU's core
 DENSEST = 10.0  # density, in one over the unit of length, of a point whose raw answer is about 1
 
@@ -97,9 +96,9 @@ def gathered(maps: Float[Tensor, "n c h w"], uv: Float[Tensor, "n p 2"]) -> Floa
     return above * (1 - down) + below * down
 
 
-def waves(x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b e"]:
-    """The numbers themselves with their sines and cosines: e = d (1 + 2 FREQUENCIES)."""
-    angles = (x[..., None] * (math.pi / 2 * 2.0 ** torch.arange(FREQUENCIES, device=x.device))).flatten(-2)
+def waves(x: Float[Tensor, "*b d"], n: int) -> Float[Tensor, "*b e"]:
+    """The numbers themselves with sines and cosines of pi / 2 times 1, 2, 4, ... of them: e = d (1 + 2 n)."""
+    angles = (x[..., None] * (math.pi / 2 * 2.0 ** torch.arange(n, device=x.device))).flatten(-2)
     return torch.cat([x, angles.sin(), angles.cos()], -1)
 
 
@@ -120,13 +119,14 @@ class FieldNetwork(nn.Module):
     Each view says by itself what it makes of the point, the views are averaged, weighted by what each thinks of its
     own word, and two more layers answer. A view on which the point does not appear, or which has it behind the camera,
     contributes its coordinates and no feature. Beside the camera coordinates of Eq. 10 the network is told those of
-    the world: our scenes share a frame, that of their box.
+    the world: our scenes share a frame, that of their box. Both as `waves` of so many frequencies.
     """
 
-    def __init__(self, width: int, features: int, blocks: int = 2):
+    def __init__(self, width: int, features: int, frequencies: int = 4, blocks: int = 2):
         super().__init__()
-        self.place = nn.Linear(3 * (1 + 2 * FREQUENCIES) + 1, width)
-        self.world = nn.Linear(3 * (1 + 2 * FREQUENCIES), width)
+        self.frequencies = frequencies
+        self.place = nn.Linear(3 * (1 + 2 * frequencies) + 1, width)
+        self.world = nn.Linear(3 * (1 + 2 * frequencies), width)
         self.alone = _Residual(width)
         self.weight = nn.Linear(width, 1, bias=False)
         self.together = nn.Sequential(*(_Residual(width) for _ in range(blocks)), nn.SiLU())
@@ -147,7 +147,8 @@ class FieldNetwork(nn.Module):
         uv = torch.where(inside[..., None], uv, 0.5)
         picked = sample_map(maps.flatten(0, 1), uv.flatten(0, 1)).unflatten(0, (b, v))  # (B, V, P, C)
         there = inside[..., None].to(points.dtype)
-        h = self.place(torch.cat([waves(seen), there], -1)) + there * picked + self.world(waves(points))[:, None]
+        here, world = (waves(x, self.frequencies) for x in (seen, points))
+        h = self.place(torch.cat([here, there], -1)) + there * picked + self.world(world)[:, None]
         h = self.alone(h)
         there = mask[:, :, None, None]
         weight = self.weight(h).masked_fill(~there, -1e4).softmax(1) * there  # without any view, zero
@@ -181,6 +182,7 @@ class SceneDenoiser(nn.Module):
     encoder:  which of BACKBONES; options: its own, after inputs and outputs
     width:    of the field's network
     features: further channels of the field, rendered for the target's encoder (figure 2)
+    frequencies: of the waves that the field's network is told coordinates in
     coarser:  the deterministic render has so many times fewer pixels along a side
     """
 
@@ -190,6 +192,7 @@ class SceneDenoiser(nn.Module):
         encoder: str = "unet",
         width: int = 64,
         features: int = 16,
+        frequencies: int = 4,
         channels: int = 64,
         coarser: int = 2,
         options: dict | None = None,
@@ -200,7 +203,7 @@ class SceneDenoiser(nn.Module):
         self.renderer, self.coarser, self.features = renderer, coarser, features
         self.encoder = BACKBONES[encoder](3 + (3 + 2 + features) + 1, channels, **(options or {}))
         self.project = nn.Conv2d(channels, width, 1)  # on the map: linear, so it may come before the look-up
-        self.field = FieldNetwork(width, features)
+        self.field = FieldNetwork(width, features, frequencies)
 
     def encode(
         self, images: Float[Tensor, "b v 3 h w"], known: Float[Tensor, "b v c h w"] | None, t: Float[Tensor, "b"]

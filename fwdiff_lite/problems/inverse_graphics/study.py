@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fwdiff_lite import metrics
-from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
+from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression, Step
 from fwdiff_lite.files import read_json, write_json
 from fwdiff_lite.observations import Observations
 from fwdiff_lite.pretrained import load_pretrained, load_recorded, save_pretrained, save_recorded
@@ -38,6 +38,7 @@ BASELINE = "deterministic"
 DEGREES = (60, 120, 180)  # of the targets, around the table from the context
 BETWEEN = 0.75  # of the way to the target stands the novel camera
 COUNT, K, STEPS = 128, 16, 32  # scenes of the examination, samples of each, steps of sampling
+ETAS = {0: DEGREES, 1: (180,)}  # eta of sampling: the targets that it is examined at
 REDRAWS = 4  # that are asked which pixels a context does not see
 EXAMPLES, ORBITS = 6, 4  # scenes of which pictures are kept, and orbits
 HEADLINES = tuple(f"energy_skill_{degrees}" for degrees in DEGREES) + ("factor_tv", "factor_scene_rms")
@@ -117,16 +118,21 @@ def answer(
         cameras, parts = exam.cameras[:, d].repeat_interleave(k, 0), []
         for rows in torch.arange(len(contexts), device=cameras.device).split(chunk):
             step = model.sample(contexts[rows], cameras[rows, :1], steps=steps, eta=eta, generator=generator)
-            parts.append(torch.cat([step.observation, step.signal.render(cameras[rows, 1:]).rgb], 1))
+            parts.append(_pictures(step, cameras[rows]))
         views.append(torch.cat(parts).unflatten(0, (-1, k)))
     return torch.stack(views, 2)
+
+
+def _pictures(step: Step, cameras: Float[Tensor, "b m 4 4"]) -> Float[Tensor, "b m 3 h w"]:
+    """What M cameras see of the sampled scenes; one camera after another, for memory."""
+    return torch.cat([step.signal.render(camera).rgb for camera in cameras.split(1, 1)], 1)
 
 
 def _means(model: ForwardRegression, exam: Exam, chunk: int) -> Float[Tensor, "c 1 d v 3 h w"]:
     """The deterministic answers: every view is asked for by itself, as it is trained."""
     cameras = exam.cameras.flatten(1, 2)  # (c, D V, 4, 4)
     views = [
-        torch.cat([model.sample(exam.context[rows], camera).observation for camera in cameras[rows].split(1, 1)], 1)
+        torch.cat([_pictures(model.sample(exam.context[rows], c), c) for c in cameras[rows].split(1, 1)], 1)
         for rows in torch.arange(len(cameras), device=cameras.device).split(chunk)
     ]
     return torch.cat(views).unflatten(1, exam.cameras.shape[1:3])[:, None]
@@ -145,19 +151,24 @@ def factors(views: Float[Tensor, "c k 3 h w"], exam: Exam) -> Int[Tensor, "c f k
 def judge(
     exam: Exam,
     answers: Float[Tensor, "c k d v 3 h w"],
-    baseline: Float[Tensor, "c 1 d v 3 h w"] | None = None,
+    baseline: Float[Tensor, "c 1 all v 3 h w"] | None = None,
+    degrees: tuple[int, ...] = DEGREES,
     seed: int = 0,
 ) -> dict[str, float]:
-    """All measures of a sampler, named as in metrics.json; some need a deterministic model's answers."""
+    """All measures of a sampler, named as in metrics.json; some need a deterministic model's answers.
+
+    degrees: those of DEGREES that are answered, 180 among them; the baseline has answers to all
+    """
     generator, numbers = torch.Generator().manual_seed(seed), {}
 
     def interval(name: str, found: metrics.Interval) -> None:
         numbers.update({name: found.value, f"{name}_low": found.low, f"{name}_high": found.high})
 
-    for d, degrees in enumerate(DEGREES):
+    for i, turn in enumerate(degrees):
+        d = DEGREES.index(turn)
         for v, novel in enumerate(("", "novel_")):
-            name = f"{novel}{{}}_{degrees}".format
-            drawn, truth = answers[:, :, d, v].cpu(), exam.truth[:, d, v].cpu()
+            name = f"{novel}{{}}_{turn}".format
+            drawn, truth = answers[:, :, i, v].cpu(), exam.truth[:, d, v].cpu()
             hidden = exam.unseen[:, d, v, None].expand_as(truth).cpu()
             interval(name("spread_skill"), metrics.spread_skill(drawn, truth, generator, hidden))
             sharpness = metrics.total_variation(drawn).mean() / metrics.total_variation(truth).mean()
@@ -175,8 +186,8 @@ def judge(
                 interval(name("psnr_mean_over_deterministic"), gain)
             numbers |= {name(f"psnr_{what}"): metrics.psnr(picture, truth, 2) for what, picture in pictures.items()}
             numbers[name("psnr_seen")] = metrics.psnr(drawn[:, 0], truth, 2, ~hidden)
-    behind = DEGREES.index(180)
-    shown = torch.cat([exam.truth[:, None, behind, 0], answers[:, :, behind, 0].to(exam.truth)], 1)
+    behind = answers[:, :, degrees.index(180), 0].to(exam.truth)
+    shown = torch.cat([exam.truth[:, None, DEGREES.index(180), 0], behind], 1)
     truly, labels = factors(shown, exam).cpu().split([1, answers.shape[1]], 2)
     odds = exam.scenes.odds.double().cpu()
     each = [(f"{name}_", [i]) for i, name in enumerate(tabletop.FACTORS)]
@@ -236,6 +247,7 @@ def examine(folder: Path, count: int = COUNT, k: int = K, steps: int = STEPS) ->
     """Judges every model in the folder against the deterministic one there; keeps what figures show of them."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     fast = device.type == "cuda"
+    command = f"{COMMAND} examine --scenes {count} --samples {k} --steps {steps}"
     paper = exam(count, k, device=device)
     numbers, first = {}, slice(min(EXAMPLES, count))
     examples = {
@@ -258,27 +270,26 @@ def examine(folder: Path, count: int = COUNT, k: int = K, steps: int = STEPS) ->
         examples["deterministic"] = bytes_of(baseline[first, 0])
     for arm in [arm for arm in ARMS if arm in there and arm != BASELINE]:
         model = ready(arm)
-        for eta in (0, 1):
+        for eta, degrees in ETAS.items():
             began = time.monotonic()
             with torch.autocast(device.type, torch.bfloat16, enabled=fast):
-                answers = answer(model, paper, k, steps, eta)
+                answers = answer(model, paper, k, steps, eta, degrees=degrees)
             seconds = time.monotonic() - began
-            found = numbers[f"{arm}_eta_{eta}"] = judge(paper, answers, baseline)
-            found["seconds_a_sample"] = seconds / (count * k * len(DEGREES))
+            found = numbers[f"{arm}_eta_{eta}"] = judge(paper, answers, baseline, degrees)
+            found["seconds_a_sample"] = seconds / (count * k * len(degrees))
             print(arm, eta, json.dumps({key: round(value, 3) for key, value in found.items()}), flush=True)
             examples[f"{arm}_eta_{eta}"] = bytes_of(answers[first, :4])
             examples[f"{arm}_eta_{eta}_deviation"] = answers[first].std(1).mean(-3).half().cpu().numpy()
             examples[f"{arm}_eta_{eta}_first"] = answers[0, :, 0, 0].half().cpu().numpy()
-            labels = factors(answers[:, :, DEGREES.index(180), 0], paper)
+            labels = factors(answers[:, :, degrees.index(180), 0], paper)
             examples[f"{arm}_eta_{eta}_labels"] = labels.byte().cpu().numpy()
+            write_json(folder / "examination.json", {"command": command, "numbers": numbers})
         plain, few = trained(arm, folder, device), exam(LIVE["count"], LIVE["k"], device=device)
         examples[f"{arm}_live"] = answer(plain, few, LIVE["k"], LIVE["steps"]).half().cpu().numpy()
         with torch.autocast(device.type, torch.bfloat16, enabled=fast):
             around = orbit(plain, exam(min(ORBITS, count), device=device), steps=steps)
         examples[f"{arm}_orbit"] = bytes_of(around.rgb)
         examples[f"{arm}_orbit_depth"] = solid_depth(around).half().cpu().numpy()
-    command = f"{COMMAND} examine --scenes {count} --samples {k} --steps {steps}"
-    write_json(folder / "examination.json", {"command": command, "numbers": numbers})
     np.savez_compressed(folder / "examples.npz", **examples)
 
 

@@ -25,8 +25,9 @@ from torch import Tensor
 
 from fwdiff_lite.observations import Observations
 from fwdiff_lite.problems.inverse_graphics.cameras import check_cameras, orbit, pixel_centres, project, rays
+from fwdiff_lite.problems.inverse_graphics.volume import clip
 
-LOW, HIGH = (-1.0, -1.0, -0.06), (1.0, 1.0, 0.70)  # the corners of a box that holds every scene
+LOW, HIGH = (-1.0, -1.0, -0.06), (1.0, 1.0, 0.72)  # the corners of a box that holds every scene
 
 KINDS = ("box", "cylinder", "ball")
 SCREEN, BOX, HIDDEN, FREE, TABLE = 0, 1, 2, (3, 4), 5  # the solids' numbers; FREE are those that hide nothing
@@ -45,6 +46,8 @@ BOXES = torch.tensor([[0.96, 0.92, 0.82], [0.45, 0.50, 0.57], [0.76, 0.53, 0.33]
 BODIES = torch.tensor([[0.0, 0.0, 0.0], [1.00, 0.55, 0.08], [0.36, 0.12, 0.62]])
 DECALS = torch.tensor([[0.90, 0.14, 0.16], [1.00, 0.80, 0.10], [0.10, 0.36, 0.92]])
 WHITE = 0.97  # of the screen's band and the decal's rim
+ELEVATION, DISTANCE = (20, 32), (2.6, 3.6)  # of all cameras, in degrees and in the table's radii
+REACH = (0.97, 1.2)  # half of what a camera sees from left to right, at the table's middle
 OFF = 1e-3  # how far off a surface the rays start that ask whether it is lit, or seen
 
 # --- scenes -----------------------------------------------------------------------------------------------------------
@@ -122,8 +125,8 @@ def draw_scenes(n: int, generator: torch.Generator) -> Scenes:
     layout = torch.stack([screen, box, torch.zeros(n, 2), *free.unbind(1)], 1)
     # turned inwards, so that its outer side looks away from the front
     turn = torch.stack([_degrees(uniform(-5, 5)), -left * _degrees(uniform(6, 14)), torch.zeros(n)], 1)
-    screen_size = torch.stack([torch.full((n,), 0.025), uniform(0.38, 0.40), uniform(0.32, 0.345)], -1)
-    box_size = torch.stack([uniform(0.18, 0.21), uniform(0.23, 0.26), uniform(0.25, 0.29)], -1)
+    screen_size = torch.stack([torch.full((n,), 0.04), uniform(0.38, 0.40), uniform(0.335, 0.355)], -1)
+    box_size = torch.stack([uniform(0.20, 0.23), uniform(0.23, 0.26), uniform(0.27, 0.31)], -1)
     scenes = Scenes(
         front=front,
         light=torch.stack([elevation.cos() * azimuth.cos(), elevation.cos() * azimuth.sin(), elevation.sin()], -1),
@@ -157,9 +160,9 @@ def _draw_hidden(scenes: Scenes, generator: torch.Generator) -> Scenes:
     uniform, integers = _draws(len(scenes), generator)
     kind = integers(3)
     left = torch.sign(_rotated(scenes.place[:, SCREEN], -scenes.front)[:, 1])
-    behind = torch.stack([-uniform(0.29, 0.34), left * uniform(-0.05, 0.04)], -1)
+    behind = torch.stack([-uniform(0.315, 0.34), left * uniform(-0.05, 0.04)], -1)
     place = scenes.place[:, SCREEN] + _rotated(behind, scenes.turn[:, SCREEN])
-    size, turn = _sizes(kind, uniform, 0.165, 0.195), uniform(-math.pi, math.pi)
+    size, turn = _sizes(kind, uniform, 0.17, 0.195), uniform(-math.pi, math.pi)
     changed = {}
     for name, value in (("kind", kind), ("place", place), ("size", size), ("turn", turn)):
         changed[name] = getattr(scenes, name).clone()
@@ -207,9 +210,9 @@ def hsv(hue: Float[Tensor, "*b"], saturation: Tensor | float, value: Tensor | fl
 
 
 def draw_cameras(n: int, m: int, generator: torch.Generator) -> Float[Tensor, "n m 4 4"]:
-    """m cameras for each of n scenes, from all around, 18 to 45 degrees high; the narrowest miss much of the table."""
+    """m cameras for each of n scenes, from all around the table, 20 to 32 degrees high."""
     uniform, _ = _draws(n, generator)
-    return _orbit(uniform(-math.pi, math.pi, m), uniform(18, 45, m), uniform(2.6, 3.6, m), uniform(0.7, 1.2, m))
+    return _orbit(uniform(-math.pi, math.pi, m), uniform)
 
 
 def front_cameras(scenes: Scenes, generator: torch.Generator) -> Float[Tensor, "b 1 4 4"]:
@@ -219,13 +222,20 @@ def front_cameras(scenes: Scenes, generator: torch.Generator) -> Float[Tensor, "
     pictures cut off some of the table.
     """
     uniform, _ = _draws(len(scenes), generator)
-    azimuth = scenes.front.cpu()[:, None] + _degrees(uniform(-10, 10, 1))
-    return _orbit(azimuth, uniform(20, 32, 1), uniform(2.6, 3.6, 1), uniform(0.97, 1.2, 1)).to(scenes.front.device)
+    return _orbit(scenes.front.cpu()[:, None] + _degrees(uniform(-10, 10, 1)), uniform).to(scenes.front.device)
 
 
-def _orbit(azimuth: Tensor, elevation: Tensor, distance: Tensor, reach: Tensor) -> Float[Tensor, "n m 4 4"]:
-    """reach: half of what a camera sees from left to right, at the table's middle."""
+def _orbit(azimuth: Float[Tensor, "n m"], uniform: Callable) -> Float[Tensor, "n m 4 4"]:
+    """Elevation, distance and field of view vary alike for all cameras: training shows what is examined."""
+    elevation, distance, reach = (uniform(*ends, azimuth.shape[1]) for ends in (ELEVATION, DISTANCE, REACH))
     return orbit(azimuth, _degrees(elevation), distance, 2 * torch.atan(reach / distance))
+
+
+def _pixels(share: Float[Tensor, "b m n"], cameras: Float[Tensor, "b m 4 4"], side: int) -> Int[Tensor, "b m n"]:
+    """The numbers of pixels whose rays pass the box that holds the scene: the first at share 0, the last before 1."""
+    near, far = clip(*rays(cameras, pixel_centres(side, side, cameras)), *cameras.new_tensor([LOW, HIGH]))
+    count = (near < far).cumsum(-1).to(share)
+    return torch.searchsorted(count, (share * count[..., -1:]).floor() + 0.5)
 
 
 def turned(cameras: Float[Tensor, "*b 4 4"], degrees: float) -> Float[Tensor, "*b 4 4"]:
@@ -507,7 +517,8 @@ def batches(
 
     The first camera stands in front, all others anywhere around.
 
-    pixels: draws the numbers of so many pixels of each target and novel view, "at" and "novel_at", for the loss
+    pixels: draws the numbers of so many pixels of each target and novel view, "at" and "novel_at", for the loss; only
+        of those whose rays pass the scene's box, the others are known
     Scenes and cameras are drawn on the CPU and traced on the device.
     """
     if size < 1 or contexts < 1 or not (pixels is None or 1 <= pixels <= side**2):
@@ -530,8 +541,8 @@ def batches(
             "novel": seen.take([contexts + 1]),
         }
         if pixels is not None:
-            for name in ("at", "novel_at"):
-                parts[name] = torch.randint(side**2, (size, 1, pixels), generator=generator)
+            shares = torch.rand(size, 2, pixels, generator=generator).to(device)
+            parts["at"], parts["novel_at"] = _pixels(shares, cameras[:, contexts:], side).split(1, 1)
         return parts
 
     return batch

@@ -24,7 +24,7 @@ from fwdiff_lite.schedule import ShiftedCosineSchedule
 from fwdiff_lite.training import Fit, fit
 
 COMMAND = "python -m fwdiff_lite.problems.inverse_graphics.train"
-SIDE, SAMPLES = 64, 40  # pixels along a side of an image; samples of a ray
+SIDE, SAMPLES, FREQUENCIES = 64, 32, 6  # pixels along a side of an image; samples of a ray; waves of coordinates
 CONTEXTS, PIXELS, BATCH = 2, 320, 64  # images in the context, at most; rays of each target and novel image; scenes
 RATE = 5e-4
 ENCODERS = {
@@ -45,8 +45,9 @@ def untrained(
         raise ValueError(f"unknown arm {arm!r}: choose one of {', '.join(ARMS)}")
     kind, encoder = ARMS[arm]
     torch.manual_seed(seed)
-    renderer = VolumeRenderer(tabletop.LOW, tabletop.HIGH, height=side, width=side, samples=samples)
-    denoiser = SceneDenoiser(renderer, encoder, width, channels=width, options=ENCODERS[encoder] | options)
+    renderer = VolumeRenderer(tabletop.LOW, tabletop.HIGH, height=side, width=side, samples=samples, antialias=2)
+    options = ENCODERS[encoder] | options
+    denoiser = SceneDenoiser(renderer, encoder, width, frequencies=FREQUENCIES, channels=width, options=options)
     return kind(denoiser, renderer, ShiftedCosineSchedule(0.5))
 
 

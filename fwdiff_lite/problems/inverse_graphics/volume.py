@@ -96,6 +96,8 @@ class VolumeRenderer:
     low, high: corners of the box that holds the scene
     samples: pieces that a ray is split into inside of the box
     background: what a ray sees behind the box, in all colours alike; of features, nothing
+    antialias: each pixel of an `image` is the mean of antialias x antialias rays; anywhere else it is the ray through
+        the pixel's centre, since sampling and training need many images
     """
 
     low: tuple[float, float, float]
@@ -104,6 +106,7 @@ class VolumeRenderer:
     width: int
     samples: int
     background: float = 1.0
+    antialias: int = 1
 
     def __call__(
         self, signal: Callable, params: Float[Tensor, "b m 4 4"], at: Int[Tensor, "b m n"] | None = None
@@ -114,8 +117,10 @@ class VolumeRenderer:
 
     def image(self, signal: Callable, cameras: Float[Tensor, "b m 4 4"]) -> Image:
         """Colours, depth and opacity of whole images."""
-        seen = self.cast(signal, cameras)
-        rgb, depth, opacity = seen.colour[..., :3].transpose(-1, -2), seen.depth, seen.opacity
+        shifts = [((i + 0.5) / self.antialias - 0.5) for i in range(self.antialias)]
+        shots = [self.cast(signal, cameras, shift=(x, y)) for y in shifts for x in shifts]
+        colour, depth, opacity = (sum(part) / len(shots) for part in zip(*shots, strict=True))
+        rgb = colour[..., :3].transpose(-1, -2)
         return Image(*(x.unflatten(-1, (self.height, self.width)) for x in (rgb, depth, opacity)))
 
     def cast(
@@ -124,15 +129,17 @@ class VolumeRenderer:
         cameras: Float[Tensor, "b m 4 4"],
         at: Int[Tensor, "b m n"] | None = None,
         coarser: int = 1,
+        shift: tuple[float, float] = (0.0, 0.0),
     ) -> Rendered:
         """All that the rays of M cameras see, or those of the pixels `at`.
 
         coarser: of an image with so many times fewer pixels along a side (a side of one pixel stays)
+        shift: where the rays pass, in pixels to the right of and below the pixels' centres
         """
         check_cameras(cameras)
         b, m = cameras.shape[:2]
         h, w = (max(1, n // coarser) for n in (self.height, self.width))
-        uv = pixel_centres(h, w, cameras)
+        uv = pixel_centres(h, w, cameras) + cameras.new_tensor([shift[0] / w, shift[1] / h])
         numbers = torch.arange(len(uv), device=uv.device).expand(b, m, -1) if at is None else at
         origins, directions = rays(cameras, uv[numbers])  # (B, M, 1, 3), (B, M, n, 3)
         low, high = (torch.tensor(corner, dtype=uv.dtype, device=uv.device) for corner in (self.low, self.high))

@@ -50,6 +50,9 @@ def test_true_redraws_pass(paper):
         assert numbers[f"sharpness_ratio_{degrees}"] == pytest.approx(1, abs=0.03)
         assert numbers[f"variance_unseen_over_seen_{degrees}"] > 100
     assert numbers["spread_skill_180"] == pytest.approx(1, abs=0.2)
+    behind = study.judge(paper, paper.redrawn[:, :, 2:], means(paper), study.DEGREES[2:])
+    assert "energy_skill_60" not in behind and behind["factor_tv"] == numbers["factor_tv"]
+    assert behind["energy_ratio_180"] == numbers["energy_ratio_180"]
 
 
 def test_other_scenes_and_a_mean_fail(paper):

@@ -412,6 +412,15 @@ def test_images_are_what_rays_see_in_rows():
     assert torch.equal(image.opacity[0, 0, 1], seen.opacity[0, 0, 4:8])
 
 
+def test_a_pixel_is_the_mean_of_its_rays():
+    cameras = orbit(double([[0.4, 2.0]]), 0.3, 3.0, 0.6)
+    renderer = replace(BOX, height=6, width=4, antialias=3)
+    fine = replace(renderer, height=18, width=12, antialias=1).image(swirl(), cameras)
+    for one, many in zip(renderer.image(swirl(), cameras), fine, strict=True):
+        torch.testing.assert_close(one, many.unflatten(-1, (4, 3)).unflatten(-3, (6, 3)).mean((-3, -1)))
+    assert torch.equal(renderer(swirl(), cameras), replace(renderer, antialias=1)(swirl(), cameras))
+
+
 def test_bad_cameras_are_refused_in_one_line():
     good = camera([-3.0, 0.0, 0.0])
     for cameras, message in (
