@@ -101,6 +101,16 @@ class Observations:
         return self
 
 
+def send(x, device: torch.device | str):
+    """A tensor, or anything else that has `to`, on the device.
+
+    A tensor goes by pinned memory, or the CPU would wait until a GPU has done all that it was given before.
+    """
+    if isinstance(x, Tensor) and x.device.type == "cpu" and torch.device(device).type == "cuda":
+        return x.pin_memory().to(device, non_blocking=True)
+    return x.to(device)
+
+
 def gather(value: Float[Tensor, "b m c *places"], at: Int[Tensor, "b m n"]) -> Float[Tensor, "b m c n"]:
     """An image-like value at some of its places only: indices into the flattened places."""
     flat = value.flatten(3)  # (B, M, C, *places) -> (B, M, C, P)

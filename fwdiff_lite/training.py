@@ -26,7 +26,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from fwdiff_lite.observations import Observations
+from fwdiff_lite.observations import Observations, send
 
 CHECK_EVERY = 50  # steps between looks at the loss: each look makes a GPU wait
 
@@ -102,8 +102,8 @@ def fit(
             _check_batch(whole)
         draw = model.draw(whole["target"], generator)
         mine = _rows(len(whole["target"]), accelerator)
-        part = {name: _send(x[mine], accelerator.device) for name, x in whole.items()}
-        draw = [_send(x[mine], accelerator.device) for x in draw]
+        part = {name: send(x[mine], accelerator.device) for name, x in whole.items()}
+        draw = [send(x[mine], accelerator.device) for x in draw]
         with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=bf16):
             losses = trained(part.pop("context"), part.pop("target"), *draw, **part)
         optimizer.zero_grad()
@@ -143,13 +143,6 @@ def _rows(n: int, accelerator: Accelerator) -> slice:
     if n % parts:
         raise ValueError(f"a batch of {n} cannot be shared evenly by {parts} processes: make it a multiple")
     return slice(accelerator.process_index * n // parts, (accelerator.process_index + 1) * n // parts)
-
-
-def _send(x, device: torch.device):
-    """On the device. From pinned memory, or the CPU would wait until the GPU has done all that it was given before."""
-    if isinstance(x, Tensor) and x.device.type == "cpu" and device.type == "cuda":
-        return x.pin_memory().to(device, non_blocking=True)
-    return x.to(device)
 
 
 def _check_batch(batch: dict) -> None:

@@ -68,10 +68,21 @@ def pixel_centres(h: int, w: int, like: Tensor) -> Float[Tensor, "p 2"]:
 
 def rays(cameras: Float[Tensor, "*b 4 4"], uv: Float[Tensor, "*#b p 2"]) -> tuple[Tensor, Tensor]:
     """Where rays start, (*b, 1, 3), and their unit directions, (*b, p, 3), through the points uv of the image."""
-    back = torch.linalg.inv(cameras.double()).to(cameras.dtype)
-    one = torch.ones_like(uv[..., :1])
-    away = _times(back[..., :3, :3], torch.cat([uv, one], -1))
-    return back[..., None, :3, 3], torch.nn.functional.normalize(away, dim=-1)
+    axes, eye = inverse(cameras)
+    away = _times(axes, torch.cat([uv, torch.ones_like(uv[..., :1])], -1))
+    return eye[..., None, :], torch.nn.functional.normalize(away, dim=-1)
+
+
+def inverse(cameras: Float[Tensor, "*b 4 4"]) -> tuple[Float[Tensor, "*b 3 3"], Float[Tensor, "*b 3"]]:
+    """A and e of x = d A (u, v, 1) + e; e is where the camera stands.
+
+    By Cramer's rule, in double precision: torch.linalg.inv makes a GPU wait, to hear whether there is an inverse.
+    """
+    a, b, c = cameras[..., :3, :3].double().unbind(-2)
+    cross = torch.linalg.cross
+    axes = torch.stack([cross(b, c), cross(c, a), cross(a, b)], -1) / (a * cross(b, c)).sum(-1)[..., None, None]
+    eye = -_times(axes, cameras[..., None, :3, 3].double())[..., 0, :]
+    return axes.to(cameras.dtype), eye.to(cameras.dtype)
 
 
 def project(cameras: Float[Tensor, "*b 4 4"], points: Float[Tensor, "*#b p 3"]) -> tuple[Tensor, Tensor]:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from fwdiff_lite.backbones import DiT, UNet
 from fwdiff_lite.observations import Observations
-from fwdiff_lite.problems.inverse_graphics.cameras import check_cameras, coordinates, on_image
+from fwdiff_lite.problems.inverse_graphics.cameras import check_cameras, coordinates, inverse, on_image
 from fwdiff_lite.problems.inverse_graphics.volume import Image, VolumeRenderer
 
 IN_CACHE = 2**13  # points, once for each view, whose numbers stay in the cache of a CPU's core
@@ -239,8 +239,7 @@ class SceneDenoiser(nn.Module):
     def _far(self, cameras: Float[Tensor, "b m 4 4"]) -> Float[Tensor, "b m 1"]:
         """How far the middle of the box is from each camera."""
         middle = cameras.new_tensor([self.renderer.low, self.renderer.high]).mean(0)
-        eye = torch.linalg.inv(cameras.double())[..., :3, 3].to(cameras.dtype)
-        return (eye - middle).norm(dim=-1, keepdim=True)
+        return (inverse(cameras)[1] - middle).norm(dim=-1, keepdim=True)
 
     def _size(self) -> float:
         """Half the box's diagonal."""

@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from fwdiff_lite.observations import Observations
+from fwdiff_lite.observations import Observations, send
 from fwdiff_lite.problems.inverse_graphics.cameras import check_cameras, orbit, pixel_centres, project, rays
 from fwdiff_lite.problems.inverse_graphics.volume import clip
 
@@ -87,7 +87,7 @@ class Scenes:
         return Scenes(*(getattr(self, field.name)[rows] for field in fields(self)))
 
     def to(self, device) -> "Scenes":
-        return Scenes(*(getattr(self, field.name).to(device) for field in fields(self)))
+        return Scenes(*(send(getattr(self, field.name), device) for field in fields(self)))
 
     def repeat(self, k: int) -> "Scenes":
         """Every scene k times in a row."""
@@ -231,9 +231,11 @@ def _orbit(azimuth: Float[Tensor, "n m"], uniform: Callable) -> Float[Tensor, "n
     return orbit(azimuth, _degrees(elevation), distance, 2 * torch.atan(reach / distance))
 
 
-def _pixels(share: Float[Tensor, "b m n"], cameras: Float[Tensor, "b m 4 4"], side: int) -> Int[Tensor, "b m n"]:
-    """The numbers of pixels whose rays pass the box that holds the scene: the first at share 0, the last before 1."""
-    near, far = clip(*rays(cameras, pixel_centres(side, side, cameras)), *cameras.new_tensor([LOW, HIGH]))
+def _pixels(
+    share: Float[Tensor, "b m n"], cameras: Float[Tensor, "b m 4 4"], side: int, box: Float[Tensor, "2 3"]
+) -> Int[Tensor, "b m n"]:
+    """The numbers of pixels whose rays pass between a box's corners: the first at share 0, the last before 1."""
+    near, far = clip(*rays(cameras, pixel_centres(side, side, cameras)), *box)
     count = (near < far).cumsum(-1).to(share)
     return torch.searchsorted(count, (share * count[..., -1:]).floor() + 0.5)
 
@@ -527,13 +529,13 @@ def batches(
             f"got {size}, {contexts} and {pixels}"
         )
     draw = torch.compile(render) if compile else render
+    box = torch.tensor([LOW, HIGH], device=device)
 
     def batch(generator: torch.Generator) -> dict:
         scenes = draw_scenes(size, generator)
         cameras = torch.cat([front_cameras(scenes, generator), draw_cameras(size, contexts + 1, generator)], 1)
         many = torch.randint(1, contexts + 1, (size, 1), generator=generator)
-        gone = (torch.arange(contexts) >= many).to(device)
-        cameras = cameras.to(device)
+        gone, cameras = (send(x, device) for x in (torch.arange(contexts) >= many, cameras))
         seen = Observations(draw(scenes.to(device), cameras, side, antialias), cameras)
         parts = {
             "context": seen.take(slice(contexts)).drop(gone),
@@ -541,8 +543,8 @@ def batches(
             "novel": seen.take([contexts + 1]),
         }
         if pixels is not None:
-            shares = torch.rand(size, 2, pixels, generator=generator).to(device)
-            parts["at"], parts["novel_at"] = _pixels(shares, cameras[:, contexts:], side).split(1, 1)
+            shares = send(torch.rand(size, 2, pixels, generator=generator), device)
+            parts["at"], parts["novel_at"] = _pixels(shares, cameras[:, contexts:], side, box).split(1, 1)
         return parts
 
     return batch

@@ -115,6 +115,7 @@ def main() -> None:
     parser.add_argument("arm", choices=tuple(ARMS))
     parser.add_argument("--out", type=Path, default=Path("build/inverse_graphics"))
     parser.add_argument("--minutes", type=float, default=13.0, help="of training")
+    parser.add_argument("--steps", type=int, help="of training, where they end before the minutes do")
     parser.add_argument("--batch", type=int, default=BATCH, help="scenes a step, over all devices")
     parser.add_argument("--contexts", type=int, default=CONTEXTS, help="images in the context, at most")
     parser.add_argument("--start", type=Path, help="weights to start from, that an earlier training left")
@@ -122,7 +123,8 @@ def main() -> None:
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     budget = f"--minutes {options.minutes:g} --batch {options.batch} --contexts {options.contexts}"
-    start = f" --start {options.start.name}" if options.start else ""
+    budget += f" --steps {options.steps}" if options.steps else ""
+    budget += f" --start {options.start.name}" if options.start else ""
     model = with_weights(options.arm, load_file(options.start)) if options.start else untrained(options.arm)
     done = train(
         model,
@@ -131,7 +133,8 @@ def main() -> None:
         options.batch,
         contexts=options.contexts,
         sharing=options.sharing,
-        command=f"{COMMAND} {options.arm} {budget}{start}",
+        command=f"{COMMAND} {options.arm} {budget}",
+        steps=options.steps,
         seconds=60 * options.minutes,
     )
     print(f"{options.arm}: {done.steps} steps of {options.batch} in {done.seconds / 60:.1f} minutes", flush=True)
