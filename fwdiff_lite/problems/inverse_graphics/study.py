@@ -175,6 +175,7 @@ def judge(
             inside, outside = metrics.variance_inside_outside(drawn, ~hidden)
             numbers |= {name("sharpness_ratio"): sharpness, name("variance_unseen_over_seen"): outside / inside}
             pictures = {"sample": drawn[:, 0], "mean": drawn.mean(1), "best": metrics.best_of(drawn, truth)}
+            pictures["redrawn"] = exam.redrawn[:, 0, d, v].cpu()
             if baseline is not None:
                 pictures["deterministic"] = mean = baseline[:, 0, d, v].cpu()
                 scores = metrics.energy_score(drawn, truth), metrics.point_score(mean, truth)

@@ -539,8 +539,8 @@ def batches(
         seen = Observations(draw(scenes.to(device), cameras, side, antialias), cameras)
         parts = {
             "context": seen.take(slice(contexts)).drop(gone),
-            "target": seen.take([contexts]),
-            "novel": seen.take([contexts + 1]),
+            "target": seen.take(slice(contexts, contexts + 1)),
+            "novel": seen.take(slice(contexts + 1, contexts + 2)),
         }
         if pixels is not None:
             shares = send(torch.rand(size, 2, pixels, generator=generator), device)

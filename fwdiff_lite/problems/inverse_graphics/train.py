@@ -31,7 +31,12 @@ ENCODERS = {
     "unet": {"widths": (64, 128, 192, 256), "blocks": 1, "attention": 2},
     "dit": {"width": 256, "depth": 5, "heads": 4, "patch": 4},
 }
-ARMS = {name: (ForwardDiffusion, name) for name in ENCODERS} | {"deterministic": (ForwardRegression, "unet")}
+ARMS = {  # the model, its encoder, and the weight of the novel loss
+    "unet": (ForwardDiffusion, "unet", 1.0),
+    "dit": (ForwardDiffusion, "dit", 1.0),
+    "no_novel": (ForwardDiffusion, "unet", 0.0),
+    "deterministic": (ForwardRegression, "unet", 1.0),
+}
 
 
 def untrained(
@@ -43,12 +48,12 @@ def untrained(
     """
     if arm not in ARMS:
         raise ValueError(f"unknown arm {arm!r}: choose one of {', '.join(ARMS)}")
-    kind, encoder = ARMS[arm]
+    kind, encoder, novel_weight = ARMS[arm]
     torch.manual_seed(seed)
     renderer = VolumeRenderer(tabletop.LOW, tabletop.HIGH, height=side, width=side, samples=samples, antialias=2)
     options = ENCODERS[encoder] | options
     denoiser = SceneDenoiser(renderer, encoder, width, frequencies=FREQUENCIES, channels=width, options=options)
-    return kind(denoiser, renderer, ShiftedCosineSchedule(0.5))
+    return kind(denoiser, renderer, ShiftedCosineSchedule(0.5), novel_weight)
 
 
 def with_weights(arm: str, weights: dict[str, Tensor]) -> ForwardDiffusion:
@@ -83,7 +88,12 @@ def train(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     fast = device == "cuda"
     side = model.forward_model.height
-    batch = tabletop.batches(size, contexts, pixels, side=side, device=device, compile=fast)
+    draw = tabletop.batches(size, contexts, pixels, side=side, device=device, compile=fast)
+
+    def batch(generator: torch.Generator) -> dict:
+        parts = draw(generator)
+        return parts if model.novel_weight else {name: parts[name] for name in ("context", "target", "at")}
+
     done = fit(
         model,
         batch,

@@ -1,5 +1,9 @@
 """The examination of the 3-D models: true redraws pass it, what is wrong fails it, and what cannot be is refused."""
 
+import json
+from functools import partial
+
+import numpy as np
 import pytest
 import torch
 
@@ -97,3 +101,26 @@ def test_where_light_goes_on_there_is_no_depth():
 def test_there_are_no_more_scenes_than_there_are():
     with pytest.raises(ValueError, match="the examination has 128 scenes, got count = 129"):
         study.exam(129)
+
+
+def test_what_the_commands_leave_is_what_they_ship(tmp_path, monkeypatch):
+    small = partial(train.untrained, width=8, widths=(8, 16), samples=4)
+    monkeypatch.setattr(train, "untrained", small)
+    for arm in ("unet", "deterministic"):
+        train.train(small(arm), tmp_path, arm, size=2, pixels=16, contexts=1, steps=1, command=f"train {arm}")
+    study.examine(tmp_path, 2, 2, 1)
+    kept = []
+    monkeypatch.setattr(study, "save_pretrained", lambda name, weights, **entry: kept.append((name, weights, entry)))
+    monkeypatch.setattr(study, "save_recorded", lambda name, arrays, **entry: kept.append((name, arrays, entry)))
+    study.ship(tmp_path, "a machine")
+    (name, weights, entry), (_, arrays, record) = kept
+    assert name == "06_inverse_graphics_unet" and weights.keys() == small("unet").denoiser.state_dict().keys()
+    assert entry["steps"] == 1 and entry["command"] == "train unet" and set(entry["metrics"]) == set(study.HEADLINES)
+    assert "train deterministic; train unet; python -m" in record["command"] and record["hardware"] == "a machine"
+    numbers = json.loads(str(arrays["numbers"]))
+    assert set(numbers) == {"unet_eta_0", "unet_eta_1"} and "factor_tv" in numbers["unet_eta_1"]
+    assert "energy_skill_60" in numbers["unet_eta_0"] and "energy_skill_60" not in numbers["unet_eta_1"]
+    assert arrays["unet_eta_0"].shape == (2, 2, 3, 2, 3, 64, 64) and arrays["unet_eta_0"].dtype == np.uint8
+    assert arrays["deterministic"].shape == (2, 3, 2, 3, 64, 64) and arrays["unet_eta_1_labels"].shape == (2, 2, 2)
+    assert arrays["unet_orbit"].shape == (4, study.FRAMES, 3, 64, 64)
+    assert arrays["unet_live"].shape == (2, 2, 3, 2, 3, 64, 64)
