@@ -66,16 +66,16 @@ BOUNDS = {  # notebook: {number: (at least, at most)}
         **{f"variance_unseen_over_seen_{d}": (4.0, math.inf) for d in (60, 120, 180)},
         "factor_tv_high": (0.0, 0.10),
         "factor_scene_rms_high": (0.0, 0.15),
+        "psnr_mean_over_deterministic_180": ANY,
         "readings_right": (1.0, 1.0),
         "live_apart": (0.0, 0.05),
     },
 }
 NOT_YET = {
     "06_inverse_graphics": {
-        **{f"{novel}energy_skill_{d}": "no baseline yet" for novel in ("", "novel_") for d in (60, 120, 180)},
-        **{f"sharpness_ratio_{d}": "a short training leaves pictures mottled" for d in (60, 120, 180)},
-        **{f"spread_skill_{d}": "a short training leaves errors in the mean" for d in (60, 120)},
-        "factor_scene_rms_high": "a first examination of 16 scenes has a wide interval",
+        **{f"energy_skill_{d}": "errors at edges weigh as much as what is open" for d in (60, 120, 180)},
+        **{f"novel_energy_skill_{d}": "what neither view shows is a blend" for d in (60, 120, 180)},
+        "spread_skill_60": "nine minutes of training leave errors in the mean",
     }
 }
 XFAILS = {
