@@ -285,7 +285,7 @@ run.savefig(fig, "odds")
 plt.show()
 
 # %% [markdown]
-# In brackets, how many samples were read. Over all scenes of the examination, the distance of pooled frequencies from the odds
+# In brackets, how many samples were read, of 32 of the scenes. Over all scenes of the examination, the distance of pooled frequencies from the odds
 # (`tv`), and that of each scene's frequencies from its own odds, less what chance explains (`rms`):
 
 # %% tags=["nbval-ignore-output"]
@@ -311,7 +311,8 @@ run.record(**row)
 fig, (skill, spread, error) = plt.subplots(1, 3, figsize=(9.5, 2.9), layout="constrained")
 for kind, color, label in (("", plotting.TARGET, "target"), ("novel_", plotting.SAMPLES, "novel view")):
     for ax, key in ((skill, "energy_skill"), (spread, "spread_skill")):
-        at, low, high = (np.array([row[f"{kind}{key}_{d}{end}"] for d in study.DEGREES]) for end in ("", "_low", "_high"))
+        ends = [[row[f"{kind}{key}_{d}{end}"] for d in study.DEGREES] for end in ("", "_low", "_high")]
+        at, low, high = map(np.array, ends)
         place = np.array(study.DEGREES) + (3 if kind else -3)
         ax.errorbar(place, at, (at - low, high - at), fmt="o", color=color, label=label, capsize=3)
 for ax, words in ((skill, {0: "deterministic", 1: "true draws"}), (spread, {1: "calibrated"})):
@@ -321,7 +322,10 @@ for ax, words in ((skill, {0: "deterministic", 1: "true draws"}), (spread, {1: "
 skill.set(title="energy skill", ylim=(-0.08, 1.15))
 spread.set(title="spread, unseen pixels", ylim=(0, 1.15))
 spread.legend(loc="lower right")
-for key, color, label in (("psnr_redrawn", plotting.TRUE, "true draws differ"), ("psnr_seen", plotting.TARGET, "error on seen pixels")):
+for key, color, label in (
+    ("psnr_redrawn", plotting.TRUE, "true draws differ"),
+    ("psnr_seen", plotting.TARGET, "error on seen pixels"),
+):
     rms = [2 * 10 ** (-row[f"{key}_{d}"] / 20) for d in study.DEGREES]
     error.plot(study.DEGREES, rms, "o-", color=color, label=label)
 error.set(title="rms, colours in [-1, 1]", ylim=(0, None))
@@ -341,12 +345,16 @@ plt.show()
 #   and of the deterministic answer (`single`). `mean-single`: their difference, had there been no end of samples.
 
 # %% tags=["nbval-ignore-output"]
-columns = {"energy_ratio": "energy", "sharpness_ratio": "sharp", "variance_unseen_over_seen": "unseen/seen", "psnr_seen": "seen",
-           "psnr_mean": "mean", "psnr_best": "best", "psnr_deterministic": "single", "psnr_mean_over_deterministic": "mean-single"}
+columns = {
+    "energy_ratio": "energy", "sharpness_ratio": "sharp", "variance_unseen_over_seen": "unseen/seen",
+    "psnr_seen": "seen", "psnr_mean": "mean", "psnr_best": "best", "psnr_deterministic": "single",
+    "psnr_mean_over_deterministic": "mean-single",
+}
 print(f"{'':12}" + "".join(f"{title:>12}" for title in columns.values()))
 for kind in ("", "novel_"):
     for d in study.DEGREES:
-        print(f"{(kind or 'target').strip('_'):6}{d:4}° " + "".join(f"{row[f'{kind}{key}_{d}']:12.3g}" for key in columns))
+        cells = "".join(f"{row[f'{kind}{key}_{d}']:12.3g}" for key in columns)
+        print(f"{(kind or 'target').strip('_'):6}{d:4}° {cells}")
 
 # %% [markdown]
 # ## 8. A scene, here and now
@@ -433,9 +441,10 @@ plt.show()
 #
 # **Did not.** Samples are not yet as good as true draws: we wanted a skill of 0.8. At 60° the right panel of section 7 says
 # why. True draws hardly differ there, since a small part of the picture is open, and an error of that size on all the rest
-# weighs as much. That error sits at edges, and losses were still falling when nine minutes were over. The mean of the
-# samples is a little worse than the deterministic answer, which has learnt nothing else. And novel views have less skill than
-# targets: what neither picture nor target shows, a sampled scene holds as a blend.
+# weighs as much. That error sits at edges, and losses were still falling when nine minutes were over. Behind the table it is
+# the pattern: out of sight it goes on as in front, and samples blur it. The mean of the samples is a little worse than the
+# deterministic answer, which has learnt nothing else. And novel views have less skill than targets: what neither picture nor
+# target shows, a sampled scene holds as a blend.
 #
 # **Not shown yet.** The same without the novel loss. One target after another, as in `05_flatland`: this model has trained
 # with one picture in the context, not with several.
