@@ -26,7 +26,6 @@ from itertools import chain
 
 import torch
 from jaxtyping import Float, Int
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -43,7 +42,7 @@ SMALL = {
 
 SQRT2 = math.sqrt(2)
 
-# --- resampling -----------------------------------------------------------------------------------------------
+# --- resampling ---------------------------------------------------------------------------------------------
 
 
 def _filter(x: Float[Tensor, "b c h w"], gain: float) -> Float[Tensor, "c 1 4 4"]:
@@ -68,7 +67,7 @@ def upsample(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c 2*h 2*w"]:
     return F.conv_transpose2d(x, _filter(x, 4.0), stride=2, padding=1, groups=x.shape[1])
 
 
-# --- layers -----------------------------------------------------------------------------------------------------
+# --- layers -------------------------------------------------------------------------------------------------
 
 
 def leaky(x: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
@@ -135,7 +134,7 @@ class Convolution(nn.Module):
         return F.conv2d(blur(x, 1 + kernel // 2), weight, self.bias, stride=2)
 
 
-# --- the generator ------------------------------------------------------------------------------------------------
+# --- the generator ------------------------------------------------------------------------------------------
 
 
 def channels(resolution: int, base: int, most: int) -> dict[int, int]:
@@ -326,7 +325,7 @@ class Generator(nn.Module):
         return self.synthesis(truncate(self.mapping(z), self.mapping.w_avg, truncation), noise)
 
 
-# --- the discriminator ------------------------------------------------------------------------------------------------
+# --- the discriminator --------------------------------------------------------------------------------------
 
 
 def with_deviation(x: Float[Tensor, "b c h w"], group: int = 4) -> Float[Tensor, "b c+1 h w"]:
@@ -397,7 +396,7 @@ class Discriminator(nn.Module):
         return images
 
 
-# --- losses -----------------------------------------------------------------------------------------------------------
+# --- losses -------------------------------------------------------------------------------------------------
 
 
 def generator_loss(fake: Float[Tensor, "b"]) -> Float[Tensor, ""]:
@@ -426,7 +425,7 @@ def path_lengths(
     return gradient.square().sum(2).mean(1).sqrt()
 
 
-# --- augmentation -----------------------------------------------------------------------------------------------------
+# --- augmentation -------------------------------------------------------------------------------------------
 
 STRONGEST = 0.8  # below this chance, augmentations do not leak into what is generated (ADA, section 2.2)
 
@@ -480,7 +479,7 @@ def adapted(
     return (p + (real.sign().mean() - target).sign() * (len(real) / span)).clamp(0, STRONGEST)
 
 
-# --- training ---------------------------------------------------------------------------------------------------------
+# --- training -----------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
@@ -589,7 +588,7 @@ def _descend(optimizer: torch.optim.Optimizer, loss: Float[Tensor, ""]) -> Float
     return loss
 
 
-# --- published weights --------------------------------------------------------------------------------------------------
+# --- published weights --------------------------------------------------------------------------------------
 
 AVERAGED = ("g_ema.", "G_ema.")  # where a checkpoint keeps the generator that is meant to be used
 PARTS = {  # of a layer, in the layout that has a g_ema
@@ -657,7 +656,7 @@ def _tensors(path: str | os.PathLike) -> dict[str, Tensor]:
         raise ValueError(
             f"{path} was refused: loading it could run code{named}; give tensors alone, as safetensors or a state dict"
         ) from None
-    except (SafetensorError, OSError, EOFError, RuntimeError) as error:
+    except Exception as error:  # what is damaged may raise anything
         raise ValueError(f"{path} cannot be read as tensors ({type(error).__name__}): is it whole?") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}: a dict of tensors is wanted")
