@@ -525,7 +525,7 @@ class Adversaries:
         self.r1, self.r1_every, self.path, self.path_every = r1, r1_every, path, path_every
         self.mixing, self.half_life, self.adaptive = mixing, half_life, adaptive
         self.optimise_G = lazy_adam(G, learning_rate, path_every if path else None)
-        self.optimise_D = lazy_adam(D, learning_rate, r1_every)
+        self.optimise_D = lazy_adam(D, learning_rate, r1_every if r1 else None)
         self.p, self.path_mean = (G.mapping.w_avg.new_zeros(()) for _ in range(2))
         self.steps = self.images = 0
 
