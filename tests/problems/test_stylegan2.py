@@ -306,6 +306,16 @@ def test_images_differentiate_in_their_styles():
     assert gradcheck(G, w.detach()[:, None].repeat(1, 4, 1).requires_grad_())
 
 
+def test_an_untrained_generator_passes_its_styles_and_adds_no_noise():
+    torch.manual_seed(0)
+    G = Generator(16, w_dim=32, z_dim=32, channel_base=512, channel_max=32)
+    for name, w in G.named_parameters():
+        if w.ndim < 2:
+            assert torch.equal(w, torch.full_like(w, float("affine" in name))), name
+    images = G(torch.randn(32, 32))
+    assert 0.3 < images.std() < 3 and images.std(0).mean() > 0.05, "of about unit size, and no two alike"
+
+
 def test_parameters_of_the_published_networks():
     """Totals that the authors' training log prints for configuration F at 1024 pixels."""
     with torch.device("meta"):
@@ -545,6 +555,15 @@ def test_what_is_saved_here_is_read_again_in_half_precision_too(tmp_path):
     torch.testing.assert_close(again(z.float()).double(), G(z), rtol=0.02, atol=0.05)
 
 
+@pytest.mark.parametrize("resolution, base, most", [(8, 4096, 6), (16, 32, 8), (32, 128, 8)])
+def test_sizes_are_read_from_the_weights(tmp_path, resolution, base, most):
+    state = filled(ada_shapes(resolution, base, most, 6, 5, 1))
+    G = load_official(written(tmp_path, state, "safetensors"))
+    assert G(torch.zeros(2, 5)).shape == (2, 3, resolution, resolution)
+    widths = {r: len(getattr(G.synthesis, f"b{r}").conv1.bias) for r in G.synthesis.resolutions}
+    assert widths == channels(resolution, base, most)
+
+
 class Code:
     """Makes a folder when it is unpickled."""
 
@@ -765,6 +784,8 @@ def test_augmentation_by_whole_pixels_does_not_leak(monkeypatch):
         seen = outcomes(monkeypatch, p, n)
         chance = (1 - p / 2) * (1 - 3 * p / 4) * (1 - 8 * p / 9)
         assert abs(seen[own] / n - chance) < 4 * math.sqrt(chance / n)
+        mirrored = sum(often for pose, often in seen.items() if pose % 2) / n
+        assert abs(mirrored - p / 2) < 4 * math.sqrt(p / 2 / n), "turns are no mirror images"
         (best, often), (_, next_often) = seen.most_common(2)
         assert best == own and often > next_often + 3 * math.sqrt(often)
     seen = outcomes(monkeypatch, 1.0, n)
@@ -832,6 +853,7 @@ def test_a_share_of_the_images_has_two_styles():
 
 def test_every_parameter_is_trained_and_every_loss_is_finite():
     play, draw = game(path=2.0, path_every=2, r1_every=2, adaptive=True), seeded()
+    play.p += 0.3
     before = {name: w.clone() for n in (play.G, play.D) for name, w in n.named_parameters(prefix=type(n).__name__)}
     average = [w.clone() for w in play.average.parameters()]
     real = torch.rand(8, 3, 8, 8, generator=draw) - 0.5
@@ -846,6 +868,26 @@ def test_every_parameter_is_trained_and_every_loss_is_finite():
     assert all(not torch.equal(a, b) for a, b in zip(average, play.average.parameters(), strict=True))
     assert torch.equal(play.average.mapping.w_avg, play.G.mapping.w_avg)
     assert play.steps == 4 and play.images == 32
+    assert 0 < abs(play.p - 0.3) < 1.1 * 32 / 500_000, "the chance of augmentation follows"
+
+
+def test_a_step_descends_what_it_says(monkeypatch):
+    """What is handed to the optimisers, how quickly the average follows, and what the discriminator is shown."""
+    descended, decays, shown = [], [], []
+    descend, follow, change = stylegan2._descend, stylegan2.average_into, stylegan2.augment
+    monkeypatch.setattr(stylegan2, "_descend", lambda o, loss: (descended.append(loss.item()), descend(o, loss))[1])
+    monkeypatch.setattr(stylegan2, "average_into", lambda a, n, decay: (decays.append(decay), follow(a, n, decay)))
+    monkeypatch.setattr(stylegan2, "augment", lambda x, *rest: (shown.append(x), change(x, *rest))[1])
+    play, draw = game(path=2.0, path_every=4, r1=3.0, r1_every=16, half_life=100, adaptive=True), seeded()
+    real = torch.rand(8, 3, 8, 8, generator=draw)
+    losses = play.step(real, draw)
+    weights = {"generator": 1, "path": 2 * 4, "discriminator": 1, "r1": 3 / 2 * 16}
+    assert descended == pytest.approx([weight * losses[name].item() for name, weight in weights.items()])
+    assert sum(x is real for x in shown) == 1 and len(shown) == 3, "generated ones twice, real ones once"
+    play.images = 100_000
+    play.step(real, draw)
+    assert decays == pytest.approx([0.5 ** (8 / 0.4), 0.5 ** (8 / 100)])
+    assert 0 < play.path_mean < 0.1 * losses["path"].sqrt(), "the mean length begins at zero and follows slowly"
 
 
 def test_without_options_nothing_is_augmented_or_regularised():
