@@ -895,6 +895,7 @@ def test_without_options_nothing_is_augmented_or_regularised():
     images = torch.rand(8, 3, 8, 8, generator=draw)
     assert set(play.step(images, draw)) == {"generator", "discriminator"}
     assert play.shown(images, draw) is images and play.p == 0
+    assert {o.param_groups[0]["lr"] for o in (play.optimise_G, play.optimise_D)} == {2e-3}, "no step is lazy"
 
 
 def test_a_few_steps_teach_the_colour_of_the_images():
