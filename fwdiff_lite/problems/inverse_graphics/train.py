@@ -25,7 +25,7 @@ from fwdiff_lite.training import Fit, fit
 
 COMMAND = "python -m fwdiff_lite.problems.inverse_graphics.train"
 SIDE, SAMPLES, FREQUENCIES = 64, 32, 6  # pixels along a side of an image; samples of a ray; waves of coordinates
-CONTEXTS, PIXELS, BATCH = 2, 320, 64  # images in the context, at most; rays of each target and novel image; scenes
+CONTEXTS, PIXELS, BATCH = 1, 320, 64  # images in the context, at most; rays of each target and novel image; scenes
 RATE = 5e-4
 ENCODERS = {
     "unet": {"widths": (64, 128, 192, 256), "blocks": 1, "attention": 2},
