@@ -23,7 +23,9 @@ def commit() -> str | None:
         return said
 
     def git(*words: str) -> str:
-        return subprocess.run(["git", "-C", root(), *words], capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            ["git", "-C", root(), *words], capture_output=True, text=True, check=True
+        ).stdout.strip()
 
     results = (":!figures", ":!notebooks/*.ipynb", ":!README.md")
     try:
@@ -55,7 +57,9 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, content: dict) -> None:
     """Writes JSON with sorted keys, so that equal contents are equal bytes. ValueError on NaN."""
-    write_text(path, json.dumps(content, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n")
+    write_text(
+        path, json.dumps(content, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
+    )
 
 
 def read_json(path: Path) -> dict:

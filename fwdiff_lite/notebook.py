@@ -99,7 +99,9 @@ def notebook_names() -> list[str]:
 def check_notebook(name: str) -> str:
     """The name itself, or a ValueError if there is no such notebook."""
     if name not in notebook_names():
-        raise ValueError(f"unknown notebook {name!r}: notebooks/py holds {', '.join(notebook_names()) or 'none'}")
+        raise ValueError(
+            f"unknown notebook {name!r}: notebooks/py holds {', '.join(notebook_names()) or 'none'}"
+        )
     return name
 
 
@@ -119,7 +121,9 @@ def plain(key: str, value: Any) -> Any:
     if isinstance(value, bool | int | str):
         return value
     if not isinstance(value, float):
-        raise ValueError(f"cannot record {key} of type {type(value).__name__}: give numbers, strings or lists of them")
+        raise ValueError(
+            f"cannot record {key} of type {type(value).__name__}: give numbers, strings or lists of them"
+        )
     if not math.isfinite(value):
         raise ValueError(f"cannot record {key} = {value}: metrics.json holds finite numbers only")
     return float(f"{value:.6g}")
@@ -161,7 +165,9 @@ def badges(name: str) -> str:
             f"https://colab.research.google.com/github/{place}/blob/main/{path}",
         ),
     ]
-    return " ".join(f"[![{what}](https://img.shields.io/badge/{badge})]({link})" for what, badge, link in links)
+    return " ".join(
+        f"[![{what}](https://img.shields.io/badge/{badge})]({link})" for what, badge, link in links
+    )
 
 
 def cost_text(name: str, profile: str) -> str | None:

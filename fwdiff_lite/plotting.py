@@ -119,7 +119,9 @@ def image_grid(
     return fig
 
 
-def flow_to_rgb(flow: Float[Array, "*b h w 2"], largest: float | None = None) -> Float[np.ndarray, "*b h w 3"]:
+def flow_to_rgb(
+    flow: Float[Array, "*b h w 2"], largest: float | None = None
+) -> Float[np.ndarray, "*b h w 3"]:
     """Colour a field of 2-D vectors: hue is direction, colour deepens with length, white stands still.
 
     flow: (..., h, w, 2), x to the right and y down, any unit.
@@ -207,7 +209,9 @@ def scatter_plane(
     return ax
 
 
-def observation_line(ax: Axes, value: float, angle: float, *, color: str = CONTEXT, label: str | None = None) -> Axes:
+def observation_line(
+    ax: Axes, value: float, angle: float, *, color: str = CONTEXT, label: str | None = None
+) -> Axes:
     """Draw the line of points whose projection on direction `angle` (radians) is `value`. Returns `ax`."""
     u = np.array([math.cos(angle), math.sin(angle)])
     start = value * u

@@ -57,11 +57,15 @@ def save_pretrained(
     }
     bad = [key for key, value in half.items() if not torch.isfinite(value).all()]
     if bad:
-        raise ValueError(f"weights {', '.join(bad)} of {name} are not finite in half precision: nothing was saved")
+        raise ValueError(
+            f"weights {', '.join(bad)} of {name} are not finite in half precision: nothing was saved"
+        )
     return save(f"{name}.safetensors", lambda part: save_file(half, part), folder, provenance)
 
 
-def save_recorded(name: str, arrays: dict[str, np.ndarray], folder: Path | None = None, **provenance: Any) -> Path:
+def save_recorded(
+    name: str, arrays: dict[str, np.ndarray], folder: Path | None = None, **provenance: Any
+) -> Path:
     """Writes arrays to checkpoints/NAME.npz, and their manifest entry; provenance as in save_pretrained.
 
     ValueError if an array holds Python objects, or the file would be too large.
@@ -85,9 +89,13 @@ def checked(file: str, folder: Path | None) -> Path:
     manifest = read_manifest(folder)
     path = folder / file
     if file not in manifest:
-        raise ValueError(f"unknown checkpoint {file}: {folder / 'manifest.toml'} lists {', '.join(manifest) or 'none'}")
+        raise ValueError(
+            f"unknown checkpoint {file}: {folder / 'manifest.toml'} lists {', '.join(manifest) or 'none'}"
+        )
     if not path.exists():
-        raise ValueError(f"checkpoint {path} is missing: fetch it again with 'git checkout -- {path.parent.name}'")
+        raise ValueError(
+            f"checkpoint {path} is missing: fetch it again with 'git checkout -- {path.parent.name}'"
+        )
     wanted, content = manifest[file], path.read_bytes()
     if len(content) != wanted["bytes"]:
         raise ValueError(

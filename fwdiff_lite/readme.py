@@ -76,7 +76,9 @@ def render(text: str) -> str:
 def picture() -> str:
     """The picture that moves."""
     found = sorted((root() / "figures").glob(MOVING_PICTURE))
-    return f'<img src="figures/{found[0].name}" alt="samples as they form" width="640">' if found else UNMEASURED
+    return (
+        f'<img src="figures/{found[0].name}" alt="samples as they form" width="640">' if found else UNMEASURED
+    )
 
 
 def notebooks() -> str:

@@ -62,10 +62,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line. Exit status: 0 all well, 1 a notebook failed, 2 a bad argument, 128+n signal."""
     parser = Arguments(prog="python -m fwdiff_lite.reproduce", description=__doc__.splitlines()[0])
     parser.add_argument("--profile", default="cpu", help="smoke (seconds), cpu (minutes, the default) or gpu")
-    parser.add_argument("--only", metavar="NN", action="append", help="this notebook only; repeatable")
+    parser.add_argument(
+        "--only", metavar="NN", action="append", help="this notebook only; repeatable"
+    )
     parser.add_argument("--jobs", metavar="N", type=int, default=2, help="notebooks at a time (default: 2)")
-    parser.add_argument("--output", metavar="DIR", type=Path, help="write everything here (default: build/PROFILE)")
-    parser.add_argument("-p", nargs=2, metavar=("NAME", "VALUE"), action="append", help="set a parameter")
+    parser.add_argument(
+        "--output", metavar="DIR", type=Path, help="write everything here (default: build/PROFILE)"
+    )
+    parser.add_argument(
+        "-p", nargs=2, metavar=("NAME", "VALUE"), action="append", help="set a parameter"
+    )
     parser.add_argument("--readme", action="store_true", help="only renew the README's generated parts")
     try:
         given = parser.parse_args(arguments)
@@ -78,7 +84,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except Stop as stop:
-        print(f"stopped by {stop.signal.name}: notebooks not reported as done are as they were", file=sys.stderr)
+        print(
+            f"stopped by {stop.signal.name}: notebooks not reported as done are as they were", file=sys.stderr
+        )
         return 128 + stop.signal
 
 
@@ -99,7 +107,9 @@ def reproduce(
         raise ValueError(f"--jobs is {jobs}: at least one notebook must run at a time")
     committed = profile == "cpu" and output is None
     if committed and parameters:
-        raise ValueError("the committed run takes no parameters: give --output DIR, or change the notebook's source")
+        raise ValueError(
+            "the committed run takes no parameters: give --output DIR, or change the notebook's source"
+        )
     figures = root() / "figures" if committed else (output or root() / "build" / profile).resolve()
     notebooks = root() / "notebooks" if committed else figures
     sources = {name: read_source(name) for name in names}
@@ -136,7 +146,9 @@ def reproduce(
         with unstoppable():
             update_readme()
     minutes = (time.monotonic() - began) / 60
-    print(f"{len(names) - len(failures)} of {len(names)} notebooks in {minutes:.1f} minutes: {figures}")
+    print(
+        f"{len(names) - len(failures)} of {len(names)} notebooks in {minutes:.1f} minutes: {figures}"
+    )
     return 1 if failures else 0
 
 
@@ -172,14 +184,18 @@ def read_source(name: str) -> NotebookNode:
     return notebook
 
 
-def changed_parameters(name: str, source: NotebookNode, profile: str, given: dict[str, str]) -> dict[str, str]:
+def changed_parameters(
+    name: str, source: NotebookNode, profile: str, given: dict[str, str]
+) -> dict[str, str]:
     """What to inject into the `parameters` cell's names; nothing if the defaults already say it.
 
     ValueError on a name that the cell does not assign: papermill would only warn and ignore it.
     """
     cells = [cell.source for cell in source.cells if "parameters" in cell.metadata.get("tags", [])]
     if len(cells) != 1:
-        raise ValueError(f"{name} has {len(cells)} cells tagged 'parameters': it needs one, with PROFILE = \"cpu\"")
+        raise ValueError(
+            f"{name} has {len(cells)} cells tagged 'parameters': it needs one, with PROFILE = \"cpu\""
+        )
     assigned = {
         target.id: ast.unparse(line.value)
         for line in ast.parse(cells[0]).body
@@ -190,7 +206,9 @@ def changed_parameters(name: str, source: NotebookNode, profile: str, given: dic
     wanted = {"PROFILE": profile} | given
     for parameter in wanted:
         if parameter not in assigned:
-            raise ValueError(f"{name} has no parameter {parameter!r}: it has {', '.join(assigned)}")
+            raise ValueError(
+                f"{name} has no parameter {parameter!r}: it has {', '.join(assigned)}"
+            )
     check_profile(wanted["PROFILE"])
     return {key: value for key, value in wanted.items() if assigned[key] not in (value, repr(value))}
 
@@ -217,7 +235,11 @@ def clean_outputs(outputs: Sequence[NotebookNode]) -> list[NotebookNode]:
     for output in outputs:
         if WIDGET in output.get("data", {}):
             continue  # a widget is alive with a kernel only; a static figure stands beside it
-        if clean and output.output_type == "stream" == clean[-1].output_type and output.name == clean[-1].name:
+        if (
+            clean
+            and output.output_type == "stream" == clean[-1].output_type
+            and output.name == clean[-1].name
+        ):
             clean[-1].text += output.text
             continue
         clean.append(output)
@@ -300,7 +322,9 @@ class Execution:
             return False
         if pid:
             self.process.returncode = os.waitstatus_to_exitcode(status)
-            self.peak_gb = usage.ru_maxrss / (1e9 if sys.platform == "darwin" else 1e6)  # macOS counts in bytes
+            self.peak_gb = usage.ru_maxrss / (
+                1e9 if sys.platform == "darwin" else 1e6
+            )  # macOS counts in bytes
         else:
             self.stalled = True
             self.stop()
@@ -386,7 +410,9 @@ class Execution:
     def cell_seconds(self) -> list[float]:
         """The seconds that each code cell took."""
         cells = own_cells(nbformat.read(self.folder / "output.ipynb", as_version=4))
-        times = [cell.metadata.get("papermill", {}).get("duration") for cell in cells if cell.cell_type == "code"]
+        times = [
+            cell.metadata.get("papermill", {}).get("duration") for cell in cells if cell.cell_type == "code"
+        ]
         return [round(seconds or 0.0, 1) for seconds in times]
 
 

@@ -160,7 +160,9 @@ def batches(
 def corner_windows(n: int, generator: torch.Generator) -> Float[Tensor, "n 4 3"]:
     """The four 5x5 windows in the canvas's corners, which cover it, in random order."""
     far = N - SIZES[1]
-    corners = torch.tensor([[row, col, SIZES[1]] for row in (0, far) for col in (0, far)], dtype=torch.float32)
+    corners = torch.tensor(
+        [[row, col, SIZES[1]] for row in (0, far) for col in (0, far)], dtype=torch.float32
+    )
     return corners[torch.rand(n, 4, generator=generator).argsort(1)]
 
 
@@ -232,7 +234,9 @@ class KeyholeDenoiser(nn.Module):
         self.bounded = bounded
         self.guess = guess
         self.register_buffer("mean", mean.clone())
-        self.register_buffer("variance", variance.clamp(min=0.05))  # pixels that are nearly always blank included
+        self.register_buffer(
+            "variance", variance.clamp(min=0.05)
+        )  # pixels that are nearly always blank included
 
     def condition(self, context: Observations, target_params: Float[Tensor, "b m 3"]) -> Condition:
         """The context's canvas, and the target's support."""
@@ -248,7 +252,9 @@ class KeyholeDenoiser(nn.Module):
         if self.tolerance is not None:
             mean = mean + seen * (picture - mean)
             variance = variance + seen * (self.tolerance**2 - variance)
-        alpha = self.schedule.alpha(t)[:, None, None] * there  # nothing is known where the target does not see
+        alpha = (
+            self.schedule.alpha(t)[:, None, None] * there
+        )  # nothing is known where the target does not see
         sigma2 = 1 - self.schedule.alpha(t)[:, None, None].square() * there
         total = alpha.square() * variance + sigma2
         guess = mean + alpha * variance / total * (noisy - alpha * mean)
@@ -310,7 +316,9 @@ def decibel(squared_error: Float[Tensor, "b"]) -> Float[Tensor, ""]:
     return 10 * (4 / squared_error.mean()).log10()
 
 
-def reader(data: Digits, weight_decay: float = 0.1, seed: int = 0) -> Callable[[Tensor], Float[Tensor, "*b 10"]]:
+def reader(
+    data: Digits, weight_decay: float = 0.1, seed: int = 0
+) -> Callable[[Tensor], Float[Tensor, "*b 10"]]:
     """A classifier trained on whole real training digits: images (..., 8, 8) -> probabilities (..., 10).
 
     weight_decay: the larger, the softer the answers; the default has a small log-loss on whole training digits
@@ -374,9 +382,13 @@ def sweep(data: Digits, steps: int) -> dict[str, np.ndarray]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Record the baseline and the sweep that 02_keyhole_digits loads.")
+    parser = argparse.ArgumentParser(
+        description="Record the baseline and the sweep that 02_keyhole_digits loads."
+    )
     parser.add_argument("--steps", type=int, default=STEPS, help="training steps of the baseline")
-    parser.add_argument("--sweep-steps", type=int, default=SWEEP_STEPS, help="training steps of each arm of the sweep")
+    parser.add_argument(
+        "--sweep-steps", type=int, default=SWEEP_STEPS, help="training steps of each arm of the sweep"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     began, data = time.process_time(), digits()

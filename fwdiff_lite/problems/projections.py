@@ -74,7 +74,9 @@ class Mixture:
         root = roots.gather(-3, k[..., None, None].expand(*z.shape, z.shape[-1]))
         return mean + torch.einsum("...ij,...j->...i", root, z)
 
-    def observe(self, phi: Float[Tensor, "b d"], value: Float[Tensor, "b"], variance: Tensor | float = 0.0) -> Mixture:
+    def observe(
+        self, phi: Float[Tensor, "b d"], value: Float[Tensor, "b"], variance: Tensor | float = 0.0
+    ) -> Mixture:
         """The mixture given value = <phi, S> + noise of this variance (a number, or (B, 1)).
 
         Bayes' rule: one rank-one update a component, and weights by how well each foresaw the value.

@@ -239,7 +239,9 @@ class MotionDenoiser(nn.Module):
                 )
         return Condition(context.value[:, 0], target_params[:, 0, 0])
 
-    def forward(self, condition: Condition, noisy_target: Float[Tensor, "b 1 3 h w"], t: Float[Tensor, "b"]) -> Motion:
+    def forward(
+        self, condition: Condition, noisy_target: Float[Tensor, "b 1 3 h w"], t: Float[Tensor, "b"]
+    ) -> Motion:
         """Eq. 4: the signal."""
         still, k = condition.still, self.fields
         tau = condition.tau[:, None, None, None].expand(-1, 1, *still.shape[2:])
