@@ -60,9 +60,11 @@ def check_cameras(cameras: Float[Tensor, "*b r c"]) -> Float[Tensor, "*b 4 4"]:
     return cameras
 
 
-def pixel_centres(h: int, w: int, like: Tensor) -> Float[Tensor, "p 2"]:
-    """(u, v) of all h w pixels, row by row."""
-    v, u = (torch.arange(n, device=like.device, dtype=like.dtype).add(0.5) / n for n in (h, w))
+def pixel_centres(h: int, w: int, like: Tensor, shift: tuple[float, float] = (0.0, 0.0)) -> Float[Tensor, "p 2"]:
+    """(u, v) of all h w pixels, row by row; shift: so many pixels to the right of and below their centres."""
+    right, down = shift
+    sides = ((h, 0.5 + down), (w, 0.5 + right))
+    v, u = (torch.arange(n, device=like.device, dtype=like.dtype).add(first) / n for n, first in sides)
     return torch.stack([u.expand(h, w), v[:, None].expand(h, w)], -1).flatten(0, 1)
 
 
@@ -79,8 +81,8 @@ def inverse(cameras: Float[Tensor, "*b 4 4"]) -> tuple[Float[Tensor, "*b 3 3"], 
     By Cramer's rule, in double precision: torch.linalg.inv makes a GPU wait, to hear whether there is an inverse.
     """
     a, b, c = cameras[..., :3, :3].double().unbind(-2)
-    cross = torch.linalg.cross
-    axes = torch.stack([cross(b, c), cross(c, a), cross(a, b)], -1) / (a * cross(b, c)).sum(-1)[..., None, None]
+    cofactors = [torch.linalg.cross(*pair) for pair in ((b, c), (c, a), (a, b))]
+    axes = torch.stack(cofactors, -1) / (a * cofactors[0]).sum(-1)[..., None, None]
     eye = -_times(axes, cameras[..., None, :3, 3].double())[..., 0, :]
     return axes.to(cameras.dtype), eye.to(cameras.dtype)
 

@@ -117,7 +117,7 @@ class VolumeRenderer:
 
     def image(self, signal: Callable, cameras: Float[Tensor, "b m 4 4"]) -> Image:
         """Colours, depth and opacity of whole images."""
-        shifts = [((i + 0.5) / self.antialias - 0.5) for i in range(self.antialias)]
+        shifts = [(i + 0.5) / self.antialias - 0.5 for i in range(self.antialias)]
         shots = [self.cast(signal, cameras, shift=(x, y)) for y in shifts for x in shifts]
         colour, depth, opacity = (sum(part) / len(shots) for part in zip(*shots, strict=True))
         rgb = colour[..., :3].transpose(-1, -2)
@@ -139,7 +139,7 @@ class VolumeRenderer:
         check_cameras(cameras)
         b, m = cameras.shape[:2]
         h, w = (max(1, n // coarser) for n in (self.height, self.width))
-        uv = pixel_centres(h, w, cameras) + cameras.new_tensor([shift[0] / w, shift[1] / h])
+        uv = pixel_centres(h, w, cameras, shift)
         numbers = torch.arange(len(uv), device=uv.device).expand(b, m, -1) if at is None else at
         origins, directions = rays(cameras, uv[numbers])  # (B, M, 1, 3), (B, M, n, 3)
         low, high = (torch.tensor(corner, dtype=uv.dtype, device=uv.device) for corner in (self.low, self.high))
