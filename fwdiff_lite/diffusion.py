@@ -52,7 +52,7 @@ class Step:
 class ForwardDiffusion(nn.Module):
     """A conditional diffusion model over signals that are only observed through a forward model.
 
-    novel_weight: weight of Eq. 9 beside Eq. 8
+    novel_weight: weight of Eq. 9 beside Eq. 8; at 0, novel observations are not looked at
     target_shape: shape of one target observation, where it is not the context's
     """
 
@@ -103,7 +103,7 @@ class ForwardDiffusion(nn.Module):
         condition = self.denoiser.condition(context, target.params)
         signal = self.denoiser(condition, noisy_target, t)
         misfits = {"target": self._misfit(signal, target, at)}
-        if novel is not None:
+        if novel is not None and self.novel_weight:
             misfits["novel"] = self._misfit(signal, novel, novel_at)
         weigh = getattr(self.denoiser, "loss_weight", lambda condition, t: torch.ones_like(t))
         total = (weigh(condition, t) * (misfits["target"] + self.novel_weight * misfits.get("novel", 0.0))).mean()

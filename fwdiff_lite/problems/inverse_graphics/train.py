@@ -88,12 +88,7 @@ def train(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     fast = device == "cuda"
     side = model.forward_model.height
-    draw = tabletop.batches(size, contexts, pixels, side=side, device=device, compile=fast)
-
-    def batch(generator: torch.Generator) -> dict:
-        parts = draw(generator)
-        return parts if model.novel_weight else {name: parts[name] for name in ("context", "target", "at")}
-
+    batch = tabletop.batches(size, contexts, pixels, side=side, device=device, compile=fast)
     done = fit(
         model,
         batch,
