@@ -22,7 +22,14 @@ from torch import Tensor, nn
 
 from fwdiff_lite.backbones import DiT, UNet
 from fwdiff_lite.observations import Observations
-from fwdiff_lite.problems.inverse_graphics.cameras import check_cameras, coordinates, inverse, on_image
+from fwdiff_lite.problems.inverse_graphics.cameras import (
+    check_cameras,
+    coordinates,
+    inverse,
+    on_image,
+    pixel_centres,
+    rays,
+)
 from fwdiff_lite.problems.inverse_graphics.volume import Image, VolumeRenderer
 
 IN_CACHE = 2**13  # points, once for each view, whose numbers stay in the cache of a CPU's core
@@ -100,6 +107,16 @@ def waves(x: Float[Tensor, "*b d"], n: int) -> Float[Tensor, "*b e"]:
     """The numbers themselves with sines and cosines of pi / 2 times 1, 2, 4, ... of them: e = d (1 + 2 n)."""
     angles = (x[..., None] * (math.pi / 2 * 2.0 ** torch.arange(n, device=x.device))).flatten(-2)
     return torch.cat([x, angles.sin(), angles.cos()], -1)
+
+
+def plucker(cameras: Float[Tensor, "*b 4 4"], h: int, w: int) -> Float[Tensor, "*b 6 h w"]:
+    """The ray of light that each pixel sees, as Plücker coordinates: its direction d, and its moment o x d.
+
+    The same wherever on the ray o is taken (Sitzmann et al. 2021, Section 3.1).
+    """
+    origins, directions = rays(cameras, pixel_centres(h, w, cameras))
+    moments = torch.linalg.cross(origins.expand_as(directions), directions)
+    return torch.cat([directions, moments], -1).transpose(-1, -2).unflatten(-1, (h, w))
 
 
 class _Residual(nn.Module):
@@ -201,14 +218,18 @@ class SceneDenoiser(nn.Module):
         if encoder not in BACKBONES:
             raise ValueError(f"unknown encoder {encoder!r}: choose one of {', '.join(BACKBONES)}")
         self.renderer, self.coarser, self.features = renderer, coarser, features
-        self.encoder = BACKBONES[encoder](3 + (3 + 2 + features) + 1, channels, **(options or {}))
+        self.encoder = BACKBONES[encoder](3 + (3 + 2 + features) + 6 + 1, channels, **(options or {}))
         self.project = nn.Conv2d(channels, width, 1)  # on the map: linear, so it may come before the look-up
         self.field = FieldNetwork(width, features, frequencies)
 
     def encode(
-        self, images: Float[Tensor, "b v 3 h w"], known: Float[Tensor, "b v c h w"] | None, t: Float[Tensor, "b"]
+        self,
+        images: Float[Tensor, "b v 3 h w"],
+        cameras: Float[Tensor, "b v 4 4"],
+        known: Float[Tensor, "b v c h w"] | None,
+        t: Float[Tensor, "b"],
     ) -> Float[Tensor, "b v f h w"]:
-        """enc(O; t), at the field's width; known: what a target's encoder is told, None for the context."""
+        """enc(O, phi; t), at the field's width; known: what a target's encoder is told, None for the context."""
         b, v, _, h, w = images.shape
         if (h, w) != (self.renderer.height, self.renderer.width):
             raise ValueError(
@@ -217,7 +238,8 @@ class SceneDenoiser(nn.Module):
         told = images.new_full((b, v, 1, h, w), float(known is not None))
         if known is None:
             known = images.new_zeros(b, v, 5 + self.features, h, w)
-        stacked = torch.cat([images, known, told], 2).flatten(0, 1)
+        light = plucker(cameras, h, w).to(images)
+        stacked = torch.cat([images, known, light, told], 2).flatten(0, 1)
         return self.project(self.encoder(stacked, t.repeat_interleave(v))).unflatten(0, (b, v))
 
     def condition(self, context: Observations, target_params: Float[Tensor, "b m 4 4"]) -> Condition:
@@ -225,7 +247,7 @@ class SceneDenoiser(nn.Module):
         check_cameras(context.params)
         b, m = target_params.shape[:2]
         images = torch.where(context.mask[:, :, None, None, None], context.value, 0)
-        maps = self.encode(images, None, images.new_zeros(b))
+        maps = self.encode(images, context.params, None, images.new_zeros(b))
         scene = RadianceField(self.field, self.renderer, maps, context.params, context.mask, self.training)
         seen = self.renderer.cast(scene, target_params, coarser=self.coarser)
         h, w = (max(1, n // self.coarser) for n in (self.renderer.height, self.renderer.width))
@@ -250,7 +272,7 @@ class SceneDenoiser(nn.Module):
     ) -> RadianceField:
         """Eq. 14: the signal."""
         context = condition.context
-        maps = self.encode(noisy_target, condition.known, t)
+        maps = self.encode(noisy_target, condition.cameras, condition.known, t)
         there = torch.ones(maps.shape[:2], dtype=torch.bool, device=maps.device)
         return replace(
             context,

@@ -1,12 +1,13 @@
 """The examination that the models of 3-D tabletop scenes sit, and what of it the notebook 06_inverse_graphics shows.
 
-    python -m fwdiff_lite.problems.inverse_graphics.study examine --out build/inverse_graphics
-    python -m fwdiff_lite.problems.inverse_graphics.study ship --out build/inverse_graphics --hardware "one NVIDIA H200"
+    python -m fwdiff_lite.problems.inverse_graphics.study examine unet --out build/inverse_graphics
+    python -m fwdiff_lite.problems.inverse_graphics.study show unet --out build/inverse_graphics
+    python -m fwdiff_lite.problems.inverse_graphics.study ship unet --out build/inverse_graphics --hardware "..."
 
-`examine` draws samples for held-out scenes from every model that `train` left in the folder, judges them against the
-truth, against true redraws of what the context hides and, where it is there, against the deterministic baseline, and
-writes all measures to examination.json and examples to examples.npz. `ship` puts a model's weights, all measures and
-the examples into checkpoints/.
+`examine` draws samples for held-out scenes from a model that `train` left in the folder, judges them against the truth,
+against true redraws of what the context hides and against the deterministic baseline, and writes all measures with
+examples to examination_ARM.npz. `show` samples what a CPU is to compute again, and scenes to be seen from all around,
+to shown_ARM.npz. `ship` puts a model's weights and all that these commands left into checkpoints/.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from torch import Tensor
 
 from fwdiff_lite import metrics
 from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression, Step
-from fwdiff_lite.files import read_json, write_json
+from fwdiff_lite.files import read_json
 from fwdiff_lite.observations import Observations
 from fwdiff_lite.pretrained import load_pretrained, load_recorded, save_pretrained, save_recorded
 from fwdiff_lite.problems.inverse_graphics import tabletop
@@ -38,8 +39,13 @@ BASELINE = "deterministic"
 DEGREES = (60, 120, 180)  # of the targets, around the table from the context
 BETWEEN = 0.75  # of the way to the target stands the novel camera
 COUNT, K, STEPS = 128, 16, 32  # scenes of the examination, samples of each, steps of sampling
-ETAS = {0: DEGREES, 1: (180,)}  # eta of sampling: the targets that it is examined at
-REDRAWS = 4  # that are asked which pixels a context does not see
+BEHIND = DEGREES[2:]  # from where hidden factors are read
+ETAS = {  # the etas of sampling that an arm is examined with, and at which targets
+    "unet": {0: DEGREES, 1: BEHIND},
+    "dit": {0: DEGREES, 1: BEHIND},
+    "no_novel": {0: BEHIND, 1: BEHIND},
+}
+REDRAWS = 8  # that are asked which pixels a context does not see
 EXAMPLES, ORBITS = 6, 4  # scenes of which pictures are kept, and orbits
 HEADLINES = tuple(f"energy_skill_{degrees}" for degrees in DEGREES) + ("factor_tv", "factor_scene_rms")
 LIVE = {"count": 2, "k": 2, "steps": 16}  # what a CPU is to compute again
@@ -230,8 +236,11 @@ def solid_depth(image: Image) -> Float[Tensor, "b m h w"]:
 
 
 def trained(arm: str, folder: Path, device: torch.device) -> ForwardDiffusion:
-    """A model with the weights that `train` left in the folder."""
-    return with_weights(arm, load_file(folder / f"{arm}.safetensors")).to(device)
+    """A model with the weights that `train` left in the folder; on a GPU its networks are compiled."""
+    model = with_weights(arm, load_file(folder / f"{arm}.safetensors")).to(device)
+    if device.type == "cuda":
+        compile_networks(model)
+    return model
 
 
 def pretrained(arm: str = "unet") -> ForwardDiffusion:
@@ -244,61 +253,78 @@ def bytes_of(pictures: Tensor) -> np.ndarray:
     return ((pictures.clamp(-1, 1) + 1) * 127.5).round().byte().cpu().numpy()
 
 
-def examine(folder: Path, count: int = COUNT, k: int = K, steps: int = STEPS) -> None:
-    """Judges every model in the folder against the deterministic one there; keeps what figures show of them."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    fast = device.type == "cuda"
-    command = f"{COMMAND} examine --scenes {count} --samples {k} --steps {steps}"
+def examine(folder: Path, arm: str, count: int = COUNT, k: int = K, steps: int = STEPS) -> None:
+    """Judges a model in the folder against the deterministic one there; keeps what figures show of it."""
+    started = time.monotonic()
+    device, fast = _device()
     paper = exam(count, k, device=device)
-    numbers, first = {}, slice(min(EXAMPLES, count))
-    examples = {
+    with fast:
+        baseline = answer(trained(BASELINE, folder, device), paper)
+    first, numbers = slice(min(EXAMPLES, count)), {}
+    kept = {
         "context": bytes_of(paper.context.value[first, 0]),
         "truth": bytes_of(paper.truth[first]),
         "redrawn": bytes_of(paper.redrawn[first, :4]),
+        "deterministic": bytes_of(baseline[first, 0]),
     }
-
-    def ready(arm: str) -> ForwardDiffusion:
-        model = trained(arm, folder, device)
-        if fast:
-            compile_networks(model)
-        return model
-
-    there = {path.stem for path in folder.glob("*.safetensors")}
-    baseline = None
-    if BASELINE in there:
-        with torch.autocast(device.type, torch.bfloat16, enabled=fast):
-            baseline = answer(ready(BASELINE), paper)
-        examples["deterministic"] = bytes_of(baseline[first, 0])
-    for arm in [arm for arm in ARMS if arm in there and arm != BASELINE]:
-        model = ready(arm)
-        for eta, degrees in ETAS.items():
-            began = time.monotonic()
-            with torch.autocast(device.type, torch.bfloat16, enabled=fast):
-                answers = answer(model, paper, k, steps, eta, degrees=degrees)
-            seconds = time.monotonic() - began
-            found = numbers[f"{arm}_eta_{eta}"] = judge(paper, answers, baseline, degrees)
-            found["seconds_a_sample"] = seconds / (count * k * len(degrees))
-            print(arm, eta, json.dumps({key: round(value, 3) for key, value in found.items()}), flush=True)
-            examples[f"{arm}_eta_{eta}"] = bytes_of(answers[first, :4])
-            examples[f"{arm}_eta_{eta}_deviation"] = answers[first].std(1).mean(-3).half().cpu().numpy()
-            examples[f"{arm}_eta_{eta}_first"] = answers[0, :, 0, 0].half().cpu().numpy()
-            labels = factors(answers[:, :, degrees.index(180), 0], paper)
-            examples[f"{arm}_eta_{eta}_labels"] = labels.byte().cpu().numpy()
-            write_json(folder / "examination.json", {"command": command, "numbers": numbers})
-        plain, few = trained(arm, folder, device), exam(LIVE["count"], LIVE["k"], device=device)
-        examples[f"{arm}_live"] = answer(plain, few, LIVE["k"], LIVE["steps"]).half().cpu().numpy()
-        with torch.autocast(device.type, torch.bfloat16, enabled=fast):
-            around = orbit(plain, exam(min(ORBITS, count), device=device), steps=steps)
-        examples[f"{arm}_orbit"] = bytes_of(around.rgb)
-        examples[f"{arm}_orbit_depth"] = solid_depth(around).half().cpu().numpy()
-    np.savez_compressed(folder / "examples.npz", **examples)
+    model = trained(arm, folder, device)
+    for eta, degrees in ETAS[arm].items():
+        began = time.monotonic()
+        with fast:
+            answers = answer(model, paper, k, steps, eta, degrees=degrees)
+        seconds, name = time.monotonic() - began, f"{arm}_eta_{eta}"
+        numbers[name] = judge(paper, answers, baseline, degrees)
+        numbers[name]["seconds_a_sample"] = seconds / (count * k * len(degrees))
+        print(name, json.dumps({key: round(value, 3) for key, value in numbers[name].items()}), flush=True)
+        kept[name] = bytes_of(answers[first, :4])
+        kept[f"{name}_deviation"] = answers[first].std(1).mean(-3).half().cpu().numpy()
+        kept[f"{name}_first"] = answers[0, :, 0, 0].half().cpu().numpy()
+        labels = factors(answers[:, :, degrees.index(180), 0], paper)
+        kept[f"{name}_labels"] = labels.byte().cpu().numpy()
+        command = f"{COMMAND} examine {arm} --scenes {count} --samples {k} --steps {steps}"
+        _keep(folder / f"examination_{arm}.npz", kept, command, started, numbers)
 
 
-def ship(folder: Path, hardware: str, arm: str = "unet") -> None:
+def show(folder: Path, arm: str, steps: int = STEPS) -> None:
+    """Keeps what a CPU is to compute again, in single precision, and a few scenes from all around."""
+    started = time.monotonic()
+    device, fast = _device()
+    model = trained(arm, folder, device)
+    with fast:
+        around = orbit(model, exam(ORBITS, device=device), steps=steps)
+    live = answer(model, exam(LIVE["count"], LIVE["k"], device=device), LIVE["k"], LIVE["steps"])
+    kept = {
+        f"{arm}_orbit": bytes_of(around.rgb),
+        f"{arm}_orbit_depth": solid_depth(around).half().cpu().numpy(),
+        f"{arm}_live": live.half().cpu().numpy(),
+    }
+    _keep(folder / f"shown_{arm}.npz", kept, f"{COMMAND} show {arm} --steps {steps}", started)
+
+
+def _device() -> tuple[torch.device, torch.autocast]:
+    """The device to sample on, and bfloat16 where that is safe, on a GPU."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return device, torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+
+
+def _keep(path: Path, arrays: dict[str, np.ndarray], command: str, started: float, numbers: dict | None = None) -> None:
+    """Arrays with what `ship` is to know of where they come from; started: by time.monotonic()."""
+    minutes = (time.monotonic() - started) / 60 if torch.cuda.is_available() else 0.0
+    told = {"command": command, "gpu_minutes": minutes, "numbers": numbers or {}}
+    np.savez_compressed(path, told=np.array(json.dumps(told)), **arrays)
+
+
+def ship(folder: Path, arm: str, hardware: str) -> None:
     """Puts an arm's weights, all measures and the examples into checkpoints/, with where they come from."""
-    examination = read_json(folder / "examination.json")
-    numbers = examination["numbers"]
     records = {path.stem: read_json(path) for path in sorted(folder.glob("*.json")) if path.stem in ARMS}
+    arrays, numbers, commands, minutes = {}, {}, [each["command"] for each in records.values()], 0.0
+    for path in sorted(folder.glob("*_*.npz")):
+        with np.load(path) as found:
+            arrays |= dict(found)
+        told = json.loads(str(arrays.pop("told")))
+        numbers |= told["numbers"]
+        commands.append(told["command"])
+        minutes += told["gpu_minutes"]
     origin = {"hardware": hardware, "seed": 0, "commit": records[arm]["commit"]}
     save_pretrained(
         f"{NAME}_{arm}",
@@ -310,15 +336,12 @@ def ship(folder: Path, hardware: str, arm: str = "unet") -> None:
         **origin,
     )
     curves = {name: record.pop("curve") for name, record in records.items()}
-    texts = {"numbers": numbers, "records": records, "curves": curves, "examination": examination["command"]}
-    arrays = {key: np.array(json.dumps(text)) for key, text in texts.items()}
-    with np.load(folder / "examples.npz") as examples:
-        arrays |= dict(examples)
+    texts = {"numbers": numbers, "records": records, "curves": curves, "commands": commands}
     save_recorded(
         NAME,
-        arrays,
-        command="; ".join([*(each["command"] for each in records.values()), examination["command"]]),
-        gpu_minutes=round(sum(each["gpu_minutes"] for each in records.values()), 1),
+        arrays | {key: np.array(json.dumps(text)) for key, text in texts.items()},
+        command="; ".join(commands),
+        gpu_minutes=round(minutes + sum(each["gpu_minutes"] for each in records.values()), 1),
         metrics={name: round(found["factor_tv"], 4) for name, found in numbers.items()},
         **origin,
     )
@@ -332,8 +355,9 @@ def recorded() -> tuple[dict[str, dict[str, float]], dict[str, np.ndarray]]:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description="Examine the models of 06_inverse_graphics, and ship them.")
-    parser.add_argument("what", choices=("examine", "ship"))
+    parser = argparse.ArgumentParser(description="Examine the models of 06_inverse_graphics, and ship one.")
+    parser.add_argument("what", choices=("examine", "show", "ship"))
+    parser.add_argument("arm", choices=tuple(ETAS))
     parser.add_argument("--out", type=Path, default=Path("build/inverse_graphics"))
     parser.add_argument("--scenes", type=int, default=COUNT, help="of the examination")
     parser.add_argument("--samples", type=int, default=K, help="of each scene")
@@ -341,9 +365,11 @@ def main() -> None:
     parser.add_argument("--hardware", default="CPU", help="what `ship` writes down")
     options = parser.parse_args()
     if options.what == "examine":
-        examine(options.out, options.scenes, options.samples, options.steps)
+        examine(options.out, options.arm, options.scenes, options.samples, options.steps)
+    elif options.what == "show":
+        show(options.out, options.arm, options.steps)
     else:
-        ship(options.out, options.hardware)
+        ship(options.out, options.arm, options.hardware)
 
 
 if __name__ == "__main__":

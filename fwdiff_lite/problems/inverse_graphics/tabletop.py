@@ -114,26 +114,26 @@ def draw_scenes(n: int, generator: torch.Generator) -> Scenes:
     """n scenes, on the CPU. Laid out with the front at azimuth 0 (x to the front, y to the left), then turned."""
     uniform, integers = _draws(n, generator)
     left = 2.0 * integers(2) - 1  # which side the screen stands on
-    screen = torch.stack([uniform(-0.09, 0.04), left * uniform(0.38, 0.42)], -1)
-    box = torch.stack([uniform(-0.26, -0.08), -left * uniform(0.36, 0.40)], -1)
-    free = torch.stack([uniform(0.34, 0.54, 2), torch.tensor([-1.0, 1.0]) * uniform(0.18, 0.42, 2)], -1)
+    screen = torch.stack([uniform(0.0, 0.08), left * uniform(0.38, 0.41)], -1)
+    box = torch.stack([uniform(-0.22, -0.12), -left * uniform(0.36, 0.40)], -1)
+    free = torch.stack([uniform(0.44, 0.60, 2), torch.tensor([-1.0, 1.0]) * uniform(0.18, 0.42, 2)], -1)
     front = uniform(-math.pi, math.pi)
-    azimuth, elevation = front + math.pi + _degrees(uniform(-35, 35)), _degrees(uniform(55, 65))
+    azimuth, elevation = front + math.pi + _degrees(uniform(-20, 20)), _degrees(uniform(60, 70))
     hue = uniform(0, 1)
     kind = torch.cat([torch.zeros(n, 3, dtype=torch.long), integers(3, 2)], 1)
     kind[:, FREE[1]] = torch.where(uniform(0, 1) < 0.5, kind[:, FREE[1]], -1)
     layout = torch.stack([screen, box, torch.zeros(n, 2), *free.unbind(1)], 1)
     # turned inwards, so that its outer side looks away from the front
     turn = torch.stack([_degrees(uniform(-5, 5)), -left * _degrees(uniform(6, 14)), torch.zeros(n)], 1)
-    screen_size = torch.stack([torch.full((n,), 0.04), uniform(0.38, 0.40), uniform(0.335, 0.355)], -1)
-    box_size = torch.stack([uniform(0.20, 0.23), uniform(0.23, 0.26), uniform(0.27, 0.31)], -1)
+    screen_size = torch.stack([torch.full((n,), 0.04), uniform(0.39, 0.41), uniform(0.335, 0.355)], -1)
+    box_size = torch.stack([uniform(0.33, 0.36), uniform(0.24, 0.27), uniform(0.32, 0.345)], -1)
     scenes = Scenes(
         front=front,
         light=torch.stack([elevation.cos() * azimuth.cos(), elevation.cos() * azimuth.sin(), elevation.sin()], -1),
         pattern=integers(len(PATTERNS)),
         scale=uniform(1.8, 2.6),
         phase=uniform(-math.pi, math.pi),
-        tones=torch.stack([hsv(hue, uniform(0.10, 0.18), uniform(0.92, 1)), hsv(hue, uniform(0.22, 0.36), 0.84)], 1),
+        tones=torch.stack([hsv(hue, uniform(0.10, 0.18), uniform(0.92, 1)), hsv(hue, uniform(0.16, 0.26), 0.90)], 1),
         paint=hsv(uniform(0, 1, 2), uniform(0.45, 0.75, 2), uniform(0.8, 0.95, 2)),
         kind=kind,
         place=_rotated(layout, front[:, None]),
@@ -160,9 +160,10 @@ def _draw_hidden(scenes: Scenes, generator: torch.Generator) -> Scenes:
     uniform, integers = _draws(len(scenes), generator)
     kind = integers(3)
     left = torch.sign(_rotated(scenes.place[:, SCREEN], -scenes.front)[:, 1])
-    behind = torch.stack([-uniform(0.315, 0.34), left * uniform(-0.05, 0.04)], -1)
+    behind = torch.stack([-uniform(0.28, 0.30), left * uniform(0.01, 0.05)], -1)
     place = scenes.place[:, SCREEN] + _rotated(behind, scenes.turn[:, SCREEN])
-    size, turn = _sizes(kind, uniform, 0.17, 0.195), uniform(-math.pi, math.pi)
+    size = torch.stack([uniform(0.19, 0.22), uniform(0.21, 0.235), uniform(0.20, 0.22)], -1)
+    turn = scenes.turn[:, SCREEN] + _degrees(uniform(-5, 5))
     changed = {}
     for name, value in (("kind", kind), ("place", place), ("size", size), ("turn", turn)):
         changed[name] = getattr(scenes, name).clone()
@@ -170,9 +171,9 @@ def _draw_hidden(scenes: Scenes, generator: torch.Generator) -> Scenes:
     return replace(scenes, **changed)
 
 
-def _sizes(kind: Int[Tensor, "*b"], uniform, least: float = 0.105, most: float = 0.14) -> Float[Tensor, "*b 3"]:
+def _sizes(kind: Int[Tensor, "*b"], uniform) -> Float[Tensor, "*b 3"]:
     """Half lengths of bodies as long as they are wide."""
-    radius, height = (uniform(least, most, *kind.shape[1:]) for _ in range(2))
+    radius, height = (uniform(0.105, 0.14, *kind.shape[1:]) for _ in range(2))
     radius = torch.where(kind == KINDS.index("box"), 0.85 * radius, radius)
     return torch.stack([radius, radius, torch.where(kind == KINDS.index("ball"), radius, height)], -1)
 
@@ -296,7 +297,7 @@ def solids(scenes: Scenes) -> Solids:
 def enters(
     solid: Solids, start: Float[Tensor, "b #m #p 3"], away: Float[Tensor, "b #m #p 3"]
 ) -> Float[Tensor, "b m p"]:
-    """How far along its ray, in lengths of `away`, each ray enters a solid; inf where it does not.
+    """How far along its ray, in lengths of `away`, each ray enters a solid; 0 where it starts inside, inf: it does not.
 
     In the solid's own units a box is three slabs |x|, |y|, |z| <= 1; a cylinder is x^2 + y^2 <= 1 in the slab |z| <= 1;
     a ball is x^2 + y^2 + z^2 <= 1, in the same slab.
@@ -318,7 +319,7 @@ def enters(
     enter = torch.where(box, torch.maximum(near[..., 0], near[..., 1]), middle - half)
     leave = torch.where(box, torch.minimum(far[..., 0], far[..., 1]), middle + half)
     enter, leave = torch.maximum(enter, near[..., 2]), torch.minimum(leave, far[..., 2])
-    return torch.where((enter < leave) & (enter > 0) & solid.there, enter, torch.inf)
+    return torch.where((enter < leave) & (leave > 0) & solid.there, enter.clamp(min=0), torch.inf)
 
 
 def first(
@@ -382,13 +383,13 @@ def albedo(scenes: Scenes, s: Surface) -> Float[Tensor, "b m p 3"]:
     outer = torch.sign(_rotated(scenes.place[:, BOX], -scenes.front)[:, 1])[:, None, None]
     back, aside = ((s.which == BOX) & face for face in (front < -0.5, side * outer > 0.5))
     along = torch.where(back, y, x)
-    from_middle = torch.where(back | aside, torch.stack([along, z], -1).norm(dim=-1), torch.inf)
+    inked = (back | aside) & (torch.maximum(along.abs(), z.abs()) < 0.92)
     decal = DECALS.to(z)[scenes.factor[:, 1]][:, None, None]
     colour = s.solid.colour
     for where, ink in (
         ((s.which == TABLE) & (up > 0.5) & odd, scenes.tones[:, None, :1]),
-        (band | (from_middle < 0.96), colour.new_tensor(WHITE)),
-        (from_middle < 0.84, decal),
+        (band, colour.new_tensor(WHITE)),
+        (inked, decal),
     ):
         colour = torch.where(where[..., None], ink, colour)
     return colour

@@ -87,6 +87,7 @@ def train(
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     fast = device == "cuda"
+    torch.backends.cudnn.benchmark = fast  # all images are of one size: worth trying which convolution is the fastest
     side = model.forward_model.height
     batch = tabletop.batches(size, contexts, pixels, side=side, device=device, compile=fast)
     done = fit(

@@ -108,11 +108,12 @@ def test_what_the_commands_leave_is_what_they_ship(tmp_path, monkeypatch):
     monkeypatch.setattr(train, "untrained", small)
     for arm in ("unet", "deterministic"):
         train.train(small(arm), tmp_path, arm, size=2, pixels=16, contexts=1, steps=1, command=f"train {arm}")
-    study.examine(tmp_path, 2, 2, 1)
+    study.examine(tmp_path, "unet", 2, 2, 1)
+    study.show(tmp_path, "unet", 1)
     kept = []
     monkeypatch.setattr(study, "save_pretrained", lambda name, weights, **entry: kept.append((name, weights, entry)))
     monkeypatch.setattr(study, "save_recorded", lambda name, arrays, **entry: kept.append((name, arrays, entry)))
-    study.ship(tmp_path, "a machine")
+    study.ship(tmp_path, "unet", "a machine")
     (name, weights, entry), (_, arrays, record) = kept
     assert name == "06_inverse_graphics_unet" and weights.keys() == small("unet").denoiser.state_dict().keys()
     assert entry["steps"] == 1 and entry["command"] == "train unet" and set(entry["metrics"]) == set(study.HEADLINES)
@@ -122,5 +123,5 @@ def test_what_the_commands_leave_is_what_they_ship(tmp_path, monkeypatch):
     assert "energy_skill_60" in numbers["unet_eta_0"] and "energy_skill_60" not in numbers["unet_eta_1"]
     assert arrays["unet_eta_0"].shape == (2, 2, 3, 2, 3, 64, 64) and arrays["unet_eta_0"].dtype == np.uint8
     assert arrays["deterministic"].shape == (2, 3, 2, 3, 64, 64) and arrays["unet_eta_1_labels"].shape == (2, 2, 2)
-    assert arrays["unet_orbit"].shape == (4, study.FRAMES, 3, 64, 64)
+    assert arrays["unet_orbit"].shape == (2 * study.ORBITS, study.FRAMES, 3, 64, 64)
     assert arrays["unet_live"].shape == (2, 2, 3, 2, 3, 64, 64)

@@ -11,7 +11,7 @@ from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
 from fwdiff_lite.observations import Observations
 from fwdiff_lite.problems.inverse_graphics import pixelnerf
 from fwdiff_lite.problems.inverse_graphics.cameras import look_at, orbit, pixel_centres, project, rays
-from fwdiff_lite.problems.inverse_graphics.pixelnerf import FieldNetwork, SceneDenoiser, gathered, sample_map
+from fwdiff_lite.problems.inverse_graphics.pixelnerf import FieldNetwork, SceneDenoiser, gathered, plucker, sample_map
 from fwdiff_lite.problems.inverse_graphics.volume import VolumeRenderer
 
 OPTIONS = {
@@ -248,8 +248,20 @@ def test_time_and_noise_reach_the_scene_but_not_the_context(encoder):
         assert (scenes[0].maps[:, 1] - other.maps[:, 1]).abs().max() > 1e-2
     assert torch.equal(scenes[0].cameras, torch.cat([seen.params, target.params], 1))
     assert torch.equal(scenes[0].maps[:, 0], condition.context.maps[:, 0])
-    flag = denoiser.encode(target.value, torch.zeros_like(condition.known), torch.zeros(2))
-    assert not torch.allclose(flag, denoiser.encode(target.value, None, torch.zeros(2))), "a target is flagged as one"
+    told = target.value, target.params
+    flag = denoiser.encode(*told, torch.zeros_like(condition.known), torch.zeros(2))
+    assert not torch.allclose(flag, denoiser.encode(*told, None, torch.zeros(2))), "a target is flagged as one"
+    elsewhere = denoiser.encode(target.value, seen.params, None, torch.zeros(2))
+    assert not torch.allclose(elsewhere, denoiser.encode(*told, None, torch.zeros(2))), "an encoder knows its camera"
+
+
+def test_plucker_coordinates_are_those_of_the_ray_wherever_on_it_they_are_taken():
+    cameras = around(2, 3).double()
+    d, moment = plucker(cameras, 4, 6).flatten(-2).mT.split(3, -1)  # (B, M, P, 3) twice
+    start, away = rays(cameras, pixel_centres(4, 6, cameras))
+    torch.testing.assert_close(d, away)
+    torch.testing.assert_close(moment, torch.linalg.cross(start + 1.7 * away, away))
+    assert (d * moment).sum(-1).abs().max() < 1e-12
 
 
 @pytest.mark.parametrize("model", [ForwardDiffusion, ForwardRegression])
@@ -317,8 +329,8 @@ def test_parameters_that_have_no_gradient_are_found():
     """The control: an encoder cut off, and a layer that nobody asks."""
 
     class CutOff(SceneDenoiser):
-        def encode(self, images, known, t):
-            return super().encode(images, known, t).detach()
+        def encode(self, *told):
+            return super().encode(*told).detach()
 
     denoiser = small(shaken=False)
     cut = CutOff(denoiser.renderer, width=16, features=4, channels=16, options=OPTIONS["unet"])
@@ -362,7 +374,7 @@ def test_two_views_of_one_scene_are_overfitted():
     seen = Observations(images, cameras[None])
     pair = seen.take([0, 1])
     optimizer, at = torch.optim.Adam(denoiser.parameters(), 5e-3), torch.arange(256).view(1, 1, -1)
-    for step in range(150):
+    for step in range(200):
         optimizer.zero_grad()
         here = at[..., torch.randperm(256, generator=generator(step))[:96]].expand(1, 3, -1)
         scene = denoiser.condition(pair, seen.params[:, :1]).context
