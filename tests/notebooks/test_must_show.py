@@ -69,16 +69,18 @@ BOUNDS = {  # notebook: {number: (at least, at most)}
         **{f"energy_skill_{d}_low": (0.70, math.inf) for d in (60, 120, 180)},
         **{f"psnr_mean_over_deterministic_{d}": (-0.2, math.inf) for d in (60, 120, 180)},
         "readings_right": (1.0, 1.0),
+        "examined": (128, 128),
         "live_apart": (0.0, 0.05),
     },
 }
 NOT_YET = {
     "06_inverse_graphics": {
-        **{f"energy_skill_{d}": "errors weigh as much as what is open" for d in (60, 120, 180)},
-        **{f"energy_skill_{d}_low": "errors weigh as much as what is open" for d in (60, 120, 180)},
-        **{f"psnr_mean_over_deterministic_{d}": "nine minutes teach one answer better" for d in (60, 120)},
-        **{f"novel_energy_skill_{d}": "what neither view shows is a blend" for d in (60, 120, 180)},
-        "spread_skill_60": "nine minutes of training leave errors in the mean",
+        "examined": "on a CPU, so far",
+        **{f"factor_{which}_high": "few scenes make wide intervals" for which in ("tv", "scene_rms")},
+        **{f"energy_skill_60{end}": "errors at edges weigh as much as what is open" for end in ("", "_low")},
+        **{f"novel_energy_skill_{d}": "what neither view shows is a blend" for d in (60, 120)},
+        "psnr_mean_over_deterministic_60": "one answer is learnt better by a model that learns nothing else",
+        "spread_skill_60": "errors in the mean",
     }
 }
 XFAILS = {

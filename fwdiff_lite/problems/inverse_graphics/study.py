@@ -278,7 +278,6 @@ def examine(folder: Path, arm: str, count: int = COUNT, k: int = K, steps: int =
         print(name, json.dumps({key: round(value, 3) for key, value in numbers[name].items()}), flush=True)
         kept[name] = bytes_of(answers[first, :4])
         kept[f"{name}_deviation"] = answers[first].std(1).mean(-3).half().cpu().numpy()
-        kept[f"{name}_first"] = answers[0, :, 0, 0].half().cpu().numpy()
         labels = factors(answers[:, :, degrees.index(180), 0], paper)
         kept[f"{name}_labels"] = labels.byte().cpu().numpy()
         command = f"{COMMAND} examine {arm} --scenes {count} --samples {k} --steps {steps}"

@@ -273,6 +273,14 @@ def test_depth_from_the_side(kind, turn, expected):
     assert depth[0, 0] == torch.inf
 
 
+@pytest.mark.parametrize("kind", p.KINDS)
+def test_a_ray_that_starts_inside_a_solid_meets_it_at_once(kind):
+    """Else a point in the seam of screen and table, inside by a rounding error, would see through the screen."""
+    start = double([[[[0.1, 0.0, 0.2]], [[0.31, 0.0, 0.2]]]])  # inside, and just outside on the way out
+    depth, which = p.first(p.solids(one(kind, (0.3, 0.3, 0.3))), start, double([[[[1.0, 0.2, 0.3]]]]))
+    assert depth.flatten().tolist() == [0.0, math.inf] and which[0, 0, 0] == p.FREE[0]
+
+
 def test_depth_of_tops_and_of_the_tables_rim():
     for kind in ("box", "cylinder"):
         above = camera((0.0, 0.0, 2.0), (0.0, 0.0, 0.0), up=(0.0, 1.0, 0.0))
