@@ -318,7 +318,7 @@ for kind, color, label in (("", plotting.TARGET, "target"), ("novel_", plotting.
 for ax, words in ((skill, {0: "deterministic", 1: "true draws"}), (spread, {1: "calibrated"})):
     for level, text in words.items():
         ax.axhline(level, color=plotting.MUTED, lw=1)
-        ax.annotate(text, (0.98, level), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8)
+        ax.annotate(text, (0.29, level), xycoords=("axes fraction", "data"), ha="center", va="bottom", fontsize=8)
 skill.set(title="energy skill", ylim=(-0.1, None))
 spread.set(title="spread, unseen pixels", ylim=(0, None))
 spread.legend(loc="lower right")
