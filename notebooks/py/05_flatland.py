@@ -152,8 +152,8 @@ for samples in (8, 16, 256):
 # %% [markdown]
 # ## 3. The denoiser
 #
-# Eq. 14: the context's row and the noisy target's row go through one encoder, and every point of the plane looks up what
-# the two rows show of it. Before that, the context alone is made a scene and rendered where the target's camera stands. This
+# Eq. 14: the context's row and the noisy target's row go through one encoder, which is told where each pixel's ray of light
+# runs, and every point of the plane looks up what the two rows show of it. Before that, the context alone is made a scene and rendered where the target's camera stands. This
 # *deterministic render* (figure 2 of the paper) tells the target's encoder what is known already, in colours, depth and
 # further features.
 #

@@ -116,9 +116,10 @@ for (name, kinds), cues, odds in zip(tabletop.FACTORS.items(), tabletop.CUES.val
 #
 # $$S = S\big(\cdot \mid \mathrm{enc}(O^\text{ctxt}; 0),\ \mathrm{enc}(O_t^\text{trgt}, O^\text{det}; t)\big).$$
 #
-# The encoder of the target is *told* what follows from the context alone (figure 2): a deterministic render $O^\text{det}$ of
-# the target's view, of half the resolution, in colour, depth, opacity and features. Where nothing is hidden it is right. What
-# is hidden it can only average.
+# Beside colours the encoder is given the ray of light that each pixel sees, as Plücker coordinates. The encoder of the
+# target is *told* what follows from the context alone (figure 2): a deterministic render $O^\text{det}$ of the target's
+# view, of half the resolution, in colour, depth, opacity and features. Where nothing is hidden it is right. What is
+# hidden it can only average.
 
 # %% tags=["nbval-ignore-output"]
 if PROFILE == "gpu":
