@@ -8,8 +8,8 @@ coordinates of all views answers with density, colour and further features. View
     S = S(. | enc(O_ctxt; 0), enc(O_trgt_t, O_det; t)),
 
 where O_det is a deterministic render of the target from the context alone: its colour, depth and features tell the
-target's encoder what is known already. Context and target share one encoder, which knows the ray of light that each pixel
-sees.
+target's encoder what is known already. Context and target share one encoder, which is told each pixel's
+ray of light.
 """
 
 from __future__ import annotations
