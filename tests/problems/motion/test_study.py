@@ -103,8 +103,9 @@ def test_signs_are_read_from_true_fields_and_frames_without_error(paper, exact):
 
 def test_a_small_examination_is_the_start_of_a_large_one(bank, paper):
     small = p.exam(bank, 3, 16)
-    assert torch.equal(small.frames, paper.frames[:3]) and torch.equal(small.redrawn, paper.redrawn[:3])
-    assert not torch.equal(p.exam(bank, 3, 16, seed=1).frames, small.frames)
+    for name in ("frames", "redrawn"):  # to rounding: some processors round lots of another size otherwise
+        torch.testing.assert_close(getattr(small, name), getattr(paper, name)[:3])
+    assert (p.exam(bank, 3, 16, seed=1).frames - small.frames).abs().max() > 0.1
 
 
 def test_what_exact_draws_cover_is_known_in_closed_form(paper):
