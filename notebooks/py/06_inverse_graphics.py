@@ -200,7 +200,7 @@ plt.show()
 # in the first row.
 
 # %% tags=["nbval-ignore-output"]
-around, distance = (torch.from_numpy(recorded[f"unet_orbit{part}"]) for part in ("", "_depth"))
+around, distance = (torch.from_numpy(recorded[f"orbit{part}"]) for part in ("", "_depth"))
 count, frames = len(around) // 2, around.shape[1]
 scenes, fronts, _ = study.exam_scenes()
 turn = [tabletop.turned(fronts[:count], 360 * i / frames) for i in range(frames)]
@@ -363,7 +363,7 @@ for kind in ("", "novel_"):
 # Two held-out pictures again, two samples of each from the same noise as in the record, on this machine: targets at 60°.
 
 # %% tags=["nbval-ignore-output"]
-first = torch.from_numpy(recorded["unet_live"][:, :, 0, 0]).float()  # (2, 2, 3, H, W)
+first = torch.from_numpy(recorded["live"][:, :, 0, 0]).float()  # (2, 2, 3, H, W)
 live = study.LIVE | run.pick(smoke={"count": 1, "steps": 2}, cpu={}, gpu={})
 few = study.exam(live["count"], 1, device=device)
 again = study.answer(model, few, live["k"], live["steps"], degrees=study.DEGREES[:1])[:, :, 0, 0].cpu()

@@ -1,13 +1,15 @@
 """The examination that the models of 3-D tabletop scenes sit, and what of it the notebook 06_inverse_graphics shows.
 
     python -m fwdiff_lite.problems.inverse_graphics.study examine unet --out build/inverse_graphics
-    python -m fwdiff_lite.problems.inverse_graphics.study show unet --out build/inverse_graphics
+    python -m fwdiff_lite.problems.inverse_graphics.study orbit around --out build/inverse_graphics
+    python -m fwdiff_lite.problems.inverse_graphics.study live unet --out build/inverse_graphics
     python -m fwdiff_lite.problems.inverse_graphics.study ship unet --out build/inverse_graphics --hardware "..."
 
 `examine` draws samples for held-out scenes from a model that `train` left in the folder, judges them against the truth,
 against true redraws of what the context hides and against the deterministic baseline, and writes all measures with
-examples to examination_ARM.npz. `show` samples what a CPU is to compute again, and scenes to be seen from all around,
-to shown_ARM.npz. `ship` puts a model's weights and all that these commands left into checkpoints/.
+examples to examination_ARM.npz. `orbit` samples scenes to be seen from all around, to orbit_ARM.npz, and `live` what a
+CPU is to compute again, to live_ARM.npz. `ship` puts a model's weights and all that these commands left into
+checkpoints/.
 """
 
 from __future__ import annotations
@@ -44,6 +46,7 @@ ETAS = {  # the etas of sampling that an arm is examined with, and at which targ
     "unet": {0: DEGREES, 1: BEHIND},
     "dit": {0: DEGREES, 1: BEHIND},
     "no_novel": {0: BEHIND, 1: BEHIND},
+    "around": {0: BEHIND},
 }
 REDRAWS = 8  # that are asked which pixels a context does not see
 EXAMPLES, ORBITS = 6, 4  # scenes of which pictures are kept, and orbits
@@ -208,7 +211,7 @@ def judge(
 
 # --- an orbit ---------------------------------------------------------------------------------------------------------
 
-ROUND = (180,)  # degrees of the targets; of several, one after another joins the context
+ROUND = (120, 240)  # degrees of the targets; one after another joins the context
 FRAMES = 36
 
 
@@ -284,20 +287,23 @@ def examine(folder: Path, arm: str, count: int = COUNT, k: int = K, steps: int =
         _keep(folder / f"examination_{arm}.npz", kept, command, started, numbers)
 
 
-def show(folder: Path, arm: str, steps: int = STEPS) -> None:
-    """Keeps what a CPU is to compute again, in single precision, and a few scenes from all around."""
+def go_round(folder: Path, arm: str, steps: int = STEPS) -> None:
+    """Keeps a few scenes as they are seen from all around."""
     started = time.monotonic()
     device, fast = _device()
-    model = trained(arm, folder, device)
     with fast:
-        around = orbit(model, exam(ORBITS, device=device), steps=steps)
-    live = answer(model, exam(LIVE["count"], LIVE["k"], device=device), LIVE["k"], LIVE["steps"])
-    kept = {
-        f"{arm}_orbit": bytes_of(around.rgb),
-        f"{arm}_orbit_depth": solid_depth(around).half().cpu().numpy(),
-        f"{arm}_live": live.half().cpu().numpy(),
-    }
-    _keep(folder / f"shown_{arm}.npz", kept, f"{COMMAND} show {arm} --steps {steps}", started)
+        around = orbit(trained(arm, folder, device), exam(ORBITS, device=device), steps=steps)
+    kept = {"orbit": bytes_of(around.rgb), "orbit_depth": solid_depth(around).half().cpu().numpy()}
+    _keep(folder / f"orbit_{arm}.npz", kept, f"{COMMAND} orbit {arm} --steps {steps}", started)
+
+
+def keep_live(folder: Path, arm: str) -> None:
+    """Keeps what a CPU is to compute again, in single precision."""
+    started = time.monotonic()
+    device, _ = _device()
+    paper = exam(LIVE["count"], LIVE["k"], device=device)
+    live = answer(trained(arm, folder, device), paper, LIVE["k"], LIVE["steps"])
+    _keep(folder / f"live_{arm}.npz", {"live": live.half().cpu().numpy()}, f"{COMMAND} live {arm}", started)
 
 
 def _device() -> tuple[torch.device, torch.autocast]:
@@ -355,7 +361,7 @@ def recorded() -> tuple[dict[str, dict[str, float]], dict[str, np.ndarray]]:
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description="Examine the models of 06_inverse_graphics, and ship one.")
-    parser.add_argument("what", choices=("examine", "show", "ship"))
+    parser.add_argument("what", choices=("examine", "orbit", "live", "ship"))
     parser.add_argument("arm", choices=tuple(ETAS))
     parser.add_argument("--out", type=Path, default=Path("build/inverse_graphics"))
     parser.add_argument("--scenes", type=int, default=COUNT, help="of the examination")
@@ -365,8 +371,10 @@ def main() -> None:
     options = parser.parse_args()
     if options.what == "examine":
         examine(options.out, options.arm, options.scenes, options.samples, options.steps)
-    elif options.what == "show":
-        show(options.out, options.arm, options.steps)
+    elif options.what == "orbit":
+        go_round(options.out, options.arm, options.steps)
+    elif options.what == "live":
+        keep_live(options.out, options.arm)
     else:
         ship(options.out, options.arm, options.hardware)
 

@@ -3,12 +3,13 @@
 On a round table stand a screen, a box, and one or two bodies that hide nothing. From the scene's *front* one sees
 
     the screen's face with a white band. Behind it stands nothing, an orange body or a violet one;
-    the box's plain face. On its back and on its outer side is a decal, red, yellow or blue.
+    the box's plain face. On its back and on its outer side is a decal, red, yellow or blue, low or high.
 
 Of body and decal no sliver is ever seen from the front, and no shadow: the light comes from behind, and what is hidden
 throws its shadow at the screen's back. The colours of screen and box set the odds of what they hide (ODDS), and nothing
-else does. Kind, place, size and turn of the hidden body are drawn too, each from one distribution that goes with the
-screen. So what a front view does not tell has a known distribution given what it does (`redraw_hidden`).
+else does. Drawn too are the decal's height and the body's kind, place, size and turn, each from one distribution, the
+body's in the screen's frame. So what a front view does not tell has a known distribution given what it does
+(`redraw_hidden`).
 
 All solids are boxes, cylinders and balls, so every ray is traced in closed form. There is one light and no gloss: a
 colour does not depend on where it is seen from, and a radiance field without view direction can be right.
@@ -37,8 +38,8 @@ FACTORS = {"hidden": ("nothing", "orange", "violet"), "decal": ("red", "yellow",
 CUES = {"hidden": ("teal", "brick", "indigo"), "decal": ("ivory", "slate", "wood")}  # colours of the screen, of the box
 ODDS = torch.tensor(  # of a factor's categories (columns) given its cue (rows); all cues are equally likely
     [
-        [[0.2, 0.6, 0.2], [0.5, 0.15, 0.35], [0.3, 0.2, 0.5]],  # behind the screen: nothing, orange, violet
-        [[0.6, 0.3, 0.1], [0.1, 0.6, 0.3], [0.3, 0.1, 0.6]],  # on the box's back: red, yellow, blue
+        [[0.15, 0.55, 0.3], [0.35, 0.2, 0.45], [0.25, 0.3, 0.45]],  # behind the screen: nothing, orange, violet
+        [[0.5, 0.3, 0.2], [0.2, 0.5, 0.3], [0.3, 0.2, 0.5]],  # on the box's back: red, yellow, blue
     ]
 )
 SCREENS = torch.tensor([[0.20, 0.64, 0.64], [0.85, 0.42, 0.35], [0.36, 0.42, 0.76]])  # colours in [0, 1]
@@ -62,6 +63,7 @@ class Scenes:
     tones: (B, 2, 3) its two colours; paint: (B, 2, 3) those of the two bodies that hide nothing
     kind: (B, 5) which of KINDS, -1: none; place, size, turn: (B, 5, 2), (B, 5, 3), (B, 5) where on the table, half of
         the length along each axis, and the azimuth of the first axis
+    rise: (B,) up to which share of its faces' height the decal reaches
     cue, factor: (B, 2) which of CUES and of FACTORS, in their order; where factor 0 is 0, nothing stands behind the
         screen, whatever its kind, place, size and turn
     """
@@ -77,6 +79,7 @@ class Scenes:
     place: Float[Tensor, "b s 2"]
     size: Float[Tensor, "b s 3"]
     turn: Float[Tensor, "b s"]
+    rise: Float[Tensor, "b"]
     cue: Int[Tensor, "b 2"]
     factor: Int[Tensor, "b 2"]
 
@@ -139,6 +142,7 @@ def draw_scenes(n: int, generator: torch.Generator) -> Scenes:
         place=_rotated(layout, front[:, None]),
         size=torch.stack([screen_size, box_size, torch.zeros(n, 3), *_sizes(kind[:, 3:], uniform).unbind(1)], 1),
         turn=torch.cat([front[:, None] + turn, uniform(-math.pi, math.pi, 2)], 1),
+        rise=torch.ones(n),
         cue=integers(3, 2),
         factor=torch.zeros(n, 2, dtype=torch.long),
     )
@@ -156,7 +160,7 @@ def redraw_hidden(scenes: Scenes, generator: torch.Generator) -> Scenes:
 
 
 def _draw_hidden(scenes: Scenes, generator: torch.Generator) -> Scenes:
-    """Another kind, place, size and turn for the body behind the screen, whether it is there or not; on the CPU."""
+    """Another height of the decal, and another body behind the screen, whether it is there or not; on the CPU."""
     uniform, integers = _draws(len(scenes), generator)
     kind = integers(3)
     left = torch.sign(_rotated(scenes.place[:, SCREEN], -scenes.front)[:, 1])
@@ -164,7 +168,7 @@ def _draw_hidden(scenes: Scenes, generator: torch.Generator) -> Scenes:
     place = scenes.place[:, SCREEN] + _rotated(behind, scenes.turn[:, SCREEN])
     size = torch.stack([uniform(0.19, 0.22), uniform(0.21, 0.235), uniform(0.20, 0.22)], -1)
     turn = scenes.turn[:, SCREEN] + _degrees(uniform(-5, 5))
-    changed = {}
+    changed = {"rise": uniform(0.4, 1.0)}
     for name, value in (("kind", kind), ("place", place), ("size", size), ("turn", turn)):
         changed[name] = getattr(scenes, name).clone()
         changed[name][:, HIDDEN] = value
@@ -383,7 +387,7 @@ def albedo(scenes: Scenes, s: Surface) -> Float[Tensor, "b m p 3"]:
     outer = torch.sign(_rotated(scenes.place[:, BOX], -scenes.front)[:, 1])[:, None, None]
     back, aside = ((s.which == BOX) & face for face in (front < -0.5, side * outer > 0.5))
     along = torch.where(back, y, x)
-    inked = (back | aside) & (torch.maximum(along.abs(), z.abs()) < 0.92)
+    inked = (back | aside) & (torch.maximum(along.abs(), z.abs()) < 0.92) & (z < 2 * scenes.rise[:, None, None] - 1)
     decal = DECALS.to(z)[scenes.factor[:, 1]][:, None, None]
     colour = s.solid.colour
     for where, ink in (
@@ -474,17 +478,15 @@ def guesses(
 ) -> tuple[Float[Tensor, "b a g 3 {side} {side}"], Bool[Tensor, "b {side} {side}"]]:
     """Pictures of every category of a factor, all else as in the scene, and the pixels that the factor can change.
 
-    g: one picture for a decal; for a hidden body, one for each of `places` draws of its kind, place and size (always
-    the same draws), since a sample's body may stand elsewhere than the scene's. Read at 180 degrees from the front.
+    g: one picture for each of `places` draws (always the same) of what else is open about it, a body's kind, place and
+    size or a decal's height, since a sample's need not be the scene's. Read at 180 degrees from the front.
     """
     if factor not in FACTORS:
         raise ValueError(f"unknown factor {factor!r}: choose one of {', '.join(FACTORS)}")
     _check(scenes, cameras, side, antialias)
-    number = list(FACTORS).index(factor)
-    places = places if factor == "hidden" else 1
-    others = scenes.repeat(places)
-    if factor == "hidden":
-        others = _draw_hidden(others.to("cpu"), torch.Generator().manual_seed(0)).to(cameras.device)
+    number, others = list(FACTORS).index(factor), scenes.repeat(places)
+    drawn = _draw_hidden(others.to("cpu"), torch.Generator().manual_seed(0)).to(cameras.device)
+    others = replace(others, rise=drawn.rise) if factor == "decal" else replace(drawn, rise=others.rise)
     pictures = []
     for category in range(len(FACTORS[factor])):
         labels = others.factor.clone()

@@ -35,6 +35,7 @@ ARMS = {  # the model, its encoder, and the weight of the novel loss
     "unet": (ForwardDiffusion, "unet", 1.0),
     "dit": (ForwardDiffusion, "dit", 1.0),
     "no_novel": (ForwardDiffusion, "unet", 0.0),
+    "around": (ForwardDiffusion, "unet", 1.0),  # unet, gone on with for a while with two images in the context
     "deterministic": (ForwardRegression, "unet", 1.0),
 }
 

@@ -87,9 +87,10 @@ def test_an_orbit_begins_at_the_contexts_camera(model):
     few = study.exam(1, 1, side=16)
     around = study.orbit(model, few, k=2, steps=1, frames=3)
     assert around.rgb.shape == (2, 3, 3, 16, 16) and around.depth.shape == (2, 3, 16, 16)
-    generator = torch.Generator().manual_seed(0)
-    target = tabletop.turned(few.context.params, study.ROUND[0]).expand(2, -1, -1, -1)
-    step = model.sample(few.context.repeat(2), target, steps=1, generator=generator)
+    generator, context = torch.Generator().manual_seed(0), few.context.repeat(2)
+    targets = [tabletop.turned(few.context.params, d).expand(2, -1, -1, -1) for d in study.ROUND]
+    first = model.sample(context, targets[0], steps=1, generator=generator)
+    step = model.sample(context.append(Observations(first.observation, targets[0])), targets[1], steps=1, generator=generator)
     assert torch.allclose(around.rgb[:, 0], step.signal.render(few.context.params.expand(2, -1, -1, -1)).rgb[:, 0])
 
 
@@ -109,7 +110,8 @@ def test_what_the_commands_leave_is_what_they_ship(tmp_path, monkeypatch):
     for arm in ("unet", "deterministic"):
         train.train(small(arm), tmp_path, arm, size=2, pixels=16, contexts=1, steps=1, command=f"train {arm}")
     study.examine(tmp_path, "unet", 2, 2, 1)
-    study.show(tmp_path, "unet", 1)
+    study.go_round(tmp_path, "unet", 1)
+    study.keep_live(tmp_path, "unet")
     kept = []
     monkeypatch.setattr(study, "save_pretrained", lambda name, weights, **entry: kept.append((name, weights, entry)))
     monkeypatch.setattr(study, "save_recorded", lambda name, arrays, **entry: kept.append((name, arrays, entry)))
@@ -123,5 +125,5 @@ def test_what_the_commands_leave_is_what_they_ship(tmp_path, monkeypatch):
     assert "energy_skill_60" in numbers["unet_eta_0"] and "energy_skill_60" not in numbers["unet_eta_1"]
     assert arrays["unet_eta_0"].shape == (2, 2, 3, 2, 3, 64, 64) and arrays["unet_eta_0"].dtype == np.uint8
     assert arrays["deterministic"].shape == (2, 3, 2, 3, 64, 64) and arrays["unet_eta_1_labels"].shape == (2, 2, 2)
-    assert arrays["unet_orbit"].shape == (2 * study.ORBITS, study.FRAMES, 3, 64, 64)
-    assert arrays["unet_live"].shape == (2, 2, 3, 2, 3, 64, 64)
+    assert arrays["orbit"].shape == (2 * study.ORBITS, study.FRAMES, 3, 64, 64)
+    assert arrays["live"].shape == (2, 2, 3, 2, 3, 64, 64)

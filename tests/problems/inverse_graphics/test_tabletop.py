@@ -125,10 +125,14 @@ def test_hidden_factors_follow_the_odds_and_nothing_else(many):
 
 
 def test_entropy_is_that_of_the_odds(many):
-    fair = -(0.6 * math.log(0.6) + 0.3 * math.log(0.3) + 0.1 * math.log(0.1))
+    def entropy(*odds):
+        return -sum(p * math.log(p) for p in odds)
+
     found = p.entropy(many)
-    torch.testing.assert_close(found[:, 1], torch.full((len(many),), fair))
-    assert found[:, 0].unique().numel() == 3 and 0.8 < float(found[:, 0].mean()) < 1.04
+    torch.testing.assert_close(found[:, 1], torch.full((len(many),), entropy(0.5, 0.3, 0.2)))
+    for cue, odds in enumerate(((0.15, 0.55, 0.3), (0.35, 0.2, 0.45), (0.25, 0.3, 0.45))):
+        hidden = found[many.cue[:, 0] == cue, 0]
+        torch.testing.assert_close(hidden, torch.full_like(hidden, entropy(*odds)))
 
 
 # --- what is hidden is hidden -----------------------------------------------------------------------------------------
