@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from fwdiff_lite.observations import Observations
 from fwdiff_lite.problems.inverse_graphics import study, tabletop, train
 from fwdiff_lite.problems.inverse_graphics.volume import Image
 
