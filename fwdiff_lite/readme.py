@@ -43,8 +43,8 @@ PROVES = {  # notebook: what it proves, with numbers from figures/metrics.json
         "is off by {one_shot_factor_tv_second:.2f}."
     ),
     "06_inverse_graphics": (
-        "Section 4.1 in 3-D: radiance fields sampled from one picture. On {examined} held-out scenes so far, what it "
-        "hides is drawn within {factor_tv:.2f} of its true odds, and samples vary {variance_unseen_over_seen_180:.0f} "
+        "Section 4.1 in 3-D: radiance fields sampled from one picture. On {examined} held-out scenes it draws what the "
+        "picture hides within {factor_tv:.2f} of the true odds, and samples vary {variance_unseen_over_seen_180:.0f} "
         "times as much where the picture cannot know as where it can. Behind the table they come "
         "{energy_skill_180:.0%} of the way from a deterministic model's energy score to the truth's, at 60 degrees "
         "{energy_skill_60:.0%}."

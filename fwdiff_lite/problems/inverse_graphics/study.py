@@ -212,7 +212,7 @@ def judge(
 # --- an orbit ---------------------------------------------------------------------------------------------------------
 
 ROUND = (120, 240)  # degrees of the targets; one after another joins the context
-FRAMES = 36
+FRAMES = 18
 
 
 def orbit(
@@ -331,12 +331,13 @@ def ship(folder: Path, arm: str, hardware: str) -> None:
         commands.append(told["command"])
         minutes += told["gpu_minutes"]
     origin = {"hardware": hardware, "seed": 0, "commit": records[arm]["commit"]}
+    trainings = [part for part in (records[arm]["before"], records[arm]) if part]
     save_pretrained(
         f"{NAME}_{arm}",
         load_file(folder / f"{arm}.safetensors"),
-        command=records[arm]["command"],
-        gpu_minutes=round(records[arm]["gpu_minutes"], 1),
-        steps=records[arm]["steps"],
+        command="; ".join(part["command"] for part in trainings),
+        gpu_minutes=round(sum(part["gpu_minutes"] for part in trainings), 1),
+        steps=sum(part["steps"] for part in trainings),
         metrics={key: round(value, 4) for key, value in numbers[f"{arm}_eta_0"].items() if key in HEADLINES},
         **origin,
     )

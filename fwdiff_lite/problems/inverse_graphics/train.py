@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
 from fwdiff_lite.files import commit, write_json
+from fwdiff_lite.pretrained import read_manifest
 from fwdiff_lite.problems.inverse_graphics import tabletop
 from fwdiff_lite.problems.inverse_graphics.pixelnerf import SceneDenoiser
 from fwdiff_lite.problems.inverse_graphics.volume import VolumeRenderer
@@ -79,12 +80,13 @@ def train(
     contexts: int = CONTEXTS,
     sharing: int = 1,
     command: str = "",
+    before: dict | None = None,
     **budget,
 ) -> Fit:
     """Trains within a budget of `steps` or `seconds`, those of earlier calls included.
 
     Leaves weights in half precision, losses and commit in the folder, and the state to go on from.
-    sharing: how many trainings have the device at once, for the record, as is the command
+    sharing: how many trainings have the device at once, for the record, as are the command and what was done `before`
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     fast = device == "cuda"
@@ -111,6 +113,7 @@ def train(
         "batch": size,
         "minutes": done.seconds / 60,
         "gpu_minutes": done.seconds / 60 / sharing,
+        "before": before or {},
     }
     write_json(folder / f"{name}.json", record | {"curve": {key: values[::20] for key, values in done.curve.items()}})
     return done
@@ -141,6 +144,7 @@ def main() -> None:
         contexts=options.contexts,
         sharing=options.sharing,
         command=f"{COMMAND} {options.arm} {budget}",
+        before=read_manifest().get(options.start.name) if options.start else None,
         steps=options.steps,
         seconds=60 * options.minutes,
     )
