@@ -91,7 +91,8 @@ def test_an_orbit_begins_at_the_contexts_camera(model):
     generator, context = torch.Generator().manual_seed(0), few.context.repeat(2)
     targets = [tabletop.turned(few.context.params, d).expand(2, -1, -1, -1) for d in study.ROUND]
     first = model.sample(context, targets[0], steps=1, generator=generator)
-    step = model.sample(context.append(Observations(first.observation, targets[0])), targets[1], steps=1, generator=generator)
+    both = context.append(Observations(first.observation, targets[0]))
+    step = model.sample(both, targets[1], steps=1, generator=generator)
     assert torch.allclose(around.rgb[:, 0], step.signal.render(few.context.params.expand(2, -1, -1, -1)).rgb[:, 0])
 
 
@@ -108,8 +109,9 @@ def test_there_are_no_more_scenes_than_there_are():
 def test_what_the_commands_leave_is_what_they_ship(tmp_path, monkeypatch):
     small = partial(train.untrained, width=8, widths=(8, 16), samples=4)
     monkeypatch.setattr(train, "untrained", small)
-    for arm in ("unet", "deterministic"):
-        train.train(small(arm), tmp_path, arm, size=2, pixels=16, contexts=1, steps=1, command=f"train {arm}")
+    before = {"unet": {"command": "train before", "gpu_minutes": 2.0, "steps": 3}, "deterministic": None}
+    for arm, earlier in before.items():
+        train.train(small(arm), tmp_path, arm, 2, 16, steps=1, command=f"train {arm}", before=earlier)
     study.examine(tmp_path, "unet", 2, 2, 1)
     study.go_round(tmp_path, "unet", 1)
     study.keep_live(tmp_path, "unet")
@@ -119,7 +121,8 @@ def test_what_the_commands_leave_is_what_they_ship(tmp_path, monkeypatch):
     study.ship(tmp_path, "unet", "a machine")
     (name, weights, entry), (_, arrays, record) = kept
     assert name == "06_inverse_graphics_unet" and weights.keys() == small("unet").denoiser.state_dict().keys()
-    assert entry["steps"] == 1 and entry["command"] == "train unet" and set(entry["metrics"]) == set(study.HEADLINES)
+    assert entry["steps"] == 4 and entry["command"] == "train before; train unet" and entry["gpu_minutes"] >= 2
+    assert set(entry["metrics"]) == set(study.HEADLINES)
     assert "train deterministic; train unet; python -m" in record["command"] and record["hardware"] == "a machine"
     numbers = json.loads(str(arrays["numbers"]))
     assert set(numbers) == {"unet_eta_0", "unet_eta_1"} and "factor_tv" in numbers["unet_eta_1"]
