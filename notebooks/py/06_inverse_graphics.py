@@ -149,20 +149,21 @@ plt.show()
 
 # %% [markdown]
 # The losses compare pictures: 320 pixels of the target (Eq. 8), as many of a novel view that the network is not told of
-# (Eq. 9), and the deterministic render. Here are a few steps of that training, from the loaded weights.
+# (Eq. 9), and the deterministic render. The curve is that of the last stretch of training, which went on from weights made
+# before; the dots are a few more steps, taken here.
 
 # %% tags=["nbval-ignore-output"]
 trainee = train.untrained("unet").to(device)
 trainee.denoiser.load_state_dict(model.denoiser.state_dict())
-size, steps = run.pick(smoke=(1, 1), cpu=(1, 12), gpu=(16, 4))
+size, count = run.pick(smoke=(1, 1), cpu=(1, 12), gpu=(16, 4))
 batch = tabletop.batches(size, 1, train.PIXELS, device=device)
-live = fit(trainee, batch, steps=steps, learning_rate=1e-5, warmup=1, progress=False).curve
-curve = json.loads(str(recorded["curves"]))["unet"]
+live = fit(trainee, batch, steps=count, learning_rate=1e-5, warmup=1, progress=False).curve
+curve, record = (json.loads(str(recorded[key]))["unet"] for key in ("curves", "records"))
 fig, ax = plt.subplots(figsize=(6, 2.6))
 for name, color in (("target", plotting.TARGET), ("novel", plotting.SAMPLES), ("estimate", plotting.MUTED)):
     values = np.array(curve[name])
     smooth = np.convolve(values, np.ones(10) / 10, "valid")
-    ax.plot(np.linspace(0, entry["steps"], len(smooth)), smooth, color=color, label=name)
+    ax.plot(np.linspace(record["before"].get("steps", 0), entry["steps"], len(smooth)), smooth, color=color, label=name)
     ax.plot(entry["steps"], np.mean(live[name]), "o", color=color, ms=5)
 ax.set(yscale="log", xlabel="training step (recorded; dots: live steps)", ylabel="squared error")
 ax.legend()
@@ -329,8 +330,8 @@ for ax, words in ((skill, {0: "deterministic", 1: "true draws"}), (spread, {1: "
     for level, text in words.items():
         ax.axhline(level, color=plotting.MUTED, lw=1)
         ax.annotate(text, (0.29, level), xycoords=("axes fraction", "data"), ha="center", va="bottom", fontsize=8)
-skill.set(title="energy skill", ylim=(-0.1, None))
-spread.set(title="spread, unseen pixels", ylim=(0, None))
+skill.set(title="energy skill", ylim=(-0.1, 1.2))
+spread.set(title="spread, unseen pixels", ylim=(0, 1.2))
 spread.legend(loc="lower right")
 for key, color, label in (
     ("psnr_redrawn", plotting.TRUE, "true draws differ"),
@@ -445,8 +446,8 @@ plt.show()
 # ## What held, and what did not
 #
 # **Held.** From pictures alone the model learns to draw scenes. What one picture hides it fills in by its odds, with the novel
-# loss and without. Samples differ where the picture cannot know, and agree with it where it can. They are as sharp as true
-# pictures, and from the side and from behind they come more than four fifths of the way from the deterministic answer to true
+# loss and without. Samples differ where the picture cannot know, and agree with it where it can. They have as much contrast from
+# pixel to pixel as true pictures, and from the side and from behind they come more than four fifths of the way from the deterministic answer to true
 # draws. The mean of many samples is as good there as that answer, which is a blend. A sampled scene can be looked at from all
 # sides.
 #
