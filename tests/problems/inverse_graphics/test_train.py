@@ -36,5 +36,5 @@ def test_the_models_are_of_the_size_that_may_be_shipped():
 
 
 def test_unknown_arms_are_refused():
-    with pytest.raises(ValueError, match="unknown arm 'vit': choose one of unet, dit, no_novel, deterministic"):
+    with pytest.raises(ValueError, match="unknown arm 'vit': choose one of unet, dit, no_novel, around, deterministic"):
         train.untrained("vit")
