@@ -33,6 +33,7 @@ SWEEPS = {  # what is changed, one at a time, from DEFAULT
     "views": (1, 2, 3),
     "side": (32, 64, 96),
 }
+SWEPT = 16  # scenes a step in a sweep, so that the largest values fit into any GPU's memory
 DEFAULT = {"rays": 640, "samples": 40, "views": 1, "side": SIDE}  # a training that others can be compared with
 
 
@@ -155,7 +156,7 @@ def main() -> None:
         compile_networks(model)
     for size in (64, 1) if fast else (1,):
         note(f"sampling_{size}", measure(sampling(model, size, 32, device), device, 3, 1))
-    note("sweep", sweep(options.batch, device))
+    note("sweep", sweep(min(SWEPT, options.batch), device))
 
 
 if __name__ == "__main__":
