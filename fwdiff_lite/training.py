@@ -40,6 +40,12 @@ class Fit:
     curve: dict[str, list[float]] = field(default_factory=dict)
 
 
+def hardware() -> str:
+    """What a training runs on, for the record."""
+    return f"one {torch.cuda.get_device_name()}" if torch.cuda.is_available() else f"{os.cpu_count()}-core CPU"
+
+
+
 def fit(
     model: nn.Module,
     batch: Callable[[torch.Generator], dict],

@@ -46,7 +46,7 @@ else:
 PROFILE = "cpu"
 # The profile "gpu" trains the weights anew, and goes on where an earlier run stopped.
 MINUTES = 13.0  # of training
-BATCH = 64  # scenes a step
+BATCH = 128  # scenes a step
 FOLDER = "../build/06_inverse_graphics"  # for its weights
 
 # %% tags=["nbval-ignore-output"]
@@ -295,7 +295,7 @@ plt.show()
 
 # %% tags=["nbval-ignore-output"]
 row = measured[arm]
-print(*(command.split("study ")[1] for command in json.loads(str(recorded["commands"])) if "examine unet" in command))
+print(json.loads(str(recorded["parts"]))["examination_unet"]["command"].split("study ")[1])
 print(f"{'':30}" + "".join(f"{title:>18}" for title in ("tv (up to)", "rms (up to)")))
 for sampler, found in measured.items():
     words, _, eta = sampler.partition("_eta_")

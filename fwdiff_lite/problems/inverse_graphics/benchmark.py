@@ -26,7 +26,9 @@ from fwdiff_lite.files import commit, write_json
 from fwdiff_lite.observations import Observations
 from fwdiff_lite.problems.inverse_graphics import tabletop
 from fwdiff_lite.problems.inverse_graphics.train import BATCH, SIDE, compile_networks, untrained
+from fwdiff_lite.training import hardware
 
+COMMAND = "python -m fwdiff_lite.problems.inverse_graphics.benchmark"
 SWEEPS = {  # what is changed, one at a time, from DEFAULT
     "rays": (160, 320, 640, 1280),
     "samples": (20, 40, 80),
@@ -138,24 +140,24 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=BATCH)
     options = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    fast = device.type == "cuda"
-    numbers: dict[str, object] = {"commit": commit() or "unknown", "batch": options.batch}
-    if fast:
-        numbers["device"] = torch.cuda.get_device_name()
+    fast, started = device.type == "cuda", time.monotonic()
+    origin = {"command": f"{COMMAND} --batch {options.batch}", "commit": commit() or "unknown", "hardware": hardware()}
+    numbers: dict[str, object] = origin | {"batch": options.batch}
 
     def note(name: str, value: dict) -> None:
         numbers[name] = value
+        numbers["gpu_minutes"] = (time.monotonic() - started) / 60 if fast else 0.0
         write_json(options.out / "benchmark.json", numbers)
         if name != "sweep":
             print(name, value, flush=True)
 
-    note("training", measure(training_step(options.batch, **DEFAULT, device=device, compile=fast), device, 20))
-    note("training_counted", count(training_step(options.batch, **DEFAULT, device=device)))
     model = untrained("unet").to(device).eval()
     if fast:
         compile_networks(model)
     for size in (64, 1) if fast else (1,):
         note(f"sampling_{size}", measure(sampling(model, size, 32, device), device, 3, 1))
+    note("training", measure(training_step(options.batch, **DEFAULT, device=device, compile=fast), device, 20))
+    note("training_counted", count(training_step(options.batch, **DEFAULT, device=device)))
     note("sweep", sweep(min(SWEPT, options.batch), device))
 
 

@@ -106,7 +106,8 @@ def gathered(maps: Float[Tensor, "n c h w"], uv: Float[Tensor, "n p 2"]) -> Floa
 
 def waves(x: Float[Tensor, "*b d"], n: int) -> Float[Tensor, "*b e"]:
     """The numbers themselves with sines and cosines of pi / 2 times 1, 2, 4, ... of them: e = d (1 + 2 n)."""
-    angles = (x[..., None] * (math.pi / 2 * 2.0 ** torch.arange(n, device=x.device))).flatten(-2)
+    # numbers, not a power of a tensor: a GPU's compiler would take the power again for every point
+    angles = torch.stack([x * (math.pi / 2 * 2**i) for i in range(n)], -1).flatten(-2)
     return torch.cat([x, angles.sin(), angles.cos()], -1)
 
 

@@ -3,7 +3,7 @@
     python -m fwdiff_lite.problems.inverse_graphics.study examine unet --out build/inverse_graphics
     python -m fwdiff_lite.problems.inverse_graphics.study orbit around --out build/inverse_graphics
     python -m fwdiff_lite.problems.inverse_graphics.study live unet --out build/inverse_graphics
-    python -m fwdiff_lite.problems.inverse_graphics.study ship unet --out build/inverse_graphics --hardware "..."
+    python -m fwdiff_lite.problems.inverse_graphics.study ship unet --out build/inverse_graphics
 
 `examine` draws samples for held-out scenes from a model that `train` left in the folder, judges them against the truth,
 against true redraws of what the context hides and against the deterministic baseline, and writes all measures with
@@ -19,6 +19,7 @@ import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,12 +29,13 @@ from torch import Tensor
 
 from fwdiff_lite import metrics
 from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression, Step
-from fwdiff_lite.files import read_json
+from fwdiff_lite.files import commit, read_json
 from fwdiff_lite.observations import Observations
-from fwdiff_lite.pretrained import load_pretrained, load_recorded, save_pretrained, save_recorded
+from fwdiff_lite.pretrained import load_pretrained, load_recorded, read_manifest, save_pretrained, save_recorded
 from fwdiff_lite.problems.inverse_graphics import tabletop
 from fwdiff_lite.problems.inverse_graphics.train import ARMS, compile_networks, with_weights
 from fwdiff_lite.problems.inverse_graphics.volume import Image
+from fwdiff_lite.training import hardware
 
 NAME = "06_inverse_graphics"
 COMMAND = "python -m fwdiff_lite.problems.inverse_graphics.study"
@@ -46,11 +48,11 @@ ETAS = {  # the etas of sampling that an arm is examined with, and at which targ
     "unet": {0: DEGREES, 1: BEHIND},
     "dit": {0: DEGREES, 1: BEHIND},
     "no_novel": {0: BEHIND, 1: BEHIND},
-    "around": {0: BEHIND},
 }
 REDRAWS = 8  # that are asked which pixels a context does not see
 EXAMPLES, ORBITS = 6, 4  # scenes of which pictures are kept, and orbits
 HEADLINES = tuple(f"energy_skill_{degrees}" for degrees in DEGREES) + ("factor_tv", "factor_scene_rms")
+TEXTS = ("numbers", "records", "curves", "parts", "benchmark")  # that `ship` keeps beside the examples, as JSON
 LIVE = {"count": 2, "k": 2, "steps": 16}  # what a CPU is to compute again
 
 # --- the examination --------------------------------------------------------------------------------------------------
@@ -114,7 +116,7 @@ def answer(
     eta: float = 0.0,
     seed: int = 0,
     degrees: tuple[int, ...] = DEGREES,
-    chunk: int = 128,
+    chunk: int = 64,
 ) -> Float[Tensor, "c k d v 3 h w"]:
     """k scenes sampled for each context and target, as they look from that target and from the novel camera.
 
@@ -239,8 +241,13 @@ def solid_depth(image: Image) -> Float[Tensor, "b m h w"]:
 
 
 def trained(arm: str, folder: Path, device: torch.device) -> ForwardDiffusion:
-    """A model with the weights that `train` left in the folder; on a GPU its networks are compiled."""
-    model = with_weights(arm, load_file(folder / f"{arm}.safetensors")).to(device)
+    """A model with the weights that `train` left in the folder."""
+    return with_weights(arm, load_file(folder / f"{arm}.safetensors")).to(device)
+
+
+def quick(arm: str, folder: Path, device: torch.device) -> ForwardDiffusion:
+    """The same for many samples: on a GPU its networks are compiled."""
+    model = trained(arm, folder, device)
     if device.type == "cuda":
         compile_networks(model)
     return model
@@ -260,9 +267,15 @@ def examine(folder: Path, arm: str, count: int = COUNT, k: int = K, steps: int =
     """Judges a model in the folder against the deterministic one there; keeps what figures show of it."""
     started = time.monotonic()
     device, fast = _device()
-    paper = exam(count, k, device=device)
+    paper, model, drawn = exam(count, k, device=device), quick(arm, folder, device), {}
+    for eta, degrees in ETAS[arm].items():
+        began = time.monotonic()
+        with fast:
+            answers = answer(model, paper, k, steps, eta, degrees=degrees)
+        drawn[eta] = answers, (time.monotonic() - began) / (count * k * len(degrees))
+        print(f"{arm}, eta {eta}: {drawn[eta][1]:.3f} seconds a sample", flush=True)
     with fast:
-        baseline = answer(trained(BASELINE, folder, device), paper)
+        baseline = answer(quick(BASELINE, folder, device), paper)
     first, numbers = slice(min(EXAMPLES, count)), {}
     kept = {
         "context": bytes_of(paper.context.value[first, 0]),
@@ -270,14 +283,9 @@ def examine(folder: Path, arm: str, count: int = COUNT, k: int = K, steps: int =
         "redrawn": bytes_of(paper.redrawn[first, :4]),
         "deterministic": bytes_of(baseline[first, 0]),
     }
-    model = trained(arm, folder, device)
-    for eta, degrees in ETAS[arm].items():
-        began = time.monotonic()
-        with fast:
-            answers = answer(model, paper, k, steps, eta, degrees=degrees)
-        seconds, name = time.monotonic() - began, f"{arm}_eta_{eta}"
-        numbers[name] = judge(paper, answers, baseline, degrees)
-        numbers[name]["seconds_a_sample"] = seconds / (count * k * len(degrees))
+    for eta, (answers, seconds) in drawn.items():
+        degrees, name = ETAS[arm][eta], f"{arm}_eta_{eta}"
+        numbers[name] = judge(paper, answers, baseline, degrees) | {"seconds_a_sample": seconds}
         print(name, json.dumps({key: round(value, 3) for key, value in numbers[name].items()}), flush=True)
         kept[name] = bytes_of(answers[first, :4])
         kept[f"{name}_deviation"] = answers[first].std(1).mean(-3).half().cpu().numpy()
@@ -315,42 +323,53 @@ def _device() -> tuple[torch.device, torch.autocast]:
 def _keep(path: Path, arrays: dict[str, np.ndarray], command: str, started: float, numbers: dict | None = None) -> None:
     """Arrays with what `ship` is to know of where they come from; started: by time.monotonic()."""
     minutes = (time.monotonic() - started) / 60 if torch.cuda.is_available() else 0.0
-    told = {"command": command, "gpu_minutes": minutes, "numbers": numbers or {}}
+    told = {"command": command, "commit": commit() or "unknown", "hardware": hardware(), "gpu_minutes": minutes}
+    told["numbers"] = numbers or {}
     np.savez_compressed(path, told=np.array(json.dumps(told)), **arrays)
 
 
-def ship(folder: Path, arm: str, hardware: str) -> None:
-    """Puts an arm's weights, all measures and the examples into checkpoints/, with where they come from."""
-    records = {path.stem: read_json(path) for path in sorted(folder.glob("*.json")) if path.stem in ARMS}
-    arrays, numbers, commands, minutes = {}, {}, [each["command"] for each in records.values()], 0.0
+def ship(folder: Path, arm: str) -> None:
+    """Puts an arm's weights, all measures and the examples into checkpoints/, with where they come from.
+
+    What is in the record already and not in the folder stays there, other arms' measures for one.
+    """
+    arrays = load_recorded(NAME) if f"{NAME}.npz" in read_manifest() else {}
+    texts = {key: json.loads(str(arrays.get(key, "{}"))) for key in TEXTS}
+    for name in ARMS:
+        if (path := folder / f"{name}.json").exists():
+            record = read_json(path)
+            texts["curves"][name], texts["records"][name] = record.pop("curve"), record
     for path in sorted(folder.glob("*_*.npz")):
         with np.load(path) as found:
             arrays |= dict(found)
-        told = json.loads(str(arrays.pop("told")))
-        numbers |= told["numbers"]
-        commands.append(told["command"])
-        minutes += told["gpu_minutes"]
-    origin = {"hardware": hardware, "seed": 0, "commit": records[arm]["commit"]}
+        texts["parts"][path.stem] = told = json.loads(str(arrays.pop("told")))
+        texts["numbers"] |= told.pop("numbers")
+    if cost := read_json(folder / "benchmark.json"):
+        texts["parts"]["benchmark"] = {key: cost.pop(key) for key in ("command", "commit", "hardware", "gpu_minutes")}
+        texts["benchmark"] = cost
+    records, numbers = texts["records"], texts["numbers"]
     trainings = [part for part in (records[arm]["before"], records[arm]) if part]
     save_pretrained(
         f"{NAME}_{arm}",
         load_file(folder / f"{arm}.safetensors"),
-        command="; ".join(part["command"] for part in trainings),
-        gpu_minutes=round(sum(part["gpu_minutes"] for part in trainings), 1),
-        steps=sum(part["steps"] for part in trainings),
         metrics={key: round(value, 4) for key, value in numbers[f"{arm}_eta_0"].items() if key in HEADLINES},
-        **origin,
+        steps=sum(part["steps"] for part in trainings),
+        **_origin(trainings),
     )
-    curves = {name: record.pop("curve") for name, record in records.items()}
-    texts = {"numbers": numbers, "records": records, "curves": curves, "commands": commands}
-    save_recorded(
-        NAME,
-        arrays | {key: np.array(json.dumps(text)) for key, text in texts.items()},
-        command="; ".join(commands),
-        gpu_minutes=round(minutes + sum(each["gpu_minutes"] for each in records.values()), 1),
-        metrics={name: round(found["factor_tv"], 4) for name, found in numbers.items()},
-        **origin,
-    )
+    arrays |= {key: np.array(json.dumps(text)) for key, text in texts.items()}
+    metrics = {name: round(found["factor_tv"], 4) for name, found in numbers.items()}
+    save_recorded(NAME, arrays, metrics=metrics, **_origin([*records.values(), *texts["parts"].values()]))
+
+
+def _origin(parts: list[dict]) -> dict[str, Any]:
+    """Where something comes from that several commands made, the last of which says the commit."""
+    return {
+        "command": "; ".join(part["command"] for part in parts),
+        "gpu_minutes": round(sum(part["gpu_minutes"] for part in parts), 1),
+        "hardware": "; ".join(dict.fromkeys(part["hardware"] for part in parts)),
+        "commit": parts[-1]["commit"],
+        "seed": 0,
+    }
 
 
 def recorded() -> tuple[dict[str, dict[str, float]], dict[str, np.ndarray]]:
@@ -363,13 +382,14 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description="Examine the models of 06_inverse_graphics, and ship one.")
     parser.add_argument("what", choices=("examine", "orbit", "live", "ship"))
-    parser.add_argument("arm", choices=tuple(ETAS))
+    parser.add_argument("arm", choices=tuple(ARMS))
     parser.add_argument("--out", type=Path, default=Path("build/inverse_graphics"))
     parser.add_argument("--scenes", type=int, default=COUNT, help="of the examination")
     parser.add_argument("--samples", type=int, default=K, help="of each scene")
     parser.add_argument("--steps", type=int, default=STEPS, help="of sampling")
-    parser.add_argument("--hardware", default="CPU", help="what `ship` writes down")
     options = parser.parse_args()
+    if options.what == "examine" and options.arm not in ETAS:
+        parser.error(f"{options.arm} is not examined: choose one of {', '.join(ETAS)}")
     if options.what == "examine":
         examine(options.out, options.arm, options.scenes, options.samples, options.steps)
     elif options.what == "orbit":
@@ -377,7 +397,7 @@ def main() -> None:
     elif options.what == "live":
         keep_live(options.out, options.arm)
     else:
-        ship(options.out, options.arm, options.hardware)
+        ship(options.out, options.arm)
 
 
 if __name__ == "__main__":

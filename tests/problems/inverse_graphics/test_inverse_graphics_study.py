@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from fwdiff_lite.files import read_json
 from fwdiff_lite.observations import Observations
 from fwdiff_lite.problems.inverse_graphics import study, tabletop, train
 from fwdiff_lite.problems.inverse_graphics.volume import Image
@@ -109,7 +110,8 @@ def test_there_are_no_more_scenes_than_there_are():
 def test_what_the_commands_leave_is_what_they_ship(tmp_path, monkeypatch):
     small = partial(train.untrained, width=8, widths=(8, 16), samples=4)
     monkeypatch.setattr(train, "untrained", small)
-    before = {"unet": {"command": "train before", "gpu_minutes": 2.0, "steps": 3}, "deterministic": None}
+    earlier = {"command": "train before", "commit": "old", "hardware": "a GPU", "gpu_minutes": 2.0, "steps": 3}
+    before = {"unet": earlier, "deterministic": None}
     for arm, earlier in before.items():
         train.train(small(arm), tmp_path, arm, 2, 16, steps=1, command=f"train {arm}", before=earlier)
     study.examine(tmp_path, "unet", 2, 2, 1)
@@ -118,14 +120,25 @@ def test_what_the_commands_leave_is_what_they_ship(tmp_path, monkeypatch):
     kept = []
     monkeypatch.setattr(study, "save_pretrained", lambda name, weights, **entry: kept.append((name, weights, entry)))
     monkeypatch.setattr(study, "save_recorded", lambda name, arrays, **entry: kept.append((name, arrays, entry)))
-    study.ship(tmp_path, "unet", "a machine")
+    part = {"command": "examine dit", "commit": "old", "hardware": "another GPU", "gpu_minutes": 1.0}
+    texts = {
+        "numbers": {"dit_eta_0": {"factor_tv": 0.5}},
+        "records": {},
+        "curves": {},
+        "parts": {"examination_dit": part},
+    }
+    there = {key: np.array(json.dumps(text)) for key, text in texts.items()} | {"dit_eta_0": np.zeros(1)}
+    monkeypatch.setattr(study, "load_recorded", lambda name: there)
+    study.ship(tmp_path, "unet")
     (name, weights, entry), (_, arrays, record) = kept
     assert name == "06_inverse_graphics_unet" and weights.keys() == small("unet").denoiser.state_dict().keys()
     assert entry["steps"] == 4 and entry["command"] == "train before; train unet" and entry["gpu_minutes"] >= 2
+    assert entry["hardware"].startswith("a GPU; ") and entry["commit"] == read_json(tmp_path / "unet.json")["commit"]
     assert set(entry["metrics"]) == set(study.HEADLINES)
-    assert "train deterministic; train unet; python -m" in record["command"] and record["hardware"] == "a machine"
+    assert {"train unet", "train deterministic", "examine dit"} < set(record["command"].split("; "))
+    assert record["gpu_minutes"] >= 1 and "another GPU" in record["hardware"] and "dit_eta_0" in arrays
     numbers = json.loads(str(arrays["numbers"]))
-    assert set(numbers) == {"unet_eta_0", "unet_eta_1"} and "factor_tv" in numbers["unet_eta_1"]
+    assert set(numbers) == {"unet_eta_0", "unet_eta_1", "dit_eta_0"} and "factor_tv" in numbers["unet_eta_1"]
     assert "energy_skill_60" in numbers["unet_eta_0"] and "energy_skill_60" not in numbers["unet_eta_1"]
     assert arrays["unet_eta_0"].shape == (2, 2, 3, 2, 3, 64, 64) and arrays["unet_eta_0"].dtype == np.uint8
     assert arrays["deterministic"].shape == (2, 3, 2, 3, 64, 64) and arrays["unet_eta_1_labels"].shape == (2, 2, 2)
