@@ -45,7 +45,7 @@ BETWEEN = 0.75  # of the way to the target stands the novel camera
 COUNT, K, STEPS = 128, 16, 32  # scenes of the examination, samples of each, steps of sampling
 BEHIND = DEGREES[2:]  # from where hidden factors are read
 ETAS = {  # the etas of sampling that an arm is examined with, and at which targets
-    "unet": {0: DEGREES, 1: BEHIND},
+    "unet": {1: DEGREES, 0: BEHIND},
     "dit": {0: DEGREES, 1: BEHIND},
     "no_novel": {0: BEHIND, 1: BEHIND},
 }
