@@ -44,7 +44,7 @@ DEGREES = (60, 120, 180)  # of the targets, around the table from the context
 BETWEEN = 0.75  # of the way to the target stands the novel camera
 COUNT, K, STEPS = 128, 16, 32  # scenes of the examination, samples of each, steps of sampling
 BEHIND = DEGREES[2:]  # from where hidden factors are read
-ETAS = {  # the etas of sampling that an arm is examined with, and at which targets
+ETAS = {  # the etas of sampling that an arm is examined with, the main one first, and at which targets
     "unet": {1: DEGREES, 0: BEHIND},
     "dit": {0: DEGREES, 1: BEHIND},
     "no_novel": {0: BEHIND, 1: BEHIND},
@@ -328,6 +328,11 @@ def _keep(path: Path, arrays: dict[str, np.ndarray], command: str, started: floa
     np.savez_compressed(path, told=np.array(json.dumps(told)), **arrays)
 
 
+def sampler(arm: str) -> str:
+    """The name under which an arm's measures are kept, with its main eta."""
+    return f"{arm}_eta_{next(iter(ETAS[arm]))}"
+
+
 def ship(folder: Path, arm: str) -> None:
     """Puts an arm's weights, all measures and the examples into checkpoints/, with where they come from.
 
@@ -348,17 +353,17 @@ def ship(folder: Path, arm: str) -> None:
         texts["parts"]["benchmark"] = {key: cost.pop(key) for key in ("command", "commit", "hardware", "gpu_minutes")}
         texts["benchmark"] = cost
     records, numbers = texts["records"], texts["numbers"]
-    trainings = [part for part in (records[arm]["before"], records[arm]) if part]
+    trainings = {name: [part for part in (record["before"], record) if part] for name, record in records.items()}
     save_pretrained(
         f"{NAME}_{arm}",
         load_file(folder / f"{arm}.safetensors"),
-        metrics={key: round(value, 4) for key, value in numbers[f"{arm}_eta_0"].items() if key in HEADLINES},
-        steps=sum(part["steps"] for part in trainings),
-        **_origin(trainings),
+        metrics={key: round(value, 4) for key, value in numbers[sampler(arm)].items() if key in HEADLINES},
+        steps=sum(part["steps"] for part in trainings[arm]),
+        **_origin(trainings[arm]),
     )
     arrays |= {key: np.array(json.dumps(text)) for key, text in texts.items()}
     metrics = {name: round(found["factor_tv"], 4) for name, found in numbers.items()}
-    save_recorded(NAME, arrays, metrics=metrics, **_origin([*records.values(), *texts["parts"].values()]))
+    save_recorded(NAME, arrays, metrics=metrics, **_origin([*sum(trainings.values(), []), *texts["parts"].values()]))
 
 
 def _origin(parts: list[dict]) -> dict[str, Any]:

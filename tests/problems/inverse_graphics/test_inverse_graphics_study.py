@@ -139,8 +139,8 @@ def test_what_the_commands_leave_is_what_they_ship(tmp_path, monkeypatch):
     assert record["gpu_minutes"] >= 1 and "another GPU" in record["hardware"] and "dit_eta_0" in arrays
     numbers = json.loads(str(arrays["numbers"]))
     assert set(numbers) == {"unet_eta_0", "unet_eta_1", "dit_eta_0"} and "factor_tv" in numbers["unet_eta_1"]
-    assert "energy_skill_60" in numbers["unet_eta_0"] and "energy_skill_60" not in numbers["unet_eta_1"]
-    assert arrays["unet_eta_0"].shape == (2, 2, 3, 2, 3, 64, 64) and arrays["unet_eta_0"].dtype == np.uint8
-    assert arrays["deterministic"].shape == (2, 3, 2, 3, 64, 64) and arrays["unet_eta_1_labels"].shape == (2, 2, 2)
+    assert "energy_skill_60" in numbers["unet_eta_1"] and "energy_skill_60" not in numbers["unet_eta_0"]
+    assert arrays["unet_eta_1"].shape == (2, 2, 3, 2, 3, 64, 64) and arrays["unet_eta_1"].dtype == np.uint8
+    assert arrays["deterministic"].shape == (2, 3, 2, 3, 64, 64) and arrays["unet_eta_0_labels"].shape == (2, 2, 2)
     assert arrays["orbit"].shape == (2 * study.ORBITS, study.FRAMES, 3, 64, 64)
     assert arrays["live"].shape == (2, 2, 3, 2, 3, 64, 64)
