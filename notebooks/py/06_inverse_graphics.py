@@ -61,6 +61,7 @@ from fwdiff_lite import fit, plotting
 from fwdiff_lite.notebook import Run
 from fwdiff_lite.pretrained import read_manifest
 from fwdiff_lite.problems.inverse_graphics import benchmark, study, tabletop, train
+from fwdiff_lite.problems.inverse_graphics.cameras import rays
 
 run = Run("06_inverse_graphics", PROFILE)
 N, K = run.pick(smoke=2, cpu=4, gpu=4), run.pick(smoke=2, cpu=4, gpu=4)  # held-out scenes shown, redraws of each
@@ -323,7 +324,8 @@ run.record(**row, examined=len(recorded[f"{arm}_labels"]))
 #
 # Right, what limits the skill: how far true draws differ from each other, and how wrong one sample is where the picture
 # leaves nothing open. Some of that error no training removes (dotted). In training a ray through a pixel's middle is to
-# have the pixel's mean colour. A picture here is the mean of 2 x 2 such rays, and so it is filtered twice.
+# have the colour of the pixel, which is the mean of 2 x 2 rays of the true scene. A picture of a sample is the mean of
+# 2 x 2 such rays again, and so it is filtered twice.
 
 # %% tags=["nbval-ignore-output"]
 fig, (skill, spread, error) = plt.subplots(1, 3, figsize=(9.5, 2.9), layout="constrained")
@@ -346,10 +348,11 @@ for key, color, label in (
 ):
     rms = [2 * 10 ** (-row[f"{key}_{d}"] / 20) for d in study.DEGREES]
     error.plot(study.DEGREES, rms, "o-", color=color, label=label)
-fine = tabletop.render(exam.scenes, exam.cameras[:, :, 0], 256, 1).flatten(0, 1)  # 4 x 4 rays a pixel
-once = torch.nn.functional.avg_pool2d(fine, 4)
-quarters = [torch.nn.functional.avg_pool2d(fine.roll((y, x), (2, 3)), 4) for y in (-1, 1) for x in (-1, 1)]
-filtered = (sum(quarters) / 4 - once).square().mean().sqrt().item()
+half = torch.linspace(0, 1, 129, device=device)  # rays half a pixel apart, those through the pixels' edges included
+seen, _ = tabletop.cast(exam.scenes, *rays(exam.cameras[:, :, 0], torch.cartesian_prod(half, half).flip(1)))
+once = torch.nn.functional.avg_pool2d(seen.unflatten(2, (129, 129)).movedim(-1, 2).flatten(0, 1), 2, 1)
+twice = torch.nn.functional.avg_pool2d(once, 2).unflatten(0, exam.cameras.shape[:2])
+filtered = (twice - exam.truth[:, :, 0]).square().mean().sqrt().item()
 error.axhline(filtered, color=plotting.TARGET, ls=":", label="filtered twice")
 error.set(title="rms, colours in [-1, 1]", ylim=(0, None))
 error.legend()
@@ -431,36 +434,36 @@ moving = interact(look, view=IntSlider(0, min=0, max=VIEWS - 1))
 # %% [markdown]
 # ## 9. What it costs
 #
-# Operations and bytes of one training step of one scene, counted: they are the same on every machine. Operations are those
-# of matrix products and convolutions; bytes are what moves if every operation reads its inputs and writes its outputs.
-# Beside them time and memory of a scene in a step of 16 on a GPU, recorded. One thing is varied at a time, from 640 rays a
-# picture, 40 samples a ray, one context view and 64 pixels a side.
+# One training step of a scene, in steps of 16 on a GPU, recorded: operations and bytes, which are counted, beside time and
+# memory, which are measured. Operations are those of matrix products and convolutions; bytes are what moves if every
+# operation reads its inputs and writes its outputs. One thing is varied at a time, from 640 rays a picture, 40 samples a
+# ray, one context view and 64 pixels a side.
 
 # %% tags=["nbval-ignore-output"]
 timed = json.loads(str(recorded["benchmark"]))
-sweeps = run.pick(smoke={"side": (32, 64)}, cpu=benchmark.SWEEPS, gpu=benchmark.SWEEPS)
 names = {"rays": "rays a picture", "samples": "samples a ray", "views": "context views", "side": "pixels a side"}
-lines = {  # what, in which unit, and by how many scenes it is divided
-    "gigaflop": (plotting.TARGET, "billion operations (counted)"), "gigabytes_moved": (plotting.SAMPLES, "GB moved (counted)"),
-    "milliseconds": (plotting.TRUE, "milliseconds (GPU)"), "gigabytes": (plotting.MUTED, "GB of memory (GPU)"),
+lines = {
+    "gigaflop": (plotting.TARGET, "billion operations"), "gigabytes_moved": (plotting.SAMPLES, "GB moved"),
+    "milliseconds": (plotting.TRUE, "milliseconds"), "gigabytes": (plotting.MUTED, "GB of memory"),
 }
-cpu = torch.device("cpu")
-fig, axes = plt.subplots(1, len(sweeps), figsize=(2.3 * len(sweeps), 2.8), sharey=True, squeeze=False, layout="constrained")
-for ax, (name, values) in zip(axes[0], sweeps.items(), strict=True):
-    costs = []
-    for value in values:
-        known = timed["sweep"][f"{name}_{value}"]
-        cost = {key: known[key] / known["batch"] for key in ("seconds", "gigabytes")}
-        costs.append(cost | {"milliseconds": 1e3 * cost["seconds"]})
-        costs[-1] |= benchmark.count(benchmark.training_step(1, **benchmark.DEFAULT | {name: value}, device=cpu))
+fig, axes = plt.subplots(1, 4, figsize=(9.5, 2.8), sharey=True, layout="constrained")
+for ax, (name, values) in zip(axes, benchmark.SWEEPS.items(), strict=True):
+    found = [timed["sweep"][f"{name}_{value}"] for value in values]
+    costs = [{"milliseconds": 1e3 * cost["seconds"] / cost["batch"]} for cost in found]
+    costs = [{key: cost[key] / cost["batch"] for key in cost} | more for cost, more in zip(found, costs, strict=True)]
     for key, (color, label) in lines.items():
-        ax.plot(values, [cost[key] for cost in costs], "o-" if "counted" in label else "s:", color=color, label=label)
+        style = "o-" if key.startswith(("gigaflop", "gigabytes_")) else "s:"
+        ax.plot(values, [cost[key] for cost in costs], style, color=color, label=label)
         run.record(**{f"cost_{name}_{key}": [cost[key] for cost in costs]})
     ax.set(xlabel=names[name], yscale="log", xticks=values)
-fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
 run.savefig(fig, "cost")
 plt.show()
 
+setting = benchmark.DEFAULT | {"side": 32}
+here = benchmark.count(benchmark.training_step(1, **setting, device=torch.device("cpu")))["gigaflop"]
+there = timed["sweep"]["side_32"]
+print(f"operations of a scene of 32 x 32 pixels: {here:.2f} billion here, {there['gigaflop'] / there['batch']:.2f} there")
 speed = {
     "training_scenes_a_second": timed["batch"] / timed["training"]["seconds"],
     "sampling_ms_in_a_batch": 1e3 * timed["sampling_64"]["seconds"] / 64,
