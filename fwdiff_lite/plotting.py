@@ -119,6 +119,13 @@ def image_grid(
     return fig
 
 
+def hsv(hue: Float[Tensor, "*b"], saturation: Tensor | float, value: Tensor | float) -> Float[Tensor, "*b 3"]:
+    """Colours in [0, 1]; a hue of 0 is red, 1/3 green, 2/3 blue."""
+    pure = ((hue[..., None] * 6 + hue.new_tensor([0.0, 4.0, 2.0])) % 6 - 3).abs().sub(1).clamp(0, 1)
+    saturation, value = (torch.as_tensor(x).to(hue)[..., None] for x in (saturation, value))
+    return value * (1 - saturation * (1 - pure))
+
+
 def flow_to_rgb(
     flow: Float[Array, "*b h w 2"], largest: float | None = None
 ) -> Float[np.ndarray, "*b h w 3"]:

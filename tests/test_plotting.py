@@ -174,3 +174,10 @@ def test_every_point_of_an_observation_line_has_that_observation():
 
 def test_half_precision_tensors_are_drawn():
     assert plotting.to_numpy(torch.ones(2, dtype=torch.bfloat16)).dtype == np.float32
+
+
+def test_hues_are_those_of_matplotlib():
+    hue, saturation, value = torch.rand(3, 50, generator=torch.Generator().manual_seed(0))
+    expected = mpl.colors.hsv_to_rgb(torch.stack([hue, saturation, value], -1).numpy())
+    assert np.allclose(plotting.hsv(hue, saturation, value).numpy(), expected, atol=1e-6)
+    assert plotting.hsv(torch.tensor([0.0, 1 / 3]), 1.0, 0.5).round(decimals=6).tolist() == [[0.5, 0, 0], [0, 0.5, 0]]

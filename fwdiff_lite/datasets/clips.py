@@ -43,14 +43,22 @@ def read_clip(path: Path | str, size: int = 64) -> Float[Tensor, "t 3 size size"
     sizes = sorted({frame.shape[:2] for frame in frames})
     if len(sizes) > 1:
         raise ValueError(f"{path} has frames of several sizes (height, width), {sizes}: bring them to one")
-    height, width = sizes[0]
+    return squares(np.stack(frames), size, path)
+
+
+def squares(frames: np.ndarray, size: int, path: Path) -> Float[Tensor, "t 3 size size"]:
+    """Frames (t, h, w, 3) of 8 bits, cut to a square in the middle, `size` pixels a side, in [-1, 1].
+
+    ValueError, with the file's name, where they are smaller.
+    """
+    height, width = frames.shape[1:3]
     side = min(height, width)
     if side < size:
         raise ValueError(f"{path} has frames of {height}x{width} pixels: wanted at least {size}x{size}")
     top, left = (height - side) // 2, (width - side) // 2
-    clip = torch.from_numpy(np.stack(frames)[:, top : top + side, left : left + side]).permute(0, 3, 1, 2).float()
-    clip = torch.nn.functional.interpolate(clip, (size, size), mode="bilinear", antialias=True)
-    return (clip / 127.5 - 1).clamp(-1, 1)
+    cut = torch.from_numpy(frames[:, top : top + side, left : left + side]).permute(0, 3, 1, 2).float()
+    cut = torch.nn.functional.interpolate(cut, (size, size), mode="bilinear", antialias=True)
+    return (cut / 127.5 - 1).clamp(-1, 1)
 
 
 def pictures(path: Path) -> list[Path]:

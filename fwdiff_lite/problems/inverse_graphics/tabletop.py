@@ -25,6 +25,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from fwdiff_lite.observations import Observations, send
+from fwdiff_lite.plotting import hsv
 from fwdiff_lite.problems.inverse_graphics.cameras import check_cameras, orbit, pixel_centres, project, rays
 from fwdiff_lite.problems.inverse_graphics.volume import clip
 
@@ -202,13 +203,6 @@ def _rotated(points: Float[Tensor, "*b 2"], angle: Float[Tensor, "*#b"]) -> Floa
     """Points of the plane, turned about the origin."""
     x, y = points.unbind(-1)
     return torch.stack([angle.cos() * x - angle.sin() * y, angle.sin() * x + angle.cos() * y], -1)
-
-
-def hsv(hue: Float[Tensor, "*b"], saturation: Tensor | float, value: Tensor | float) -> Float[Tensor, "*b 3"]:
-    """Colours in [0, 1]; a hue of 0 is red, 1/3 green, 2/3 blue."""
-    pure = ((hue[..., None] * 6 + torch.tensor([0.0, 4.0, 2.0])) % 6 - 3).abs().sub(1).clamp(0, 1)
-    saturation, value = (torch.as_tensor(x)[..., None] for x in (saturation, value))
-    return value * (1 - saturation * (1 - pure))
 
 
 # --- cameras ----------------------------------------------------------------------------------------------------------
