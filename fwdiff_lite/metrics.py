@@ -290,6 +290,41 @@ def mmd(
     return float(within(a, len(x)) + within(b, len(y)) - 2 * a @ b)
 
 
+def frechet_distance(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> float:
+    """Squared distance of two sets as if they were normal: |mx - my|^2 + tr(Cx + Cy - 2 (Cx Cy)^(1/2)).
+
+    In the features' units, squared; two halves of one set of n rows are about d / n times their variance apart, so
+    state that beside it. With features of another network than Inception's it is no FID. Source: Heusel et al. 2017.
+    """
+    _check_sets(x, y, least=2)
+    x, y = x.double(), y.double()
+    means, (a, b) = (z.mean(0) for z in (x, y)), (torch.cov(z.T).reshape(x.shape[1], -1) for z in (x, y))
+    mx, my = means
+    values, vectors = torch.linalg.eigh(a)
+    root = vectors * values.clamp(min=0).sqrt() @ vectors.T
+    # the trace of (Cx Cy)^(1/2) is that of (Cx^(1/2) Cy Cx^(1/2))^(1/2), which is symmetric
+    mixed = torch.linalg.eigvalsh(root @ b @ root).clamp(min=0).sqrt().sum()
+    return float((mx - my).square().sum() + a.trace() + b.trace() - 2 * mixed)
+
+
+def precision_recall(real: Float[Tensor, "n d"], fake: Float[Tensor, "m d"], k: int = 3) -> tuple[float, float]:
+    """The share of fakes within the real set's manifold, and of real ones within the fakes' (precision, recall).
+
+    A set's manifold is the union of balls around its points, each reaching to the k-th nearest other point.
+    Source: Kynkäänniemi et al. 2019.
+    """
+    _check_sets(real, fake, least=k + 1)
+
+    def inside(points: Tensor, manifold: Tensor) -> float:
+        # distances to a thousand points at a time, for memory; the nearest of a set's points is the point itself
+        near = (torch.cdist(lot, manifold).topk(k + 1, largest=False).values for lot in manifold.split(1000))
+        radii = torch.cat([distances[:, -1] for distances in near])
+        within = [(torch.cdist(lot, manifold) <= radii).any(1) for lot in points.split(1000)]
+        return float(torch.cat(within).double().mean())
+
+    return inside(fake, real), inside(real, fake)
+
+
 # --- against a known posterior: calibration of ranks and of regions -------------------------------------
 
 

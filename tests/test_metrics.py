@@ -21,6 +21,7 @@ from fwdiff_lite.metrics import (
     energy_skill,
     factor_scene_rms,
     factor_tv,
+    frechet_distance,
     holm,
     label_entropy,
     label_frequencies,
@@ -28,6 +29,7 @@ from fwdiff_lite.metrics import (
     mean_mse,
     mmd,
     point_score,
+    precision_recall,
     psnr,
     sbc_pvalues,
     sbc_ranks,
@@ -214,6 +216,33 @@ def test_sliced_w2_closed_forms_and_sets_of_different_sizes():
     assert sliced_w2(a, b, g) == pytest.approx(float((quantiles[0] - quantiles[1]).square().mean().sqrt()))
     wide = 1.5 * normal(20_000, 1, generator=g)
     assert sliced_w2(normal(15_000, 1, generator=g), wide, g, projections=8) == pytest.approx(0.5, abs=0.03)
+
+
+def test_frechet_distance_closed_forms():
+    g = seed()
+    x = normal(400, 3, generator=g)
+    assert frechet_distance(x, x) == pytest.approx(0, abs=1e-9)
+    assert frechet_distance(x, x + torch.tensor([1.0, 2.0, 2.0])) == pytest.approx(9, rel=1e-9)
+    # stretched s times along axes of its own: the sum of (s - 1)^2 times the variance there
+    x = torch.linalg.qr(x - x.mean(0))[0] * (len(x) - 1) ** 0.5  # of unit covariance
+    turn = torch.linalg.qr(normal(3, 3, generator=g))[0]
+    stretched = x @ turn * torch.tensor([2.0, 1.0, 0.5], dtype=x.dtype) @ turn.T
+    assert frechet_distance(x, stretched) == pytest.approx(1 + 0.25, rel=1e-9)
+    assert frechet_distance(x[:, :2], x[:, 1:] * 0) == pytest.approx(2, rel=1e-9), "against a point: all its variance"
+
+
+def test_precision_and_recall_tell_what_is_wrong_with_a_set():
+    g = seed()
+    real = torch.cat([normal(300, 2, generator=g) + side for side in (-10, 10)])
+    again = torch.cat([normal(300, 2, generator=g) + side for side in (-10, 10)])
+    assert min(precision_recall(real, again)) > 0.9
+    precision, recall = precision_recall(real, again[:300])  # one of two modes
+    assert precision > 0.9 and 0.4 < recall < 0.55
+    precision, recall = precision_recall(real, torch.cat([again, again + 40]))  # as many that do not exist
+    assert 0.4 < precision < 0.55 and recall > 0.9
+    assert precision_recall(real, real + 100) == (0, 0)
+    with pytest.raises(ValueError, match="got 600 and 3 rows, wanted at least 4"):
+        precision_recall(real, again[:3])
 
 
 @pytest.mark.parametrize("distance", [sliced_w2, lambda x, y, g: mmd(x, y, g, bandwidth=0.5)], ids=["w2", "mmd"])

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from fwdiff_lite.observations import send
 from fwdiff_lite.plotting import hsv
@@ -295,3 +295,57 @@ def render(portraits: Portraits, side: int = 64) -> Float[Tensor, "b 3 {side} {s
     between = size["spread"] - lens
     canvas.paint(canvas.stroke(-between, level, between, level, 0.035), INK, is_["glasses"])
     return 2 * canvas.picture.clamp(0, 1) - 1
+
+
+# --- reading them -----------------------------------------------------------------------------------------------------
+
+
+class Reader(nn.Module):
+    """Reads attributes from pictures of 64 x 64 pixels: four convolutions that halve the sides, and a layer.
+
+    Its `features` are what distances between sets of pictures are measured in.
+    """
+
+    def __init__(self, width: int = 24, features: int = 64):
+        super().__init__()
+        self.sizes = [len(categories) for categories in ATTRIBUTES.values()]
+        widths = [3] + [width * 2**i for i in range(4)]
+        layers: list[nn.Module] = []
+        for a, b in zip(widths, widths[1:], strict=False):
+            layers += [nn.Conv2d(a, b, 4, 2, 1), nn.GroupNorm(4, b), nn.SiLU()]
+        self.features = nn.Sequential(*layers, nn.Flatten(), nn.Linear(16 * widths[-1], features))
+        self.answer = nn.Linear(features, sum(self.sizes))
+
+    def forward(self, pictures: Float[Tensor, "b 3 64 64"]) -> list[Float[Tensor, "b _"]]:
+        """For each attribute, the log odds of its categories."""
+        return list(self.answer(nn.functional.silu(self.features(pictures))).split(self.sizes, 1))
+
+    def read(self, pictures: Float[Tensor, "b 3 64 64"]) -> Int[Tensor, "b a"]:
+        """The likeliest category of each attribute."""
+        with torch.no_grad():
+            return torch.stack([logits.argmax(1) for logits in self(pictures)], 1)
+
+
+def train_reader(
+    reader: Reader, steps: int, generator: torch.Generator, size: int = 64, rate: float = 2e-3
+) -> list[float]:
+    """Trains on fresh portraits, some softened and noisy as generated ones may be; the losses.
+
+    The generator draws on the CPU; the reader stays where it is.
+    """
+    device = next(reader.parameters()).device
+    optimizer = torch.optim.AdamW(reader.parameters(), rate)
+    slower, losses = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps), []
+    for _ in range(steps):
+        people = draw_portraits(size, generator)
+        pictures, attributes = render(people.to(device)), people.attributes.to(device)
+        soft = torch.rand(size, 1, 1, 1, generator=generator).to(device)
+        pictures = torch.lerp(pictures, nn.functional.avg_pool2d(pictures, 3, 1, 1), soft)
+        pictures = pictures + 0.1 * send(torch.randn(pictures.shape, generator=generator), device)
+        loss = sum(nn.functional.cross_entropy(x, y) for x, y in zip(reader(pictures), attributes.T, strict=True))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        slower.step()
+        losses.append(float(loss.detach()))
+    return losses
