@@ -1,0 +1,240 @@
+"""The trainings behind 04_gan_inversion, each with a budget of minutes; a call that is cut off is gone on with.
+
+    python -m fwdiff_lite.problems.gan_study generator --minutes 10 --out build/gan
+    python -m fwdiff_lite.problems.gan_study reader --out build/gan
+    python -m fwdiff_lite.problems.gan_study judge --out build/gan
+
+`generator` trains a StyleGAN2 on portraits that are drawn as they are needed, `reader` the network that reads their
+attributes. `judge` compares what the generator in the folder makes with what the program draws.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from fwdiff_lite import metrics
+from fwdiff_lite.files import commit, write_json
+from fwdiff_lite.problems import portraits, stylegan2
+from fwdiff_lite.training import hardware
+
+COMMAND = "python -m fwdiff_lite.problems.gan_study"
+BATCH = 128  # portraits a step of the generator's training
+R1 = 0.03  # its gamma, by ADA's rule of thumb for 64 pixels and that batch about 0.006; more is safer
+LOOK = 100  # steps between looks at the losses: each makes a GPU wait
+KEEP = 500  # steps between states to go on from
+READING = 1500  # steps of the reader's training
+JUDGED = 10_000  # generated portraits that are judged
+
+# --- the generator ----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Progress:
+    """How far a training of the generator is: steps, seconds of all its parts, losses at every LOOK steps."""
+
+    steps: int = 0
+    seconds: float = 0.0
+    curve: dict[str, list[float]] = field(default_factory=dict)
+
+
+def drawn(side: int, device: torch.device) -> Callable[[int, torch.Generator], Float[Tensor, "n 3 side side"]]:
+    """Fresh portraits, n at a time: from a generator on the CPU, drawn on the device."""
+    render = torch.compile(portraits.render) if device.type == "cuda" else portraits.render
+    return lambda n, generator: render(portraits.draw_portraits(n, generator).to(device), side)
+
+
+def adversaries(device: torch.device, seed: int = 0, **sizes) -> stylegan2.Adversaries:
+    """Untrained ones; sizes: of the generator, in place of those in stylegan2.SMALL, shared by the discriminator."""
+    torch.manual_seed(seed)
+    sizes = stylegan2.SMALL | sizes
+    shared = {key: sizes[key] for key in ("resolution", "channel_base", "channel_max")}
+    G, D = stylegan2.Generator(**sizes), stylegan2.Discriminator(**shared)
+    return stylegan2.Adversaries(G.to(device), D.to(device), r1=R1)
+
+
+def train_generator(
+    both: stylegan2.Adversaries,
+    pictures: Callable[[int, torch.Generator], Float[Tensor, "n 3 side side"]],
+    folder: Path,
+    size: int = BATCH,
+    steps: int | None = None,
+    seconds: float | None = None,
+    seed: int = 0,
+) -> Progress:
+    """Steps of both adversaries within a budget, earlier calls included; leaves a state in the folder to go on from.
+
+    pictures: n real ones, given a generator on the CPU. ValueError without a budget
+    """
+    if steps is None and seconds is None:
+        raise ValueError("a training needs a budget: give steps, seconds or both")
+    device = next(both.G.parameters()).device
+    home, away = torch.Generator().manual_seed(seed), torch.Generator(device).manual_seed(seed)
+    done, path = Progress(), folder / "generator.state"
+    if path.exists():
+        done = _resume(path, both, home, away)
+    started, recent = time.monotonic() - done.seconds, []
+    while (steps is None or done.steps < steps) and (seconds is None or done.seconds < seconds):
+        recent.append(both.step(pictures(size, home), away))
+        done.steps += 1
+        if done.steps % LOOK == 0 or done.steps == steps:
+            for name in recent[0]:
+                mean = torch.stack([losses[name] for losses in recent if name in losses]).mean()
+                done.curve.setdefault(name, []).append(round(float(mean), 5))
+            recent = []
+        done.seconds = time.monotonic() - started
+        if done.steps % KEEP == 0:
+            _save(path, both, home, away, done)
+    _save(path, both, home, away, done)
+    return done
+
+
+def _save(path: Path, both: stylegan2.Adversaries, home: torch.Generator, away: torch.Generator, done: Progress):
+    networks = {name: getattr(both, name).state_dict() for name in ("G", "D", "average", "optimise_G", "optimise_D")}
+    numbers = {name: getattr(both, name) for name in ("p", "path_mean", "steps", "images")}
+    random = {"home": home.get_state(), "away": away.get_state()}
+    part = path.with_suffix(".part")
+    torch.save({"networks": networks, "numbers": numbers, "random": random, "done": vars(done)}, part)
+    part.replace(path)
+
+
+def _resume(path: Path, both: stylegan2.Adversaries, home: torch.Generator, away: torch.Generator) -> Progress:
+    state = torch.load(path, weights_only=True, map_location=next(both.G.parameters()).device)
+    for name, values in state["networks"].items():
+        getattr(both, name).load_state_dict(values)
+    for name, value in state["numbers"].items():
+        setattr(both, name, value)
+    home.set_state(state["random"]["home"].cpu())
+    away.set_state(state["random"]["away"].cpu())
+    return Progress(**state["done"])
+
+
+def generated(
+    G: stylegan2.Generator, n: int, generator: torch.Generator, truncation: float = 1.0, lot: int = 250
+) -> Float[Tensor, "n 3 h w"]:
+    """n pictures, `lot` at a time, with the fixed noise; codes are drawn on the CPU."""
+    z = torch.randn(n, G.mapping.z_dim, generator=generator).to(G.mapping.w_avg.device)
+    with torch.no_grad():
+        return torch.cat([G(part, truncation) for part in z.split(lot)])
+
+
+# --- what it is worth -------------------------------------------------------------------------------------------------
+
+
+def frequencies(labels: Tensor) -> list[Float[Tensor, "k"]]:
+    """How often each category of each attribute (n, 10) occurs."""
+    sizes = [len(categories) for categories in portraits.ATTRIBUTES.values()]
+    return [torch.bincount(column, minlength=k) / len(labels) for column, k in zip(labels.T, sizes, strict=True)]
+
+
+def judge(
+    fake: Float[Tensor, "n 3 64 64"], real: Float[Tensor, "n 3 64 64"], reader: portraits.Reader, few: int = 5000
+) -> dict[str, float]:
+    """Generated pictures against drawn ones: attributes as they are read, and distances of the reader's features.
+
+    worst_binary: the largest difference of frequency of any attribute with two categories; worst: of any category
+    few: of each set, for precision and recall, whose cost is quadratic; the floor of the distance is that between
+        two halves of the real set
+    """
+    with torch.no_grad():
+        features = [torch.cat([reader.features(lot) for lot in x.split(500)]) for x in (fake, real)]
+    apart = [
+        (a - b).abs().max().item()
+        for a, b in zip(
+            *(frequencies(torch.cat([reader.read(lot) for lot in x.split(500)])) for x in (fake, real)), strict=True
+        )
+    ]
+    binary = [len(categories) == 2 for categories in portraits.ATTRIBUTES.values()]
+    precision, recall = metrics.precision_recall(features[1][:few], features[0][:few])
+    half = len(real) // 2
+    return {
+        "worst": max(apart),
+        "worst_binary": max(a for a, two in zip(apart, binary, strict=True) if two),
+        **{f"apart_{name}": a for name, a in zip(portraits.NAMES, apart, strict=True)},
+        "frechet": metrics.frechet_distance(features[0], features[1]),
+        "frechet_floor": metrics.frechet_distance(features[1][:half], features[1][half:]),
+        "precision": precision,
+        "recall": recall,
+    }
+
+
+# --- the commands -----------------------------------------------------------------------------------------------------
+
+
+def _weights(network: nn.Module, path: Path) -> None:
+    """Kept in half precision."""
+    save_file({key: value.half().contiguous().cpu() for key, value in network.state_dict().items()}, path)
+
+
+def _fill(network: nn.Module, path: Path) -> nn.Module:
+    network.load_state_dict({key: value.float() for key, value in load_file(path).items()})
+    return network.eval().requires_grad_(False)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Train what 04_gan_inversion loads.")
+    parser.add_argument("what", choices=("generator", "reader", "judge"))
+    parser.add_argument("--out", type=Path, default=Path("build/gan"))
+    parser.add_argument("--minutes", type=float, default=10.0, help="of the generator's training")
+    parser.add_argument("--steps", type=int, help="of training, where they end before the minutes do")
+    parser.add_argument("--batch", type=int, default=BATCH, help="portraits a step of the generator")
+    parser.add_argument("--count", type=int, default=JUDGED, help="generated portraits that are judged")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.backends.cudnn.benchmark = device.type == "cuda"
+    side, began = stylegan2.SMALL["resolution"], time.monotonic()
+    record = {"commit": commit() or "unknown", "hardware": hardware(), "seed": 0}
+    if options.what == "generator":
+        both = adversaries(device)
+        pictures = drawn(side, device)
+        done = train_generator(both, pictures, options.out, options.batch, options.steps, 60 * options.minutes)
+        _weights(both.average, options.out / "generator.safetensors")
+        command = f"{COMMAND} generator --minutes {options.minutes:g} --batch {options.batch}"
+        record |= {"command": command, "gpu_minutes": done.seconds / 60, "images": both.images} | vars(done)
+        few = generated(both.average, 64, torch.Generator().manual_seed(1))
+        np.savez_compressed(
+            options.out / "generated.npz", pictures=((few + 1) * 127.5).clamp(0, 255).byte().cpu().numpy()
+        )
+        last = {name: values[-1] for name, values in done.curve.items()}
+        print(
+            f"generator: {done.steps} steps, {both.images} images, {done.seconds / 60:.1f} minutes, {last}", flush=True
+        )
+    elif options.what == "reader":
+        torch.manual_seed(0)
+        reader, generator = portraits.Reader().to(device), torch.Generator().manual_seed(0)
+        losses = portraits.train_reader(reader, options.steps or READING, generator)
+        _weights(reader, options.out / "reader.safetensors")
+        people = portraits.draw_portraits(2000, torch.Generator().manual_seed(2026)).to(device)
+        right = (reader.read(portraits.render(people)) == people.attributes).double().mean(0)
+        record |= {
+            "command": f"{COMMAND} reader",
+            "gpu_minutes": (time.monotonic() - began) / 60,
+            "curve": losses[::10],
+        }
+        record |= {"right": dict(zip(portraits.NAMES, right.tolist(), strict=True))}
+        print("reader:", {name: round(share, 4) for name, share in record["right"].items()}, flush=True)
+    else:
+        G = _fill(stylegan2.Generator(**stylegan2.SMALL), options.out / "generator.safetensors").to(device)
+        reader = _fill(portraits.Reader(), options.out / "reader.safetensors").to(device)
+        fake = generated(G, options.count, torch.Generator().manual_seed(2))
+        people = portraits.draw_portraits(options.count, torch.Generator().manual_seed(3)).to(device)
+        real = torch.cat([portraits.render(people[rows]) for rows in torch.arange(options.count).split(500)])
+        record |= {"count": options.count, "numbers": judge(fake, real, reader)}
+        print("judge:", json.dumps({name: round(value, 4) for name, value in record["numbers"].items()}), flush=True)
+    write_json(options.out / f"{options.what}.json", record)
+
+
+if __name__ == "__main__":
+    main()

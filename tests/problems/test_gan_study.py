@@ -1,0 +1,63 @@
+"""The generator's training goes on where it stopped, bit for bit; judging tells good sets from bad ones."""
+
+import pytest
+import torch
+
+from fwdiff_lite.problems import gan_study, portraits
+
+CPU = torch.device("cpu")
+TINY = {"resolution": 16, "z_dim": 8, "w_dim": 8, "mapping_layers": 1, "channel_base": 64, "channel_max": 8}
+
+
+def test_a_training_goes_on_where_it_stopped(tmp_path):
+    pictures = gan_study.drawn(16, CPU)
+    weights = []
+    for name, parts in (("whole", (18,)), ("parts", (5, 18))):
+        (tmp_path / name).mkdir()
+        for steps in parts:  # a fresh process would begin with untrained networks, as here
+            both = gan_study.adversaries(CPU, **TINY)
+            done = gan_study.train_generator(both, pictures, tmp_path / name, 4, steps)
+        assert done.steps == 18 and both.images == 72 and both.steps == 18
+        assert set(done.curve) == {"generator", "discriminator", "r1"}
+        weights.append(torch.cat([w.flatten() for w in both.average.parameters()]))
+    assert torch.equal(*weights)
+    untrained = gan_study.adversaries(CPU, **TINY).average
+    assert not torch.equal(weights[0], torch.cat([w.flatten() for w in untrained.parameters()]))
+
+
+def test_a_training_needs_a_budget(tmp_path):
+    with pytest.raises(ValueError, match="needs a budget: give steps, seconds or both"):
+        gan_study.train_generator(gan_study.adversaries(CPU, **TINY), gan_study.drawn(16, CPU), tmp_path)
+
+
+def test_generated_pictures_do_not_depend_on_the_lot():
+    G = gan_study.adversaries(CPU, **TINY).average
+    whole = gan_study.generated(G, 5, torch.Generator().manual_seed(0))
+    parts = gan_study.generated(G, 5, torch.Generator().manual_seed(0), lot=2)
+    assert whole.shape == (5, 3, 16, 16) and torch.allclose(whole, parts, atol=1e-5)
+    assert gan_study.generated(G, 3, torch.Generator().manual_seed(0), 0.0).std(0).max() < 1e-5, "psi = 0: the mean"
+
+
+@pytest.fixture(scope="module")
+def reader():
+    torch.manual_seed(0)
+    reader = portraits.Reader(width=16)
+    losses = portraits.train_reader(reader, 150, torch.Generator().manual_seed(0), size=32)
+    assert losses[-1] < 0.4 * losses[0]
+    return reader.eval()
+
+
+def test_a_reader_learns_to_read(reader):
+    people = portraits.draw_portraits(400, torch.Generator().manual_seed(1))
+    right = (reader.read(portraits.render(people)) == people.attributes).double().mean(0)
+    assert right[portraits.NAMES.index("hat")] > 0.97 and right.mean() > 0.85
+
+
+def test_judging_tells_another_draw_from_a_set_without_hats(reader):
+    first, second = (portraits.draw_portraits(600, torch.Generator().manual_seed(seed)) for seed in (2, 3))
+    real, again = portraits.render(first), portraits.render(second)
+    bare = portraits.render(second.changed("hat", 0))
+    good, bad = (gan_study.judge(fake, real, reader, few=300) for fake in (again, bare))
+    assert good["worst_binary"] < 0.08 and bad["apart_hat"] > 0.15
+    assert good["frechet"] < good["frechet_floor"] < bad["frechet"], "the floor is of half as many"
+    assert min(good["precision"], good["recall"]) > 0.8 and bad["recall"] < good["recall"]
