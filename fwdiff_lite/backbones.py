@@ -192,6 +192,61 @@ class _Attention(nn.Module):
         return x + self.answer(h.transpose(-1, -2).reshape(x.shape))
 
 
+class Encoder(nn.Module):
+    """Square images to numbers at time t: a UNet's way down, then two layers. Untrained it answers zero.
+
+    side: pixels of an image, divisible by 2 ** (len(widths) - 1)
+    widths, blocks: as of a UNet
+    hidden: units between its last pixels and the answer
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        side: int,
+        widths: tuple[int, ...] = (32, 64, 96, 128, 128),
+        blocks: int = 1,
+        hidden: int = 256,
+        pairs: int = 6,
+    ):
+        super().__init__()
+        _check_sizes(inputs, outputs, min((hidden, *widths), default=0), blocks, pairs)
+        if any(width % 8 for width in widths):
+            raise ValueError(f"widths must be multiples of 8, got {widths}")
+        smaller = 2 ** (len(widths) - 1)
+        if side % smaller:
+            raise ValueError(f"images of {side}x{side} pixels: both sides must be divisible by {smaller}")
+        self.pairs, self.side = pairs, side
+        features = 4 * widths[0]
+        self.time = nn.Sequential(nn.Linear(2 * pairs, features), nn.SiLU(), nn.Linear(features, features))
+        self.first = _convolution(inputs, widths[0], False)
+        self.levels = nn.ModuleList(
+            nn.ModuleList(_Block(width, width, features, False, False) for _ in range(blocks)) for width in widths
+        )
+        self.coarser = nn.ModuleList(_convolution(a, b, False, 2) for a, b in zip(widths, widths[1:], strict=False))
+        left = widths[-1] * (side // smaller) ** 2
+        self.last = nn.Sequential(
+            nn.GroupNorm(8, widths[-1]), nn.SiLU(), nn.Flatten(),
+            nn.Linear(left, hidden), nn.SiLU(), nn.Linear(hidden, outputs),
+        )  # fmt: skip
+        nn.init.zeros_(self.last[-1].weight)
+        nn.init.zeros_(self.last[-1].bias)
+
+    def forward(self, x: Float[Tensor, "b i h w"], t: Float[Tensor, "b"]) -> Float[Tensor, "b o"]:
+        """The network's answer at time t."""
+        if x.shape[-2:] != (self.side, self.side):
+            sides = f"{x.shape[-2]}x{x.shape[-1]}"
+            raise ValueError(f"images of {sides} pixels: this network takes {self.side}x{self.side}")
+        time = self.time(time_features(t, self.pairs))
+        h = self.first(x)
+        for i, level in enumerate(self.levels):
+            h = self.coarser[i - 1](h) if i else h
+            for block in level:
+                h = block(h, time)
+        return self.last(h)
+
+
 class DiT(nn.Module):
     """Images to images at time t: a transformer over patches (Peebles and Xie 2023), adaptive norms that begin at zero.
 

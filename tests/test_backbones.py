@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fwdiff_lite.backbones import MLP, DiT, ResidualMLP, UNet, time_features
+from fwdiff_lite.backbones import MLP, DiT, Encoder, ResidualMLP, UNet, time_features
 
 
 def test_time_features_tell_times_apart():
@@ -118,6 +118,7 @@ def test_a_row_unet_refuses_what_is_no_row_and_what_it_cannot_halve():
 
 @pytest.mark.parametrize("row", [False, True])
 def test_dit_begins_at_zero_and_depends_on_time_and_on_far_pixels(row):
+    torch.manual_seed(0)
     net = DiT(3, 2, width=16, depth=2, heads=2, patch=4, row=row)
     h = 1 if row else 8
     x, t = torch.randn(2, 3, h, 24), torch.tensor([0.1, 0.9])
@@ -188,3 +189,25 @@ def test_dit_refuses_what_is_not_whole_patches():
         DiT(3, 2, width=16, heads=3)
     with pytest.raises(ValueError, match="positive sizes.*depth=0"):
         DiT(3, 2, depth=0)
+
+
+def test_an_encoder_answers_numbers_and_learns_with_all_its_weights():
+    torch.manual_seed(0)
+    network = Encoder(3, 5, 16, widths=(8, 16, 16), blocks=2, hidden=12)
+    x, t = torch.randn(4, 3, 16, 16), torch.rand(4)
+    assert network(x, t).shape == (4, 5) and not network(x, t).any(), "untrained it answers zero"
+    for w in network.parameters():
+        torch.nn.init.normal_(w, std=0.2)
+    network(x, t).square().sum().backward()
+    assert all(w.grad.abs().max() > 0 for w in network.parameters())
+    assert (network(x, t) - network(x, 1 - t)).abs().max() > 1e-3, "it is told the time"
+    assert torch.allclose(network(x, t)[1:2], network(x[1:2], t[1:2]), atol=1e-5), "images do not see each other"
+
+
+def test_an_encoder_refuses_images_of_another_size():
+    with pytest.raises(ValueError, match="18x18 pixels: both sides must be divisible by 4"):
+        Encoder(3, 5, 18, widths=(8, 8, 8))
+    with pytest.raises(ValueError, match="images of 8x16 pixels: this network takes 16x16"):
+        Encoder(3, 5, 16, widths=(8, 8))(torch.zeros(1, 3, 8, 16), torch.zeros(1))
+    with pytest.raises(ValueError, match="widths must be multiples of 8"):
+        Encoder(3, 5, 16, widths=(8, 12))

@@ -491,9 +491,9 @@ run.record(**speed)
 # **Did not.** At 60° we wanted a skill of 0.8, too, and of novel views 0.75 everywhere; both have it only farther around,
 # where more is hidden. The right panel of section 7 says why. Near the front less is open, while a sample's error, at the
 # edges of what both pictures show, stays the same, and true draws are without any. Novel views have less skill than targets
-# since no encoder sees them. Filtering twice is as large an error as the one that we see: for these weights one ray a pixel
-# would have been the better choice, and the examination was made with four. More training still helps: at 18 of the
-# GPU-minutes the skill at 60° was less by a tenth.
+# since no encoder sees them. Filtering twice is as large an error as the one that we see. One ray a pixel would be filtered
+# once and gain some skill, but then samples have more contrast from pixel to pixel than true pictures. More training still
+# helps: at 18 of the GPU-minutes the skill at 60° was less by a tenth.
 #
 # **Not quite fair.** The deterministic model had fewer minutes than this one (section 3); it had learnt most of what it
 # would by then. A batch is sampled at about 25 milliseconds a scene on the GPU that we had, which is the limit we had set

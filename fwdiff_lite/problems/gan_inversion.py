@@ -1,0 +1,219 @@
+"""GAN inversion: latent codes of a frozen generator, of whose images only patches are ever seen (section 4.3).
+
+The signal S is a latent code of a StyleGAN2, in W (one style for all layers) or W+ (one for each). The forward model is
+the generator with fixed noise, and then a crop. A crop is phi = (row, col, size) in whole pixels; all crops lie on one
+canvas, the image, zero outside of the crop, so that a sampled one can join the context like any other.
+
+Training sees patches of pictures alone: no whole picture, and no latent code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fwdiff_lite.backbones import Encoder
+from fwdiff_lite.observations import Observations, send
+from fwdiff_lite.problems.stylegan2 import Generator
+
+CONTEXT, TARGET = (16, 24), (16, 32)  # the smallest and largest patch, in pixels, of the context and of targets
+
+# --- the forward model ------------------------------------------------------------------------------------------------
+
+
+class Patch:
+    """The forward model: O = G(S) inside of the crop phi, zero outside. G is frozen here."""
+
+    def __init__(self, generator: Generator):
+        self.generator = generator.eval().requires_grad_(False)
+        self.side = generator.synthesis.resolutions[-1]
+
+    def __call__(
+        self, signal: Float[Tensor, "b *l d"], params: Float[Tensor, "b m 3"], at=None
+    ) -> Float[Tensor, "b m 3 h h"]:
+        if at is not None:
+            raise ValueError("a patch is observed whole, so `at` must be None")
+        return self.generator.synthesis(signal)[:, None] * self.support(params)
+
+    def support(self, params: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b 1 h h"]:
+        """1 inside of the crop, 0 outside."""
+        return crop_mask(params, self.side)
+
+
+def crop_mask(params: Float[Tensor, "*b 3"], side: int) -> Float[Tensor, "*b 1 side side"]:
+    """1 inside of each crop, 0 outside. ValueError if one is not in whole pixels, or leaves the image."""
+    if params.shape[-1:] != (3,):
+        raise ValueError(f"a crop is (row, col, size): params must be (..., 3), got {tuple(params.shape)}")
+    corner, size = params[..., :2], params[..., 2:]
+    bad = (
+        (params != params.round()).any(-1) | (corner < 0).any(-1) | (corner + size > side).any(-1) | (size < 1).any(-1)
+    )
+    if bad.any():
+        row, col, wide = params[bad][0].tolist()
+        raise ValueError(
+            f"crop (row {row:g}, col {col:g}, size {wide:g}) is not one of a {side}x{side} image: "
+            f"whole pixels, 0 <= row, col <= {side} - size"
+        )
+    row, col, wide = params[..., None, None, None].unbind(-4)  # each (*b, 1, 1, 1)
+    i = torch.arange(side, device=params.device)
+    return ((i[:, None] >= row) & (i[:, None] < row + wide) & (i >= col) & (i < col + wide)).to(params)
+
+
+def observe(pictures: Float[Tensor, "b 3 h h"], params: Float[Tensor, "b m 3"]) -> Observations:
+    """M patches of each of B pictures."""
+    return Observations(pictures[:, None] * crop_mask(params, pictures.shape[-1]), params)
+
+
+def draw_crops(
+    n: int, m: int, generator: torch.Generator, sizes: tuple[int, int] = TARGET, side: int = 64
+) -> Float[Tensor, "n m 3"]:
+    """M crops for each of n pictures: any size, any place, equally likely."""
+    size = torch.randint(sizes[0], sizes[1] + 1, (n, m, 1), generator=generator).float()
+    corner = (torch.rand(n, m, 2, generator=generator) * (side - size + 1)).floor()
+    return torch.cat([corner, size], -1)
+
+
+def batches(
+    pictures: Callable[[int, torch.Generator], Float[Tensor, "n 3 h h"]], size: int = 64, contexts: int = 1
+) -> Callable[[torch.Generator], dict[str, Observations]]:
+    """For fit(): 1 to `contexts` patches of each of `size` pictures, a target and a novel one.
+
+    pictures: n of them, given a generator on the CPU; patches are cut where they are
+    """
+
+    def batch(generator: torch.Generator) -> dict[str, Observations]:
+        whole = pictures(size, generator)
+        params = torch.cat([draw_crops(size, contexts, generator, CONTEXT), draw_crops(size, 2, generator, TARGET)], 1)
+        gone = torch.arange(contexts) >= torch.randint(1, contexts + 1, (size, 1), generator=generator)
+        seen = observe(whole, send(params, whole.device))
+        return {
+            "context": seen.take(slice(contexts)).drop(send(gone, whole.device)),
+            "target": seen.take(slice(contexts, contexts + 1)),
+            "novel": seen.take(slice(contexts + 1, None)),
+        }
+
+    return batch
+
+
+# --- the denoiser -----------------------------------------------------------------------------------------------------
+
+
+def merge(
+    value: Float[Tensor, "b m 3 h h"], support: Float[Tensor, "b m 1 h h"]
+) -> tuple[Float[Tensor, "b 3 h h"], Float[Tensor, "b 1 h h"]]:
+    """All patches on one canvas, averaged where they overlap, and 1 where one of them sees."""
+    count = support.sum(1)
+    return (value * support).sum(1) / count.clamp(min=1), (count > 0).to(value)
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What a denoiser knows before any noise: the context on one canvas, where it sees, where the targets will."""
+
+    picture: Float[Tensor, "b 3 h h"]
+    seen: Float[Tensor, "b 1 h h"]
+    support: Float[Tensor, "b m 1 h h"]
+    estimate: None = None
+
+
+class PatchDenoiser(nn.Module):
+    """Eq. 4: a latent code from context patches and noisy target patches.
+
+    S = the mean of W + its standard deviation * network. The network sees two canvases, with where each of them sees.
+
+    space: "w", one style for all layers, or "w+", one for each
+    spread: (D,) the standard deviation of W, from `spread_of`
+    options: of the Encoder
+    """
+
+    def __init__(self, generator: Generator, spread: Float[Tensor, "d"], space: str = "w+", **options):
+        super().__init__()
+        if space not in ("w", "w+"):
+            raise ValueError(f"unknown space {space!r}: choose w or w+")
+        self.side, (d,) = generator.synthesis.resolutions[-1], spread.shape
+        self.shape = (d,) if space == "w" else (generator.synthesis.layers, d)
+        self.encoder = Encoder(8, torch.Size(self.shape).numel(), self.side, **options)
+        self.register_buffer("mean", generator.mapping.w_avg.clone())
+        self.register_buffer("spread", spread.clone())
+
+    def condition(self, context: Observations, target_params: Float[Tensor, "b m 3"]) -> Condition:
+        """Merges the context."""
+        support = crop_mask(context.params, self.side) * context.mask[..., None, None, None]
+        return Condition(*merge(context.value, support), crop_mask(target_params, self.side))
+
+    def forward(
+        self, condition: Condition, noisy_target: Float[Tensor, "b m 3 h h"], t: Float[Tensor, "b"]
+    ) -> Float[Tensor, "b *l d"]:
+        """Eq. 4: the signal."""
+        canvases = [condition.picture, condition.seen, *merge(noisy_target, condition.support)]
+        return self.mean + self.spread * self.encoder(torch.cat(canvases, 1), t).unflatten(1, self.shape)
+
+
+def styles(generator: Generator, n: int, random: torch.Generator) -> Float[Tensor, "n d"]:
+    """n draws of W, from codes drawn on the CPU."""
+    z = torch.randn(n, generator.mapping.z_dim, generator=random)
+    with torch.no_grad():
+        return generator.mapping(z.to(generator.mapping.w_avg.device))
+
+
+def spread_of(generator: Generator, n: int = 10_000, seed: int = 0) -> Float[Tensor, "d"]:
+    """The standard deviation of W, of each coordinate."""
+    return styles(generator, n, torch.Generator().manual_seed(seed)).std(0)
+
+
+# --- what else one would try ------------------------------------------------------------------------------------------
+
+
+def optimise(
+    forward_model: Patch, context: Observations, start: Float[Tensor, "b *l d"], steps: int = 200, rate: float = 0.05
+) -> Float[Tensor, "b *l d"]:
+    """Codes whose images agree with the context, by Adam from a start: it knows no odds, only agreement.
+
+    rate: in standard deviations of the start
+    """
+    scale = start.std(0, keepdim=True).clamp(min=1e-3) if len(start) > 1 else torch.ones_like(start)
+    moved = torch.zeros_like(start, requires_grad=True)
+    optimizer = torch.optim.Adam([moved], rate)
+    support = forward_model.support(context.params) * context.mask[..., None, None, None]
+    for _ in range(steps):
+        error = support * (forward_model(start + scale * moved, context.params) - context.value)
+        optimizer.zero_grad()
+        error.square().sum().backward()
+        optimizer.step()
+    return (start + scale * moved).detach()
+
+
+def bank_distances(bank: Float[Tensor, "n 3 h h"], context: Observations, lot: int = 500) -> Float[Tensor, "b n"]:
+    """d^2, the squared distance of each context from every picture of a bank, inside of its patches."""
+    support = crop_mask(context.params, bank.shape[-1]) * context.mask[..., None, None, None]
+    picture, seen = merge(context.value, support)
+    rows = []
+    for x, where in zip(picture, seen, strict=True):  # one context at a time: only its own pixels count
+        inside = where[0] > 0
+        rows.append(torch.cat([(part[:, :, inside] - x[:, inside]).square().sum((1, 2)) for part in bank.split(lot)]))
+    return torch.stack(rows)
+
+
+def bank_weights(
+    distances: Float[Tensor, "b n"], least: float = 50
+) -> tuple[Float[Tensor, "b n"], Float[Tensor, "b"], Float[Tensor, "b"]]:
+    """The generator's own posterior: weights exp(-d^2 / 2 s^2) over a bank of its pictures.
+
+    For each context the smallest s with an effective sample size 1 / sum w^2 of at least `least` is taken. Returns
+    weights, s and effective sample sizes. ValueError for a bank of fewer pictures than that.
+    """
+    if distances.shape[1] <= least:
+        raise ValueError(f"a bank of {distances.shape[1]} pictures has no effective sample size of {least:g}")
+    squares = distances.double() - distances.double().amin(1, keepdim=True)
+    low, high = (squares.new_full((len(squares), 1), x) for x in (-6.0, 6.0))  # of log10 s
+    for _ in range(60):
+        middle = (low + high) / 2
+        weights = torch.softmax(-squares / (2 * 10 ** (2 * middle)), 1)
+        enough = 1 / weights.square().sum(1, keepdim=True) >= least
+        low, high = torch.where(enough, low, middle), torch.where(enough, middle, high)
+    weights = torch.softmax(-squares / (2 * 10 ** (2 * high)), 1)
+    return weights, 10 ** high[:, 0], 1 / weights.square().sum(1)
