@@ -413,9 +413,8 @@ walk = [step.signal.render(tabletop.turned(front, 360 * i / VIEWS)) for i in ran
 def look(view):
     image = walk[view]
     depth = torch.as_tensor(plotting.depth_to_rgb(study.solid_depth(image)[0, 0].cpu())).float()
-    fig = plotting.image_grid(torch.stack([rgb(image.rgb[0, 0]), depth])[None], size=2, col_titles=["colour", "depth"])
+    plotting.image_grid(torch.stack([rgb(image.rgb[0, 0]), depth])[None], size=2, col_titles=["colour", "depth"])
     plt.show()
-    return fig
 
 
 strip = walk[:: max(1, VIEWS // 6)]
