@@ -3,9 +3,11 @@
     python -m fwdiff_lite.problems.gan_study generator --minutes 10 --out build/gan
     python -m fwdiff_lite.problems.gan_study reader --out build/gan
     python -m fwdiff_lite.problems.gan_study judge --out build/gan
+    python -m fwdiff_lite.problems.gan_study wplus --minutes 5 --out build/gan
 
 `generator` trains a StyleGAN2 on portraits that are drawn as they are needed, `reader` the network that reads their
-attributes. `judge` compares what the generator in the folder makes with what the program draws.
+attributes. `judge` compares what the generator in the folder makes with what the program draws. The arms `w`, `wplus`
+and `deterministic` invert it.
 """
 
 from __future__ import annotations
@@ -24,9 +26,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from fwdiff_lite import metrics
+from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
 from fwdiff_lite.files import commit, write_json
-from fwdiff_lite.problems import portraits, stylegan2
-from fwdiff_lite.training import hardware
+from fwdiff_lite.problems import gan_inversion, portraits, stylegan2
+from fwdiff_lite.schedule import CosineSchedule
+from fwdiff_lite.training import Fit, fit, hardware
 
 COMMAND = "python -m fwdiff_lite.problems.gan_study"
 BATCH = 128  # portraits a step of the generator's training
@@ -35,6 +39,13 @@ LOOK = 100  # steps between looks at the losses: each makes a GPU wait
 KEEP = 500  # steps between states to go on from
 READING = 1500  # steps of the reader's training
 JUDGED = 10_000  # generated portraits that are judged
+ARMS = {  # of inversion: the model, and the space of its signals
+    "w": (ForwardDiffusion, "w"),
+    "wplus": (ForwardDiffusion, "w+"),
+    "deterministic": (ForwardRegression, "w+"),
+}
+INVERSION = {"size": 128, "contexts": 3}  # a batch: pictures, and patches in the context, at most
+RATE = 1e-3
 
 # --- the generator ----------------------------------------------------------------------------------------------------
 
@@ -128,6 +139,44 @@ def generated(
         return torch.cat([G(part, truncation) for part in z.split(lot)])
 
 
+# --- inversion --------------------------------------------------------------------------------------------------------
+
+
+def untrained(arm: str, generator: stylegan2.Generator, seed: int = 0, **options) -> ForwardDiffusion:
+    """An arm's model with fresh weights; options: of its Encoder. ValueError on an unknown arm."""
+    if arm not in ARMS:
+        raise ValueError(f"unknown arm {arm!r}: choose one of {', '.join(ARMS)}")
+    kind, space = ARMS[arm]
+    torch.manual_seed(seed)
+    denoiser = gan_inversion.PatchDenoiser(generator, gan_inversion.spread_of(generator), space, **options)
+    return kind(denoiser, gan_inversion.Patch(generator), CosineSchedule(), novel_weight=1.0)
+
+
+def train_inversion(
+    model: ForwardDiffusion,
+    pictures: Callable[[int, torch.Generator], Float[Tensor, "n 3 side side"]],
+    folder: Path,
+    name: str,
+    size: int = INVERSION["size"],
+    contexts: int = INVERSION["contexts"],
+    **budget,
+) -> Fit:
+    """Trains on patches of real pictures within a budget of `steps` or `seconds`, earlier calls included."""
+    fast = torch.cuda.is_available()
+    state = folder / f"{name}.state"
+    batch = gan_inversion.batches(pictures, size, contexts)
+    return fit(
+        model,
+        batch,
+        learning_rate=RATE,
+        compile=fast,
+        checkpoint=state,
+        checkpoint_every=KEEP,
+        progress=False,
+        **budget,
+    )
+
+
 # --- what it is worth -------------------------------------------------------------------------------------------------
 
 
@@ -184,11 +233,11 @@ def _fill(network: nn.Module, path: Path) -> nn.Module:
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description="Train what 04_gan_inversion loads.")
-    parser.add_argument("what", choices=("generator", "reader", "judge"))
+    parser.add_argument("what", choices=("generator", "reader", "judge", *ARMS))
     parser.add_argument("--out", type=Path, default=Path("build/gan"))
-    parser.add_argument("--minutes", type=float, default=10.0, help="of the generator's training")
+    parser.add_argument("--minutes", type=float, default=10.0, help="of training a generator, or an arm")
     parser.add_argument("--steps", type=int, help="of training, where they end before the minutes do")
-    parser.add_argument("--batch", type=int, default=BATCH, help="portraits a step of the generator")
+    parser.add_argument("--batch", type=int, default=BATCH, help="portraits a step")
     parser.add_argument("--count", type=int, default=JUDGED, help="generated portraits that are judged")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -225,6 +274,16 @@ def main() -> None:
         }
         record |= {"right": dict(zip(portraits.NAMES, right.tolist(), strict=True))}
         print("reader:", {name: round(share, 4) for name, share in record["right"].items()}, flush=True)
+    elif options.what in ARMS:
+        G = _fill(stylegan2.Generator(**stylegan2.SMALL), options.out / "generator.safetensors").to(device)
+        model, budget = untrained(options.what, G), {"steps": options.steps, "seconds": 60 * options.minutes}
+        done = train_inversion(model, drawn(side, device), options.out, options.what, options.batch, **budget)
+        _weights(model.denoiser, options.out / f"{options.what}.safetensors")
+        command = f"{COMMAND} {options.what} --minutes {options.minutes:g} --batch {options.batch}"
+        record |= {"command": command, "gpu_minutes": done.seconds / 60, "steps": done.steps}
+        record |= {"curve": {name: values[::20] for name, values in done.curve.items()}}
+        last = {name: round(sum(values[-50:]) / len(values[-50:]), 5) for name, values in done.curve.items()}
+        print(f"{options.what}: {done.steps} steps in {done.seconds / 60:.1f} minutes, {last}", flush=True)
     else:
         G = _fill(stylegan2.Generator(**stylegan2.SMALL), options.out / "generator.safetensors").to(device)
         reader = _fill(portraits.Reader(), options.out / "reader.safetensors").to(device)

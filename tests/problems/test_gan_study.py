@@ -30,6 +30,23 @@ def test_a_training_needs_a_budget(tmp_path):
         gan_study.train_generator(gan_study.adversaries(CPU, **TINY), gan_study.drawn(16, CPU), tmp_path)
 
 
+@pytest.mark.parametrize("arm", gan_study.ARMS)
+def test_every_arm_learns_from_patches(tmp_path, arm):
+    sizes = {"z_dim": 8, "w_dim": 8, "mapping_layers": 1, "channel_base": 256, "channel_max": 8}
+    G = gan_study.adversaries(CPU, **sizes).average
+    model = gan_study.untrained(arm, G, widths=(8, 8, 8, 8), hidden=16)
+    whole = gan_study.generated(G, 8, torch.Generator().manual_seed(0))
+    done = gan_study.train_inversion(model, lambda n, _: whole[:n], tmp_path, arm, 4, 2, steps=30)
+    assert done.steps == 30 and (tmp_path / f"{arm}.state").exists()
+    losses = done.curve["loss"]
+    assert sum(losses[-5:]) < sum(losses[:5])
+
+
+def test_an_unknown_arm_is_refused():
+    with pytest.raises(ValueError, match="unknown arm 'v': choose one of w, wplus, deterministic"):
+        gan_study.untrained("v", gan_study.adversaries(CPU, **TINY).average)
+
+
 def test_generated_pictures_do_not_depend_on_the_lot():
     G = gan_study.adversaries(CPU, **TINY).average
     whole = gan_study.generated(G, 5, torch.Generator().manual_seed(0))
