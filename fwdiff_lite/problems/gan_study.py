@@ -14,20 +14,22 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from fwdiff_lite import metrics
 from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
 from fwdiff_lite.files import commit, write_json
+from fwdiff_lite.observations import Observations
 from fwdiff_lite.problems import gan_inversion, portraits, stylegan2
 from fwdiff_lite.schedule import CosineSchedule
 from fwdiff_lite.training import Fit, fit, hardware
@@ -44,8 +46,9 @@ ARMS = {  # of inversion: the model, and the space of its signals
     "wplus": (ForwardDiffusion, "w+"),
     "deterministic": (ForwardRegression, "w+"),
 }
-INVERSION = {"size": 128, "contexts": 3}  # a batch: pictures, and patches in the context, at most
+INVERSION = {"size": 128, "contexts": 4}  # a batch: pictures, and patches in the context, at most
 RATE = 1e-3
+COUNT, K, STEPS = 256, 16, 32  # pictures of the examination, samples of each, steps of sampling
 
 # --- the generator ----------------------------------------------------------------------------------------------------
 
@@ -215,6 +218,148 @@ def judge(
         "precision": precision,
         "recall": recall,
     }
+
+
+# --- the examination of inversion -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Exam:
+    """c held-out pictures, of each a context patch, targets that cover the picture, and a patch for the energy score.
+
+    pictures: (c, 3, 64, 64); context: M = 1; targets: (c, 4, 3) the quadrants in random order; held: (c, 1, 3)
+    given:    (c, A) which attributes the context shows; of those that it does not, odds[name] (c, k) are the true
+              probabilities; None where pictures are the generator's, whose odds a weighted bank tells
+    """
+
+    pictures: Float[Tensor, "c 3 h h"]
+    context: Observations
+    targets: Float[Tensor, "c 4 3"]
+    held: Float[Tensor, "c 1 3"]
+    given: Bool[Tensor, "c a"] | None = None
+    odds: dict[str, Float[Tensor, "c k"]] = field(default_factory=dict)
+
+
+def exam(pictures: Float[Tensor, "c 3 h h"], seed: int = 2026) -> Exam:
+    """Patches of given pictures; who is in them is not known."""
+    (c, _, side, _), generator = pictures.shape, torch.Generator().manual_seed(seed)
+    crops = gan_inversion.draw_crops(c, 1, generator, gan_inversion.CONTEXT, side).to(pictures.device)
+    held = gan_inversion.draw_crops(c, 1, generator, gan_inversion.TARGET, side).to(pictures.device)
+    corners = torch.cartesian_prod(*2 * (torch.tensor([0.0, side // 2]),))
+    quadrants = torch.cat([corners, torch.full((4, 1), side / 2)], 1)[torch.rand(c, 4, generator=generator).argsort(1)]
+    return Exam(pictures, gan_inversion.observe(pictures, crops), quadrants.to(pictures.device), held)
+
+
+def portrait_exam(count: int = COUNT, seed: int = 2026, device: str | torch.device = "cpu") -> Exam:
+    """Held-out portraits of the drawing program, with the true odds of what their contexts do not show."""
+    people = portraits.draw_portraits(count, torch.Generator().manual_seed(seed)).to(device)
+    paper = exam(portraits.render(people), seed)
+    inside = gan_inversion.crop_mask(paper.context.params[:, 0], paper.pictures.shape[-1])[:, 0] > 0
+    given, odds = portraits.shown(people, inside), {}
+    for i, name in enumerate(portraits.NAMES):
+        others = given.clone()
+        others[:, i] = False
+        odds[name] = portraits.conditional(people, others, name).to(device)
+    return replace(paper, given=given, odds=odds)
+
+
+def answer(
+    model: ForwardDiffusion, exam: Exam, k: int = K, targets: int = 4, eta: float = 0.0, seed: int = 0, lot: int = 256
+) -> Float[Tensor, "c k 3 h h"]:
+    """Whole pictures: k codes sampled for each context, the first `targets` of its quadrants one after another.
+
+    A ForwardRegression gives one answer, asked for the held-out patch: k = 1.
+    """
+    G, found = model.forward_model.generator, []
+    if isinstance(model, ForwardRegression):
+        return G.synthesis(model.sample(exam.context, exam.held).signal)[:, None]
+    generator, contexts = torch.Generator().manual_seed(seed), exam.context.repeat(k)
+    quadrants = exam.targets[:, :targets].repeat_interleave(k, 0)
+    for rows in torch.arange(len(contexts)).split(lot):
+        options = {"steps": STEPS, "eta": eta, "generator": generator}
+        step, _ = model.sample_autoregressive(contexts[rows], quadrants[rows], **options)
+        with torch.no_grad():
+            found.append(G.synthesis(step.signal))
+    return torch.cat(found).unflatten(0, (-1, k))
+
+
+def score(
+    exam: Exam,
+    drawn: Float[Tensor, "c k 3 h h"],
+    single: Float[Tensor, "c 1 3 h h"],
+    reader: portraits.Reader,
+    seed: int = 0,
+) -> dict[str, float]:
+    """All measures of samples beside those of the deterministic answer, named as in metrics.json.
+
+    Attributes are judged where the context does not show them, those that have odds: `factor_tv` is the largest of
+    theirs, since pooling them would let one hide another.
+    """
+    generator, numbers = torch.Generator().manual_seed(seed), {}
+
+    def interval(name: str, found: metrics.Interval) -> None:
+        numbers.update({name: found.value, f"{name}_low": found.low, f"{name}_high": found.high})
+
+    side = exam.pictures.shape[-1]
+    inside = gan_inversion.crop_mask(exam.context.params[:, 0], side).expand_as(exam.pictures) > 0
+    held = gan_inversion.crop_mask(exam.held[:, 0], side).expand_as(exam.pictures) > 0
+    unseen = held & ~inside
+    numbers["patch_psnr"] = metrics.psnr(drawn[:, 0], exam.pictures, 2, inside)
+    numbers["patch_psnr_deterministic"] = metrics.psnr(single[:, 0], exam.pictures, 2, inside)
+    within, without = metrics.variance_inside_outside(drawn, inside)
+    numbers["diversity_outside_over_inside"] = (without / within) ** 0.5
+    blank = lambda x, where: x * where  # noqa: E731 (what is not scored is alike in all)
+    scores = metrics.energy_score(blank(drawn, unseen[:, None]), blank(exam.pictures, unseen))
+    interval("energy_ratio", metrics.energy_ratio(scores, metrics.point_score(
+        blank(single[:, 0], unseen), blank(exam.pictures, unseen)
+    ), generator))  # fmt: skip
+    interval("spread_skill", metrics.spread_skill(drawn, exam.pictures, generator, unseen))
+    read = {words: labels(reader, x) for words, x in (("", drawn), ("deterministic_", single))}  # (c, k, A) each
+    for words, found in read.items():
+        for i, (name, odds) in enumerate(exam.odds.items()):
+            open_ = ~exam.given[:, i]
+            if open_.sum() < 20:
+                continue  # too few pictures hide it
+            at, p = found[open_, :, i].cpu(), odds[open_].cpu()
+            interval(f"{words}factor_tv_{name}", metrics.factor_tv(at, p, generator))
+            if not words:
+                interval(f"factor_scene_rms_{name}", metrics.factor_scene_rms(at, p, generator))
+        numbers[f"{words}factor_tv"] = max(
+            (numbers.get(f"{words}factor_tv_{name}", 0.0) for name in exam.odds), default=math.nan
+        )
+    return {name: float(value) for name, value in numbers.items()}
+
+
+def labels(reader: portraits.Reader, pictures: Float[Tensor, "c k 3 64 64"]) -> Int[Tensor, "c k a"]:
+    """The attributes that are read from samples."""
+    lots = pictures.flatten(0, 1).split(500)
+    return torch.cat([reader.read(lot) for lot in lots]).unflatten(0, pictures.shape[:2])
+
+
+def bank_agreement(
+    exam: Exam, drawn: Int[Tensor, "c k a"], bank: Float[Tensor, "n 3 h h"], known: Int[Tensor, "n a"]
+) -> dict[str, float]:
+    """Samples' attributes against those of a bank of the generator's pictures, weighted by agreement with the context.
+
+    Total variation of each attribute, mean over contexts and attributes; the floor: half of the bank against half,
+    and what K draws from the bank's own odds would show.
+    """
+    distances = gan_inversion.bank_distances(bank, exam.context)
+    weights, _, sizes = gan_inversion.bank_weights(distances)
+    half = len(bank) // 2
+    halves = [gan_inversion.bank_weights(part)[0] for part in (distances[:, :half], distances[:, half:])]
+    found: dict[str, list[Tensor]] = {"bank_tv": [], "bank_tv_halves": [], "bank_tv_chance": []}
+    generator = torch.Generator().manual_seed(0)
+    for i, categories in enumerate(portraits.ATTRIBUTES.values()):
+        hot = nn.functional.one_hot(known[:, i], len(categories)).double()
+        p, (first, second) = weights @ hot, (w @ x for w, x in zip(halves, (hot[:half], hot[half:]), strict=True))
+        k = drawn.shape[1]
+        chance = torch.multinomial(p.cpu(), k, replacement=True, generator=generator).to(p.device)
+        shares = [metrics.label_frequencies(x, len(categories)) for x in (drawn[:, :, i], chance)]
+        for name, pair in zip(found, ((shares[0], p), (first, second), (shares[1], p)), strict=True):
+            found[name].append((pair[0].to(p) - pair[1]).abs().sum(1) / 2)
+    numbers = {name: float(torch.stack(each).mean()) for name, each in found.items()}
+    return numbers | {"bank_least_size": float(sizes.min())}
 
 
 # --- the commands -----------------------------------------------------------------------------------------------------

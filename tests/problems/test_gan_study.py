@@ -78,3 +78,54 @@ def test_judging_tells_another_draw_from_a_set_without_hats(reader):
     assert good["worst_binary"] < 0.08 and bad["apart_hat"] > 0.15
     assert good["frechet"] < good["frechet_floor"] < bad["frechet"], "the floor is of half as many"
     assert min(good["precision"], good["recall"]) > 0.8 and bad["recall"] < good["recall"]
+
+
+def test_true_draws_pass_the_examination_and_the_mean_does_not(reader):
+    """Redrawn portraits in the place of samples: right odds and spread; one picture for all is none."""
+    paper = gan_study.portrait_exam(80, seed=5)
+    assert paper.given.shape == (80, 10) and all(len(odds) == 80 for odds in paper.odds.values())
+    people = portraits.draw_portraits(80, torch.Generator().manual_seed(5))
+    assert torch.equal(portraits.render(people), paper.pictures)
+    generator, k = torch.Generator().manual_seed(6), 8
+    drawings = []
+    for _ in range(k):  # what the context does not show, drawn from its odds; the rest is as it was
+        attributes = people.attributes.clone()
+        for i, odds in enumerate(paper.odds.values()):
+            new = torch.multinomial(odds, 1, generator=generator)[:, 0]
+            attributes[:, i] = torch.where(paper.given[:, i], attributes[:, i], new)
+        drawings.append(portraits.render(portraits.Portraits(attributes, people.sizes)))
+    drawn = torch.stack(drawings, 1)
+    mean = drawn.mean(1, keepdim=True)
+    good = gan_study.score(paper, drawn, mean, reader)
+    assert good["patch_psnr"] > 25 and good["diversity_outside_over_inside"] > 3
+    assert good["energy_ratio"] < 0.8 and 0.8 < good["spread_skill"] < 1.2
+    assert good["factor_tv_hat"] < 0.1, "hats are read well even by a reader of few steps"
+    one = people.changed("hat", 1)
+    bad = gan_study.score(paper, torch.stack(k * [portraits.render(one)], 1), mean, reader)
+    assert bad["factor_tv_hat"] > 0.5 and bad["factor_tv"] >= bad["factor_tv_hat"]
+
+
+def test_a_bank_agrees_with_draws_from_itself():
+    generator = torch.Generator().manual_seed(0)
+    people = portraits.draw_portraits(1200, generator)
+    bank = portraits.render(people)
+    paper = gan_study.exam(portraits.render(portraits.draw_portraits(12, generator)))
+    weights, _, _ = gan_study.gan_inversion.bank_weights(gan_study.gan_inversion.bank_distances(bank, paper.context))
+    drawn = people.attributes[torch.multinomial(weights, 64, replacement=True, generator=generator)]
+    found = gan_study.bank_agreement(paper, drawn, bank, people.attributes)
+    assert found["bank_least_size"] >= 50 - 1e-6
+    assert found["bank_tv"] < 1.3 * found["bank_tv_chance"] + 0.01
+    other = people.attributes[torch.randint(1200, (12, 64), generator=generator)]  # the prior
+    assert gan_study.bank_agreement(paper, other, bank, people.attributes)["bank_tv"] > 1.3 * found["bank_tv"]
+
+
+def test_answers_are_whole_pictures_from_one_or_many_targets():
+    sizes = {"z_dim": 8, "w_dim": 8, "mapping_layers": 1, "channel_base": 256, "channel_max": 8}
+    G = gan_study.adversaries(CPU, **sizes).average
+    paper = gan_study.exam(gan_study.generated(G, 2, torch.Generator().manual_seed(0)))
+    assert paper.targets.shape == (2, 4, 3) and gan_study.gan_inversion.crop_mask(paper.targets, 64).sum(1).eq(1).all()
+    small = {"widths": (8, 8, 8, 8), "hidden": 16}
+    single = gan_study.answer(gan_study.untrained("deterministic", G, **small), paper)
+    assert single.shape == (2, 1, 3, 64, 64)
+    drawn = gan_study.answer(gan_study.untrained("wplus", G, **small), paper, 3, targets=2)
+    assert drawn.shape == (2, 3, 3, 64, 64)
