@@ -119,6 +119,11 @@ def image_grid(
     return fig
 
 
+def levels(pictures: Float[Tensor, "*b"]) -> UInt8[np.ndarray, "*b"]:
+    """Pictures in [-1, 1] in 256 levels, to be kept; what is beyond is cut off."""
+    return ((pictures.clamp(-1, 1) + 1) * 127.5).round().byte().cpu().numpy()
+
+
 def hsv(hue: Float[Tensor, "*b"], saturation: Tensor | float, value: Tensor | float) -> Float[Tensor, "*b 3"]:
     """Colours in [0, 1]; a hue of 0 is red, 1/3 green, 2/3 blue."""
     pure = ((hue[..., None] * 6 + hue.new_tensor([0.0, 4.0, 2.0])) % 6 - 3).abs().sub(1).clamp(0, 1)

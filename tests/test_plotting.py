@@ -181,3 +181,8 @@ def test_hues_are_those_of_matplotlib():
     expected = mpl.colors.hsv_to_rgb(torch.stack([hue, saturation, value], -1).numpy())
     assert np.allclose(plotting.hsv(hue, saturation, value).numpy(), expected, atol=1e-6)
     assert plotting.hsv(torch.tensor([0.0, 1 / 3]), 1.0, 0.5).round(decimals=6).tolist() == [[0.5, 0, 0], [0, 0.5, 0]]
+
+
+def test_pictures_in_256_levels():
+    found = plotting.levels(torch.tensor([-2.0, -1.0, 0.0, 1.0, 1.5]))
+    assert found.dtype == np.uint8 and found.tolist() == [0, 0, 128, 255, 255]

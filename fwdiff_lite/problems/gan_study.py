@@ -4,6 +4,7 @@
     python -m fwdiff_lite.problems.gan_study reader --out build/gan
     python -m fwdiff_lite.problems.gan_study judge --out build/gan
     python -m fwdiff_lite.problems.gan_study wplus --minutes 5 --out build/gan
+    python -m fwdiff_lite.problems.gan_study examine --out build/gan
 
 `generator` trains a StyleGAN2 on portraits that are drawn as they are needed, `reader` the network that reads their
 attributes. `judge` compares what the generator in the folder makes with what the program draws. The arms `w`, `wplus`
@@ -14,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -30,6 +30,7 @@ from fwdiff_lite import metrics
 from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
 from fwdiff_lite.files import commit, write_json
 from fwdiff_lite.observations import Observations
+from fwdiff_lite.plotting import levels
 from fwdiff_lite.problems import gan_inversion, portraits, stylegan2
 from fwdiff_lite.schedule import CosineSchedule
 from fwdiff_lite.training import Fit, fit, hardware
@@ -49,6 +50,15 @@ ARMS = {  # of inversion: the model, and the space of its signals
 INVERSION = {"size": 128, "contexts": 4}  # a batch: pictures, and patches in the context, at most
 RATE = 1e-3
 COUNT, K, STEPS = 256, 16, 32  # pictures of the examination, samples of each, steps of sampling
+BANK, EXAMPLES = 20_000, 8  # generated pictures that weigh a posterior; pictures of the examination that are kept
+CASES = {  # that are examined: arm, eta, and how many targets one after another; the main one first
+    "wplus_eta_1": ("wplus", 1.0, 4),
+    "wplus_eta_0": ("wplus", 0.0, 4),
+    "wplus_eta_1_one": ("wplus", 1.0, 1),
+    "wplus_eta_0_one": ("wplus", 0.0, 1),
+    "w_eta_1": ("w", 1.0, 4),
+    "w_eta_0": ("w", 0.0, 4),
+}
 
 # --- the generator ----------------------------------------------------------------------------------------------------
 
@@ -324,9 +334,8 @@ def score(
             interval(f"{words}factor_tv_{name}", metrics.factor_tv(at, p, generator))
             if not words:
                 interval(f"factor_scene_rms_{name}", metrics.factor_scene_rms(at, p, generator))
-        numbers[f"{words}factor_tv"] = max(
-            (numbers.get(f"{words}factor_tv_{name}", 0.0) for name in exam.odds), default=math.nan
-        )
+        if each := [numbers[key] for name in exam.odds if (key := f"{words}factor_tv_{name}") in numbers]:
+            numbers[f"{words}factor_tv"] = max(each)
     return {name: float(value) for name, value in numbers.items()}
 
 
@@ -375,69 +384,114 @@ def _fill(network: nn.Module, path: Path) -> nn.Module:
     return network.eval().requires_grad_(False)
 
 
+def _frozen(folder: Path, device: torch.device) -> stylegan2.Generator:
+    """The generator in the folder."""
+    return _fill(stylegan2.Generator(**stylegan2.SMALL), folder / "generator.safetensors").to(device)
+
+
+def _reading(folder: Path, device: torch.device) -> portraits.Reader:
+    """The reader in the folder."""
+    return _fill(portraits.Reader(), folder / "reader.safetensors").to(device)
+
+
+def _generator(folder: Path, device: torch.device, options: argparse.Namespace) -> dict:
+    both = adversaries(device)
+    pictures = drawn(stylegan2.SMALL["resolution"], device)
+    done = train_generator(both, pictures, folder, options.batch, options.steps, 60 * options.minutes)
+    _weights(both.average, folder / "generator.safetensors")
+    few = levels(generated(both.average, 64, torch.Generator().manual_seed(1)))
+    np.savez_compressed(folder / "generated.npz", pictures=few)
+    return {"gpu_minutes": done.seconds / 60, "images": both.images} | vars(done)
+
+
+def _reader(folder: Path, device: torch.device, options: argparse.Namespace) -> dict:
+    torch.manual_seed(0)
+    reader = portraits.Reader().to(device)
+    losses = portraits.train_reader(reader, options.steps or READING, torch.Generator().manual_seed(0))
+    _weights(reader, folder / "reader.safetensors")
+    people = portraits.draw_portraits(2000, torch.Generator().manual_seed(2026)).to(device)
+    right = (reader.read(portraits.render(people)) == people.attributes).double().mean(0)
+    return {"curve": losses[::10], "numbers": dict(zip(portraits.NAMES, right.tolist(), strict=True))}
+
+
+def _judge(folder: Path, device: torch.device, options: argparse.Namespace) -> dict:
+    fake = generated(_frozen(folder, device), options.count or JUDGED, torch.Generator().manual_seed(2))
+    people = portraits.draw_portraits(len(fake), torch.Generator().manual_seed(3)).to(device)
+    real = torch.cat([portraits.render(people[rows]) for rows in torch.arange(len(fake)).split(500)])
+    return {"count": len(fake), "numbers": judge(fake, real, _reading(folder, device))}
+
+
+def _arm(folder: Path, device: torch.device, options: argparse.Namespace) -> dict:
+    model = untrained(options.what, _frozen(folder, device))
+    pictures, budget = drawn(stylegan2.SMALL["resolution"], device), {"steps": options.steps}
+    budget["seconds"] = 60 * options.minutes
+    done = train_inversion(model, pictures, folder, options.what, options.batch, **budget)
+    _weights(model.denoiser, folder / f"{options.what}.safetensors")
+    curve = {name: values[::20] for name, values in done.curve.items()}
+    return {"gpu_minutes": done.seconds / 60, "steps": done.steps, "curve": curve}
+
+
+def _examine(folder: Path, device: torch.device, options: argparse.Namespace) -> dict:
+    """Every case of CASES on portraits, and the main one on the generator's own pictures beside a weighted bank."""
+    G, reader, count = _frozen(folder, device), _reading(folder, device), options.count or COUNT
+    models = {}
+    for arm in ARMS:
+        models[arm] = untrained(arm, G).eval()
+        models[arm].denoiser = _fill(models[arm].denoiser, folder / f"{arm}.safetensors").to(device)
+    paper = portrait_exam(count, device=device)
+    first, single, numbers = slice(EXAMPLES), answer(models["deterministic"], paper), {}
+    kept = {"pictures": levels(paper.pictures[first]), "deterministic": levels(single[first])}
+    kept["crops"] = paper.context.params[first].cpu().numpy()
+    for name, (arm, eta, targets) in CASES.items():
+        began = time.monotonic()
+        samples = answer(models[arm], paper, options.samples, targets, eta)
+        numbers[name] = score(paper, samples, single, reader)
+        numbers[name]["seconds_a_sample"] = (time.monotonic() - began) / len(samples) / options.samples
+        kept[name] = levels(samples[first, :4])
+        print(name, json.dumps({key: round(value, 3) for key, value in numbers[name].items()}), flush=True)
+    theirs = exam(generated(G, count // 4, torch.Generator().manual_seed(4)))
+    bank = generated(G, options.bank, torch.Generator().manual_seed(5))
+    known = torch.cat([reader.read(lot) for lot in bank.split(500)])
+    arm, eta, targets = next(iter(CASES.values()))
+    samples = labels(reader, answer(models[arm], theirs, 4 * options.samples, targets, eta))
+    numbers["bank"] = bank_agreement(theirs, samples, bank, known)
+    np.savez_compressed(folder / "examination.npz", **kept)
+    return {"count": count, "samples": options.samples, "bank": options.bank, "numbers": numbers}
+
+
+COMMANDS = {
+    "generator": _generator,
+    "reader": _reader,
+    "judge": _judge,
+    **dict.fromkeys(ARMS, _arm),
+    "examine": _examine,
+}
+
+
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description="Train what 04_gan_inversion loads.")
-    parser.add_argument("what", choices=("generator", "reader", "judge", *ARMS))
+    parser = argparse.ArgumentParser(description="Train and examine what 04_gan_inversion loads.")
+    parser.add_argument("what", choices=tuple(COMMANDS))
     parser.add_argument("--out", type=Path, default=Path("build/gan"))
     parser.add_argument("--minutes", type=float, default=10.0, help="of training a generator, or an arm")
     parser.add_argument("--steps", type=int, help="of training, where they end before the minutes do")
     parser.add_argument("--batch", type=int, default=BATCH, help="portraits a step")
-    parser.add_argument("--count", type=int, default=JUDGED, help="generated portraits that are judged")
+    parser.add_argument("--count", type=int, help=f"pictures: {JUDGED} are judged, {COUNT} are in the examination")
+    parser.add_argument("--samples", type=int, default=K, help="of each picture in the examination")
+    parser.add_argument("--bank", type=int, default=BANK, help="generated pictures that weigh a posterior")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.backends.cudnn.benchmark = device.type == "cuda"
-    side, began = stylegan2.SMALL["resolution"], time.monotonic()
-    record = {"commit": commit() or "unknown", "hardware": hardware(), "seed": 0}
-    if options.what == "generator":
-        both = adversaries(device)
-        pictures = drawn(side, device)
-        done = train_generator(both, pictures, options.out, options.batch, options.steps, 60 * options.minutes)
-        _weights(both.average, options.out / "generator.safetensors")
-        command = f"{COMMAND} generator --minutes {options.minutes:g} --batch {options.batch}"
-        record |= {"command": command, "gpu_minutes": done.seconds / 60, "images": both.images} | vars(done)
-        few = generated(both.average, 64, torch.Generator().manual_seed(1))
-        np.savez_compressed(
-            options.out / "generated.npz", pictures=((few + 1) * 127.5).clamp(0, 255).byte().cpu().numpy()
-        )
-        last = {name: values[-1] for name, values in done.curve.items()}
-        print(
-            f"generator: {done.steps} steps, {both.images} images, {done.seconds / 60:.1f} minutes, {last}", flush=True
-        )
-    elif options.what == "reader":
-        torch.manual_seed(0)
-        reader, generator = portraits.Reader().to(device), torch.Generator().manual_seed(0)
-        losses = portraits.train_reader(reader, options.steps or READING, generator)
-        _weights(reader, options.out / "reader.safetensors")
-        people = portraits.draw_portraits(2000, torch.Generator().manual_seed(2026)).to(device)
-        right = (reader.read(portraits.render(people)) == people.attributes).double().mean(0)
-        record |= {
-            "command": f"{COMMAND} reader",
-            "gpu_minutes": (time.monotonic() - began) / 60,
-            "curve": losses[::10],
-        }
-        record |= {"right": dict(zip(portraits.NAMES, right.tolist(), strict=True))}
-        print("reader:", {name: round(share, 4) for name, share in record["right"].items()}, flush=True)
-    elif options.what in ARMS:
-        G = _fill(stylegan2.Generator(**stylegan2.SMALL), options.out / "generator.safetensors").to(device)
-        model, budget = untrained(options.what, G), {"steps": options.steps, "seconds": 60 * options.minutes}
-        done = train_inversion(model, drawn(side, device), options.out, options.what, options.batch, **budget)
-        _weights(model.denoiser, options.out / f"{options.what}.safetensors")
-        command = f"{COMMAND} {options.what} --minutes {options.minutes:g} --batch {options.batch}"
-        record |= {"command": command, "gpu_minutes": done.seconds / 60, "steps": done.steps}
-        record |= {"curve": {name: values[::20] for name, values in done.curve.items()}}
-        last = {name: round(sum(values[-50:]) / len(values[-50:]), 5) for name, values in done.curve.items()}
-        print(f"{options.what}: {done.steps} steps in {done.seconds / 60:.1f} minutes, {last}", flush=True)
-    else:
-        G = _fill(stylegan2.Generator(**stylegan2.SMALL), options.out / "generator.safetensors").to(device)
-        reader = _fill(portraits.Reader(), options.out / "reader.safetensors").to(device)
-        fake = generated(G, options.count, torch.Generator().manual_seed(2))
-        people = portraits.draw_portraits(options.count, torch.Generator().manual_seed(3)).to(device)
-        real = torch.cat([portraits.render(people[rows]) for rows in torch.arange(options.count).split(500)])
-        record |= {"count": options.count, "numbers": judge(fake, real, reader)}
-        print("judge:", json.dumps({name: round(value, 4) for name, value in record["numbers"].items()}), flush=True)
+    began, command = time.monotonic(), f"{COMMAND} {options.what}"
+    if options.what in ("generator", *ARMS):
+        command += f" --minutes {options.minutes:g} --batch {options.batch}"
+    record = {"command": command, "commit": commit() or "unknown", "hardware": hardware(), "seed": 0}
+    found = COMMANDS[options.what](options.out, device, options)
+    record |= {"gpu_minutes": (time.monotonic() - began) / 60 if device.type == "cuda" else 0.0} | found
     write_json(options.out / f"{options.what}.json", record)
+    shown = {key: value for key, value in record.items() if key not in ("curve", "command")}
+    print(options.what, json.dumps(shown), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
 """The generator's training goes on where it stopped, bit for bit; judging tells good sets from bad ones."""
 
+import numpy as np
 import pytest
 import torch
 
+from fwdiff_lite.files import read_json
 from fwdiff_lite.problems import gan_study, portraits
 
 CPU = torch.device("cpu")
@@ -130,3 +132,25 @@ def test_answers_are_whole_pictures_from_one_or_many_targets():
     assert single.shape == (2, 1, 3, 64, 64)
     drawn = gan_study.answer(gan_study.untrained("wplus", G, **small), paper, 3, targets=2)
     assert drawn.shape == (2, 3, 3, 64, 64)
+
+
+def test_the_commands_from_end_to_end(tmp_path, monkeypatch, capsys):
+    small = {"z_dim": 8, "w_dim": 8, "mapping_layers": 1, "channel_base": 256, "channel_max": 8}
+    monkeypatch.setattr(gan_study.stylegan2, "SMALL", gan_study.stylegan2.SMALL | small)
+    monkeypatch.setattr(gan_study, "STEPS", 1)
+
+    def run(*words: str) -> dict:
+        monkeypatch.setattr("sys.argv", ["gan_study", *words, "--out", str(tmp_path), "--batch", "4"])
+        gan_study.main()
+        assert capsys.readouterr().out.splitlines()[-1].startswith(f'{words[0]} {{"commit"')
+        return read_json(tmp_path / f"{words[0]}.json")
+
+    assert run("generator", "--steps", "2")["images"] == 8
+    assert set(run("reader", "--steps", "2")["numbers"]) == set(portraits.NAMES)
+    assert run("judge", "--count", "20")["numbers"]["frechet"] > 0
+    for arm in gan_study.ARMS:
+        assert run(arm, "--steps", "2")["command"].endswith(f"gan_study {arm} --minutes 10 --batch 4")
+    found = run("examine", "--count", "8", "--samples", "2", "--bank", "200")
+    assert set(found["numbers"]) == {*gan_study.CASES, "bank"} and found["numbers"]["bank"]["bank_least_size"] > 49
+    with np.load(tmp_path / "examination.npz") as kept:
+        assert kept["wplus_eta_1"].shape == (8, 2, 3, 64, 64) and kept["deterministic"].shape == (8, 1, 3, 64, 64)

@@ -31,6 +31,7 @@ from torch import Tensor
 from fwdiff_lite import metrics
 from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
 from fwdiff_lite.observations import Observations
+from fwdiff_lite.plotting import levels
 from fwdiff_lite.pretrained import save_recorded
 from fwdiff_lite.problems.inverse_graphics.cameras import orbit, pixel_centres, rays
 from fwdiff_lite.problems.inverse_graphics.pixelnerf import RadianceField, SceneDenoiser, join
@@ -406,7 +407,7 @@ def main() -> None:
         k = last.views.shape[1]
         arrays[f"{name}_views"] = last.views.half().numpy()
         shown = last.field[torch.arange(PICTURES) * k]
-        arrays[f"{name}_above"] = ((from_above(shown).clamp(-1, 1) + 1) * 127.5).round().byte().numpy()
+        arrays[f"{name}_above"] = levels(from_above(shown))
         print(f"{name}: {done.steps} steps, {done.seconds:.0f} s, losses", done.curve["loss"][-1], flush=True)
     save_recorded(
         NAME,

@@ -31,6 +31,7 @@ from fwdiff_lite import metrics
 from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression, Step
 from fwdiff_lite.files import commit, read_json
 from fwdiff_lite.observations import Observations
+from fwdiff_lite.plotting import levels
 from fwdiff_lite.pretrained import load_pretrained, load_recorded, read_manifest, save_pretrained, save_recorded
 from fwdiff_lite.problems.inverse_graphics import tabletop
 from fwdiff_lite.problems.inverse_graphics.train import ARMS, compile_networks, with_weights
@@ -258,11 +259,6 @@ def pretrained(arm: str = "unet") -> ForwardDiffusion:
     return with_weights(arm, load_pretrained(f"{NAME}_{arm}"))
 
 
-def bytes_of(pictures: Tensor) -> np.ndarray:
-    """Pictures in [-1, 1] in 256 levels."""
-    return ((pictures.clamp(-1, 1) + 1) * 127.5).round().byte().cpu().numpy()
-
-
 def examine(folder: Path, arm: str, count: int = COUNT, k: int = K, steps: int = STEPS) -> None:
     """Judges a model in the folder against the deterministic one there; keeps what figures show of it."""
     started = time.monotonic()
@@ -278,16 +274,16 @@ def examine(folder: Path, arm: str, count: int = COUNT, k: int = K, steps: int =
         baseline = answer(quick(BASELINE, folder, device), paper)
     first, numbers = slice(min(EXAMPLES, count)), {}
     kept = {
-        "context": bytes_of(paper.context.value[first, 0]),
-        "truth": bytes_of(paper.truth[first]),
-        "redrawn": bytes_of(paper.redrawn[first, :4]),
-        "deterministic": bytes_of(baseline[first, 0]),
+        "context": levels(paper.context.value[first, 0]),
+        "truth": levels(paper.truth[first]),
+        "redrawn": levels(paper.redrawn[first, :4]),
+        "deterministic": levels(baseline[first, 0]),
     }
     for eta, (answers, seconds) in drawn.items():
         degrees, name = ETAS[arm][eta], f"{arm}_eta_{eta}"
         numbers[name] = judge(paper, answers, baseline, degrees) | {"seconds_a_sample": seconds}
         print(name, json.dumps({key: round(value, 3) for key, value in numbers[name].items()}), flush=True)
-        kept[name] = bytes_of(answers[first, :4])
+        kept[name] = levels(answers[first, :4])
         kept[f"{name}_deviation"] = answers[first].std(1).mean(-3).half().cpu().numpy()
         labels = factors(answers[:, :, degrees.index(180), 0], paper)
         kept[f"{name}_labels"] = labels.byte().cpu().numpy()
@@ -301,7 +297,7 @@ def go_round(folder: Path, arm: str, steps: int = STEPS) -> None:
     device, fast = _device()
     with fast:
         around = orbit(trained(arm, folder, device), exam(ORBITS, device=device), steps=steps)
-    kept = {"orbit": bytes_of(around.rgb), "orbit_depth": solid_depth(around).half().cpu().numpy()}
+    kept = {"orbit": levels(around.rgb), "orbit_depth": solid_depth(around).half().cpu().numpy()}
     _keep(folder / f"orbit_{arm}.npz", kept, f"{COMMAND} orbit {arm} --steps {steps}", started)
 
 

@@ -27,6 +27,7 @@ from fwdiff_lite import metrics
 from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
 from fwdiff_lite.files import commit, read_json, write_json
 from fwdiff_lite.observations import Observations
+from fwdiff_lite.plotting import levels
 from fwdiff_lite.pretrained import load_recorded, save_pretrained, save_recorded
 from fwdiff_lite.problems.motion import scenes as scenes_
 from fwdiff_lite.problems.motion.warping import FORWARD_MODELS, Motion, motion, take, untrained
@@ -390,7 +391,7 @@ def examine(folder: Path, count: int = COUNT, k: int = K, steps: int = 32) -> No
 
 def last_frames(answers: Answers, k: int = 3) -> np.ndarray:
     """Up to k last frames of the first scenes, in 256 levels."""
-    return ((answers.frames[:EXAMPLES, :k, -1].clamp(-1, 1) + 1) * 127.5).round().byte().cpu().numpy()
+    return levels(answers.frames[:EXAMPLES, :k, -1])
 
 
 def ship(name: str, folder: Path, hardware: str) -> None:
