@@ -1,4 +1,4 @@
-"""A folder of pictures, of faces or whatever else a generator is to learn: in place of problems/portraits' own.
+"""A folder of pictures, of faces or whatever else a generator is to learn: in place of problems/gan_inversion's own.
 
 Pictures (png, jpg) are cut to a square in the middle, brought to one size, and scaled to [-1, 1].
 """

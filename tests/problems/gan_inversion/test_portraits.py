@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from fwdiff_lite.problems import portraits
-from fwdiff_lite.problems.portraits import ATTRIBUTES, NAMES
+from fwdiff_lite.problems.gan_inversion import portraits
+from fwdiff_lite.problems.gan_inversion.portraits import ATTRIBUTES, NAMES
 
 
 def drawn(n: int, seed: int = 0) -> portraits.Portraits:

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from fwdiff_lite.files import read_json
-from fwdiff_lite.problems import gan_study, portraits
+from fwdiff_lite.problems.gan_inversion import patches, portraits
+from fwdiff_lite.problems.gan_inversion import study as gan_study
 
 CPU = torch.device("cpu")
 TINY = {"resolution": 16, "z_dim": 8, "w_dim": 8, "mapping_layers": 1, "channel_base": 64, "channel_max": 8}
@@ -113,7 +114,7 @@ def test_a_bank_agrees_with_draws_from_itself():
     people = portraits.draw_portraits(1200, generator)
     bank = portraits.render(people)
     paper = gan_study.exam(portraits.render(portraits.draw_portraits(12, generator)))
-    weights, _, _ = gan_study.gan_inversion.bank_weights(gan_study.gan_inversion.bank_distances(bank, paper.context))
+    weights, _, _ = patches.bank_weights(patches.bank_distances(bank, paper.context))
     drawn = people.attributes[torch.multinomial(weights, 64, replacement=True, generator=generator)]
     found = gan_study.bank_agreement(paper, drawn, bank, people.attributes)
     assert found["bank_least_size"] >= 50 - 1e-6
@@ -126,7 +127,7 @@ def test_answers_are_whole_pictures_from_one_or_many_targets():
     sizes = {"z_dim": 8, "w_dim": 8, "mapping_layers": 1, "channel_base": 256, "channel_max": 8}
     G = gan_study.adversaries(CPU, **sizes).average
     paper = gan_study.exam(gan_study.generated(G, 2, torch.Generator().manual_seed(0)))
-    assert paper.targets.shape == (2, 4, 3) and gan_study.gan_inversion.crop_mask(paper.targets, 64).sum(1).eq(1).all()
+    assert paper.targets.shape == (2, 4, 3) and patches.crop_mask(paper.targets, 64).sum(1).eq(1).all()
     small = {"widths": (8, 8, 8, 8), "hidden": 16}
     single = gan_study.answer(gan_study.untrained("deterministic", G, **small), paper)
     assert single.shape == (2, 1, 3, 64, 64)
@@ -149,7 +150,7 @@ def test_the_commands_from_end_to_end(tmp_path, monkeypatch, capsys):
     assert set(run("reader", "--steps", "2")["numbers"]) == set(portraits.NAMES)
     assert run("judge", "--count", "20")["numbers"]["frechet"] > 0
     for arm in gan_study.ARMS:
-        assert run(arm, "--steps", "2")["command"].endswith(f"gan_study {arm} --minutes 10 --batch 4")
+        assert run(arm, "--steps", "2")["command"].endswith(f"study {arm} --minutes 10 --batch 4")
     found = run("examine", "--count", "8", "--samples", "2", "--bank", "200")
     assert set(found["numbers"]) == {*gan_study.CASES, "bank"} and found["numbers"]["bank"]["bank_least_size"] > 49
     with np.load(tmp_path / "examination.npz") as kept:

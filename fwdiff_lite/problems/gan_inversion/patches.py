@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from fwdiff_lite.backbones import Encoder
 from fwdiff_lite.observations import Observations, send
-from fwdiff_lite.problems.stylegan2 import Generator
+from fwdiff_lite.problems.gan_inversion.stylegan2 import Generator
 
 CONTEXT, TARGET = (16, 24), (16, 32)  # the smallest and largest patch, in pixels, of the context and of targets
 

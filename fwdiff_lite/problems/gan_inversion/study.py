@@ -1,10 +1,10 @@
 """The trainings behind 04_gan_inversion, each with a budget of minutes; a call that is cut off is gone on with.
 
-    python -m fwdiff_lite.problems.gan_study generator --minutes 10 --out build/gan
-    python -m fwdiff_lite.problems.gan_study reader --out build/gan
-    python -m fwdiff_lite.problems.gan_study judge --out build/gan
-    python -m fwdiff_lite.problems.gan_study wplus --minutes 5 --out build/gan
-    python -m fwdiff_lite.problems.gan_study examine --out build/gan
+    python -m fwdiff_lite.problems.gan_inversion.study generator --minutes 10 --out build/gan
+    python -m fwdiff_lite.problems.gan_inversion.study reader --out build/gan
+    python -m fwdiff_lite.problems.gan_inversion.study judge --out build/gan
+    python -m fwdiff_lite.problems.gan_inversion.study wplus --minutes 5 --out build/gan
+    python -m fwdiff_lite.problems.gan_inversion.study examine --out build/gan
 
 `generator` trains a StyleGAN2 on portraits that are drawn as they are needed, `reader` the network that reads their
 attributes. `judge` compares what the generator in the folder makes with what the program draws. The arms `w`, `wplus`
@@ -31,11 +31,11 @@ from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
 from fwdiff_lite.files import commit, write_json
 from fwdiff_lite.observations import Observations
 from fwdiff_lite.plotting import levels
-from fwdiff_lite.problems import gan_inversion, portraits, stylegan2
+from fwdiff_lite.problems.gan_inversion import patches, portraits, stylegan2
 from fwdiff_lite.schedule import CosineSchedule
 from fwdiff_lite.training import Fit, fit, hardware
 
-COMMAND = "python -m fwdiff_lite.problems.gan_study"
+COMMAND = "python -m fwdiff_lite.problems.gan_inversion.study"
 BATCH = 128  # portraits a step of the generator's training
 R1 = 0.03  # its gamma, by ADA's rule of thumb for 64 pixels and that batch about 0.006; more is safer
 LOOK = 100  # steps between looks at the losses: each makes a GPU wait
@@ -161,8 +161,8 @@ def untrained(arm: str, generator: stylegan2.Generator, seed: int = 0, **options
         raise ValueError(f"unknown arm {arm!r}: choose one of {', '.join(ARMS)}")
     kind, space = ARMS[arm]
     torch.manual_seed(seed)
-    denoiser = gan_inversion.PatchDenoiser(generator, gan_inversion.spread_of(generator), space, **options)
-    return kind(denoiser, gan_inversion.Patch(generator), CosineSchedule(), novel_weight=1.0)
+    denoiser = patches.PatchDenoiser(generator, patches.spread_of(generator), space, **options)
+    return kind(denoiser, patches.Patch(generator), CosineSchedule(), novel_weight=1.0)
 
 
 def train_inversion(
@@ -177,7 +177,7 @@ def train_inversion(
     """Trains on patches of real pictures within a budget of `steps` or `seconds`, earlier calls included."""
     fast = torch.cuda.is_available()
     state = folder / f"{name}.state"
-    batch = gan_inversion.batches(pictures, size, contexts)
+    batch = patches.batches(pictures, size, contexts)
     return fit(
         model,
         batch,
@@ -253,18 +253,18 @@ class Exam:
 def exam(pictures: Float[Tensor, "c 3 h h"], seed: int = 2026) -> Exam:
     """Patches of given pictures; who is in them is not known."""
     (c, _, side, _), generator = pictures.shape, torch.Generator().manual_seed(seed)
-    crops = gan_inversion.draw_crops(c, 1, generator, gan_inversion.CONTEXT, side).to(pictures.device)
-    held = gan_inversion.draw_crops(c, 1, generator, gan_inversion.TARGET, side).to(pictures.device)
+    crops = patches.draw_crops(c, 1, generator, patches.CONTEXT, side).to(pictures.device)
+    held = patches.draw_crops(c, 1, generator, patches.TARGET, side).to(pictures.device)
     corners = torch.cartesian_prod(*2 * (torch.tensor([0.0, side // 2]),))
     quadrants = torch.cat([corners, torch.full((4, 1), side / 2)], 1)[torch.rand(c, 4, generator=generator).argsort(1)]
-    return Exam(pictures, gan_inversion.observe(pictures, crops), quadrants.to(pictures.device), held)
+    return Exam(pictures, patches.observe(pictures, crops), quadrants.to(pictures.device), held)
 
 
 def portrait_exam(count: int = COUNT, seed: int = 2026, device: str | torch.device = "cpu") -> Exam:
     """Held-out portraits of the drawing program, with the true odds of what their contexts do not show."""
     people = portraits.draw_portraits(count, torch.Generator().manual_seed(seed)).to(device)
     paper = exam(portraits.render(people), seed)
-    inside = gan_inversion.crop_mask(paper.context.params[:, 0], paper.pictures.shape[-1])[:, 0] > 0
+    inside = patches.crop_mask(paper.context.params[:, 0], paper.pictures.shape[-1])[:, 0] > 0
     given, odds = portraits.shown(people, inside), {}
     for i, name in enumerate(portraits.NAMES):
         others = given.clone()
@@ -311,8 +311,8 @@ def score(
         numbers.update({name: found.value, f"{name}_low": found.low, f"{name}_high": found.high})
 
     side = exam.pictures.shape[-1]
-    inside = gan_inversion.crop_mask(exam.context.params[:, 0], side).expand_as(exam.pictures) > 0
-    held = gan_inversion.crop_mask(exam.held[:, 0], side).expand_as(exam.pictures) > 0
+    inside = patches.crop_mask(exam.context.params[:, 0], side).expand_as(exam.pictures) > 0
+    held = patches.crop_mask(exam.held[:, 0], side).expand_as(exam.pictures) > 0
     unseen = held & ~inside
     numbers["patch_psnr"] = metrics.psnr(drawn[:, 0], exam.pictures, 2, inside)
     numbers["patch_psnr_deterministic"] = metrics.psnr(single[:, 0], exam.pictures, 2, inside)
@@ -353,10 +353,10 @@ def bank_agreement(
     Total variation of each attribute, mean over contexts and attributes; the floor: half of the bank against half,
     and what K draws from the bank's own odds would show.
     """
-    distances = gan_inversion.bank_distances(bank, exam.context)
-    weights, _, sizes = gan_inversion.bank_weights(distances)
+    distances = patches.bank_distances(bank, exam.context)
+    weights, _, sizes = patches.bank_weights(distances)
     half = len(bank) // 2
-    halves = [gan_inversion.bank_weights(part)[0] for part in (distances[:, :half], distances[:, half:])]
+    halves = [patches.bank_weights(part)[0] for part in (distances[:, :half], distances[:, half:])]
     found: dict[str, list[Tensor]] = {"bank_tv": [], "bank_tv_halves": [], "bank_tv_chance": []}
     generator = torch.Generator().manual_seed(0)
     for i, categories in enumerate(portraits.ATTRIBUTES.values()):

@@ -1,4 +1,4 @@
-"""Cartoon portraits drawn by a program, for problems/gan_inversion: what they show, and how often, is known exactly.
+"""Cartoon portraits drawn by a program: what they show, and how often, is known exactly.
 
 A portrait has ten *attributes* (ATTRIBUTES), drawn one after another, some given others (ODDS): whoever is grey wears
 glasses more often, and beards and earrings depend on the hair. Sizes, places, hues and the light are drawn too, and say

@@ -5,8 +5,8 @@ import torch
 
 from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
 from fwdiff_lite.observations import Observations
-from fwdiff_lite.problems import gan_inversion as gi
-from fwdiff_lite.problems.stylegan2 import Generator
+from fwdiff_lite.problems.gan_inversion import patches as gi
+from fwdiff_lite.problems.gan_inversion.stylegan2 import Generator
 from fwdiff_lite.schedule import CosineSchedule
 
 SIDE = 16

@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from torch.autograd import gradcheck, gradgradcheck
 from torch.nn import functional as F
 
-from fwdiff_lite.problems import stylegan2
-from fwdiff_lite.problems.stylegan2 import (
+from fwdiff_lite.problems.gan_inversion import stylegan2
+from fwdiff_lite.problems.gan_inversion.stylegan2 import (
     SMALL,
     STRONGEST,
     Adversaries,
