@@ -685,6 +685,8 @@ BAD = {
     "wasserstein1 shapes": (lambda: wasserstein1(X, X[:, :2]), "y has shape"),
     "wasserstein1 inf": (lambda: wasserstein1(X / 0, X), "x holds 12 NaN or infinite"),
     "sliced_w2 shapes": (lambda: sliced_w2(X, X[:, :2], seed()), "with the same d"),
+    "frechet_distance shapes": (lambda: frechet_distance(X, X[:, :2]), "with the same d"),
+    "precision_recall few": (lambda: precision_recall(X, X[:3]), "wanted at least 4 in each set"),
     "sliced_w2 none": (lambda: sliced_w2(X, X, seed(), projections=0), "projections = 0"),
     "mmd one row": (lambda: mmd(X[:1], X, seed()), "at least 2 in each set"),
     "mmd no bandwidth": (lambda: mmd(X, X, seed()), "got bandwidth 0"),
