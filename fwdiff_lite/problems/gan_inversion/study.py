@@ -318,11 +318,9 @@ def score(
     numbers["patch_psnr_deterministic"] = metrics.psnr(single[:, 0], exam.pictures, 2, inside)
     within, without = metrics.variance_inside_outside(drawn, inside)
     numbers["diversity_outside_over_inside"] = (without / within) ** 0.5
-    blank = lambda x, where: x * where  # noqa: E731 (what is not scored is alike in all)
-    scores = metrics.energy_score(blank(drawn, unseen[:, None]), blank(exam.pictures, unseen))
-    interval("energy_ratio", metrics.energy_ratio(scores, metrics.point_score(
-        blank(single[:, 0], unseen), blank(exam.pictures, unseen)
-    ), generator))  # fmt: skip
+    truth = exam.pictures * unseen  # what is not scored is alike in all
+    scores = metrics.energy_score(drawn * unseen[:, None], truth), metrics.point_score(single[:, 0] * unseen, truth)
+    interval("energy_ratio", metrics.energy_ratio(*scores, generator))
     interval("spread_skill", metrics.spread_skill(drawn, exam.pictures, generator, unseen))
     read = {words: labels(reader, x) for words, x in (("", drawn), ("deterministic_", single))}  # (c, k, A) each
     for words, found in read.items():
