@@ -45,7 +45,6 @@ def hardware() -> str:
     return f"one {torch.cuda.get_device_name()}" if torch.cuda.is_available() else f"{os.cpu_count()}-core CPU"
 
 
-
 def fit(
     model: nn.Module,
     batch: Callable[[torch.Generator], dict],

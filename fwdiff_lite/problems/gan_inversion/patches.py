@@ -68,6 +68,11 @@ def observe(pictures: Float[Tensor, "b 3 h h"], params: Float[Tensor, "b m 3"]) 
     return Observations(pictures[:, None] * crop_mask(params, pictures.shape[-1]), params)
 
 
+def support(patches: Observations) -> Float[Tensor, "b m 1 h h"]:
+    """1 where a patch that is there sees, 0 elsewhere."""
+    return crop_mask(patches.params, patches.value.shape[-1]) * patches.mask[..., None, None, None]
+
+
 def draw_crops(
     n: int, m: int, generator: torch.Generator, sizes: tuple[int, int] = TARGET, side: int = 64
 ) -> Float[Tensor, "n m 3"]:
@@ -117,7 +122,6 @@ class Condition:
     picture: Float[Tensor, "b 3 h h"]
     seen: Float[Tensor, "b 1 h h"]
     support: Float[Tensor, "b m 1 h h"]
-    estimate: None = None
 
 
 class PatchDenoiser(nn.Module):
@@ -142,8 +146,7 @@ class PatchDenoiser(nn.Module):
 
     def condition(self, context: Observations, target_params: Float[Tensor, "b m 3"]) -> Condition:
         """Merges the context."""
-        support = crop_mask(context.params, self.side) * context.mask[..., None, None, None]
-        return Condition(*merge(context.value, support), crop_mask(target_params, self.side))
+        return Condition(*merge(context.value, support(context)), crop_mask(target_params, self.side))
 
     def forward(
         self, condition: Condition, noisy_target: Float[Tensor, "b m 3 h h"], t: Float[Tensor, "b"]
@@ -178,9 +181,9 @@ def optimise(
     scale = start.std(0, keepdim=True).clamp(min=1e-3) if len(start) > 1 else torch.ones_like(start)
     moved = torch.zeros_like(start, requires_grad=True)
     optimizer = torch.optim.Adam([moved], rate)
-    support = forward_model.support(context.params) * context.mask[..., None, None, None]
+    seen = support(context)
     for _ in range(steps):
-        error = support * (forward_model(start + scale * moved, context.params) - context.value)
+        error = seen * (forward_model(start + scale * moved, context.params) - context.value)
         optimizer.zero_grad()
         error.square().sum().backward()
         optimizer.step()
@@ -189,8 +192,7 @@ def optimise(
 
 def bank_distances(bank: Float[Tensor, "n 3 h h"], context: Observations, lot: int = 500) -> Float[Tensor, "b n"]:
     """d^2, the squared distance of each context from every picture of a bank, inside of its patches."""
-    support = crop_mask(context.params, bank.shape[-1]) * context.mask[..., None, None, None]
-    picture, seen = merge(context.value, support)
+    picture, seen = merge(context.value, support(context))
     rows = []
     for x, where in zip(picture, seen, strict=True):  # one context at a time: only its own pixels count
         inside = where[0] > 0

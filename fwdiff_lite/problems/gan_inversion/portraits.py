@@ -320,10 +320,11 @@ class Reader(nn.Module):
         """For each attribute, the log odds of its categories."""
         return list(self.answer(nn.functional.silu(self.features(pictures))).split(self.sizes, 1))
 
-    def read(self, pictures: Float[Tensor, "b 3 64 64"]) -> Int[Tensor, "b a"]:
-        """The likeliest category of each attribute."""
+    def read(self, pictures: Float[Tensor, "b 3 64 64"], lot: int = 500) -> Int[Tensor, "b a"]:
+        """The likeliest category of each attribute; `lot` pictures at a time."""
         with torch.no_grad():
-            return torch.stack([logits.argmax(1) for logits in self(pictures)], 1)
+            answers = [torch.stack([x.argmax(1) for x in self(part)], 1) for part in pictures.split(lot)]
+        return torch.cat(answers)
 
 
 def train_reader(

@@ -36,7 +36,7 @@ from fwdiff_lite.schedule import CosineSchedule
 from fwdiff_lite.training import Fit, fit, hardware
 
 COMMAND = "python -m fwdiff_lite.problems.gan_inversion.study"
-BATCH = 128  # portraits a step of the generator's training
+BATCH = 128  # portraits a step
 R1 = 0.03  # its gamma, by ADA's rule of thumb for 64 pixels and that batch about 0.006; more is safer
 LOOK = 100  # steps between looks at the losses: each makes a GPU wait
 KEEP = 500  # steps between states to go on from
@@ -47,7 +47,7 @@ ARMS = {  # of inversion: the model, and the space of its signals
     "wplus": (ForwardDiffusion, "w+"),
     "deterministic": (ForwardRegression, "w+"),
 }
-INVERSION = {"size": 128, "contexts": 4}  # a batch: pictures, and patches in the context, at most
+CONTEXTS = 4  # patches in the context of a training of inversion, at most
 RATE = 1e-3
 COUNT, K, STEPS = 256, 16, 32  # pictures of the examination, samples of each, steps of sampling
 BANK, EXAMPLES = 20_000, 8  # generated pictures that weigh a posterior; pictures of the examination that are kept
@@ -61,15 +61,6 @@ CASES = {  # that are examined: arm, eta, and how many targets one after another
 }
 
 # --- the generator ----------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Progress:
-    """How far a training of the generator is: steps, seconds of all its parts, losses at every LOOK steps."""
-
-    steps: int = 0
-    seconds: float = 0.0
-    curve: dict[str, list[float]] = field(default_factory=dict)
 
 
 def drawn(side: int, device: torch.device) -> Callable[[int, torch.Generator], Float[Tensor, "n 3 side side"]]:
@@ -95,16 +86,17 @@ def train_generator(
     steps: int | None = None,
     seconds: float | None = None,
     seed: int = 0,
-) -> Progress:
+) -> Fit:
     """Steps of both adversaries within a budget, earlier calls included; leaves a state in the folder to go on from.
 
     pictures: n real ones, given a generator on the CPU. ValueError without a budget
+    The curve holds the means of every LOOK steps.
     """
     if steps is None and seconds is None:
         raise ValueError("a training needs a budget: give steps, seconds or both")
     device = next(both.G.parameters()).device
     home, away = torch.Generator().manual_seed(seed), torch.Generator(device).manual_seed(seed)
-    done, path = Progress(), folder / "generator.state"
+    done, path = Fit(), folder / "generator.state"
     if path.exists():
         done = _resume(path, both, home, away)
     started, recent = time.monotonic() - done.seconds, []
@@ -123,7 +115,7 @@ def train_generator(
     return done
 
 
-def _save(path: Path, both: stylegan2.Adversaries, home: torch.Generator, away: torch.Generator, done: Progress):
+def _save(path: Path, both: stylegan2.Adversaries, home: torch.Generator, away: torch.Generator, done: Fit) -> None:
     networks = {name: getattr(both, name).state_dict() for name in ("G", "D", "average", "optimise_G", "optimise_D")}
     numbers = {name: getattr(both, name) for name in ("p", "path_mean", "steps", "images")}
     random = {"home": home.get_state(), "away": away.get_state()}
@@ -132,7 +124,7 @@ def _save(path: Path, both: stylegan2.Adversaries, home: torch.Generator, away: 
     part.replace(path)
 
 
-def _resume(path: Path, both: stylegan2.Adversaries, home: torch.Generator, away: torch.Generator) -> Progress:
+def _resume(path: Path, both: stylegan2.Adversaries, home: torch.Generator, away: torch.Generator) -> Fit:
     state = torch.load(path, weights_only=True, map_location=next(both.G.parameters()).device)
     for name, values in state["networks"].items():
         getattr(both, name).load_state_dict(values)
@@ -140,7 +132,7 @@ def _resume(path: Path, both: stylegan2.Adversaries, home: torch.Generator, away
         setattr(both, name, value)
     home.set_state(state["random"]["home"].cpu())
     away.set_state(state["random"]["away"].cpu())
-    return Progress(**state["done"])
+    return Fit(**state["done"])
 
 
 def generated(
@@ -170,8 +162,8 @@ def train_inversion(
     pictures: Callable[[int, torch.Generator], Float[Tensor, "n 3 side side"]],
     folder: Path,
     name: str,
-    size: int = INVERSION["size"],
-    contexts: int = INVERSION["contexts"],
+    size: int = BATCH,
+    contexts: int = CONTEXTS,
     **budget,
 ) -> Fit:
     """Trains on patches of real pictures within a budget of `steps` or `seconds`, earlier calls included."""
@@ -210,12 +202,8 @@ def judge(
     """
     with torch.no_grad():
         features = [torch.cat([reader.features(lot) for lot in x.split(500)]) for x in (fake, real)]
-    apart = [
-        (a - b).abs().max().item()
-        for a, b in zip(
-            *(frequencies(torch.cat([reader.read(lot) for lot in x.split(500)])) for x in (fake, real)), strict=True
-        )
-    ]
+    shares = zip(*(frequencies(reader.read(x)) for x in (fake, real)), strict=True)
+    apart = [(a - b).abs().max().item() for a, b in shares]
     binary = [len(categories) == 2 for categories in portraits.ATTRIBUTES.values()]
     precision, recall = metrics.precision_recall(features[1][:few], features[0][:few])
     half = len(real) // 2
@@ -339,8 +327,7 @@ def score(
 
 def labels(reader: portraits.Reader, pictures: Float[Tensor, "c k 3 64 64"]) -> Int[Tensor, "c k a"]:
     """The attributes that are read from samples."""
-    lots = pictures.flatten(0, 1).split(500)
-    return torch.cat([reader.read(lot) for lot in lots]).unflatten(0, pictures.shape[:2])
+    return reader.read(pictures.flatten(0, 1)).unflatten(0, pictures.shape[:2])
 
 
 def bank_agreement(
@@ -449,7 +436,7 @@ def _examine(folder: Path, device: torch.device, options: argparse.Namespace) ->
         print(name, json.dumps({key: round(value, 3) for key, value in numbers[name].items()}), flush=True)
     theirs = exam(generated(G, count // 4, torch.Generator().manual_seed(4)))
     bank = generated(G, options.bank, torch.Generator().manual_seed(5))
-    known = torch.cat([reader.read(lot) for lot in bank.split(500)])
+    known = reader.read(bank)
     arm, eta, targets = next(iter(CASES.values()))
     samples = labels(reader, answer(models[arm], theirs, 4 * options.samples, targets, eta))
     numbers["bank"] = bank_agreement(theirs, samples, bank, known)
