@@ -74,7 +74,42 @@ class ResidualMLP(nn.Module):
         return self.last(h)
 
 
-class UNet(nn.Module):
+class _WayDown(nn.Module):
+    """Residual blocks on an image's pixels, halved again and again: what UNet and Encoder begin with."""
+
+    def __init__(self, inputs: int, widths: tuple[int, ...], blocks: int, attention: int, pairs: int, row: bool):
+        super().__init__()
+        if any(width % 8 for width in widths):
+            raise ValueError(f"widths must be multiples of 8, got {widths}")
+        self.pairs, self.row, self.attends = pairs, row, len(widths) - attention
+        self.features = 4 * widths[0]
+        self.time = nn.Sequential(
+            nn.Linear(2 * pairs, self.features), nn.SiLU(), nn.Linear(self.features, self.features)
+        )
+        self.first = _convolution(inputs, widths[0], row)
+        self.down = nn.ModuleList(self._level(i, width, width, blocks) for i, width in enumerate(widths))
+        self.coarser = nn.ModuleList(_convolution(a, b, row, 2) for a, b in zip(widths, widths[1:], strict=False))
+
+    def _level(self, i: int, entering: int, width: int, blocks: int) -> nn.ModuleList:
+        """The blocks of the i-th resolution."""
+        sizes = [entering] + [width] * blocks
+        return nn.ModuleList(
+            _Block(a, b, self.features, i >= self.attends, self.row) for a, b in zip(sizes, sizes[1:], strict=False)
+        )
+
+    def _descend(self, x: Float[Tensor, "b i h w"], t: Float[Tensor, "b"]) -> tuple[list[Tensor], Tensor]:
+        """What each resolution says, from fine to coarse, and the features of time."""
+        time = self.time(time_features(t, self.pairs))
+        h, found = self.first(x), []
+        for i, level in enumerate(self.down):
+            h = self.coarser[i - 1](h) if i else h
+            for block in level:
+                h = block(h, time)
+            found.append(h)
+        return found, time
+
+
+class UNet(_WayDown):
     """Images to images at time t: residual blocks on halved and halved again pixels, and back up (Ronneberger 2015).
 
     Time acts as a scale and a shift after each block's second group norm (Dhariwal and Nichol 2021, Table 3). The last
@@ -97,25 +132,11 @@ class UNet(nn.Module):
         pairs: int = 6,
         row: bool = False,
     ):
-        super().__init__()
         _check_sizes(inputs, outputs, min(widths, default=0), blocks, pairs)
-        if any(width % 8 for width in widths):
-            raise ValueError(f"widths must be multiples of 8, got {widths}")
-        self.pairs, self.row = pairs, row
-        features = 4 * widths[0]
-        self.time = nn.Sequential(nn.Linear(2 * pairs, features), nn.SiLU(), nn.Linear(features, features))
-        self.first = _convolution(inputs, widths[0], row)
-
-        def level(i: int, entering: int) -> nn.ModuleList:
-            attends = i >= len(widths) - attention
-            sizes = [entering] + [widths[i]] * blocks
-            return nn.ModuleList(_Block(a, b, features, attends, row) for a, b in zip(sizes, sizes[1:], strict=False))
-
-        each = range(len(widths))
-        self.down = nn.ModuleList(level(i, widths[i]) for i in each)
-        self.coarser = nn.ModuleList(_convolution(widths[i], widths[i + 1], row, 2) for i in each[:-1])
-        self.finer = nn.ModuleList(_convolution(widths[i + 1], widths[i], row) for i in each[:-1])
-        self.up = nn.ModuleList(level(i, 2 * widths[i]) for i in each[:-1])
+        super().__init__(inputs, widths, blocks, attention, pairs, row)
+        each = range(len(widths) - 1)
+        self.finer = nn.ModuleList(_convolution(widths[i + 1], widths[i], row) for i in each)
+        self.up = nn.ModuleList(self._level(i, 2 * widths[i], widths[i], blocks) for i in each)
         self.last = nn.Sequential(nn.GroupNorm(8, widths[0]), nn.SiLU(), _convolution(widths[0], outputs, row))
         nn.init.zeros_(self.last[-1].weight)
         nn.init.zeros_(self.last[-1].bias)
@@ -127,14 +148,7 @@ class UNet(nn.Module):
             raise ValueError(f"images of {x.shape[-2]}x{x.shape[-1]} pixels: this network takes rows, of height 1")
         if x.shape[-1] % side or (x.shape[-2] % side and not self.row):
             raise ValueError(f"images of {x.shape[-2]}x{x.shape[-1]} pixels: both sides must be divisible by {side}")
-        time = self.time(time_features(t, self.pairs))
-        h, skips = self.first(x), []
-        for i, level in enumerate(self.down):
-            for block in level:
-                h = block(h, time)
-            if i < len(self.coarser):
-                skips.append(h)
-                h = self.coarser[i](h)
+        (*skips, h), time = self._descend(x, t)
         for i in reversed(range(len(self.up))):
             h = self.finer[i](nn.functional.interpolate(h, skips[i].shape[-2:]))
             h = torch.cat([h, skips[i]], 1)
@@ -192,7 +206,7 @@ class _Attention(nn.Module):
         return x + self.answer(h.transpose(-1, -2).reshape(x.shape))
 
 
-class Encoder(nn.Module):
+class Encoder(_WayDown):
     """Square images to numbers at time t: a UNet's way down, then two layers. Untrained it answers zero.
 
     side: pixels of an image, divisible by 2 ** (len(widths) - 1)
@@ -210,21 +224,11 @@ class Encoder(nn.Module):
         hidden: int = 256,
         pairs: int = 6,
     ):
-        super().__init__()
         _check_sizes(inputs, outputs, min((hidden, *widths), default=0), blocks, pairs)
-        if any(width % 8 for width in widths):
-            raise ValueError(f"widths must be multiples of 8, got {widths}")
-        smaller = 2 ** (len(widths) - 1)
+        super().__init__(inputs, widths, blocks, 0, pairs, row=False)
+        self.side, smaller = side, 2 ** (len(widths) - 1)
         if side % smaller:
             raise ValueError(f"images of {side}x{side} pixels: both sides must be divisible by {smaller}")
-        self.pairs, self.side = pairs, side
-        features = 4 * widths[0]
-        self.time = nn.Sequential(nn.Linear(2 * pairs, features), nn.SiLU(), nn.Linear(features, features))
-        self.first = _convolution(inputs, widths[0], False)
-        self.levels = nn.ModuleList(
-            nn.ModuleList(_Block(width, width, features, False, False) for _ in range(blocks)) for width in widths
-        )
-        self.coarser = nn.ModuleList(_convolution(a, b, False, 2) for a, b in zip(widths, widths[1:], strict=False))
         left = widths[-1] * (side // smaller) ** 2
         self.last = nn.Sequential(
             nn.GroupNorm(8, widths[-1]), nn.SiLU(), nn.Flatten(),
@@ -238,13 +242,8 @@ class Encoder(nn.Module):
         if x.shape[-2:] != (self.side, self.side):
             sides = f"{x.shape[-2]}x{x.shape[-1]}"
             raise ValueError(f"images of {sides} pixels: this network takes {self.side}x{self.side}")
-        time = self.time(time_features(t, self.pairs))
-        h = self.first(x)
-        for i, level in enumerate(self.levels):
-            h = self.coarser[i - 1](h) if i else h
-            for block in level:
-                h = block(h, time)
-        return self.last(h)
+        found, _ = self._descend(x, t)
+        return self.last(found[-1])
 
 
 class DiT(nn.Module):
