@@ -26,6 +26,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from fwdiff_lite.files import commit
 from fwdiff_lite.observations import Observations, send
 
 CHECK_EVERY = 50  # steps between looks at the loss: each look makes a GPU wait
@@ -40,9 +41,10 @@ class Fit:
     curve: dict[str, list[float]] = field(default_factory=dict)
 
 
-def hardware() -> str:
-    """What a training runs on, for the record."""
-    return f"one {torch.cuda.get_device_name()}" if torch.cuda.is_available() else f"{os.cpu_count()}-core CPU"
+def origin(command: str) -> dict[str, str]:
+    """What is written down of whatever a command makes: itself, the sources' commit, and what it runs on."""
+    hardware = f"one {torch.cuda.get_device_name()}" if torch.cuda.is_available() else f"{os.cpu_count()}-core CPU"
+    return {"command": command, "commit": commit() or "unknown", "hardware": hardware}
 
 
 def fit(

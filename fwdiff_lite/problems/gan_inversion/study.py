@@ -28,12 +28,12 @@ from torch import Tensor, nn
 
 from fwdiff_lite import metrics
 from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
-from fwdiff_lite.files import commit, write_json
+from fwdiff_lite.files import write_json
 from fwdiff_lite.observations import Observations
 from fwdiff_lite.plotting import levels
 from fwdiff_lite.problems.gan_inversion import patches, portraits, stylegan2
 from fwdiff_lite.schedule import CosineSchedule
-from fwdiff_lite.training import Fit, fit, hardware
+from fwdiff_lite.training import Fit, fit, origin
 
 COMMAND = "python -m fwdiff_lite.problems.gan_inversion.study"
 BATCH = 128  # portraits a step
@@ -471,7 +471,7 @@ def main() -> None:
     began, command = time.monotonic(), f"{COMMAND} {options.what}"
     if options.what in ("generator", *ARMS):
         command += f" --minutes {options.minutes:g} --batch {options.batch}"
-    record = {"command": command, "commit": commit() or "unknown", "hardware": hardware(), "seed": 0}
+    record = origin(command) | {"seed": 0}
     found = COMMANDS[options.what](options.out, device, options)
     record |= {"gpu_minutes": (time.monotonic() - began) / 60 if device.type == "cuda" else 0.0} | found
     write_json(options.out / f"{options.what}.json", record)

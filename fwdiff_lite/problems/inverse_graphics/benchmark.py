@@ -22,11 +22,11 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from fwdiff_lite.diffusion import ForwardDiffusion
-from fwdiff_lite.files import commit, write_json
+from fwdiff_lite.files import write_json
 from fwdiff_lite.observations import Observations
 from fwdiff_lite.problems.inverse_graphics import tabletop
 from fwdiff_lite.problems.inverse_graphics.train import BATCH, SIDE, compile_networks, untrained
-from fwdiff_lite.training import hardware
+from fwdiff_lite.training import origin
 
 COMMAND = "python -m fwdiff_lite.problems.inverse_graphics.benchmark"
 SWEEPS = {  # what is changed, one at a time, from DEFAULT
@@ -141,8 +141,7 @@ def main() -> None:
     options = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     fast, started = device.type == "cuda", time.monotonic()
-    origin = {"command": f"{COMMAND} --batch {options.batch}", "commit": commit() or "unknown", "hardware": hardware()}
-    numbers: dict[str, object] = origin | {"batch": options.batch}
+    numbers: dict[str, object] = origin(f"{COMMAND} --batch {options.batch}") | {"batch": options.batch}
 
     def note(name: str, value: dict) -> None:
         numbers[name] = value

@@ -29,14 +29,14 @@ from torch import Tensor
 
 from fwdiff_lite import metrics
 from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression, Step
-from fwdiff_lite.files import commit, read_json
+from fwdiff_lite.files import read_json
 from fwdiff_lite.observations import Observations
 from fwdiff_lite.plotting import levels
 from fwdiff_lite.pretrained import load_pretrained, load_recorded, read_manifest, save_pretrained, save_recorded
 from fwdiff_lite.problems.inverse_graphics import tabletop
 from fwdiff_lite.problems.inverse_graphics.train import ARMS, compile_networks, with_weights
 from fwdiff_lite.problems.inverse_graphics.volume import Image
-from fwdiff_lite.training import hardware
+from fwdiff_lite.training import origin
 
 NAME = "06_inverse_graphics"
 COMMAND = "python -m fwdiff_lite.problems.inverse_graphics.study"
@@ -319,8 +319,7 @@ def _device() -> tuple[torch.device, torch.autocast]:
 def _keep(path: Path, arrays: dict[str, np.ndarray], command: str, started: float, numbers: dict | None = None) -> None:
     """Arrays with what `ship` is to know of where they come from; started: by time.monotonic()."""
     minutes = (time.monotonic() - started) / 60 if torch.cuda.is_available() else 0.0
-    told = {"command": command, "commit": commit() or "unknown", "hardware": hardware(), "gpu_minutes": minutes}
-    told["numbers"] = numbers or {}
+    told = origin(command) | {"gpu_minutes": minutes, "numbers": numbers or {}}
     np.savez_compressed(path, told=np.array(json.dumps(told)), **arrays)
 
 

@@ -16,13 +16,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
-from fwdiff_lite.files import commit, write_json
+from fwdiff_lite.files import write_json
 from fwdiff_lite.pretrained import read_manifest
 from fwdiff_lite.problems.inverse_graphics import tabletop
 from fwdiff_lite.problems.inverse_graphics.pixelnerf import SceneDenoiser
 from fwdiff_lite.problems.inverse_graphics.volume import VolumeRenderer
 from fwdiff_lite.schedule import ShiftedCosineSchedule
-from fwdiff_lite.training import Fit, fit, hardware
+from fwdiff_lite.training import Fit, fit, origin
 
 COMMAND = "python -m fwdiff_lite.problems.inverse_graphics.train"
 SIDE, SAMPLES, FREQUENCIES = 64, 32, 6  # pixels along a side of an image; samples of a ray; waves of coordinates
@@ -107,10 +107,7 @@ def train(
     )
     weights = {key: value.half().contiguous() for key, value in model.denoiser.state_dict().items()}
     save_file(weights, folder / f"{name}.safetensors")
-    record = {
-        "command": command,
-        "commit": commit() or "unknown",
-        "hardware": hardware(),
+    record = origin(command) | {
         "steps": done.steps,
         "batch": size,
         "minutes": done.seconds / 60,
