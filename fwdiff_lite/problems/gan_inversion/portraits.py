@@ -306,7 +306,7 @@ class Reader(nn.Module):
     Its `features` are what distances between sets of pictures are measured in.
     """
 
-    def __init__(self, width: int = 24, features: int = 64):
+    def __init__(self, width: int = 16, features: int = 64):
         super().__init__()
         self.sizes = [len(categories) for categories in ATTRIBUTES.values()]
         widths = [3] + [width * 2**i for i in range(4)]

@@ -7,8 +7,8 @@
     python -m fwdiff_lite.problems.gan_inversion.study examine --out build/gan
 
 `generator` trains a StyleGAN2 on portraits that are drawn as they are needed, `reader` the network that reads their
-attributes. `judge` compares what the generator in the folder makes with what the program draws. The arms `w`, `wplus`
-and `deterministic` invert it.
+attributes. `judge` compares what the generator in the folder makes with what the program draws. The arms of ARMS
+invert it.
 """
 
 from __future__ import annotations
@@ -29,23 +29,25 @@ from torch import Tensor, nn
 from fwdiff_lite import metrics
 from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
 from fwdiff_lite.files import write_json
-from fwdiff_lite.observations import Observations
+from fwdiff_lite.observations import Observations, send
 from fwdiff_lite.plotting import levels
 from fwdiff_lite.problems.gan_inversion import patches, portraits, stylegan2
 from fwdiff_lite.schedule import CosineSchedule
 from fwdiff_lite.training import Fit, fit, origin
 
 COMMAND = "python -m fwdiff_lite.problems.gan_inversion.study"
-BATCH = 128  # portraits a step
-R1 = 0.03  # its gamma, by ADA's rule of thumb for 64 pixels and that batch about 0.006; more is safer
+PORTRAITS = 2**17  # that are drawn to train on
+BATCH = 256  # of them a step
+R1 = 0.03  # its gamma, by ADA's rule of thumb for 64 pixels and that batch about 0.003; more is safer
 LOOK = 100  # steps between looks at the losses: each makes a GPU wait
 KEEP = 500  # steps between states to go on from
 READING = 1500  # steps of the reader's training
 JUDGED = 10_000  # generated portraits that are judged
-ARMS = {  # of inversion: the model, and the space of its signals
-    "w": (ForwardDiffusion, "w"),
-    "wplus": (ForwardDiffusion, "w+"),
-    "deterministic": (ForwardRegression, "w+"),
+ARMS = {  # of inversion: the model, the space of its signals, and the weight of Eq. 9
+    "w": (ForwardDiffusion, "w", 1.0),
+    "wplus": (ForwardDiffusion, "w+", 1.0),
+    "wplus_faint": (ForwardDiffusion, "w+", 0.1),
+    "deterministic": (ForwardRegression, "w+", 1.0),
 }
 CONTEXTS = 4  # patches in the context of a training of inversion, at most
 RATE = 1e-3
@@ -56,6 +58,8 @@ CASES = {  # that are examined: arm, eta, and how many targets one after another
     "wplus_eta_0": ("wplus", 0.0, 4),
     "wplus_eta_1_one": ("wplus", 1.0, 1),
     "wplus_eta_0_one": ("wplus", 0.0, 1),
+    "wplus_faint_eta_1": ("wplus_faint", 1.0, 4),
+    "wplus_faint_eta_0": ("wplus_faint", 0.0, 4),
     "w_eta_1": ("w", 1.0, 4),
     "w_eta_0": ("w", 0.0, 4),
 }
@@ -63,19 +67,22 @@ CASES = {  # that are examined: arm, eta, and how many targets one after another
 # --- the generator ----------------------------------------------------------------------------------------------------
 
 
-def drawn(side: int, device: torch.device) -> Callable[[int, torch.Generator], Float[Tensor, "n 3 side side"]]:
-    """Fresh portraits, n at a time: from a generator on the CPU, drawn on the device."""
-    render = torch.compile(portraits.render) if device.type == "cuda" else portraits.render
-    return lambda n, generator: render(portraits.draw_portraits(n, generator).to(device), side)
+def drawn(
+    count: int, device: torch.device, side: int = 64, seed: int = 7
+) -> Callable[[int, torch.Generator], Float[Tensor, "n 3 side side"]]:
+    """Any n of so many portraits, which are drawn once and kept on the device in half precision."""
+    people = portraits.draw_portraits(count, torch.Generator().manual_seed(seed)).to(device)
+    kept = torch.cat([portraits.render(people[rows], side).half() for rows in torch.arange(count).split(1024)])
+    return lambda n, generator: kept[send(torch.randint(count, (n,), generator=generator), device)].float()
 
 
-def adversaries(device: torch.device, seed: int = 0, **sizes) -> stylegan2.Adversaries:
+def adversaries(device: torch.device, r1: float = R1, seed: int = 0, **sizes) -> stylegan2.Adversaries:
     """Untrained ones; sizes: of the generator, in place of those in stylegan2.SMALL, shared by the discriminator."""
     torch.manual_seed(seed)
     sizes = stylegan2.SMALL | sizes
     shared = {key: sizes[key] for key in ("resolution", "channel_base", "channel_max")}
     G, D = stylegan2.Generator(**sizes), stylegan2.Discriminator(**shared)
-    return stylegan2.Adversaries(G.to(device), D.to(device), r1=R1)
+    return stylegan2.Adversaries(G.to(device), D.to(device), r1=r1)
 
 
 def train_generator(
@@ -151,10 +158,10 @@ def untrained(arm: str, generator: stylegan2.Generator, seed: int = 0, **options
     """An arm's model with fresh weights; options: of its Encoder. ValueError on an unknown arm."""
     if arm not in ARMS:
         raise ValueError(f"unknown arm {arm!r}: choose one of {', '.join(ARMS)}")
-    kind, space = ARMS[arm]
+    kind, space, novel = ARMS[arm]
     torch.manual_seed(seed)
     denoiser = patches.PatchDenoiser(generator, patches.spread_of(generator), space, **options)
-    return kind(denoiser, patches.Patch(generator), CosineSchedule(), novel_weight=1.0)
+    return kind(denoiser, patches.Patch(generator), CosineSchedule(), novel_weight=novel)
 
 
 def train_inversion(
@@ -202,8 +209,8 @@ def judge(
     """
     with torch.no_grad():
         features = [torch.cat([reader.features(lot) for lot in x.split(500)]) for x in (fake, real)]
-    shares = zip(*(frequencies(reader.read(x)) for x in (fake, real)), strict=True)
-    apart = [(a - b).abs().max().item() for a, b in shares]
+    shares = [frequencies(reader.read(x)) for x in (fake, real)]
+    apart = [(a - b).abs().max().item() for a, b in zip(*shares, strict=True)]
     binary = [len(categories) == 2 for categories in portraits.ATTRIBUTES.values()]
     precision, recall = metrics.precision_recall(features[1][:few], features[0][:few])
     half = len(real) // 2
@@ -236,6 +243,11 @@ class Exam:
     held: Float[Tensor, "c 1 3"]
     given: Bool[Tensor, "c a"] | None = None
     odds: dict[str, Float[Tensor, "c k"]] = field(default_factory=dict)
+
+    def first(self, n: int) -> Exam:
+        """Of n pictures."""
+        odds, given = {name: p[:n] for name, p in self.odds.items()}, None if self.given is None else self.given[:n]
+        return Exam(self.pictures[:n], self.context[:n], self.targets[:n], self.held[:n], given, odds)
 
 
 def exam(pictures: Float[Tensor, "c 3 h h"], seed: int = 2026) -> Exam:
@@ -359,6 +371,10 @@ def bank_agreement(
 # --- the commands -----------------------------------------------------------------------------------------------------
 
 
+def _small(x: Int[Tensor, "..."]) -> np.ndarray:
+    return x.cpu().numpy().astype(np.uint8)
+
+
 def _weights(network: nn.Module, path: Path) -> None:
     """Kept in half precision."""
     save_file({key: value.half().contiguous().cpu() for key, value in network.state_dict().items()}, path)
@@ -380,8 +396,7 @@ def _reading(folder: Path, device: torch.device) -> portraits.Reader:
 
 
 def _generator(folder: Path, device: torch.device, options: argparse.Namespace) -> dict:
-    both = adversaries(device)
-    pictures = drawn(stylegan2.SMALL["resolution"], device)
+    both, pictures = adversaries(device, options.r1), drawn(options.portraits, device)
     done = train_generator(both, pictures, folder, options.batch, options.steps, 60 * options.minutes)
     _weights(both.average, folder / "generator.safetensors")
     few = levels(generated(both.average, 64, torch.Generator().manual_seed(1)))
@@ -408,8 +423,7 @@ def _judge(folder: Path, device: torch.device, options: argparse.Namespace) -> d
 
 def _arm(folder: Path, device: torch.device, options: argparse.Namespace) -> dict:
     model = untrained(options.what, _frozen(folder, device))
-    pictures, budget = drawn(stylegan2.SMALL["resolution"], device), {"steps": options.steps}
-    budget["seconds"] = 60 * options.minutes
+    pictures, budget = drawn(options.portraits, device), {"steps": options.steps, "seconds": 60 * options.minutes}
     done = train_inversion(model, pictures, folder, options.what, options.batch, **budget)
     _weights(model.denoiser, folder / f"{options.what}.safetensors")
     curve = {name: values[::20] for name, values in done.curve.items()}
@@ -417,29 +431,44 @@ def _arm(folder: Path, device: torch.device, options: argparse.Namespace) -> dic
 
 
 def _examine(folder: Path, device: torch.device, options: argparse.Namespace) -> dict:
-    """Every case of CASES on portraits, and the main one on the generator's own pictures beside a weighted bank."""
+    """Every case of CASES on portraits, optimisation on some; the main case beside a bank on generated faces."""
     G, reader, count = _frozen(folder, device), _reading(folder, device), options.count or COUNT
+    lot = 1024 if device.type == "cuda" else 128
     models = {}
     for arm in ARMS:
         models[arm] = untrained(arm, G).eval()
         models[arm].denoiser = _fill(models[arm].denoiser, folder / f"{arm}.safetensors").to(device)
     paper = portrait_exam(count, device=device)
     first, single, numbers = slice(EXAMPLES), answer(models["deterministic"], paper), {}
-    kept = {"pictures": levels(paper.pictures[first]), "deterministic": levels(single[first])}
-    kept["crops"] = paper.context.params[first].cpu().numpy()
+    kept = {"deterministic": levels(single[first]), "deterministic_labels": _small(labels(reader, single))}
+    kept |= {"given": paper.given.cpu().numpy()}
+    kept |= {f"odds_{name}": p.cpu().numpy().astype(np.float32) for name, p in paper.odds.items()}
+
+    def sat(name: str, samples: Float[Tensor, "c k 3 h h"], began: float) -> None:
+        few = paper.first(len(samples))
+        numbers[name] = score(few, samples, single[: len(samples)], reader)
+        numbers[name]["seconds_a_sample"] = (time.monotonic() - began) / samples[:, :, 0, 0, 0].numel()
+        kept.update({name: levels(samples[first, :4]), f"{name}_labels": _small(labels(reader, samples))})
+        print(name, json.dumps({key: round(value, 3) for key, value in numbers[name].items()}), flush=True)
+
     for name, (arm, eta, targets) in CASES.items():
         began = time.monotonic()
-        samples = answer(models[arm], paper, options.samples, targets, eta)
-        numbers[name] = score(paper, samples, single, reader)
-        numbers[name]["seconds_a_sample"] = (time.monotonic() - began) / len(samples) / options.samples
-        kept[name] = levels(samples[first, :4])
-        print(name, json.dumps({key: round(value, 3) for key, value in numbers[name].items()}), flush=True)
+        sat(name, answer(models[arm], paper, options.samples, targets, eta, lot=lot), began)
+    began = time.monotonic()
+    few, forward_model = paper.first(count // 4), models["wplus"].forward_model
+    start = patches.styles(G, len(few.pictures) * options.samples, torch.Generator().manual_seed(6))
+    codes = patches.optimise(forward_model, few.context.repeat(options.samples), start)
+    with torch.no_grad():
+        sat("optimised", G.synthesis(codes).unflatten(0, (-1, options.samples)), began)
+
     theirs = exam(generated(G, count // 4, torch.Generator().manual_seed(4)))
     bank = generated(G, options.bank, torch.Generator().manual_seed(5))
     known = reader.read(bank)
     arm, eta, targets = next(iter(CASES.values()))
-    samples = labels(reader, answer(models[arm], theirs, 4 * options.samples, targets, eta))
+    samples = labels(reader, answer(models[arm], theirs, 4 * options.samples, targets, eta, lot=lot))
     numbers["bank"] = bank_agreement(theirs, samples, bank, known)
+    few = paper.first(EXAMPLES)
+    kept["live"] = levels(answer(models[arm], few, 2, targets, eta))
     np.savez_compressed(folder / "examination.npz", **kept)
     return {"count": count, "samples": options.samples, "bank": options.bank, "numbers": numbers}
 
@@ -460,6 +489,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("build/gan"))
     parser.add_argument("--minutes", type=float, default=10.0, help="of training a generator, or an arm")
     parser.add_argument("--steps", type=int, help="of training, where they end before the minutes do")
+    parser.add_argument("--portraits", type=int, default=PORTRAITS, help="that are drawn to train on")
+    parser.add_argument("--r1", type=float, default=R1, help="gamma of the generator's training")
     parser.add_argument("--batch", type=int, default=BATCH, help="portraits a step")
     parser.add_argument("--count", type=int, help=f"pictures: {JUDGED} are judged, {COUNT} are in the examination")
     parser.add_argument("--samples", type=int, default=K, help="of each picture in the examination")
@@ -471,6 +502,7 @@ def main() -> None:
     began, command = time.monotonic(), f"{COMMAND} {options.what}"
     if options.what in ("generator", *ARMS):
         command += f" --minutes {options.minutes:g} --batch {options.batch}"
+        command += f" --r1 {options.r1:g}" if options.what == "generator" else ""
     record = origin(command) | {"seed": 0}
     found = COMMANDS[options.what](options.out, device, options)
     record |= {"gpu_minutes": (time.monotonic() - began) / 60 if device.type == "cuda" else 0.0} | found

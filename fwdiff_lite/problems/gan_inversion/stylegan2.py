@@ -30,14 +30,14 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# Arguments of the Generator that this repository trains: 1.6 million parameters
+# Arguments of the Generator that this repository trains: 1.2 million parameters
 SMALL = {
     "resolution": 64,
     "z_dim": 128,
     "w_dim": 128,
     "mapping_layers": 4,
     "channel_base": 3 * 2**9,
-    "channel_max": 192,
+    "channel_max": 160,
 }
 
 SQRT2 = math.sqrt(2)

@@ -13,7 +13,7 @@ TINY = {"resolution": 16, "z_dim": 8, "w_dim": 8, "mapping_layers": 1, "channel_
 
 
 def test_a_training_goes_on_where_it_stopped(tmp_path):
-    pictures = gan_study.drawn(16, CPU)
+    pictures = gan_study.drawn(40, CPU, 16)
     weights = []
     for name, parts in (("whole", (18,)), ("parts", (5, 18))):
         (tmp_path / name).mkdir()
@@ -30,7 +30,7 @@ def test_a_training_goes_on_where_it_stopped(tmp_path):
 
 def test_a_training_needs_a_budget(tmp_path):
     with pytest.raises(ValueError, match="needs a budget: give steps, seconds or both"):
-        gan_study.train_generator(gan_study.adversaries(CPU, **TINY), gan_study.drawn(16, CPU), tmp_path)
+        gan_study.train_generator(gan_study.adversaries(CPU, **TINY), gan_study.drawn(40, CPU, 16), tmp_path)
 
 
 @pytest.mark.parametrize("arm", gan_study.ARMS)
@@ -46,7 +46,7 @@ def test_every_arm_learns_from_patches(tmp_path, arm):
 
 
 def test_an_unknown_arm_is_refused():
-    with pytest.raises(ValueError, match="unknown arm 'v': choose one of w, wplus, deterministic"):
+    with pytest.raises(ValueError, match="unknown arm 'v': choose one of w, wplus, wplus_faint, deterministic"):
         gan_study.untrained("v", gan_study.adversaries(CPU, **TINY).average)
 
 
@@ -141,7 +141,8 @@ def test_the_commands_from_end_to_end(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(gan_study, "STEPS", 1)
 
     def run(*words: str) -> dict:
-        monkeypatch.setattr("sys.argv", ["gan_study", *words, "--out", str(tmp_path), "--batch", "4"])
+        common = ["--out", str(tmp_path), "--batch", "4", "--portraits", "9"]
+        monkeypatch.setattr("sys.argv", ["gan_study", *words, *common])
         gan_study.main()
         assert capsys.readouterr().out.splitlines()[-1].startswith(f'{words[0]} {{"commit"')
         return read_json(tmp_path / f"{words[0]}.json")
@@ -152,6 +153,7 @@ def test_the_commands_from_end_to_end(tmp_path, monkeypatch, capsys):
     for arm in gan_study.ARMS:
         assert run(arm, "--steps", "2")["command"].endswith(f"study {arm} --minutes 10 --batch 4")
     found = run("examine", "--count", "8", "--samples", "2", "--bank", "200")
-    assert set(found["numbers"]) == {*gan_study.CASES, "bank"} and found["numbers"]["bank"]["bank_least_size"] > 49
+    assert set(found["numbers"]) == {*gan_study.CASES, "optimised", "bank"}
+    assert found["numbers"]["bank"]["bank_least_size"] > 49
     with np.load(tmp_path / "examination.npz") as kept:
         assert kept["wplus_eta_1"].shape == (8, 2, 3, 64, 64) and kept["deterministic"].shape == (8, 1, 3, 64, 64)

@@ -330,7 +330,7 @@ def test_the_small_generator_is_small():
     with torch.device("meta"):
         G = Generator(**SMALL)
     assert count(G) <= 5_000_000 and G.synthesis.resolutions[-1] == 64
-    assert channels(64, SMALL["channel_base"], SMALL["channel_max"]) == {4: 192, 8: 192, 16: 96, 32: 48, 64: 24}
+    assert channels(64, SMALL["channel_base"], SMALL["channel_max"]) == {4: 160, 8: 160, 16: 96, 32: 48, 64: 24}
 
 
 # --- published layouts, as random weights -----------------------------------------------------------------------
