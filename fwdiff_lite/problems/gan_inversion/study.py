@@ -208,8 +208,8 @@ def judge(
         two halves of the real set
     """
     with torch.no_grad():
-        features = [torch.cat([reader.features(lot) for lot in x.split(500)]) for x in (fake, real)]
-    shares = [frequencies(reader.read(x)) for x in (fake, real)]
+        features = [torch.cat([reader.features(lot) for lot in x.split(500)]).cpu() for x in (fake, real)]
+    shares = [frequencies(reader.read(x).cpu()) for x in (fake, real)]
     apart = [(a - b).abs().max().item() for a, b in zip(*shares, strict=True)]
     binary = [len(categories) == 2 for categories in portraits.ATTRIBUTES.values()]
     precision, recall = metrics.precision_recall(features[1][:few], features[0][:few])
@@ -253,23 +253,23 @@ class Exam:
 def exam(pictures: Float[Tensor, "c 3 h h"], seed: int = 2026) -> Exam:
     """Patches of given pictures; who is in them is not known."""
     (c, _, side, _), generator = pictures.shape, torch.Generator().manual_seed(seed)
-    crops = patches.draw_crops(c, 1, generator, patches.CONTEXT, side).to(pictures.device)
-    held = patches.draw_crops(c, 1, generator, patches.TARGET, side).to(pictures.device)
+    crops = patches.draw_crops(c, 1, generator, patches.CONTEXT, side)
+    held = patches.draw_crops(c, 1, generator, patches.TARGET, side)
     corners = torch.cartesian_prod(*2 * (torch.tensor([0.0, side // 2]),))
     quadrants = torch.cat([corners, torch.full((4, 1), side / 2)], 1)[torch.rand(c, 4, generator=generator).argsort(1)]
-    return Exam(pictures, patches.observe(pictures, crops), quadrants.to(pictures.device), held)
+    return Exam(pictures, patches.observe(pictures, crops), quadrants, held)
 
 
-def portrait_exam(count: int = COUNT, seed: int = 2026, device: str | torch.device = "cpu") -> Exam:
+def portrait_exam(count: int = COUNT, seed: int = 2026) -> Exam:
     """Held-out portraits of the drawing program, with the true odds of what their contexts do not show."""
-    people = portraits.draw_portraits(count, torch.Generator().manual_seed(seed)).to(device)
+    people = portraits.draw_portraits(count, torch.Generator().manual_seed(seed))
     paper = exam(portraits.render(people), seed)
     inside = patches.crop_mask(paper.context.params[:, 0], paper.pictures.shape[-1])[:, 0] > 0
     given, odds = portraits.shown(people, inside), {}
     for i, name in enumerate(portraits.NAMES):
         others = given.clone()
         others[:, i] = False
-        odds[name] = portraits.conditional(people, others, name).to(device)
+        odds[name] = portraits.conditional(people, others, name)
     return replace(paper, given=given, odds=odds)
 
 
@@ -278,18 +278,20 @@ def answer(
 ) -> Float[Tensor, "c k 3 h h"]:
     """Whole pictures: k codes sampled for each context, the first `targets` of its quadrants one after another.
 
-    A ForwardRegression gives one answer, asked for the held-out patch: k = 1.
+    A ForwardRegression gives one answer, asked for the held-out patch: k = 1. They come back to where the exam is.
     """
-    G, found = model.forward_model.generator, []
+    G, found, home = model.forward_model.generator, [], exam.pictures.device
+    device = G.mapping.w_avg.device
     if isinstance(model, ForwardRegression):
-        return G.synthesis(model.sample(exam.context, exam.held).signal)[:, None]
+        signal = model.sample(exam.context.to(device), exam.held.to(device)).signal
+        return G.synthesis(signal)[:, None].to(home)
     generator, contexts = torch.Generator().manual_seed(seed), exam.context.repeat(k)
     quadrants = exam.targets[:, :targets].repeat_interleave(k, 0)
     for rows in torch.arange(len(contexts)).split(lot):
         options = {"steps": STEPS, "eta": eta, "generator": generator}
-        step, _ = model.sample_autoregressive(contexts[rows], quadrants[rows], **options)
+        step, _ = model.sample_autoregressive(contexts[rows].to(device), quadrants[rows].to(device), **options)
         with torch.no_grad():
-            found.append(G.synthesis(step.signal))
+            found.append(G.synthesis(step.signal).to(home))
     return torch.cat(found).unflatten(0, (-1, k))
 
 
@@ -328,7 +330,7 @@ def score(
             open_ = ~exam.given[:, i]
             if open_.sum() < 20:
                 continue  # too few pictures hide it
-            at, p = found[open_, :, i].cpu(), odds[open_].cpu()
+            at, p = found[open_, :, i], odds[open_]
             interval(f"{words}factor_tv_{name}", metrics.factor_tv(at, p, generator))
             if not words:
                 interval(f"factor_scene_rms_{name}", metrics.factor_scene_rms(at, p, generator))
@@ -432,13 +434,13 @@ def _arm(folder: Path, device: torch.device, options: argparse.Namespace) -> dic
 
 def _examine(folder: Path, device: torch.device, options: argparse.Namespace) -> dict:
     """Every case of CASES on portraits, optimisation on some; the main case beside a bank on generated faces."""
-    G, reader, count = _frozen(folder, device), _reading(folder, device), options.count or COUNT
+    G, reader, count = _frozen(folder, device), _reading(folder, torch.device("cpu")), options.count or COUNT
     lot = 1024 if device.type == "cuda" else 128
     models = {}
     for arm in ARMS:
         models[arm] = untrained(arm, G).eval()
         models[arm].denoiser = _fill(models[arm].denoiser, folder / f"{arm}.safetensors").to(device)
-    paper = portrait_exam(count, device=device)
+    paper = portrait_exam(count)
     first, single, numbers = slice(EXAMPLES), answer(models["deterministic"], paper), {}
     kept = {"deterministic": levels(single[first]), "deterministic_labels": _small(labels(reader, single))}
     kept |= {"given": paper.given.cpu().numpy()}
@@ -457,12 +459,12 @@ def _examine(folder: Path, device: torch.device, options: argparse.Namespace) ->
     began = time.monotonic()
     few, forward_model = paper.first(count // 4), models["wplus"].forward_model
     start = patches.styles(G, len(few.pictures) * options.samples, torch.Generator().manual_seed(6))
-    codes = patches.optimise(forward_model, few.context.repeat(options.samples), start)
+    codes = patches.optimise(forward_model, few.context.repeat(options.samples).to(device), start)
     with torch.no_grad():
-        sat("optimised", G.synthesis(codes).unflatten(0, (-1, options.samples)), began)
+        sat("optimised", G.synthesis(codes).unflatten(0, (-1, options.samples)).cpu(), began)
 
-    theirs = exam(generated(G, count // 4, torch.Generator().manual_seed(4)))
-    bank = generated(G, options.bank, torch.Generator().manual_seed(5))
+    theirs = exam(generated(G, count // 4, torch.Generator().manual_seed(4)).cpu())
+    bank = generated(G, options.bank, torch.Generator().manual_seed(5)).cpu()
     known = reader.read(bank)
     arm, eta, targets = next(iter(CASES.values()))
     samples = labels(reader, answer(models[arm], theirs, 4 * options.samples, targets, eta, lot=lot))
