@@ -33,14 +33,15 @@ from fwdiff_lite.observations import Observations, send
 from fwdiff_lite.plotting import levels
 from fwdiff_lite.problems.gan_inversion import patches, portraits, stylegan2
 from fwdiff_lite.schedule import CosineSchedule
-from fwdiff_lite.training import Fit, fit, origin
+from fwdiff_lite.training import Fit, Recorded, fit, origin
 
 COMMAND = "python -m fwdiff_lite.problems.gan_inversion.study"
 PORTRAITS = 2**17  # that are drawn to train on
-BATCH = 256  # of them a step
-R1 = 0.03  # its gamma, by ADA's rule of thumb for 64 pixels and that batch about 0.003; more is safer
+BATCH = 64  # of them a step: many small steps serve a generator better than few large ones
+R1 = 0.1  # its gamma, by ADA's rule of thumb for 64 pixels and that batch about 0.013; more is safer
+MIXING = 0.5  # of two styles, the share: attributes that depend on each other do not like it
 LOOK = 100  # steps between looks at the losses: each makes a GPU wait
-KEEP = 500  # steps between states to go on from
+KEEP = 2000  # steps between states to go on from
 READING = 1500  # steps of the reader's training
 JUDGED = 10_000  # generated portraits that are judged
 ARMS = {  # of inversion: the model, the space of its signals, and the weight of Eq. 9
@@ -82,7 +83,7 @@ def adversaries(device: torch.device, r1: float = R1, seed: int = 0, **sizes) ->
     sizes = stylegan2.SMALL | sizes
     shared = {key: sizes[key] for key in ("resolution", "channel_base", "channel_max")}
     G, D = stylegan2.Generator(**sizes), stylegan2.Discriminator(**shared)
-    return stylegan2.Adversaries(G.to(device), D.to(device), r1=r1)
+    return stylegan2.Adversaries(G.to(device), D.to(device), r1=r1, mixing=MIXING)
 
 
 def train_generator(
@@ -106,6 +107,7 @@ def train_generator(
     done, path = Fit(), folder / "generator.state"
     if path.exists():
         done = _resume(path, both, home, away)
+    both.play, both.flatten = Recorded(both.play, away), Recorded(both.flatten, away)
     started, recent = time.monotonic() - done.seconds, []
     while (steps is None or done.steps < steps) and (seconds is None or done.seconds < seconds):
         recent.append(both.step(pictures(size, home), away))

@@ -493,7 +493,8 @@ def average_into(average: nn.Module, network: nn.Module, decay: float) -> None:
 def lazy_adam(network: nn.Module, learning_rate: float, every: int | None) -> torch.optim.Adam:
     """Adam for a network that takes one more step, of its regulariser alone, after `every` steps (SG2, appendix B)."""
     c = every / (every + 1) if every else 1.0
-    return torch.optim.Adam(network.parameters(), learning_rate * c, betas=(0.0, 0.99**c))
+    capturable = next(network.parameters()).is_cuda  # in a CUDA graph
+    return torch.optim.Adam(network.parameters(), learning_rate * c, betas=(0.0, 0.99**c), capturable=capturable)
 
 
 class Adversaries:
@@ -550,42 +551,52 @@ class Adversaries:
 
     def step(self, real: Float[Tensor, "b c h w"], generator: torch.Generator) -> dict[str, Float[Tensor, ""]]:
         """One step of G, one of D, and the regularisers that are due. All on one device. The losses, by name."""
-        n, losses = len(real), {}
-
-        self.D.requires_grad_(False)
-        images, _ = self.fake(n, generator)
-        losses["generator"] = _descend(self.optimise_G, generator_loss(self.D(self.shown(images, generator))))
+        n, losses = len(real), self.play(real, generator)
         if self.path and self.steps % self.path_every == 0:
-            images, ws = self.fake(max(1, n // 2), generator)
-            noise = torch.randn(images.shape, generator=generator, device=images.device)
-            lengths = path_lengths(images, ws, noise)
-            self.path_mean = self.path_mean.lerp(lengths.detach().mean(), 0.01)
-            losses["path"] = (lengths - self.path_mean).square().mean()
-            _descend(self.optimise_G, losses["path"] * self.path * self.path_every)
-        self.D.requires_grad_(True)
-
-        with torch.no_grad():
-            images, _ = self.fake(n, generator)
-        seen = self.shown(real, generator)
-        scores = self.D(seen)
-        loss = discriminator_loss(scores, self.D(self.shown(images, generator)))
-        losses["discriminator"] = _descend(self.optimise_D, loss)
+            losses |= self.smooth(real, generator)
         if self.r1 and self.steps % self.r1_every == 0:
-            losses["r1"] = r1_penalty(self.D, seen)  # at what D saw: resampling has no second derivative
-            _descend(self.optimise_D, losses["r1"] * (self.r1 / 2) * self.r1_every)
-
-        if self.adaptive:
-            self.p = adapted(self.p, scores.detach())
+            losses |= self.flatten(real, generator)
         self.steps, self.images = self.steps + 1, self.images + n
         average_into(self.average, self.G, 0.5 ** (n / min(self.half_life, 0.05 * self.images)))
-        return {name: loss.detach() for name, loss in losses.items()}
+        return losses
+
+    def play(self, real: Float[Tensor, "b c h w"], generator: torch.Generator) -> dict[str, Float[Tensor, ""]]:
+        """One step of G, then one of D."""
+        losses = {}
+        self.D.requires_grad_(False)
+        images, _ = self.fake(len(real), generator)
+        losses["generator"] = _descend(self.optimise_G, generator_loss(self.D(self.shown(images, generator))))
+        self.D.requires_grad_(True)
+        with torch.no_grad():
+            images, _ = self.fake(len(real), generator)
+        scores = self.D(self.shown(real, generator))
+        loss = discriminator_loss(scores, self.D(self.shown(images, generator)))
+        losses["discriminator"] = _descend(self.optimise_D, loss)
+        if self.adaptive:
+            self.p.copy_(adapted(self.p, scores.detach()))
+        return losses
+
+    def smooth(self, real: Float[Tensor, "b c h w"], generator: torch.Generator) -> dict[str, Float[Tensor, ""]]:
+        """A step of G on the lengths of its paths."""
+        images, ws = self.fake(max(1, len(real) // 2), generator)
+        noise = torch.randn(images.shape, generator=generator, device=images.device)
+        lengths = path_lengths(images, ws, noise)
+        self.path_mean.lerp_(lengths.detach().mean(), 0.01)
+        loss = (lengths - self.path_mean).square().mean()
+        return {"path": _descend(self.optimise_G, loss, self.path * self.path_every)}
+
+    def flatten(self, real: Float[Tensor, "b c h w"], generator: torch.Generator) -> dict[str, Float[Tensor, ""]]:
+        """A step of D on R1, at what D sees: resampling has no second derivative."""
+        loss = r1_penalty(self.D, self.shown(real, generator))
+        return {"r1": _descend(self.optimise_D, loss, (self.r1 / 2) * self.r1_every)}
 
 
-def _descend(optimizer: torch.optim.Optimizer, loss: Float[Tensor, ""]) -> Float[Tensor, ""]:
+def _descend(optimizer: torch.optim.Optimizer, loss: Float[Tensor, ""], weight: float = 1.0) -> Float[Tensor, ""]:
+    """A step on the loss times its weight; the loss."""
     optimizer.zero_grad()
-    loss.backward()
+    (weight * loss).backward()
     optimizer.step()
-    return loss
+    return loss.detach()
 
 
 # --- published weights --------------------------------------------------------------------------------------

@@ -875,15 +875,20 @@ def test_a_step_descends_what_it_says(monkeypatch):
     """What is handed to the optimisers, how quickly the average follows, and what the discriminator is shown."""
     descended, decays, shown = [], [], []
     descend, follow, change = stylegan2._descend, stylegan2.average_into, stylegan2.augment
-    monkeypatch.setattr(stylegan2, "_descend", lambda o, loss: (descended.append(loss.item()), descend(o, loss))[1])
+
+    def watched(optimizer, loss, weight=1.0):
+        descended.append(weight * loss.item())
+        return descend(optimizer, loss, weight)
+
+    monkeypatch.setattr(stylegan2, "_descend", watched)
     monkeypatch.setattr(stylegan2, "average_into", lambda a, n, decay: (decays.append(decay), follow(a, n, decay)))
     monkeypatch.setattr(stylegan2, "augment", lambda x, *rest: (shown.append(x), change(x, *rest))[1])
     play, draw = game(path=2.0, path_every=4, r1=3.0, r1_every=16, half_life=100, adaptive=True), seeded()
     real = torch.rand(8, 3, 8, 8, generator=draw)
     losses = play.step(real, draw)
-    weights = {"generator": 1, "path": 2 * 4, "discriminator": 1, "r1": 3 / 2 * 16}
+    weights = {"generator": 1, "discriminator": 1, "path": 2 * 4, "r1": 3 / 2 * 16}
     assert descended == pytest.approx([weight * losses[name].item() for name, weight in weights.items()])
-    assert sum(x is real for x in shown) == 1 and len(shown) == 3, "generated ones twice, real ones once"
+    assert sum(x is real for x in shown) == 2 and len(shown) == 4, "generated ones twice, real ones too: R1 has a step"
     play.images = 100_000
     play.step(real, draw)
     assert decays == pytest.approx([0.5 ** (8 / 0.4), 0.5 ** (8 / 100)])
