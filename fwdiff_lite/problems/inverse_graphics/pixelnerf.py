@@ -111,6 +111,16 @@ def waves(x: Float[Tensor, "*b d"], n: int) -> Float[Tensor, "*b e"]:
     return torch.cat([x, angles.sin(), angles.cos()], -1)
 
 
+def contract(x: Float[Tensor, "*b 3"], unit: float) -> Float[Tensor, "*b 3"]:
+    """Points in units of `unit`; what is farther than one is brought to 2 - 1 / distance (Barron et al. 2022, Eq. 10).
+
+    So all of space has a place in a ball of radius 2, and far away it is one over the distance that counts.
+    """
+    x = x / unit
+    size = x.norm(dim=-1, keepdim=True).clamp(min=1)
+    return (2 - 1 / size) * x / size
+
+
 def plucker(cameras: Float[Tensor, "*b 4 4"], h: int, w: int) -> Float[Tensor, "*b 6 h w"]:
     """The ray of light that each pixel sees, as Plücker coordinates: its direction d, and its moment o x d.
 
@@ -139,11 +149,13 @@ class FieldNetwork(nn.Module):
     own word, and two more layers answer. A view on which the point does not appear, or which has it behind the camera,
     contributes its coordinates and no feature. Beside the camera coordinates of Eq. 10 the network is told those of
     the world: our scenes share a frame, that of their box. Both as `waves` of so many frequencies.
+
+    unit: above 0, coordinates are brought near before, by `contract`
     """
 
-    def __init__(self, width: int, features: int, frequencies: int = 4, blocks: int = 2):
+    def __init__(self, width: int, features: int, frequencies: int = 4, blocks: int = 2, unit: float = 0.0):
         super().__init__()
-        self.frequencies = frequencies
+        self.frequencies, self.unit = frequencies, unit
         self.place = nn.Linear(3 * (1 + 2 * frequencies) + 1, width)
         self.world = nn.Linear(3 * (1 + 2 * frequencies), width)
         self.alone = _Residual(width)
@@ -166,6 +178,8 @@ class FieldNetwork(nn.Module):
         uv = torch.where(inside[..., None], uv, 0.5)
         picked = sample_map(maps.flatten(0, 1), uv.flatten(0, 1)).unflatten(0, (b, v))  # (B, V, P, C)
         there = inside[..., None].to(points.dtype)
+        if self.unit:
+            seen, points = contract(seen, self.unit), contract(points, self.unit)
         here, world = (waves(x, self.frequencies) for x in (seen, points))
         h = self.place(torch.cat([here, there], -1)) + there * picked + self.world(world)[:, None]
         h = self.alone(h)
@@ -222,7 +236,7 @@ class SceneDenoiser(nn.Module):
         self.renderer, self.coarser, self.features = renderer, coarser, features
         self.encoder = BACKBONES[encoder](3 + (3 + 2 + features) + 6 + 1, channels, **(options or {}))
         self.project = nn.Conv2d(channels, width, 1)  # on the map: linear, so it may come before the look-up
-        self.field = FieldNetwork(width, features, frequencies)
+        self.field = FieldNetwork(width, features, frequencies, unit=renderer.near)
 
     def encode(
         self,
@@ -253,21 +267,20 @@ class SceneDenoiser(nn.Module):
         scene = RadianceField(self.field, self.renderer, maps, context.params, context.mask, self.training)
         seen = self.renderer.cast(scene, target_params, coarser=self.coarser)
         h, w = (max(1, n // self.coarser) for n in (self.renderer.height, self.renderer.width))
-        depth = (seen.depth - self._far(target_params)) / self._size()
+        depth = self._scaled(seen.depth, target_params)
         parts = [seen.colour[..., :3], depth[..., None], seen.opacity[..., None], seen.colour[..., 3:]]
         known = torch.cat(parts, -1).transpose(-1, -2).unflatten(-1, (h, w))  # (B, M, C, h, w)
         estimate = Observations(known[:, :, :3], target_params)
         known = nn.functional.interpolate(known.flatten(0, 1), (self.renderer.height, self.renderer.width))
         return Condition(scene, known.unflatten(0, (b, m)), target_params, estimate)
 
-    def _far(self, cameras: Float[Tensor, "b m 4 4"]) -> Float[Tensor, "b m 1"]:
-        """How far the middle of the box is from each camera."""
+    def _scaled(self, depth: Float[Tensor, "b m p"], cameras: Float[Tensor, "b m 4 4"]) -> Float[Tensor, "b m p"]:
+        """Depth from the middle of the box, in halves of its diagonal; for scenes all around, from near 0 to far 1."""
+        if self.renderer.near:
+            return 1 - self.renderer.near / depth.clamp(min=self.renderer.near)
         middle = cameras.new_tensor([self.renderer.low, self.renderer.high]).mean(0)
-        return (inverse(cameras)[1] - middle).norm(dim=-1, keepdim=True)
-
-    def _size(self) -> float:
-        """Half the box's diagonal."""
-        return 0.5 * math.dist(self.renderer.low, self.renderer.high)
+        away = (inverse(cameras)[1] - middle).norm(dim=-1, keepdim=True)
+        return (depth - away) / (0.5 * math.dist(self.renderer.low, self.renderer.high))
 
     def forward(
         self, condition: Condition, noisy_target: Float[Tensor, "b m 3 h w"], t: Float[Tensor, "b"]
