@@ -9,7 +9,7 @@ import torch
 from fwdiff_lite.problems.inverse_graphics import tabletop
 from fwdiff_lite.problems.inverse_graphics.cameras import look_at, pixel_centres, rays
 
-HEIGHT, WIDTH = 96, 128  # of a frame: not square, so that it is cut
+HEIGHT, WIDTH = 120, 160  # of a frame: not square, so that it is cut
 INTRINSICS = (0.9 * HEIGHT / WIDTH, 0.9, 0.52, 0.47)  # fx fy cx cy over width and height, the axis off the middle
 STEP = 33_367  # microseconds from one frame to the next
 

@@ -219,11 +219,11 @@ def readable(clip: Clip, bad: str = "refuse") -> tuple[Clip, list[str]]:
 
 # --- whether poses and frames belong together -------------------------------------------------------------------------
 
-SHIFTS, PAIRS = 3, 16  # lines that poses are moved by, at most; pairs of frames that are looked at
+SHIFTS, PAIRS = 3, 32  # lines that poses are moved by, at most; pairs of frames that are looked at
 LONGEST = 256  # pixels along a frame's longer side, where it is looked for features
 CAP = 0.01  # of the longer side: a match that is so far off its epipolar line may be no match at all
 MATCHES = 40  # in all pairs, with less of which nothing is said
-CLEARLY = 0.95  # of the stated error is what another shift must stay below to be believed
+CLEARLY = 0.95  # of the stated error is what another shift's must stay below, beside being surely less
 
 
 class PoseCheck(NamedTuple):
@@ -242,7 +242,7 @@ class PoseCheck(NamedTuple):
     @property
     def shifted(self) -> bool:
         """Whether the other shift explains the frames clearly better."""
-        return self.gain is not None and self.gain.high < CLEARLY
+        return self.gain is not None and self.gain.high < 1 and self.gain.value < CLEARLY
 
 
 def check_poses(clip: Clip, shifts: int = SHIFTS, count: int = PAIRS) -> PoseCheck:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def untrained(
     side: int = SIDE,
     samples: int = SAMPLES,
     width: int = 64,
-    ends: tuple[float, float] | None = None,
+    ends: Sequence[float] | None = None,
     **options,
 ) -> ForwardDiffusion:
     """An arm's model with fresh weights; options: of its encoder, in place of those in ENCODERS.
@@ -67,10 +68,12 @@ def untrained(
     if arm not in ARMS:
         raise ValueError(f"unknown arm {arm!r}: choose one of {', '.join(ARMS)}")
     kind, encoder, novel_weight = ARMS[arm]
-    if ends is not None and not 0 < ends[0] < ends[1]:
-        raise ValueError(f"near and far are {ends[0]:g} and {ends[1]:g}: wanted 0 < near < far")
-    near, far = ends or (0.0, None)
-    low, high = (tabletop.LOW, tabletop.HIGH) if ends is None else ((-far,) * 3, (far,) * 3)
+    low, high, near = tabletop.LOW, tabletop.HIGH, 0.0
+    if ends is not None:
+        near, far = ends
+        low, high = (-far,) * 3, (far,) * 3
+        if not 0 < near < far:
+            raise ValueError(f"near and far are {near:g} and {far:g}: wanted 0 < near < far")
     torch.manual_seed(seed)
     renderer = VolumeRenderer(low, high, height=side, width=side, samples=samples, antialias=2, near=near)
     options = ENCODERS[encoder] | options
@@ -188,7 +191,7 @@ def main() -> None:
     kind, data = {}, {}
     if options.data:
         data = {"clips": read_data(options), "distance": options.distance}
-        kind = {"ends": tuple(options.ends or ENDS)}
+        kind = {"ends": options.ends or ENDS}
         low, high = options.distance
         budget += f" --data {options.data.name} --distance {low} {high} --ends {kind['ends'][0]:g} {kind['ends'][1]:g}"
     if options.start:
