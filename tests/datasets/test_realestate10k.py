@@ -268,6 +268,20 @@ def test_a_clip_whose_poses_are_shifted_is_refused(copy):
     assert re10k.read_folder(copy, NEAR, look=False)[1] == [], "only a look into the frames can tell"
 
 
+def test_poses_that_explain_nothing_are_refused(written):
+    """Those of other clips, of the other way round, and of axes that point elsewhere; and honest ones are not."""
+    clips, _ = re10k.read_folder(written[0], NEAR, look=False)
+    upwards = torch.tensor([1.0, -1, -1, 1]).double().diag()
+    for clip, other in zip(clips[:2], clips[1:], strict=True):
+        assert not re10k.check_poses(clip).lost
+        for poses in (other.poses, torch.linalg.inv(clip.poses), upwards @ clip.poses):
+            with pytest.raises(ValueError, match=f"{clip.name}: poses and frames do not belong together") as error:
+                re10k.refuse_foreign(replace(clip, poses=poses))
+            assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match="pixels off their epipolar lines, of 1.60 at most: is it another clip's text"):
+        re10k.refuse_foreign(replace(clips[0], poses=torch.linalg.inv(clips[0].poses)))
+
+
 def test_frames_that_show_nothing_are_not_judged(tmp_path):
     (tmp_path / "plain").mkdir()
     for row in range(24):

@@ -114,6 +114,12 @@ def test_commands_that_make_no_sense_are_refused(module, words, message, monkeyp
     assert message in capsys.readouterr().err
 
 
+def test_a_model_of_something_else_is_not_judged(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["evaluate", "unet", "--data", str(folder), "--out", str(tmp_path)])
+    with pytest.raises(ValueError, match="holds no unet that was trained on clips: run train with --data first"):
+        evaluate.main()
+
+
 def test_near_and_far_are_in_their_order():
     with pytest.raises(ValueError, match="near and far are 2 and 1: wanted 0 < near < far"):
         train.untrained("unet", ends=(2.0, 1.0))
