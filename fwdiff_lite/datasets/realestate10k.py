@@ -308,7 +308,7 @@ def refuse_foreign(clip: Clip) -> list[str]:
     if found.lost:
         raise ValueError(
             f"{clip.name}: poses and frames do not belong together: matches are {found.errors[0]:.2f} pixels off their "
-            f"epipolar lines, of {found.cap:.2f} at most: is it another clip's text? A pose is world to camera, and its "
+            f"epipolar lines, of {found.cap:.2f} at most: is it another clip's text? A pose is world to camera; its "
             "axes point right, down and ahead"
         )
     if found.gain is None:
