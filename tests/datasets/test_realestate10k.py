@@ -214,15 +214,25 @@ def test_matches_lie_on_their_epipolar_lines():
     poses = look_at(eyes, torch.zeros(3, 3).double(), torch.pi / 2)
     poses[:, :2] = 2 * (poses[:, :2] - 0.5 * poses[:, 2:3])
     a, b = project(re10k.cameras(lenses, poses[:2]), points)[0]
-    right = re10k.fundamental(lenses, poses[:2])
-    assert re10k.epipolar_distance(right, a, b).max() < 1e-9
-    assert re10k.epipolar_distance(re10k.fundamental(lenses, poses[[0, 2]]), a, b).mean() > 1
+    assert re10k.misfit(lenses, poses[:2], a, b).max() < 1e-9
+    assert re10k.misfit(lenses, poses[[0, 2]], a, b).mean() > 1
     aside = torch.eye(4).double().repeat(2, 1, 1)
     aside[1, 0, 3] = 1.0  # to the side: lines are rows, and half of an error of 2 is mended in each frame
-    rows = re10k.fundamental(lenses[[0, 0]], aside)
-    off = re10k.epipolar_distance(rows, a, a + double([7, 2]))
+    off = re10k.misfit(lenses[[0, 0]], aside, a, a + double([7, 2]))
     torch.testing.assert_close(off, torch.full_like(off, 2**0.5))
-    assert (re10k.epipolar_distance(re10k.fundamental(lenses[[0, 0]], aside[[0, 0]]), a, b) == 0).all()
+
+
+def test_a_camera_that_only_turns_shows_the_same_elsewhere():
+    points = torch.randn(50, 3, generator=generator(), dtype=torch.float64) + double([9, 0, 0])
+    lenses = double([[90, 0, 50], [0, 80, 40], [0, 0, 1]]).expand(2, 3, 3)
+    ahead = double([[9, 0, 0], [9, 1, 0.5]])
+    poses = look_at(torch.zeros(2, 3).double(), ahead, torch.pi / 2)
+    poses[:, :2] = 2 * (poses[:, :2] - 0.5 * poses[:, 2:3])
+    a, b = project(re10k.cameras(lenses, poses), points)[0]
+    assert re10k.misfit(lenses, poses, a, b).max() < 1e-9
+    off = re10k.misfit(lenses, poses, a, b + double([3, 4]))
+    torch.testing.assert_close(off, torch.full_like(off, 5.0))
+    assert re10k.misfit(lenses, poses[[0, 0]], a, b).min() > 1, "it has turned"
 
 
 def test_shifted_poses_are_seen_and_honest_ones_pass(written):
@@ -269,12 +279,17 @@ def test_a_clip_whose_poses_are_shifted_is_refused(copy):
 
 
 def test_poses_that_explain_nothing_are_refused(written):
-    """Those of other clips, of the other way round, and of axes that point elsewhere; and honest ones are not."""
+    """Of other clips, the other way round, with axes that point elsewhere, all the same; and honest ones are not."""
     clips, _ = re10k.read_folder(written[0], NEAR, look=False)
     upwards = torch.tensor([1.0, -1, -1, 1]).double().diag()
     for clip, other in zip(clips[:2], clips[1:], strict=True):
         assert not re10k.check_poses(clip).lost
-        for poses in (other.poses, torch.linalg.inv(clip.poses), upwards @ clip.poses):
+        for poses in (
+            other.poses,
+            torch.linalg.inv(clip.poses),
+            upwards @ clip.poses,
+            clip.poses[:1].expand(FRAMES, 4, 4),
+        ):
             with pytest.raises(ValueError, match=f"{clip.name}: poses and frames do not belong together") as error:
                 re10k.refuse_foreign(replace(clip, poses=poses))
             assert "\n" not in str(error.value)
