@@ -11,7 +11,7 @@ to the camera, whose axes point to the right, down and ahead (Zhou et al. 2018).
 
 reads all of it, and says what is wrong. A frame finds its pose by its timestamp alone, and a line that cannot be used
 keeps its place, so nothing ever moves up. Whether timestamps are right can be seen too, see `check_poses`; that takes
-some ten seconds a clip, so a large set is checked once, and then read without.
+up to half a minute a clip, so a large set is checked once, and then read without.
 """
 
 from __future__ import annotations
