@@ -6,6 +6,7 @@ Four kinds, by what is known:
     only held-out truths are known     energy_score  energy_ratio  energy_skill  spread_skill  mean_mse
     there is a known discrete factor   factor_*  calibration_error  log_loss  label_entropy
     pictures, or sets of pictures      psnr  ssim  best_of  total_variation  variance_inside_outside  mmd
+      by networks that others trained  lpips  fid_kid
 
 Throughout, `samples` is (c, K, *obs): K samples for each of c contexts; `truth` is (c, *obs). Contexts are
 the independent unit, so every interval is a bootstrap over contexts. A function that returns one number per
@@ -13,6 +14,7 @@ context is built so that its mean over contexts is the pooled value. Bad input (
 that do not fit, K = 1 where a variance is needed) is a ValueError of one line.
 """
 
+import importlib
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -684,3 +686,52 @@ def variance_inside_outside(samples: Float[Tensor, "c K *obs"], mask: Bool[Tenso
     variance = samples.var(1)
     inside, outside = _mask_like(mask, variance), _mask_like(~mask, variance)
     return float(variance[inside].mean()), float(variance[outside].mean())
+
+
+# --- pictures, by networks that others trained ----------------------------------------------------------
+
+
+class Unavailable(RuntimeError):
+    """A measure that needs a package or weights which are not here and cannot be had."""
+
+
+def _torchmetric(module: str, name: str, **options):
+    """A measure of torchmetrics, which fetches its network's weights where it does not have them."""
+    try:
+        return getattr(importlib.import_module(f"torchmetrics.image.{module}"), name)(**options)
+    except (ImportError, OSError, RuntimeError) as error:  # what is missing is a package, or the weights
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise Unavailable(
+            f"{name} cannot be had ({reason}): pip install 'torchmetrics[image]', and let it fetch its weights once"
+        ) from None
+
+
+def lpips(prediction: Float[Tensor, "c 3 h w"], truth: Float[Tensor, "c 3 h w"]) -> float:
+    """Learned perceptual distance of pictures in [-1, 1], by AlexNet, mean over them; 0 is the same. Zhang et al. 2018.
+
+    Unavailable without torchmetrics, torchvision and weights.
+    """
+    _check(prediction=prediction, truth=truth)
+    _match("truth", truth, prediction.shape, f"prediction {_shape(prediction)}")
+    measure = _torchmetric("lpip", "LearnedPerceptualImagePatchSimilarity", net_type="alex").to(truth.device)
+    with torch.no_grad():
+        return float(measure(prediction.float().clamp(-1, 1), truth.float()))
+
+
+def fid_kid(fake: Float[Tensor, "n 3 h w"], real: Float[Tensor, "m 3 h w"]) -> tuple[float, float]:
+    """Fréchet and kernel distance of Inception's features of two sets of pictures in [-1, 1]: FID and KID.
+
+    FID falls as sets grow: compare it at one size only. Heusel et al. 2017; Bińkowski et al. 2018. Unavailable without
+    torchmetrics, torch-fidelity and weights.
+    """
+    _check(fake=fake, real=real)
+    if min(len(fake), len(real)) < 3:
+        raise ValueError(f"got {len(fake)} and {len(real)} pictures, wanted at least 3 in each set")
+    subset = min(1000, len(fake) - 1, len(real) - 1)
+    fid = _torchmetric("fid", "FrechetInceptionDistance", normalize=True).to(real.device)
+    kid = _torchmetric("kid", "KernelInceptionDistance", normalize=True, subset_size=subset).to(real.device)
+    for pictures, are_real in ((real, True), (fake, False)):
+        for lot in pictures.float().clamp(-1, 1).add(1).div(2).split(64):
+            fid.update(lot, real=are_real)
+            kid.update(lot, real=are_real)
+    return float(fid.compute()), float(kid.compute()[0])

@@ -1,6 +1,8 @@
 """Each measure against closed forms, against perfect samplers, and against samplers that it must reject."""
 
 import math
+import sys
+import types
 
 import numpy as np
 import pytest
@@ -21,11 +23,13 @@ from fwdiff_lite.metrics import (
     energy_skill,
     factor_scene_rms,
     factor_tv,
+    fid_kid,
     frechet_distance,
     holm,
     label_entropy,
     label_frequencies,
     log_loss,
+    lpips,
     mean_mse,
     mmd,
     point_score,
@@ -739,6 +743,8 @@ BAD = {
     "log_loss labels": (lambda: log_loss(HALF, ZEROS + 2), "from 0 to 1"),
     "log_loss shapes": (lambda: log_loss(HALF, ZEROS[:2]), "labels has shape"),
     "entropy nan": (lambda: label_entropy(NAN), "probabilities holds 12"),
+    "lpips shapes": (lambda: lpips(X[..., None, None], X[:2, :, None, None]), "truth has shape"),
+    "fid_kid few": (lambda: fid_kid(X[:2], X), "got 2 and 4 pictures, wanted at least 3"),
     "calibration bins": (lambda: calibration_error(HALF, ZEROS, bins=0), "got bins = 0"),
 }
 
@@ -755,3 +761,60 @@ def test_every_public_measure_is_tried_with_bad_input():
     measures = {n for n, f in vars(metrics).items() if getattr(f, "__module__", "") == metrics.__name__}
     tried = " ".join(name for call, _ in BAD.values() for name in call.__code__.co_names)
     assert [n for n in measures if n[0].islower() and n not in tried] == []
+
+
+# --- by networks that others trained ----------------------------------------------------------------------------------
+
+PICTURES = torch.rand(5, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+class Counted(torch.nn.Module):
+    """In place of a measure of torchmetrics: keeps what it was given."""
+
+    def __init__(self, **options):
+        super().__init__()
+        self.options, self.given = options, {True: [], False: []}
+
+    def update(self, pictures, real):
+        self.given[real].append(pictures)
+
+    def compute(self):
+        real, fake = (torch.cat(self.given[kind]) for kind in (True, False))
+        assert min(real.min(), fake.min()) >= 0 and max(real.max(), fake.max()) <= 1 and self.options["normalize"]
+        distance = (real.mean() - fake.mean()).abs()
+        return (distance, distance) if "subset_size" in self.options else distance
+
+    def forward(self, prediction, truth):
+        assert min(prediction.min(), truth.min()) >= -1 and max(prediction.max(), truth.max()) <= 1
+        return (prediction - truth).abs().mean()
+
+
+def test_pictures_reach_torchmetrics_in_the_range_that_it_wants(monkeypatch):
+    """LPIPS: [-1, 1]; FID and KID: [0, 1]; what is beyond is cut off, and KID's subsets are smaller than the sets."""
+    modules = {
+        "lpip": "LearnedPerceptualImagePatchSimilarity",
+        "fid": "FrechetInceptionDistance",
+        "kid": "KernelInceptionDistance",
+    }
+    for module, name in modules.items():
+        stub = types.ModuleType(module)
+        setattr(stub, name, Counted)
+        monkeypatch.setitem(sys.modules, f"torchmetrics.image.{module}", stub)
+    monkeypatch.setitem(sys.modules, "torchmetrics", types.ModuleType("torchmetrics"))
+    monkeypatch.setitem(sys.modules, "torchmetrics.image", types.ModuleType("image"))
+    assert lpips(PICTURES, PICTURES) == 0 and lpips(PICTURES + 0.5, PICTURES) > 0.2
+    assert fid_kid(PICTURES, PICTURES) == (0, 0)
+    fid, kid = fid_kid(PICTURES + 0.5, PICTURES)
+    assert fid == kid > 0.1
+
+
+@pytest.mark.parametrize("why", [ModuleNotFoundError("No module named 'torchvision'"), OSError("no route\nto host")])
+def test_measures_that_cannot_be_had_say_so_in_one_line(monkeypatch, why):
+    def missing(name):
+        raise why
+
+    monkeypatch.setattr(metrics.importlib, "import_module", missing)
+    for call in (lambda: lpips(PICTURES, PICTURES), lambda: fid_kid(PICTURES, PICTURES)):
+        with pytest.raises(metrics.Unavailable, match="cannot be had .*: pip install 'torchmetrics") as error:
+            call()
+        assert "\n" not in str(error.value) and str(why).splitlines()[0] in str(error.value)

@@ -52,13 +52,18 @@ def squares(frames: np.ndarray, size: int, path: Path) -> Float[Tensor, "t 3 siz
     ValueError, with the file's name, where they are smaller.
     """
     height, width = frames.shape[1:3]
-    side = min(height, width)
+    top, left, side = middle(height, width)
     if side < size:
         raise ValueError(f"{path} has frames of {height}x{width} pixels: wanted at least {size}x{size}")
-    top, left = (height - side) // 2, (width - side) // 2
     cut = torch.from_numpy(frames[:, top : top + side, left : left + side]).permute(0, 3, 1, 2).float()
     cut = torch.nn.functional.interpolate(cut, (size, size), mode="bilinear", antialias=True)
     return (cut / 127.5 - 1).clamp(-1, 1)
+
+
+def middle(height: int, width: int) -> tuple[int, int, int]:
+    """Top, left and side of the square in the middle of a frame."""
+    side = min(height, width)
+    return (height - side) // 2, (width - side) // 2, side
 
 
 def pictures(path: Path) -> list[Path]:

@@ -111,13 +111,24 @@ def waves(x: Float[Tensor, "*b d"], n: int) -> Float[Tensor, "*b e"]:
     return torch.cat([x, angles.sin(), angles.cos()], -1)
 
 
-def plucker(cameras: Float[Tensor, "*b 4 4"], h: int, w: int) -> Float[Tensor, "*b 6 h w"]:
-    """The ray of light that each pixel sees, as Plücker coordinates: its direction d, and its moment o x d.
+def contract(x: Float[Tensor, "*b 3"], unit: float) -> tuple[Float[Tensor, "*b 3"], Float[Tensor, "*b"]]:
+    """Points in units of `unit`; what is farther than one is brought to 2 - 1 / distance (Barron et al. 2022, Eq. 10).
+
+    So all of space has a place in a ball of radius 2, and far away it is one over the distance that counts. Beside them
+    how much longer a short step away from the origin was.
+    """
+    x = x / unit
+    size = x.norm(dim=-1, keepdim=True).clamp(min=1)
+    return (2 - 1 / size) * x / size, unit * size[..., 0].square()
+
+
+def plucker(cameras: Float[Tensor, "*b 4 4"], h: int, w: int, unit: float = 1.0) -> Float[Tensor, "*b 6 h w"]:
+    """The ray of light that each pixel sees, as Plücker coordinates: its direction d, and its moment o x d, o in units.
 
     The same wherever on the ray o is taken (Sitzmann et al. 2021, Section 3.1).
     """
     origins, directions = rays(cameras, pixel_centres(h, w, cameras))
-    moments = torch.linalg.cross(origins.expand_as(directions), directions)
+    moments = torch.linalg.cross(origins.expand_as(directions), directions) / unit
     return torch.cat([directions, moments], -1).transpose(-1, -2).unflatten(-1, (h, w))
 
 
@@ -139,11 +150,13 @@ class FieldNetwork(nn.Module):
     own word, and two more layers answer. A view on which the point does not appear, or which has it behind the camera,
     contributes its coordinates and no feature. Beside the camera coordinates of Eq. 10 the network is told those of
     the world: our scenes share a frame, that of their box. Both as `waves` of so many frequencies.
+
+    unit: above 0, coordinates are brought near before, by `contract`, and density is told for lengths so contracted
     """
 
-    def __init__(self, width: int, features: int, frequencies: int = 4, blocks: int = 2):
+    def __init__(self, width: int, features: int, frequencies: int = 4, blocks: int = 2, unit: float = 0.0):
         super().__init__()
-        self.frequencies = frequencies
+        self.frequencies, self.unit = frequencies, unit
         self.place = nn.Linear(3 * (1 + 2 * frequencies) + 1, width)
         self.world = nn.Linear(3 * (1 + 2 * frequencies), width)
         self.alone = _Residual(width)
@@ -166,6 +179,8 @@ class FieldNetwork(nn.Module):
         uv = torch.where(inside[..., None], uv, 0.5)
         picked = sample_map(maps.flatten(0, 1), uv.flatten(0, 1)).unflatten(0, (b, v))  # (B, V, P, C)
         there = inside[..., None].to(points.dtype)
+        if self.unit:
+            (seen, _), (points, longer) = contract(seen, self.unit), contract(points, self.unit)
         here, world = (waves(x, self.frequencies) for x in (seen, points))
         h = self.place(torch.cat([here, there], -1)) + there * picked + self.world(world)[:, None]
         h = self.alone(h)
@@ -173,6 +188,8 @@ class FieldNetwork(nn.Module):
         weight = self.weight(h).masked_fill(~there, -1e4).softmax(1) * there  # without any view, zero
         answer = self.answer(self.together((weight * h).sum(1)))
         density = DENSEST * nn.functional.softplus(answer[..., 0])
+        if self.unit:
+            density = density / longer
         return density, torch.cat([answer[..., 1:4].tanh(), answer[..., 4:]], -1)
 
 
@@ -222,7 +239,7 @@ class SceneDenoiser(nn.Module):
         self.renderer, self.coarser, self.features = renderer, coarser, features
         self.encoder = BACKBONES[encoder](3 + (3 + 2 + features) + 6 + 1, channels, **(options or {}))
         self.project = nn.Conv2d(channels, width, 1)  # on the map: linear, so it may come before the look-up
-        self.field = FieldNetwork(width, features, frequencies)
+        self.field = FieldNetwork(width, features, frequencies, unit=renderer.near)
 
     def encode(
         self,
@@ -240,7 +257,7 @@ class SceneDenoiser(nn.Module):
         told = images.new_full((b, v, 1, h, w), float(known is not None))
         if known is None:
             known = images.new_zeros(b, v, 5 + self.features, h, w)
-        light = plucker(cameras, h, w).to(images)
+        light = plucker(cameras, h, w, self.renderer.near or 1.0).to(images)
         stacked = torch.cat([images, known, light, told], 2).flatten(0, 1)
         return self.project(self.encoder(stacked, t.repeat_interleave(v))).unflatten(0, (b, v))
 
@@ -253,21 +270,20 @@ class SceneDenoiser(nn.Module):
         scene = RadianceField(self.field, self.renderer, maps, context.params, context.mask, self.training)
         seen = self.renderer.cast(scene, target_params, coarser=self.coarser)
         h, w = (max(1, n // self.coarser) for n in (self.renderer.height, self.renderer.width))
-        depth = (seen.depth - self._far(target_params)) / self._size()
+        depth = self._scaled(seen.depth, target_params)
         parts = [seen.colour[..., :3], depth[..., None], seen.opacity[..., None], seen.colour[..., 3:]]
         known = torch.cat(parts, -1).transpose(-1, -2).unflatten(-1, (h, w))  # (B, M, C, h, w)
         estimate = Observations(known[:, :, :3], target_params)
         known = nn.functional.interpolate(known.flatten(0, 1), (self.renderer.height, self.renderer.width))
         return Condition(scene, known.unflatten(0, (b, m)), target_params, estimate)
 
-    def _far(self, cameras: Float[Tensor, "b m 4 4"]) -> Float[Tensor, "b m 1"]:
-        """How far the middle of the box is from each camera."""
+    def _scaled(self, depth: Float[Tensor, "b m p"], cameras: Float[Tensor, "b m 4 4"]) -> Float[Tensor, "b m p"]:
+        """Depth from the middle of the box, in halves of its diagonal; for scenes all around, from near 0 to far 1."""
+        if self.renderer.near:
+            return 1 - self.renderer.near / depth.clamp(min=self.renderer.near)
         middle = cameras.new_tensor([self.renderer.low, self.renderer.high]).mean(0)
-        return (inverse(cameras)[1] - middle).norm(dim=-1, keepdim=True)
-
-    def _size(self) -> float:
-        """Half the box's diagonal."""
-        return 0.5 * math.dist(self.renderer.low, self.renderer.high)
+        away = (inverse(cameras)[1] - middle).norm(dim=-1, keepdim=True)
+        return (depth - away) / (0.5 * math.dist(self.renderer.low, self.renderer.high))
 
     def forward(
         self, condition: Condition, noisy_target: Float[Tensor, "b m 3 h w"], t: Float[Tensor, "b"]

@@ -124,15 +124,29 @@ def answer(
     A ForwardRegression gives its one answer to each view, k = 1. chunk: how many are sampled at once
     """
     if isinstance(model, ForwardRegression):
-        return _means(model, exam, chunk)
-    generator, views, contexts = torch.Generator().manual_seed(seed), [], exam.context.repeat(k)
-    for d in map(DEGREES.index, degrees):
-        cameras, parts = exam.cameras[:, d].repeat_interleave(k, 0), []
-        for rows in torch.arange(len(contexts), device=cameras.device).split(chunk):
-            step = model.sample(contexts[rows], cameras[rows, :1], steps=steps, eta=eta, generator=generator)
-            parts.append(_pictures(step, cameras[rows]))
-        views.append(torch.cat(parts).unflatten(0, (-1, k)))
+        views = means(model, exam.context, exam.cameras.flatten(1, 2), chunk)
+        return views.unflatten(2, exam.cameras.shape[1:3])
+    generator, places = torch.Generator().manual_seed(seed), map(DEGREES.index, degrees)
+    views = [drawn(model, exam.context, exam.cameras[:, d], generator, k, steps, eta, chunk) for d in places]
     return torch.stack(views, 2)
+
+
+def drawn(
+    model: ForwardDiffusion,
+    context: Observations,
+    cameras: Float[Tensor, "c v 4 4"],
+    generator: torch.Generator,
+    k: int = K,
+    steps: int = STEPS,
+    eta: float = 0.0,
+    chunk: int = 64,
+) -> Float[Tensor, "c k v 3 h w"]:
+    """k scenes sampled for each context with the first camera as target, as they look from all V cameras."""
+    contexts, cameras, parts = context.repeat(k), cameras.repeat_interleave(k, 0), []
+    for rows in torch.arange(len(contexts), device=cameras.device).split(chunk):
+        step = model.sample(contexts[rows], cameras[rows, :1], steps=steps, eta=eta, generator=generator)
+        parts.append(_pictures(step, cameras[rows]))
+    return torch.cat(parts).unflatten(0, (-1, k))
 
 
 def _pictures(step: Step, cameras: Float[Tensor, "b m 4 4"]) -> Float[Tensor, "b m 3 h w"]:
@@ -140,14 +154,15 @@ def _pictures(step: Step, cameras: Float[Tensor, "b m 4 4"]) -> Float[Tensor, "b
     return torch.cat([step.signal.render(camera).rgb for camera in cameras.split(1, 1)], 1)
 
 
-def _means(model: ForwardRegression, exam: Exam, chunk: int) -> Float[Tensor, "c 1 d v 3 h w"]:
+def means(
+    model: ForwardRegression, context: Observations, cameras: Float[Tensor, "c v 4 4"], chunk: int = 64
+) -> Float[Tensor, "c 1 v 3 h w"]:
     """The deterministic answers: every view is asked for by itself, as it is trained."""
-    cameras = exam.cameras.flatten(1, 2)  # (c, D V, 4, 4)
     views = [
-        torch.cat([_pictures(model.sample(exam.context[rows], c), c) for c in cameras[rows].split(1, 1)], 1)
+        torch.cat([_pictures(model.sample(context[rows], c), c) for c in cameras[rows].split(1, 1)], 1)
         for rows in torch.arange(len(cameras), device=cameras.device).split(chunk)
     ]
-    return torch.cat(views).unflatten(1, exam.cameras.shape[1:3])[:, None]
+    return torch.cat(views)[:, None]
 
 
 # --- measures ---------------------------------------------------------------------------------------------------------

@@ -1,20 +1,28 @@
-"""Trains the models of 3-D tabletop scenes, with a budget of minutes; a call that is cut off is gone on with.
+"""Trains the models of 3-D scenes, with a budget of minutes; a call that is cut off is gone on with.
 
     python -m fwdiff_lite.problems.inverse_graphics.train unet --minutes 13 --out build/inverse_graphics
     accelerate launch -m fwdiff_lite.problems.inverse_graphics.train unet --minutes 13     # on all devices
+    python -m fwdiff_lite.problems.inverse_graphics.train unet --minutes 13 --data FOLDER
 
-Scenes are traced on the device as they are needed, so there is no data set and no scene is seen twice.
+Scenes of the tabletop are traced on the device as they are needed, so there is no data set and no scene is seen twice.
+With --data, frames and cameras come from a folder in RealEstate10K's format (fwdiff_lite/datasets/realestate10k.py).
+Every clip has its own unit of length, in which --near and --far are told, and there is something all around: rays begin
+at --near, and coordinates are contracted. `evaluate` judges what is trained so.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from fwdiff_lite.datasets import realestate10k
 from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
 from fwdiff_lite.files import write_json
 from fwdiff_lite.pretrained import read_manifest
@@ -29,6 +37,7 @@ SIDE, SAMPLES, FREQUENCIES = 64, 32, 6  # pixels along a side of an image; sampl
 CONTEXTS, PIXELS = 1, 320  # images in the context, at most; rays of each target and novel image
 BATCH = 128  # scenes a step: with half of them an H100 waits for Python for a quarter of the time
 RATE = 5e-4
+ENDS = (1.0, 100.0)  # near and far of a clip's scenes, in its own unit
 ENCODERS = {
     "unet": {"widths": (64, 128, 192, 256), "blocks": 1, "attention": 2},
     "dit": {"width": 256, "depth": 5, "heads": 4, "patch": 4},
@@ -43,25 +52,38 @@ ARMS = {  # the model, its encoder, and the weight of the novel loss
 
 
 def untrained(
-    arm: str, seed: int = 0, side: int = SIDE, samples: int = SAMPLES, width: int = 64, **options
+    arm: str,
+    seed: int = 0,
+    side: int = SIDE,
+    samples: int = SAMPLES,
+    width: int = 64,
+    ends: Sequence[float] | None = None,
+    **options,
 ) -> ForwardDiffusion:
     """An arm's model with fresh weights; options: of its encoder, in place of those in ENCODERS.
 
-    ValueError on an unknown arm.
+    ends: None for a tabletop; near and far for scenes that are all around the context's camera, which is their origin
+    ValueError on an unknown arm, or where not 0 < near < far.
     """
     if arm not in ARMS:
         raise ValueError(f"unknown arm {arm!r}: choose one of {', '.join(ARMS)}")
     kind, encoder, novel_weight = ARMS[arm]
+    low, high, near = tabletop.LOW, tabletop.HIGH, 0.0
+    if ends is not None:
+        near, far = ends
+        low, high = (-far,) * 3, (far,) * 3
+        if not 0 < near < far:
+            raise ValueError(f"near and far are {near:g} and {far:g}: wanted 0 < near < far")
     torch.manual_seed(seed)
-    renderer = VolumeRenderer(tabletop.LOW, tabletop.HIGH, height=side, width=side, samples=samples, antialias=2)
+    renderer = VolumeRenderer(low, high, height=side, width=side, samples=samples, antialias=2, near=near)
     options = ENCODERS[encoder] | options
     denoiser = SceneDenoiser(renderer, encoder, width, frequencies=FREQUENCIES, channels=width, options=options)
     return kind(denoiser, renderer, ShiftedCosineSchedule(0.5), novel_weight)
 
 
-def with_weights(arm: str, weights: dict[str, Tensor]) -> ForwardDiffusion:
-    """An arm's model with weights that a training left, in whatever precision."""
-    model = untrained(arm)
+def with_weights(arm: str, weights: dict[str, Tensor], **options) -> ForwardDiffusion:
+    """An arm's model with weights that a training left, in whatever precision; options: those of `untrained`."""
+    model = untrained(arm, **options)
     model.denoiser.load_state_dict({key: value.float() for key, value in weights.items()})
     return model.eval()
 
@@ -82,18 +104,26 @@ def train(
     sharing: int = 1,
     command: str = "",
     before: dict | None = None,
+    options: dict[str, Any] | None = None,
+    clips: list[realestate10k.Clip] | None = None,
+    distance: tuple[int, int] = realestate10k.DISTANCE,
     **budget,
 ) -> Fit:
     """Trains within a budget of `steps` or `seconds`, those of earlier calls included.
 
     Leaves weights in half precision, losses and commit in the folder, and the state to go on from.
-    sharing: how many trainings have the device at once, for the record, as are the command and what was done `before`
+    sharing: how many trainings have the device at once, for the record, as are the command, what was done `before`, and
+        the `options` that the model was made with
+    clips: to train on, with context and target at that distance, in place of tabletop scenes
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     fast = device == "cuda"
     torch.backends.cudnn.benchmark = fast  # all images are of one size: worth trying which convolution is the fastest
     side = model.forward_model.height
-    batch = tabletop.batches(size, contexts, pixels, side=side, device=device, compile=fast)
+    if clips is None:
+        batch = tabletop.batches(size, contexts, pixels, side=side, device=device, compile=fast)
+    else:
+        batch = realestate10k.batches(clips, size, distance, pixels, side, workers=os.cpu_count() or 1)
     done = fit(
         model,
         batch,
@@ -113,28 +143,61 @@ def train(
         "minutes": done.seconds / 60,
         "gpu_minutes": done.seconds / 60 / sharing,
         "before": before or {},
+        "options": options or {},
     }
     write_json(folder / f"{name}.json", record | {"curve": {key: values[::20] for key, values in done.curve.items()}})
     return done
 
 
+def data_arguments(parser: argparse.ArgumentParser) -> None:
+    """Those of every command that reads clips."""
+    parser.add_argument("--data", type=Path, help="a folder in RealEstate10K's format")
+    parser.add_argument("--distance", type=int, nargs=2, help="of context and target, in frames; default: 100 180")
+    parser.add_argument("--bad", choices=realestate10k.BAD, default="refuse", help="what to do with what is bad in it")
+    parser.add_argument("--unchecked", action="store_true", help="where frames and poses were checked before")
+
+
+def read_data(options: argparse.Namespace) -> list[realestate10k.Clip]:
+    """The clips that a command was given; says what was skipped of them."""
+    options.distance = tuple(options.distance or realestate10k.DISTANCE)
+    clips, told = realestate10k.read_folder(options.data, options.distance, options.bad, not options.unchecked)
+    print("\n".join([*told, f"{options.data}: {len(clips)} clips"]), flush=True)
+    return clips
+
+
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description="Train a model of tabletop scenes.")
+    parser = argparse.ArgumentParser(description="Train a model of 3-D scenes.")
     parser.add_argument("arm", choices=tuple(ARMS))
-    parser.add_argument("--out", type=Path, default=Path("build/inverse_graphics"))
+    parser.add_argument("--out", type=Path, help="default: build/inverse_graphics, with --data build/realestate10k")
     parser.add_argument("--minutes", type=float, default=13.0, help="of training")
     parser.add_argument("--steps", type=int, help="of training, where they end before the minutes do")
     parser.add_argument("--batch", type=int, default=BATCH, help="scenes a step, over all devices")
     parser.add_argument("--contexts", type=int, default=CONTEXTS, help="images in the context, at most")
     parser.add_argument("--start", type=Path, help="weights to start from, that an earlier training left")
     parser.add_argument("--sharing", type=int, default=1, help="how many trainings have the device at once")
+    data_arguments(parser)
+    parser.add_argument("--ends", type=float, nargs=2, help="with --data: near and far; default: 1 100")
     options = parser.parse_args()
+    if options.data and options.contexts > 1:
+        parser.error("with --data, a context is one image")
+    if not options.data and (options.ends or options.distance or options.unchecked):
+        parser.error("--ends, --distance and --unchecked are for --data")
+    options.out = options.out or Path("build", "realestate10k" if options.data else "inverse_graphics")
     options.out.mkdir(parents=True, exist_ok=True)
     budget = f"--minutes {options.minutes:g} --batch {options.batch} --contexts {options.contexts}"
     budget += f" --steps {options.steps}" if options.steps else ""
     budget += f" --start {options.start.name}" if options.start else ""
-    model = with_weights(options.arm, load_file(options.start)) if options.start else untrained(options.arm)
+    kind, data = {}, {}
+    if options.data:
+        data = {"clips": read_data(options), "distance": options.distance}
+        kind = {"ends": options.ends or ENDS}
+        low, high = options.distance
+        budget += f" --data {options.data.name} --distance {low} {high} --ends {kind['ends'][0]:g} {kind['ends'][1]:g}"
+    if options.start:
+        model = with_weights(options.arm, load_file(options.start), **kind)
+    else:
+        model = untrained(options.arm, **kind)
     done = train(
         model,
         options.out,
@@ -144,8 +207,10 @@ def main() -> None:
         sharing=options.sharing,
         command=f"{COMMAND} {options.arm} {budget}",
         before=read_manifest().get(options.start.name) if options.start else None,
+        options=kind,
         steps=options.steps,
         seconds=60 * options.minutes,
+        **data,
     )
     print(f"{options.arm}: {done.steps} steps of {options.batch} in {done.seconds / 60:.1f} minutes", flush=True)
 

@@ -70,6 +70,26 @@ def places(n: int, at: Int[Tensor, "*b p"] | None, like: Tensor) -> Float[Tensor
     return ((0.5 + at[..., None] / PLASTIC + i / PLASTIC**2) % 1).to(like)
 
 
+def pieces(
+    near: Float[Tensor, "*b p"], far: Float[Tensor, "*b p"], within: Float[Tensor, "*#b #p n"]
+) -> tuple[Float[Tensor, "*b p n"], Float[Tensor, "*b p 1"]]:
+    """Where the field is asked in each of n pieces of one length, and that length."""
+    n = within.shape[-1]
+    delta = ((far - near) / n)[..., None]
+    return near[..., None] + (torch.arange(n, device=near.device) + within) * delta, delta
+
+
+def inverse_pieces(
+    near: Float[Tensor, "*b p"], far: Float[Tensor, "*b p"], within: Float[Tensor, "*#b #p n"]
+) -> tuple[Float[Tensor, "*b p n"], Float[Tensor, "*b p n"]]:
+    """The same for pieces that split one over the distance evenly: as an image shows them, all are as long."""
+    n = within.shape[-1]
+    first, last = 1 / near[..., None], 1 / far[..., None]
+    edges = 1 / (first + (last - first) * torch.arange(n + 1, device=near.device) / n)
+    share = (torch.arange(n, device=near.device) + within) / n
+    return 1 / (first + (last - first) * share), edges.diff(dim=-1)
+
+
 def composite(
     density: Float[Tensor, "*b n"],
     colour: Float[Tensor, "*b n c"],
@@ -98,6 +118,8 @@ class VolumeRenderer:
     background: what a ray sees behind the box, in all colours alike; of features, nothing
     antialias: each pixel of an `image` is the mean of antialias x antialias rays; anywhere else it is the ray through
         the pixel's centre, since sampling and training need many images
+    near: at 0, a ray's pieces are of one length; above, they begin so far from the camera at least, and are as long
+        as an even split of one over the distance makes them: for scenes all around, whose box is large
     """
 
     low: tuple[float, float, float]
@@ -107,6 +129,7 @@ class VolumeRenderer:
     samples: int
     background: float = 1.0
     antialias: int = 1
+    near: float = 0.0
 
     def __call__(
         self, signal: Callable, params: Float[Tensor, "b m 4 4"], at: Int[Tensor, "b m n"] | None = None
@@ -145,8 +168,10 @@ class VolumeRenderer:
         low, high = (torch.tensor(corner, dtype=uv.dtype, device=uv.device) for corner in (self.low, self.high))
         near, far = clip(origins, directions, low, high)
         within = places(self.samples, numbers if getattr(signal, "training", False) else None, uv)
-        delta = ((far - near) / self.samples)[..., None]
-        distance = near[..., None] + (torch.arange(self.samples, device=uv.device) + within) * delta  # (B, M, n, S)
+        if self.near:
+            distance, delta = inverse_pieces(near.clamp(min=self.near), far.clamp(min=self.near), within)
+        else:
+            distance, delta = pieces(near, far, within)  # (B, M, n, S), (B, M, n, 1 or S)
         points = origins[..., None, :] + distance[..., None] * directions[..., None, :]  # (B, M, n, S, 3)
         density, colour = signal(points.reshape(b, -1, 3))
         shape = distance.shape

@@ -11,7 +11,14 @@ from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
 from fwdiff_lite.observations import Observations
 from fwdiff_lite.problems.inverse_graphics import pixelnerf
 from fwdiff_lite.problems.inverse_graphics.cameras import look_at, orbit, pixel_centres, project, rays
-from fwdiff_lite.problems.inverse_graphics.pixelnerf import FieldNetwork, SceneDenoiser, gathered, plucker, sample_map
+from fwdiff_lite.problems.inverse_graphics.pixelnerf import (
+    FieldNetwork,
+    SceneDenoiser,
+    contract,
+    gathered,
+    plucker,
+    sample_map,
+)
 from fwdiff_lite.problems.inverse_graphics.volume import VolumeRenderer
 
 OPTIONS = {
@@ -253,6 +260,41 @@ def test_time_and_noise_reach_the_scene_but_not_the_context(encoder):
     assert not torch.allclose(flag, denoiser.encode(*told, None, torch.zeros(2))), "a target is flagged as one"
     elsewhere = denoiser.encode(target.value, seen.params, None, torch.zeros(2))
     assert not torch.allclose(elsewhere, denoiser.encode(*told, None, torch.zeros(2))), "an encoder knows its camera"
+
+
+def test_contracted_space_is_a_ball_of_radius_two_and_what_is_near_stays():
+    """In float64; a step away from the origin is as much longer as is said."""
+    away = nn.functional.normalize(torch.randn(20, 3, generator=generator(), dtype=torch.float64), dim=-1)
+    distance = torch.logspace(-1, 4, 20, dtype=torch.float64).requires_grad_()
+    near, longer = contract(distance[:, None] * away, 3.0)
+    radius = (near * away).sum(-1)
+    torch.testing.assert_close(near, radius[:, None] * away)
+    expected = torch.where(distance < 3, distance / 3, 2 - 3 / distance)
+    torch.testing.assert_close(radius, expected)
+    torch.testing.assert_close(torch.autograd.grad(radius.sum(), distance)[0], 1 / longer)
+    assert radius.max() < 2
+
+
+def test_scenes_all_around_do_not_depend_on_the_unit_of_length():
+    """The same views of a scene ten times as large, with near and far so, show the same: a clip's unit is its own."""
+    signals, known = [], []
+    for scale, near in ((1.0, 1.0), (10.0, 10.0), (10.0, 1.0)):
+        torch.manual_seed(0)
+        renderer = VolumeRenderer((-50.0 * near,) * 3, (50.0 * near,) * 3, 8, 8, 12, near=near)
+        denoiser = SceneDenoiser(renderer, "unet", 16, features=4, channels=16, options=OPTIONS["unet"])
+        for w in denoiser.parameters():
+            w.data += 0.2 * torch.randn(w.shape, generator=generator(w.numel()))
+        eyes = torch.tensor([[[0.0, 0, 0], [0.5, 0.2, 0.1]]])
+        cameras = look_at(scale * eyes, scale * torch.tensor([[[3.0, 1, 0], [3, 0, 0]]]), 0.9)
+        images = noise_images(1, 2).value
+        condition = denoiser.condition(Observations(images[:, :1], cameras[:, :1]), cameras[:, 1:])
+        scene = denoiser(condition, images[:, 1:], torch.tensor([0.5]))
+        signals.append(scene.render(cameras).rgb)
+        known.append(condition.known)
+    for (one, ten, other), close in ((signals, 1e-3), (known, 1e-3)):
+        assert (one - ten).abs().max() < close
+        assert (one - other).abs().max() > 0.03, "the control: another near and far"
+    assert known[0][:, :, 3].min() >= 0 and known[0][:, :, 3].max() <= 1, "depth, from near to far"
 
 
 def test_plucker_coordinates_are_those_of_the_ray_wherever_on_it_they_are_taken():

@@ -8,7 +8,7 @@ import torch
 
 from fwdiff_lite.observations import gather
 from fwdiff_lite.problems.inverse_graphics.cameras import look_at, orbit, pixel_centres, project, rays
-from fwdiff_lite.problems.inverse_graphics.volume import VolumeRenderer, clip, composite, places
+from fwdiff_lite.problems.inverse_graphics.volume import VolumeRenderer, clip, composite, inverse_pieces, places
 
 RED, BLUE = (1.0, -1.0, -0.5), (-1.0, -0.2, 0.8)
 BOX = VolumeRenderer((-1.0, -1.0, -1.0), (1.0, 1.0, 1.0), 8, 8, samples=16, background=0.25)
@@ -63,6 +63,33 @@ def pieces(edges):
     """Lengths and middles of a ray's pieces between these distances."""
     edges = double(edges)
     return edges.diff(), (edges[1:] + edges[:-1]) / 2
+
+
+# --- pieces -----------------------------------------------------------------------------------------------------------
+
+
+def test_inverse_pieces_are_even_in_one_over_the_distance_and_fill_the_ray():
+    near, far, n = double([1.0, 2.0, 3.0]), double([100.0, 5.0, 3.0]), 8
+    distance, delta = inverse_pieces(near, far, double([[0.5] * n]))
+    torch.testing.assert_close(delta.sum(-1), far - near)
+    ends = near[:, None] + torch.cat([torch.zeros(3, 1), delta.cumsum(-1)], -1)
+    assert ((distance >= ends[:, :-1]) & (distance <= ends[:, 1:])).all(), "asked inside of their pieces"
+    steps = (1 / ends).diff(dim=-1)
+    torch.testing.assert_close(steps, ((1 / far - 1 / near) / n)[:, None].expand(3, n))
+    torch.testing.assert_close(1 / distance, (1 / ends[:, :-1] + 1 / ends[:, 1:]) / 2)
+
+
+@pytest.mark.parametrize("wall", [2.0, 30.0])
+def test_a_renderer_with_a_near_end_begins_there_and_sees_far(wall):
+    """From within its box; what is nearer is not there, and an empty field's depth is the box's far side."""
+    renderer = VolumeRenderer((-90.0,) * 3, (90.0,) * 3, 1, 1, samples=2000, near=1.0)
+    eye = look_at(double([0.0, 0.0, 0.0]), double([1.0, 0.0, 0.0]), 0.3)[None, None]
+    solid = Field(lambda x: torch.where(x[..., 0] > wall, 1e3, 0.0), everywhere(RED))
+    seen = renderer.cast(solid, eye)
+    assert float(seen.opacity) == pytest.approx(1) and float(seen.depth) == pytest.approx(wall, rel=0.02)
+    near = Field(lambda x: torch.where(x[..., 0] < 0.99, 1e3, 0.0), everywhere(RED))
+    seen = renderer.cast(near, eye)
+    assert float(seen.opacity) == 0 and float(seen.depth) == pytest.approx(90)
 
 
 # --- compositing against closed forms ---------------------------------------------------------------------------------
