@@ -39,6 +39,7 @@ COMMAND = "python -m fwdiff_lite.problems.gan_inversion.study"
 PORTRAITS = 2**17  # that are drawn to train on
 BATCH = 64  # of them a step: many small steps serve a generator better than few large ones
 R1 = 0.1  # its gamma, by ADA's rule of thumb for 64 pixels and that batch about 0.013; more is safer
+NOISE = 0.1  # on what the discriminator sees, of pictures in [-1, 1]
 MIXING = 0.5  # of two styles, the share: attributes that depend on each other do not like it
 LOOK = 100  # steps between looks at the losses: each makes a GPU wait
 KEEP = 2000  # steps between states to go on from
@@ -77,13 +78,15 @@ def drawn(
     return lambda n, generator: kept[send(torch.randint(count, (n,), generator=generator), device)].float()
 
 
-def adversaries(device: torch.device, r1: float = R1, seed: int = 0, **sizes) -> stylegan2.Adversaries:
+def adversaries(
+    device: torch.device, r1: float = R1, noise: float = NOISE, seed: int = 0, **sizes
+) -> stylegan2.Adversaries:
     """Untrained ones; sizes: of the generator, in place of those in stylegan2.SMALL, shared by the discriminator."""
     torch.manual_seed(seed)
     sizes = stylegan2.SMALL | sizes
     shared = {key: sizes[key] for key in ("resolution", "channel_base", "channel_max")}
     G, D = stylegan2.Generator(**sizes), stylegan2.Discriminator(**shared)
-    return stylegan2.Adversaries(G.to(device), D.to(device), r1=r1, mixing=MIXING)
+    return stylegan2.Adversaries(G.to(device), D.to(device), r1=r1, noise=noise, mixing=MIXING)
 
 
 def train_generator(
@@ -400,7 +403,7 @@ def _reading(folder: Path, device: torch.device) -> portraits.Reader:
 
 
 def _generator(folder: Path, device: torch.device, options: argparse.Namespace) -> dict:
-    both, pictures = adversaries(device, options.r1), drawn(options.portraits, device)
+    both, pictures = adversaries(device, options.r1, options.noise), drawn(options.portraits, device)
     done = train_generator(both, pictures, folder, options.batch, options.steps, 60 * options.minutes)
     _weights(both.average, folder / "generator.safetensors")
     few = levels(generated(both.average, 64, torch.Generator().manual_seed(1)))
@@ -495,6 +498,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="of training, where they end before the minutes do")
     parser.add_argument("--portraits", type=int, default=PORTRAITS, help="that are drawn to train on")
     parser.add_argument("--r1", type=float, default=R1, help="gamma of the generator's training")
+    parser.add_argument("--noise", type=float, default=NOISE, help="on what its discriminator sees")
     parser.add_argument("--batch", type=int, default=BATCH, help="portraits a step")
     parser.add_argument("--count", type=int, help=f"pictures: {JUDGED} are judged, {COUNT} are in the examination")
     parser.add_argument("--samples", type=int, default=K, help="of each picture in the examination")
@@ -506,7 +510,7 @@ def main() -> None:
     began, command = time.monotonic(), f"{COMMAND} {options.what}"
     if options.what in ("generator", *ARMS):
         command += f" --minutes {options.minutes:g} --batch {options.batch}"
-        command += f" --r1 {options.r1:g}" if options.what == "generator" else ""
+        command += f" --r1 {options.r1:g} --noise {options.noise:g}" if options.what == "generator" else ""
     record = origin(command) | {"seed": 0}
     found = COMMANDS[options.what](options.out, device, options)
     record |= {"gpu_minutes": (time.monotonic() - began) / 60 if device.type == "cuda" else 0.0} | found

@@ -506,6 +506,8 @@ class Adversaries:
     mixing: the share of images that are made of two styles
     half_life: of the weights' average, in images; at first shorter, a twentieth of those seen
     adaptive: augment what D sees, with a chance `p` that follows `adapted`
+    noise: standard deviation of the noise on all that D sees, which hides small faults of images, so that D judges how
+        often things occur (instance noise: Sønderby et al. 2017; among ADA's augmentations)
     """
 
     def __init__(
@@ -521,10 +523,11 @@ class Adversaries:
         mixing: float = 0.9,
         half_life: float = 10_000,
         adaptive: bool = False,
+        noise: float = 0.0,
     ):
         self.G, self.D, self.average = G, D, copy.deepcopy(G).eval().requires_grad_(False)
         self.r1, self.r1_every, self.path, self.path_every = r1, r1_every, path, path_every
-        self.mixing, self.half_life, self.adaptive = mixing, half_life, adaptive
+        self.mixing, self.half_life, self.adaptive, self.noise = mixing, half_life, adaptive, noise
         self.optimise_G = lazy_adam(G, learning_rate, path_every if path else None)
         self.optimise_D = lazy_adam(D, learning_rate, r1_every if r1 else None)
         self.p, self.path_mean = (G.mapping.w_avg.new_zeros(()) for _ in range(2))
@@ -547,7 +550,11 @@ class Adversaries:
 
     def shown(self, images: Float[Tensor, "b c h w"], generator: torch.Generator) -> Float[Tensor, "b c h w"]:
         """What D sees of images."""
-        return augment(images, self.p, generator) if self.adaptive else images
+        if self.adaptive:
+            images = augment(images, self.p, generator)
+        if self.noise:
+            images = images + self.noise * torch.randn(images.shape, generator=generator, device=images.device)
+        return images
 
     def step(self, real: Float[Tensor, "b c h w"], generator: torch.Generator) -> dict[str, Float[Tensor, ""]]:
         """One step of G, one of D, and the regularisers that are due. All on one device. The losses, by name."""

@@ -6,8 +6,8 @@
 
 Scenes of the tabletop are traced on the device as they are needed, so there is no data set and no scene is seen twice.
 With --data, frames and cameras come from a folder in RealEstate10K's format (fwdiff_lite/datasets/realestate10k.py).
-Every clip has its own unit of length, in which --near and --far are told, and there is something all around: rays begin
-at --near, and coordinates are contracted. `evaluate` judges what is trained so.
+Every clip has its own unit of length, in which --ends (near and far) are told, and there is something all around: rays
+begin at the near end, and coordinates are contracted. `evaluate` judges what is trained so.
 """
 
 from __future__ import annotations

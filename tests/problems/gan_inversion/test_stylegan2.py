@@ -895,6 +895,13 @@ def test_a_step_descends_what_it_says(monkeypatch):
     assert 0 < play.path_mean < 0.1 * losses["path"].sqrt(), "the mean length begins at zero and follows slowly"
 
 
+def test_noise_hides_what_the_discriminator_sees():
+    play, draw = game(noise=0.5), seeded()
+    images = torch.zeros(64, 3, 8, 8)
+    first, second = (play.shown(images, draw) for _ in range(2))
+    assert first.std().item() == pytest.approx(0.5, abs=0.02) and not torch.equal(first, second)
+
+
 def test_without_options_nothing_is_augmented_or_regularised():
     play, draw = game(r1=0.0), seeded()
     images = torch.rand(8, 3, 8, 8, generator=draw)
