@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -45,6 +46,17 @@ def origin(command: str) -> dict[str, str]:
     """What is written down of whatever a command makes: itself, the sources' commit, and what it runs on."""
     hardware = f"one {torch.cuda.get_device_name()}" if torch.cuda.is_available() else f"{os.cpu_count()}-core CPU"
     return {"command": command, "commit": commit() or "unknown", "hardware": hardware}
+
+
+def origins(parts: list[dict]) -> dict[str, Any]:
+    """That of something which several commands made, one after another: their records, with gpu_minutes, in one."""
+    return {
+        "command": "; ".join(part["command"] for part in parts),
+        "gpu_minutes": round(sum(part["gpu_minutes"] for part in parts), 1),
+        "hardware": "; ".join(dict.fromkeys(part["hardware"] for part in parts)),
+        "commit": parts[-1]["commit"],
+        "seed": 0,
+    }
 
 
 def fit(

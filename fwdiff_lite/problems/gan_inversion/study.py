@@ -5,10 +5,11 @@
     python -m fwdiff_lite.problems.gan_inversion.study judge --out build/gan
     python -m fwdiff_lite.problems.gan_inversion.study wplus --minutes 5 --out build/gan
     python -m fwdiff_lite.problems.gan_inversion.study examine --out build/gan
+    python -m fwdiff_lite.problems.gan_inversion.study ship --out build/gan
 
 `generator` trains a StyleGAN2 on portraits that are drawn as they are needed, `reader` the network that reads their
 attributes. `judge` compares what the generator in the folder makes with what the program draws. The arms of ARMS
-invert it.
+invert it, `examine` compares them, and `ship` puts the weights and numbers into checkpoints/.
 """
 
 from __future__ import annotations
@@ -28,12 +29,13 @@ from torch import Tensor, nn
 
 from fwdiff_lite import metrics
 from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
-from fwdiff_lite.files import write_json
+from fwdiff_lite.files import read_json, write_json
 from fwdiff_lite.observations import Observations, send
 from fwdiff_lite.plotting import levels
+from fwdiff_lite.pretrained import load_pretrained, load_recorded, save_pretrained, save_recorded
 from fwdiff_lite.problems.gan_inversion import patches, portraits, stylegan2
 from fwdiff_lite.schedule import CosineSchedule
-from fwdiff_lite.training import Fit, Recorded, fit, origin
+from fwdiff_lite.training import Fit, Recorded, fit, origin, origins
 
 COMMAND = "python -m fwdiff_lite.problems.gan_inversion.study"
 PORTRAITS = 2**17  # that are drawn to train on
@@ -55,6 +57,7 @@ CONTEXTS = 4  # patches in the context of a training of inversion, at most
 RATE = 1e-3
 COUNT, K, STEPS = 256, 16, 32  # pictures of the examination, samples of each, steps of sampling
 BANK, EXAMPLES = 20_000, 8  # generated pictures that weigh a posterior; pictures of the examination that are kept
+NAME = "04_gan_inversion"
 CASES = {  # that are examined: arm, eta, and how many targets one after another; the main one first
     "wplus_eta_1": ("wplus", 1.0, 4),
     "wplus_eta_0": ("wplus", 0.0, 4),
@@ -65,6 +68,11 @@ CASES = {  # that are examined: arm, eta, and how many targets one after another
     "w_eta_1": ("w", 1.0, 4),
     "w_eta_0": ("w", 0.0, 4),
 }
+
+MAIN = next(iter(CASES))
+KEPT = (  # of the examination, by how they begin
+    "deterministic", "optimised", "given", "odds_", "live", "w_eta_1", f"{MAIN}_labels", "wplus_eta_0_labels",
+)  # fmt: skip
 
 # --- the generator ----------------------------------------------------------------------------------------------------
 
@@ -387,19 +395,19 @@ def _weights(network: nn.Module, path: Path) -> None:
     save_file({key: value.half().contiguous().cpu() for key, value in network.state_dict().items()}, path)
 
 
-def _fill(network: nn.Module, path: Path) -> nn.Module:
-    network.load_state_dict({key: value.float() for key, value in load_file(path).items()})
+def _filled(network: nn.Module, weights: dict[str, Tensor]) -> nn.Module:
+    network.load_state_dict({key: value.float() for key, value in weights.items()})
     return network.eval().requires_grad_(False)
 
 
 def _frozen(folder: Path, device: torch.device) -> stylegan2.Generator:
     """The generator in the folder."""
-    return _fill(stylegan2.Generator(**stylegan2.SMALL), folder / "generator.safetensors").to(device)
+    return _filled(stylegan2.Generator(**stylegan2.SMALL), load_file(folder / "generator.safetensors")).to(device)
 
 
 def _reading(folder: Path, device: torch.device) -> portraits.Reader:
     """The reader in the folder."""
-    return _fill(portraits.Reader(), folder / "reader.safetensors").to(device)
+    return _filled(portraits.Reader(), load_file(folder / "reader.safetensors")).to(device)
 
 
 def _generator(folder: Path, device: torch.device, options: argparse.Namespace) -> dict:
@@ -444,7 +452,7 @@ def _examine(folder: Path, device: torch.device, options: argparse.Namespace) ->
     models = {}
     for arm in ARMS:
         models[arm] = untrained(arm, G).eval()
-        models[arm].denoiser = _fill(models[arm].denoiser, folder / f"{arm}.safetensors").to(device)
+        models[arm].denoiser = _filled(models[arm].denoiser, load_file(folder / f"{arm}.safetensors")).to(device)
     paper = portrait_exam(count)
     first, single, numbers = slice(EXAMPLES), answer(models["deterministic"], paper), {}
     kept = {"deterministic": levels(single[first]), "deterministic_labels": _small(labels(reader, single))}
@@ -471,13 +479,43 @@ def _examine(folder: Path, device: torch.device, options: argparse.Namespace) ->
     theirs = exam(generated(G, count // 4, torch.Generator().manual_seed(4)).cpu())
     bank = generated(G, options.bank, torch.Generator().manual_seed(5)).cpu()
     known = reader.read(bank)
-    arm, eta, targets = next(iter(CASES.values()))
+    arm, eta, targets = CASES[MAIN]
     samples = labels(reader, answer(models[arm], theirs, 4 * options.samples, targets, eta, lot=lot))
     numbers["bank"] = bank_agreement(theirs, samples, bank, known)
     few = paper.first(EXAMPLES)
     kept["live"] = levels(answer(models[arm], few, 2, targets, eta))
     np.savez_compressed(folder / "examination.npz", **kept)
     return {"count": count, "samples": options.samples, "bank": options.bank, "numbers": numbers}
+
+
+def ship(folder: Path) -> None:
+    """Puts weights, numbers and examples into checkpoints/, with where they come from."""
+    records, arm = {path.stem: read_json(path) for path in sorted(folder.glob("*.json"))}, CASES[MAIN][0]
+    found = records["examine"]["numbers"]
+    numbers = {"generator": records["judge"]["numbers"], "reader": records["reader"]["numbers"], arm: found[MAIN]}
+    for name, part in ((f"{NAME}_generator", "generator"), (f"{NAME}_reader", "reader"), (NAME, arm)):
+        short = {key: round(value, 4) for key, value in numbers[part].items()}
+        save_pretrained(name, load_file(folder / f"{part}.safetensors"), metrics=short, **origins([records[part]]))
+    with np.load(folder / "examination.npz") as examination:
+        arrays = {name: examination[name] for name in examination.files if name.startswith(KEPT)}
+    arrays["records"] = np.array(json.dumps(records))
+    short = {case: round(found[case]["factor_tv"], 4) for case in CASES if "factor_tv" in found[case]}
+    made = origins([records[part] for part in ("generator", "reader", "judge", *ARMS, "examine")])
+    save_recorded(NAME, arrays, metrics=short, **made)
+
+
+def shipped() -> tuple[stylegan2.Generator, portraits.Reader, ForwardDiffusion]:
+    """The generator, the reader and the model that inverts the generator, from checkpoints/."""
+    G = _filled(stylegan2.Generator(**stylegan2.SMALL), load_pretrained(f"{NAME}_generator"))
+    model = untrained(CASES[MAIN][0], G).eval()
+    model.denoiser = _filled(model.denoiser, load_pretrained(NAME))
+    return G, _filled(portraits.Reader(), load_pretrained(f"{NAME}_reader")), model
+
+
+def recorded() -> tuple[dict[str, dict], dict[str, np.ndarray]]:
+    """What `ship` kept: the record of every command, and the examples."""
+    arrays = load_recorded(NAME)
+    return json.loads(str(arrays.pop("records"))), arrays
 
 
 COMMANDS = {
@@ -492,7 +530,7 @@ COMMANDS = {
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description="Train and examine what 04_gan_inversion loads.")
-    parser.add_argument("what", choices=tuple(COMMANDS))
+    parser.add_argument("what", choices=(*COMMANDS, "ship"))
     parser.add_argument("--out", type=Path, default=Path("build/gan"))
     parser.add_argument("--minutes", type=float, default=10.0, help="of training a generator, or an arm")
     parser.add_argument("--steps", type=int, help="of training, where they end before the minutes do")
@@ -504,6 +542,8 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=K, help="of each picture in the examination")
     parser.add_argument("--bank", type=int, default=BANK, help="generated pictures that weigh a posterior")
     options = parser.parse_args()
+    if options.what == "ship":
+        return ship(options.out)
     options.out.mkdir(parents=True, exist_ok=True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.backends.cudnn.benchmark = device.type == "cuda"

@@ -19,7 +19,6 @@ import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -36,7 +35,7 @@ from fwdiff_lite.pretrained import load_pretrained, load_recorded, read_manifest
 from fwdiff_lite.problems.inverse_graphics import tabletop
 from fwdiff_lite.problems.inverse_graphics.train import ARMS, compile_networks, with_weights
 from fwdiff_lite.problems.inverse_graphics.volume import Image
-from fwdiff_lite.training import origin
+from fwdiff_lite.training import origin, origins
 
 NAME = "06_inverse_graphics"
 COMMAND = "python -m fwdiff_lite.problems.inverse_graphics.study"
@@ -369,22 +368,11 @@ def ship(folder: Path, arm: str) -> None:
         load_file(folder / f"{arm}.safetensors"),
         metrics={key: round(value, 4) for key, value in numbers[sampler(arm)].items() if key in HEADLINES},
         steps=sum(part["steps"] for part in trainings[arm]),
-        **_origin(trainings[arm]),
+        **origins(trainings[arm]),
     )
     arrays |= {key: np.array(json.dumps(text)) for key, text in texts.items()}
     metrics = {name: round(found["factor_tv"], 4) for name, found in numbers.items()}
-    save_recorded(NAME, arrays, metrics=metrics, **_origin([*sum(trainings.values(), []), *texts["parts"].values()]))
-
-
-def _origin(parts: list[dict]) -> dict[str, Any]:
-    """Where something comes from that several commands made, the last of which says the commit."""
-    return {
-        "command": "; ".join(part["command"] for part in parts),
-        "gpu_minutes": round(sum(part["gpu_minutes"] for part in parts), 1),
-        "hardware": "; ".join(dict.fromkeys(part["hardware"] for part in parts)),
-        "commit": parts[-1]["commit"],
-        "seed": 0,
-    }
+    save_recorded(NAME, arrays, metrics=metrics, **origins([*sum(trainings.values(), []), *texts["parts"].values()]))
 
 
 def recorded() -> tuple[dict[str, dict[str, float]], dict[str, np.ndarray]]:

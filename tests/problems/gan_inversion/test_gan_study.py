@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from fwdiff_lite import pretrained
 from fwdiff_lite.files import read_json
 from fwdiff_lite.problems.gan_inversion import patches, portraits
 from fwdiff_lite.problems.gan_inversion import study as gan_study
@@ -136,6 +137,8 @@ def test_answers_are_whole_pictures_from_one_or_many_targets():
 
 
 def test_the_commands_from_end_to_end(tmp_path, monkeypatch, capsys):
+    (tmp_path / "checkpoints").mkdir()
+    monkeypatch.setattr(pretrained, "root", lambda: tmp_path)
     small = {"z_dim": 8, "w_dim": 8, "mapping_layers": 1, "channel_base": 256, "channel_max": 8}
     monkeypatch.setattr(gan_study.stylegan2, "SMALL", gan_study.stylegan2.SMALL | small)
     monkeypatch.setattr(gan_study, "STEPS", 1)
@@ -157,3 +160,15 @@ def test_the_commands_from_end_to_end(tmp_path, monkeypatch, capsys):
     assert found["numbers"]["bank"]["bank_least_size"] > 49
     with np.load(tmp_path / "examination.npz") as kept:
         assert kept["wplus_eta_1"].shape == (8, 2, 3, 64, 64) and kept["deterministic"].shape == (8, 1, 3, 64, 64)
+
+    monkeypatch.setattr("sys.argv", ["gan_study", "ship", "--out", str(tmp_path)])
+    gan_study.main()
+    records, arrays = gan_study.recorded()
+    assert set(records) == {"generator", "reader", "judge", *gan_study.ARMS, "examine"}
+    assert records["examine"]["numbers"] == found["numbers"] and arrays["live"].shape == (8, 2, 3, 64, 64)
+    G, reader, model = gan_study.shipped()
+    paper = gan_study.portrait_exam(8).first(1)
+    assert gan_study.answer(model, paper, 2).shape == (1, 2, 3, 64, 64) and not G.training
+    assert reader.read(gan_study.generated(G, 2, torch.Generator().manual_seed(0))).shape == (2, 10)
+    for entry in pretrained.read_manifest().values():
+        assert {"command", "commit", "gpu_minutes", "hardware", "licence", "metrics", "seed"} <= set(entry)
