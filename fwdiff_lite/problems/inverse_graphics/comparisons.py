@@ -4,8 +4,8 @@
     python -m fwdiff_lite.problems.inverse_graphics.comparisons sweep guidance temperature --out build/ablations
     python -m fwdiff_lite.problems.inverse_graphics.comparisons ship --out build/ablations
 
-The models are those that `train` left in the folder, the deterministic one among them. `examine` draws each row's samples
-for the same held-out scenes and judges them as `study` does, and their consistency from view to view; it leaves
+The models are those that `train` left in the folder, the deterministic one among them. `examine` draws each row's
+samples for the same held-out scenes and judges them as `study` does, and their consistency from view to view; it leaves
 row_ROW.json. `sweep` does so for every value of an option and leaves sweep_OPTION.json. Beside them are pictures, as
 .npz. What is there already from the same command is not made again. `ship` puts all of it into checkpoints/.
 """
@@ -64,7 +64,7 @@ def without_context(exam: Exam) -> Exam:
 
 
 def with_second_context(exam: Exam, seed: int = 7) -> Exam:
-    """The examination of those who are shown a second picture of each scene's front, which tells nothing of its back."""
+    """The examination of those who are shown two pictures of each front, which hide the same."""
     side = exam.truth.shape[-1]
     cameras = tabletop.front_cameras(exam.scenes, torch.Generator().manual_seed(seed))
     second = Observations(tabletop.render(exam.scenes, cameras, side), cameras)
@@ -99,7 +99,7 @@ def answer_distilled(
     contexts, views = exam.context.repeat(k), []
     ring = torch.cat([tabletop.turned(contexts.params, degrees) for degrees in RING], 1)
     for row in torch.arange(len(cameras), device=cameras.device).split(max(1, chunk // len(RING))):
-        scene, _ = distil(model, contexts[row], ring[row], generator, sampling_steps=steps, eta=eta, **options)
+        scene, _ = distil(model, contexts[row], ring[row], generator, steps, eta, **options)
         views.append(study.looks(scene, cameras[row]))
     return torch.cat(views).unflatten(0, (-1, k)).unflatten(2, exam.cameras.shape[1:3])
 
@@ -164,7 +164,7 @@ ROWS = {
 
 
 def common_points(exam: Exam, degrees: tuple[int, ...] = DEGREES, redraws: int = study.REDRAWS) -> list[Shared]:
-    """At each of these degrees, the pixels of the target that show what the novel camera sees and the context does not."""
+    """Which of a target's pixels show what the novel camera sees and the context does not, at each of degrees."""
     generator, side = torch.Generator().manual_seed(0), exam.truth.shape[-1]
     scenes = [exam.scenes, *(tabletop.redraw_hidden(exam.scenes, generator) for _ in range(redraws))]
     found = []
@@ -191,7 +191,12 @@ def lean(labels: Int[Tensor, "c f k"], scenes: tabletop.Scenes, generator: torch
 
 
 def measure(
-    exam: Exam, answers: Answers, baseline: Answers, row: Row, points: list[Shared], seed: int = 0
+    exam: Exam,
+    answers: Answers,
+    baseline: Float[Tensor, "c 1 all v 3 h w"],
+    row: Row,
+    points: list[Shared],
+    seed: int = 0,
 ) -> dict[str, dict]:
     """All that is told of a row: "numbers", as of `study.judge` and more; "each", scores of every scene; "counts".
 

@@ -28,7 +28,7 @@ SAME = 1e-4  # how far apart, in the table's radii, two traced points may be tha
 
 
 class Shared(NamedTuple):
-    """Where the second camera shows (u, v) the points that the first camera's pixels show, and which of them it does."""
+    """Where the second camera shows (u, v) the points that the first camera's pixels show, and whether it does."""
 
     uv: Float[Tensor, "b p 2"]
     mask: Bool[Tensor, "b h w"]

@@ -77,14 +77,14 @@ def distil(
     context: Observations,
     cameras: Float[Tensor, "b m 4 4"],
     generator: torch.Generator,
+    steps: int = 32,
+    eta: float = 0.0,
     rounds: int = 8,
-    steps: int = 50,
+    updates: int = 50,
     rays: int = 256,
     cells: int = 64,
     smooth: float = 1e-2,
     rate: float = 0.1,
-    sampling_steps: int = 32,
-    eta: float = 0.0,
 ) -> tuple[Grid, Float[Tensor, "b m 3 h w"]]:
     """One scene for each context that looks, from M cameras, as the model of pictures wants; and what it painted first.
 
@@ -92,14 +92,14 @@ def distil(
     less noise, its own renders are noised, the model denoises them in one step, and the scene follows: score
     distillation (Poole et al. 2023) with x0 in place of the score. The context's pictures are fitted all the while.
 
-    rounds, steps: of painting, and of Adam in each; sampling_steps, eta: of the first painting
-    rays: of each camera in a step of Adam, whose learning rate is `rate`
+    steps, eta: of sampling; rounds: of painting, the first included; updates: by Adam in each, at a learning `rate`
+    rays: of each camera in an update
     cells: of the grid, along its longest side; smooth: weight of its total variation
     """
     renderer, paint = model.denoiser.renderer, model.denoiser
     with torch.no_grad():
         condition = paint.condition(context, cameras)
-        painted = model.sample(context, cameras, steps=sampling_steps, eta=eta, generator=generator).signal
+        painted = model.sample(context, cameras, steps=steps, eta=eta, generator=generator).signal
     everywhere = torch.cat([context.params, cameras], 1)
     grid = Grid(empty_grid(len(context), renderer, cells).to(cameras).requires_grad_(), renderer)
     optimizer = torch.optim.Adam([grid.values], lr=rate)
@@ -113,7 +113,7 @@ def distil(
             with torch.no_grad():
                 painted = paint(condition, noisy, t.to(seen).expand(len(seen)))
             pictures = torch.cat([context.value, painted], 1)
-        for _ in range(steps):
+        for _ in range(updates):
             at = torch.randint(renderer.height * renderer.width, shape, generator=generator, device=generator.device)
             at = at.to(cameras.device)
             misfit = (renderer(grid, everywhere, at) - gather(pictures, at)).square().mean()

@@ -1,4 +1,4 @@
-"""Whether two views show one scene: true views do, views of different redraws do not, and edges and bodies do not count."""
+"""Whether two views show one scene: true views do, those of different redraws do not; edges and bodies do not count."""
 
 import pytest
 import torch

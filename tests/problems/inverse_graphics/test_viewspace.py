@@ -119,7 +119,7 @@ def test_pictures_of_one_scene_become_that_scene_and_those_of_two_do_not(scenes)
     between = tabletop.turned(fronts, 45)
     for wrong in (False, True):
         model = ForwardDiffusion(Oracle(drawn, renderer, wrong), identity)
-        options = {"rounds": 2, "steps": 60, "rays": 128, "cells": 24, "sampling_steps": 1}
+        options = {"rounds": 2, "steps": 1, "updates": 60, "rays": 128, "cells": 24}
         scene, painted = distil(model, context_of(scenes), cameras, seeded(), **options)
         misfit = (scene.render(cameras).rgb - painted).square().mean()
         error = (scene.render(between).rgb - tabletop.render(drawn, between, SIDE)).square().mean()
