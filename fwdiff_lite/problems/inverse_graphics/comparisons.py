@@ -30,7 +30,7 @@ from fwdiff_lite.diffusion import ForwardDiffusion
 from fwdiff_lite.files import read_json, write_json
 from fwdiff_lite.observations import Observations
 from fwdiff_lite.plotting import levels
-from fwdiff_lite.pretrained import save_recorded
+from fwdiff_lite.pretrained import load_recorded, save_recorded
 from fwdiff_lite.problems.inverse_graphics import study, tabletop
 from fwdiff_lite.problems.inverse_graphics.consistency import Shared, decibels, inconsistency, shared
 from fwdiff_lite.problems.inverse_graphics.study import BASELINE, BEHIND, DEGREES, ROUND, STEPS, Exam
@@ -50,6 +50,7 @@ SWEEPS = {  # options of sampling; the first is without them
     # renders never leave [-1, 1] of themselves: only guidance takes them out, and then there is something to threshold
     "threshold": tuple({"guidance": 2.0, "threshold": quantile} for quantile in (None, 0.995, 0.95, 0.9)),
 }
+KINDS = ("trainings", "rows", "sweeps")  # of what is recorded
 SWEPT = "guided"  # the arm whose options are swept: one that has met empty contexts
 
 Answers = Float[Tensor, "c k d v 3 h w"]
@@ -310,7 +311,7 @@ def examine(names: Iterable[str], folder: Path, size: Size) -> None:
         if read_json(path).get("command") == command:
             print(f"{name}: there already; delete {path} to examine it anew", flush=True)
             continue
-        bench, started = bench or Bench(folder, size), time.monotonic()
+        started, bench = time.monotonic(), bench or Bench(folder, size)
         told, pictures = bench.sit(ROWS[name])
         np.savez_compressed(folder / f"row_{name}.npz", **pictures)
         write_json(path, _record(command, started, size) | told)
@@ -329,7 +330,7 @@ def sweep(names: Iterable[str], folder: Path, size: Size) -> None:
             value = "off" if options[name] is None else f"{options[name]:g}"
             if value in record["values"]:
                 continue
-            bench, started = bench or Bench(folder, size), time.monotonic()
+            started, bench = time.monotonic(), bench or Bench(folder, size)
             told, seen = bench.sit(row, **options)
             record["values"][value] = told | {"options": options}
             pictures[value] = seen["pictures"]
@@ -351,7 +352,7 @@ def _say(name: str, numbers: dict[str, float]) -> None:
 
 def ship(folder: Path) -> None:
     """Puts what trainings, `examine` and `sweep` left in the folder into checkpoints/07_ablations.npz."""
-    texts, arrays = {"trainings": {}, "rows": {}, "sweeps": {}}, {}
+    texts, arrays = {kind: {} for kind in KINDS}, {}
     for path in sorted(folder.glob("*.json")):
         kind, _, name = path.stem.partition("_")
         record = read_json(path)
@@ -365,6 +366,12 @@ def ship(folder: Path) -> None:
     arrays |= {key: np.array(json.dumps(text)) for key, text in texts.items()}
     scores = {name: round(row["numbers"]["energy_180"], 4) for name, row in texts["rows"].items()}
     save_recorded(NAME, arrays, metrics=scores, **study.provenance(parts))
+
+
+def recorded() -> tuple[dict[str, dict], dict[str, np.ndarray]]:
+    """What `ship` kept: of every training, row and sweep what its command left, and the pictures."""
+    arrays = load_recorded(NAME)
+    return {kind: json.loads(str(arrays.pop(kind))) for kind in KINDS}, arrays
 
 
 def main() -> None:

@@ -1,6 +1,5 @@
 """The comparisons: every row of the table answers the same examination, and what is measured of it is what is said."""
 
-import json
 from dataclasses import replace
 from functools import partial
 
@@ -193,8 +192,11 @@ def test_rows_are_examined_once_and_shipped(folder, monkeypatch, capsys):
         arrays["row_unet_pictures"].shape == (2, 2, 3, 2, 3, 16, 16) and arrays["row_unet_pictures"].dtype == np.uint8
     )
     assert arrays["sweep_temperature_0.85"].shape == (2, 2, 1, 2, 3, 16, 16)
-    assert json.loads(str(arrays["rows"]))["unet"] == record
-    assert json.loads(str(arrays["trainings"]))["unet"]["steps"] == 1
+    monkeypatch.setattr(comparisons, "load_recorded", lambda name: dict(arrays))
+    told, pictures = comparisons.recorded()
+    assert told["rows"]["unet"] == record and told["trainings"]["unet"]["steps"] == 1
+    assert set(told["sweeps"]["temperature"]["values"]) == {"1", "0.85", "0.7"}
+    assert set(pictures) == {name for name in arrays if name.startswith(("row_", "sweep_"))}
     assert "train unet" in entry["command"] and "sweep temperature" in entry["command"]
 
 
