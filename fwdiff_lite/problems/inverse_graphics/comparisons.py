@@ -34,7 +34,7 @@ from fwdiff_lite.pretrained import load_recorded, save_recorded
 from fwdiff_lite.problems.inverse_graphics import study, tabletop
 from fwdiff_lite.problems.inverse_graphics.consistency import Shared, decibels, inconsistency, shared
 from fwdiff_lite.problems.inverse_graphics.study import BASELINE, BEHIND, DEGREES, ROUND, STEPS, Exam
-from fwdiff_lite.problems.inverse_graphics.train import ARMS, SIDE
+from fwdiff_lite.problems.inverse_graphics.train import ARMS, SIDE, named
 from fwdiff_lite.problems.inverse_graphics.viewspace import distil
 from fwdiff_lite.training import origin
 
@@ -307,13 +307,13 @@ def examine(names: Iterable[str], folder: Path, size: Size) -> None:
     """Judges rows of the table; leaves row_NAME.json and row_NAME.npz for each."""
     bench = None
     for name in names:
-        path, command = folder / f"row_{name}.json", f"{COMMAND} examine {name} {size}"
+        path, command = folder / f"row_{named(name, size.side)}.json", f"{COMMAND} examine {name} {size}"
         if read_json(path).get("command") == command:
             print(f"{name}: there already; delete {path} to examine it anew", flush=True)
             continue
         started, bench = time.monotonic(), bench or Bench(folder, size)
         told, pictures = bench.sit(ROWS[name])
-        np.savez_compressed(folder / f"row_{name}.npz", **pictures)
+        np.savez_compressed(path.with_suffix(".npz"), **pictures)
         write_json(path, _record(command, started, size) | told)
         _say(name, told["numbers"])
 
@@ -322,7 +322,7 @@ def sweep(names: Iterable[str], folder: Path, size: Size) -> None:
     """Judges an arm that samples with each value of an option; leaves sweep_NAME.json and sweep_NAME.npz for each."""
     bench, row = None, Row(SWEPT, partial(study.answer, degrees=BEHIND), BEHIND)
     for name in names:
-        path, command = folder / f"sweep_{name}.json", f"{COMMAND} sweep {name} {size}"
+        path, command = folder / f"sweep_{named(name, size.side)}.json", f"{COMMAND} sweep {name} {size}"
         if (record := read_json(path)).get("command") != command:
             record = _record(command, time.monotonic(), size) | {"values": {}}
         pictures = dict(np.load(path.with_suffix(".npz"))) if record["values"] else {}
@@ -360,7 +360,7 @@ def ship(folder: Path) -> None:
             texts[f"{kind}s"][name] = record
             with np.load(path.with_suffix(".npz")) as found:
                 arrays |= {f"{path.stem}_{key}": value for key, value in found.items()}
-        elif path.stem in ARMS:
+        elif "curve" in record:
             texts["trainings"][path.stem] = record
     parts = [record for kind in texts.values() for record in kind.values()]
     arrays |= {key: np.array(json.dumps(text)) for key, text in texts.items()}

@@ -34,7 +34,7 @@ from fwdiff_lite.observations import Observations
 from fwdiff_lite.plotting import levels
 from fwdiff_lite.pretrained import load_pretrained, load_recorded, read_manifest, save_pretrained, save_recorded
 from fwdiff_lite.problems.inverse_graphics import tabletop
-from fwdiff_lite.problems.inverse_graphics.train import ARMS, SIDE, compile_networks, with_weights
+from fwdiff_lite.problems.inverse_graphics.train import ARMS, SIDE, compile_networks, named, with_weights
 from fwdiff_lite.problems.inverse_graphics.volume import Image
 from fwdiff_lite.training import origin
 
@@ -245,7 +245,7 @@ def solid_depth(image: Image) -> Float[Tensor, "b m h w"]:
 
 def trained(arm: str, folder: Path, device: torch.device, side: int = SIDE) -> ForwardDiffusion:
     """A model with the weights that `train` left in the folder."""
-    return with_weights(arm, load_file(folder / f"{arm}.safetensors"), side).to(device)
+    return with_weights(arm, load_file(folder / f"{named(arm, side)}.safetensors"), side).to(device)
 
 
 def quick(arm: str, folder: Path, device: torch.device, side: int = SIDE) -> ForwardDiffusion:

@@ -89,6 +89,11 @@ def untrained(
     return made.kind(denoiser, forward_model, schedule, made.novel_weight)
 
 
+def named(arm: str, side: int = SIDE) -> str:
+    """What the files of an arm are called: by its name, and by the side of its images where that is another one."""
+    return arm if side == SIDE else f"{arm}_{side}"
+
+
 def with_weights(arm: str, weights: dict[str, Tensor], side: int = SIDE) -> ForwardDiffusion:
     """An arm's model with weights that a training left, in whatever precision and at whatever side of the images."""
     model = untrained(arm, side=side)
@@ -173,7 +178,7 @@ def main() -> None:
     done = train(
         model,
         options.out,
-        options.arm,
+        named(arm, options.side),
         options.batch,
         pixels=ARMS[arm].pixels,
         contexts=options.contexts,

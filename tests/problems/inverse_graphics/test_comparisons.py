@@ -161,7 +161,7 @@ def folder(tmp_path, monkeypatch):
     """With the weights that the toy commands need; what takes long is judged by its shape alone."""
     monkeypatch.setattr(train, "untrained", lambda arm, **options: awake(arm, **options))
     for arm in ("unet", "deterministic", "guided"):
-        train.train(awake(arm), tmp_path, arm, 2, 16, steps=1, command=f"train {arm}")
+        train.train(awake(arm), tmp_path, train.named(arm, TOY.side), 2, 16, steps=1, command=f"train {arm}")
     monkeypatch.setattr(comparisons, "common_points", lambda exam: [])
 
     def shallow(exam, answers, baseline, row, points):
@@ -173,7 +173,7 @@ def folder(tmp_path, monkeypatch):
 
 def test_rows_are_examined_once_and_shipped(folder, monkeypatch, capsys):
     comparisons.examine(["unet", "deterministic", "redrawn"], folder, TOY)
-    record = read_json(folder / "row_unet.json")
+    record = read_json(folder / "row_unet_16.json")
     assert record["command"].endswith(
         "comparisons examine unet --count 2 --samples 2 --steps 1 --eta 1 --side 16 --batch 4"
     )
@@ -181,21 +181,22 @@ def test_rows_are_examined_once_and_shipped(folder, monkeypatch, capsys):
     assert record["numbers"]["seconds_an_answer"] > 0
     capsys.readouterr()
     comparisons.examine(["unet"], folder, TOY)
-    assert "unet: there already; delete" in capsys.readouterr().out and read_json(folder / "row_unet.json") == record
+    assert "unet: there already; delete" in capsys.readouterr().out and read_json(folder / "row_unet_16.json") == record
     comparisons.sweep(["temperature"], folder, TOY)
     kept = []
     monkeypatch.setattr(comparisons, "save_recorded", lambda name, arrays, **entry: kept.append((name, arrays, entry)))
     comparisons.ship(folder)
     ((name, arrays, entry),) = kept
-    assert name == "07_ablations" and set(entry["metrics"]) == {"unet", "deterministic", "redrawn"}
+    assert name == "07_ablations" and set(entry["metrics"]) == {"unet_16", "deterministic_16", "redrawn_16"}
     assert (
-        arrays["row_unet_pictures"].shape == (2, 2, 3, 2, 3, 16, 16) and arrays["row_unet_pictures"].dtype == np.uint8
+        arrays["row_unet_16_pictures"].shape == (2, 2, 3, 2, 3, 16, 16)
+        and arrays["row_unet_16_pictures"].dtype == np.uint8
     )
-    assert arrays["sweep_temperature_0.85"].shape == (2, 2, 1, 2, 3, 16, 16)
+    assert arrays["sweep_temperature_16_0.85"].shape == (2, 2, 1, 2, 3, 16, 16)
     monkeypatch.setattr(comparisons, "load_recorded", lambda name: dict(arrays))
     told, pictures = comparisons.recorded()
-    assert told["rows"]["unet"] == record and told["trainings"]["unet"]["steps"] == 1
-    assert set(told["sweeps"]["temperature"]["values"]) == {"1", "0.85", "0.7"}
+    assert told["rows"]["unet_16"] == record and told["trainings"]["unet_16"]["steps"] == 1
+    assert set(told["sweeps"]["temperature_16"]["values"]) == {"1", "0.85", "0.7"}
     assert set(pictures) == {name for name in arrays if name.startswith(("row_", "sweep_"))}
     assert "train unet" in entry["command"] and "sweep temperature" in entry["command"]
 
@@ -216,11 +217,11 @@ def test_a_sweep_that_was_cut_off_is_gone_on_with(folder, monkeypatch):
         comparisons.Bench, "sit", lambda *bench, **options: sits.append(options) or sit(*bench, **options)
     )
     comparisons.sweep(["threshold"], folder, TOY)
-    record = read_json(folder / "sweep_threshold.json")
+    record = read_json(folder / "sweep_threshold_16.json")
     assert [options["threshold"] for options in sits] == [None, 0.995, 0.95, 0.9]
     assert set(record["values"]) == {"off", "0.995", "0.95", "0.9"}
     assert record["values"]["off"]["options"] == {"guidance": 2.0, "threshold": None}
-    with np.load(folder / "sweep_threshold.npz") as pictures:
+    with np.load(folder / "sweep_threshold_16.npz") as pictures:
         assert set(pictures) == set(record["values"])
 
 

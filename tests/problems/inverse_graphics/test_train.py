@@ -46,6 +46,7 @@ def test_finer_images_are_gone_on_to_from_the_weights_of_coarser_ones(tmp_path):
     assert fine.denoiser.renderer.height == 32
     done = train.train(fine, tmp_path, "finer", size=2, pixels=16, steps=1)
     assert done.steps == 1
+    assert train.named("unet", 64) == "unet" and train.named("unet", 128) == "unet_128"
     t = torch.linspace(0.1, 0.9, 5)
     noise = [model.schedule.sigma(t) / model.schedule.alpha(t) for model in (coarse, fine)]
     torch.testing.assert_close(noise[1] / 2, noise[0])
