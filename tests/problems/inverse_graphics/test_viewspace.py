@@ -124,7 +124,8 @@ def test_pictures_of_one_scene_become_that_scene_and_those_of_two_do_not(scenes)
         misfit = (scene.render(cameras).rgb - painted).square().mean()
         error = (scene.render(between).rgb - tabletop.render(drawn, between, SIDE)).square().mean()
         found[wrong] = float(misfit), float(error)
-        again, _ = distil(model, context_of(scenes), cameras, seeded(), **options)
-        assert torch.equal(again.values, scene.values), "the same draws, the same scene"
     assert found[False][0] < 0.01 < found[True][0]
     assert found[False][1] < 0.025 < found[True][1]
+    few = options | {"updates": 2, "cells": 4}
+    once, again = (distil(model, context_of(scenes), cameras, seeded(), **few)[0].values for _ in range(2))
+    assert torch.equal(once, again), "the same draws, the same scene"
