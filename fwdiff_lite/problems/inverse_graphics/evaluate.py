@@ -94,8 +94,8 @@ def main() -> None:
     options = parser.parse_args()
     if not options.data:
         parser.error("give the --data to judge it on")
-    kind = read_json(options.out / f"{options.arm}.json").get("options")
-    if not kind:
+    kind = read_json(options.out / f"{options.arm}.json").get("options", {})
+    if "ends" not in kind:
         raise ValueError(f"{options.out} holds no {options.arm} that was trained on clips: run train with --data first")
     clips, path = read_data(options), options.list or options.out / "evaluation_list.txt"
     if not path.exists():
@@ -103,7 +103,7 @@ def main() -> None:
     views = read_list(path)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = with_weights(options.arm, load_file(options.out / f"{options.arm}.safetensors"), **kind).to(device)
-    seen = observe(clips, views, model.forward_model.height)
+    seen = observe(clips, views, model.denoiser.renderer.height)
     with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
         at = {name: x.to(device) for name, x in seen.items()}
         answers = answer(model, at, options.samples, options.steps).float().cpu()

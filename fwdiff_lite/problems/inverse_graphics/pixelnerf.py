@@ -200,16 +200,17 @@ class Condition:
     context:  the scene as it is known from the context alone, cameras and encodings of it included
     known:    (B, M, C, H, W) its render at the targets' cameras: colour, depth, opacity and features
     cameras:  (B, M, 4, 4) of the targets
-    estimate: the render's colours, in its own resolution
+    estimate: the render's colours, in its own resolution; None where a denoiser is told nothing of it
     """
 
     context: RadianceField
     known: Float[Tensor, "b m c h w"]
     cameras: Float[Tensor, "b m 4 4"]
-    estimate: Observations
+    estimate: Observations | None
 
 
 BACKBONES = {"unet": UNet, "dit": DiT}
+TOLD = ("colour", "depth", "features")  # what a target's encoder is told of the deterministic render
 
 
 class SceneDenoiser(nn.Module):
@@ -220,6 +221,8 @@ class SceneDenoiser(nn.Module):
     features: further channels of the field, rendered for the target's encoder (figure 2)
     frequencies: of the waves that the field's network is told coordinates in
     coarser:  the deterministic render has so many times fewer pixels along a side
+    told:     which of TOLD a target's encoder gets, depth with opacity; the others are zero, and without any the
+        context is not rendered
     """
 
     def __init__(
@@ -232,11 +235,14 @@ class SceneDenoiser(nn.Module):
         channels: int = 64,
         coarser: int = 2,
         options: dict | None = None,
+        told: tuple[str, ...] = TOLD,
     ):
         super().__init__()
         if encoder not in BACKBONES:
             raise ValueError(f"unknown encoder {encoder!r}: choose one of {', '.join(BACKBONES)}")
-        self.renderer, self.coarser, self.features = renderer, coarser, features
+        if unknown := [name for name in told if name not in TOLD]:
+            raise ValueError(f"a render has no {', '.join(unknown)}: choose what is told from {', '.join(TOLD)}")
+        self.renderer, self.coarser, self.features, self.told = renderer, coarser, features, told
         self.encoder = BACKBONES[encoder](3 + (3 + 2 + features) + 6 + 1, channels, **(options or {}))
         self.project = nn.Conv2d(channels, width, 1)  # on the map: linear, so it may come before the look-up
         self.field = FieldNetwork(width, features, frequencies, unit=renderer.near)
@@ -268,12 +274,17 @@ class SceneDenoiser(nn.Module):
         images = torch.where(context.mask[:, :, None, None, None], context.value, 0)
         maps = self.encode(images, context.params, None, images.new_zeros(b))
         scene = RadianceField(self.field, self.renderer, maps, context.params, context.mask, self.training)
+        if not self.told:
+            nothing = images.new_zeros(b, m, 5 + self.features, self.renderer.height, self.renderer.width)
+            return Condition(scene, nothing, target_params, None)
         seen = self.renderer.cast(scene, target_params, coarser=self.coarser)
         h, w = (max(1, n // self.coarser) for n in (self.renderer.height, self.renderer.width))
         depth = self._scaled(seen.depth, target_params)
-        parts = [seen.colour[..., :3], depth[..., None], seen.opacity[..., None], seen.colour[..., 3:]]
-        known = torch.cat(parts, -1).transpose(-1, -2).unflatten(-1, (h, w))  # (B, M, C, h, w)
-        estimate = Observations(known[:, :, :3], target_params)
+        shape = torch.stack([depth, seen.opacity], -1)
+        parts = {"colour": seen.colour[..., :3], "depth": shape, "features": seen.colour[..., 3:]}
+        estimate = Observations(parts["colour"].transpose(-1, -2).unflatten(-1, (h, w)), target_params)
+        told = [part if name in self.told else torch.zeros_like(part) for name, part in parts.items()]
+        known = torch.cat(told, -1).transpose(-1, -2).unflatten(-1, (h, w))  # (B, M, C, h, w)
         known = nn.functional.interpolate(known.flatten(0, 1), (self.renderer.height, self.renderer.width))
         return Condition(scene, known.unflatten(0, (b, m)), target_params, estimate)
 

@@ -27,13 +27,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fwdiff_lite import metrics
-from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression, Step
+from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
 from fwdiff_lite.files import read_json
 from fwdiff_lite.observations import Observations
 from fwdiff_lite.plotting import levels
 from fwdiff_lite.pretrained import load_pretrained, load_recorded, read_manifest, save_pretrained, save_recorded
 from fwdiff_lite.problems.inverse_graphics import tabletop
-from fwdiff_lite.problems.inverse_graphics.train import ARMS, compile_networks, with_weights
+from fwdiff_lite.problems.inverse_graphics.train import ARMS, SIDE, compile_networks, named, with_weights
 from fwdiff_lite.problems.inverse_graphics.volume import Image
 from fwdiff_lite.training import origin, origins
 
@@ -117,16 +117,18 @@ def answer(
     seed: int = 0,
     degrees: tuple[int, ...] = DEGREES,
     chunk: int = 64,
+    **options,
 ) -> Float[Tensor, "c k d v 3 h w"]:
     """k scenes sampled for each context and target, as they look from that target and from the novel camera.
 
-    A ForwardRegression gives its one answer to each view, k = 1. chunk: how many are sampled at once
+    A ForwardRegression gives its one answer to each view, k = 1. chunk: how many are sampled at once; options: of
+    `model.sample`
     """
     if isinstance(model, ForwardRegression):
         views = means(model, exam.context, exam.cameras.flatten(1, 2), chunk)
         return views.unflatten(2, exam.cameras.shape[1:3])
     generator, places = torch.Generator().manual_seed(seed), map(DEGREES.index, degrees)
-    views = [drawn(model, exam.context, exam.cameras[:, d], generator, k, steps, eta, chunk) for d in places]
+    views = [drawn(model, exam.context, exam.cameras[:, d], generator, k, steps, eta, chunk, **options) for d in places]
     return torch.stack(views, 2)
 
 
@@ -139,18 +141,22 @@ def drawn(
     steps: int = STEPS,
     eta: float = 0.0,
     chunk: int = 64,
+    **options,
 ) -> Float[Tensor, "c k v 3 h w"]:
-    """k scenes sampled for each context with the first camera as target, as they look from all V cameras."""
+    """k scenes sampled for each context with the first camera as target, as they look from all V cameras.
+
+    options: of `model.sample`
+    """
     contexts, cameras, parts = context.repeat(k), cameras.repeat_interleave(k, 0), []
     for rows in torch.arange(len(contexts), device=cameras.device).split(chunk):
-        step = model.sample(contexts[rows], cameras[rows, :1], steps=steps, eta=eta, generator=generator)
-        parts.append(_pictures(step, cameras[rows]))
+        step = model.sample(contexts[rows], cameras[rows, :1], steps=steps, eta=eta, generator=generator, **options)
+        parts.append(looks(step.signal, cameras[rows]))
     return torch.cat(parts).unflatten(0, (-1, k))
 
 
-def _pictures(step: Step, cameras: Float[Tensor, "b m 4 4"]) -> Float[Tensor, "b m 3 h w"]:
-    """What M cameras see of the sampled scenes; one camera after another, for memory."""
-    return torch.cat([step.signal.render(camera).rgb for camera in cameras.split(1, 1)], 1)
+def looks(scenes: Any, cameras: Float[Tensor, "b m 4 4"]) -> Float[Tensor, "b m 3 h w"]:
+    """What M cameras see of sampled scenes, which have `render`; one camera after another, for memory."""
+    return torch.cat([scenes.render(camera).rgb for camera in cameras.split(1, 1)], 1)
 
 
 def means(
@@ -158,7 +164,7 @@ def means(
 ) -> Float[Tensor, "c 1 v 3 h w"]:
     """The deterministic answers: every view is asked for by itself, as it is trained."""
     views = [
-        torch.cat([_pictures(model.sample(context[rows], c), c) for c in cameras[rows].split(1, 1)], 1)
+        torch.cat([looks(model.sample(context[rows], c).signal, c) for c in cameras[rows].split(1, 1)], 1)
         for rows in torch.arange(len(cameras), device=cameras.device).split(chunk)
     ]
     return torch.cat(views)[:, None]
@@ -255,14 +261,14 @@ def solid_depth(image: Image) -> Float[Tensor, "b m h w"]:
 # --- the commands -----------------------------------------------------------------------------------------------------
 
 
-def trained(arm: str, folder: Path, device: torch.device) -> ForwardDiffusion:
+def trained(arm: str, folder: Path, device: torch.device, side: int = SIDE) -> ForwardDiffusion:
     """A model with the weights that `train` left in the folder."""
-    return with_weights(arm, load_file(folder / f"{arm}.safetensors")).to(device)
+    return with_weights(arm, load_file(folder / f"{named(arm, side)}.safetensors"), side=side).to(device)
 
 
-def quick(arm: str, folder: Path, device: torch.device) -> ForwardDiffusion:
+def quick(arm: str, folder: Path, device: torch.device, side: int = SIDE) -> ForwardDiffusion:
     """The same for many samples: on a GPU its networks are compiled."""
-    model = trained(arm, folder, device)
+    model = trained(arm, folder, device, side)
     if device.type == "cuda":
         compile_networks(model)
     return model
@@ -276,7 +282,7 @@ def pretrained(arm: str = "unet") -> ForwardDiffusion:
 def examine(folder: Path, arm: str, count: int = COUNT, k: int = K, steps: int = STEPS) -> None:
     """Judges a model in the folder against the deterministic one there; keeps what figures show of it."""
     started = time.monotonic()
-    device, fast = _device()
+    device, fast = sampling_device()
     paper, model, drawn = exam(count, k, device=device), quick(arm, folder, device), {}
     for eta, degrees in ETAS[arm].items():
         began = time.monotonic()
@@ -308,7 +314,7 @@ def examine(folder: Path, arm: str, count: int = COUNT, k: int = K, steps: int =
 def go_round(folder: Path, arm: str, steps: int = STEPS) -> None:
     """Keeps a few scenes as they are seen from all around."""
     started = time.monotonic()
-    device, fast = _device()
+    device, fast = sampling_device()
     with fast:
         around = orbit(trained(arm, folder, device), exam(ORBITS, device=device), steps=steps)
     kept = {"orbit": levels(around.rgb), "orbit_depth": solid_depth(around).half().cpu().numpy()}
@@ -318,13 +324,13 @@ def go_round(folder: Path, arm: str, steps: int = STEPS) -> None:
 def keep_live(folder: Path, arm: str) -> None:
     """Keeps what a CPU is to compute again, in single precision."""
     started = time.monotonic()
-    device, _ = _device()
+    device, _ = sampling_device()
     paper = exam(LIVE["count"], LIVE["k"], device=device)
     live = answer(trained(arm, folder, device), paper, LIVE["k"], LIVE["steps"])
     _keep(folder / f"live_{arm}.npz", {"live": live.half().cpu().numpy()}, f"{COMMAND} live {arm}", started)
 
 
-def _device() -> tuple[torch.device, torch.autocast]:
+def sampling_device() -> tuple[torch.device, torch.autocast]:
     """The device to sample on, and bfloat16 where that is safe, on a GPU."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return device, torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")

@@ -509,6 +509,7 @@ def batches(
     pixels: int | None = None,
     side: int = 64,
     antialias: int = 2,
+    empty: float = 0.0,
     device: torch.device | str = "cpu",
     compile: bool = False,
 ) -> Callable[[torch.Generator], dict]:
@@ -518,6 +519,8 @@ def batches(
 
     pixels: draws the numbers of so many pixels of each target and novel view, "at" and "novel_at", for the loss; only
         of those whose rays pass the scene's box, the others are known
+    empty: the share of scenes whose context is dropped whole: a model that meets some of them can be guided, one that
+        meets nothing else is unconditional
     Scenes and cameras are drawn on the CPU and traced on the device.
     """
     if size < 1 or contexts < 1 or not (pixels is None or 1 <= pixels <= side**2):
@@ -525,6 +528,8 @@ def batches(
             f"a batch needs at least one scene, one context and 1 to {side**2} pixels (or None: all), "
             f"got {size}, {contexts} and {pixels}"
         )
+    if not 0 <= empty <= 1:
+        raise ValueError(f"empty is a share of the scenes, from 0 to 1, got {empty}")
     draw = torch.compile(render) if compile else render
     box = torch.tensor([LOW, HIGH], device=device)
 
@@ -532,7 +537,10 @@ def batches(
         scenes = draw_scenes(size, generator)
         cameras = torch.cat([front_cameras(scenes, generator), draw_cameras(size, contexts + 1, generator)], 1)
         many = torch.randint(1, contexts + 1, (size, 1), generator=generator)
-        gone, cameras = (send(x, device) for x in (torch.arange(contexts) >= many, cameras))
+        gone = torch.arange(contexts) >= many
+        if empty:
+            gone = gone | (torch.rand(size, 1, generator=generator) < empty)
+        gone, cameras = (send(x, device) for x in (gone, cameras))
         seen = Observations(draw(scenes.to(device), cameras, side, antialias), cameras)
         parts = {
             "context": seen.take(slice(contexts)).drop(gone),

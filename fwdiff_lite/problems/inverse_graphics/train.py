@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
 from fwdiff_lite.files import write_json
 from fwdiff_lite.pretrained import read_manifest
 from fwdiff_lite.problems.inverse_graphics import tabletop
-from fwdiff_lite.problems.inverse_graphics.pixelnerf import SceneDenoiser
+from fwdiff_lite.problems.inverse_graphics.pixelnerf import TOLD, SceneDenoiser
+from fwdiff_lite.problems.inverse_graphics.viewspace import ViewDenoiser, identity
 from fwdiff_lite.problems.inverse_graphics.volume import VolumeRenderer
 from fwdiff_lite.schedule import ShiftedCosineSchedule
 from fwdiff_lite.training import Fit, fit, origin
@@ -42,12 +44,37 @@ ENCODERS = {
     "unet": {"widths": (64, 128, 192, 256), "blocks": 1, "attention": 2},
     "dit": {"width": 256, "depth": 5, "heads": 4, "patch": 4},
 }
-ARMS = {  # the model, its encoder, and the weight of the novel loss
-    "unet": (ForwardDiffusion, "unet", 1.0),
-    "dit": (ForwardDiffusion, "dit", 1.0),
-    "no_novel": (ForwardDiffusion, "unet", 0.0),
-    "around": (ForwardDiffusion, "unet", 1.0),  # unet, gone on with for a while with two images in the context
-    "deterministic": (ForwardRegression, "unet", 1.0),
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A model and its training, as far as an arm may differ from the full one.
+
+    told: of the deterministic render (pixelnerf.TOLD); pixels: the losses' rays of each image, None: all
+    empty: the share of examples whose context is dropped
+    """
+
+    kind: type[ForwardDiffusion] = ForwardDiffusion
+    denoiser: type[SceneDenoiser] = SceneDenoiser
+    encoder: str = "unet"
+    told: tuple[str, ...] = TOLD
+    novel_weight: float = 1.0
+    pixels: int | None = PIXELS
+    empty: float = 0.0
+
+
+ARMS = {
+    "unet": Arm(),  # the full model
+    "dit": Arm(encoder="dit"),
+    "no_novel": Arm(novel_weight=0.0),
+    "no_render": Arm(told=()),
+    "no_features": Arm(told=("colour", "depth")),
+    "no_depth": Arm(told=("colour", "features")),
+    "around": Arm(),  # unet with up to two images in the context (--contexts 2)
+    "guided": Arm(empty=0.15),
+    "deterministic": Arm(kind=ForwardRegression),
+    "view_space": Arm(denoiser=ViewDenoiser, novel_weight=0.0, pixels=None),  # what is no scene has no other view
+    "unconditional": Arm(told=(), empty=1.0),
 }
 
 
@@ -67,7 +94,7 @@ def untrained(
     """
     if arm not in ARMS:
         raise ValueError(f"unknown arm {arm!r}: choose one of {', '.join(ARMS)}")
-    kind, encoder, novel_weight = ARMS[arm]
+    made = ARMS[arm]
     low, high, near = tabletop.LOW, tabletop.HIGH, 0.0
     if ends is not None:
         near, far = ends
@@ -76,9 +103,17 @@ def untrained(
             raise ValueError(f"near and far are {near:g} and {far:g}: wanted 0 < near < far")
     torch.manual_seed(seed)
     renderer = VolumeRenderer(low, high, height=side, width=side, samples=samples, antialias=2, near=near)
-    options = ENCODERS[encoder] | options
-    denoiser = SceneDenoiser(renderer, encoder, width, frequencies=FREQUENCIES, channels=width, options=options)
-    return kind(denoiser, renderer, ShiftedCosineSchedule(0.5), novel_weight)
+    options = ENCODERS[made.encoder] | options
+    more = {"frequencies": FREQUENCIES, "channels": width, "options": options, "told": made.told}
+    denoiser = made.denoiser(renderer, made.encoder, width, **more)
+    forward_model = identity if made.denoiser is ViewDenoiser else renderer
+    schedule = ShiftedCosineSchedule(0.5 * SIDE / side)  # the noise on what is large is the same in finer images
+    return made.kind(denoiser, forward_model, schedule, made.novel_weight)
+
+
+def named(arm: str, side: int = SIDE) -> str:
+    """What the files of an arm are called: by its name, and by the side of its images where that is another one."""
+    return arm if side == SIDE else f"{arm}_{side}"
 
 
 def with_weights(arm: str, weights: dict[str, Tensor], **options) -> ForwardDiffusion:
@@ -99,8 +134,9 @@ def train(
     folder: Path,
     name: str,
     size: int = BATCH,
-    pixels: int = PIXELS,
+    pixels: int | None = PIXELS,
     contexts: int = CONTEXTS,
+    empty: float = 0.0,
     sharing: int = 1,
     command: str = "",
     before: dict | None = None,
@@ -112,6 +148,7 @@ def train(
     """Trains within a budget of `steps` or `seconds`, those of earlier calls included.
 
     Leaves weights in half precision, losses and commit in the folder, and the state to go on from.
+    pixels, contexts, empty: as of tabletop.batches
     sharing: how many trainings have the device at once, for the record, as are the command, what was done `before`, and
         the `options` that the model was made with
     clips: to train on, with context and target at that distance, in place of tabletop scenes
@@ -119,9 +156,9 @@ def train(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     fast = device == "cuda"
     torch.backends.cudnn.benchmark = fast  # all images are of one size: worth trying which convolution is the fastest
-    side = model.forward_model.height
+    side = model.denoiser.renderer.height
     if clips is None:
-        batch = tabletop.batches(size, contexts, pixels, side=side, device=device, compile=fast)
+        batch = tabletop.batches(size, contexts, pixels, side=side, empty=empty, device=device, compile=fast)
     else:
         batch = realestate10k.batches(clips, size, distance, pixels, side, workers=os.cpu_count() or 1)
     done = fit(
@@ -174,6 +211,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="of training, where they end before the minutes do")
     parser.add_argument("--batch", type=int, default=BATCH, help="scenes a step, over all devices")
     parser.add_argument("--contexts", type=int, default=CONTEXTS, help="images in the context, at most")
+    parser.add_argument("--side", type=int, default=SIDE, help="pixels along a side of an image")
     parser.add_argument("--start", type=Path, help="weights to start from, that an earlier training left")
     parser.add_argument("--sharing", type=int, default=1, help="how many trainings have the device at once")
     data_arguments(parser)
@@ -181,29 +219,31 @@ def main() -> None:
     options = parser.parse_args()
     if options.data and options.contexts > 1:
         parser.error("with --data, a context is one image")
+    if options.data and (ARMS[options.arm].denoiser is not SceneDenoiser or ARMS[options.arm].empty):
+        parser.error("with --data, an arm makes scenes, and from a context")
     if not options.data and (options.ends or options.distance or options.unchecked):
         parser.error("--ends, --distance and --unchecked are for --data")
     options.out = options.out or Path("build", "realestate10k" if options.data else "inverse_graphics")
     options.out.mkdir(parents=True, exist_ok=True)
     budget = f"--minutes {options.minutes:g} --batch {options.batch} --contexts {options.contexts}"
     budget += f" --steps {options.steps}" if options.steps else ""
+    budget += f" --side {options.side}" if options.side != SIDE else ""
     budget += f" --start {options.start.name}" if options.start else ""
-    kind, data = {}, {}
+    arm, kind, data = options.arm, {"side": options.side}, {}
     if options.data:
         data = {"clips": read_data(options), "distance": options.distance}
-        kind = {"ends": options.ends or ENDS}
+        kind["ends"] = options.ends or ENDS
         low, high = options.distance
         budget += f" --data {options.data.name} --distance {low} {high} --ends {kind['ends'][0]:g} {kind['ends'][1]:g}"
-    if options.start:
-        model = with_weights(options.arm, load_file(options.start), **kind)
-    else:
-        model = untrained(options.arm, **kind)
+    model = with_weights(arm, load_file(options.start), **kind) if options.start else untrained(arm, **kind)
     done = train(
         model,
         options.out,
-        options.arm,
+        named(arm, options.side),
         options.batch,
+        pixels=ARMS[arm].pixels,
         contexts=options.contexts,
+        empty=ARMS[arm].empty,
         sharing=options.sharing,
         command=f"{COMMAND} {options.arm} {budget}",
         before=read_manifest().get(options.start.name) if options.start else None,

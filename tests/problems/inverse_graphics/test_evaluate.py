@@ -85,7 +85,7 @@ def test_the_commands_run_to_their_end(folder, tmp_path, monkeypatch, capsys):
     for arm in ("unet", "deterministic"):
         said = run(train, arm, "--steps", "2", "--batch", "2", "--ends", "1", "8")
         assert "3 clips" in said and f"{arm}: 2 steps of 2" in said
-        assert read_json(tmp_path / f"{arm}.json")["options"] == {"ends": [1.0, 8.0]}
+        assert read_json(tmp_path / f"{arm}.json")["options"] == {"side": 64, "ends": [1.0, 8.0]}
         said = run(evaluate, arm, "--samples", "2", "--steps", "2", "--unchecked")
         numbers = read_json(tmp_path / f"evaluation_{arm}.json")
         assert (
@@ -104,6 +104,8 @@ def test_the_commands_run_to_their_end(folder, tmp_path, monkeypatch, capsys):
     [
         (train, ["unet", "--distance", "1", "2"], "--ends, --distance and --unchecked are for --data"),
         (train, ["unet", "--data", "x", "--contexts", "2"], "with --data, a context is one image"),
+        (train, ["guided", "--data", "x"], "with --data, an arm makes scenes, and from a context"),
+        (train, ["view_space", "--data", "x"], "with --data, an arm makes scenes, and from a context"),
         (evaluate, ["unet"], "give the --data to judge it on"),
     ],
 )

@@ -231,6 +231,27 @@ def test_what_a_target_is_told_of_the_context_is_in_known_units():
     torch.testing.assert_close(coarse[:, :, 5:].flatten(3).mT, raw.colour[..., 3:])
 
 
+def test_what_a_target_is_not_told_of_the_context_is_zero():
+    """And the rest is as it was; without any of it there is no render, and its weights have nothing to answer for."""
+    target = orbit(torch.tensor([[0.1, 2.0]]).expand(2, 2), 0.5, 3.0, 0.4)
+    parts, seen, conditions = {"colour": [0, 1, 2], "depth": [3, 4], "features": [5, 6, 7, 8]}, noise_images(2, 2), {}
+    for told in (tuple(parts), ("colour", "depth"), ("colour", "features"), ()):
+        denoiser = small().eval()
+        denoiser.told = told
+        conditions[told] = denoiser.condition(seen, target)
+    whole = conditions[tuple(parts)]
+    for told, condition in conditions.items():
+        for name, channels in parts.items():
+            found = condition.known[:, :, channels]
+            assert torch.equal(found, whole.known[:, :, channels] if name in told else torch.zeros_like(found)), told
+        if told:
+            assert torch.equal(condition.estimate.value, whole.estimate.value)
+    assert conditions[()].estimate is None
+    with torch.no_grad():
+        signal = denoiser(conditions[()], torch.zeros(2, 2, 3, 8, 8), torch.ones(2))
+    assert signal.render(target).rgb.isfinite().all()
+
+
 def test_an_untrained_encoder_shows_nothing_and_the_field_is_the_same_for_all():
     denoiser = small(shaken=False).eval()
     points = torch.rand(2, 30, 3, generator=generator()) - 0.5
@@ -536,6 +557,10 @@ def test_bad_input_is_refused_in_one_line():
         (lambda: model.sample(large, target.params), "images of 16x16 pixels, but this model's have 8x8"),
         (lambda: model.loss(large, target, *draw), "images of 16x16 pixels, but this model's have 8x8"),
         (lambda: model.loss(seen, large, *model.draw(large, generator())), "images of 16x16 pixels, but this"),
+        (
+            lambda: SceneDenoiser(denoiser.renderer, told=("depth", "smell")),
+            "a render has no smell: choose what is told",
+        ),
         (lambda: SceneDenoiser(denoiser.renderer, "vit"), "unknown encoder 'vit': choose one of unet, dit"),
         (lambda: model.sample(seen, mirror), "a camera is not invertible"),
         (lambda: model.sample(Observations(seen.value, mirror), target.params), "a camera is not invertible"),

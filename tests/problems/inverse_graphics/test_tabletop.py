@@ -384,6 +384,14 @@ def test_batches_hold_contexts_a_target_and_a_novel_view():
     assert set(p.batches(2, side=4)(generator())) == {"context", "target", "novel"}
 
 
+def test_a_share_of_the_contexts_is_dropped_whole():
+    def there(empty):
+        return p.batches(400, contexts=2, side=1, antialias=1, empty=empty)(generator())["context"].mask.any(1).float()
+
+    assert there(0.0).all() and not there(1.0).any()
+    assert there(0.25).mean() == pytest.approx(0.75, abs=0.06)
+
+
 def test_bad_input_is_refused_in_one_line(few, fronts):
     for call, message in (
         (lambda: p.render(few, fronts[:, :, :3]), "a camera is one 4 x 4 matrix"),
@@ -394,6 +402,7 @@ def test_bad_input_is_refused_in_one_line(few, fronts):
         (lambda: p.render(few, fronts, antialias=0), "got 64 and 0"),
         (lambda: p.guesses(few, fronts, "colour"), "unknown factor 'colour': choose one of hidden, decal"),
         (lambda: p.batches(4, contexts=0), "at least one scene, one context"),
+        (lambda: p.batches(4, empty=1.5), "empty is a share of the scenes, from 0 to 1, got 1.5"),
         (lambda: p.batches(4, pixels=5000), "1 to 4096 pixels"),
     ):
         with pytest.raises(ValueError, match=message) as caught:

@@ -14,13 +14,14 @@ ENCODERS = {"unet": {"widths": (8, 16)}, "dit": {"width": 16, "depth": 1, "heads
 
 @pytest.mark.parametrize("arm", train.ARMS)
 def test_a_training_is_gone_on_with(arm, tmp_path):
-    options = TINY | ENCODERS[train.ARMS[arm][1]]
+    options = TINY | ENCODERS[train.ARMS[arm].encoder]
     train.train(train.untrained(arm, **options), tmp_path, arm, size=2, pixels=16, steps=2)
     model = train.untrained(arm, **options)
     before = {key: value.clone() for key, value in model.denoiser.state_dict().items()}
     done = train.train(model, tmp_path, arm, size=2, pixels=16, steps=4)
     assert done.steps == 4 and len(done.curve["loss"]) == 4
-    assert set(done.curve) == {"loss", "target", "estimate"} | ({"novel"} if arm != "no_novel" else set())
+    missing = {"no_novel": {"novel"}, "view_space": {"novel"}, "no_render": {"estimate"}, "unconditional": {"estimate"}}
+    assert set(done.curve) == {"loss", "target", "novel", "estimate"} - missing.get(arm, set())
     weights = load_file(tmp_path / f"{arm}.safetensors")
     assert weights.keys() == before.keys() and any((weights[key].float() != before[key]).any() for key in weights)
     record = read_json(tmp_path / f"{arm}.json")
@@ -35,6 +36,24 @@ def test_the_models_are_of_the_size_that_may_be_shipped():
         assert 2e6 < sum(w.numel() for w in model.parameters()) < FILE_MB * 1e6 / 2, arm
 
 
+def test_finer_images_are_gone_on_to_from_the_weights_of_coarser_ones(tmp_path):
+    """The same weights, and at the same time the same noise on what is large: per 2 x 2 pixels, half of it."""
+    options = TINY | ENCODERS["unet"]
+    coarse = train.untrained("unet", **options)
+    train.train(coarse, tmp_path, "unet", size=2, pixels=16, steps=1)
+    fine = train.untrained("unet", **(options | {"side": 32}))
+    fine.denoiser.load_state_dict(coarse.denoiser.state_dict())
+    assert fine.denoiser.renderer.height == 32
+    done = train.train(fine, tmp_path, "finer", size=2, pixels=16, steps=1)
+    assert done.steps == 1
+    assert train.named("unet", 64) == "unet" and train.named("unet", 128) == "unet_128"
+    t = torch.linspace(0.1, 0.9, 5)
+    noise = [model.schedule.sigma(t) / model.schedule.alpha(t) for model in (coarse, fine)]
+    torch.testing.assert_close(noise[1] / 2, noise[0])
+    assert train.untrained("unet", width=8, widths=(8, 16)).schedule.scale == 0.5
+
+
 def test_unknown_arms_are_refused():
-    with pytest.raises(ValueError, match="unknown arm 'vit': choose one of unet, dit, no_novel, around, deterministic"):
+    names = "unet, dit, no_novel, no_render, no_features, no_depth, around, guided, deterministic, view_space"
+    with pytest.raises(ValueError, match=f"unknown arm 'vit': choose one of {names}, unconditional"):
         train.untrained("vit")

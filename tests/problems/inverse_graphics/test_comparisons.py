@@ -1,0 +1,233 @@
+"""The comparisons: every row of the table answers the same examination, and what is measured of it is what is said."""
+
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from fwdiff_lite.files import read_json
+from fwdiff_lite.problems.inverse_graphics import comparisons, study, tabletop, train
+
+SIDE, COUNT, K = 32, 8, 4
+SMALL = {"width": 8, "widths": (8, 16), "samples": 4}
+untrained = train.untrained
+TOY = comparisons.Size(count=2, samples=2, steps=1, side=16, batch=4)
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(scope="module")
+def paper():
+    return study.exam(COUNT, K, side=SIDE)
+
+
+@pytest.fixture(scope="module")
+def few():
+    return study.exam(2, 2, side=16)
+
+
+def awake(arm, **options):
+    """A small model whose encoder does not answer zero."""
+    model = untrained(arm, **({"side": 16} | SMALL | options)).eval()
+    with torch.no_grad():
+        for weights in model.parameters():
+            weights += 0.05 * torch.randn(weights.shape, generator=seeded(len(weights)))
+    return model
+
+
+# --- measures ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def measured(paper):
+    points, means = comparisons.common_points(paper), paper.redrawn.mean(1, keepdim=True)
+    found = {}
+    for name in ("redrawn", "mixed", "prior"):
+        row = replace(comparisons.ROWS[name], degrees=study.BEHIND)
+        found[name] = comparisons.measure(paper, row.answer(None, paper, K)[:, :, 2:], means, row, points)
+    return found
+
+
+def test_true_draws_show_what_a_perfect_sampler_would_score(measured):
+    redrawn, mixed, prior = (measured[name]["numbers"] for name in ("redrawn", "mixed", "prior"))
+    assert redrawn["energy_skill_180"] == redrawn["novel_energy_skill_180"] == pytest.approx(1, abs=1e-6)
+    assert redrawn["set_distance_180"] == redrawn["novel_set_distance_180"] == pytest.approx(1, abs=1e-6)
+    assert mixed["energy_180"] == redrawn["energy_180"], "view by view the same"
+    assert mixed["consistency_180"] < redrawn["consistency_180_low"] - 9, "but not together"
+    assert prior["energy_180"] > 1.1 * redrawn["energy_180"]
+    assert 0.8 < prior["set_distance_180"] < 1.4, "of the fresh scenes that it should follow"
+    assert redrawn["lean_low"] < 0 < redrawn["lean_high"]
+    each = measured["redrawn"]["each"]
+    assert np.mean(each["energy_180"]) == pytest.approx(redrawn["energy_180"], rel=1e-4)
+    assert 10 * np.log10(4 / np.mean(each["consistency_180"])) == pytest.approx(redrawn["consistency_180"], abs=1e-3)
+
+
+def test_a_single_answer_is_judged_by_its_distance(paper):
+    row, means = comparisons.ROWS["deterministic"], paper.redrawn.mean(1, keepdim=True)
+    told = comparisons.measure(paper, means, means, row, comparisons.common_points(paper))
+    assert "spread_skill_180" not in told["numbers"] and "counts" not in told
+    distance = (means[:, 0, 2, 0] - paper.truth[:, 2, 0]).flatten(1).norm(dim=1)
+    torch.testing.assert_close(torch.tensor(told["each"]["energy_180"]), distance, rtol=1e-4, atol=0)
+
+
+def test_who_always_takes_the_likeliest_leans_by_all_that_it_lacks():
+    scenes = tabletop.draw_scenes(40, seeded())
+    odds, likeliest = scenes.odds.max(-1)
+    labels = likeliest[..., None].expand(-1, -1, 3)
+    assert comparisons.lean(labels, scenes, seeded()).value == pytest.approx(1 - float(odds.mean()), abs=1e-6)
+    true = torch.multinomial(scenes.odds.flatten(0, 1), 400, True, generator=seeded(1)).view(40, 2, 400)
+    assert abs(comparisons.lean(true, scenes, seeded()).value) < 0.02
+    found = torch.tensor(comparisons.counts(labels, scenes))
+    assert found.shape == (2, 3, 3) and found.sum() == 40 * 2 * 3
+    for f in range(2):
+        for cue in range(3):
+            best = int(tabletop.ODDS[f, cue].argmax())
+            assert found[f, cue, best] == found[f, cue].sum() == 3 * (scenes.cue[:, f] == cue).sum()
+
+
+def test_against_another_row_pairs_their_scenes():
+    ours = {
+        "energy_180": torch.rand(50, generator=seeded()).add(1).tolist(),
+        "consistency_60": [0.01] * 50,
+        "more": [1.0],
+    }
+    theirs = {"energy_180": [1.1 * x for x in ours["energy_180"]], "consistency_60": [0.1] * 50}
+    gains = comparisons.against(ours, theirs)
+    assert set(gains) == {"energy_180", "consistency_60"}
+    assert gains["energy_180"].value == pytest.approx(0.1, abs=1e-6) and gains["energy_180"].low > 0.09
+    assert gains["consistency_60"] == pytest.approx((10, 10, 10), abs=1e-6)
+    assert comparisons.against(theirs, theirs)["energy_180"] == (0, 0, 0)
+
+
+# --- answers ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_model_of_views_draws_every_view_by_itself(few):
+    model = awake("view_space")
+    answers = comparisons.answer_in_views(model, few, 2, 2, 0.0, chunk=12)
+    assert answers.shape == (2, 2, 3, 2, 3, 16, 16)
+    again = comparisons.answer_in_views(model, few, 2, 2, 0.0, chunk=24)
+    assert (again[0] - answers[0]).abs().max() < 1e-4, "the first lot has the same noise"
+    assert (answers[:, 0] - answers[:, 1]).abs().max() > 1e-3, "samples differ"
+
+
+def test_without_a_context_answers_do_not_depend_on_it(few):
+    model = awake("unconditional")
+    answers = comparisons.answer_blindly(model, few, 2, 1, 1.0, 64)
+    flipped = replace(few, context=few.context[[1, 0]])
+    assert torch.equal(comparisons.answer_blindly(model, flipped, 2, 1, 1.0, 64), answers)
+    told = study.answer(awake("unet"), few, 2, 1, 1.0)
+    assert not torch.equal(study.answer(awake("unet"), flipped, 2, 1, 1.0), told), (
+        "the control: a context that is there"
+    )
+
+
+def test_two_pictures_of_a_front_hide_the_same(paper):
+    two = comparisons.with_second_context(paper).context
+    assert two.value.shape == (COUNT, 2, 3, SIDE, SIDE) and torch.equal(two.take([0]).value, paper.context.value)
+    others = tabletop.redraw_hidden(paper.scenes, seeded(5))
+    assert (tabletop.render(others, two.params, SIDE) - two.value).abs().max() < 1e-4
+    assert (two.params[:, 0] - two.params[:, 1]).abs().amax((1, 2)).min() > 1e-2, "from another place"
+
+
+def test_targets_one_after_another_are_seen_from_behind(few):
+    model = awake("around")
+    once, twice = (
+        comparisons.answer_through(model, few, 2, 1, 0.0, 64, targets=targets)
+        for targets in (study.ROUND[:1], study.ROUND)
+    )
+    assert once.shape == twice.shape == (2, 2, 1, 2, 3, 16, 16)
+    assert (once - twice).abs().max() > 1e-3
+    around = study.orbit(model, few, k=2, steps=1, frames=2)  # the second of two frames is at 180 degrees
+    torch.testing.assert_close(twice[:, :, 0, 0].flatten(0, 1), around.rgb[:, 1], atol=1e-5, rtol=0)
+
+
+def test_a_distilled_scene_is_seen_by_all_cameras(few):
+    model, options = awake("view_space"), {"rounds": 2, "updates": 2, "rays": 8, "cells": 8}
+    answers = comparisons.answer_distilled(model, few, 1, 1, 0.0, 64, **options)
+    assert answers.shape == (2, 1, 3, 2, 3, 16, 16) and answers.isfinite().all()
+
+
+# --- the commands -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """With the weights that the toy commands need; what takes long is judged by its shape alone."""
+    monkeypatch.setattr(train, "untrained", lambda arm, **options: awake(arm, **options))
+    for arm in ("unet", "deterministic", "guided"):
+        train.train(awake(arm), tmp_path, train.named(arm, TOY.side), 2, 16, steps=1, command=f"train {arm}")
+    monkeypatch.setattr(comparisons, "common_points", lambda exam: [])
+
+    def shallow(exam, answers, baseline, row, points):
+        return {"numbers": {"energy_180": float(answers.square().mean())}, "each": {"energy_180": [1.0] * len(answers)}}
+
+    monkeypatch.setattr(comparisons, "measure", shallow)
+    return tmp_path
+
+
+def test_rows_are_examined_once_and_shipped(folder, monkeypatch, capsys):
+    comparisons.examine(["unet", "deterministic", "redrawn"], folder, TOY)
+    record = read_json(folder / "row_unet_16.json")
+    assert record["command"].endswith(
+        "comparisons examine unet --count 2 --samples 2 --steps 1 --eta 1 --side 16 --batch 4"
+    )
+    assert {"commit", "hardware", "gpu_minutes", "seed", "numbers", "each"} < record.keys()
+    assert record["numbers"]["seconds_an_answer"] > 0
+    capsys.readouterr()
+    comparisons.examine(["unet"], folder, TOY)
+    assert "unet: there already; delete" in capsys.readouterr().out and read_json(folder / "row_unet_16.json") == record
+    comparisons.sweep(["temperature"], folder, TOY)
+    kept = []
+    monkeypatch.setattr(comparisons, "save_recorded", lambda name, arrays, **entry: kept.append((name, arrays, entry)))
+    comparisons.ship(folder)
+    ((name, arrays, entry),) = kept
+    assert name == "07_ablations" and set(entry["metrics"]) == {"unet_16", "deterministic_16", "redrawn_16"}
+    assert (
+        arrays["row_unet_16_pictures"].shape == (2, 2, 3, 2, 3, 16, 16)
+        and arrays["row_unet_16_pictures"].dtype == np.uint8
+    )
+    assert arrays["sweep_temperature_16_0.85"].shape == (2, 2, 1, 2, 3, 16, 16)
+    monkeypatch.setattr(comparisons, "load_recorded", lambda name: dict(arrays))
+    told, pictures = comparisons.recorded()
+    assert told["rows"]["unet_16"] == record and told["trainings"]["unet_16"]["steps"] == 1
+    assert set(told["sweeps"]["temperature_16"]["values"]) == {"1", "0.85", "0.7"}
+    assert set(pictures) == {name for name in arrays if name.startswith(("row_", "sweep_"))}
+    assert "train unet" in entry["command"] and "sweep temperature" in entry["command"]
+
+
+def test_a_sweep_that_was_cut_off_is_gone_on_with(folder, monkeypatch):
+    sits, sit = [], comparisons.Bench.sit
+
+    def cut(bench, row, **options):
+        if len(sits) == 2:
+            raise KeyboardInterrupt
+        sits.append(options)
+        return sit(bench, row, **options)
+
+    monkeypatch.setattr(comparisons.Bench, "sit", cut)
+    with pytest.raises(KeyboardInterrupt):
+        comparisons.sweep(["threshold"], folder, TOY)
+    monkeypatch.setattr(
+        comparisons.Bench, "sit", lambda *bench, **options: sits.append(options) or sit(*bench, **options)
+    )
+    comparisons.sweep(["threshold"], folder, TOY)
+    record = read_json(folder / "sweep_threshold_16.json")
+    assert [options["threshold"] for options in sits] == [None, 0.995, 0.95, 0.9]
+    assert set(record["values"]) == {"off", "0.995", "0.95", "0.9"}
+    assert record["values"]["off"]["options"] == {"guidance": 2.0, "threshold": None}
+    with np.load(folder / "sweep_threshold_16.npz") as pictures:
+        assert set(pictures) == set(record["values"])
+
+
+def test_unknown_rows_are_refused(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["comparisons", "examine", "unet", "vit"])
+    with pytest.raises(SystemExit):
+        comparisons.main()
+    assert "unknown vit: choose from unet, dit, no_novel" in capsys.readouterr().err
+    assert set(train.ARMS) < set(comparisons.ROWS) and comparisons.SWEPT in train.ARMS
+    assert isinstance(comparisons.ROWS["one_shot"].answer, partial)
