@@ -36,6 +36,10 @@ class Interval(NamedTuple):
     low: float
     high: float
 
+    def named(self, name: str) -> dict[str, float]:
+        """As in metrics.json: name, name_low, name_high."""
+        return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
+
 
 def _shape(x: Tensor) -> str:
     return str(tuple(x.shape))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fwdiff_lite.observations import Observations, gather
+from fwdiff_lite.observations import Observations, gather, merge, window
 
 
 def some(b=4, m=3, obs=(2, 5), par=(2,), seed=0):
@@ -84,3 +84,13 @@ def test_check_refuses_nan_infinity_and_emptiness():
 def test_append_refuses_another_canvas():
     with pytest.raises(ValueError, match=r"cannot append observations with value \(4, 3, 2, 6\)"):
         some().append(some(obs=(2, 6)))
+
+
+def test_windows_are_counted_by_hand_and_merged():
+    params = torch.tensor([[[0.0, 1.0, 2.0], [1.0, 2.0, 2.0], [3.0, 0.0, 1.0]]])
+    there = window(params, 4)
+    assert there.shape == (1, 3, 4, 4) and there.sum((2, 3)).tolist() == [[4, 4, 1]]
+    assert there[0, 0].nonzero().tolist() == [[0, 1], [0, 2], [1, 1], [1, 2]] and there[0, 2, 3, 0] == 1
+    picture, seen = merge(there * torch.tensor([1.0, 3.0, 5.0]).view(1, 3, 1, 1), there)
+    wanted = torch.tensor([[0.0, 1, 1, 0], [0, 1, 2, 3], [0, 0, 3, 3], [5, 0, 0, 0]])
+    assert torch.equal(picture[0], wanted) and torch.equal(seen[0], (wanted > 0).float())

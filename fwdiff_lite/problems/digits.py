@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from fwdiff_lite import metrics
 from fwdiff_lite.backbones import ResidualMLP
 from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
-from fwdiff_lite.observations import Observations
+from fwdiff_lite.observations import Observations, merge, window
 from fwdiff_lite.pretrained import save_recorded
 from fwdiff_lite.schedule import CosineSchedule
 from fwdiff_lite.training import fit
@@ -76,9 +76,7 @@ class Keyhole:
     def support(self, params: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b 8 8"]:
         """1 inside of the window, 0 outside."""
         check_windows(params)
-        row, col, size = params[..., None, None].unbind(-3)  # each (*b, 1, 1)
-        i = torch.arange(N, device=params.device)
-        return ((i[:, None] >= row) & (i[:, None] < row + size) & (i >= col) & (i < col + size)).to(params)
+        return window(params, N)
 
 
 def check_windows(params: Float[Tensor, "*b 3"]) -> None:
@@ -167,12 +165,6 @@ def corner_windows(n: int, generator: torch.Generator) -> Float[Tensor, "n 4 3"]
 
 
 # --- the denoiser -------------------------------------------------------------------------------------------
-
-
-def merge(value: Float[Tensor, "b m 8 8"], support: Float[Tensor, "b m 8 8"]) -> tuple[Tensor, Tensor]:
-    """All windows on one canvas (B, 8, 8), averaged where they overlap, and 1 where one of them sees."""
-    count = support.sum(1)
-    return (value * support).sum(1) / count.clamp(min=1), (count > 0).to(value)
 
 
 def canvas(context: Observations) -> tuple[Float[Tensor, "b 8 8"], Float[Tensor, "b 8 8"]]:

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fwdiff_lite.backbones import Encoder
-from fwdiff_lite.observations import Observations, send
+from fwdiff_lite.observations import Observations, merge, send, window
 from fwdiff_lite.problems.gan_inversion.stylegan2 import Generator
 
 CONTEXT, TARGET = (16, 24), (24, 32)  # the smallest and largest patch, in pixels, that is given, that is asked for
@@ -58,9 +58,7 @@ def crop_mask(params: Float[Tensor, "*b 3"], side: int) -> Float[Tensor, "*b 1 s
             f"crop (row {row:g}, col {col:g}, size {wide:g}) is not one of a {side}x{side} image: "
             f"whole pixels, 0 <= row, col <= {side} - size"
         )
-    row, col, wide = params[..., None, None, None].unbind(-4)  # each (*b, 1, 1, 1)
-    i = torch.arange(side, device=params.device)
-    return ((i[:, None] >= row) & (i[:, None] < row + wide) & (i >= col) & (i < col + wide)).to(params)
+    return window(params, side).unsqueeze(-3)
 
 
 def observe(pictures: Float[Tensor, "b 3 h h"], params: Float[Tensor, "b m 3"]) -> Observations:
@@ -106,14 +104,6 @@ def batches(
 
 
 # --- the denoiser -----------------------------------------------------------------------------------------------------
-
-
-def merge(
-    value: Float[Tensor, "b m 3 h h"], support: Float[Tensor, "b m 1 h h"]
-) -> tuple[Float[Tensor, "b 3 h h"], Float[Tensor, "b 1 h h"]]:
-    """All patches on one canvas, averaged where they overlap, and 1 where one of them sees."""
-    count = support.sum(1)
-    return (value * support).sum(1) / count.clamp(min=1), (count > 0).to(value)
 
 
 @dataclass(frozen=True)

@@ -322,9 +322,6 @@ def score(
     """
     generator, numbers = torch.Generator().manual_seed(seed), {}
 
-    def interval(name: str, found: metrics.Interval) -> None:
-        numbers.update({name: found.value, f"{name}_low": found.low, f"{name}_high": found.high})
-
     side = exam.pictures.shape[-1]
     inside = patches.crop_mask(exam.context.params[:, 0], side).expand_as(exam.pictures) > 0
     held = patches.crop_mask(exam.held[:, 0], side).expand_as(exam.pictures) > 0
@@ -335,8 +332,8 @@ def score(
     numbers["diversity_outside_over_inside"] = (without / within) ** 0.5
     truth = exam.pictures * unseen  # what is not scored is alike in all
     scores = metrics.energy_score(drawn * unseen[:, None], truth), metrics.point_score(single[:, 0] * unseen, truth)
-    interval("energy_ratio", metrics.energy_ratio(*scores, generator))
-    interval("spread_skill", metrics.spread_skill(drawn, exam.pictures, generator, unseen))
+    numbers |= metrics.energy_ratio(*scores, generator).named("energy_ratio")
+    numbers |= metrics.spread_skill(drawn, exam.pictures, generator, unseen).named("spread_skill")
     read = {words: labels(reader, x) for words, x in (("", drawn), ("deterministic_", single))}  # (c, k, A) each
     for words, found in read.items():
         for i, (name, odds) in enumerate(exam.odds.items()):
@@ -344,9 +341,9 @@ def score(
             if open_.sum() < 20:
                 continue  # too few pictures hide it
             at, p = found[open_, :, i], odds[open_]
-            interval(f"{words}factor_tv_{name}", metrics.factor_tv(at, p, generator))
+            numbers |= metrics.factor_tv(at, p, generator).named(f"{words}factor_tv_{name}")
             if not words:
-                interval(f"factor_scene_rms_{name}", metrics.factor_scene_rms(at, p, generator))
+                numbers |= metrics.factor_scene_rms(at, p, generator).named(f"factor_scene_rms_{name}")
         if each := [numbers[key] for name in exam.odds if (key := f"{words}factor_tv_{name}") in numbers]:
             numbers[f"{words}factor_tv"] = max(each)
     return {name: float(value) for name, value in numbers.items()}

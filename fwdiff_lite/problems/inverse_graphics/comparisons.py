@@ -210,13 +210,10 @@ def measure(
     numbers, each, told = {}, {}, {}
     truths = prior(exam, k, seed=2) if row.blind else exam.redrawn[:, :k]
 
-    def interval(name: str, found: metrics.Interval) -> None:
-        numbers.update({name: found.value, f"{name}_low": found.low, f"{name}_high": found.high})
-
     if k > 1:
         numbers |= study.judge(exam, answers, baseline, row.degrees)
         labels = study.factors(answers[:, :, row.degrees.index(180), 0], exam)
-        interval("lean", lean(labels, exam.scenes, generator))
+        numbers |= lean(labels, exam.scenes, generator).named("lean")
         told["counts"] = counts(labels, exam.scenes)
     for i, turn in enumerate(row.degrees):
         d = DEGREES.index(turn)
@@ -230,7 +227,7 @@ def measure(
                 apart = [metrics.sliced_w2(x, reference, torch.Generator().manual_seed(seed)) for x in sets]
                 numbers[f"{novel}set_distance_{turn}"] = apart[0] / apart[1]
         each[f"consistency_{turn}"] = inconsistency(answers[:, :, i, 0], answers[:, :, i, 1], points[d]).cpu()
-        interval(f"consistency_{turn}", decibels(each[f"consistency_{turn}"], generator))
+        numbers |= decibels(each[f"consistency_{turn}"], generator).named(f"consistency_{turn}")
     each = {name: [float(f"{value:.6g}") for value in values.tolist()] for name, values in each.items()}
     return {"numbers": numbers, "each": each} | told
 

@@ -193,16 +193,13 @@ def judge(
     """
     generator, numbers = torch.Generator().manual_seed(seed), {}
 
-    def interval(name: str, found: metrics.Interval) -> None:
-        numbers.update({name: found.value, f"{name}_low": found.low, f"{name}_high": found.high})
-
     for i, turn in enumerate(degrees):
         d = DEGREES.index(turn)
         for v, novel in enumerate(("", "novel_")):
             name = f"{novel}{{}}_{turn}".format
             drawn, truth = answers[:, :, i, v].cpu(), exam.truth[:, d, v].cpu()
             hidden = exam.unseen[:, d, v, None].expand_as(truth).cpu()
-            interval(name("spread_skill"), metrics.spread_skill(drawn, truth, generator, hidden))
+            numbers |= metrics.spread_skill(drawn, truth, generator, hidden).named(name("spread_skill"))
             sharpness = metrics.total_variation(drawn).mean() / metrics.total_variation(truth).mean()
             inside, outside = metrics.variance_inside_outside(drawn, ~hidden)
             numbers |= {name("sharpness_ratio"): sharpness, name("variance_unseen_over_seen"): outside / inside}
@@ -212,11 +209,11 @@ def judge(
                 pictures["deterministic"] = mean = baseline[:, 0, d, v].cpu()
                 scores = metrics.energy_score(drawn, truth), metrics.point_score(mean, truth)
                 best = metrics.energy_score(exam.redrawn[:, :, d, v].cpu(), truth)
-                interval(name("energy_ratio"), metrics.energy_ratio(*scores, generator))
-                interval(name("energy_skill"), metrics.energy_skill(*scores, best, generator))
+                numbers |= metrics.energy_ratio(*scores, generator).named(name("energy_ratio"))
+                numbers |= metrics.energy_skill(*scores, best, generator).named(name("energy_skill"))
                 pair = metrics.mean_mse(drawn, truth), metrics.squared_error(mean, truth)
                 gain = metrics.bootstrap(lambda m, b: 10 * (b.mean() / m.mean()).log10(), *pair, generator=generator)
-                interval(name("psnr_mean_over_deterministic"), gain)
+                numbers |= gain.named(name("psnr_mean_over_deterministic"))
             numbers |= {name(f"psnr_{what}"): metrics.psnr(picture, truth, 2) for what, picture in pictures.items()}
             numbers[name("psnr_seen")] = metrics.psnr(drawn[:, 0], truth, 2, ~hidden)
     behind = answers[:, :, degrees.index(180), 0].to(exam.truth)
@@ -226,8 +223,8 @@ def judge(
     each = [(f"{name}_", [i]) for i, name in enumerate(tabletop.FACTORS)]
     for name, f in [("", [0, 1]), *each]:
         drawn, p = labels[:, f].flatten(0, 1), odds[:, f].flatten(0, 1)
-        interval(f"{name}factor_tv", metrics.factor_tv(drawn, p, generator))
-        interval(f"{name}factor_scene_rms", metrics.factor_scene_rms(drawn, p, generator))
+        numbers |= metrics.factor_tv(drawn, p, generator).named(f"{name}factor_tv")
+        numbers |= metrics.factor_scene_rms(drawn, p, generator).named(f"{name}factor_scene_rms")
     numbers["readings_right"] = (truly[..., 0] == exam.scenes.factor.cpu()).double().mean()
     return {name: float(value) for name, value in numbers.items()}
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
-from fwdiff_lite.observations import Observations
+from fwdiff_lite.observations import Observations, merge
 from fwdiff_lite.problems.gan_inversion import patches as gi
 from fwdiff_lite.problems.gan_inversion.stylegan2 import Generator
 from fwdiff_lite.schedule import CosineSchedule
@@ -79,7 +79,7 @@ def test_patches_merge_where_they_overlap():
     params = crops((0, 0, 4), (2, 0, 4))[None]
     support = gi.crop_mask(params, 8)
     value = torch.stack([torch.full((3, 8, 8), 1.0), torch.full((3, 8, 8), 3.0)])[None] * support
-    picture, seen = gi.merge(value, support)
+    picture, seen = merge(value, support)
     assert picture[0, 0, :, 0].tolist() == [1, 1, 2, 2, 3, 3, 0, 0] and seen[0, 0, :, 0].tolist() == [1] * 6 + [0] * 2
 
 
