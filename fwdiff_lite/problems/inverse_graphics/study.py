@@ -293,15 +293,15 @@ def examine(folder: Path, arm: str, count: int = COUNT, k: int = K, steps: int =
     kept = {
         "context": levels(paper.context.value[first, 0]),
         "truth": levels(paper.truth[first]),
-        "redrawn": levels(paper.redrawn[first, :4]),
         "deterministic": levels(baseline[first, 0]),
     }
     for eta, (answers, seconds) in drawn.items():
         degrees, name = ETAS[arm][eta], f"{arm}_eta_{eta}"
         numbers[name] = judge(paper, answers, baseline, degrees) | {"seconds_a_sample": seconds}
         print(name, json.dumps({key: round(value, 3) for key, value in numbers[name].items()}), flush=True)
-        kept[name] = levels(answers[first, :4])
-        kept[f"{name}_deviation"] = answers[first].std(1).mean(-3).half().cpu().numpy()
+        if name == sampler("unet"):  # of all others numbers are told, not pictures
+            kept[name] = levels(answers[first, :4])
+            kept[f"{name}_deviation"] = answers[first].std(1).mean(-3).half().cpu().numpy()
         labels = factors(answers[:, :, degrees.index(180), 0], paper)
         kept[f"{name}_labels"] = labels.byte().cpu().numpy()
         command = f"{COMMAND} examine {arm} --scenes {count} --samples {k} --steps {steps}"
