@@ -413,7 +413,8 @@ def _generator(folder: Path, device: torch.device, options: argparse.Namespace) 
     _weights(both.average, folder / "generator.safetensors")
     few = levels(generated(both.average, 64, torch.Generator().manual_seed(1)))
     np.savez_compressed(folder / "generated.npz", pictures=few)
-    return {"gpu_minutes": done.seconds / 60, "images": both.images} | vars(done)
+    minutes = done.seconds / 60 / options.sharing
+    return {"gpu_minutes": minutes, "images": both.images} | vars(done)
 
 
 def _reader(folder: Path, device: torch.device, options: argparse.Namespace) -> dict:
@@ -439,7 +440,7 @@ def _arm(folder: Path, device: torch.device, options: argparse.Namespace) -> dic
     done = train_inversion(model, pictures, folder, options.what, options.batch, **budget)
     _weights(model.denoiser, folder / f"{options.what}.safetensors")
     curve = {name: values[::20] for name, values in done.curve.items()}
-    return {"gpu_minutes": done.seconds / 60, "steps": done.steps, "curve": curve}
+    return {"gpu_minutes": done.seconds / 60 / options.sharing, "steps": done.steps, "curve": curve}
 
 
 def _examine(folder: Path, device: torch.device, options: argparse.Namespace) -> dict:
@@ -537,6 +538,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=BATCH, help="portraits a step")
     parser.add_argument("--count", type=int, help=f"pictures: {JUDGED} are judged, {COUNT} are in the examination")
     parser.add_argument("--samples", type=int, default=K, help="of each picture in the examination")
+    parser.add_argument("--sharing", type=int, default=1, help="how many commands have the device at once")
     parser.add_argument("--bank", type=int, default=BANK, help="generated pictures that weigh a posterior")
     options = parser.parse_args()
     if options.what == "ship":
@@ -550,7 +552,8 @@ def main() -> None:
         command += f" --r1 {options.r1:g} --noise {options.noise:g}" if options.what == "generator" else ""
     record = origin(command) | {"seed": 0}
     found = COMMANDS[options.what](options.out, device, options)
-    record |= {"gpu_minutes": (time.monotonic() - began) / 60 if device.type == "cuda" else 0.0} | found
+    minutes = (time.monotonic() - began) / 60 / options.sharing if device.type == "cuda" else 0.0
+    record |= {"gpu_minutes": minutes} | found
     write_json(options.out / f"{options.what}.json", record)
     shown = {key: value for key, value in record.items() if key not in ("curve", "command")}
     print(options.what, json.dumps(shown), flush=True)
