@@ -57,6 +57,7 @@ CONTEXTS = 4  # patches in the context of a training of inversion, at most
 RATE = 1e-3
 COUNT, K, STEPS = 256, 16, 32  # pictures of the examination, samples of each, steps of sampling
 BANK, EXAMPLES = 20_000, 8  # generated pictures that weigh a posterior; pictures of the examination that are kept
+LIVE = 4  # pictures that a CPU is to sample again
 NAME = "04_gan_inversion"
 CASES = {  # that are examined: arm, eta, and how many targets one after another; the main one first
     "wplus_eta_1": ("wplus", 1.0, 4),
@@ -273,9 +274,13 @@ def exam(pictures: Float[Tensor, "c 3 h h"], seed: int = 2026) -> Exam:
     return Exam(pictures, patches.observe(pictures, crops), quadrants, held)
 
 
-def portrait_exam(count: int = COUNT, seed: int = 2026) -> Exam:
-    """Held-out portraits of the drawing program, with the true odds of what their contexts do not show."""
-    people = portraits.draw_portraits(count, torch.Generator().manual_seed(seed))
+def held_out(count: int = COUNT, seed: int = 2026) -> portraits.Portraits:
+    """Portraits that no training has seen."""
+    return portraits.draw_portraits(count, torch.Generator().manual_seed(seed))
+
+
+def portrait_exam(people: portraits.Portraits, seed: int = 2026) -> Exam:
+    """Their pictures and patches, with the true odds of what the contexts do not show."""
     paper = exam(portraits.render(people), seed)
     inside = patches.crop_mask(paper.context.params[:, 0], paper.pictures.shape[-1])[:, 0] > 0
     given, odds = portraits.shown(people, inside), {}
@@ -451,7 +456,7 @@ def _examine(folder: Path, device: torch.device, options: argparse.Namespace) ->
     for arm in ARMS:
         models[arm] = untrained(arm, G).eval()
         models[arm].denoiser = _filled(models[arm].denoiser, load_file(folder / f"{arm}.safetensors")).to(device)
-    paper = portrait_exam(count)
+    paper = portrait_exam(held_out(count))
     first, single, numbers = slice(EXAMPLES), answer(models["deterministic"], paper), {}
     kept = {"deterministic": levels(single[first]), "deterministic_labels": _small(labels(reader, single))}
     kept |= {"given": paper.given.cpu().numpy()}
@@ -480,8 +485,7 @@ def _examine(folder: Path, device: torch.device, options: argparse.Namespace) ->
     arm, eta, targets = CASES[MAIN]
     samples = labels(reader, answer(models[arm], theirs, 4 * options.samples, targets, eta, lot=lot))
     numbers["bank"] = bank_agreement(theirs, samples, bank, known)
-    few = paper.first(EXAMPLES)
-    kept["live"] = levels(answer(models[arm], few, 2, targets, eta))
+    kept["live"] = levels(answer(models[arm], paper.first(LIVE), 2, targets, eta))
     np.savez_compressed(folder / "examination.npz", **kept)
     return {"count": count, "samples": options.samples, "bank": options.bank, "numbers": numbers}
 

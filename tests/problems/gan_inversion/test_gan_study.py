@@ -86,9 +86,9 @@ def test_judging_tells_another_draw_from_a_set_without_hats(reader):
 
 def test_true_draws_pass_the_examination_and_the_mean_does_not(reader):
     """Redrawn portraits in the place of samples: right odds and spread; one picture for all is none."""
-    paper = gan_study.portrait_exam(80, seed=5)
+    people = gan_study.held_out(80, seed=5)
+    paper = gan_study.portrait_exam(people, seed=5)
     assert paper.given.shape == (80, 10) and all(len(odds) == 80 for odds in paper.odds.values())
-    people = portraits.draw_portraits(80, torch.Generator().manual_seed(5))
     assert torch.equal(portraits.render(people), paper.pictures)
     generator, k = torch.Generator().manual_seed(6), 8
     drawings, hats = [], []
@@ -165,9 +165,9 @@ def test_the_commands_from_end_to_end(tmp_path, monkeypatch, capsys):
     gan_study.main()
     records, arrays = gan_study.recorded()
     assert set(records) == {"generator", "reader", "judge", *gan_study.ARMS, "examine"}
-    assert records["examine"]["numbers"] == found["numbers"] and arrays["live"].shape == (8, 2, 3, 64, 64)
+    assert records["examine"]["numbers"] == found["numbers"] and arrays["live"].shape == (4, 2, 3, 64, 64)
     G, reader, model = gan_study.shipped()
-    paper = gan_study.portrait_exam(8).first(1)
+    paper = gan_study.portrait_exam(gan_study.held_out(8)).first(1)
     assert gan_study.answer(model, paper, 2).shape == (1, 2, 3, 64, 64) and not G.training
     assert reader.read(gan_study.generated(G, 2, torch.Generator().manual_seed(0))).shape == (2, 10)
     for entry in pretrained.read_manifest().values():
