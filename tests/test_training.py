@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from fwdiff_lite.observations import Observations
 from fwdiff_lite.problems import projections as p
-from fwdiff_lite.training import fit
+from fwdiff_lite.training import Recorded, fit, origins
 
 SCRIPT = Path(__file__).with_name("training_script.py")
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parents[1])}
@@ -195,3 +195,20 @@ def test_a_batch_that_processes_cannot_share_is_refused():
     assert _rows(9, Three()) == slice(3, 6)
     with pytest.raises(ValueError, match="a batch of 8 cannot be shared evenly by 3 processes"):
         _rows(8, Three())
+
+
+def test_a_recorded_function_is_called_as_it_is_on_a_cpu_and_keeps_to_its_generator():
+    generator = torch.Generator().manual_seed(0)
+    noisy = Recorded(lambda x, g: {"x": x + torch.rand((), generator=g)}, generator)
+    drawn = torch.stack([noisy(torch.zeros(2), generator)["x"] for _ in range(6)])
+    again = torch.rand(6, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(drawn, again[:, None].expand(-1, 2)), "every call draws anew, and none is left out"
+    with pytest.raises(ValueError, match="draws from the generator that it was recorded with: give that one"):
+        noisy(torch.zeros(2), torch.Generator())
+
+
+def test_where_several_commands_results_come_from():
+    first = {"command": "a", "gpu_minutes": 1.26, "hardware": "one GPU", "commit": "1"}
+    found = origins([first, first | {"command": "b", "commit": "2"}])
+    wanted = {"command": "a; b", "gpu_minutes": 2.5, "hardware": "one GPU", "commit": "2", "seed": 0}
+    assert found == wanted
