@@ -106,11 +106,12 @@ def train_generator(
     steps: int | None = None,
     seconds: float | None = None,
     seed: int = 0,
+    compile: bool = False,
 ) -> Fit:
     """Steps of both adversaries within a budget, earlier calls included; leaves a state in the folder to go on from.
 
-    pictures: n real ones, given a generator on the CPU. ValueError without a budget
-    The curve holds the means of every LOOK steps.
+    pictures: n real ones, given a generator on the CPU; compile: the networks, whose steps are faster after a minute
+    ValueError without a budget. The curve holds the means of every LOOK steps.
     """
     if steps is None and seconds is None:
         raise ValueError("a training needs a budget: give steps, seconds or both")
@@ -119,6 +120,8 @@ def train_generator(
     done, path = Fit(), folder / "generator.state"
     if path.exists():
         done = _resume(path, both, home, away)
+    if compile:
+        both.G.synthesis.compile(), both.D.compile()
     both.play, both.flatten = Recorded(both.play, away), Recorded(both.flatten, away)
     started, recent = time.monotonic() - done.seconds, []
     while (steps is None or done.steps < steps) and (seconds is None or done.seconds < seconds):
@@ -414,7 +417,8 @@ def _reading(folder: Path, device: torch.device) -> portraits.Reader:
 
 def _generator(folder: Path, device: torch.device, options: argparse.Namespace) -> dict:
     both, pictures = adversaries(device, options.r1, options.noise), drawn(options.portraits, device)
-    done = train_generator(both, pictures, folder, options.batch, options.steps, 60 * options.minutes)
+    budget = {"steps": options.steps, "seconds": 60 * options.minutes}
+    done = train_generator(both, pictures, folder, options.batch, **budget, compile=options.compile)
     _weights(both.average, folder / "generator.safetensors")
     few = levels(generated(both.average, 64, torch.Generator().manual_seed(1)))
     np.savez_compressed(folder / "generated.npz", pictures=few)
@@ -539,6 +543,7 @@ def main() -> None:
     parser.add_argument("--portraits", type=int, default=PORTRAITS, help="that are drawn to train on")
     parser.add_argument("--r1", type=float, default=R1, help="gamma of the generator's training")
     parser.add_argument("--noise", type=float, default=NOISE, help="on what its discriminator sees")
+    parser.add_argument("--compile", action="store_true", help="its networks")
     parser.add_argument("--batch", type=int, default=BATCH, help="portraits a step")
     parser.add_argument("--count", type=int, help=f"pictures: {JUDGED} are judged, {COUNT} are in the examination")
     parser.add_argument("--samples", type=int, default=K, help="of each picture in the examination")
@@ -553,7 +558,8 @@ def main() -> None:
     began, command = time.monotonic(), f"{COMMAND} {options.what}"
     if options.what in ("generator", *ARMS):
         command += f" --minutes {options.minutes:g} --batch {options.batch}"
-        command += f" --r1 {options.r1:g} --noise {options.noise:g}" if options.what == "generator" else ""
+    if options.what == "generator":
+        command += f" --r1 {options.r1:g} --noise {options.noise:g}" + options.compile * " --compile"
     record = origin(command) | {"seed": 0}
     found = COMMANDS[options.what](options.out, device, options)
     minutes = (time.monotonic() - began) / 60 / options.sharing if device.type == "cuda" else 0.0

@@ -593,8 +593,8 @@ class Adversaries:
         return {"path": _descend(self.optimise_G, loss, self.path * self.path_every)}
 
     def flatten(self, real: Float[Tensor, "b c h w"], generator: torch.Generator) -> dict[str, Float[Tensor, ""]]:
-        """A step of D on R1, at what D sees: resampling has no second derivative."""
-        loss = r1_penalty(self.D, self.shown(real, generator))
+        """A step of D on R1, at what D sees: resampling has no second derivative, and nor has a compiled D."""
+        loss = r1_penalty(self.D.forward, self.shown(real, generator))
         return {"r1": _descend(self.optimise_D, loss, (self.r1 / 2) * self.r1_every)}
 
 
