@@ -51,7 +51,7 @@ SIZES = {  # and from where to where each of them is drawn, evenly
     "width": (0.40, 0.47),  # half of the head's
     "height": (0.54, 0.60),
     "spread": (0.17, 0.21),  # of each eye from the middle
-    "eye": (0.075, 0.095),  # half of an eye's width
+    "eye": (0.090, 0.110),  # half of an eye's width
     "nose": (0.13, 0.19),  # its length
     "lips": (0.13, 0.19),  # half of the mouth's width
     "chin": (0.28, 0.33),  # of the mouth below the head's middle
@@ -69,7 +69,7 @@ HAIR = torch.tensor(
 EYES = torch.tensor([[0.35, 0.20, 0.10], [0.25, 0.50, 0.85], [0.25, 0.55, 0.30]])
 INK, WHITE, GOLD, LIP = ((0.12, 0.12, 0.15), (0.97, 0.97, 0.97), (0.95, 0.78, 0.20), (0.72, 0.22, 0.25))
 REACH = 0.86  # of a picture, to each side of its middle
-HEAD, BROW, EYE_LEVEL = 0.02, -0.19, -0.05  # how far below the middle the head's centre is, and of it brows and eyes
+HEAD, BROW, EYE_LEVEL = 0.02, -0.22, -0.04  # how far below the middle the head's centre is, and of it brows and eyes
 
 # --- portraits --------------------------------------------------------------------------------------------------------
 
@@ -249,7 +249,7 @@ def render(portraits: Portraits, side: int = 64) -> Float[Tensor, "b 3 {side} {s
     shade = 0.93 + 0.13 * (size["light"] * x / width).clamp(-1, 1)
     for sign in (-1, 1):
         canvas.paint(canvas.ellipse(sign * width, HEAD, 0.07, 0.11), skin, shade=shade)
-        canvas.paint(canvas.ellipse(sign * (width + 0.02), HEAD + 0.16, 0.045, 0.045), GOLD, is_["earrings"])
+        canvas.paint(canvas.ellipse(sign * (width + 0.02), HEAD + 0.17, 0.058, 0.058), GOLD, is_["earrings"])
     canvas.paint(head, skin, shade=shade)
 
     mouth = HEAD + size["chin"]
@@ -266,13 +266,13 @@ def render(portraits: Portraits, side: int = 64) -> Float[Tensor, "b 3 {side} {s
     for sign in (-1, 1):
         at = sign * size["spread"]
         canvas.paint(canvas.ellipse(at, level, eye, 0.72 * eye), WHITE)
-        canvas.paint(canvas.ellipse(at, level, 0.62 * eye, 0.62 * eye), iris)
-        canvas.paint(canvas.ellipse(at, level, 0.28 * eye, 0.28 * eye), INK)
+        canvas.paint(canvas.ellipse(at, level, 0.68 * eye, 0.68 * eye), iris)
+        canvas.paint(canvas.ellipse(at, level, 0.30 * eye, 0.30 * eye), INK)
         inner, outer = at - sign * 0.10, at + sign * 0.10
         canvas.paint(canvas.stroke(inner, HEAD + BROW, outer, HEAD + BROW - 0.01, thickness), 0.85 * hair)
 
     # hair above the forehead, and a hat over it
-    hairline = HEAD - 0.60 * height + 0.25 * (x / width).square()
+    hairline = HEAD - 0.66 * height + 0.25 * (x / width).square()
     crown = torch.maximum(canvas.ellipse(0.0, HEAD - 0.02, width + 0.05, height + 0.06), y - hairline)
     canvas.paint(crown, hair, short | long)
     for along in torch.linspace(-0.75, 0.75, 6).tolist():
@@ -285,7 +285,7 @@ def render(portraits: Portraits, side: int = 64) -> Float[Tensor, "b 3 {side} {s
     canvas.paint(canvas.stroke(-width - 0.16, brim, width + 0.16, brim, 0.09), 0.8 * felt, is_["hat"])
 
     # glasses over it all
-    lens = 0.135
+    lens = 0.145
     for sign in (-1, 1):
         ring = canvas.ellipse(sign * size["spread"], level, lens, lens)
         canvas.paint(ring, WHITE, is_["glasses"], opacity=0.25)
