@@ -48,11 +48,14 @@ else:
 PROFILE = "cpu"
 # The profile "gpu" trains all weights anew, and goes on where an earlier run stopped.
 MINUTES = 12.0  # of training the generator; its inversion gets three quarters of them
+READING = 1500  # steps of training the reader
+PORTRAITS = 131_072  # to train on
 FOLDER = "../build/04_gan_inversion"  # for its weights
 
 # %% tags=["nbval-ignore-output"]
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -67,7 +70,6 @@ run = Run("04_gan_inversion", PROFILE)
 SHOWN = run.pick(smoke=2, cpu=4, gpu=4)  # portraits
 K = run.pick(smoke=2, cpu=6, gpu=6)  # samples of each
 study.STEPS = run.pick(smoke=2, cpu=32, gpu=32)  # of sampling
-device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 run.opening()
 
 # %% [markdown]
@@ -101,8 +103,15 @@ print(f"glasses: {100 * grey[0]:.0f} % of people with black hair, {100 * grey[1]
 # mean; *mixing*, coarse layers from one face and fine ones from another; and a straight line between two styles.
 
 # %% tags=["nbval-ignore-output"]
-G, reader, model = study.shipped()
 records, arrays = study.recorded()
+arm = study.CASES[study.MAIN][0]
+if PROFILE == "gpu":
+    budgets = {"generator": ["--minutes", f"{MINUTES}"], "reader": ["--steps", f"{READING}"], arm: ["--minutes", f"{0.75 * MINUTES}"]}
+    for part, budget in budgets.items():
+        study.main([part, "--out", FOLDER, "--portraits", f"{PORTRAITS}", *budget])
+    G, reader, model = study.trained(Path(FOLDER))
+else:
+    G, reader, model = study.shipped()
 layers = G.synthesis.layers
 z = torch.randn(64, G.mapping.z_dim, generator=torch.Generator().manual_seed(5))
 with torch.no_grad():
@@ -163,7 +172,6 @@ run.record(reader_worst=min(right.values()), generator_gpu_minutes=generator["gp
 # photographs.
 
 # %% tags=["nbval-ignore-output"]
-arm = study.CASES[study.MAIN][0]
 paper = study.exam(portraits.render(study.held_out()))  # portraits that no training saw, with a patch of each
 few = paper.first(SHOWN)
 trainee = study.untrained(arm, G)

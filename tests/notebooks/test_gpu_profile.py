@@ -20,3 +20,14 @@ def test_motion_is_trained_anew(tmp_path):
     assert torch.cuda.is_available() or read_json(costs) == stated, "a CPU's minutes are no GPU's"
     numbers = read_json(output / "metrics.json")["03_motion_warping"]
     assert numbers["live_apart"] > 0.5, "a network of twenty seconds is not the one that was loaded"
+
+
+@pytest.mark.skipif("04_gan_inversion" not in notebook_names(), reason="no 04_gan_inversion yet")
+def test_a_generator_is_trained_and_inverted_anew(tmp_path):
+    parameters = {"MINUTES": "0.2", "READING": "3", "PORTRAITS": "64", "FOLDER": str(tmp_path / "training")}
+    options = [word for name, value in parameters.items() for word in ("-p", name, value)]
+    output = tmp_path / "output"
+    assert main(["--profile", "gpu", "--only", "04_gan_inversion", "--output", str(output), *options]) == 0
+    assert read_json(tmp_path / "training" / "generator.json")["steps"] >= 1
+    numbers = read_json(output / "metrics.json")["04_gan_inversion"]
+    assert numbers["live_apart"] > 0.1, "networks of some seconds are not those that were loaded"

@@ -17,7 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -510,12 +510,23 @@ def ship(folder: Path) -> None:
     save_recorded(NAME, arrays, metrics=short, **made)
 
 
+def _networks(
+    generator: dict[str, Tensor], reader: dict[str, Tensor], denoiser: dict[str, Tensor]
+) -> tuple[stylegan2.Generator, portraits.Reader, ForwardDiffusion]:
+    G = _filled(stylegan2.Generator(**stylegan2.SMALL), generator)
+    model = untrained(CASES[MAIN][0], G).eval()
+    model.denoiser = _filled(model.denoiser, denoiser)
+    return G, _filled(portraits.Reader(), reader), model
+
+
 def shipped() -> tuple[stylegan2.Generator, portraits.Reader, ForwardDiffusion]:
     """The generator, the reader and the model that inverts the generator, from checkpoints/."""
-    G = _filled(stylegan2.Generator(**stylegan2.SMALL), load_pretrained(f"{NAME}_generator"))
-    model = untrained(CASES[MAIN][0], G).eval()
-    model.denoiser = _filled(model.denoiser, load_pretrained(NAME))
-    return G, _filled(portraits.Reader(), load_pretrained(f"{NAME}_reader")), model
+    return _networks(*(load_pretrained(name) for name in (f"{NAME}_generator", f"{NAME}_reader", NAME)))
+
+
+def trained(folder: Path) -> tuple[stylegan2.Generator, portraits.Reader, ForwardDiffusion]:
+    """The same, as the commands left them in a folder."""
+    return _networks(*(load_file(folder / f"{part}.safetensors") for part in ("generator", "reader", CASES[MAIN][0])))
 
 
 def recorded() -> tuple[dict[str, dict], dict[str, np.ndarray]]:
@@ -533,8 +544,8 @@ COMMANDS = {
 }
 
 
-def main() -> None:
-    """The command line."""
+def main(words: Sequence[str] | None = None) -> None:
+    """The command line, or these words of it."""
     parser = argparse.ArgumentParser(description="Train and examine what 04_gan_inversion loads.")
     parser.add_argument("what", choices=(*COMMANDS, "ship"))
     parser.add_argument("--out", type=Path, default=Path("build/gan"))
@@ -549,7 +560,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=K, help="of each picture in the examination")
     parser.add_argument("--sharing", type=int, default=1, help="how many commands have the device at once")
     parser.add_argument("--bank", type=int, default=BANK, help="generated pictures that weigh a posterior")
-    options = parser.parse_args()
+    options = parser.parse_args(words)
     if options.what == "ship":
         return ship(options.out)
     options.out.mkdir(parents=True, exist_ok=True)

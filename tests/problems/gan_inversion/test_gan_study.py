@@ -144,9 +144,7 @@ def test_the_commands_from_end_to_end(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(gan_study, "STEPS", 1)
 
     def run(*words: str) -> dict:
-        common = ["--out", str(tmp_path), "--batch", "4", "--portraits", "9"]
-        monkeypatch.setattr("sys.argv", ["gan_study", *words, *common])
-        gan_study.main()
+        gan_study.main([*words, "--out", str(tmp_path), "--batch", "4", "--portraits", "9"])
         assert capsys.readouterr().out.splitlines()[-1].startswith(f'{words[0]} {{"commit"')
         return read_json(tmp_path / f"{words[0]}.json")
 
@@ -167,6 +165,9 @@ def test_the_commands_from_end_to_end(tmp_path, monkeypatch, capsys):
     assert set(records) == {"generator", "reader", "judge", *gan_study.ARMS, "examine"}
     assert records["examine"]["numbers"] == found["numbers"] and arrays["live"].shape == (4, 2, 3, 64, 64)
     G, reader, model = gan_study.shipped()
+    for left, kept in zip(gan_study.trained(tmp_path), (G, reader, model.denoiser), strict=True):
+        left = getattr(left, "denoiser", left)
+        assert all(torch.equal(x, y) for x, y in zip(left.parameters(), kept.parameters(), strict=True))
     paper = gan_study.portrait_exam(gan_study.held_out(8)).first(1)
     assert gan_study.answer(model, paper, 2).shape == (1, 2, 3, 64, 64) and not G.training
     assert reader.read(gan_study.generated(G, 2, torch.Generator().manual_seed(0))).shape == (2, 10)
