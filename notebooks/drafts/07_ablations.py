@@ -22,26 +22,6 @@
 # **What it rebuilds.** The comparison of section 4.1 and figure 4 of *Diffusion with Forward Models* (Tewari et al.,
 # NeurIPS 2023, [arXiv 2306.11719](https://arxiv.org/abs/2306.11719)), on scenes that we make ourselves.
 
-# %%
-# On Google Colab: fetches the repository and the light packages it lacks. Elsewhere: idle.
-try:
-    import google.colab  # noqa: F401
-except ImportError:
-    pass
-else:
-    import importlib.metadata, os, subprocess, sys
-
-    folder = "/content/fwdiff-lite"
-    if not os.path.isdir(folder):
-        address = "https://github.com/fwdiff-lite/fwdiff-lite"
-        subprocess.run(["git", "clone", "--quiet", "--depth", "1", address, folder], check=True)
-    there = {d.metadata["Name"].lower().replace("_", "-") for d in importlib.metadata.distributions()}
-    light = "accelerate einops imageio jaxtyping matplotlib safetensors scikit-image scikit-learn scipy tqdm wadler-lindig".split()
-    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
-    subprocess.run([*install, *(name for name in light if name not in there), "-e", folder], check=True)
-    sys.path.insert(0, folder)
-    os.chdir(f"{folder}/notebooks")
-
 # %% tags=["parameters"]
 PROFILE = "cpu"
 # The profile "gpu" trains one of the ablations anew, and goes on where an earlier run stopped.
