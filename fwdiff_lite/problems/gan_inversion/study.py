@@ -320,11 +320,13 @@ def score(
     exam: Exam,
     drawn: Float[Tensor, "c k 3 h h"],
     single: Float[Tensor, "c 1 3 h h"],
-    reader: portraits.Reader,
+    read: Int[Tensor, "c k a"],
+    read_single: Int[Tensor, "c 1 a"],
     seed: int = 0,
 ) -> dict[str, float]:
     """All measures of samples beside those of the deterministic answer, named as in metrics.json.
 
+    read, read_single: the `labels` of both
     Attributes are judged where the context does not show them, those that have odds: `factor_tv` is the largest of
     theirs, since pooling them would let one hide another.
     """
@@ -342,8 +344,7 @@ def score(
     scores = metrics.energy_score(drawn * unseen[:, None], truth), metrics.point_score(single[:, 0] * unseen, truth)
     numbers |= metrics.energy_ratio(*scores, generator).named("energy_ratio")
     numbers |= metrics.spread_skill(drawn, exam.pictures, generator, unseen).named("spread_skill")
-    read = {words: labels(reader, x) for words, x in (("", drawn), ("deterministic_", single))}  # (c, k, A) each
-    for words, found in read.items():
+    for words, found in (("", read), ("deterministic_", read_single)):
         for i, (name, odds) in enumerate(exam.odds.items()):
             open_ = ~exam.given[:, i]
             if open_.sum() < 20:
@@ -462,15 +463,16 @@ def _examine(folder: Path, device: torch.device, options: argparse.Namespace) ->
         models[arm].denoiser = _filled(models[arm].denoiser, load_file(folder / f"{arm}.safetensors")).to(device)
     paper = portrait_exam(held_out(count))
     first, single, numbers = slice(EXAMPLES), answer(models["deterministic"], paper), {}
-    kept = {"deterministic": levels(single[first]), "deterministic_labels": _small(labels(reader, single))}
+    read_single = labels(reader, single)
+    kept = {"deterministic": levels(single[first]), "deterministic_labels": _small(read_single)}
     kept |= {"given": paper.given.cpu().numpy()}
     kept |= {f"odds_{name}": p.cpu().numpy().astype(np.float32) for name, p in paper.odds.items()}
 
     def sat(name: str, samples: Float[Tensor, "c k 3 h h"], began: float) -> None:
-        few = paper.first(len(samples))
-        numbers[name] = score(few, samples, single[: len(samples)], reader)
+        n, read = len(samples), labels(reader, samples)
+        numbers[name] = score(paper.first(n), samples, single[:n], read, read_single[:n])
         numbers[name]["seconds_a_sample"] = (time.monotonic() - began) / samples[:, :, 0, 0, 0].numel()
-        kept.update({name: levels(samples[first, :4]), f"{name}_labels": _small(labels(reader, samples))})
+        kept.update({name: levels(samples[first, :4]), f"{name}_labels": _small(read)})
         print(name, json.dumps({key: round(value, 3) for key, value in numbers[name].items()}), flush=True)
 
     for name, (arm, eta, targets) in CASES.items():

@@ -102,11 +102,13 @@ def test_true_draws_pass_the_examination_and_the_mean_does_not(reader):
         hats.append(portraits.render(other.changed("hat", 1)))
     drawn = torch.stack(drawings, 1)
     mean = drawn.mean(1, keepdim=True)
-    good = gan_study.score(paper, drawn, mean, reader)
+    read_mean = gan_study.labels(reader, mean)
+    good = gan_study.score(paper, drawn, mean, gan_study.labels(reader, drawn), read_mean)
     assert good["patch_psnr"] > 25 and good["diversity_outside_over_inside"] > 3
     assert good["energy_ratio"] < 0.8 and 0.8 < good["spread_skill"] < 1.2
     assert good["factor_tv_hat"] < 0.1, "hats are read well even by a reader of few steps"
-    bad = gan_study.score(paper, torch.stack(hats, 1), mean, reader)
+    hats = torch.stack(hats, 1)
+    bad = gan_study.score(paper, hats, mean, gan_study.labels(reader, hats), read_mean)
     assert bad["factor_tv_hat"] > 0.5 and bad["factor_tv"] >= bad["factor_tv_hat"]
 
 
