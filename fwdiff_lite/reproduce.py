@@ -41,10 +41,18 @@ PATIENCE = {"smoke": 300, "cpu": 900, "gpu": 4 * 3600}  # seconds that one cell 
 STALLED = 60  # seconds without any work after which a kernel's reply counts as lost
 # papermill, without nbclient's own handling of output widgets: it sends to the kernel while it waits for the kernel's
 # reply, and now and then misses it (nbclient's issue 312). What a widget shows at first lands in the cell's output.
+# At its end it writes its kernel's largest memory beside its input. Asked by us, the system would count our own memory
+# at the time of starting papermill as papermill's: Linux keeps that figure through exec.
 PAPERMILL = """
+import atexit, pathlib, resource, sys
 from nbclient.client import NotebookClient
 from papermill.cli import papermill
 
+def keep_peak():
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    pathlib.Path(sys.argv[1]).with_name("peak").write_text(str(peak))
+
+atexit.register(keep_peak)
 NotebookClient.on_comm_open_jupyter_widget = lambda self, message: None
 papermill()
 """
@@ -296,7 +304,7 @@ class Execution:
             )
         self.tries += 1
         self.began = self.worked_at = time.monotonic()
-        self.work, self.peak_gb, self.stalled = 0.0, 0.0, False
+        self.work, self.stalled = 0.0, False
 
     def environment(self) -> dict[str, str]:
         """The kernel's: where to write, one thread, one instruction set, nothing of the caller's set-up."""
@@ -317,15 +325,9 @@ class Execution:
 
     def ended(self) -> bool:
         """Whether papermill is through; starts it once more if it lost its kernel."""
-        pid, status, usage = os.wait4(self.process.pid, os.WNOHANG)
-        if not pid and not self.is_stalled():
-            return False
-        if pid:
-            self.process.returncode = os.waitstatus_to_exitcode(status)
-            self.peak_gb = usage.ru_maxrss / (
-                1e9 if sys.platform == "darwin" else 1e6
-            )  # macOS counts in bytes
-        else:
+        if self.process.poll() is None:
+            if not self.is_stalled():
+                return False
             self.stalled = True
             self.stop()
         if self.tries == 1 and self.lost_kernel():
@@ -351,6 +353,13 @@ class Execution:
 
     def lost_kernel(self) -> bool:
         return self.stalled or self.process.returncode == LOST_KERNEL or "Kernel didn't respond" in self.log()
+
+    @property
+    def peak_gb(self) -> float:
+        """The kernel's largest resident memory; 0 where papermill did not live to write it."""
+        path = self.folder / "peak"
+        unit = 1e9 if sys.platform == "darwin" else 1e6  # macOS counts in bytes, Linux in KiB
+        return int(path.read_text()) / unit if path.exists() else 0.0
 
     def log(self) -> str:
         return (self.folder / "log.txt").read_text(errors="replace")

@@ -31,6 +31,7 @@ def test_committed_run_puts_everything_in_place(checkout, capsys):
     (folder / "figures").mkdir()
     (folder / "figures" / "90_tiny_gone.png").write_bytes(b"a picture that the notebook no longer makes")
     (folder / "figures" / "metrics.json").write_text('{"91_other": {"mean": 7}, "89_removed": {"mean": 1}}')
+    np.ones(200_000_000)  # 1.6 GB of this process, which is not the notebook's
     assert main(["--only", "90"]) == 0
 
     assert set(files(folder)) == {
@@ -49,7 +50,7 @@ def test_committed_run_puts_everything_in_place(checkout, capsys):
     picture = Image.open(folder / "figures" / "90_tiny_line.png")
     assert picture.text["Source"] == "notebooks/90_tiny.ipynb, profile cpu"
     cost = json.loads((folder / "figures" / "provenance.json").read_text())["90_tiny"]["cpu"]
-    assert 0 < cost["minutes"] < 5 and 0.1 < cost["peak_gb"] < 3 and len(cost["cells"]) == 5
+    assert 0 < cost["minutes"] < 5 and 0.1 < cost["peak_gb"] < 1.5 and len(cost["cells"]) == 5
     assert list((folder / "build").glob("running-*")) == []
     assert "90_tiny: done" in capsys.readouterr().out
 
