@@ -1,5 +1,6 @@
 """The trainings behind 04_gan_inversion, each with a budget of minutes; a call that is cut off is gone on with.
 
+    python -m fwdiff_lite.problems.gan_inversion.study coach --out build/gan
     python -m fwdiff_lite.problems.gan_inversion.study generator --minutes 10 --out build/gan
     python -m fwdiff_lite.problems.gan_inversion.study reader --out build/gan
     python -m fwdiff_lite.problems.gan_inversion.study judge --out build/gan
@@ -7,9 +8,10 @@
     python -m fwdiff_lite.problems.gan_inversion.study examine --out build/gan
     python -m fwdiff_lite.problems.gan_inversion.study ship --out build/gan
 
-`generator` trains a StyleGAN2 on portraits that are drawn as they are needed, `reader` the network that reads their
-attributes. `judge` compares what the generator in the folder makes with what the program draws. The arms of ARMS
-invert it, `examine` compares them, and `ship` puts the weights and numbers into checkpoints/.
+`generator` trains a StyleGAN2 on drawn portraits. Two networks from different seeds read attributes: the `coach`
+teaches the generator how often they occur, the `reader` judges. `judge` compares what the generator in the folder
+makes with what the program draws. The arms of ARMS invert it, `examine` compares them, and `ship` puts the weights
+and numbers into checkpoints/.
 """
 
 from __future__ import annotations
@@ -45,7 +47,8 @@ NOISE = 0.1  # on what the discriminator sees, of pictures in [-1, 1]
 MIXING = 0.5  # the share of pictures that are made of two styles
 LOOK = 100  # steps between looks at the losses: each makes a GPU wait
 KEEP = 2000  # steps between states to go on from
-READING = 1500  # steps of the reader's training
+LESSON = 5.0  # weight of the coach's loss: without it, rare things were half as frequent as they should be
+READERS = {"reader": (1500, 0), "coach": (500, 1)}  # steps of training, seed
 JUDGED = 10_000  # generated portraits that are judged
 ARMS = {  # of inversion: the model, the space of its signals, and the weight of Eq. 9
     "w": (ForwardDiffusion, "w", 1.0),
@@ -88,14 +91,19 @@ def drawn(
 
 
 def adversaries(
-    device: torch.device, r1: float = R1, noise: float = NOISE, seed: int = 0, **sizes
+    device: torch.device,
+    r1: float = R1,
+    noise: float = NOISE,
+    lesson: portraits.Lesson | None = None,
+    seed: int = 0,
+    **sizes,
 ) -> stylegan2.Adversaries:
     """Untrained ones; sizes: of the generator, in place of those in stylegan2.SMALL, shared by the discriminator."""
     torch.manual_seed(seed)
     sizes = stylegan2.SMALL | sizes
     shared = {key: sizes[key] for key in ("resolution", "channel_base", "channel_max")}
     G, D = stylegan2.Generator(**sizes), stylegan2.Discriminator(**shared)
-    return stylegan2.Adversaries(G.to(device), D.to(device), r1=r1, noise=noise, mixing=MIXING)
+    return stylegan2.Adversaries(G.to(device), D.to(device), r1=r1, noise=noise, mixing=MIXING, lesson=lesson)
 
 
 def train_generator(
@@ -143,8 +151,11 @@ def _save(path: Path, both: stylegan2.Adversaries, home: torch.Generator, away: 
     networks = {name: getattr(both, name).state_dict() for name in ("G", "D", "average", "optimise_G", "optimise_D")}
     numbers = {name: getattr(both, name) for name in ("p", "path_mean", "steps", "images")}
     random = {"home": home.get_state(), "away": away.get_state()}
+    state = {"networks": networks, "numbers": numbers, "random": random, "done": vars(done)}
+    if both.lesson:
+        state["lesson"] = both.lesson.mean
     part = path.with_suffix(".part")
-    torch.save({"networks": networks, "numbers": numbers, "random": random, "done": vars(done)}, part)
+    torch.save(state, part)
     part.replace(path)
 
 
@@ -156,6 +167,8 @@ def _resume(path: Path, both: stylegan2.Adversaries, home: torch.Generator, away
         setattr(both, name, value)
     home.set_state(state["random"]["home"].cpu())
     away.set_state(state["random"]["away"].cpu())
+    if both.lesson:
+        both.lesson.mean.copy_(state["lesson"])
     return Fit(**state["done"])
 
 
@@ -411,13 +424,17 @@ def _frozen(folder: Path, device: torch.device) -> stylegan2.Generator:
     return _filled(stylegan2.Generator(**stylegan2.SMALL), load_file(folder / "generator.safetensors")).to(device)
 
 
-def _reading(folder: Path, device: torch.device) -> portraits.Reader:
-    """The reader in the folder."""
-    return _filled(portraits.Reader(), load_file(folder / "reader.safetensors")).to(device)
+def _reading(folder: Path, device: torch.device, name: str = "reader") -> portraits.Reader:
+    """The reader in the folder, or the coach."""
+    return _filled(portraits.Reader(), load_file(folder / f"{name}.safetensors")).to(device)
 
 
 def _generator(folder: Path, device: torch.device, options: argparse.Namespace) -> dict:
-    both, pictures = adversaries(device, options.r1, options.noise), drawn(options.portraits, device)
+    pictures, lesson = drawn(options.portraits, device), None
+    if options.lesson:
+        some = pictures(min(JUDGED, options.portraits), torch.Generator().manual_seed(0))
+        lesson = portraits.Lesson(_reading(folder, device, "coach"), some, options.lesson)
+    both = adversaries(device, options.r1, options.noise, lesson)
     budget = {"steps": options.steps, "seconds": 60 * options.minutes}
     done = train_generator(both, pictures, folder, options.batch, **budget, compile=options.compile)
     _weights(both.average, folder / "generator.safetensors")
@@ -428,13 +445,14 @@ def _generator(folder: Path, device: torch.device, options: argparse.Namespace) 
 
 
 def _reader(folder: Path, device: torch.device, options: argparse.Namespace) -> dict:
-    torch.manual_seed(0)
+    steps, seed = READERS[options.what]
+    torch.manual_seed(seed)
     reader = portraits.Reader().to(device)
-    losses = portraits.train_reader(reader, options.steps or READING, torch.Generator().manual_seed(0))
-    _weights(reader, folder / "reader.safetensors")
+    losses = portraits.train_reader(reader, options.steps or steps, torch.Generator().manual_seed(seed))
+    _weights(reader, folder / f"{options.what}.safetensors")
     people = portraits.draw_portraits(2000, torch.Generator().manual_seed(2026)).to(device)
     right = (reader.read(portraits.render(people)) == people.attributes).double().mean(0)
-    return {"curve": losses[::10], "numbers": dict(zip(portraits.NAMES, right.tolist(), strict=True))}
+    return {"seed": seed, "curve": losses[::10], "numbers": dict(zip(portraits.NAMES, right.tolist(), strict=True))}
 
 
 def _judge(folder: Path, device: torch.device, options: argparse.Namespace) -> dict:
@@ -508,7 +526,7 @@ def ship(folder: Path) -> None:
         arrays = {name: examination[name] for name in examination.files if name.startswith(KEPT)}
     arrays["records"] = np.array(json.dumps(records))
     short = {case: round(found[case]["factor_tv"], 4) for case in CASES if "factor_tv" in found[case]}
-    made = origins([records[part] for part in ("generator", "reader", "judge", *ARMS, "examine")])
+    made = origins([records[part] for part in (*READERS, "generator", "judge", *ARMS, "examine")])
     save_recorded(NAME, arrays, metrics=short, **made)
 
 
@@ -538,8 +556,8 @@ def recorded() -> tuple[dict[str, dict], dict[str, np.ndarray]]:
 
 
 COMMANDS = {
+    **dict.fromkeys(READERS, _reader),
     "generator": _generator,
-    "reader": _reader,
     "judge": _judge,
     **dict.fromkeys(ARMS, _arm),
     "examine": _examine,
@@ -556,6 +574,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--portraits", type=int, default=PORTRAITS, help="that are drawn to train on")
     parser.add_argument("--r1", type=float, default=R1, help="gamma of the generator's training")
     parser.add_argument("--noise", type=float, default=NOISE, help="on what its discriminator sees")
+    parser.add_argument("--lesson", type=float, default=LESSON, help="weight of the coach's loss")
     parser.add_argument("--compile", action="store_true", help="its networks")
     parser.add_argument("--batch", type=int, default=BATCH, help="portraits a step")
     parser.add_argument("--count", type=int, help=f"pictures: {JUDGED} are judged, {COUNT} are in the examination")
@@ -572,7 +591,8 @@ def main(words: Sequence[str] | None = None) -> None:
     if options.what in ("generator", *ARMS):
         command += f" --minutes {options.minutes:g} --batch {options.batch}"
     if options.what == "generator":
-        command += f" --r1 {options.r1:g} --noise {options.noise:g}" + options.compile * " --compile"
+        command += f" --r1 {options.r1:g} --noise {options.noise:g} --lesson {options.lesson:g}"
+        command += options.compile * " --compile"
     record = origin(command) | {"seed": 0}
     found = COMMANDS[options.what](options.out, device, options)
     minutes = (time.monotonic() - began) / 60 / options.sharing if device.type == "cuda" else 0.0

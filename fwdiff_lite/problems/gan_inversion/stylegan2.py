@@ -508,6 +508,7 @@ class Adversaries:
     adaptive: augment what D sees, with a chance `p` that follows `adapted`
     noise: standard deviation of the noise on all that D sees, which hides small faults of images, so that D judges how
         often things occur (instance noise: Sønderby et al. 2017; among ADA's augmentations)
+    lesson: a further loss of G's images, which D does not see
     """
 
     def __init__(
@@ -524,10 +525,12 @@ class Adversaries:
         half_life: float = 10_000,
         adaptive: bool = False,
         noise: float = 0.0,
+        lesson: Callable[[Float[Tensor, "b c h w"]], Float[Tensor, ""]] | None = None,
     ):
         self.G, self.D, self.average = G, D, copy.deepcopy(G).eval().requires_grad_(False)
         self.r1, self.r1_every, self.path, self.path_every = r1, r1_every, path, path_every
-        self.mixing, self.half_life, self.adaptive, self.noise = mixing, half_life, adaptive, noise
+        self.mixing, self.half_life, self.adaptive = mixing, half_life, adaptive
+        self.noise, self.lesson = noise, lesson
         self.optimise_G = lazy_adam(G, learning_rate, path_every if path else None)
         self.optimise_D = lazy_adam(D, learning_rate, r1_every if r1 else None)
         self.p, self.path_mean = (G.mapping.w_avg.new_zeros(()) for _ in range(2))
@@ -572,7 +575,12 @@ class Adversaries:
         losses = {}
         self.D.requires_grad_(False)
         images, _ = self.fake(len(real), generator)
-        losses["generator"] = _descend(self.optimise_G, generator_loss(self.D(self.shown(images, generator))))
+        loss = generator_loss(self.D(self.shown(images, generator)))
+        losses["generator"] = loss.detach()
+        if self.lesson:
+            lesson = self.lesson(images)
+            losses["lesson"], loss = lesson.detach(), loss + lesson
+        _descend(self.optimise_G, loss)
         self.D.requires_grad_(True)
         with torch.no_grad():
             images, _ = self.fake(len(real), generator)

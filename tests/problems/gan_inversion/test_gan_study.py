@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from fwdiff_lite import pretrained
 from fwdiff_lite.files import read_json
@@ -13,16 +14,25 @@ CPU = torch.device("cpu")
 TINY = {"resolution": 16, "z_dim": 8, "w_dim": 8, "mapping_layers": 1, "channel_base": 64, "channel_max": 8}
 
 
+class Bright(nn.Module):
+    """Reads one attribute, whether a picture is bright."""
+
+    def forward(self, pictures):
+        x = 4 * pictures.mean((1, 2, 3))
+        return [torch.stack([-x, x], 1)]
+
+
 def test_a_training_goes_on_where_it_stopped(tmp_path):
     pictures = gan_study.drawn(40, CPU, 16)
     weights = []
     for name, parts in (("whole", (18,)), ("parts", (5, 18))):
         (tmp_path / name).mkdir()
         for steps in parts:  # a fresh process would begin with untrained networks, as here
-            both = gan_study.adversaries(CPU, **TINY)
+            lesson = portraits.Lesson(Bright(), torch.ones(4, 3, 16, 16), 100.0)
+            both = gan_study.adversaries(CPU, lesson=lesson, **TINY)
             done = gan_study.train_generator(both, pictures, tmp_path / name, 4, steps)
         assert done.steps == 18 and both.images == 72 and both.steps == 18
-        assert set(done.curve) == {"generator", "discriminator", "r1"}
+        assert set(done.curve) == {"generator", "lesson", "discriminator", "r1"}
         weights.append(torch.cat([w.flatten() for w in both.average.parameters()]))
     assert torch.equal(*weights)
     untrained = gan_study.adversaries(CPU, **TINY).average
@@ -150,6 +160,7 @@ def test_the_commands_from_end_to_end(tmp_path, monkeypatch, capsys):
         assert capsys.readouterr().out.splitlines()[-1].startswith(f'{words[0]} {{"commit"')
         return read_json(tmp_path / f"{words[0]}.json")
 
+    run("coach", "--steps", "2")
     assert run("generator", "--steps", "2")["images"] == 8
     assert set(run("reader", "--steps", "2")["numbers"]) == set(portraits.NAMES)
     assert run("judge", "--count", "20")["numbers"]["frechet"] > 0
@@ -164,7 +175,7 @@ def test_the_commands_from_end_to_end(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["gan_study", "ship", "--out", str(tmp_path)])
     gan_study.main()
     records, arrays = gan_study.recorded()
-    assert set(records) == {"generator", "reader", "judge", *gan_study.ARMS, "examine"}
+    assert set(records) == {"coach", "generator", "reader", "judge", *gan_study.ARMS, "examine"}
     assert records["examine"]["numbers"] == found["numbers"] and arrays["live"].shape == (4, 2, 3, 64, 64)
     G, reader, model = gan_study.shipped()
     for left, kept in zip(gan_study.trained(tmp_path), (G, reader, model.denoiser), strict=True):

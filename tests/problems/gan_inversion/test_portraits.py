@@ -112,3 +112,43 @@ def test_a_crop_tells_what_is_in_it():
     assert not any(seen[name].any() for name in ("eyes", "brows", "glasses", "hat", "earrings"))
     assert torch.equal(seen["hair"], people.attribute("beard") == 1), "the beard's colour is the hair's"
     assert not portraits.shown(people, torch.zeros(40, 64, 64, dtype=torch.bool)).any()
+
+
+class Palette(torch.nn.Module):
+    """Reads two attributes from colours alone; its one weight says how firmly."""
+
+    def __init__(self):
+        super().__init__()
+        self.firm = torch.nn.Parameter(torch.tensor(3.0, dtype=torch.float64))
+
+    def forward(self, pictures):
+        mean = self.firm * pictures.mean((2, 3))  # (B, 3)
+        return [mean, torch.stack([mean[:, 0], -mean[:, 0]], 1)]
+
+
+def test_a_lesson_is_the_distance_of_pair_frequencies():
+    draw = torch.Generator().manual_seed(0)
+    real, fake = (torch.randn(n, 3, 2, 2, generator=draw, dtype=torch.float64) for n in (1100, 6))
+    fake.requires_grad_()
+    lesson = portraits.Lesson(Palette(), real, weight=7.0, decay=0.0)
+
+    def pairs(pictures):
+        mean = 3 * pictures.mean((2, 3))
+        p = torch.cat([mean.softmax(1), torch.sigmoid(2 * mean[:, :1]), torch.sigmoid(-2 * mean[:, :1])], 1)
+        return torch.einsum("bi,bj->ij", p, p) / len(p)
+
+    torch.testing.assert_close(lesson.wanted, pairs(real))
+    assert lesson(real) < 1e-12, "the real ones have nothing to learn"
+    plain = 7 * (pairs(fake) - pairs(real)).square().sum() / 2
+    torch.testing.assert_close(lesson(fake), plain)
+    (ours,), (wanted,) = (torch.autograd.grad(loss, fake) for loss in (lesson(fake), plain))
+    torch.testing.assert_close(ours, wanted)
+
+    # with a memory: the distance of the mean, and the batch moves it
+    lesson = portraits.Lesson(Palette(), real, weight=7.0, decay=0.9)
+    for _ in range(3):
+        loss = lesson(fake)
+    mean = pairs(real) + (1 - 0.9**3) * (pairs(fake) - pairs(real))
+    torch.testing.assert_close(lesson.mean, mean.detach())
+    torch.testing.assert_close(loss, 7 * (mean - pairs(real)).square().sum() / 2)
+    torch.testing.assert_close(torch.autograd.grad(loss, fake)[0], (1 - 0.9**3) * wanted)

@@ -927,6 +927,24 @@ def test_a_few_steps_teach_the_colour_of_the_images():
     assert torch.equal(images, trained())
 
 
+def test_a_lesson_moves_the_generator_and_not_the_discriminator():
+    """Real images are black; whoever is taught brightness as well makes brighter ones."""
+
+    def trained(**options):
+        play, draw = game(learning_rate=5e-3, half_life=200, **options), seeded()
+        for _ in range(30):
+            losses = play.step(-torch.ones(8, 3, 8, 8), draw)
+        return play.average(torch.randn(64, 8, generator=seeded(1))).mean(), losses, play
+
+    plain, _, _ = trained()
+    taught, losses, play = trained(lesson=lambda images: 20 * (images.mean() - 0.5).square())
+    assert {"generator", "lesson", "discriminator"} <= set(losses)
+    assert taught > plain + 0.3
+    play.D.zero_grad()
+    play.lesson(play.fake(8, seeded())[0]).backward()
+    assert all(w.grad is None for w in play.D.parameters())
+
+
 # --- what was given --------------------------------------------------------------------------------------------
 
 
