@@ -91,19 +91,14 @@ def drawn(
 
 
 def adversaries(
-    device: torch.device,
-    r1: float = R1,
-    noise: float = NOISE,
-    lesson: portraits.Lesson | None = None,
-    seed: int = 0,
-    **sizes,
+    device: torch.device, r1: float = R1, noise: float = NOISE, seed: int = 0, **sizes
 ) -> stylegan2.Adversaries:
     """Untrained ones; sizes: of the generator, in place of those in stylegan2.SMALL, shared by the discriminator."""
     torch.manual_seed(seed)
     sizes = stylegan2.SMALL | sizes
     shared = {key: sizes[key] for key in ("resolution", "channel_base", "channel_max")}
     G, D = stylegan2.Generator(**sizes), stylegan2.Discriminator(**shared)
-    return stylegan2.Adversaries(G.to(device), D.to(device), r1=r1, noise=noise, mixing=MIXING, lesson=lesson)
+    return stylegan2.Adversaries(G.to(device), D.to(device), r1=r1, noise=noise, mixing=MIXING)
 
 
 def train_generator(
@@ -430,11 +425,11 @@ def _reading(folder: Path, device: torch.device, name: str = "reader") -> portra
 
 
 def _generator(folder: Path, device: torch.device, options: argparse.Namespace) -> dict:
-    pictures, lesson = drawn(options.portraits, device), None
+    both, pictures = adversaries(device, options.r1, options.noise), drawn(options.portraits, device)
     if options.lesson:
         some = pictures(min(JUDGED, options.portraits), torch.Generator().manual_seed(0))
-        lesson = portraits.Lesson(_reading(folder, device, "coach"), some, options.lesson)
-    both = adversaries(device, options.r1, options.noise, lesson)
+        some = both.shown(some, torch.Generator(device).manual_seed(0))
+        both.lesson = portraits.Lesson(_reading(folder, device, "coach"), some, options.lesson)
     budget = {"steps": options.steps, "seconds": 60 * options.minutes}
     done = train_generator(both, pictures, folder, options.batch, **budget, compile=options.compile)
     _weights(both.average, folder / "generator.safetensors")

@@ -508,7 +508,7 @@ class Adversaries:
     adaptive: augment what D sees, with a chance `p` that follows `adapted`
     noise: standard deviation of the noise on all that D sees, which hides small faults of images, so that D judges how
         often things occur (instance noise: Sønderby et al. 2017; among ADA's augmentations)
-    lesson: a further loss of G's images, which D does not see
+    lesson: a further loss of G's images, as D is shown them
     """
 
     def __init__(
@@ -575,10 +575,11 @@ class Adversaries:
         losses = {}
         self.D.requires_grad_(False)
         images, _ = self.fake(len(real), generator)
-        loss = generator_loss(self.D(self.shown(images, generator)))
+        shown = self.shown(images, generator)
+        loss = generator_loss(self.D(shown))
         losses["generator"] = loss.detach()
         if self.lesson:
-            lesson = self.lesson(images)
+            lesson = self.lesson(shown)
             losses["lesson"], loss = lesson.detach(), loss + lesson
         _descend(self.optimise_G, loss)
         self.D.requires_grad_(True)

@@ -28,8 +28,8 @@ def test_a_training_goes_on_where_it_stopped(tmp_path):
     for name, parts in (("whole", (18,)), ("parts", (5, 18))):
         (tmp_path / name).mkdir()
         for steps in parts:  # a fresh process would begin with untrained networks, as here
-            lesson = portraits.Lesson(Bright(), torch.ones(4, 3, 16, 16), 100.0)
-            both = gan_study.adversaries(CPU, lesson=lesson, **TINY)
+            both = gan_study.adversaries(CPU, **TINY)
+            both.lesson = portraits.Lesson(Bright(), torch.ones(4, 3, 16, 16), 100.0)
             done = gan_study.train_generator(both, pictures, tmp_path / name, 4, steps)
         assert done.steps == 18 and both.images == 72 and both.steps == 18
         assert set(done.curve) == {"generator", "lesson", "discriminator", "r1"}
