@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from fwdiff_lite.files import read_json
+from fwdiff_lite.files import read_json, write_json
 from fwdiff_lite.problems.inverse_graphics import comparisons, study, tabletop, train
 
 SIDE, COUNT, K = 32, 8, 4
@@ -64,6 +64,15 @@ def test_true_draws_show_what_a_perfect_sampler_would_score(measured):
     each = measured["redrawn"]["each"]
     assert np.mean(each["energy_180"]) == pytest.approx(redrawn["energy_180"], rel=1e-4)
     assert 10 * np.log10(4 / np.mean(each["consistency_180"])) == pytest.approx(redrawn["consistency_180"], abs=1e-3)
+
+
+def test_what_has_no_error_has_no_decibels(paper, tmp_path):
+    answers, means = paper.redrawn.clone(), paper.redrawn.mean(1, keepdim=True)
+    answers[:, 0] = paper.truth
+    row = replace(comparisons.ROWS["redrawn"], degrees=study.BEHIND)
+    told = comparisons.measure(paper, answers[:, :, 2:], means, row, comparisons.common_points(paper))
+    write_json(tmp_path / "row.json", told)  # refuses what is not finite
+    assert "psnr_seen_180" not in told["numbers"] and "energy_180" in told["numbers"]
 
 
 def test_a_single_answer_is_judged_by_its_distance(paper):
