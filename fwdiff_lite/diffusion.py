@@ -102,9 +102,10 @@ class ForwardDiffusion(nn.Module):
         noisy_target = self._noisy(target.value, noise, t) * self._support(target.params)
         condition = self.denoiser.condition(context, target.params)
         signal = self.denoiser(condition, noisy_target, t)
-        misfits = {"target": self._misfit(signal, target, at)}
+        seen, places = {"target": target}, [at]
         if novel is not None and self.novel_weight:
-            misfits["novel"] = self._misfit(signal, novel, novel_at)
+            seen, places = seen | {"novel": novel}, [at, novel_at]
+        misfits = dict(zip(seen, self._misfits(signal, list(seen.values()), places), strict=True))
         weigh = getattr(self.denoiser, "loss_weight", lambda condition, t: torch.ones_like(t))
         total = (weigh(condition, t) * (misfits["target"] + self.novel_weight * misfits.get("novel", 0.0))).mean()
         losses = {name: misfit.mean() for name, misfit in misfits.items()}
@@ -212,18 +213,24 @@ class ForwardDiffusion(nn.Module):
         support = getattr(self.forward_model, "support", None)
         return 1.0 if support is None else support(params)
 
-    def _misfit(self, signal, truth: Observations, at: Tensor | None) -> Float[Tensor, "b"]:
-        """|O - forward(S, phi)|^2 of each signal, as a mean; what is not observed counts as zero."""
-        if at is None:
-            predicted, value = self.forward_model(signal, truth.params), truth.value
-        else:
-            predicted, value = self.forward_model(signal, truth.params, at=at), gather(truth.value, at)
-        if predicted.shape != value.shape:
-            raise ValueError(
-                f"forward_model gave {tuple(predicted.shape)} where the observations are {tuple(value.shape)}"
-            )
-        there = truth.mask.reshape(truth.mask.shape + (1,) * (value.ndim - 2)) * self._support(truth.params)
-        return (there * (predicted - value).square()).flatten(1).mean(1)
+    def _misfits(self, signal, seen: list[Observations], places: list[Tensor | None]) -> list[Float[Tensor, "b"]]:
+        """|O - forward(S, phi)|^2 of each signal, a mean for each of `seen`; what is not observed counts as zero.
+
+        The forward model is called once for all of them: a generator makes one picture, whatever is cut out of it.
+        """
+        params = torch.cat([truth.params for truth in seen], 1)
+        at = {} if places[0] is None else {"at": torch.cat(places, 1)}
+        predicted = self.forward_model(signal, params, **at).split([truth.params.shape[1] for truth in seen], 1)
+        misfits = []
+        for answer, truth, where in zip(predicted, seen, places, strict=True):
+            value = truth.value if where is None else gather(truth.value, where)
+            if answer.shape != value.shape:
+                raise ValueError(
+                    f"forward_model gave {tuple(answer.shape)} where the observations are {tuple(value.shape)}"
+                )
+            there = truth.mask.reshape(truth.mask.shape + (1,) * (value.ndim - 2)) * self._support(truth.params)
+            misfits.append((there * (answer - value).square()).flatten(1).mean(1))
+        return misfits
 
     def _reverse(self, noisy_target, observation, t: float, t_next: float, eta: float, noise) -> Tensor:
         """One draw of the target at t_next < t, given it at t and its clean estimate (Eq. 6)."""

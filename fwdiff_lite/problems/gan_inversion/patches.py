@@ -19,8 +19,10 @@ from torch import Tensor, nn
 from fwdiff_lite.backbones import Encoder
 from fwdiff_lite.observations import Observations, merge, send, window
 from fwdiff_lite.problems.gan_inversion.stylegan2 import Generator
+from fwdiff_lite.schedule import CosineSchedule, ShiftedCosineSchedule
 
 CONTEXT, TARGET = (16, 24), (24, 32)  # the smallest and largest patch, in pixels, that is given, that is asked for
+SCHEDULE = ShiftedCosineSchedule(1 / 8)  # hundreds of pixels say who it is, so it is settled under much noise
 
 # --- the forward model ------------------------------------------------------------------------------------------------
 
@@ -158,6 +160,60 @@ def styles(generator: Generator, n: int, random: torch.Generator) -> Float[Tenso
 def spread_of(generator: Generator, n: int = 10_000, seed: int = 0) -> Float[Tensor, "d"]:
     """The standard deviation of W, of each coordinate."""
     return styles(generator, n, torch.Generator().manual_seed(seed)).std(0)
+
+
+# --- the best denoiser there is ---------------------------------------------------------------------------------------
+
+
+class Bank:
+    """A forward model of so many pictures: S tells how likely each of them is, O is their mean inside of the crop."""
+
+    def __init__(self, pictures: Float[Tensor, "n 3 h h"]):
+        self.pictures = pictures
+
+    def __call__(
+        self, signal: Float[Tensor, "b n"], params: Float[Tensor, "b m 3"], at=None
+    ) -> Float[Tensor, "b m 3 h h"]:
+        mean = (signal @ self.pictures.flatten(1)).unflatten(1, self.pictures.shape[1:])
+        return mean[:, None] * self.support(params)
+
+    def support(self, params: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b 1 h h"]:
+        """1 inside of the crop, 0 outside."""
+        return crop_mask(params, self.pictures.shape[-1])
+
+
+class BankDenoiser(nn.Module):
+    """Bayes' rule in place of a network, where a picture is any of a bank's: S = p(picture | context, noisy target).
+
+    It makes no error, so whatever samples lack is lost by the sampler's steps.
+
+    s: the standard deviation that the context's pixels are taken to have, in units of pictures
+    """
+
+    def __init__(self, pictures: Float[Tensor, "n 3 h h"], schedule: CosineSchedule, s: float = 0.05):
+        super().__init__()
+        self.schedule, self.s = schedule, s
+        self.register_buffer("pictures", pictures)
+
+    def condition(
+        self, context: Observations, target_params: Float[Tensor, "b m 3"]
+    ) -> tuple[Float[Tensor, "b n"], Float[Tensor, "b m 1 h h"]]:
+        """The context's log likelihood of every picture; where the targets see."""
+        told = -bank_distances(self.pictures, context) / (2 * self.s**2)
+        return told, crop_mask(target_params, self.pictures.shape[-1])
+
+    def forward(
+        self,
+        condition: tuple[Tensor, Tensor],
+        noisy_target: Float[Tensor, "b m 3 h h"],
+        t: Float[Tensor, "b"],
+    ) -> Float[Tensor, "b n"]:
+        """The odds; log N(y; alpha x, sigma^2) but for what is the same for all pictures x."""
+        told, support = condition
+        alpha, sigma = (f(t)[:, None] for f in (self.schedule.alpha, self.schedule.sigma))
+        x, y = self.pictures.flatten(1), (support * noisy_target).sum(1).flatten(1)
+        sizes = support.sum(1).flatten(1) @ self.pictures.square().sum(1).flatten(1).T
+        return torch.softmax(told + (alpha * (y @ x.T) - alpha**2 / 2 * sizes) / sigma**2, 1)
 
 
 # --- what else one would try ------------------------------------------------------------------------------------------

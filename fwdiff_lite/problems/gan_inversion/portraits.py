@@ -332,28 +332,33 @@ class Lesson:
 
     With p (B, K) the probabilities that a reader gives to all categories, the mean of p p^T over a set tells how often
     every two of them occur together. The loss is half the squared distance between that of generated pictures and that
-    of real ones. A batch is too small to tell it: it is that of a mean over the last batches, its gradient the batch's.
+    of real ones, a mean over readers: one alone can be deceived. A batch is too small to tell it: it is that of a mean
+    over the last batches, its gradient the batch's.
 
-    reader: a Reader, or what else gives log odds, on the pictures' device
+    readers: each a Reader, or what else gives log odds, on the pictures' device
     real: read once; weight: of the loss; decay: of the mean, at every batch
     """
 
-    def __init__(self, reader: nn.Module, real: Float[Tensor, "n 3 h w"], weight: float, decay: float = 0.98):
-        self.reader, self.weight, self.decay = reader, weight, decay
+    def __init__(self, readers: nn.ModuleList, real: Float[Tensor, "n 3 h w"], weight: float, decay: float = 0.98):
+        self.readers, self.weight, self.decay = readers, weight, decay
         with torch.no_grad():
             self.wanted = sum(self.pairs(lot) * (len(lot) / len(real)) for lot in real.split(500))
         self.mean = self.wanted.clone()
 
-    def pairs(self, pictures: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "k k"]:
-        """How often every two categories are read together."""
-        p = torch.cat([x.softmax(1) for x in self.reader(pictures)], 1)
-        return p.T @ p / len(p)
+    def pairs(self, pictures: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "r k k"]:
+        """How often each of the readers reads every two categories together."""
+        found = []
+        for reader in self.readers:
+            p = torch.cat([x.softmax(1) for x in reader(pictures)], 1)
+            found.append(p.T @ p / len(p))
+        return torch.stack(found)
 
     def __call__(self, pictures: Float[Tensor, "b 3 h w"]) -> Float[Tensor, ""]:
         found = self.pairs(pictures)
         self.mean.lerp_(found.detach(), 1 - self.decay)
         off = self.mean - self.wanted
-        return self.weight * (off.square().sum() / 2 + (off * (found - found.detach())).sum())
+        distance = off.square().sum() / 2 + (off * (found - found.detach())).sum()
+        return self.weight / len(self.readers) * distance
 
 
 def train_reader(

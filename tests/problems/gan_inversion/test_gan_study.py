@@ -9,6 +9,7 @@ from fwdiff_lite import pretrained
 from fwdiff_lite.files import read_json
 from fwdiff_lite.problems.gan_inversion import patches, portraits
 from fwdiff_lite.problems.gan_inversion import study as gan_study
+from fwdiff_lite.schedule import CosineSchedule
 
 CPU = torch.device("cpu")
 TINY = {"resolution": 16, "z_dim": 8, "w_dim": 8, "mapping_layers": 1, "channel_base": 64, "channel_max": 8}
@@ -29,7 +30,7 @@ def test_a_training_goes_on_where_it_stopped(tmp_path):
         (tmp_path / name).mkdir()
         for steps in parts:  # a fresh process would begin with untrained networks, as here
             both = gan_study.adversaries(CPU, **TINY)
-            both.lesson = portraits.Lesson(Bright(), torch.ones(4, 3, 16, 16), 100.0)
+            both.lesson = portraits.Lesson(nn.ModuleList([Bright()]), torch.ones(4, 3, 16, 16), 100.0)
             done = gan_study.train_generator(both, pictures, tmp_path / name, 4, steps)
         assert done.steps == 18 and both.images == 72 and both.steps == 18
         assert set(done.curve) == {"generator", "lesson", "discriminator", "r1"}
@@ -136,6 +137,17 @@ def test_a_bank_agrees_with_draws_from_itself():
     assert gan_study.bank_agreement(paper, other, bank, people.attributes)["bank_tv"] > 1.3 * found["bank_tv"]
 
 
+def test_steps_of_sampling_keep_the_spread_where_the_noise_fits():
+    """With Bayes' rule as denoiser only the steps can lose it. The plain cosine schedule does, unless they are many."""
+    people = portraits.draw_portraits(500, torch.Generator().manual_seed(0))
+    ours = gan_study.without_error(people, patches.SCHEDULE, 200)
+    plain = gan_study.without_error(people, CosineSchedule(), 200)
+    slow = gan_study.without_error(people, CosineSchedule(), 200, steps=300)
+    assert ours["spread"] > 0.96 and ours["tv"] < 0.1
+    assert plain["spread"] < 0.94 and plain["tv"] > 0.1
+    assert slow["spread"] > plain["spread"] + 0.03
+
+
 def test_answers_are_whole_pictures_from_one_or_many_targets():
     sizes = {"z_dim": 8, "w_dim": 8, "mapping_layers": 1, "channel_base": 256, "channel_max": 8}
     G = gan_study.adversaries(CPU, **sizes).average
@@ -160,7 +172,7 @@ def test_the_commands_from_end_to_end(tmp_path, monkeypatch, capsys):
         assert capsys.readouterr().out.splitlines()[-1].startswith(f'{words[0]} {{"commit"')
         return read_json(tmp_path / f"{words[0]}.json")
 
-    run("coach", "--steps", "2")
+    assert len(run("coaches", "--steps", "2")["coaches"]) == len(gan_study.COACHES)
     assert run("generator", "--steps", "2")["images"] == 8
     assert set(run("reader", "--steps", "2")["numbers"]) == set(portraits.NAMES)
     assert run("judge", "--count", "20")["numbers"]["frechet"] > 0
@@ -169,13 +181,14 @@ def test_the_commands_from_end_to_end(tmp_path, monkeypatch, capsys):
     found = run("examine", "--count", "8", "--samples", "2", "--bank", "200")
     assert set(found["numbers"]) == {*gan_study.CASES, "optimised", "bank"}
     assert found["numbers"]["bank"]["bank_least_size"] > 49
+    assert set(map(float, found["without_error"])) == set(gan_study.SCALES)
     with np.load(tmp_path / "examination.npz") as kept:
         assert kept["wplus_eta_1"].shape == (8, 2, 3, 64, 64) and kept["deterministic"].shape == (8, 1, 3, 64, 64)
 
     monkeypatch.setattr("sys.argv", ["gan_study", "ship", "--out", str(tmp_path)])
     gan_study.main()
     records, arrays = gan_study.recorded()
-    assert set(records) == {"coach", "generator", "reader", "judge", *gan_study.ARMS, "examine"}
+    assert set(records) == {"coaches", "generator", "reader", "judge", *gan_study.ARMS, "examine"}
     assert records["examine"]["numbers"] == found["numbers"] and arrays["live"].shape == (4, 2, 3, 64, 64)
     G, reader, model = gan_study.shipped()
     for left, kept in zip(gan_study.trained(tmp_path), (G, reader, model.denoiser), strict=True):

@@ -150,6 +150,29 @@ def test_a_weighted_bank_finds_a_known_posterior():
     assert (weights @ x.double()).item() == pytest.approx((precise * 0.8 / (1 + precise)).item(), abs=0.02)
 
 
+def test_the_best_denoiser_is_bayes_rule_and_its_observation_the_posterior_mean():
+    random, schedule = seed(1), CosineSchedule()
+    bank = torch.randn(5, 3, 8, 8, generator=random, dtype=torch.float64)
+    context = gi.observe(bank[:2], crops((0, 0, 3)).expand(2, -1, -1).double())
+    params = torch.tensor([[[2, 2, 4], [4, 0, 3]], [[0, 5, 3], [1, 1, 2]]], dtype=torch.float64)
+    support, t = gi.crop_mask(params, 8), torch.tensor([0.9, 0.5], dtype=torch.float64)
+    y = support * torch.randn(2, 2, 3, 8, 8, generator=random, dtype=torch.float64)
+    network = gi.BankDenoiser(bank, schedule, s=2.0)
+    signal = network(network.condition(context, params), y, t)
+    likelihood = torch.ones(2, 5, dtype=torch.float64)
+    for i in range(2):
+        alpha, sigma = schedule.alpha(t[i]), schedule.sigma(t[i])
+        for j, x in enumerate(bank):
+            told = torch.distributions.Normal(x[:, :3, :3], 2.0).log_prob(context.value[i, 0, :, :3, :3]).sum()
+            for m in range(2):
+                inside = support[i, m].expand_as(x) > 0
+                told = told + torch.distributions.Normal(alpha * x[inside], sigma).log_prob(y[i, m][inside]).sum()
+            likelihood[i, j] = told
+    torch.testing.assert_close(signal, likelihood.softmax(1))
+    observation = gi.Bank(bank)(signal, params)
+    torch.testing.assert_close(observation, torch.einsum("bn,nchw->bchw", signal, bank)[:, None] * support)
+
+
 def test_optimisation_finds_codes_that_agree(forward_model):
     w = gi.styles(forward_model.generator, 4, seed(9))
     params = crops((2, 2, 10)).expand(4, 1, 3)

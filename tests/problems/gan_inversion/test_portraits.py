@@ -130,12 +130,12 @@ def test_a_lesson_is_the_distance_of_pair_frequencies():
     draw = torch.Generator().manual_seed(0)
     real, fake = (torch.randn(n, 3, 2, 2, generator=draw, dtype=torch.float64) for n in (1100, 6))
     fake.requires_grad_()
-    lesson = portraits.Lesson(Palette(), real, weight=7.0, decay=0.0)
+    lesson = portraits.Lesson(torch.nn.ModuleList([Palette()]), real, weight=7.0, decay=0.0)
 
     def pairs(pictures):
         mean = 3 * pictures.mean((2, 3))
         p = torch.cat([mean.softmax(1), torch.sigmoid(2 * mean[:, :1]), torch.sigmoid(-2 * mean[:, :1])], 1)
-        return torch.einsum("bi,bj->ij", p, p) / len(p)
+        return torch.einsum("bi,bj->ij", p, p)[None] / len(p)
 
     torch.testing.assert_close(lesson.wanted, pairs(real))
     assert lesson(real) < 1e-12, "the real ones have nothing to learn"
@@ -145,10 +145,19 @@ def test_a_lesson_is_the_distance_of_pair_frequencies():
     torch.testing.assert_close(ours, wanted)
 
     # with a memory: the distance of the mean, and the batch moves it
-    lesson = portraits.Lesson(Palette(), real, weight=7.0, decay=0.9)
+    lesson = portraits.Lesson(torch.nn.ModuleList([Palette()]), real, weight=7.0, decay=0.9)
     for _ in range(3):
         loss = lesson(fake)
     mean = pairs(real) + (1 - 0.9**3) * (pairs(fake) - pairs(real))
     torch.testing.assert_close(lesson.mean, mean.detach())
     torch.testing.assert_close(loss, 7 * (mean - pairs(real)).square().sum() / 2)
     torch.testing.assert_close(torch.autograd.grad(loss, fake)[0], (1 - 0.9**3) * wanted)
+
+    # several readers: the mean of their lessons
+    firm = Palette()
+    firm.firm.data += 1
+    both, *each = (
+        portraits.Lesson(torch.nn.ModuleList(readers), real, weight=7.0)
+        for readers in ([Palette(), firm], [Palette()], [firm])
+    )
+    torch.testing.assert_close(both(fake), sum(lesson(fake) for lesson in each) / 2)
