@@ -28,7 +28,7 @@
 PROFILE = "cpu"
 # The profile "gpu" trains all weights anew, and goes on where an earlier run stopped.
 MINUTES = 12.0  # of training the generator; its inversion gets three quarters of them
-READING = 1500  # steps of training the reader; the coach has a third of them
+READING = 1500  # steps of training the reader; each coach has a third of them
 PORTRAITS = 131_072  # to train on
 FOLDER = "../build/04_gan_inversion"  # for its weights
 
@@ -86,7 +86,7 @@ print(f"glasses: {100 * grey[0]:.0f} % of people with black hair, {100 * grey[1]
 records, arrays = study.recorded()
 arm = study.CASES[study.MAIN][0]
 if PROFILE == "gpu":
-    budgets = {"coach": ["--steps", f"{READING // 3}"], "generator": ["--minutes", f"{MINUTES}"],
+    budgets = {"coaches": ["--steps", f"{READING // 3}"], "generator": ["--minutes", f"{MINUTES}"],
                "reader": ["--steps", f"{READING}"], arm: ["--minutes", f"{0.75 * MINUTES}"]}
     for part, budget in budgets.items():
         study.main([part, "--out", FOLDER, "--portraits", f"{PORTRAITS}", *budget])
@@ -114,8 +114,8 @@ plt.show()
 #
 # One thing is not StyleGAN2's. Its discriminator notices slowly that something occurs too rarely, and our budget is
 # minutes. So the generator has one more loss (`portraits.Lesson`): how often every two attributes occur together is to be
-# as in drawn portraits. It is told by another such network, the *coach*, from another seed. The reader who judges here
-# was no part of the training.
+# as in drawn portraits. It is told by three more such networks, the *coaches*. The reader who judges here has a seed of
+# its own and was no part of the training.
 
 # %% tags=["nbval-ignore-output"]
 judged, generator, right = records["judge"]["numbers"], records["generator"], records["reader"]["numbers"]
@@ -182,6 +182,31 @@ axes[0].set_ylabel("squared error")
 axes[1].legend()
 run.savefig(fig, "training")
 plt.show()
+
+# %% [markdown]
+# ### How much noise?
+#
+# A patch has a thousand pixels, and hundreds of them tell the hair's colour together. So it is settled under noise in which
+# no single pixel shows it. The cosine schedule of the other notebooks is there for one step in 32, and one step settles
+# things too near to their mean. Below no network is at work: Bayes' rule denoises over a bank of drawn portraits. It makes
+# no error, so whatever is missing the steps have lost. With $\alpha / \sigma$ an eighth of the cosine schedule's at every
+# time, hardly anything is, and training sees the noise that matters more often (recorded).
+
+# %% tags=["nbval-ignore-output"]
+steps = {float(scale): found for scale, found in records["examine"]["without_error"].items()}
+scales, ours = sorted(steps, reverse=True), patches.SCHEDULE.scale
+fig, axes = plt.subplots(1, 2, figsize=(7.5, 2.6))
+for ax, key, title in zip(axes, ("spread", "tv"), ("spread (% of the true one)", "odds of the worst attribute: off by (%)"), strict=True):
+    ax.semilogx(scales, [100 * steps[scale][key] for scale in scales], "o-", color=plotting.SAMPLES, base=2)
+    ax.plot(ours, 100 * steps[ours][key], "o", color="k", label="taken here")
+    ax.set(title=title, xlabel=r"$\alpha / \sigma$ over the cosine schedule's")
+    ax.set_xticks(scales, ["1", *(f"1/{1 / scale:.0f}" for scale in scales[1:])])
+    ax.invert_xaxis()
+axes[0].axhline(100, color="k", lw=0.8, ls=":")
+axes[0].legend()
+run.savefig(fig, "noise")
+plt.show()
+run.record(**{f"exact_{name}_{key}": steps[scale][key] for name, scale in (("cosine", 1.0), ("shifted", ours)) for key in ("spread", "tv")})
 
 # %% [markdown]
 # ## 4. One patch, many faces
