@@ -47,7 +47,7 @@ NOISE = 0.1  # on what the discriminator sees, of pictures in [-1, 1]
 MIXING = 0.5  # the share of pictures that are made of two styles
 LOOK = 100  # steps between looks at the losses: each makes a GPU wait
 KEEP = 2000  # steps between states to go on from
-LESSON = 1.0  # weight of the coaches' loss: without it, smiles were 34 points more frequent than they should be
+LESSON = 1.0  # weight of the coaches' loss: without it, one attribute's odds were 34 points off
 COACHES, COACHING = (1, 2, 3), 500  # their seeds, steps of training; one alone was deceived about one mouth in ten
 READING = 1500  # steps of training the reader, whose seed is 0
 JUDGED = 10_000  # generated portraits that are judged
@@ -447,7 +447,7 @@ def _reading(folder: Path, device: torch.device) -> portraits.Reader:
 
 
 def _panel() -> nn.ModuleList:
-    """As many coaches, untrained."""
+    """The coaches, untrained."""
     return nn.ModuleList(portraits.Reader() for _ in COACHES)
 
 
