@@ -189,7 +189,7 @@ plt.show()
 # A patch has a thousand pixels, and hundreds of them tell the hair's colour together. So it is settled under noise in which
 # no single pixel shows it. The cosine schedule of the other notebooks is there for one step in 32, and one step settles
 # things too near to their mean. Below no network is at work: Bayes' rule denoises over a bank of drawn portraits. It makes
-# no error, so whatever is missing the steps have lost. With $\alpha / \sigma$ an eighth of the cosine schedule's at every
+# no error, so whatever is missing the steps have lost. With $\alpha / \sigma$ a quarter of the cosine schedule's at every
 # time, hardly anything is, and training sees the noise that matters more often (recorded).
 
 # %% tags=["nbval-ignore-output"]

@@ -22,7 +22,7 @@ from fwdiff_lite.problems.gan_inversion.stylegan2 import Generator
 from fwdiff_lite.schedule import CosineSchedule, ShiftedCosineSchedule
 
 CONTEXT, TARGET = (16, 24), (24, 32)  # the smallest and largest patch, in pixels, that is given, that is asked for
-SCHEDULE = ShiftedCosineSchedule(1 / 8)  # hundreds of pixels say who it is, so it is settled under much noise
+SCHEDULE = ShiftedCosineSchedule(1 / 4)  # hundreds of pixels say together who it is: that is settled under much noise
 
 # --- the forward model ------------------------------------------------------------------------------------------------
 

@@ -139,13 +139,11 @@ def test_a_bank_agrees_with_draws_from_itself():
 
 def test_steps_of_sampling_keep_the_spread_where_the_noise_fits():
     """With Bayes' rule as denoiser only the steps can lose it. The plain cosine schedule does, unless they are many."""
-    people = portraits.draw_portraits(500, torch.Generator().manual_seed(0))
-    ours = gan_study.without_error(people, patches.SCHEDULE, 200)
-    plain = gan_study.without_error(people, CosineSchedule(), 200)
-    slow = gan_study.without_error(people, CosineSchedule(), 200, steps=300)
-    assert ours["spread"] > 0.96 and ours["tv"] < 0.1
-    assert plain["spread"] < 0.94 and plain["tv"] > 0.1
-    assert slow["spread"] > plain["spread"] + 0.03
+    people = portraits.draw_portraits(300, torch.Generator().manual_seed(0))
+    ours, plain = (gan_study.without_error(people, schedule, 150) for schedule in (patches.SCHEDULE, CosineSchedule()))
+    slow = gan_study.without_error(people, CosineSchedule(), 150, steps=128)
+    assert ours["spread"] > 0.96 and plain["spread"] < 0.93 and slow["spread"] > plain["spread"] + 0.05
+    assert ours["tv"] < plain["tv"]
 
 
 def test_answers_are_whole_pictures_from_one_or_many_targets():
