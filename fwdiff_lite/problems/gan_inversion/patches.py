@@ -110,44 +110,66 @@ def batches(
 
 @dataclass(frozen=True)
 class Condition:
-    """What a denoiser knows before any noise: the context on one canvas, where it sees, where the targets will."""
+    """What a denoiser knows before any noise: the context on one canvas, where it sees, and where the targets will.
+
+    guess, image: the signal that the context alone suggests, and its whole picture, both without gradient
+    estimate: of the targets, cut out of that picture; trained beside the rest
+    """
 
     picture: Float[Tensor, "b 3 h h"]
     seen: Float[Tensor, "b 1 h h"]
     support: Float[Tensor, "b m 1 h h"]
+    guess: Float[Tensor, "b *l d"]
+    image: Float[Tensor, "b 3 h h"]
+    estimate: Observations
 
 
 class PatchDenoiser(nn.Module):
     """Eq. 4: a latent code from context patches and noisy target patches.
 
-    S = the mean of W + its standard deviation * network. The network sees two canvases, with where each of them sees.
+    As in the paper's inverse graphics, what the context alone suggests is rendered and shown to the network that sees
+    the noisy target: S = guess + (standard deviation of W) * network. It sees two canvases, with where each of them
+    sees, the guess's picture, and what that lacks where the context sees. The guess comes from a network of its own.
 
-    space: "w", one style for all layers, or "w+", one for each
+    forward_model: whose generator draws the guess
     spread: (D,) the standard deviation of W, from `spread_of`
-    options: of the Encoder
+    space: "w", one style for all layers, or "w+", one for each
+    options: of both Encoders
     """
 
-    def __init__(self, generator: Generator, spread: Float[Tensor, "d"], space: str = "w+", **options):
-        options = {"widths": (32, 48, 80, 112, 128), "hidden": 192} | options
+    def __init__(self, forward_model: Patch, spread: Float[Tensor, "d"], space: str = "w+", **options):
+        options = {"widths": (24, 40, 56, 72, 80), "hidden": 160} | options
         super().__init__()
         if space not in ("w", "w+"):
             raise ValueError(f"unknown space {space!r}: choose w or w+")
-        self.side, (d,) = generator.synthesis.resolutions[-1], spread.shape
+        generator = forward_model.generator
+        self.forward_model, self.side, (d,) = forward_model, forward_model.side, spread.shape
         self.shape = (d,) if space == "w" else (generator.synthesis.layers, d)
-        self.encoder = Encoder(8, torch.Size(self.shape).numel(), self.side, **options)
+        outputs = torch.Size(self.shape).numel()
+        self.guesser, self.encoder = (Encoder(n, outputs, self.side, **options) for n in (4, 14))
         self.register_buffer("mean", generator.mapping.w_avg.clone())
         self.register_buffer("spread", spread.clone())
 
     def condition(self, context: Observations, target_params: Float[Tensor, "b m 3"]) -> Condition:
-        """Merges the context."""
-        return Condition(*merge(context.value, support(context)), crop_mask(target_params, self.side))
+        """Merges the context, guesses and draws the guess."""
+        picture, seen = merge(context.value, support(context))
+        t = picture.new_ones(len(picture))
+        guess = self._moved(self.mean.expand(len(picture), *self.shape), self.guesser(torch.cat([picture, seen], 1), t))
+        image, where = self.forward_model.generator.synthesis(guess), crop_mask(target_params, self.side)
+        estimate = Observations(image[:, None] * where, target_params)
+        return Condition(picture, seen, where, guess.detach(), image.detach(), estimate)
 
     def forward(
         self, condition: Condition, noisy_target: Float[Tensor, "b m 3 h h"], t: Float[Tensor, "b"]
     ) -> Float[Tensor, "b *l d"]:
         """Eq. 4: the signal."""
-        canvases = [condition.picture, condition.seen, *merge(noisy_target, condition.support)]
-        return self.mean + self.spread * self.encoder(torch.cat(canvases, 1), t).unflatten(1, self.shape)
+        known = [condition.picture, condition.seen, condition.image]
+        lacking = (condition.picture - condition.image) * condition.seen
+        canvases = torch.cat([*known, lacking, *merge(noisy_target, condition.support)], 1)
+        return self._moved(condition.guess, self.encoder(canvases, t))
+
+    def _moved(self, signal: Float[Tensor, "b *l d"], by: Float[Tensor, "b n"]) -> Float[Tensor, "b *l d"]:
+        return signal + self.spread * by.unflatten(1, self.shape)
 
 
 def styles(generator: Generator, n: int, random: torch.Generator) -> Float[Tensor, "n d"]:

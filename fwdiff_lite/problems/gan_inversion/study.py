@@ -184,8 +184,9 @@ def untrained(arm: str, generator: stylegan2.Generator, seed: int = 0, **options
         raise ValueError(f"unknown arm {arm!r}: choose one of {', '.join(ARMS)}")
     kind, space, novel = ARMS[arm]
     torch.manual_seed(seed)
-    denoiser = patches.PatchDenoiser(generator, patches.spread_of(generator), space, **options)
-    return kind(denoiser, patches.Patch(generator), patches.SCHEDULE, novel_weight=novel)
+    forward_model = patches.Patch(generator)
+    denoiser = patches.PatchDenoiser(forward_model, patches.spread_of(generator), space, **options)
+    return kind(denoiser, forward_model, patches.SCHEDULE, novel_weight=novel)
 
 
 def train_inversion(

@@ -30,7 +30,7 @@ def crops(*rows: tuple[int, int, int]) -> torch.Tensor:
 
 def denoiser(forward_model: gi.Patch, space: str) -> gi.PatchDenoiser:
     G = forward_model.generator
-    return gi.PatchDenoiser(G, gi.spread_of(G, 500), space, widths=(8, 8), hidden=16)
+    return gi.PatchDenoiser(forward_model, gi.spread_of(G, 500), space, widths=(8, 8), hidden=16)
 
 
 def test_a_patch_is_the_image_inside_of_its_crop(forward_model):
@@ -100,7 +100,8 @@ def test_samples_and_losses_in_either_space(forward_model, space, shape):
     seen = gi.observe(pictures, target)
     losses = model.loss(context, seen, *model.draw(seen, seed(7)), seen)
     losses["loss"].backward()
-    assert set(losses) == {"loss", "target", "novel"} and network.encoder.last[-1].weight.grad.abs().max() > 0
+    assert set(losses) == {"loss", "target", "novel", "estimate"}
+    assert all(part.last[-1].weight.grad.abs().max() > 0 for part in (network.encoder, network.guesser))
     assert all(w.grad is None for w in forward_model.generator.parameters()), "the generator is frozen"
     _, around = model.sample_autoregressive(context, target.expand(-1, 2, -1), steps=1, generator=seed(8))
     assert around.value.shape[1] == 4
@@ -112,7 +113,26 @@ def test_an_untrained_denoiser_answers_the_mean_and_unknown_spaces_are_refused(f
     signal = network(network.condition(empty, empty.params), empty.value, torch.ones(1))
     assert torch.equal(signal, forward_model.generator.mapping.w_avg.expand(1, 6, 8))
     with pytest.raises(ValueError, match=r"unknown space 'z': choose w or w\+"):
-        gi.PatchDenoiser(forward_model.generator, torch.ones(8), "z")
+        gi.PatchDenoiser(forward_model, torch.ones(8), "z")
+
+
+def test_the_network_is_shown_what_the_context_alone_suggests(forward_model):
+    network = denoiser(forward_model, "w+")
+    picture = forward_model.generator.synthesis(gi.styles(forward_model.generator, 1, seed(3)))
+    context, target = gi.observe(picture, crops((0, 0, 6))[None]), crops((8, 8, 6), (4, 4, 8))[None]
+    torch.nn.init.normal_(network.guesser.last[-1].weight, generator=seed(4))
+    condition = network.condition(context, target)
+    assert torch.equal(condition.estimate.value, forward_model(condition.guess, target))
+    signal = network(condition, torch.zeros(1, 2, 3, SIDE, SIDE), torch.ones(1))
+    assert torch.equal(signal, condition.guess), "the second network, untrained, leaves the guess"
+    assert not torch.equal(signal, network.mean.expand_as(signal))
+    shown = []
+    network.encoder.register_forward_pre_hook(lambda _, given: shown.append(given[0]))
+    network(condition, torch.zeros(1, 2, 3, SIDE, SIDE), torch.ones(1))
+    image = forward_model.generator.synthesis(condition.guess)
+    assert torch.equal(shown[0][:, 4:7], image)
+    assert torch.equal(shown[0][:, 7:10], (picture - image) * gi.crop_mask(crops((0, 0, 6)), SIDE))
+    assert not any(key.startswith("forward_model") for key in network.state_dict()), "the generator is not its own"
 
 
 def test_what_a_context_drops_it_does_not_tell(forward_model):
