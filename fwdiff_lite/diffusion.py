@@ -93,6 +93,7 @@ class ForwardDiffusion(nn.Module):
         """Eq. 8 and 9 as means over the batch, without randomness: {"target"[, "novel"][, "estimate"], "loss"}.
 
         "loss" is their sum to be minimised, each example weighted as the denoiser asks; the others are unweighted.
+        at, novel_at: the places to look at, as many of the target as of the novel observation; all without them
         """
         check_time(t)
         if noise.shape != target.value.shape or t.shape != target.value.shape[:1]:
@@ -104,6 +105,8 @@ class ForwardDiffusion(nn.Module):
         signal = self.denoiser(condition, noisy_target, t)
         seen, places = {"target": target}, [at]
         if novel is not None and self.novel_weight:
+            if (at is None) != (novel_at is None):
+                raise ValueError("places of one of target and novel observation: give at and novel_at, or neither")
             seen, places = seen | {"novel": novel}, [at, novel_at]
         misfits = dict(zip(seen, self._misfits(signal, list(seen.values()), places), strict=True))
         weigh = getattr(self.denoiser, "loss_weight", lambda condition, t: torch.ones_like(t))

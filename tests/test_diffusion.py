@@ -327,6 +327,8 @@ def test_bad_input_is_named():
         model.loss(context, target, t + 1, noise)
     with pytest.raises(ValueError, match=r"noise \(6, 1, 2\) do not fit a target of \(6, 1, 3\)"):
         model.loss(context, target, t, noise[..., :2])
+    with pytest.raises(ValueError, match="give at and novel_at, or neither"):
+        model.loss(context, target, t, noise, target, at=torch.zeros(6, 1, 1, dtype=torch.long))
     with pytest.raises(ValueError, match="NaN or infinite"):
         model.sample(Observations(context.value * torch.nan, context.params), target.params)
     with pytest.raises(ValueError, match="context is empty for 6 of 6"):

@@ -151,12 +151,12 @@ run.record(reader_worst=min(right.values()), generator_gpu_minutes=generator["gp
 # $$O = \mathrm{forward}(S; \phi) = \mathrm{crop}_\phi(G(S)), \qquad
 # S = \mathrm{denoise}(O^{\text{ctxt}}, O^{\text{trgt}}_t; t, \phi). \tag{4, 5}$$
 #
-# $G$ is frozen, its noise inputs too. The denoiser is a pair of convolutional encoders. The first guesses styles from the
-# context alone. The second is shown the guess's picture, the context, the noisy target and where both are, and corrects the
-# styles: what the paper does in 3-D, where the network sees a render of what the context alone suggests. The losses compare two patches of $G(S)$ with those of a portrait, that
-# of the target and a novel one (Eq. 8 and 9). All patches are of at most half the picture's side. There are *two truths*
-# now: what the program draws, and what the generator can make. We train on drawn portraits, as the paper trains on
-# photographs.
+# $G$ is frozen, its noise inputs too. The denoiser is a pair of convolutional encoders. The first guesses styles from
+# the context alone. The second is shown the guess's picture, the context, the noisy target and where both are, and
+# corrects the styles: what the paper does in 3-D, where the network sees a render of what the context alone suggests.
+# The losses compare two patches of $G(S)$ with those of a portrait, that of the target and a novel one (Eq. 8 and 9).
+# All patches are of at most half the picture's side. There are *two truths* now: what the program draws, and what the
+# generator can make. We train on drawn portraits, as the paper trains on photographs.
 
 # %% tags=["nbval-ignore-output"]
 paper = study.exam(portraits.render(study.held_out()))  # portraits that no training saw, with a patch of each

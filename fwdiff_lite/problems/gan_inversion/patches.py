@@ -193,9 +193,7 @@ class Bank:
     def __init__(self, pictures: Float[Tensor, "n 3 h h"]):
         self.pictures = pictures
 
-    def __call__(
-        self, signal: Float[Tensor, "b n"], params: Float[Tensor, "b m 3"], at=None
-    ) -> Float[Tensor, "b m 3 h h"]:
+    def __call__(self, signal: Float[Tensor, "b n"], params: Float[Tensor, "b m 3"]) -> Float[Tensor, "b m 3 h h"]:
         mean = (signal @ self.pictures.flatten(1)).unflatten(1, self.pictures.shape[1:])
         return mean[:, None] * self.support(params)
 
@@ -219,23 +217,21 @@ class BankDenoiser(nn.Module):
 
     def condition(
         self, context: Observations, target_params: Float[Tensor, "b m 3"]
-    ) -> tuple[Float[Tensor, "b n"], Float[Tensor, "b m 1 h h"]]:
-        """The context's log likelihood of every picture; where the targets see."""
+    ) -> tuple[Float[Tensor, "b n"], Float[Tensor, "b m 1 h h"], Float[Tensor, "b n"]]:
+        """The context's log likelihood of every picture; where the targets see; every picture's square there."""
         told = -bank_distances(self.pictures, context) / (2 * self.s**2)
-        return told, crop_mask(target_params, self.pictures.shape[-1])
+        support = crop_mask(target_params, self.pictures.shape[-1])
+        squares = support.sum(1).flatten(1) @ self.pictures.square().sum(1).flatten(1).T
+        return told, support, squares
 
     def forward(
-        self,
-        condition: tuple[Tensor, Tensor],
-        noisy_target: Float[Tensor, "b m 3 h h"],
-        t: Float[Tensor, "b"],
+        self, condition: tuple[Tensor, Tensor, Tensor], noisy_target: Float[Tensor, "b m 3 h h"], t: Float[Tensor, "b"]
     ) -> Float[Tensor, "b n"]:
         """The odds; log N(y; alpha x, sigma^2) but for what is the same for all pictures x."""
-        told, support = condition
+        told, support, squares = condition
         alpha, sigma = (f(t)[:, None] for f in (self.schedule.alpha, self.schedule.sigma))
-        x, y = self.pictures.flatten(1), (support * noisy_target).sum(1).flatten(1)
-        sizes = support.sum(1).flatten(1) @ self.pictures.square().sum(1).flatten(1).T
-        return torch.softmax(told + (alpha * (y @ x.T) - alpha**2 / 2 * sizes) / sigma**2, 1)
+        products = (support * noisy_target).sum(1).flatten(1) @ self.pictures.flatten(1).T
+        return torch.softmax(told + (alpha * products - alpha**2 / 2 * squares) / sigma**2, 1)
 
 
 # --- what else one would try ------------------------------------------------------------------------------------------
