@@ -121,7 +121,7 @@ class Condition:
     support: Float[Tensor, "b m 1 h h"]
     guess: Float[Tensor, "b *l d"]
     image: Float[Tensor, "b 3 h h"]
-    estimate: Observations
+    estimate: Observations | None = None
 
 
 class PatchDenoiser(nn.Module):
@@ -129,35 +129,39 @@ class PatchDenoiser(nn.Module):
 
     As in the paper's inverse graphics, what the context alone suggests is rendered and shown to the network that sees
     the noisy target: S = guess + (standard deviation of W) * network. It sees two canvases, with where each of them
-    sees, the guess's picture, and what that lacks where the context sees. The guess comes from a network of its own.
+    sees, the guess's picture, and what that lacks where the context sees. The guess is the network's own, made
+    before it sees any target: it then begins from the mean of W.
 
     forward_model: whose generator draws the guess
     spread: (D,) the standard deviation of W, from `spread_of`
     space: "w", one style for all layers, or "w+", one for each
-    options: of both Encoders
+    options: of the Encoder, which takes squares of 2x2 pixels as one
     """
 
     def __init__(self, forward_model: Patch, spread: Float[Tensor, "d"], space: str = "w+", **options):
-        options = {"widths": (24, 40, 56, 72, 80), "hidden": 160} | options
+        options = {"widths": (64, 96, 128, 128), "hidden": 256} | options
         super().__init__()
         if space not in ("w", "w+"):
             raise ValueError(f"unknown space {space!r}: choose w or w+")
         generator = forward_model.generator
         self.forward_model, self.side, (d,) = forward_model, forward_model.side, spread.shape
         self.shape = (d,) if space == "w" else (generator.synthesis.layers, d)
-        outputs = torch.Size(self.shape).numel()
-        self.guesser, self.encoder = (Encoder(n, outputs, self.side, **options) for n in (4, 14))
+        self.encoder = Encoder(4 * 14, torch.Size(self.shape).numel(), self.side // 2, **options)
         self.register_buffer("mean", generator.mapping.w_avg.clone())
         self.register_buffer("spread", spread.clone())
 
     def condition(self, context: Observations, target_params: Float[Tensor, "b m 3"]) -> Condition:
         """Merges the context, guesses and draws the guess."""
-        picture, seen = merge(context.value, support(context))
-        t = picture.new_ones(len(picture))
-        guess = self._moved(self.mean.expand(len(picture), *self.shape), self.guesser(torch.cat([picture, seen], 1), t))
-        image, where = self.forward_model.generator.synthesis(guess), crop_mask(target_params, self.side)
-        estimate = Observations(image[:, None] * where, target_params)
-        return Condition(picture, seen, where, guess.detach(), image.detach(), estimate)
+        where = support(context)
+        picture, seen = merge(context.value, where * (where.cumsum(1) == 1))  # the first to see a pixel tells it
+        draw, blank = self.forward_model.generator.synthesis, torch.zeros_like(picture[:, None])
+        mean = self.mean.expand(len(picture), *self.shape)
+        face = draw(mean[:1]).detach().expand(len(picture), -1, -1, -1)
+        start = Condition(picture, seen, blank[:, :, :1], mean, face)
+        guess = self(start, blank, picture.new_ones(len(picture)))
+        image, places = draw(guess), crop_mask(target_params, self.side)
+        estimate = Observations(image[:, None] * places, target_params)
+        return Condition(picture, seen, places, guess.detach(), image.detach(), estimate)
 
     def forward(
         self, condition: Condition, noisy_target: Float[Tensor, "b m 3 h h"], t: Float[Tensor, "b"]
@@ -166,10 +170,8 @@ class PatchDenoiser(nn.Module):
         known = [condition.picture, condition.seen, condition.image]
         lacking = (condition.picture - condition.image) * condition.seen
         canvases = torch.cat([*known, lacking, *merge(noisy_target, condition.support)], 1)
-        return self._moved(condition.guess, self.encoder(canvases, t))
-
-    def _moved(self, signal: Float[Tensor, "b *l d"], by: Float[Tensor, "b n"]) -> Float[Tensor, "b *l d"]:
-        return signal + self.spread * by.unflatten(1, self.shape)
+        move = self.encoder(nn.functional.pixel_unshuffle(canvases, 2), t).unflatten(1, self.shape)
+        return condition.guess + self.spread * move
 
 
 def styles(generator: Generator, n: int, random: torch.Generator) -> Float[Tensor, "n d"]:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.nn.functional import pixel_shuffle
 
 from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
 from fwdiff_lite.observations import Observations, merge
@@ -101,7 +102,7 @@ def test_samples_and_losses_in_either_space(forward_model, space, shape):
     losses = model.loss(context, seen, *model.draw(seen, seed(7)), seen)
     losses["loss"].backward()
     assert set(losses) == {"loss", "target", "novel", "estimate"}
-    assert all(part.last[-1].weight.grad.abs().max() > 0 for part in (network.encoder, network.guesser))
+    assert network.encoder.last[-1].weight.grad.abs().max() > 0
     assert all(w.grad is None for w in forward_model.generator.parameters()), "the generator is frozen"
     _, around = model.sample_autoregressive(context, target.expand(-1, 2, -1), steps=1, generator=seed(8))
     assert around.value.shape[1] == 4
@@ -116,22 +117,32 @@ def test_an_untrained_denoiser_answers_the_mean_and_unknown_spaces_are_refused(f
         gi.PatchDenoiser(forward_model, torch.ones(8), "z")
 
 
+def test_where_patches_of_a_context_overlap_the_first_is_believed(forward_model):
+    network = denoiser(forward_model, "w+")
+    params = crops((0, 0, 4), (2, 0, 4))[None]
+    values = torch.tensor([1.0, 3.0]).view(1, 2, 1, 1, 1) * gi.crop_mask(params, SIDE)
+    condition = network.condition(Observations(values.expand(-1, -1, 3, -1, -1), params), params)
+    assert condition.picture[0, 0, :7, 0].tolist() == [1, 1, 1, 1, 3, 3, 0]
+    assert condition.seen[0, 0, :7, 0].tolist() == [1] * 6 + [0]
+
+
 def test_the_network_is_shown_what_the_context_alone_suggests(forward_model):
     network = denoiser(forward_model, "w+")
     picture = forward_model.generator.synthesis(gi.styles(forward_model.generator, 1, seed(3)))
     context, target = gi.observe(picture, crops((0, 0, 6))[None]), crops((8, 8, 6), (4, 4, 8))[None]
-    torch.nn.init.normal_(network.guesser.last[-1].weight, generator=seed(4))
+    torch.nn.init.normal_(network.encoder.last[-1].weight, generator=seed(4))
+    shown, blank = [], torch.zeros(1, 2, 3, SIDE, SIDE)
+    network.encoder.register_forward_pre_hook(lambda _, given: shown.append(pixel_shuffle(given[0], 2)))
     condition = network.condition(context, target)
+    network(condition, blank, torch.ones(1))
+    draw, inside = forward_model.generator.synthesis, gi.crop_mask(crops((0, 0, 6)), SIDE)
     assert torch.equal(condition.estimate.value, forward_model(condition.guess, target))
-    signal = network(condition, torch.zeros(1, 2, 3, SIDE, SIDE), torch.ones(1))
-    assert torch.equal(signal, condition.guess), "the second network, untrained, leaves the guess"
-    assert not torch.equal(signal, network.mean.expand_as(signal))
-    shown = []
-    network.encoder.register_forward_pre_hook(lambda _, given: shown.append(given[0]))
-    network(condition, torch.zeros(1, 2, 3, SIDE, SIDE), torch.ones(1))
-    image = forward_model.generator.synthesis(condition.guess)
-    assert torch.equal(shown[0][:, 4:7], image)
-    assert torch.equal(shown[0][:, 7:10], (picture - image) * gi.crop_mask(crops((0, 0, 6)), SIDE))
+    for given, code in zip(shown, (network.mean.expand(1, 6, 8), condition.guess), strict=True):
+        assert torch.equal(given[:, :4], torch.cat([context.value[:, 0], inside], 1))
+        assert torch.equal(given[:, 4:7], draw(code)) and torch.equal(given[:, 7:10], (picture - draw(code)) * inside)
+    assert torch.equal(shown[0][:, 10:], torch.zeros(1, 4, SIDE, SIDE)), "the guess is made before there is a target"
+    assert torch.equal(shown[1][:, 13:], gi.merge(blank, condition.support)[1])
+    assert not torch.equal(condition.guess, network.mean.expand(1, 6, 8))
     assert not any(key.startswith("forward_model") for key in network.state_dict()), "the generator is not its own"
 
 
