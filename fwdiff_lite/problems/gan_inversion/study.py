@@ -206,6 +206,7 @@ def train_inversion(
         model,
         batch,
         learning_rate=RATE,
+        bf16=fast,
         compile=fast,
         checkpoint=state,
         checkpoint_every=KEEP,
