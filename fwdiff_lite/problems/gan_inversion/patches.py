@@ -158,7 +158,7 @@ class PatchDenoiser(nn.Module):
         mean = self.mean.expand(len(picture), *self.shape)
         face = draw(mean[:1]).detach().expand(len(picture), -1, -1, -1)
         start = Condition(picture, seen, blank[:, :, :1], mean, face)
-        guess = self(start, blank, picture.new_ones(len(picture)))
+        guess = self(start, blank, picture.new_full((len(picture),), 2.0))  # a time of its own: 1 is that of pure noise
         image, places = draw(guess), crop_mask(target_params, self.side)
         estimate = Observations(image[:, None] * places, target_params)
         return Condition(picture, seen, places, guess.detach(), image.detach(), estimate)
