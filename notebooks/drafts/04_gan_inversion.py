@@ -151,9 +151,9 @@ run.record(reader_worst=min(right.values()), generator_gpu_minutes=generator["gp
 # $$O = \mathrm{forward}(S; \phi) = \mathrm{crop}_\phi(G(S)), \qquad
 # S = \mathrm{denoise}(O^{\text{ctxt}}, O^{\text{trgt}}_t; t, \phi). \tag{4, 5}$$
 #
-# $G$ is frozen, its noise inputs too. The denoiser is a pair of convolutional encoders. The first guesses styles from
-# the context alone. The second is shown the guess's picture, the context, the noisy target and where both are, and
-# corrects the styles: what the paper does in 3-D, where the network sees a render of what the context alone suggests.
+# $G$ is frozen, its noise inputs too. The denoiser is a convolutional encoder, which is asked twice. First it guesses
+# styles from the context alone. Then it is shown the guess's picture, the context, the noisy target and where both are,
+# and corrects the styles: what the paper does in 3-D, where the network sees a render of what the context alone suggests.
 # The losses compare two patches of $G(S)$ with those of a portrait, that of the target and a novel one (Eq. 8 and 9).
 # All patches are of at most half the picture's side. There are *two truths* now: what the program draws, and what the
 # generator can make. We train on drawn portraits, as the paper trains on photographs.
@@ -212,9 +212,9 @@ run.record(**{f"exact_{name}_{key}": steps[scale][key] for name, scale in (("cos
 # %% [markdown]
 # ## 4. One patch, many faces
 #
-# We show one patch of a portrait that the model has never seen. Then sampling begins: one quarter of the picture after
-# another is sampled from noise, and each joins the context of the next (section 4.1). The last style is the sample. All
-# six faces of a row fit its patch. The deterministic baseline is the same network, trained as long on the same patches,
+# We show one patch of a portrait that the model has never seen. Then sampling begins: the middle of the
+# picture is sampled from noise, then one quarter after another, and each joins the context of the next (section 4.1).
+# The last style is the sample. All six faces of a row fit its patch. The deterministic baseline is the same network, trained as long on the same patches,
 # without the noisy target: it answers with one face, in which whatever is uncertain is a compromise.
 
 # %% tags=["nbval-ignore-output"]
@@ -237,7 +237,7 @@ plt.show()
 one = few.first(1)
 began = time.monotonic()
 study.answer(model, one, 1, 1, eta)
-print(f"one face, {study.STEPS} steps: {time.monotonic() - began:.1f} s on this machine; {SHOWN * K} at once, four targets each: {spent:.0f} s")
+print(f"one face, {study.STEPS} steps: {time.monotonic() - began:.1f} s on this machine; {SHOWN * K} at once, {targets} targets each: {spent:.0f} s")
 
 # %% [markdown]
 # ### Move the patch
@@ -451,7 +451,7 @@ print("PSNR inside the patch:", ", ".join(f"{psnr(faces[[i], 0], strange[[i]], 2
 # ## On your own
 #
 # 1. Show the model a patch of background only, and count glasses among 64 samples. What should you find?
-# 2. Sample with one target instead of four: `study.answer(model, few, 6, targets=1)`. What changes where no patch is?
+# 2. Sample with one target instead of five: `study.answer(model, few, 6, targets=1)`. What changes where no patch is?
 # 3. Load a published StyleGAN2 with `stylegan2.load_official(path)` and make `patches.Patch` of it. What else is needed
 #    to train on photographs?
 #

@@ -57,7 +57,7 @@ ARMS = {  # of inversion: the model, the space of its signals, and the weight of
     "wplus_faint": (ForwardDiffusion, "w+", 0.1),
     "deterministic": (ForwardRegression, "w+", 1.0),
 }
-CONTEXTS = 4  # patches in the context of a training of inversion, at most
+CONTEXTS = 5  # patches in the context of a training of inversion, at most: what is given, and targets that were sampled
 RATE = 1e-3
 COUNT, K, STEPS = 256, 16, 32  # pictures of the examination, samples of each, steps of sampling
 BANK, EXAMPLES = 20_000, 8  # generated pictures that weigh a posterior; pictures of the examination that are kept
@@ -65,14 +65,14 @@ SCALES = [2.0**-i for i in range(6)]  # of the noise, that are tried on a denois
 LIVE = 4  # pictures that a CPU is to sample again
 NAME = "04_gan_inversion"
 CASES = {  # that are examined: arm, eta, and how many targets one after another; the main one first
-    "wplus_eta_1": ("wplus", 1.0, 4),
-    "wplus_eta_0": ("wplus", 0.0, 4),
+    "wplus_eta_1": ("wplus", 1.0, 5),
+    "wplus_eta_0": ("wplus", 0.0, 5),
     "wplus_eta_1_one": ("wplus", 1.0, 1),
     "wplus_eta_0_one": ("wplus", 0.0, 1),
-    "wplus_faint_eta_1": ("wplus_faint", 1.0, 4),
-    "wplus_faint_eta_0": ("wplus_faint", 0.0, 4),
-    "w_eta_1": ("w", 1.0, 4),
-    "w_eta_0": ("w", 0.0, 4),
+    "wplus_faint_eta_1": ("wplus_faint", 1.0, 5),
+    "wplus_faint_eta_0": ("wplus_faint", 0.0, 5),
+    "w_eta_1": ("w", 1.0, 5),
+    "w_eta_0": ("w", 0.0, 5),
 }
 
 MAIN = next(iter(CASES))
@@ -258,14 +258,16 @@ def judge(
 class Exam:
     """c held-out pictures, of each a context patch, targets that cover the picture, and a patch for the energy score.
 
-    pictures: (c, 3, 64, 64); context: M = 1; targets: (c, 4, 3) the quadrants in random order; held: (c, 1, 3)
+    pictures: (c, 3, 64, 64); context: M = 1; held: (c, 1, 3)
+    targets:  (c, 5, 3) the middle first, since quadrants alone would cut both eyes and decide each bit by itself; then
+              the quadrants in random order
     given:    (c, A) which attributes the context shows; of those that it does not, odds[name] (c, k) are the true
               probabilities; None where pictures are the generator's, whose odds a weighted bank tells
     """
 
     pictures: Float[Tensor, "c 3 h h"]
     context: Observations
-    targets: Float[Tensor, "c 4 3"]
+    targets: Float[Tensor, "c 5 3"]
     held: Float[Tensor, "c 1 3"]
     given: Bool[Tensor, "c a"] | None = None
     odds: dict[str, Float[Tensor, "c k"]] = field(default_factory=dict)
@@ -283,7 +285,8 @@ def exam(pictures: Float[Tensor, "c 3 h h"], seed: int = 2026) -> Exam:
     held = patches.draw_crops(c, 1, generator, patches.TARGET, side)
     corners = torch.cartesian_prod(*2 * (torch.tensor([0.0, side // 2]),))
     quadrants = torch.cat([corners, torch.full((4, 1), side / 2)], 1)[torch.rand(c, 4, generator=generator).argsort(1)]
-    return Exam(pictures, patches.observe(pictures, crops), quadrants, held)
+    middle = torch.tensor([side / 4, side / 4, side / 2]).expand(c, 1, 3)
+    return Exam(pictures, patches.observe(pictures, crops), torch.cat([middle, quadrants], 1), held)
 
 
 def held_out(count: int = COUNT, seed: int = 2026) -> portraits.Portraits:
@@ -304,9 +307,9 @@ def portrait_exam(people: portraits.Portraits, seed: int = 2026) -> Exam:
 
 
 def answer(
-    model: ForwardDiffusion, exam: Exam, k: int = K, targets: int = 4, eta: float = 0.0, seed: int = 0, lot: int = 256
+    model: ForwardDiffusion, exam: Exam, k: int = K, targets: int = 5, eta: float = 0.0, seed: int = 0, lot: int = 256
 ) -> Float[Tensor, "c k 3 h h"]:
-    """Whole pictures: k codes sampled for each context, the first `targets` of its quadrants one after another.
+    """Whole pictures: k codes sampled for each context, the first of its targets one after another.
 
     A ForwardRegression gives one answer, asked for the held-out patch: k = 1. They come back to where the exam is.
     """
@@ -316,10 +319,10 @@ def answer(
         signal = model.sample(exam.context.to(device), exam.held.to(device)).signal
         return G.synthesis(signal)[:, None].to(home)
     generator, contexts = torch.Generator().manual_seed(seed), exam.context.repeat(k)
-    quadrants = exam.targets[:, :targets].repeat_interleave(k, 0)
+    sequence = exam.targets[:, :targets].repeat_interleave(k, 0)
     for rows in torch.arange(len(contexts)).split(lot):
         options = {"steps": STEPS, "eta": eta, "generator": generator}
-        step, _ = model.sample_autoregressive(contexts[rows].to(device), quadrants[rows].to(device), **options)
+        step, _ = model.sample_autoregressive(contexts[rows].to(device), sequence[rows].to(device), **options)
         with torch.no_grad():
             found.append(G.synthesis(step.signal).to(home))
     return torch.cat(found).unflatten(0, (-1, k))

@@ -150,7 +150,8 @@ def test_answers_are_whole_pictures_from_one_or_many_targets():
     sizes = {"z_dim": 8, "w_dim": 8, "mapping_layers": 1, "channel_base": 256, "channel_max": 8}
     G = gan_study.adversaries(CPU, **sizes).average
     paper = gan_study.exam(gan_study.generated(G, 2, torch.Generator().manual_seed(0)))
-    assert paper.targets.shape == (2, 4, 3) and patches.crop_mask(paper.targets, 64).sum(1).eq(1).all()
+    assert paper.targets.shape == (2, 5, 3) and patches.crop_mask(paper.targets[:, 1:], 64).sum(1).eq(1).all()
+    assert paper.targets[:, 0].tolist() == [[16, 16, 32]] * 2
     small = {"widths": (8, 8, 8, 8), "hidden": 16}
     single = gan_study.answer(gan_study.untrained("deterministic", G, **small), paper)
     assert single.shape == (2, 1, 3, 64, 64)
