@@ -565,15 +565,17 @@ def ship(folder: Path) -> None:
     records, arm = {path.stem: read_json(path) for path in sorted(folder.glob("*.json"))}, CASES[MAIN][0]
     found = records["examine"]["numbers"]
     numbers = {"generator": records["judge"]["numbers"], "reader": records["reader"]["numbers"], arm: found[MAIN]}
-    for name, part in ((f"{NAME}_generator", "generator"), (f"{NAME}_reader", "reader"), (NAME, arm)):
+    made = {"generator": ("coaches", "generator"), "reader": ("reader",), arm: (arm,)}
+    for part, parts in made.items():
         short = {key: round(value, 4) for key, value in numbers[part].items()}
-        save_pretrained(name, load_file(folder / f"{part}.safetensors"), metrics=short, **origins([records[part]]))
+        name, origin_ = NAME + f"_{part}" * (part != arm), origins([records[each] for each in parts])
+        save_pretrained(name, load_file(folder / f"{part}.safetensors"), metrics=short, **origin_)
     with np.load(folder / "examination.npz") as examination:
         arrays = {name: examination[name] for name in examination.files if name.startswith(KEPT)}
     arrays["records"] = np.array(json.dumps(records))
     short = {case: round(found[case]["factor_tv"], 4) for case in CASES if "factor_tv" in found[case]}
-    made = origins([records[part] for part in ("reader", "coaches", "generator", "judge", *ARMS, "examine")])
-    save_recorded(NAME, arrays, metrics=short, **made)
+    parts = ("reader", "coaches", "generator", "judge", *ARMS, "examine")
+    save_recorded(NAME, arrays, metrics=short, **origins([records[part] for part in parts]))
 
 
 def _networks(
