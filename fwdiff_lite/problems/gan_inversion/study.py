@@ -60,7 +60,7 @@ ARMS = {  # of inversion: the model, the space of its signals, and the weight of
 CONTEXTS = 5  # patches in the context of a training of inversion, at most: what is given, and targets that were sampled
 RATE = 1e-3
 COUNT, K, STEPS = 256, 16, 32  # pictures of the examination, samples of each, steps of sampling
-BANK, EXAMPLES = 20_000, 8  # generated pictures that weigh a posterior; pictures of the examination that are kept
+BANK, EXAMPLES = 20_000, 4  # generated pictures that weigh a posterior; pictures of the examination that are kept
 SCALES = [2.0**-i for i in range(6)]  # of the noise, that are tried on a denoiser without error
 LIVE = 4  # pictures that a CPU is to sample again
 NAME = "04_gan_inversion"
@@ -77,7 +77,7 @@ CASES = {  # that are examined: arm, eta, and how many targets one after another
 
 MAIN = next(iter(CASES))
 KEPT = (  # of the examination, by how they begin
-    "deterministic", "optimised", "given", "odds_", "live", "w_eta_1", f"{MAIN}_labels", "wplus_eta_0_labels",
+    "deterministic", "given", "odds_", "live", "w_eta_1", f"{MAIN}_labels", "wplus_eta_0_labels",
 )  # fmt: skip
 
 # --- the generator ----------------------------------------------------------------------------------------------------
@@ -509,8 +509,10 @@ def _arm(folder: Path, device: torch.device, options: argparse.Namespace) -> dic
     pictures, budget = drawn(options.portraits, device), {"steps": options.steps, "seconds": 60 * options.minutes}
     done = train_inversion(model, pictures, folder, options.what, options.batch, **budget)
     _weights(model.denoiser, folder / f"{options.what}.safetensors")
-    curve = {name: values[::20] for name, values in done.curve.items()}
-    return {"gpu_minutes": done.seconds / 60 / options.sharing, "steps": done.steps, "curve": curve}
+    parts = {name: np.split(values, range(LOOK, len(values), LOOK)) for name, values in done.curve.items()}
+    curve = {name: [round(float(part.mean()), 5) for part in each] for name, each in parts.items()}
+    minutes = done.seconds / 60 / options.sharing
+    return {"gpu_minutes": minutes, "steps": done.steps, "batch": options.batch, "curve": curve}
 
 
 def _examine(folder: Path, device: torch.device, options: argparse.Namespace) -> dict:
@@ -532,7 +534,7 @@ def _examine(folder: Path, device: torch.device, options: argparse.Namespace) ->
         n, read = len(samples), labels(reader, samples)
         numbers[name] = score(paper.first(n), samples, single[:n], read, read_single[:n])
         numbers[name]["seconds_a_sample"] = (time.monotonic() - began) / samples[:, :, 0, 0, 0].numel()
-        kept.update({name: levels(samples[first, :4]), f"{name}_labels": _small(read)})
+        kept.update({name: levels(samples[first, :2]), f"{name}_labels": _small(read)})
         print(name, json.dumps({key: round(value, 3) for key, value in numbers[name].items()}), flush=True)
 
     for name, (arm, eta, targets) in CASES.items():

@@ -302,11 +302,16 @@ def examine(folder: Path, arm: str, count: int = COUNT, k: int = K, steps: int =
         print(name, json.dumps({key: round(value, 3) for key, value in numbers[name].items()}), flush=True)
         if name == sampler("unet"):  # of all others numbers are told, not pictures
             kept[name] = levels(answers[first, :4])
-            kept[f"{name}_deviation"] = answers[first].std(1).mean(-3).half().cpu().numpy()
+            kept[f"{name}_deviation"] = _coarse(answers[first].std(1).mean(-3), 1 / 128)
         labels = factors(answers[:, :, degrees.index(180), 0], paper)
         kept[f"{name}_labels"] = labels.byte().cpu().numpy()
         command = f"{COMMAND} examine {arm} --scenes {count} --samples {k} --steps {steps}"
         _keep(folder / f"examination_{arm}.npz", kept, command, started, numbers)
+
+
+def _coarse(x: Float[Tensor, "*shape"], step: float) -> np.ndarray:
+    """In whole steps and half precision, which packs small: enough for a picture."""
+    return ((x / step).round() * step).half().cpu().numpy()
 
 
 def go_round(folder: Path, arm: str, steps: int = STEPS) -> None:
@@ -315,7 +320,7 @@ def go_round(folder: Path, arm: str, steps: int = STEPS) -> None:
     device, fast = sampling_device()
     with fast:
         around = orbit(trained(arm, folder, device), exam(ORBITS, device=device), steps=steps)
-    kept = {"orbit": levels(around.rgb), "orbit_depth": solid_depth(around).half().cpu().numpy()}
+    kept = {"orbit": levels(around.rgb), "orbit_depth": _coarse(solid_depth(around), 1 / 64)}
     _keep(folder / f"orbit_{arm}.npz", kept, f"{COMMAND} orbit {arm} --steps {steps}", started)
 
 
