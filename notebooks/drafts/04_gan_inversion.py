@@ -212,10 +212,10 @@ run.record(**{f"exact_{name}_{key}": steps[scale][key] for name, scale in (("cos
 # %% [markdown]
 # ## 4. One patch, many faces
 #
-# We show one patch of a portrait that the model has never seen. Then sampling begins: the middle of the
-# picture is sampled from noise, then one quarter after another, and each joins the context of the next (section 4.1).
-# The last style is the sample. All six faces of a row fit its patch. The deterministic baseline is the same network, trained as long on the same patches,
-# without the noisy target: it answers with one face, in which whatever is uncertain is a compromise.
+# We show one patch of a portrait that the model has never seen. Then sampling begins: the middle of the picture is sampled
+# from noise, then one quarter after another, and each joins the context of the next (section 4.1). The last style is the
+# sample. All six faces of a row fit its patch. The deterministic baseline is the same network, trained as long on the same
+# patches, without the noisy target: it answers with one face, in which whatever is uncertain is a compromise.
 
 # %% tags=["nbval-ignore-output"]
 def seen(context):
@@ -409,8 +409,8 @@ run.record(**agree)
 #
 # The usual inversion is *optimisation*: start from random styles, and descend until the patch fits. It fits, and it knows
 # no odds: what the patch does not show stays wherever it started, or goes where no face is. The deterministic encoder
-# has one answer. Only the diffusion model has many, with the right odds. In $\mathcal{W}$, one style for all layers, it
-# makes cleaner faces that fit the patch less well (recorded).
+# has one answer. Only the diffusion model has many. Beside it, the same trained in $\mathcal{W}$, where one style serves
+# all layers (recorded).
 
 # %% tags=["nbval-ignore-output"]
 began = time.monotonic()

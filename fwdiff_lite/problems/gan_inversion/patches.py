@@ -113,7 +113,8 @@ class Condition:
     """What a denoiser knows before any noise: the context on one canvas, where it sees, and where the targets will.
 
     guess, image: the signal that the context alone suggests, and its whole picture, both without gradient
-    estimate: of the targets, cut out of that picture; trained beside the rest
+    estimate: of the targets, cut out of that picture; trained beside the rest. None while the guess is made, which
+        begins from the mean of W
     """
 
     picture: Float[Tensor, "b 3 h h"]
