@@ -72,7 +72,6 @@ CASES = {  # that are examined: arm, eta, and how many targets one after another
     "wplus_faint_eta_1": ("wplus_faint", 1.0, 5),
     "wplus_faint_eta_0": ("wplus_faint", 0.0, 5),
     "w_eta_1": ("w", 1.0, 5),
-    "w_eta_0": ("w", 0.0, 5),
 }
 
 MAIN = next(iter(CASES))
@@ -642,6 +641,8 @@ def main(words: Sequence[str] | None = None) -> None:
         command += f" --minutes {options.minutes:g} --batch {options.batch}"
     if options.what == "generator":
         command += f" --r1 {options.r1:g} --noise {options.noise:g} --lesson {options.lesson:g}"
+    if options.sharing > 1:
+        command += f" --sharing {options.sharing}"
     record = origin(command) | {"seed": 0}
     found = COMMANDS[options.what](options.out, device, options)
     minutes = (time.monotonic() - began) / 60 / options.sharing if device.type == "cuda" else 0.0

@@ -24,6 +24,26 @@
 # [arXiv 2306.11719](https://arxiv.org/abs/2306.11719)): GAN inversion. The paper uses a StyleGAN2 of photographs; no code
 # for it was released. Here the same StyleGAN2, smaller, is trained on cartoons.
 
+# %%
+# On Google Colab: fetches the repository and the light packages it lacks. Elsewhere: idle.
+try:
+    import google.colab  # noqa: F401
+except ImportError:
+    pass
+else:
+    import importlib.metadata, os, subprocess, sys
+
+    folder = "/content/fwdiff-lite"
+    if not os.path.isdir(folder):
+        address = "https://github.com/fwdiff-lite/fwdiff-lite"
+        subprocess.run(["git", "clone", "--quiet", "--depth", "1", address, folder], check=True)
+    there = {d.metadata["Name"].lower().replace("_", "-") for d in importlib.metadata.distributions()}
+    light = "accelerate einops imageio jaxtyping matplotlib safetensors scikit-image scikit-learn scipy tqdm wadler-lindig".split()
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
+    subprocess.run([*install, *(name for name in light if name not in there), "-e", folder], check=True)
+    sys.path.insert(0, folder)
+    os.chdir(f"{folder}/notebooks")
+
 # %% tags=["parameters"]
 PROFILE = "cpu"
 # The profile "gpu" trains all weights anew, and goes on where an earlier run stopped.
@@ -122,7 +142,8 @@ judged, generator, right = records["judge"]["numbers"], records["generator"], re
 with torch.no_grad():
     fake = study.generated(G, run.pick(smoke=50, cpu=1500, gpu=10_000), torch.Generator().manual_seed(2))
 real = portraits.render(portraits.draw_portraits(len(fake), torch.Generator().manual_seed(3)))
-shares = {name: study.frequencies(reader.read(x)) for name, x in (("drawn", real), ("generated", fake))}
+read = {name: reader.read(x) for name, x in (("drawn", real), ("generated", fake))}
+shares = {name: study.frequencies(labels) for name, labels in read.items()}
 fig, axes = plt.subplots(2, 5, figsize=(10, 3.6), sharey=True)
 for ax, (name, categories), drawn, made in zip(axes.flat, portraits.ATTRIBUTES.items(), *shares.values(), strict=True):
     x = np.arange(len(categories))
@@ -237,7 +258,9 @@ plt.show()
 one = few.first(1)
 began = time.monotonic()
 study.answer(model, one, 1, 1, eta)
-print(f"one face, {study.STEPS} steps: {time.monotonic() - began:.1f} s on this machine; {SHOWN * K} at once, {targets} targets each: {spent:.0f} s")
+alone = time.monotonic() - began
+print(f"one face, {study.STEPS} steps: {alone:.1f} s on this machine; {SHOWN * K} at once, {targets} targets each: {spent:.0f} s")
+run.record(seconds_a_face=alone)
 
 # %% [markdown]
 # ### Move the patch
@@ -334,23 +357,42 @@ run.savefig(fig, "odds")
 plt.show()
 
 # %% [markdown]
-# Where the odds are off, it is rarely at random. A brown beard on brown skin changes few pixels, and those by little. The
+# Where the odds are off, it is not at random. A brown beard on brown skin changes few pixels, and those by little. The
 # squared error hardly notices it, so the network learns it last, and its samples leave it out. Below, the portraits whose
-# patch hides the beard, in three groups, by how far the hair's colour is from the skin's.
+# patch hides the beard, in three groups, by how far the hair's colour is from the skin's. The generator does make such
+# beards.
+#
+# And odds that are right over all portraits need not be right for each. For one with odds $p$, the share in 16 draws is off
+# by $\sqrt{p (1 - p) / 16}$, about 0.11. The second table says by how much ours are: of a detail like earrings, all samples
+# of a portrait agree too often.
 
 # %% tags=["nbval-ignore-output"]
-held = study.held_out()
-hair, skin = (held.attributes[:, portraits.NAMES.index(name)] for name in ("hair", "skin"))
-contrast = (portraits.HAIR[hair] - portraits.SKIN[skin]).square().sum(1).sqrt()
+def contrast(labels):
+    """Distance of the hair's colour from the skin's."""
+    hair, skin = (labels[:, portraits.NAMES.index(name)] for name in ("hair", "skin"))
+    return (portraits.HAIR[hair] - portraits.SKIN[skin]).square().sum(1).sqrt()
+
+
 i = portraits.NAMES.index("beard")
-hidden = ~given[:, i]
-bearded = (torch.from_numpy(arrays[f"{study.MAIN}_labels"])[..., i] == 1).float().mean(1)
-true = torch.from_numpy(arrays["odds_beard"])[:, 1]
-edges = [0.0, *contrast[hidden].quantile(torch.tensor([1 / 3, 2 / 3])).tolist(), float("inf")]
+hidden, gap = ~given[:, i], contrast(study.held_out().attributes)
+drawn = torch.from_numpy(arrays[f"{study.MAIN}_labels"]) == 1
+bearded, true = drawn[..., i].float().mean(1), torch.from_numpy(arrays["odds_beard"])[:, 1]
+edges = [0.0, *gap[hidden].quantile(torch.tensor([1 / 3, 2 / 3])).tolist(), float("inf")]
+print(f"{'beards (%)':22}samples   truth   generator")
 for name, low, high in zip(("faint", "middling", "plain"), edges[:-1], edges[1:], strict=True):
-    rows = hidden & (contrast >= low) & (contrast < high)
-    print(f"{name:9} beards: {100 * bearded[rows].mean():3.0f} % of samples, truly {100 * true[rows].mean():.0f} % ({rows.sum()} portraits)")
+    rows, made = ((x >= low) & (x < high) for x in (gap, contrast(read["generated"])))
+    rows &= hidden
+    made = (read["generated"][made, i] == 1).float().mean()
+    print(f"{name:10}({rows.sum():2} portraits){100 * bearded[rows].mean():6.0f}{100 * true[rows].mean():8.0f}{100 * made:12.0f}")
     run.record(**{f"beard_{name}": bearded[rows].mean() - true[rows].mean()})
+
+print(f"\n{'portrait by portrait':24}rms   of 16 perfect draws")
+for name in ("brows", "mouth", "glasses", "beard", "hat", "earrings"):
+    i = portraits.NAMES.index(name)
+    p = torch.from_numpy(arrays[f"odds_{name}"])[~given[:, i], 1]
+    off = (drawn[~given[:, i]][..., i].float().mean(1) - p).square().mean().sqrt()
+    chance = (p * (1 - p) / drawn.shape[1]).mean().sqrt()
+    print(f"{name:22}{off:5.2f}{chance:12.2f}")
 
 # %% [markdown]
 # All measures, on the same portraits (recorded).
@@ -360,6 +402,9 @@ for name, low, high in zip(("faint", "middling", "plain"), edges[:-1], edges[1:]
 # - `energy`: energy score of a held-out patch over the baseline's; lower is better, a perfect sampler about .6 to .7.
 # - `spread`: standard deviation of samples over the error of their mean; calibrated at 1.
 # - `tv`: how far the frequencies of a hidden attribute are off, for the worst attribute; `rms`: portrait by portrait, mean.
+#
+# The row with a fainter novel loss is the remedy for the bias of `01_toy_proof`: the less the loss asks of unseen places,
+# the less samples are drawn to what is likelier.
 
 # %% tags=["nbval-ignore-output"]
 columns = {"patch_psnr": "patch", "diversity_outside_over_inside": "out/in", "energy_ratio": "energy", "spread_skill": "spread",
@@ -375,6 +420,7 @@ for case, row in exams.items():
     print(f"{title:44}" + "".join(f"{row[key]:8.3g}" for key in columns) + f"{rms:8.2f}")
     run.record(**{f"{case}_{key}": value for key, value in row.items()}, **{f"{case}_factor_scene_rms": rms})
 best = exams[study.MAIN]
+run.record(patch_psnr_under_deterministic=best["patch_psnr_deterministic"] - best["patch_psnr"])
 print(f"\ndeterministic: patch {best['patch_psnr_deterministic']:.1f} dB, tv {best['deterministic_factor_tv']:.2f}")
 print(f"{study.MAIN}: energy {best['energy_ratio_low']:.2f} to {best['energy_ratio_high']:.2f}, spread {best['spread_skill_low']:.2f} to {best['spread_skill_high']:.2f}")
 
@@ -407,10 +453,10 @@ run.record(**agree)
 # %% [markdown]
 # ## 7. What else one would try
 #
-# The usual inversion is *optimisation*: start from random styles, and descend until the patch fits. It fits, and it knows
-# no odds: what the patch does not show stays wherever it started, or goes where no face is. The deterministic encoder
-# has one answer. Only the diffusion model has many. Beside it, the same trained in $\mathcal{W}$, where one style serves
-# all layers (recorded).
+# The usual inversion is *optimisation*: start from random styles, and descend until the patch fits. It knows no odds: what
+# the patch does not show stays wherever it started, or goes where no face is. The deterministic encoder has one answer.
+# Only the diffusion model has many. Beside it, the same trained in $\mathcal{W}$, where one style serves all layers
+# (recorded).
 
 # %% tags=["nbval-ignore-output"]
 began = time.monotonic()
@@ -467,7 +513,26 @@ print("PSNR inside the patch:", ", ".join(f"{psnr(faces[[i], 0], strange[[i]], 2
 # %% [markdown]
 # ## What held, and what did not
 #
-# TO BE WRITTEN FROM THE NUMBERS
+# **Held.** From pairs of patches alone, a network learns to turn one patch into many faces. They fit it nearly as well as
+# the deterministic answer does, and differ five times as much elsewhere. A held-out patch is met better than by one answer,
+# and the spread of samples is about four fifths of their error. How often a hidden attribute is drawn, over all portraits, is
+# within two points of the truth for brows, mouth and earrings, within ten for the rest but beards.
+#
+# **$\mathcal{W}^+$ won.** With one style for all layers the encoder does not fit the patch: 3 dB less, and worse by every other
+# measure. Optimisation from random starts fits the patch least, though better codes exist even in $\mathcal{W}$, and its faces
+# are worse than one deterministic answer.
+#
+# **Order and overlap.** Five targets, one after another, beat one: what the first target has settled, the next one must fit.
+# The middle goes first. Were the quarters first, each eye would be settled from half a face.
+#
+# **Did not.** Beards are drawn too rarely, by a little more than the ten points that we allowed. That is not the bias of
+# `01_toy_proof`: where beards stand out they come at their odds, and the remedy against that bias (novel loss x 0.1) changes
+# nothing here, but costs spread and energy. It is detail that is not learnt yet. The same shows portrait by portrait: whether there are
+# earrings the model decides too soon, and says so in all samples. The samples' posterior is also three times as far from the
+# generator's own as two halves of the bank are from each other. More training still helped when ours ended.
+#
+# **Not StyleGAN2's.** The generator was told by three small networks how often attributes occur. Without them, one attribute
+# was off by 34 points after the same minutes, with one coach by 7.
 #
 # ## On your own
 #
