@@ -123,7 +123,7 @@ with torch.no_grad():
     line = G.synthesis(torch.lerp(w[21:22], w[24:25], torch.linspace(0, 1, 8)[:, None]))
     rows = [*G.synthesis(w[:16]).unflatten(0, (2, 8)), truncated, mixed, line]
 titles = ["random", "", "truncation", "mixing", "interpolation"]
-fig = plotting.image_grid(rgb(torch.stack(rows)), row_labels=titles, size=0.85)
+fig = plotting.image_grid(rgb(torch.stack(rows)), row_labels=titles, size=0.75)
 run.savefig(fig, "generator")
 plt.show()
 
@@ -252,7 +252,7 @@ spent = time.monotonic() - began
 single = torch.from_numpy(arrays["deterministic"][:SHOWN, 0]).float() / 127.5 - 1
 columns = [seen(few.context)[:, None], rgb(few.pictures)[:, None], rgb(single)[:, None], rgb(samples)]
 titles = ["context", "truth", "determ.", *(f"sample {j + 1}" for j in range(K))]
-fig = plotting.image_grid(torch.cat(columns, 1), col_titles=titles, size=1.0)
+fig = plotting.image_grid(torch.cat(columns, 1), col_titles=titles, size=0.95)
 run.savefig(fig, "samples")
 plt.show()
 one = few.first(1)
@@ -292,7 +292,7 @@ moved = interact(look, portrait=IntSlider(2, min=0, max=20), row=IntSlider(34, m
 places = [(0, 22), (18, 8), (18, 34), (34, 22), (44, 44)]
 found = [through(2, *place) for place in places]
 rows = torch.stack([torch.cat([context, faces]) for context, faces in found], 1)
-fig = plotting.image_grid(rows, row_labels=["context", *(f"sample {j + 1}" for j in range(4))], size=0.9)
+fig = plotting.image_grid(rows, row_labels=["context", *(f"sample {j + 1}" for j in range(4))], size=0.8)
 run.savefig(fig, "places")
 plt.show()
 
@@ -468,7 +468,7 @@ print(f"{SHOWN * 2} optimisations: {time.monotonic() - began:.0f} s")
 shown_in_w = torch.from_numpy(arrays["w_eta_1"][:SHOWN]).float() / 127.5 - 1
 columns = [seen(few.context)[:, None], rgb(single)[:, None], rgb(optimised), rgb(shown_in_w), rgb(samples[:, :2])]
 titles = ["context", "determ.", *["optimised"] * 2, *["in W"] * 2, *["in W+"] * 2]
-fig = plotting.image_grid(torch.cat(columns, 1), col_titles=titles, size=0.95)
+fig = plotting.image_grid(torch.cat(columns, 1)[:3], col_titles=titles, size=0.9)
 run.savefig(fig, "baselines")
 plt.show()
 
