@@ -88,7 +88,7 @@ def rgb(pictures):
     return torch.as_tensor(pictures).float().movedim(-3, -1).clamp(-1, 1) / 2 + 0.5
 
 
-fig = plotting.image_grid(rgb(portraits.render(people)).unflatten(0, (2, 12)), size=0.95)
+fig = plotting.image_grid(rgb(portraits.render(people)).unflatten(0, (2, 12)), size=0.8)
 run.savefig(fig, "portraits")
 plt.show()
 grey = [portraits.ODDS["glasses"][1][i][1] for i in (0, 4)]
@@ -113,13 +113,13 @@ if PROFILE == "gpu":
     G, reader, model = study.trained(Path(FOLDER))
 else:
     G, reader, model = study.shipped()
-layers = G.synthesis.layers
 z = torch.randn(64, G.mapping.z_dim, generator=torch.Generator().manual_seed(5))
 with torch.no_grad():
     w = G.mapping(z)
     strength = torch.linspace(0, 1.2, 8)
     truncated = G.synthesis(torch.cat([stylegan2.truncate(w[9:10], G.mapping.w_avg, psi) for psi in strength]))
-    mixed = G.synthesis(stylegan2.mix(w[16:17].expand(8, -1), w[17:18].expand(8, -1), torch.arange(1, 9), layers))
+    pair = (w[[i]].expand(8, -1) for i in (16, 17))
+    mixed = G.synthesis(stylegan2.mix(*pair, torch.arange(1, 9), G.synthesis.layers))
     line = G.synthesis(torch.lerp(w[21:22], w[24:25], torch.linspace(0, 1, 8)[:, None]))
     rows = [*G.synthesis(w[:16]).unflatten(0, (2, 8)), truncated, mixed, line]
 titles = ["random", "", "truncation", "mixing", "interpolation"]
@@ -155,11 +155,13 @@ axes[0, 0].set_ylabel("%"), axes[1, 0].set_ylabel("%")
 fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
 run.savefig(fig, "attributes")
 plt.show()
-print(f"{sum(p.numel() for p in G.parameters()) / 1e6:.1f} million weights, {generator['images'] / 1e6:.1f} million portraits", end=" ")
-print(f"in {generator['gpu_minutes']:.1f} minutes on {generator['hardware']}")
+print(f"{sum(p.numel() for p in G.parameters()) / 1e6:.1f} million weights,", end=" ")
+print(f"{generator['images'] / 1e6:.1f} million portraits in {generator['gpu_minutes']:.1f} minutes on {generator['hardware']}")
 print(f"the reader is right on at least {100 * min(right.values()):.1f} % of drawn portraits, attribute by attribute")
-print(f"of 10,000: largest difference {100 * judged['worst_binary']:.1f} points (two categories), {100 * judged['worst']:.1f} (any)")
-print(f"Fréchet distance {judged['frechet']:.0f} (floor {judged['frechet_floor']:.0f}), precision {judged['precision']:.2f}, recall {judged['recall']:.2f}")
+print(f"of 10,000: largest difference {100 * judged['worst_binary']:.1f} points (two categories),", end=" ")
+print(f"{100 * judged['worst']:.1f} (any)")
+print(f"Fréchet distance {judged['frechet']:.0f} (floor {judged['frechet_floor']:.0f}),", end=" ")
+print(f"precision {judged['precision']:.2f}, recall {judged['recall']:.2f}")
 run.record(**{f"generator_{key}": value for key, value in judged.items()})
 run.record(reader_worst=min(right.values()), generator_gpu_minutes=generator["gpu_minutes"])
 
@@ -189,8 +191,8 @@ portraits_to_train_on = study.drawn(256, torch.device("cpu"))
 batch = patches.batches(portraits_to_train_on, size, study.CONTEXTS)
 curve = study.fit(trainee, batch, steps=steps, learning_rate=1e-5, warmup=1, progress=False).curve
 entry = records[arm]
-print(f"{sum(p.numel() for p in model.denoiser.parameters()) / 1e6:.1f} million weights; {entry['steps']} steps of {entry['batch']}", end=" ")
-print(f"in {entry['gpu_minutes']:.1f} minutes on {entry['hardware']}")
+print(f"{sum(p.numel() for p in model.denoiser.parameters()) / 1e6:.1f} million weights;", end=" ")
+print(f"{entry['steps']} steps of {entry['batch']} in {entry['gpu_minutes']:.1f} minutes on {entry['hardware']}")
 print(f"mean losses of {steps} live steps: target {np.mean(curve['target']):.4f}, novel {np.mean(curve['novel']):.4f}")
 
 fig, axes = plt.subplots(1, 2, figsize=(8, 2.6), sharey=True)
@@ -212,13 +214,15 @@ plt.show()
 # no single pixel shows it. The cosine schedule of the other notebooks is there for one step in 32, and one step settles
 # things too near to their mean. Below no network is at work: Bayes' rule denoises over a bank of drawn portraits. It makes
 # no error, so whatever is missing the steps have lost. With $\alpha / \sigma$ a quarter of the cosine schedule's at every
-# time, hardly anything is, and training sees the noise that matters more often (recorded).
+# time, little is, and training sees the noise that matters more often. An eighth would lose less still, but leave fewer
+# steps to details; we did not train with it (recorded).
 
 # %% tags=["nbval-ignore-output"]
 steps = {float(scale): found for scale, found in records["examine"]["without_error"].items()}
 scales, ours = sorted(steps, reverse=True), patches.SCHEDULE.scale
 fig, axes = plt.subplots(1, 2, figsize=(7.5, 2.6))
-for ax, key, title in zip(axes, ("spread", "tv"), ("spread (% of the true one)", "odds of the worst attribute: off by (%)"), strict=True):
+titles = "spread (% of the true one)", "odds of the worst attribute: off by (%)"
+for ax, key, title in zip(axes, ("spread", "tv"), titles, strict=True):
     ax.semilogx(scales, [100 * steps[scale][key] for scale in scales], "o-", color=plotting.SAMPLES, base=2)
     ax.plot(ours, 100 * steps[ours][key], "o", color="k", label="taken here")
     ax.set(title=title, xlabel=r"$\alpha / \sigma$ over the cosine schedule's")
@@ -228,7 +232,8 @@ axes[0].axhline(100, color="k", lw=0.8, ls=":")
 axes[0].legend()
 run.savefig(fig, "noise")
 plt.show()
-run.record(**{f"exact_{name}_{key}": steps[scale][key] for name, scale in (("cosine", 1.0), ("shifted", ours)) for key in ("spread", "tv")})
+for name, scale in (("cosine", 1.0), ("shifted", ours)):
+    run.record(**{f"exact_{name}_{key}": value for key, value in steps[scale].items()})
 
 # %% [markdown]
 # ## 4. One patch, many faces
@@ -259,7 +264,8 @@ one = few.first(1)
 began = time.monotonic()
 study.answer(model, one, 1, 1, eta)
 alone = time.monotonic() - began
-print(f"one face, {study.STEPS} steps: {alone:.1f} s on this machine; {SHOWN * K} at once, {targets} targets each: {spent:.0f} s")
+print(f"one face, {study.STEPS} steps: {alone:.1f} s on this machine;", end=" ")
+print(f"{SHOWN * K} at once, {targets} targets each: {spent:.0f} s")
 run.record(seconds_a_face=alone)
 
 # %% [markdown]
@@ -273,7 +279,7 @@ from ipywidgets import IntSlider, interact
 
 def through(portrait, row, col, side=20, k=4, targets=1):
     """Samples for a patch at that place."""
-    one = replace(paper.first(portrait + 1), pictures=paper.pictures[[portrait]], targets=paper.targets[[portrait]])
+    one = replace(paper, pictures=paper.pictures[[portrait]], targets=paper.targets[[portrait]])
     crop = torch.tensor([[[row, col, side]]]).float()
     one = replace(one, context=patches.observe(one.pictures, crop))
     return seen(one.context), rgb(study.answer(model, one, k, targets, eta)[0])
@@ -313,9 +319,10 @@ for m in range(1, 4):
     faces = study.answer(model, given, K, targets, eta)[0]
     deviation = faces.std(0).mean(0)
     spread.append(deviation.mean())
-    rows.append(torch.cat([seen(given.context), rgb(faces), (deviation / 0.7).clamp(max=1)[None, ..., None].expand(-1, -1, -1, 3)]))
+    grey = (deviation / 0.7).clamp(max=1)[None, ..., None].expand(-1, -1, -1, 3)
+    rows.append(torch.cat([seen(given.context), rgb(faces), grey]))
 fig = plotting.image_grid(
-    torch.stack(rows), row_labels=[f"{m} patch{'es'[: 2 * (m > 1)]}" for m in range(1, 4)], size=0.95,
+    torch.stack(rows), row_labels=[f"{m} patch{'es'[: 2 * (m > 1)]}" for m in range(1, 4)], size=0.85,
     col_titles=["context", *(f"sample {j + 1}" for j in range(len(rows[0]) - 2)), "deviation"],
 )
 run.savefig(fig, "narrowing")
@@ -341,7 +348,8 @@ fig, axes = plt.subplots(1, 6, figsize=(11, 2.8), sharey=True)
 for ax, name in zip(axes, ("brows", "mouth", "glasses", "beard", "hat", "earrings"), strict=True):
     i = portraits.NAMES.index(name)
     p = torch.from_numpy(arrays[f"odds_{name}"])[:, 1]
-    groups = [(odds, (p.sub(odds).abs() < 0.01) & ~given[:, i]) for odds in p[~given[:, i]].round(decimals=2).unique().tolist()]
+    hidden = ~given[:, i]
+    groups = [(odds, (p.sub(odds).abs() < 0.01) & hidden) for odds in p[hidden].round(decimals=2).unique().tolist()]
     groups = [(odds, rows) for odds, rows in groups if rows.sum() >= 8]
     for j, (kind, case) in enumerate(kinds.items()):
         read = torch.from_numpy(arrays[f"{case}_labels"])[..., i] == 1
@@ -349,7 +357,8 @@ for ax, name in zip(axes, ("brows", "mouth", "glasses", "beard", "hat", "earring
         ax.bar(np.arange(len(groups)) + 0.27 * (j - 1), heights, 0.25, color=colors[kind], label=kind)
     for x, (odds, _) in enumerate(groups):
         ax.plot([x - 0.42, x + 0.42], [100 * odds] * 2, color="k", lw=2, label="truth" if x == 0 else None)
-    ax.set(title=name, xticks=range(len(groups)), xticklabels=[f"{100 * odds:.0f}" for odds, _ in groups], ylim=(0, 100))
+    ax.set(title=name, ylim=(0, 100))
+    ax.set_xticks(range(len(groups)), [f"{100 * odds:.0f}" for odds, _ in groups])
 axes[0].set_ylabel("with it (%)")
 fig.supxlabel("true odds (%)", fontsize=9)
 fig.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=4)
@@ -383,7 +392,8 @@ for name, low, high in zip(("faint", "middling", "plain"), edges[:-1], edges[1:]
     rows, made = ((x >= low) & (x < high) for x in (gap, contrast(labels["generated"])))
     rows &= hidden
     made = (labels["generated"][made, i] == 1).float().mean()
-    print(f"{name:10}({rows.sum():2} portraits){100 * bearded[rows].mean():6.0f}{100 * true[rows].mean():8.0f}{100 * made:12.0f}")
+    shares = 100 * torch.stack([bearded[rows].mean(), true[rows].mean(), made])
+    print(f"{name:10}({rows.sum():2} portraits){shares[0]:6.0f}{shares[1]:8.0f}{shares[2]:12.0f}")
     run.record(**{f"beard_{name}": bearded[rows].mean() - true[rows].mean()})
 
 print(f"\n{'portrait by portrait':24}rms   of 16 perfect draws")
@@ -399,7 +409,7 @@ for name in ("brows", "mouth", "glasses", "beard", "hat", "earrings"):
 #
 # - `patch`: PSNR inside the patch, in dB, of one sample (deterministic baseline beside it).
 # - `out/in`: standard deviation over samples, outside over inside the patch.
-# - `energy`: energy score of a held-out patch over the baseline's; lower is better, a perfect sampler about .6 to .7.
+# - `energy`: energy score of a held-out patch over the baseline's; lower is better, a perfect sampler has about 0.7.
 # - `spread`: standard deviation of samples over the error of their mean; calibrated at 1.
 # - `tv`: how far the frequencies of a hidden attribute are off, for the worst attribute; `rms`: portrait by portrait, mean.
 #
@@ -407,22 +417,25 @@ for name in ("brows", "mouth", "glasses", "beard", "hat", "earrings"):
 # the less samples are drawn to what is likelier.
 
 # %% tags=["nbval-ignore-output"]
-columns = {"patch_psnr": "patch", "diversity_outside_over_inside": "out/in", "energy_ratio": "energy", "spread_skill": "spread",
-           "factor_tv": "tv"}
+columns = {"patch_psnr": "patch", "diversity_outside_over_inside": "out/in", "energy_ratio": "energy",
+           "spread_skill": "spread", "factor_tv": "tv"}
 words = {"wplus": "W+", "w": "W", "wplus_faint": "W+, novel loss x 0.1", "optimised": "optimised in W"}
 print(f"{'':44}" + "".join(f"{title:>8}" for title in columns.values()) + "     rms")
-for case, row in exams.items():
-    if case == "bank":
-        continue
-    space, eta_, count = study.CASES.get(case, ("optimised", None, None))
-    title = words[space] + ("" if eta_ is None else f", {('DDIM', 'ancestral')[int(eta_)]}, {count} target{'s'[: count > 1]}")
+for case in (*study.CASES, "optimised"):
+    row, title = exams[case], words["optimised"]
+    if case in study.CASES:
+        space, eta_, count = study.CASES[case]
+        title = f"{words[space]}, {('DDIM', 'ancestral')[int(eta_)]}, {count} target{'s'[: count > 1]}"
     rms = np.mean([value for key, value in row.items() if key.startswith("factor_scene_rms")])
     print(f"{title:44}" + "".join(f"{row[key]:8.3g}" for key in columns) + f"{rms:8.2f}")
-    run.record(**{f"{case}_{key}": value for key, value in row.items()}, **{f"{case}_factor_scene_rms": rms})
+    run.record(**{f"{case}_{key}": value for key, value in row.items()})
+    run.record(**{f"{case}_factor_scene_rms": rms})
 best = exams[study.MAIN]
 run.record(patch_psnr_under_deterministic=best["patch_psnr_deterministic"] - best["patch_psnr"])
 print(f"\ndeterministic: patch {best['patch_psnr_deterministic']:.1f} dB, tv {best['deterministic_factor_tv']:.2f}")
-print(f"{study.MAIN}: energy {best['energy_ratio_low']:.2f} to {best['energy_ratio_high']:.2f}, spread {best['spread_skill_low']:.2f} to {best['spread_skill_high']:.2f}")
+print("95 % intervals of the first row:", end=" ")
+intervals = ((columns[key], best[f"{key}_low"], best[f"{key}_high"]) for key in ("energy_ratio", "spread_skill"))
+print(", ".join(f"{title} {low:.2f} to {high:.2f}" for title, low, high in intervals))
 
 # %% [markdown]
 # ## 6. The other truth: what the generator itself believes
@@ -434,20 +447,23 @@ print(f"{study.MAIN}: energy {best['energy_ratio_low']:.2f} to {best['energy_rat
 # %% tags=["nbval-ignore-output"]
 theirs = study.exam(study.generated(G, 6, torch.Generator().manual_seed(4)))
 bank = fake
-weights, s, sizes = patches.bank_weights(patches.bank_distances(bank, theirs.context), least=run.pick(smoke=5, cpu=50, gpu=50))
+distances = patches.bank_distances(bank, theirs.context)
+weights, s, sizes = patches.bank_weights(distances, least=run.pick(smoke=5, cpu=50, gpu=50))
 heaviest = weights[0].argsort(descending=True)[:K]
 one = replace(theirs, pictures=theirs.pictures[:1], context=theirs.context[[0]], targets=theirs.targets[:1])
 drawn = study.answer(model, one, K, targets, eta)[0]
 blank = torch.full((64, 64, 3), float("nan"))
 rows = [[*seen(one.context), *rgb(one.pictures), *rgb(bank[heaviest])], [blank, blank, *rgb(drawn)]]
 fig = plotting.image_grid(
-    torch.stack([torch.stack(row) for row in rows]), row_labels=["bank", "samples"], col_titles=["context", "truth", *[""] * K], size=0.95,
+    torch.stack([torch.stack(row) for row in rows]), row_labels=["bank", "samples"],
+    col_titles=["context", "truth", *[""] * K], size=0.85,
 )
 run.savefig(fig, "bank")
 plt.show()
 agree = exams["bank"]
-print(f"total variation of attributes' posteriors, samples against bank {agree['bank_tv']:.3f}; with no error it were", end=" ")
-print(f"{agree['bank_tv_chance']:.3f}; two halves of the bank {agree['bank_tv_halves']:.3f}; at least {agree['bank_least_size']:.0f} effective pictures")
+print("total variation of attributes' posteriors (recorded)")
+print(f"  samples against the bank {agree['bank_tv']:.3f}; were they perfect {agree['bank_tv_chance']:.3f}")
+print(f"  half of the bank against half {agree['bank_tv_halves']:.3f}; effective size at least {agree['bank_least_size']:.0f}")
 run.record(**agree)
 
 # %% [markdown]
@@ -461,7 +477,8 @@ run.record(**agree)
 # %% tags=["nbval-ignore-output"]
 began = time.monotonic()
 start = patches.styles(G, SHOWN * 2, torch.Generator().manual_seed(6))
-codes = patches.optimise(model.forward_model, few.context.repeat(2), start, steps=run.pick(smoke=2, cpu=100, gpu=200))
+budget = run.pick(smoke=2, cpu=100, gpu=200)  # of steps
+codes = patches.optimise(model.forward_model, few.context.repeat(2), start, budget)
 with torch.no_grad():
     optimised = G.synthesis(codes).unflatten(0, (SHOWN, 2))
 print(f"{SHOWN * 2} optimisations: {time.monotonic() - began:.0f} s")
@@ -502,8 +519,9 @@ crop = torch.tensor([[[20.0, 20.0, 24.0]]]).expand(3, -1, -1)
 odd = replace(study.exam(strange), context=patches.observe(strange, crop))
 faces = study.answer(model, odd, 3, targets, eta)
 fig = plotting.image_grid(
-    torch.cat([rgb(strange)[:, None], seen(odd.context)[:, None], rgb(faces)], 1), size=0.95,
-    row_labels=["green", "upside down", "photograph"], col_titles=["picture", "context", *(f"sample {j + 1}" for j in range(3))],
+    torch.cat([rgb(strange)[:, None], seen(odd.context)[:, None], rgb(faces)], 1), size=0.85,
+    row_labels=["green", "upside down", "photograph"],
+    col_titles=["picture", "context", *(f"sample {j + 1}" for j in range(3))],
 )
 run.savefig(fig, "strange")
 plt.show()
