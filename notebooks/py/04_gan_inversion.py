@@ -121,8 +121,8 @@ with torch.no_grad():
     pair = (w[[i]].expand(8, -1) for i in (16, 17))
     mixed = G.synthesis(stylegan2.mix(*pair, torch.arange(1, 9), G.synthesis.layers))
     line = G.synthesis(torch.lerp(w[21:22], w[24:25], torch.linspace(0, 1, 8)[:, None]))
-    rows = [*G.synthesis(w[:16]).unflatten(0, (2, 8)), truncated, mixed, line]
-titles = ["random", "", "truncation", "mixing", "interpolation"]
+    rows = [G.synthesis(w[:8]), truncated, mixed, line]
+titles = ["random", "truncation", "mixing", "interpolation"]
 fig = plotting.image_grid(rgb(torch.stack(rows)), row_labels=titles, size=0.75)
 run.savefig(fig, "generator")
 plt.show()
