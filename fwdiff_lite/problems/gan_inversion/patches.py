@@ -93,7 +93,9 @@ def batches(
 
     def batch(generator: torch.Generator) -> dict[str, Observations]:
         whole = pictures(size, generator)
-        params = torch.cat([draw_crops(size, 1, generator, CONTEXT), draw_crops(size, contexts + 1, generator)], 1)
+        side = whole.shape[-1]
+        given = draw_crops(size, 1, generator, CONTEXT, side)
+        params = torch.cat([given, draw_crops(size, contexts + 1, generator, TARGET, side)], 1)
         gone = torch.arange(contexts) >= torch.randint(1, contexts + 1, (size, 1), generator=generator)
         seen = observe(whole, send(params, whole.device))
         return {

@@ -74,6 +74,8 @@ def test_drawn_crops_fit_and_reach_everywhere():
     many = batch["context"].mask.sum(1)
     assert batch["context"].value.shape == (8, 3, 3, 64, 64) and many.min() >= 1 and many.unique().numel() > 1
     assert batch["target"].params.shape == batch["novel"].params.shape == (8, 1, 3)
+    large = gi.batches(lambda n, random: torch.rand(n, 3, 128, 128, generator=random), 64)(seed())
+    assert all((each.params[..., :2] > 64).any() for each in large.values()), "crops of large pictures reach far"
 
 
 def test_patches_merge_where_they_overlap():
