@@ -270,7 +270,6 @@ study.answer(model, one, 1, 1, eta)
 alone = time.monotonic() - began
 print(f"one face, {study.STEPS} steps: {alone:.1f} s on this machine;", end=" ")
 print(f"{SHOWN * K} at once, {targets} targets each: {spent:.0f} s")
-run.record(seconds_a_face=alone)
 
 # %% [markdown]
 # ### Move the patch

@@ -67,7 +67,6 @@ BOUNDS = {  # notebook: {number: (at least, at most)}
         "bank_tv_halves": ANY,
         "bank_least_size": (49.9, math.inf),  # a bisection ends near 50
         "live_apart": (0.0, 0.05),
-        "seconds_a_face": (0.0, 1.0),
     },
     "05_flatland": {
         "energy_skill": (0.80, math.inf),
