@@ -264,9 +264,8 @@ titles = ["context", "truth", "determ.", *(f"sample {j + 1}" for j in range(K))]
 fig = plotting.image_grid(torch.cat(columns, 1), col_titles=titles, size=0.95)
 run.savefig(fig, "samples")
 plt.show()
-one = few.first(1)
 began = time.monotonic()
-study.answer(model, one, 1, 1, eta)
+study.answer(model, few.first(1), 1, 1, eta)
 alone = time.monotonic() - began
 print(f"one face, {study.STEPS} steps: {alone:.1f} s on this machine;", end=" ")
 print(f"{SHOWN * K} at once, {targets} targets each: {spent:.0f} s")
@@ -281,17 +280,17 @@ print(f"{SHOWN * K} at once, {targets} targets each: {spent:.0f} s")
 from ipywidgets import IntSlider, interact
 
 
-def through(portrait, row, col, side=20, k=4, targets=1):
-    """Samples for a patch at that place."""
-    one = replace(paper, pictures=paper.pictures[[portrait]], targets=paper.targets[[portrait]])
-    crop = torch.tensor([[[row, col, side]]]).float()
-    one = replace(one, context=patches.observe(one.pictures, crop))
-    return seen(one.context), rgb(study.answer(model, one, k, targets, eta)[0])
+def through(portrait, crops, k=4, targets=1):
+    """Patches of a portrait, and samples that have seen them."""
+    pictures = paper.pictures[[portrait]]
+    context = patches.observe(pictures, torch.tensor([crops]).float())
+    one = replace(paper, pictures=pictures, targets=paper.targets[[portrait]], context=context)
+    return seen(context), study.answer(model, one, k, targets, eta)[0]
 
 
 def look(portrait, row, col):
-    context, faces = through(portrait, row, col)
-    plotting.image_grid(torch.cat([context, faces])[None], col_titles=["context", *[""] * 4], size=1.5)
+    context, faces = through(portrait, [(row, col, 20)])
+    plotting.image_grid(torch.cat([context, rgb(faces)])[None], col_titles=["context", *[""] * 4], size=1.5)
     plt.show()
 
 
@@ -300,8 +299,8 @@ moved = interact(look, portrait=IntSlider(2, min=0, max=20), row=IntSlider(34, m
 
 # %% tags=["nbval-ignore-output"]
 places = [(0, 22), (18, 8), (18, 34), (34, 22), (44, 44)]
-found = [through(2, *place) for place in places]
-rows = torch.stack([torch.cat([context, faces]) for context, faces in found], 1)
+found = [through(2, [(*place, 20)]) for place in places]
+rows = torch.stack([torch.cat([context, rgb(faces)]) for context, faces in found], 1)
 fig = plotting.image_grid(rows, row_labels=["context", *(f"sample {j + 1}" for j in range(4))], size=0.8)
 run.savefig(fig, "places")
 plt.show()
@@ -313,18 +312,14 @@ plt.show()
 # samples come together. The last column shows where they still differ.
 
 # %% tags=["nbval-ignore-output"]
-first = paper.first(3)
-one = replace(first, pictures=first.pictures[2:], targets=first.targets[2:])
 corners = [(38, 24), (24, 36), (2, 24)]  # the chin, an eye, the top
 rows, spread = [], []
 for m in range(1, 4):
-    crops = torch.tensor([[(*corner, 16) for corner in corners[:m]]]).float()
-    given = replace(one, context=patches.observe(one.pictures, crops))
-    faces = study.answer(model, given, K, targets, eta)[0]
+    context, faces = through(2, [(*corner, 16) for corner in corners[:m]], K, targets)
     deviation = faces.std(0).mean(0)
     spread.append(deviation.mean())
     grey = (deviation / 0.7).clamp(max=1)[None, ..., None].expand(-1, -1, -1, 3)
-    rows.append(torch.cat([seen(given.context), rgb(faces), grey]))
+    rows.append(torch.cat([context, rgb(faces), grey]))
 fig = plotting.image_grid(
     torch.stack(rows), row_labels=[f"{m} patch{'es'[: 2 * (m > 1)]}" for m in range(1, 4)], size=0.85,
     col_titles=["context", *(f"sample {j + 1}" for j in range(len(rows[0]) - 2)), "deviation"],
@@ -409,8 +404,8 @@ for name in ("brows", "mouth", "glasses", "beard", "hat", "earrings"):
     i = portraits.NAMES.index(name)
     p = torch.from_numpy(arrays[f"odds_{name}"])[~given[:, i], 1]
     found = drawn[~given[:, i]][..., i].float().mean(1)
-    off, chance = (found - p).square().mean().sqrt(), (p * (1 - p) / drawn.shape[1]).mean().sqrt()
-    agree, by_chance = ((found == 0) | (found == 1)).float().mean(), (p**16 + (1 - p) ** 16).mean()
+    off, chance = (found - p).square().mean().sqrt(), (p * (1 - p) / study.K).mean().sqrt()
+    agree, by_chance = ((found == 0) | (found == 1)).float().mean(), (p**study.K + (1 - p) ** study.K).mean()
     print(f"{name:10}{100 * main[f'factor_tv_{name}']:10.1f}{off:18.2f} ({chance:.2f}){100 * agree:15.0f} ({100 * by_chance:.0f})")
 print("".join(f"{name:10}{100 * main[f'factor_tv_{name}']:10.1f}\n" for name in ("hair", "eyes")), end="")
 
@@ -442,11 +437,10 @@ for case in (*study.CASES, "optimised"):
     print(f"{title:44}" + "".join(f"{row[key]:8.3g}" for key in columns) + f"{rms:8.2f}")
     run.record(**{f"{case}_{key}": value for key, value in row.items()})
     run.record(**{f"{case}_factor_scene_rms": rms})
-best = exams[study.MAIN]
-run.record(patch_psnr_under_deterministic=best["patch_psnr_deterministic"] - best["patch_psnr"])
-print(f"\ndeterministic: patch {best['patch_psnr_deterministic']:.1f} dB, tv {best['deterministic_factor_tv']:.2f}")
+run.record(patch_psnr_under_deterministic=main["patch_psnr_deterministic"] - main["patch_psnr"])
+print(f"\ndeterministic: patch {main['patch_psnr_deterministic']:.1f} dB, tv {main['deterministic_factor_tv']:.2f}")
 print("95 % intervals of the first row:", end=" ")
-intervals = ((columns[key], best[f"{key}_low"], best[f"{key}_high"]) for key in ("energy_ratio", "spread_skill"))
+intervals = ((columns[key], main[f"{key}_low"], main[f"{key}_high"]) for key in ("energy_ratio", "spread_skill"))
 print(", ".join(f"{title} {low:.2f} to {high:.2f}" for title, low, high in intervals))
 
 # %% [markdown]
@@ -458,15 +452,13 @@ print(", ".join(f"{title} {low:.2f} to {high:.2f}" for title, low, high in inter
 # small must take a loose $s$: its pictures fit worse than the samples do.
 
 # %% tags=["nbval-ignore-output"]
-theirs = study.exam(study.generated(G, 6, torch.Generator().manual_seed(4)))
-bank = fake
-distances = patches.bank_distances(bank, theirs.context)
-weights, s, sizes = patches.bank_weights(distances, least=run.pick(smoke=5, cpu=50, gpu=50))
+one = study.exam(study.generated(G, 6, torch.Generator().manual_seed(4))).first(1)
+distances = patches.bank_distances(fake, one.context)
+weights, _, _ = patches.bank_weights(distances, least=run.pick(smoke=5, cpu=50, gpu=50))
 heaviest = weights[0].argsort(descending=True)[:K]
-one = replace(theirs, pictures=theirs.pictures[:1], context=theirs.context[[0]], targets=theirs.targets[:1])
 drawn = study.answer(model, one, K, targets, eta)[0]
 blank = torch.full((64, 64, 3), float("nan"))
-rows = [[*seen(one.context), *rgb(one.pictures), *rgb(bank[heaviest])], [blank, blank, *rgb(drawn)]]
+rows = [[*seen(one.context), *rgb(one.pictures), *rgb(fake[heaviest])], [blank, blank, *rgb(drawn)]]
 fig = plotting.image_grid(
     torch.stack([torch.stack(row) for row in rows]), row_labels=["bank", "samples"],
     col_titles=["context", "truth", *[""] * K], size=0.85,
@@ -572,8 +564,8 @@ print("PSNR inside the patch:", ", ".join(f"{psnr(faces[[i], 0], strange[[i]], 2
 #
 # ## On your own
 #
-# 1. Show the model a patch of background only, and count glasses among 64 samples (`through(2, 0, 0, k=64)`, then
-#    `reader.read`, which takes pictures in [-1, 1] and channels first). What should you find?
+# 1. Show the model a patch of background only, and count glasses among 64 samples (`through(2, [(0, 0, 20)], k=64)`,
+#    then `reader.read`). What should you find?
 # 2. Sample with one target instead of five: `study.answer(model, few, K, targets=1, eta=eta)`. What changes at the rim?
 # 3. Load a published StyleGAN2 with `stylegan2.load_official(path)` and make `patches.Patch` of it. What else is needed
 #    to train on photographs?
