@@ -51,7 +51,7 @@ class Arm:
     """A model and its training, as far as an arm may differ from the full one.
 
     told: of the deterministic render (pixelnerf.TOLD); pixels: the losses' rays of each image, None: all
-    empty: the share of examples whose context is dropped
+    empty: the share of examples whose context is dropped; seed: of first weights and of all that training draws
     """
 
     kind: type[ForwardDiffusion] = ForwardDiffusion
@@ -61,10 +61,12 @@ class Arm:
     novel_weight: float = 1.0
     pixels: int | None = PIXELS
     empty: float = 0.0
+    seed: int = 0
 
 
 ARMS = {
     "unet": Arm(),  # the full model
+    "reseeded": Arm(seed=1),  # the full model once more: how far apart two trainings are
     "dit": Arm(encoder="dit"),
     "no_novel": Arm(novel_weight=0.0),
     "no_render": Arm(told=()),
@@ -80,7 +82,6 @@ ARMS = {
 
 def untrained(
     arm: str,
-    seed: int = 0,
     side: int = SIDE,
     samples: int = SAMPLES,
     width: int = 64,
@@ -101,7 +102,7 @@ def untrained(
         low, high = (-far,) * 3, (far,) * 3
         if not 0 < near < far:
             raise ValueError(f"near and far are {near:g} and {far:g}: wanted 0 < near < far")
-    torch.manual_seed(seed)
+    torch.manual_seed(made.seed)
     renderer = VolumeRenderer(low, high, height=side, width=side, samples=samples, antialias=2, near=near)
     options = ENCODERS[made.encoder] | options
     more = {"frequencies": FREQUENCIES, "channels": width, "options": options, "told": made.told}
@@ -137,6 +138,7 @@ def train(
     pixels: int | None = PIXELS,
     contexts: int = CONTEXTS,
     empty: float = 0.0,
+    seed: int = 0,
     sharing: int = 1,
     command: str = "",
     before: dict | None = None,
@@ -148,7 +150,7 @@ def train(
     """Trains within a budget of `steps` or `seconds`, those of earlier calls included.
 
     Leaves weights in half precision, losses and commit in the folder, and the state to go on from.
-    pixels, contexts, empty: as of tabletop.batches
+    pixels, contexts, empty: as of tabletop.batches; seed: of what training draws
     sharing: how many trainings have the device at once, for the record, as are the command, what was done `before`, and
         the `options` that the model was made with
     clips: to train on, with context and target at that distance, in place of tabletop scenes
@@ -170,6 +172,7 @@ def train(
         checkpoint=folder / f"{name}.state",
         checkpoint_every=200,
         progress=False,
+        seed=seed,
         **budget,
     )
     weights = {key: value.half().contiguous() for key, value in model.denoiser.state_dict().items()}
@@ -179,6 +182,7 @@ def train(
         "batch": size,
         "minutes": done.seconds / 60,
         "gpu_minutes": done.seconds / 60 / sharing,
+        "seed": seed,
         "before": before or {},
         "options": options or {},
     }
@@ -244,6 +248,7 @@ def main() -> None:
         pixels=ARMS[arm].pixels,
         contexts=options.contexts,
         empty=ARMS[arm].empty,
+        seed=ARMS[arm].seed,
         sharing=options.sharing,
         command=f"{COMMAND} {options.arm} {budget}",
         before=read_manifest().get(options.start.name) if options.start else None,

@@ -1,5 +1,7 @@
 """The training of the 3-D models, at toy size: it is resumed, and leaves what it says."""
 
+import dataclasses
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -54,6 +56,19 @@ def test_finer_images_are_gone_on_to_from_the_weights_of_coarser_ones(tmp_path):
 
 
 def test_unknown_arms_are_refused():
-    names = "unet, dit, no_novel, no_render, no_features, no_depth, around, guided, deterministic, view_space"
+    names = "unet, reseeded, dit, no_novel, no_render, no_features, no_depth, around, guided, deterministic, view_space"
     with pytest.raises(ValueError, match=f"unknown arm 'vit': choose one of {names}, unconditional"):
         train.untrained("vit")
+
+
+def test_the_reseeded_arm_is_the_full_model_with_other_numbers(tmp_path):
+    options = TINY | ENCODERS["unet"]
+    first, again, other = (train.untrained(arm, **options) for arm in ("unet", "unet", "reseeded"))
+    for name, weights in first.denoiser.state_dict().items():
+        assert torch.equal(again.denoiser.state_dict()[name], weights)
+    assert any((other.denoiser.state_dict()[name] != w).any() for name, w in first.denoiser.state_dict().items())
+    assert train.ARMS["reseeded"] == dataclasses.replace(train.ARMS["unet"], seed=1)
+    for seed in (0, 1):
+        train.train(train.untrained("unet", **options), tmp_path, f"{seed}", size=2, pixels=16, seed=seed, steps=1)
+    curves = [read_json(tmp_path / f"{seed}.json") for seed in (0, 1)]
+    assert [record["seed"] for record in curves] == [0, 1] and curves[0]["curve"] != curves[1]["curve"]
