@@ -230,7 +230,7 @@ def measure(
         each[f"consistency_{turn}"] = inconsistency(answers[:, :, i, 0], answers[:, :, i, 1], points[d]).cpu()
         numbers |= decibels(each[f"consistency_{turn}"], generator).named(f"consistency_{turn}")
     each = {name: [float(f"{value:.6g}") for value in values.tolist()] for name, values in each.items()}
-    numbers = {name: value for name, value in numbers.items() if not math.isinf(value)}  # decibels of no error at all
+    numbers = {name: value for name, value in numbers.items() if not math.isinf(value)}  # of no error at all
     return {"numbers": numbers, "each": each} | told
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -203,7 +204,8 @@ def judge(
             numbers |= metrics.spread_skill(drawn, truth, generator, hidden).named(name("spread_skill"))
             sharpness = metrics.total_variation(drawn).mean() / metrics.total_variation(truth).mean()
             inside, outside = metrics.variance_inside_outside(drawn, ~hidden)
-            numbers |= {name("sharpness_ratio"): sharpness, name("variance_unseen_over_seen"): outside / inside}
+            over = outside / inside if inside else math.inf  # of a few true draws, none may vary where all is seen
+            numbers |= {name("sharpness_ratio"): sharpness, name("variance_unseen_over_seen"): over}
             pictures = {"sample": drawn[:, 0], "mean": drawn.mean(1), "best": metrics.best_of(drawn, truth)}
             pictures["redrawn"] = exam.redrawn[:, 0, d, v].cpu()
             if baseline is not None:
@@ -325,11 +327,11 @@ def go_round(folder: Path, arm: str, steps: int = STEPS) -> None:
 
 
 def keep_live(folder: Path, arm: str) -> None:
-    """Keeps what a CPU is to compute again, in single precision."""
+    """Keeps what a CPU is to compute again, in single precision: the first target's view."""
     started = time.monotonic()
     device, _ = sampling_device()
     paper = exam(LIVE["count"], LIVE["k"], device=device)
-    live = answer(trained(arm, folder, device), paper, LIVE["k"], LIVE["steps"])
+    live = answer(trained(arm, folder, device), paper, LIVE["k"], LIVE["steps"], degrees=DEGREES[:1])[:, :, :, :1]
     _keep(folder / f"live_{arm}.npz", {"live": live.half().cpu().numpy()}, f"{COMMAND} live {arm}", started)
 
 

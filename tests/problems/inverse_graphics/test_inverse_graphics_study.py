@@ -143,4 +143,4 @@ def test_what_the_commands_leave_is_what_they_ship(tmp_path, monkeypatch):
     assert arrays["unet_eta_1"].shape == (2, 2, 3, 2, 3, 64, 64) and arrays["unet_eta_1"].dtype == np.uint8
     assert arrays["deterministic"].shape == (2, 3, 2, 3, 64, 64) and arrays["unet_eta_0_labels"].shape == (2, 2, 2)
     assert arrays["orbit"].shape == (2 * study.ORBITS, study.FRAMES, 3, 64, 64)
-    assert arrays["live"].shape == (2, 2, 3, 2, 3, 64, 64)
+    assert arrays["live"].shape == (2, 2, 1, 1, 3, 64, 64)
