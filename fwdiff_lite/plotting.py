@@ -119,9 +119,13 @@ def image_grid(
     return fig
 
 
-def levels(pictures: Float[Tensor, "*b"]) -> UInt8[np.ndarray, "*b"]:
-    """Pictures in [-1, 1] in 256 levels, to be kept; what is beyond is cut off."""
-    return ((pictures.clamp(-1, 1) + 1) * 127.5).round().byte().cpu().numpy()
+def levels(pictures: Float[Tensor, "*b"], n: int = 256) -> UInt8[np.ndarray, "*b"]:
+    """Pictures in [-1, 1] in n levels from 0 to 255, to be kept; what is beyond is cut off.
+
+    With 64 levels no eye sees a difference, and they pack to nearly half.
+    """
+    steps = ((pictures.clamp(-1, 1) + 1) * ((n - 1) / 2)).round()
+    return (steps * (255 / (n - 1))).round().byte().cpu().numpy()
 
 
 def hsv(hue: Float[Tensor, "*b"], saturation: Tensor | float, value: Tensor | float) -> Float[Tensor, "*b 3"]:

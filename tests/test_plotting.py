@@ -183,6 +183,10 @@ def test_hues_are_those_of_matplotlib():
     assert plotting.hsv(torch.tensor([0.0, 1 / 3]), 1.0, 0.5).round(decimals=6).tolist() == [[0.5, 0, 0], [0, 0.5, 0]]
 
 
-def test_pictures_in_256_levels():
+def test_pictures_in_256_levels_and_in_fewer():
     found = plotting.levels(torch.tensor([-2.0, -1.0, 0.0, 1.0, 1.5]))
     assert found.dtype == np.uint8 and found.tolist() == [0, 0, 128, 255, 255]
+    x = torch.linspace(-1, 1, 1001)
+    few = plotting.levels(x, 64).astype(float)
+    assert len(np.unique(few)) == 64 and few.min() == 0 and few.max() == 255
+    assert np.abs(few / 127.5 - 1 - x.numpy()).max() < 1 / 63 + 1 / 255

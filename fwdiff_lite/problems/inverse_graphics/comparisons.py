@@ -31,7 +31,7 @@ from fwdiff_lite.diffusion import ForwardDiffusion
 from fwdiff_lite.files import read_json, write_json
 from fwdiff_lite.observations import Observations
 from fwdiff_lite.plotting import levels
-from fwdiff_lite.pretrained import load_recorded, save_recorded
+from fwdiff_lite.pretrained import load_recorded, read_manifest, save_recorded
 from fwdiff_lite.problems.inverse_graphics import study, tabletop
 from fwdiff_lite.problems.inverse_graphics.consistency import Shared, decibels, inconsistency, shared
 from fwdiff_lite.problems.inverse_graphics.study import BASELINE, BEHIND, DEGREES, ROUND, STEPS, Exam
@@ -44,7 +44,7 @@ COMMAND = "python -m fwdiff_lite.problems.inverse_graphics.comparisons"
 COUNT, K = 128, 8  # scenes of the examination, samples of each
 RING = tuple(range(30, 360, 30))  # degrees of the pictures that are distilled into one scene
 FULL = "unet"  # the row that others are compared with
-SHOWN = (3, 2)  # scenes and samples of which pictures are kept
+SHOWN, SWEPT_SHOWN = (3, 1, 2), (2, 3, 1)  # scenes, samples and views of which pictures from behind are kept
 SWEEPS = {  # options of sampling; the first is without them
     "guidance": ({"guidance": 1.0}, {"guidance": 1.5}, {"guidance": 2.0}, {"guidance": 3.0}),
     "temperature": ({"temperature": 1.0}, {"temperature": 0.85}, {"temperature": 0.7}),
@@ -285,8 +285,10 @@ class Bench:
             self.baseline = study.answer(model, self.exam)
         self.points = common_points(self.exam)
 
-    def sit(self, row: Row, **options) -> tuple[dict[str, dict], dict[str, np.ndarray]]:
-        """What is told of a row's answers, with the seconds that they took, and pictures of them."""
+    def sit(
+        self, row: Row, shown: tuple[int, int, int] = SHOWN, **options
+    ) -> tuple[dict[str, dict], dict[str, np.ndarray]]:
+        """What is told of a row's answers, with the seconds that they took, and pictures of as many as are shown."""
         size, arm = self.size, row.arm
         model = study.quick(arm, self.folder, self.device, size.side) if arm else None
         began = time.monotonic()
@@ -298,8 +300,8 @@ class Bench:
         seconds = (time.monotonic() - began) / answers[..., 0, 0, 0, 0].numel()  # for each scene, sample and degree
         told = measure(self.exam, answers, self.baseline, row, self.points)
         told["numbers"]["seconds_an_answer"] = seconds
-        few, many = SHOWN
-        return told, {"pictures": levels(answers[:few, :many])}
+        scenes, samples, views = shown
+        return told, {"pictures": levels(answers[:scenes, :samples, -1, :views], 64)}
 
 
 def examine(names: Iterable[str], folder: Path, size: Size) -> None:
@@ -330,7 +332,7 @@ def sweep(names: Iterable[str], folder: Path, size: Size) -> None:
             if value in record["values"]:
                 continue
             started, bench = time.monotonic(), bench or Bench(folder, size)
-            told, seen = bench.sit(row, **options)
+            told, seen = bench.sit(row, SWEPT_SHOWN, **options)
             record["values"][value] = told | {"options": options}
             pictures[value] = seen["pictures"]
             record["gpu_minutes"] += _record(command, started, size)["gpu_minutes"]
@@ -350,8 +352,11 @@ def _say(name: str, numbers: dict[str, float]) -> None:
 
 
 def ship(folder: Path) -> None:
-    """Puts what trainings, `examine` and `sweep` left in the folder into checkpoints/07_ablations.npz."""
-    texts, arrays = {kind: {} for kind in KINDS}, {}
+    """Puts what trainings, `examine` and `sweep` left in the folder into checkpoints/07_ablations.npz.
+
+    What is in the record already and not in the folder stays there.
+    """
+    texts, arrays = recorded() if f"{NAME}.npz" in read_manifest() else ({kind: {} for kind in KINDS}, {})
     for path in sorted(folder.glob("*.json")):
         kind, _, name = path.stem.partition("_")
         record = read_json(path)

@@ -303,7 +303,7 @@ def examine(folder: Path, arm: str, count: int = COUNT, k: int = K, steps: int =
         numbers[name] = judge(paper, answers, baseline, degrees) | {"seconds_a_sample": seconds}
         print(name, json.dumps({key: round(value, 3) for key, value in numbers[name].items()}), flush=True)
         if name == sampler("unet"):  # of all others numbers are told, not pictures
-            kept[name] = levels(answers[first, :4])
+            kept[name] = levels(answers[first, :4], 64)
             kept[f"{name}_deviation"] = _coarse(answers[first].std(1).mean(-3), 1 / 128)
         labels = factors(answers[:, :, degrees.index(180), 0], paper)
         kept[f"{name}_labels"] = labels.byte().cpu().numpy()
@@ -322,7 +322,7 @@ def go_round(folder: Path, arm: str, steps: int = STEPS) -> None:
     device, fast = sampling_device()
     with fast:
         around = orbit(trained(arm, folder, device), exam(ORBITS, device=device), steps=steps)
-    kept = {"orbit": levels(around.rgb), "orbit_depth": _coarse(solid_depth(around), 1 / 64)}
+    kept = {"orbit": levels(around.rgb, 64), "orbit_depth": _coarse(solid_depth(around), 1 / 64)}
     _keep(folder / f"orbit_{arm}.npz", kept, f"{COMMAND} orbit {arm} --steps {steps}", started)
 
 

@@ -193,14 +193,13 @@ def test_rows_are_examined_once_and_shipped(folder, monkeypatch, capsys):
     comparisons.sweep(["temperature"], folder, TOY)
     kept = []
     monkeypatch.setattr(comparisons, "save_recorded", lambda name, arrays, **entry: kept.append((name, arrays, entry)))
+    monkeypatch.setattr(comparisons, "read_manifest", dict)
     comparisons.ship(folder)
     ((name, arrays, entry),) = kept
     assert name == "07_ablations" and set(entry["metrics"]) == {"unet_16", "deterministic_16", "redrawn_16"}
-    assert (
-        arrays["row_unet_16_pictures"].shape == (2, 2, 3, 2, 3, 16, 16)
-        and arrays["row_unet_16_pictures"].dtype == np.uint8
-    )
-    assert arrays["sweep_temperature_16_0.85"].shape == (2, 2, 1, 2, 3, 16, 16)
+    views, swept = (arrays[name] for name in ("row_unet_16_pictures", "sweep_temperature_16_0.85"))
+    assert views.shape == (2, 1, 2, 3, 16, 16) and swept.shape == (2, 2, 1, 3, 16, 16)
+    assert views.dtype == np.uint8 and len(np.unique(views)) <= 64
     monkeypatch.setattr(comparisons, "load_recorded", lambda name: dict(arrays))
     told, pictures = comparisons.recorded()
     assert told["rows"]["unet_16"] == record and told["trainings"]["unet_16"]["steps"] == 1
@@ -208,15 +207,23 @@ def test_rows_are_examined_once_and_shipped(folder, monkeypatch, capsys):
     assert set(pictures) == {name for name in arrays if name.startswith(("row_", "sweep_"))}
     assert "train unet" in entry["command"] and "sweep temperature" in entry["command"]
 
+    # another folder's rows join those that are recorded
+    monkeypatch.setattr(comparisons, "read_manifest", lambda: {"07_ablations.npz": {}})
+    for path in folder.glob("row_*"):
+        path.rename(folder / path.name.replace("_unet_", "_dit_"))
+    comparisons.ship(folder)
+    _, more, entry = kept[-1]
+    assert set(entry["metrics"]) == {"unet_16", "dit_16", "deterministic_16", "redrawn_16"} and set(arrays) < set(more)
+
 
 def test_a_sweep_that_was_cut_off_is_gone_on_with(folder, monkeypatch):
     sits, sit = [], comparisons.Bench.sit
 
-    def cut(bench, row, **options):
+    def cut(bench, row, shown, **options):
         if len(sits) == 2:
             raise KeyboardInterrupt
         sits.append(options)
-        return sit(bench, row, **options)
+        return sit(bench, row, shown, **options)
 
     monkeypatch.setattr(comparisons.Bench, "sit", cut)
     with pytest.raises(KeyboardInterrupt):
@@ -237,6 +244,6 @@ def test_unknown_rows_are_refused(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["comparisons", "examine", "unet", "vit"])
     with pytest.raises(SystemExit):
         comparisons.main()
-    assert "unknown vit: choose from unet, dit, no_novel" in capsys.readouterr().err
+    assert "unknown vit: choose from unet, reseeded, dit, no_novel" in capsys.readouterr().err
     assert set(train.ARMS) < set(comparisons.ROWS) and comparisons.SWEPT in train.ARMS
     assert isinstance(comparisons.ROWS["one_shot"].answer, partial)
