@@ -2,12 +2,14 @@
 
     python -m fwdiff_lite.problems.inverse_graphics.comparisons examine unet no_depth view_space --out build/ablations
     python -m fwdiff_lite.problems.inverse_graphics.comparisons sweep guidance temperature --out build/ablations
+    python -m fwdiff_lite.problems.inverse_graphics.comparisons ring --out build/ablations
     python -m fwdiff_lite.problems.inverse_graphics.comparisons ship --out build/ablations
 
 The models are those that `train` left in the folder, the deterministic one among them. `examine` draws each row's
 samples for the same held-out scenes and judges them as `study` does, and their consistency from view to view; it leaves
-row_ROW.json. `sweep` does so for every value of an option and leaves sweep_OPTION.json. Beside them are pictures, as
-.npz. What is there already from the same command is not made again. `ship` puts all of it into checkpoints/.
+row_ROW.json. `sweep` does so for every value of an option and leaves sweep_OPTION.json. `ring` keeps what a few scenes
+look like from all around. Beside them are pictures, as .npz. What is there already from the same command is not made
+again. `ship` puts all of it into checkpoints/.
 """
 
 from __future__ import annotations
@@ -51,7 +53,8 @@ SWEEPS = {  # options of sampling; the first is without them
     # renders never leave [-1, 1] of themselves: only guidance takes them out, and then there is something to threshold
     "threshold": tuple({"guidance": 2.0, "threshold": quantile} for quantile in (None, 0.995, 0.95, 0.9)),
 }
-KINDS = ("trainings", "rows", "sweeps")  # of what is recorded
+RING_SHOWN = 2  # scenes that are kept as all of RING see them
+KINDS = ("training", "row", "sweep", "ring")  # of what is recorded
 SWEPT = "guided"  # the arm whose options are swept: one that has met empty contexts
 
 Answers = Float[Tensor, "c k d v 3 h w"]
@@ -341,6 +344,27 @@ def sweep(names: Iterable[str], folder: Path, size: Size) -> None:
             _say(f"{name} {value}", told["numbers"])
 
 
+def ring(folder: Path, size: Size) -> None:
+    """Keeps a few scenes as all of RING see them: painted by view-space diffusion, distilled, and sampled.
+
+    Leaves ring_views.json, with the seconds that one distilling took, and ring_views.npz.
+    """
+    started, (device, fast) = time.monotonic(), study.sampling_device()
+    paper, generator = study.exam(RING_SHOWN, 1, side=size.side, device=device), torch.Generator().manual_seed(0)
+    cameras = torch.cat([tabletop.turned(paper.context.params, degrees) for degrees in RING], 1)
+    with fast:
+        painter = study.trained("view_space", folder, device, size.side)
+        began = time.monotonic()
+        scenes, painted = distil(painter, paper.context, cameras, generator, size.steps, size.eta)
+        seconds = (time.monotonic() - began) / RING_SHOWN
+        model, behind = study.trained(FULL, folder, device, size.side), paper.cameras[:, DEGREES.index(180), :1]
+        step = model.sample(paper.context, behind, steps=size.steps, eta=size.eta, generator=generator)
+        views = {"painted": painted, "distilled": study.looks(scenes, cameras), FULL: study.looks(step.signal, cameras)}
+    path, command = folder / "ring_views.json", f"{COMMAND} ring --steps {size.steps} --eta {size.eta:g}"
+    np.savez_compressed(path.with_suffix(".npz"), **{name: levels(view, 64) for name, view in views.items()})
+    write_json(path, _record(command, started, size) | {"seconds": seconds})
+
+
 def _record(command: str, started: float, size: Size) -> dict:
     minutes = (time.monotonic() - started) / 60 / size.sharing if torch.cuda.is_available() else 0.0
     return origin(command) | {"gpu_minutes": minutes, "seed": 0}
@@ -352,7 +376,7 @@ def _say(name: str, numbers: dict[str, float]) -> None:
 
 
 def ship(folder: Path) -> None:
-    """Puts what trainings, `examine` and `sweep` left in the folder into checkpoints/07_ablations.npz.
+    """Puts what trainings, `examine`, `sweep` and `ring` left in the folder into checkpoints/07_ablations.npz.
 
     What is in the record already and not in the folder stays there.
     """
@@ -360,20 +384,20 @@ def ship(folder: Path) -> None:
     for path in sorted(folder.glob("*.json")):
         kind, _, name = path.stem.partition("_")
         record = read_json(path)
-        if kind in ("row", "sweep"):
-            texts[f"{kind}s"][name] = record
+        if kind in KINDS:
+            texts[kind][name] = record
             with np.load(path.with_suffix(".npz")) as found:
                 arrays |= {f"{path.stem}_{key}": value for key, value in found.items()}
         elif "curve" in record:
-            texts["trainings"][path.stem] = record
+            texts["training"][path.stem] = record
     parts = [record for kind in texts.values() for record in kind.values()]
     arrays |= {key: np.array(json.dumps(text)) for key, text in texts.items()}
-    scores = {name: round(row["numbers"]["energy_180"], 4) for name, row in texts["rows"].items()}
+    scores = {name: round(row["numbers"]["energy_180"], 4) for name, row in texts["row"].items()}
     save_recorded(NAME, arrays, metrics=scores, **origins(parts))
 
 
 def recorded() -> tuple[dict[str, dict], dict[str, np.ndarray]]:
-    """What `ship` kept: of every training, row and sweep what its command left, and the pictures."""
+    """What `ship` kept: of each of KINDS what its command left, by name, and the pictures."""
     arrays = load_recorded(NAME)
     return {kind: json.loads(str(arrays.pop(kind))) for kind in KINDS}, arrays
 
@@ -381,7 +405,7 @@ def recorded() -> tuple[dict[str, dict], dict[str, np.ndarray]]:
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description="Compare baselines, ablations and options of sampling.")
-    parser.add_argument("what", choices=("examine", "sweep", "ship"))
+    parser.add_argument("what", choices=("examine", "sweep", "ring", "ship"))
     parser.add_argument("names", nargs="*", help="rows of the table, or options of sampling; default: all")
     parser.add_argument("--out", type=Path, default=Path("build/ablations"))
     parser.add_argument("--count", type=int, default=COUNT, help="scenes of the examination")
@@ -393,12 +417,14 @@ def main() -> None:
     parser.add_argument("--sharing", type=int, default=1, help="how many such commands have the device at once")
     options = vars(parser.parse_args())
     what, names, folder = (options.pop(key) for key in ("what", "names", "out"))
-    known = {"examine": ROWS, "sweep": SWEEPS, "ship": {}}[what]
+    known = {"examine": ROWS, "sweep": SWEEPS}.get(what, {})
     if unknown := [name for name in names if name not in known]:
-        parser.error(f"unknown {', '.join(unknown)}: choose from {', '.join(known)}")
+        parser.error(f"unknown {', '.join(unknown)}: choose from {', '.join(known) or 'none'}")
     folder.mkdir(parents=True, exist_ok=True)
     if what == "ship":
         ship(folder)
+    elif what == "ring":
+        ring(folder, Size(**options))
     else:
         {"examine": examine, "sweep": sweep}[what](names or known, folder, Size(**options))
 

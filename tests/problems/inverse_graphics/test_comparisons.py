@@ -202,8 +202,8 @@ def test_rows_are_examined_once_and_shipped(folder, monkeypatch, capsys):
     assert views.dtype == np.uint8 and len(np.unique(views)) <= 64
     monkeypatch.setattr(comparisons, "load_recorded", lambda name: dict(arrays))
     told, pictures = comparisons.recorded()
-    assert told["rows"]["unet_16"] == record and told["trainings"]["unet_16"]["steps"] == 1
-    assert set(told["sweeps"]["temperature_16"]["values"]) == {"1", "0.85", "0.7"}
+    assert told["row"]["unet_16"] == record and told["training"]["unet_16"]["steps"] == 1
+    assert set(told["sweep"]["temperature_16"]["values"]) == {"1", "0.85", "0.7"}
     assert set(pictures) == {name for name in arrays if name.startswith(("row_", "sweep_"))}
     assert "train unet" in entry["command"] and "sweep temperature" in entry["command"]
 
@@ -214,6 +214,20 @@ def test_rows_are_examined_once_and_shipped(folder, monkeypatch, capsys):
     comparisons.ship(folder)
     _, more, entry = kept[-1]
     assert set(entry["metrics"]) == {"unet_16", "dit_16", "deterministic_16", "redrawn_16"} and set(arrays) < set(more)
+
+
+def test_scenes_are_kept_as_they_look_from_all_around(folder, monkeypatch):
+    quick = partial(comparisons.distil, rounds=1, updates=1, rays=8, cells=8)
+    monkeypatch.setattr(comparisons, "distil", quick)
+    monkeypatch.setattr(study, "trained", lambda arm, folder, device, side: awake(arm))
+    comparisons.ring(folder, TOY)
+    record = read_json(folder / "ring_views.json")
+    assert record["command"].endswith("comparisons ring --steps 1 --eta 1") and record["seconds"] > 0
+    with np.load(folder / "ring_views.npz") as pictures:
+        found = dict(pictures)
+    assert set(found) == {"painted", "distilled", "unet"}
+    assert all(views.shape == (2, len(comparisons.RING), 3, 16, 16) for views in found.values())
+    assert len({views.tobytes() for views in found.values()}) == 3
 
 
 def test_a_sweep_that_was_cut_off_is_gone_on_with(folder, monkeypatch):
