@@ -46,7 +46,7 @@ COMMAND = "python -m fwdiff_lite.problems.inverse_graphics.comparisons"
 COUNT, K = 128, 8  # scenes of the examination, samples of each
 RING = tuple(range(30, 360, 30))  # degrees of the pictures that are distilled into one scene
 FULL = "unet"  # the row that others are compared with
-SHOWN, SWEPT_SHOWN = (3, 1, 2), (2, 3, 1)  # scenes, samples and views of which pictures from behind are kept
+SHOWN, SWEPT_SHOWN = (3, 1, 2), (1, 4, 1)  # scenes, samples and views of which pictures from behind are kept
 SWEEPS = {  # options of sampling; the first is without them
     "guidance": ({"guidance": 1.0}, {"guidance": 1.5}, {"guidance": 2.0}, {"guidance": 3.0}),
     "temperature": ({"temperature": 1.0}, {"temperature": 0.85}, {"temperature": 0.7}),

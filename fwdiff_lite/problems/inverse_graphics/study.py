@@ -296,7 +296,7 @@ def examine(folder: Path, arm: str, count: int = COUNT, k: int = K, steps: int =
     kept = {
         "context": levels(paper.context.value[first, 0]),
         "truth": levels(paper.truth[first]),
-        "deterministic": levels(baseline[first, 0]),
+        "deterministic": levels(baseline[first, 0], 64),
     }
     for eta, (answers, seconds) in drawn.items():
         degrees, name = ETAS[arm][eta], f"{arm}_eta_{eta}"

@@ -391,7 +391,7 @@ def examine(folder: Path, count: int = COUNT, k: int = K, steps: int = 32) -> No
 
 def last_frames(answers: Answers, k: int = 3) -> np.ndarray:
     """Up to k last frames of the first scenes, in 256 levels."""
-    return levels(answers.frames[:EXAMPLES, :k, -1])
+    return levels(answers.frames[:EXAMPLES, :k, -1], 64)
 
 
 def ship(name: str, folder: Path, hardware: str) -> None:

@@ -198,7 +198,7 @@ def test_rows_are_examined_once_and_shipped(folder, monkeypatch, capsys):
     ((name, arrays, entry),) = kept
     assert name == "07_ablations" and set(entry["metrics"]) == {"unet_16", "deterministic_16", "redrawn_16"}
     views, swept = (arrays[name] for name in ("row_unet_16_pictures", "sweep_temperature_16_0.85"))
-    assert views.shape == (2, 1, 2, 3, 16, 16) and swept.shape == (2, 2, 1, 3, 16, 16)
+    assert views.shape == (2, 1, 2, 3, 16, 16) and swept.shape == (1, 2, 1, 3, 16, 16)
     assert views.dtype == np.uint8 and len(np.unique(views)) <= 64
     monkeypatch.setattr(comparisons, "load_recorded", lambda name: dict(arrays))
     told, pictures = comparisons.recorded()
