@@ -44,7 +44,7 @@ from fwdiff_lite.problems.inverse_graphics.consistency import decibels, inconsis
 run = Run("07_ablations", PROFILE)
 STEPS = run.pick(smoke=1, cpu=4, gpu=20)  # of training, here
 told, pictures = comparisons.recorded()
-rows, sweeps, trainings = told["rows"], told["sweeps"], told["trainings"]
+rows, sweeps, trainings = told["row"], told["sweep"], told["training"]
 WORDS = {
     "redrawn": "true draws", "mixed": "true draws, mixed", "prior": "true draws, blind", "unet": "the full model",
     "reseeded": "another seed", "view_space": "view space", "distilled": "view space, distilled",
@@ -80,7 +80,7 @@ def pair(name):
 # %%
 exam = study.exam(len(pictures[f"row_{FULL}_pictures"]), 2)
 front = exam.context.value.movedim(-3, -1) / 2 + 0.5  # (scenes, 1, H, W, 3)
-names = ["redrawn", "unet", "view_space", "distilled"]
+names = ["redrawn", "unet", "view_space"]
 fig = plotting.image_grid(
     torch.cat([front, *map(pair, names)], 1), size=1.05,
     col_titles=["front", *(f"{WORDS[name].split(', ')[-1]}\n{d}°" for name in names for d in (180, 135))],
@@ -89,7 +89,22 @@ run.savefig(fig, "views")
 plt.show()
 
 # %% [markdown]
-# Each picture is a good one. But do two of them show one scene? Where a hidden body stands nobody knows; the far sides of
+# Each picture by itself is a good one. The same from all around, for two fronts, with what distilling makes of the painted
+# pictures: it settles their quarrel, scene by scene.
+
+# %%
+print(f"one distilling takes {told['ring']['views']['seconds']:.0f} seconds on a {told['ring']['views']['hardware']}")
+kinds = {"painted": "view space", "distilled": "distilled", FULL: WORDS[FULL]}
+views = {name: torch.from_numpy(pictures[f"ring_views_{name}"]).movedim(-3, -1) / 255 for name in kinds}
+fig = plotting.image_grid(
+    torch.stack([views[name][i] for i in range(comparisons.RING_SHOWN) for name in kinds]), size=0.9,
+    row_labels=[*kinds.values()] * comparisons.RING_SHOWN, col_titles=[f"{d}°" for d in comparisons.RING],
+)
+run.savefig(fig, "ring")
+plt.show()
+
+# %% [markdown]
+# Do two views show one scene? Where a hidden body stands nobody knows; the far sides of
 # box and screen stand where they stand. So the *consistency* of two views is the PSNR between what they show of the same
 # points, on surfaces that the context does not see but whose place it determines. True draws give the ceiling, which
 # is finite, since what one picture's pixel shows lies between pixels of the other. Views of two different true draws, each
