@@ -192,19 +192,19 @@ def minutes(name):
     return found.get("gpu_minutes", 0.0) + (found.get("before") or {}).get("gpu_minutes", 0.0)
 
 
-def line(name):
-    """A row of the table, as text."""
-    cells = [f"{number(name, key):8.3g}".replace("nan", "  -") for key in columns]
-    seconds = number(name, "seconds_an_answer")
-    time = f"{1e3 * seconds:8.0f}" if ROWS[name.removesuffix("_128")].arm else f"{'-':>8}"
-    return f"{WORDS[name.removesuffix('_128')]:26}{minutes(name):7.1f}" + "".join(cells) + time
+def table(names):
+    """Prints rows of the table, and records them."""
+    print(f"{'':26}{'minutes':>7}" + "".join(f"{title:>8}" for title in (*columns.values(), "ms")))
+    for name in names:
+        row = name.removesuffix("_128")
+        cells = [f"{number(name, key):8.3g}".replace("nan", "  -") for key in columns]
+        time = f"{1e3 * number(name, 'seconds_an_answer'):8.0f}" if ROWS[row].arm else f"{'-':>8}"
+        print(f"{WORDS[row]:26}{minutes(name):7.1f}" + "".join(cells) + time)
+        numbers = {f"{name}_{key}": number(name, key) for key in columns if key in rows[name]["numbers"]}
+        run.record(**numbers, **{f"{name}_gpu_minutes": minutes(name)})
 
 
-print(f"{'':26}{'minutes':>7}" + "".join(f"{title:>8}" for title in (*columns.values(), "ms")))
-for name in WORDS:
-    print(line(name))
-    numbers = {f"{name}_{key}": number(name, key) for key in columns if key in rows[name]["numbers"]}
-    run.record(**numbers, **{f"{name}_gpu_minutes": minutes(name)})
+table(WORDS)
 
 # %% [markdown]
 # ## 4. Without its parts
@@ -240,10 +240,6 @@ for i, name in enumerate(parts):
             ax.errorbar(100 * gain.value, i + (0.2 if kind else -0.1), xerr=ends, fmt="o", fillstyle=fill, ms=5,
                         color=plotting.MUTED if name == "reseeded" else plotting.TARGET, capsize=2)
             run.record(**gain.named(f"{name}_{kind}gain_{d}"))
-    better = [measure for measure, gain in gains.items() if gain.low > 0]
-    worse = [measure for measure, gain in gains.items() if gain.high < 0]
-    print(f"{WORDS[name]:26}the full model is better in {len(better)}, worse in {len(worse)} of {len(gains)} measures")
-    run.record(**{f"{name}_full_is_better_in": len(better), f"{name}_full_is_worse_in": len(worse)})
 for ax, d in zip(axes, study.DEGREES, strict=True):
     ax.axvline(0, color=plotting.TRUE, lw=1, zorder=0)
     ax.set(title=f"{d}°")
@@ -252,6 +248,12 @@ axes[0].set_yticks(range(len(parts)), [WORDS[name] for name in parts])
 axes[0].invert_yaxis()
 run.savefig(fig, "parts")
 plt.show()
+
+for name in (*parts, "unconditional"):
+    gains = comparisons.against(ours["each"], rows[name]["each"])
+    better, worse = sum(gain.low > 0 for gain in gains.values()), sum(gain.high < 0 for gain in gains.values())
+    print(f"{WORDS[name]:26}the full model is better in {better}, worse in {worse} of {len(gains)} measures")
+    run.record(**{f"{name}_full_is_better_in": better, f"{name}_full_is_worse_in": worse})
 
 # %% [markdown]
 # The loop that trained them, for a few steps of one of them.
@@ -301,14 +303,12 @@ fig = plotting.image_grid(
 )
 run.savefig(fig, "finer")
 plt.show()
-print(f"{'':26}{'minutes':>7}" + "".join(f"{title:>8}" for title in (*columns.values(), "ms")))
-for name in names:
-    print(line(name))
-    numbers = {f"{name}_{key}": number(name, key) for key in columns if key in rows[name]["numbers"]}
-    run.record(**numbers, **{f"{name}_gpu_minutes": minutes(name)})
+table(names)
 coarse = study.recorded()[0][study.sampler("unet")]
 for d in study.DEGREES:
-    print(f"skill at {d:3}°: {number('unet_128', f'energy_skill_{d}'):.3f}, before at 64 x 64 {coarse[f'energy_skill_{d}']:.3f}")
+    skill = number("unet_128", f"energy_skill_{d}")
+    print(f"skill at {d:3}°: {skill:.3f}, before at 64 x 64 {coarse[f'energy_skill_{d}']:.3f}")
+    run.record(**{f"unet_128_energy_skill_{d}": skill})
 
 # %% [markdown]
 # ## 7. What a sampler's options cost

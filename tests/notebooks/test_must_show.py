@@ -95,6 +95,13 @@ BOUNDS = {  # notebook: {number: (at least, at most)}
         "sampling_ms_in_a_batch": (0.0, 25.0),
         "sampling_seconds_alone": (0.0, 0.6),
     },
+    "07_ablations": {
+        **{f"view_space_consistency_gain_{d}_low": (3.0, math.inf) for d in (60, 120, 180)},
+        **{f"{part}_full_is_better_in": (1, math.inf) for part in ("no_render", "no_features", "no_depth", "no_novel")},
+        **{f"{part}_full_is_better_in": (1, math.inf) for part in ("dit", "unconditional", "around")},
+        **{f"{arm}_gpu_minutes": (3.0, 4.0) for arm in ("unet", "reseeded", "view_space", "no_novel", "no_render", "dit")},
+        **{f"unet_128_energy_skill_{d}": ANY for d in (60, 120, 180)},
+    },
 }
 NOT_YET = {
     "04_gan_inversion": {
