@@ -99,7 +99,7 @@ BOUNDS = {  # notebook: {number: (at least, at most)}
         **{f"view_space_consistency_gain_{d}_low": (3.0, math.inf) for d in (60, 120, 180)},
         **{f"{part}_full_is_better_in": (1, math.inf) for part in ("no_render", "no_features", "no_depth", "no_novel")},
         **{f"{part}_full_is_better_in": (1, math.inf) for part in ("dit", "unconditional", "around")},
-        **{f"{arm}_gpu_minutes": (3.0, 4.0) for arm in ("unet", "reseeded", "view_space", "no_novel", "no_render", "dit")},
+        **{f"{arm}_gpu_minutes": (3.0, 4.0) for arm in ("unet", "view_space", "no_render", "no_novel", "dit")},
         **{f"unet_128_energy_skill_{d}": ANY for d in (60, 120, 180)},
     },
 }
