@@ -81,7 +81,7 @@ def fit(
     """Train model.denoiser with AdamW; it ends with the exponential moving average of its weights, where it was.
 
     steps, seconds: the budget, whichever ends first; the learning rate rises over `warmup` steps and falls to zero
-        along a half cosine over the budget
+        along a half cosine over the budget. The first step of every call, in which all is compiled, takes no seconds
     ema: the average's decay, shorter at the start (at step n at most (1 + n) / (10 + n))
     seed: of the generator that batches, times and noise come from
     checkpoint: a file that is written every `checkpoint_every` steps and at the end, and resumed from if it is there;
@@ -89,10 +89,13 @@ def fit(
     bf16: forward and backward pass in bfloat16 where that is safe (autocast); weights and average stay in float32
     accelerator: for several devices (`accelerate launch`); made here where it is None
 
-    Raises ValueError without a budget, on an unusable checkpoint, and as soon as the loss is not finite.
+    Raises ValueError without a budget above 0, on an unusable checkpoint, and as soon as the loss is not finite.
     """
     if steps is None and seconds is None:
         raise ValueError("fit needs a budget: give steps, seconds or both")
+    for name, budget in (("steps", steps), ("seconds", seconds)):
+        if budget is not None and budget <= 0:
+            raise ValueError(f"{name} is {budget}: a budget is above 0")
     accelerator = accelerator or Accelerator()
     generator = torch.Generator().manual_seed(seed)
     home = next(model.denoiser.parameters()).device
@@ -112,7 +115,7 @@ def fit(
         trained = torch.compile(trained, options={"force_layout_optimization": True})
 
     recent: list[dict[str, Tensor]] = []
-    started = time.monotonic() - done.seconds
+    compiling = True
     bar = tqdm(total=steps, initial=done.steps, disable=not (progress and accelerator.is_main_process), leave=False)
     while (share := _share(done, steps, seconds)) < 1:
         for group in optimizer.param_groups:
@@ -135,6 +138,8 @@ def fit(
 
         recent.append({name: x.detach() for name, x in losses.items()})
         done.steps += 1
+        if compiling:  # how long that takes depends on what was compiled before, and by whom
+            compiling, started = False, time.monotonic() - done.seconds
         done.seconds = time.monotonic() - started
         bar.update()
         ended = _share(done, steps, seconds) >= 1

@@ -96,6 +96,21 @@ def test_a_budget_of_seconds_ends_in_time():
     assert 1.4 < time.monotonic() - start < 5 and done.steps > 10
 
 
+def test_a_first_step_that_compiles_takes_none_of_the_budget(tmp_path):
+    """However long it takes; so it is where a training is gone on with."""
+    model, batch = model_and_batch()
+    for seconds in (0.4, 0.8):
+        pauses = iter([2.0])
+
+        def slow_at_first(generator, pauses=pauses):
+            time.sleep(next(pauses, 0.05))
+            return batch(generator)
+
+        start = time.monotonic()
+        done = fit(model, slow_at_first, seconds=seconds, checkpoint=tmp_path / "run", progress=False)
+        assert seconds <= done.seconds < seconds + 0.5 and time.monotonic() - start > 2.2
+
+
 def test_killed_and_resumed_is_bit_for_bit_the_same(tmp_path, uninterrupted):
     checkpoint = tmp_path / "run.safetensors"
     slow = subprocess.Popen(command(tmp_path / "never", checkpoint=str(checkpoint), pause=0.05), env=ONE_THREAD)
@@ -145,6 +160,9 @@ def test_bf16_stays_near_float32():
 
 
 def test_no_budget_is_refused():
+    for budget, message in (({"steps": 0}, "steps is 0"), ({"seconds": -1.0}, "seconds is -1.0")):
+        with pytest.raises(ValueError, match=f"{message}: a budget is above 0"):
+            trained(**budget)
     with pytest.raises(ValueError, match="needs a budget: give steps, seconds or both"):
         trained()
 

@@ -1,20 +1,19 @@
-"""The table of 07_ablations: baselines and ablations sit one examination, and a sampler's options are swept.
+"""The table of 07_ablations: baselines, ablations and options of a sampler sit one examination.
 
     python -m fwdiff_lite.problems.inverse_graphics.comparisons examine unet no_depth view_space --out build/ablations
-    python -m fwdiff_lite.problems.inverse_graphics.comparisons sweep guidance temperature --out build/ablations
     python -m fwdiff_lite.problems.inverse_graphics.comparisons ring --out build/ablations
     python -m fwdiff_lite.problems.inverse_graphics.comparisons ship --out build/ablations
 
 The models are those that `train` left in the folder, the deterministic one among them. `examine` draws each row's
 samples for the same held-out scenes and judges them as `study` does, and their consistency from view to view; it leaves
-row_ROW.json. `sweep` does so for every value of an option and leaves sweep_OPTION.json. `ring` keeps what a few scenes
-look like from all around. Beside them are pictures, as .npz. What is there already from the same command is not made
-again. `ship` puts all of it into checkpoints/.
+row_ROW.json. What is there already from the same command and weights is not made again. `ring` keeps what a few scenes
+look like from all around. Beside both are pictures, as .npz. `ship` puts all of it into checkpoints/.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
 import time
@@ -29,11 +28,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fwdiff_lite import metrics
-from fwdiff_lite.diffusion import ForwardDiffusion
+from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
 from fwdiff_lite.files import read_json, write_json
 from fwdiff_lite.observations import Observations
 from fwdiff_lite.plotting import levels
-from fwdiff_lite.pretrained import load_recorded, read_manifest, save_recorded
+from fwdiff_lite.pretrained import load_recorded, save_recorded
 from fwdiff_lite.problems.inverse_graphics import study, tabletop
 from fwdiff_lite.problems.inverse_graphics.consistency import Shared, decibels, inconsistency, shared
 from fwdiff_lite.problems.inverse_graphics.study import BASELINE, BEHIND, DEGREES, ROUND, STEPS, Exam
@@ -44,20 +43,20 @@ from fwdiff_lite.training import origin, origins
 NAME = "07_ablations"
 COMMAND = "python -m fwdiff_lite.problems.inverse_graphics.comparisons"
 COUNT, K = 128, 8  # scenes of the examination, samples of each
-RING = tuple(range(30, 360, 30))  # degrees of the pictures that are distilled into one scene
-FULL = "unet"  # the row that others are compared with
-SHOWN, SWEPT_SHOWN = (3, 1, 2), (1, 4, 1)  # scenes, samples and views of which pictures from behind are kept
-SWEEPS = {  # options of sampling; the first is without them
-    "guidance": ({"guidance": 1.0}, {"guidance": 1.5}, {"guidance": 2.0}, {"guidance": 3.0}),
-    "temperature": ({"temperature": 1.0}, {"temperature": 0.85}, {"temperature": 0.7}),
-    # renders never leave [-1, 1] of themselves: only guidance takes them out, and then there is something to threshold
-    "threshold": tuple({"guidance": 2.0, "threshold": quantile} for quantile in (None, 0.995, 0.95, 0.9)),
-}
+RING = tuple(range(10, 360, 30))  # degrees of the pictures that are distilled into one scene: none is examined
 RING_SHOWN = 2  # scenes that are kept as all of RING see them
-KINDS = ("training", "row", "sweep", "ring")  # of what is recorded
-SWEPT = "guided"  # the arm whose options are swept: one that has met empty contexts
+FULL = "unet"  # the row that others are compared with
+KINDS = ("training", "row", "ring")  # of what is recorded
+GUIDED = "guided"  # the arm whose sampler is given options: one that has met empty contexts
+OPTIONS = {
+    "plain": {},
+    **{f"guidance_{weight:g}": {"guidance": weight} for weight in (1.5, 2.0, 3.0)},
+    **{f"temperature_{scale:g}": {"temperature": scale} for scale in (0.85, 0.7)},
+    # renders never leave [-1, 1] of themselves: only guidance takes them out, and then there is something to threshold
+    **{f"threshold_{quantile:g}": {"guidance": 2.0, "threshold": quantile} for quantile in (0.995, 0.95, 0.9)},
+}
 
-Answers = Float[Tensor, "c k d v 3 h w"]
+Answers = Float[Tensor, "c k d v 3 h w"]  # v: from the target, from the novel camera
 
 
 # --- what a row of the table answers ----------------------------------------------------------------------------------
@@ -76,6 +75,33 @@ def with_second_context(exam: Exam, seed: int = 7) -> Exam:
     return replace(exam, context=exam.context.append(second))
 
 
+def answer_once(
+    model: ForwardRegression, exam: Exam, k: int, steps: int, eta: float, chunk: int
+) -> Float[Tensor, "c 1 d v 3 h w"]:
+    """The deterministic scene for each target, as it looks from there and from the novel camera."""
+    views = []
+    for cameras in exam.cameras.unbind(1):
+        rows = torch.arange(len(cameras), device=cameras.device).split(chunk)
+        scenes = [model.sample(exam.context[row], cameras[row, :1]).signal for row in rows]
+        views.append(torch.cat([study.looks(scene, cameras[row]) for scene, row in zip(scenes, rows, strict=True)]))
+    return torch.stack(views, 1)[:, None]
+
+
+def answer_with_options(
+    model: ForwardDiffusion, exam: Exam, k: int, steps: int, eta: float, chunk: int, **options
+) -> Float[Tensor, "c k 1 3 3 h w"]:
+    """Scenes sampled with options of `model.sample`, seen from behind; the third view is the sampler's own picture.
+
+    With guidance these differ: no scene is guided, only its picture, and the scene is what the model makes of the last.
+    """
+    generator, contexts, views = torch.Generator().manual_seed(0), exam.context.repeat(k), []
+    cameras = exam.cameras[:, DEGREES.index(180)].repeat_interleave(k, 0)
+    for row in torch.arange(len(cameras), device=cameras.device).split(chunk):
+        step = model.sample(contexts[row], cameras[row, :1], steps=steps, eta=eta, generator=generator, **options)
+        views.append(torch.cat([study.looks(step.signal, cameras[row]), step.observation], 1))
+    return torch.cat(views).unflatten(0, (-1, k))[:, :, None]
+
+
 def answer_blindly(model: ForwardDiffusion, exam: Exam, k: int, steps: int, eta: float, chunk: int) -> Answers:
     """Scenes sampled without any context, seen from where the targets are."""
     return study.answer(model, without_context(exam), k, steps, eta, chunk=chunk, allow_empty=True)
@@ -87,13 +113,13 @@ def answer_twice(model: ForwardDiffusion, exam: Exam, k: int, steps: int, eta: f
 
 
 def answer_in_views(model: ForwardDiffusion, exam: Exam, k: int, steps: int, eta: float, chunk: int) -> Answers:
-    """Pictures sampled by a model that has no scene: every view of one sample by itself."""
+    """Pictures sampled by a model that has no scene: every view of one sample by itself, cut off at [-1, 1]."""
     generator, cameras = torch.Generator().manual_seed(0), exam.cameras.flatten(1, 2).repeat_interleave(k, 0)
     contexts = exam.context.repeat(k)
     options = {"steps": steps, "eta": eta, "generator": generator}
     rows = torch.arange(len(cameras), device=cameras.device).split(max(1, chunk // cameras.shape[1]))
     views = torch.cat([model.sample(contexts[row], cameras[row], **options).observation for row in rows])
-    return views.unflatten(0, (-1, k)).unflatten(2, exam.cameras.shape[1:3])
+    return views.clamp(-1, 1).unflatten(0, (-1, k)).unflatten(2, exam.cameras.shape[1:3])
 
 
 def answer_distilled(
@@ -144,25 +170,34 @@ class Row:
 
     Without an arm there is no model: these are true draws, for what a perfect sampler would score.
     blind: whether it has no context, and true draws of what it should follow are those of `prior`
+    samples, eta: of sampling; shown: scenes and samples of which pictures from behind are kept
     """
 
     arm: str | None
     answer: Callable[..., Answers] = study.answer
     degrees: tuple[int, ...] = DEGREES
     blind: bool = False
+    samples: int = K
+    eta: float = 1.0
+    shown: tuple[int, int] = (3, 1)
 
 
 ROWS = {
     **{arm: Row(arm) for arm in ARMS},
+    "deterministic": Row(BASELINE, answer_once),
     "around_two": Row("around", answer_twice),
     "one_shot": Row("around", partial(answer_through, targets=ROUND[:1]), BEHIND),
     "autoregressive": Row("around", partial(answer_through, targets=ROUND), BEHIND),
     "view_space": Row("view_space", answer_in_views),
-    "distilled": Row("view_space", answer_distilled),
+    "distilled": Row("view_space", answer_distilled, samples=2),  # each is an optimisation
     "unconditional": Row("unconditional", answer_blindly, blind=True),
     "redrawn": Row(None, lambda _, exam, k, *rest, **more: exam.redrawn[:, :k]),
     "mixed": Row(None, lambda _, exam, k, *rest, **more: mixed(exam.redrawn[:, :k])),
     "prior": Row(None, lambda _, exam, k, *rest, **more: prior(exam, k, seed=1), blind=True),
+    **{
+        name: Row(GUIDED, partial(answer_with_options, **options), BEHIND, eta=0.0, shown=(1, 4))
+        for name, options in OPTIONS.items()
+    },
 }
 
 # --- measures ---------------------------------------------------------------------------------------------------------
@@ -195,10 +230,23 @@ def lean(labels: Int[Tensor, "c f k"], scenes: tabletop.Scenes, generator: torch
     return metrics.bootstrap(torch.mean, (often - odds).mean(1), generator=generator)
 
 
+def set_distance(
+    drawn: Float[Tensor, "c k 3 h w"], truth: Float[Tensor, "c k 3 h w"], others: Float[Tensor, "c k 3 h w"]
+) -> float:
+    """How far samples are, as a set, from two sets of true draws, over how far these are from each other: 1 is perfect.
+
+    Sliced W2 of whole pictures.
+    """
+    drawn, truth, others = (x.flatten(0, 1).flatten(1).cpu() for x in (drawn, truth, others))
+    pairs = (drawn, truth), (drawn, others), (truth, others)
+    first, second, floor = (metrics.sliced_w2(*pair, torch.Generator().manual_seed(0)) for pair in pairs)
+    return (first + second) / (2 * floor)
+
+
 def measure(
     exam: Exam,
     answers: Answers,
-    baseline: Float[Tensor, "c 1 all v 3 h w"],
+    baseline: Float[Tensor, "c 1 all two 3 h w"],
     row: Row,
     points: list[Shared],
     seed: int = 0,
@@ -207,44 +255,66 @@ def measure(
 
     energy_DEGREES, novel_energy_DEGREES: the energy score, of a single answer its distance; for each scene, too
     consistency_DEGREES: in dB; for each scene, the squared difference
-    set_distance_DEGREES: sliced W2 of samples to true draws over that of true draws to others; 1 is perfect
     lean: how much too often samples hold what is the likeliest
+    picture_energy_180, picture_lean, picture_apart: of a third view, which is the sampler's own picture: the same, and
+        its distance from what the scene shows there, root mean square. Without guidance they differ as well, since a
+        sampler's picture has one ray a pixel
+    Of a blind row, whose scenes are others, beside its energy only set_distance_DEGREES and novel_set_distance_DEGREES
+    as of `set_distance`, and sharpness_ratio_DEGREES over true draws.
     """
     generator, k = torch.Generator().manual_seed(seed), answers.shape[1]
     numbers, each, told = {}, {}, {}
-    truths = prior(exam, k, seed=2) if row.blind else exam.redrawn[:, :k]
+    truths = [prior(exam, k, seed=seed) for seed in (2, 3)] if row.blind else []
 
-    if k > 1:
-        numbers |= study.judge(exam, answers, baseline, row.degrees)
-        labels = study.factors(answers[:, :, row.degrees.index(180), 0], exam)
-        numbers |= lean(labels, exam.scenes, generator).named("lean")
-        told["counts"] = counts(labels, exam.scenes)
     for i, turn in enumerate(row.degrees):
         d = DEGREES.index(turn)
         for v, novel in enumerate(("", "novel_")):
-            drawn, truth, name = answers[:, :, i, v].cpu(), exam.truth[:, d, v].cpu(), f"{novel}energy_{turn}"
-            each[name] = metrics.energy_score(drawn, truth) if k > 1 else metrics.point_score(drawn[:, 0], truth)
-            numbers[name] = float(each[name].mean())
-            if half := k // 2:
-                sets = answers[:, :half, i, v], truths[:, :half, d, v], truths[:, half : 2 * half, d, v]
-                *sets, reference = (x.flatten(0, 1).flatten(1).cpu() for x in sets)
-                apart = [metrics.sliced_w2(x, reference, torch.Generator().manual_seed(seed)) for x in sets]
-                numbers[f"{novel}set_distance_{turn}"] = apart[0] / apart[1]
-        each[f"consistency_{turn}"] = inconsistency(answers[:, :, i, 0], answers[:, :, i, 1], points[d]).cpu()
-        numbers |= decibels(each[f"consistency_{turn}"], generator).named(f"consistency_{turn}")
+            drawn, name = answers[:, :, i, v].cpu(), f"{novel}{{}}_{turn}".format
+            each[name("energy")] = _energies(drawn, exam.truth[:, d, v].cpu())
+            if truths:
+                some, others = (truth[:, :, d, v].cpu() for truth in truths)
+                numbers[name("set_distance")] = set_distance(drawn, some, others)
+                sharpness = metrics.total_variation(drawn).mean() / metrics.total_variation(some).mean()
+                numbers[name("sharpness_ratio")] = float(sharpness)
+        if not row.blind:
+            error = inconsistency(answers[:, :, i, 0], answers[:, :, i, 1], points[d]).cpu()
+            each[f"consistency_{turn}"] = error
+            numbers |= decibels(error, generator).named(f"consistency_{turn}")
+    numbers |= {name: float(energy.mean()) for name, energy in each.items() if "energy" in name}
+    if k > 1 and not row.blind:
+        numbers |= study.judge(exam, answers[:, :, :, :2], baseline, row.degrees)
+        behind = answers[:, :, row.degrees.index(180)]
+        labels = study.factors(behind[:, :, 0], exam)
+        numbers |= lean(labels, exam.scenes, generator).named("lean")
+        told["counts"] = counts(labels, exam.scenes)
+        if behind.shape[2] == 3:
+            picture = behind[:, :, 2]
+            numbers |= lean(study.factors(picture, exam), exam.scenes, generator).named("picture_lean")
+            truth = exam.truth[:, DEGREES.index(180), 0]
+            numbers["picture_energy_180"] = float(_energies(picture.cpu(), truth.cpu()).mean())
+            numbers["picture_apart"] = float((picture - behind[:, :, 0]).square().mean().sqrt())
     each = {name: [float(f"{value:.6g}") for value in values.tolist()] for name, values in each.items()}
     numbers = {name: value for name, value in numbers.items() if not math.isinf(value)}  # of no error at all
     return {"numbers": numbers, "each": each} | told
 
 
+def _energies(drawn: Float[Tensor, "c k 3 h w"], truth: Float[Tensor, "c 3 h w"]) -> Float[Tensor, "c"]:
+    return metrics.energy_score(drawn, truth) if drawn.shape[1] > 1 else metrics.point_score(drawn[:, 0], truth)
+
+
 def against(ours: dict[str, list[float]], theirs: dict[str, list[float]], seed: int = 0) -> dict[str, metrics.Interval]:
     """By how much we are better than they, paired over the scenes, in each measure that both have.
 
-    Of an energy score: how much more theirs is, over ours. Of consistency: how many dB more ours is.
+    Of an energy score: how much more theirs is, over ours; "energies": of the sum of all. Of consistency: how many dB
+    more ours is.
     """
     generator, found = torch.Generator().manual_seed(seed), {}
-    for name in [name for name in ours if name in theirs]:
-        mine, other = (torch.tensor(x[name], dtype=torch.float64) for x in (ours, theirs))
+    both = {
+        name: [torch.tensor(x[name], dtype=torch.float64) for x in (ours, theirs)] for name in ours if name in theirs
+    }
+    energies = [pair for name, pair in both.items() if "energy" in name]
+    both["energies"] = [sum(part) for part in zip(*energies, strict=True)]
+    for name, (mine, other) in both.items():
         if name.startswith("consistency"):
             gain = lambda m, o: 10 * (o.mean() / m.mean()).log10()  # noqa: E731
             found[name] = metrics.bootstrap(gain, mine, other, generator=generator)
@@ -258,21 +328,19 @@ def against(ours: dict[str, list[float]], theirs: dict[str, list[float]], seed: 
 
 @dataclass(frozen=True)
 class Size:
-    """How much is examined: scenes, samples of each, steps and eta of sampling, side of images, samples at once.
+    """How much is examined: scenes, steps of sampling, side of images, samples at once.
 
     sharing: how many such commands have the device at once, for the record
     """
 
     count: int = COUNT
-    samples: int = K
     steps: int = STEPS
-    eta: float = 1.0
     side: int = SIDE
     batch: int = 64
     sharing: int = 1
 
     def __str__(self) -> str:
-        parts = f"--count {self.count} --samples {self.samples} --steps {self.steps} --eta {self.eta:g}"
+        parts = f"--count {self.count} --steps {self.steps}"
         return parts + (f" --side {self.side}" if self.side != SIDE else "") + f" --batch {self.batch}"
 
 
@@ -282,66 +350,43 @@ class Bench:
     def __init__(self, folder: Path, size: Size):
         self.folder, self.size = folder, size
         self.device, self.fast = study.sampling_device()
-        self.exam = study.exam(size.count, size.samples, side=size.side, device=self.device)
+        self.exam = study.exam(size.count, K, side=size.side, device=self.device)
         with self.fast:
             model = study.trained(BASELINE, folder, self.device, size.side)
             self.baseline = study.answer(model, self.exam)
         self.points = common_points(self.exam)
 
-    def sit(
-        self, row: Row, shown: tuple[int, int, int] = SHOWN, **options
-    ) -> tuple[dict[str, dict], dict[str, np.ndarray]]:
-        """What is told of a row's answers, with the seconds that they took, and pictures of as many as are shown."""
-        size, arm = self.size, row.arm
-        model = study.quick(arm, self.folder, self.device, size.side) if arm else None
-        began = time.monotonic()
+    def sit(self, row: Row) -> tuple[dict[str, dict], dict[str, np.ndarray]]:
+        """What is told of a row's answers, and pictures of as many as are shown."""
+        size = self.size
+        model = study.quick(row.arm, self.folder, self.device, size.side) if row.arm else None
         with self.fast:
-            answers = row.answer(model, self.exam, size.samples, size.steps, size.eta, chunk=size.batch, **options)
-            answers = answers.float()
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
-        seconds = (time.monotonic() - began) / answers[..., 0, 0, 0, 0].numel()  # for each scene, sample and degree
-        told = measure(self.exam, answers, self.baseline, row, self.points)
-        told["numbers"]["seconds_an_answer"] = seconds
-        scenes, samples, views = shown
-        return told, {"pictures": levels(answers[:scenes, :samples, -1, :views], 64)}
+            answers = row.answer(model, self.exam, row.samples, size.steps, row.eta, chunk=size.batch).float()
+        scenes, samples = row.shown
+        shown = levels(answers[:scenes, :samples, -1], 64)
+        return measure(self.exam, answers, self.baseline, row, self.points), {"pictures": shown}
 
 
 def examine(names: Iterable[str], folder: Path, size: Size) -> None:
     """Judges rows of the table; leaves row_NAME.json and row_NAME.npz for each."""
     bench = None
     for name in names:
-        path, command = folder / f"row_{named(name, size.side)}.json", f"{COMMAND} examine {name} {size}"
-        if read_json(path).get("command") == command:
+        path, made = folder / f"row_{named(name, size.side)}.json", {"command": f"{COMMAND} examine {name} {size}"}
+        made["weights"] = dict(_digest(folder, named(arm, size.side)) for arm in (ROWS[name].arm, BASELINE) if arm)
+        if made.items() <= read_json(path).items():
             print(f"{name}: there already; delete {path} to examine it anew", flush=True)
             continue
         started, bench = time.monotonic(), bench or Bench(folder, size)
         told, pictures = bench.sit(ROWS[name])
         np.savez_compressed(path.with_suffix(".npz"), **pictures)
-        write_json(path, _record(command, started, size) | told)
-        _say(name, told["numbers"])
+        write_json(path, _record(made["command"], started, size) | made | told)
+        keys = ("energy_180", "energy_skill_180", "spread_skill_180", "consistency_180", "set_distance_180", "lean")
+        found = {key: round(told["numbers"][key], 3) for key in keys if key in told["numbers"]}
+        print(name, json.dumps(found), flush=True)
 
 
-def sweep(names: Iterable[str], folder: Path, size: Size) -> None:
-    """Judges an arm that samples with each value of an option; leaves sweep_NAME.json and sweep_NAME.npz for each."""
-    bench, row = None, Row(SWEPT, partial(study.answer, degrees=BEHIND), BEHIND)
-    for name in names:
-        path, command = folder / f"sweep_{named(name, size.side)}.json", f"{COMMAND} sweep {name} {size}"
-        if (record := read_json(path)).get("command") != command:
-            record = _record(command, time.monotonic(), size) | {"values": {}}
-        pictures = dict(np.load(path.with_suffix(".npz"))) if record["values"] else {}
-        for options in SWEEPS[name]:
-            value = "off" if options[name] is None else f"{options[name]:g}"
-            if value in record["values"]:
-                continue
-            started, bench = time.monotonic(), bench or Bench(folder, size)
-            told, seen = bench.sit(row, SWEPT_SHOWN, **options)
-            record["values"][value] = told | {"options": options}
-            pictures[value] = seen["pictures"]
-            record["gpu_minutes"] += _record(command, started, size)["gpu_minutes"]
-            np.savez_compressed(path.with_suffix(".npz"), **pictures)
-            write_json(path, record)
-            _say(f"{name} {value}", told["numbers"])
+def _digest(folder: Path, name: str) -> tuple[str, str]:
+    return name, hashlib.sha256((folder / f"{name}.safetensors").read_bytes()).hexdigest()[:16]
 
 
 def ring(folder: Path, size: Size) -> None:
@@ -355,12 +400,13 @@ def ring(folder: Path, size: Size) -> None:
     with fast:
         painter = study.trained("view_space", folder, device, size.side)
         began = time.monotonic()
-        scenes, painted = distil(painter, paper.context, cameras, generator, size.steps, size.eta)
+        scenes, painted = distil(painter, paper.context, cameras, generator, size.steps, eta=1.0)
         seconds = (time.monotonic() - began) / RING_SHOWN
         model, behind = study.trained(FULL, folder, device, size.side), paper.cameras[:, DEGREES.index(180), :1]
-        step = model.sample(paper.context, behind, steps=size.steps, eta=size.eta, generator=generator)
-        views = {"painted": painted, "distilled": study.looks(scenes, cameras), FULL: study.looks(step.signal, cameras)}
-    path, command = folder / "ring_views.json", f"{COMMAND} ring --steps {size.steps} --eta {size.eta:g}"
+        step = model.sample(paper.context, behind, steps=size.steps, eta=1.0, generator=generator)
+        sampled, distilled = (study.looks(scene, cameras) for scene in (step.signal, scenes))
+    views = {"painted": painted.clamp(-1, 1), "distilled": distilled, FULL: sampled}
+    path, command = folder / "ring_views.json", f"{COMMAND} ring --steps {size.steps}"
     np.savez_compressed(path.with_suffix(".npz"), **{name: levels(view, 64) for name, view in views.items()})
     write_json(path, _record(command, started, size) | {"seconds": seconds})
 
@@ -370,20 +416,18 @@ def _record(command: str, started: float, size: Size) -> dict:
     return origin(command) | {"gpu_minutes": minutes, "seed": 0}
 
 
-def _say(name: str, numbers: dict[str, float]) -> None:
-    keys = ("energy_180", "energy_skill_180", "spread_skill_180", "consistency_180", "factor_tv", "lean")
-    print(name, json.dumps({key: round(numbers[key], 3) for key in keys if key in numbers}), flush=True)
-
-
 def ship(folder: Path) -> None:
-    """Puts what trainings, `examine`, `sweep` and `ring` left in the folder into checkpoints/07_ablations.npz.
+    """Puts what trainings, `examine` and `ring` left in the folder into checkpoints/07_ablations.npz.
 
-    What is in the record already and not in the folder stays there.
+    ValueError where two rows are of different weights of one arm.
     """
-    texts, arrays = recorded() if f"{NAME}.npz" in read_manifest() else ({kind: {} for kind in KINDS}, {})
+    texts, arrays, weights = {kind: {} for kind in KINDS}, {}, {}
     for path in sorted(folder.glob("*.json")):
         kind, _, name = path.stem.partition("_")
         record = read_json(path)
+        for arm, digest in record.get("weights", {}).items():
+            if weights.setdefault(arm, digest) != digest:
+                raise ValueError(f"{path} is of other weights of {arm} than rows before: examine all of them anew")
         if kind in KINDS:
             texts[kind][name] = record
             with np.load(path.with_suffix(".npz")) as found:
@@ -405,28 +449,25 @@ def recorded() -> tuple[dict[str, dict], dict[str, np.ndarray]]:
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description="Compare baselines, ablations and options of sampling.")
-    parser.add_argument("what", choices=("examine", "sweep", "ring", "ship"))
-    parser.add_argument("names", nargs="*", help="rows of the table, or options of sampling; default: all")
+    parser.add_argument("what", choices=("examine", "ring", "ship"))
+    parser.add_argument("rows", nargs="*", help="of the table, to be examined; default: all")
     parser.add_argument("--out", type=Path, default=Path("build/ablations"))
     parser.add_argument("--count", type=int, default=COUNT, help="scenes of the examination")
-    parser.add_argument("--samples", type=int, default=K, help="of each scene")
     parser.add_argument("--steps", type=int, default=STEPS, help="of sampling")
-    parser.add_argument("--eta", type=float, default=1.0, help="of sampling: 1 is ancestral, 0 is DDIM")
     parser.add_argument("--side", type=int, default=SIDE, help="pixels along a side of an image")
     parser.add_argument("--batch", type=int, default=64, help="samples at once")
     parser.add_argument("--sharing", type=int, default=1, help="how many such commands have the device at once")
     options = vars(parser.parse_args())
-    what, names, folder = (options.pop(key) for key in ("what", "names", "out"))
-    known = {"examine": ROWS, "sweep": SWEEPS}.get(what, {})
-    if unknown := [name for name in names if name not in known]:
-        parser.error(f"unknown {', '.join(unknown)}: choose from {', '.join(known) or 'none'}")
+    what, rows, folder = (options.pop(key) for key in ("what", "rows", "out"))
+    if unknown := [row for row in rows if row not in ROWS]:
+        parser.error(f"unknown {', '.join(unknown)}: choose from {', '.join(ROWS)}")
     folder.mkdir(parents=True, exist_ok=True)
-    if what == "ship":
-        ship(folder)
+    if what == "examine":
+        examine(rows or ROWS, folder, Size(**options))
     elif what == "ring":
         ring(folder, Size(**options))
     else:
-        {"examine": examine, "sweep": sweep}[what](names or known, folder, Size(**options))
+        ship(folder)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""View-space diffusion, the baseline without a scene: the two stages of SparseFusion (Zhou and Tulsiani 2023).
+"""View-space diffusion, the baseline without a scene, in the manner of SparseFusion (Zhou and Tulsiani 2023).
 
 First, a diffusion model of pictures. Its signal is the target picture itself, and its forward model is the identity.
 It is told what our denoiser is told, a deterministic render of the context at the target's camera, and its encoder is
 the same; but then it paints. What it paints at two cameras need not be of one scene.
 
-Then, `distil` fits one scene to what is painted all around. That takes an optimisation for every scene.
+Then, `distil` fits one scene to what is painted all around. That takes an optimisation for every scene. SparseFusion's
+second stage begins with deterministic renders and denoises in many steps, ours with samples and in one.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ def distil(
     steps: int = 32,
     eta: float = 0.0,
     rounds: int = 8,
-    updates: int = 50,
+    updates: int = 150,
     rays: int = 256,
     cells: int = 64,
     smooth: float = 1e-2,
