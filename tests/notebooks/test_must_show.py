@@ -97,8 +97,8 @@ BOUNDS = {  # notebook: {number: (at least, at most)}
     },
     "07_ablations": {
         **{f"view_space_consistency_gain_{d}_low": (3.0, math.inf) for d in (60, 120, 180)},
-        **{f"{part}_full_is_better_in": (1, math.inf) for part in ("no_render", "no_features", "no_depth", "no_novel")},
-        **{f"{part}_full_is_better_in": (1, math.inf) for part in ("dit", "unconditional", "around")},
+        **{f"no_{part}_energies_gain_low": (0.0, math.inf) for part in ("render", "features", "depth", "novel")},
+        **{f"{arm}_energies_gain_low": (0.0, math.inf) for arm in ("dit", "unconditional", "around")},
         **{f"{arm}_gpu_minutes": (3.0, 4.0) for arm in ("unet", "view_space", "no_render", "no_novel", "dit")},
         **{f"unet_128_energy_skill_{d}": ANY for d in (60, 120, 180)},
     },
