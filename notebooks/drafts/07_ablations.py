@@ -276,7 +276,7 @@ print(f"{WORDS[arm]}: {done.steps} steps, loss {done.curve['loss'][0]:.2f} to {d
 # target at 120° alone, and through one at 120° and then one at 240°. Both by the model that has met two contexts.
 
 # %% tags=["nbval-ignore-output"]
-keys = ("energy_skill_180", "sharpness_ratio_180", "spread_skill_180", "factor_tv")
+keys = ("energy_skill_180", "sharpness_ratio_180", "spread_skill_180", "hidden_factor_tv", "decal_factor_tv")
 print(f"{'':26}" + "".join(f"{columns[key]:>10}" for key in keys))
 for name in ("one_shot", "autoregressive"):
     print(f"{WORDS[name]:26}" + "".join(f"{number(name, key):10.3f}" for key in keys))
