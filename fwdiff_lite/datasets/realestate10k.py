@@ -110,6 +110,8 @@ def read_line(line: str) -> tuple[int, Float[Tensor, "3 3"], Float[Tensor, "4 4"
         raise ValueError(f"has distortion {distortion}, wanted zeros: undistort the frames first")
     if min(fx, fy) <= 0:
         raise ValueError(f"has focal lengths {fx:.3g} and {fy:.3g}, wanted both above zero")
+    if not (0 <= cx <= 1 and 0 <= cy <= 1):
+        raise ValueError(f"has the middle {cx:.3g} {cy:.3g}, wanted it in the frame: over width and height, in [0, 1]")
     pose = torch.eye(4, dtype=torch.float64)
     pose[:3] = numbers[6:].view(3, 4)
     turn = pose[:3, :3]
@@ -185,7 +187,7 @@ def read_folder(
     if not texts:
         raise ValueError(f"{folder} holds no text file: wanted CLIP.txt and CLIP/TIMESTAMP.png, as in one split")
     for found in sorted(folder.iterdir()):
-        if pictures(found) and not found.with_suffix(".txt").exists():
+        if pictures(found) and not found.with_name(f"{found.name}.txt").exists():
             complain(f"{found} has frames, but there is no {found.name}.txt", bad, told)
     for text in texts:
         try:
@@ -508,7 +510,7 @@ def read_list(path: Path | str) -> list[Views]:
     """What `write_list` wrote. ValueError, with the line's number, where it cannot be that."""
     views = []
     for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
-        name, *times = line.split() or [""]
+        name, *times = line.rsplit(maxsplit=3) or [""]  # a name may have spaces
         if len(times) != 3 or not all(time.isdigit() for time in times):
             raise ValueError(f"{path} line {number} is {line!r}: wanted a clip and three timestamps")
         views.append(Views(name, *map(int, times)))

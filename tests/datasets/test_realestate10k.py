@@ -131,6 +131,7 @@ def test_a_missing_frame_is_named_and_moves_nothing(copy):
         (lambda words: [*words[:-1], "nan"], "line 6 holds NaN"),
         (lambda words: [*words[:5], "0.1", *words[6:]], r"line 6 has distortion \[0.1, 0.0\], wanted zeros"),
         (lambda words: [words[0], "0", *words[2:]], "line 6 has focal lengths 0 and 0.9"),
+        (lambda words: [*words[:3], "1.2", *words[4:]], "line 6 has the middle 1.2 0.47, wanted it in the frame"),
         (lambda words: [*words[:7], "2", *words[8:]], "line 6 has a pose whose first three columns are no rotation"),
         (lambda words: ["500000", *words[1:]], "line 6 has the timestamp 500000, which is not later than all before"),
     ],
@@ -436,6 +437,19 @@ def test_the_evaluation_list_is_fixed(written, tmp_path):
     frames, cameras = clips[2].look(rows, 24)
     for i, name in enumerate(("context", "target", "novel")):
         assert torch.equal(seen[name].value[2, 0], frames[i]) and torch.equal(seen[name].params[2, 0], cameras[i])
+
+
+def test_names_may_have_spaces_and_dots(copy):
+    (copy / "clip00").rename(copy / "a b.c")
+    (copy / "clip00.txt").rename(copy / "a b.c.txt")
+    clips, told = re10k.read_folder(copy, NEAR, look=False)
+    views = re10k.evaluation_list(clips, NEAR)
+    re10k.write_list(copy / "list", views)
+    assert told == [] and views[0].clip == "a b.c" and re10k.read_list(copy / "list") == views
+    shutil.copytree(copy / "a b.c", copy / "a b.extra")
+    (copy / "a b.txt").touch()
+    with pytest.raises(ValueError, match="a b.extra has frames, but there is no a b.extra.txt"):
+        re10k.read_folder(copy, NEAR, look=False)
 
 
 def test_lists_that_do_not_fit_are_refused(written, tmp_path):
