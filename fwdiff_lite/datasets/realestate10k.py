@@ -229,12 +229,11 @@ LONGEST = 256  # pixels along a frame's longer side, where it is looked for feat
 CAP = 0.01  # of the longer side: a match that is so far off its epipolar line may be no match at all
 STILL = 1e-6  # in the clip's unit: cameras that are nearer to each other are in one place
 MATCHES = 40  # in all pairs, with less of which nothing is said
-LOST = 2 / 3  # of CAP: above, poses explain nothing. Measured: right ones .27 to .63, wrong ones .66 to .99
+LOST = 2 / 3  # of CAP: above, poses explain nothing. Right ones: .27 to .63; wrong ones, at one gap: .66 to .99
 CLEARLY = 0.95  # of the stated error is what another shift's must stay below, beside being surely less
-SAVED = (
-    0.6  # over the root of the matches, up to MANY: the part of the error that moving a stretch must save. Measured:
-)
-MANY = 1600  # right poses -.3 to .47, those moved from the middle on 1 to 5; poses are themselves estimates
+# The part of the error that moving a stretch must save, over the root of the matches, up to MANY: poses are estimates.
+# Measured: right poses to .47, those moved from the middle on .7 to 5.
+SAVED, MANY = 0.6, 1600
 FEWEST = 4  # pairs that must tell of a stretch
 FLOOR = 0.01  # pixels, added to every error: where the camera stands still there is none, however poses are moved
 
