@@ -110,6 +110,8 @@ def read_line(line: str) -> tuple[int, Float[Tensor, "3 3"], Float[Tensor, "4 4"
         raise ValueError(f"has distortion {distortion}, wanted zeros: undistort the frames first")
     if min(fx, fy) <= 0:
         raise ValueError(f"has focal lengths {fx:.3g} and {fy:.3g}, wanted both above zero")
+    if not (0 <= cx <= 1 and 0 <= cy <= 1):
+        raise ValueError(f"has the middle {cx:.3g} {cy:.3g}, wanted it in the frame: over width and height, in [0, 1]")
     pose = torch.eye(4, dtype=torch.float64)
     pose[:3] = numbers[6:].view(3, 4)
     turn = pose[:3, :3]
@@ -185,14 +187,14 @@ def read_folder(
     if not texts:
         raise ValueError(f"{folder} holds no text file: wanted CLIP.txt and CLIP/TIMESTAMP.png, as in one split")
     for found in sorted(folder.iterdir()):
-        if pictures(found) and not found.with_suffix(".txt").exists():
+        if pictures(found) and not found.with_name(f"{found.name}.txt").exists():
             complain(f"{found} has frames, but there is no {found.name}.txt", bad, told)
     for text in texts:
         try:
             clip, skipped = read_clip(text, bad)
             if look:
                 clip, unread = readable(clip, bad)
-                skipped += unread + refuse_foreign(clip)
+                skipped += unread + refuse_foreign(clip, bad)
             if not len(pairs(clip, distance)):
                 raise ValueError(f"{text} has no two frames {distance[0]} to {distance[1]} apart, one between them")
         except ValueError as error:
@@ -221,26 +223,48 @@ def readable(clip: Clip, bad: str = "refuse") -> tuple[Clip, list[str]]:
 
 # --- whether poses and frames belong together -------------------------------------------------------------------------
 
-SHIFTS, PAIRS = 3, 32  # lines that poses are moved by, at most; pairs of frames that are looked at
+SHIFTS, FRAMES = 6, 64  # lines that poses are moved by, at most; frames of a clip that are looked at
+GAPS = (14, 7, 4)  # these parts of a clip are two frames of a pair apart
 LONGEST = 256  # pixels along a frame's longer side, where it is looked for features
 CAP = 0.01  # of the longer side: a match that is so far off its epipolar line may be no match at all
 STILL = 1e-6  # in the clip's unit: cameras that are nearer to each other are in one place
 MATCHES = 40  # in all pairs, with less of which nothing is said
-LOST = 2 / 3  # of CAP: above, poses explain nothing. Measured: right ones .26 to .54, wrong ones .66 to .99
+LOST = 2 / 3  # of CAP: above, poses explain nothing. Right ones: .27 to .63; wrong ones, at one gap: .66 to .99
 CLEARLY = 0.95  # of the stated error is what another shift's must stay below, beside being surely less
+# The part of the error that moving a stretch must save, over the root of the matches, up to MANY: poses are estimates.
+# Measured: right poses to .47, those moved from the middle on .7 to 5.
+SAVED, MANY = 0.6, 1600
+FEWEST = 4  # pairs that must tell of a stretch
+FLOOR = 0.01  # pixels, added to every error: where the camera stands still there is none, however poses are moved
+
+
+class Stretch(NamedTuple):
+    """Lines `first` to `last` of a text file explain frames better when they are moved `by` lines.
+
+    saved: the part of the whole clip's error that this saves
+    """
+
+    first: int
+    last: int
+    by: int
+    saved: float
 
 
 class PoseCheck(NamedTuple):
     """How far, in pixels, matches of frames lie off the epipolar lines of poses that were moved by some lines.
 
-    errors: by the shift, mean distance, each at most `cap`; 0 is as it is stated
+    errors: by the shift, mean distance, each at most `cap`; 0 is as it is stated. Not all pairs have poses when moved:
+        what these have of their stated error counts for all.
     best: the other shift with the least error; gain: its error over the stated one, with an interval
-    matches: how many; with too few, errors are empty and gain is None
+    part: the stretch that saves most when it alone is moved, if any saves something
+    pairs, matches: how many; with too few, errors are empty and gain is None
     """
 
     errors: dict[int, float]
     best: int
     gain: Interval | None
+    part: Stretch | None
+    pairs: int
     matches: int
     cap: float
 
@@ -250,77 +274,116 @@ class PoseCheck(NamedTuple):
         return self.gain is not None and self.gain.high < 1 and self.gain.value < CLEARLY
 
     @property
+    def torn(self) -> bool:
+        """Whether poses are shifted over a part of the clip: more is saved than by chance."""
+        return self.part is not None and self.part.saved > SAVED / math.sqrt(min(self.matches, MANY))
+
+    @property
     def lost(self) -> bool:
         """Whether the stated poses explain nothing of the frames."""
         return self.gain is not None and self.errors[0] > LOST * self.cap
 
 
-def check_poses(clip: Clip, shifts: int = SHIFTS, count: int = PAIRS) -> PoseCheck:
+def check_poses(clip: Clip, shifts: int = SHIFTS, count: int = FRAMES) -> PoseCheck:
     """Compares frames with their own poses, and with those of lines before and after.
 
     Of a scene that stands still, what two frames both show must lie on the epipolar lines that their poses imply
-    (Hartley and Zisserman 2004, Chapter 9). `count` pairs of frames are matched by SIFT, and the matches' distances to
-    those lines measured for the poses as they are stated, and moved by up to `shifts` lines. Where the camera's motion
-    repeats itself exactly, moved poses say the same as stated ones: then a shift is not seen, and does no harm.
+    (Hartley and Zisserman 2004, Chapter 9). Pairs of `count` frames are matched by SIFT, and the matches' distances to
+    those lines measured for the poses as they are stated, and moved by up to `shifts` lines: all of them, and those of
+    a stretch alone, as behind a lost line. Where the camera's motion repeats itself exactly, moved poses say the same
+    as stated ones: then a shift of all is not seen, and does no harm.
     """
-    gap = max(1, len(clip) // 7)
-    whole = clip.poses.isfinite().all((1, 2))
-    moves = torch.arange(-shifts, shifts + 1)
-    starts = torch.arange(shifts, max(shifts, len(clip) - gap - shifts))
-    fit = clip.there[starts] & clip.there[starts + gap] & whole[starts[:, None] + moves].all(1)
-    starts = starts[fit & whole[starts[:, None] + gap + moves].all(1)]
-    starts = starts[torch.linspace(0, len(starts) - 1, min(count, len(starts))).round().long()]
-    features: dict[int, tuple] = {}
-    found, caps = [], []  # of each pair, (2 shifts + 1, matches) distances, and the most that they can be in all
-    for row in starts.tolist():
-        for other in (row, row + gap):
-            if other not in features:
-                features[other] = _features(clip.files[other])
-        a, b, height, width = _matches(features[row], features[row + gap])
-        if len(a):
-            size = torch.tensor([width, height, 1.0]).double().diag()
-            moved = [(row + k, row + gap + k) for k in moves.tolist()]
-            misses = [misfit(size @ clip.lenses[[i, j]], clip.poses[[i, j]], a, b) for i, j in moved]
-            cap = CAP * max(height, width)
-            found.append(torch.stack(misses).clamp(max=cap))
-            caps.append(cap * len(a))
-    matches = sum(part.shape[1] for part in found)
-    if len(found) < 2 or matches < MATCHES:
-        return PoseCheck({}, 0, None, matches, 0.0)
-    sums, sizes = torch.stack([part.sum(1) for part in found]), torch.tensor([part.shape[1] for part in found])
-    errors = dict(zip(moves.tolist(), (sums.sum(0) / sizes.sum()).tolist(), strict=True))
-    best = min((k for k in errors if k), key=errors.__getitem__)
-
-    def ratio(other: Tensor, stated: Tensor) -> Tensor:
-        return other.sum() / stated.sum().clamp(min=1e-9)
-
-    generator = torch.Generator().manual_seed(0)
-    gain = bootstrap(ratio, sums[:, best + shifts], sums[:, shifts], generator=generator, resamples=500)
-    return PoseCheck(errors, best, gain, matches, sum(caps) / matches)
+    rows = partners(clip, count)
+    features = {row: _features(clip.files[row]) for row in rows.unique().tolist()}
+    matched = [_matches(features[i], features[j]) for i, j in rows.tolist()]
+    sizes = torch.tensor([len(found.a) for found in matched], dtype=torch.long)
+    matches = int(sizes.sum())
+    if matches < MATCHES or (sizes > 0).sum() < 2:
+        return PoseCheck({}, 0, None, None, len(rows), matches, 0.0)
+    moves = [k for k in range(-shifts, shifts + 1) if k]
+    sums = torch.stack([_misfits(clip, row, one, moves) for row, one in zip(rows.tolist(), matched, strict=True)])
+    sums = sums + FLOOR * sizes[:, None, None]
+    stated, everywhere = sums[:, 0, 0], sums[:, :, 3]
+    error, fit = float(stated.sum()) / matches - FLOOR, everywhere.isfinite()
+    ratios = everywhere.nansum(0) / (fit * stated[:, None]).sum(0)
+    speak = (2 * fit.sum(0) >= len(rows)) & (fit.sum(0) > 1)  # moved far, few have poses, and do not speak for all
+    errors = {0: error} | {k: error * float(x) for k, x, all_of in zip(moves, ratios, speak, strict=True) if all_of}
+    best, gain = min((k for k in errors if k), key=errors.__getitem__, default=0), None
+    if best:
+        other, which = everywhere[:, moves.index(best)], fit[:, moves.index(best)]
+        generator = torch.Generator().manual_seed(0)
+        gain = bootstrap(_share, other[which], stated[which], generator=generator, resamples=500)
+    cap = sum(found.cap * len(found.a) for found in matched) / matches
+    return PoseCheck(errors, best, gain, worst_stretch(rows, sums, moves), len(rows), matches, cap)
 
 
-def refuse_foreign(clip: Clip) -> list[str]:
-    """A ValueError where poses are shifted or explain nothing; else what is to be told of the clip, if anything."""
+def partners(clip: Clip, count: int = FRAMES) -> Int[Tensor, "p 2"]:
+    """Pairs of lines, each with a frame and a pose, about a GAPS-th of the clip apart: among `count` in all."""
+    rows = (clip.there & clip.poses.isfinite().all((1, 2))).nonzero()[:, 0]
+    rows = rows[torch.linspace(0, len(rows) - 1, min(count, len(rows))).round().long()]
+    found = [torch.zeros(0, 2, dtype=torch.long)]
+    for gap in (max(1, len(clip) // part) for part in GAPS):
+        later = torch.searchsorted(rows, rows + gap)  # the first that is there, however thinned out they are
+        found.append(torch.stack([rows[later < len(rows)], rows[later[later < len(rows)]]], 1))
+    return torch.cat(found).unique(dim=0)
+
+
+def worst_stretch(rows: Int[Tensor, "p 2"], sums: Float[Tensor, "p moves 4"], moves: list[int]) -> Stretch | None:
+    """The stretch that saves most of the stated error when its poses alone are moved; sums: as of `_misfits`."""
+    edges = torch.cat([rows.unique(), rows.max()[None] + 1])
+    first, end = torch.combinations(edges).T
+    inside = (rows >= first[:, None, None]) & (rows < end[:, None, None])
+    best, stated, pair = None, sums[:, 0, 0], torch.arange(len(rows))
+    which = inside[..., 0] + 2 * inside[..., 1].long()  # (stretches, pairs): as of the last axis of sums
+    for m, by in enumerate(moves):
+        moved = sums[pair, m, which]
+        told = (which > 0) & moved.isfinite()
+        saved = torch.where(told, stated - moved, 0).sum(1) / stated.sum()
+        saved[told.sum(1) < FEWEST] = 0
+        s = int(saved.argmax())
+        if saved[s] > (best.saved if best else 0):
+            best = Stretch(int(first[s]) + 2, int(end[s]) + 1, by, float(saved[s]))  # the text's first line is no frame
+    return best
+
+
+def _share(other: Tensor, stated: Tensor) -> Tensor:
+    return other.sum() / stated.sum()
+
+
+def refuse_foreign(clip: Clip, bad: str = "refuse") -> list[str]:
+    """A ValueError where poses are shifted or explain nothing; else what is to be told of the clip, if anything.
+
+    bad: "refuse" also refuses a clip that cannot be checked, "skip" tells of it
+    """
     found = check_poses(clip)
+    wrong = f"{clip.name}: poses and frames do not belong together"
     if found.shifted:
         raise ValueError(
-            f"{clip.name}: poses and frames do not belong together: poses moved by {found.best:+d} lines explain the "
-            f"frames better ({found.errors[found.best]:.2f} against {found.errors[0]:.2f} pixels off epipolar lines): "
-            "extract the frames again by their timestamps"
+            f"{wrong}: poses moved by {found.best:+d} lines explain the frames better ({found.errors[found.best]:.2f} "
+            f"against {found.errors[0]:.2f} pixels off epipolar lines): extract the frames again by their timestamps"
         )
     if found.lost:
         raise ValueError(
-            f"{clip.name}: poses and frames do not belong together: matches are {found.errors[0]:.2f} pixels off their "
-            f"epipolar lines, of {found.cap:.2f} at most: is it another clip's text? A pose is world to camera; its "
-            "axes point right, down and ahead"
+            f"{wrong}: matches are {found.errors[0]:.2f} pixels off their epipolar lines, of {found.cap:.2f} at most: "
+            "is it another clip's text? A pose is world to camera; its axes point right, down and ahead"
         )
-    if found.gain is None:
-        return [f"{clip.name}: {found.matches} matches between frames are too few to compare poses with: not checked"]
-    return []
+    if found.torn:
+        raise ValueError(
+            f"{wrong}: about lines {found.part.first} to {found.part.last} of the text, poses moved by "
+            f"{found.part.by:+d} lines explain the frames better (by {found.part.saved:.0%} of the clip's error): "
+            "is a line lost or doubled there?"
+        )
+    if found.gain is not None:
+        return []
+    few = f"{found.matches} matches between frames are too few to compare poses with"
+    why = few if found.pairs else "no two frames are there, whose poses could be compared"
+    if bad == "refuse":
+        raise ValueError(f"{clip.name}: {why}: look at it, and read it unchecked (look=False, --unchecked)")
+    return [f"{clip.name}: {why}: not checked"]
 
 
-def _features(file: Path) -> tuple[Float[Tensor, "k 2"], Tensor, int, int]:
-    """SIFT keypoints (x, y) of a frame, their descriptors, and its height and width, brought to at most LONGEST."""
+def _features(file: Path) -> tuple[Float[Tensor, "k 2"], Tensor, tuple[int, int]]:
+    """SIFT keypoints (x, y) of a frame, their descriptors, and its width and height, brought to at most LONGEST."""
     frame = torch.from_numpy(rgb2gray(read_frames(file, True)[0]))
     height, width = frame.shape
     smaller = min(1.0, LONGEST / max(height, width))
@@ -330,17 +393,48 @@ def _features(file: Path) -> tuple[Float[Tensor, "k 2"], Tensor, int, int]:
     try:
         sift.detect_and_extract(frame.numpy())
     except RuntimeError:  # so it says that there is none
-        return torch.zeros(0, 2).double(), torch.zeros(0, 128), height, width
-    return torch.from_numpy(sift.keypoints[:, ::-1] + 0.5), torch.from_numpy(sift.descriptors), height, width
+        return torch.zeros(0, 2).double(), torch.zeros(0, 128), (width, height)
+    return torch.from_numpy(sift.keypoints[:, ::-1] + 0.5), torch.from_numpy(sift.descriptors), (width, height)
 
 
-def _matches(one: tuple, other: tuple) -> tuple[Float[Tensor, "k 2"], Float[Tensor, "k 2"], int, int]:
-    """Where two frames show the same, in pixels, and their height and width."""
-    (a, a_words, height, width), (b, b_words, *_) = one, other
+class Matches(NamedTuple):
+    """Where two frames show the same, (x, y) in pixels of each, and the frames' widths and heights."""
+
+    a: Float[Tensor, "k 2"]
+    b: Float[Tensor, "k 2"]
+    sizes: tuple[tuple[int, int], tuple[int, int]]
+
+    @property
+    def cap(self) -> float:
+        """The most that a match counts for, in pixels."""
+        return CAP * max(map(max, self.sizes))
+
+
+def _matches(one: tuple, other: tuple) -> Matches:
+    (a, a_words, a_size), (b, b_words, b_size) = one, other
     if min(len(a), len(b)) < 2:
-        return a[:0], b[:0], height, width
+        return Matches(a[:0], b[:0], (a_size, b_size))
     found = match_descriptors(a_words.numpy(), b_words.numpy(), max_ratio=0.75, cross_check=True)
-    return a[found[:, 0]], b[found[:, 1]], height, width
+    return Matches(a[found[:, 0]], b[found[:, 1]], (a_size, b_size))
+
+
+def _misfits(clip: Clip, rows: list[int], found: Matches, moves: list[int]) -> Float[Tensor, "moves 4"]:
+    """What matches are off in all: as stated, with the first frame's pose moved, with the second's, with both.
+
+    NaN where there is no pose to be moved to.
+    """
+    size = torch.tensor([[*size, 1.0] for size in found.sizes]).double().diag_embed()
+    known = clip.poses.isfinite().all((1, 2)).tolist()
+
+    def off(i: int, j: int) -> float:
+        if min(i, j) < 0 or max(i, j) >= len(clip) or not (known[i] and known[j]):
+            return math.nan
+        return float(
+            misfit(size @ clip.lenses[[i, j]], clip.poses[[i, j]], found.a, found.b).clamp(max=found.cap).sum()
+        )
+
+    (i, j), stated = rows, off(*rows)
+    return torch.tensor([[stated, off(i + k, j), off(i, j + k), off(i + k, j + k)] for k in moves]).double()
 
 
 def misfit(
@@ -415,7 +509,7 @@ def read_list(path: Path | str) -> list[Views]:
     """What `write_list` wrote. ValueError, with the line's number, where it cannot be that."""
     views = []
     for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
-        name, *times = line.split() or [""]
+        name, *times = line.rsplit(maxsplit=3) or [""]  # a name may have spaces
         if len(times) != 3 or not all(time.isdigit() for time in times):
             raise ValueError(f"{path} line {number} is {line!r}: wanted a clip and three timestamps")
         views.append(Views(name, *map(int, times)))

@@ -1,5 +1,6 @@
 """Clips come back as they were written, what is bad is named and never shifts anything, and shifted poses are seen."""
 
+import functools
 import shutil
 from dataclasses import replace
 
@@ -21,6 +22,15 @@ def written(tmp_path_factory):
     """A folder of three clips, with the scene and the poses of each."""
     folder = tmp_path_factory.mktemp("written")
     return folder, write(folder, 3, FRAMES)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _seen_before(written):
+    """Frames of `written` are looked at for features once: many poses are tried on them."""
+    with pytest.MonkeyPatch.context() as patch:
+        found, known = re10k._features, functools.cache(re10k._features)
+        patch.setattr(re10k, "_features", lambda file: (known if written[0] in file.parents else found)(file))
+        yield
 
 
 @pytest.fixture
@@ -121,6 +131,7 @@ def test_a_missing_frame_is_named_and_moves_nothing(copy):
         (lambda words: [*words[:-1], "nan"], "line 6 holds NaN"),
         (lambda words: [*words[:5], "0.1", *words[6:]], r"line 6 has distortion \[0.1, 0.0\], wanted zeros"),
         (lambda words: [words[0], "0", *words[2:]], "line 6 has focal lengths 0 and 0.9"),
+        (lambda words: [*words[:3], "1.2", *words[4:]], "line 6 has the middle 1.2 0.47, wanted it in the frame"),
         (lambda words: [*words[:7], "2", *words[8:]], "line 6 has a pose whose first three columns are no rotation"),
         (lambda words: ["500000", *words[1:]], "line 6 has the timestamp 500000, which is not later than all before"),
     ],
@@ -297,14 +308,81 @@ def test_poses_that_explain_nothing_are_refused(written):
         re10k.refuse_foreign(replace(clips[0], poses=torch.linalg.inv(clips[0].poses)))
 
 
+def torn(clip, k, row):
+    """The clip with poses moved by k lines from a row on."""
+    return replace(clip, poses=torch.cat([clip.poses[:row], moved(clip, k).poses[row:]]))
+
+
+@pytest.mark.parametrize("k, row", [(1, 18), (2, 24), (6, 18), (-2, 27)])
+def test_poses_that_are_shifted_from_the_middle_on_are_seen_and_the_place_is_named(written, k, row):
+    for clip in re10k.read_folder(written[0], NEAR, look=False)[0]:
+        assert not re10k.check_poses(clip).torn
+        found = re10k.check_poses(torn(clip, k, row))
+        assert found.torn and abs(found.part.first - 2 - row) <= 6, (clip.name, found)
+    with pytest.raises(ValueError, match=r"clip02: poses and frames .* lines \d+ to 3\d of the text, poses moved by"):
+        re10k.refuse_foreign(torn(clip, k, row))
+
+
+def test_a_shift_of_one_stretch_saves_what_its_pairs_lose():
+    """Ten lines, pairs of neighbours; poses from line 4 to 7, counted from 0, are one too far."""
+    rows = torch.stack([torch.arange(9), torch.arange(1, 10)], 1)
+    wrong = ((rows >= 4) & (rows < 8)).long()
+    sums = torch.full((9, 2, 4), 5.0).double()
+    sums[:, :, 0] = 1.0 + 4 * (wrong.sum(1) > 0)[:, None]
+    sums[torch.arange(9), 1, wrong @ torch.tensor([1, 2])] = 1.0
+    found = re10k.worst_stretch(rows, sums, [-1, 1])
+    assert found == (6, 9, 1, pytest.approx(20 / 29))
+    assert re10k.worst_stretch(rows, torch.full((9, 2, 4), 5.0).double(), [-1, 1]) is None
+
+
+@pytest.mark.parametrize("every", [2, 5])
+def test_thinned_out_frames_are_checked(written, every):
+    clip = re10k.read_folder(written[0], NEAR, look=False)[0][0]
+    clip = replace(clip, files=tuple(file if row % every == 0 else None for row, file in enumerate(clip.files)))
+    found = re10k.check_poses(clip)
+    assert found.matches > re10k.MATCHES and re10k.refuse_foreign(clip) == []
+    with pytest.raises(ValueError, match="clip00: poses and frames do not belong together: poses moved by"):
+        re10k.refuse_foreign(moved(clip, 2))
+
+
+def test_a_frames_own_size_counts(written, tmp_path):
+    """Intrinsics are over width and height: what is scaled shows the same."""
+    clip = re10k.read_folder(written[0], NEAR, look=False)[0][0]
+    files = list(clip.files)
+    for row in range(1, FRAMES, 2):
+        picture = imageio.imread(files[row])
+        files[row] = tmp_path / files[row].name
+        imageio.imwrite(files[row], picture[::2, ::2] if row % 4 == 1 else picture.repeat(2, 0)[:, :, :])
+    mixed = replace(clip, files=tuple(files))
+    assert len({imageio.imread(file).shape for file in files}) == 3
+    assert re10k.refuse_foreign(mixed) == []
+    assert re10k.check_poses(moved(mixed, 2)).shifted
+
+
+def test_a_camera_that_stands_still_is_not_shifted(copy):
+    for row in range(1, FRAMES):
+        shutil.copy(copy / "clip00" / frame(0), copy / "clip00" / frame(row))
+    clip, _ = re10k.read_clip(copy / "clip00.txt")
+    still = replace(clip, poses=clip.poses[:1].expand(FRAMES, 4, 4))
+    found = re10k.check_poses(still)
+    assert found.errors[0] < 0.01 and re10k.refuse_foreign(still) == []
+
+
 def test_frames_that_show_nothing_are_not_judged(tmp_path):
     (tmp_path / "plain").mkdir()
     for row in range(24):
         imageio.imwrite(tmp_path / "plain" / frame(row), np.full((32, 32, 3), 200, np.uint8))
     times = [500_000 + STEP * row for row in range(24)]
     (tmp_path / "plain.txt").write_text(text_of("plain", times, torch.eye(4).double().repeat(24, 1, 1)))
-    _, told = re10k.read_folder(tmp_path, NEAR)
+    with pytest.raises(ValueError, match="plain: 0 matches between frames are too few .* read it unchecked") as error:
+        re10k.read_folder(tmp_path, NEAR)
+    assert "\n" not in str(error.value)
+    (clip,), told = re10k.read_folder(tmp_path, NEAR, "skip")
     assert told == ["plain: 0 matches between frames are too few to compare poses with: not checked"]
+    assert re10k.read_folder(tmp_path, NEAR, look=False)[1] == []
+    alone = replace(clip, files=clip.files[:1] + (None,) * 23)
+    (told,) = re10k.refuse_foreign(alone, "skip")
+    assert told == "plain: no two frames are there, whose poses could be compared: not checked"
 
 
 # --- contexts, targets and novel views --------------------------------------------------------------------------------
@@ -359,6 +437,19 @@ def test_the_evaluation_list_is_fixed(written, tmp_path):
     frames, cameras = clips[2].look(rows, 24)
     for i, name in enumerate(("context", "target", "novel")):
         assert torch.equal(seen[name].value[2, 0], frames[i]) and torch.equal(seen[name].params[2, 0], cameras[i])
+
+
+def test_names_may_have_spaces_and_dots(copy):
+    (copy / "clip00").rename(copy / "a b.c")
+    (copy / "clip00.txt").rename(copy / "a b.c.txt")
+    clips, told = re10k.read_folder(copy, NEAR, look=False)
+    views = re10k.evaluation_list(clips, NEAR)
+    re10k.write_list(copy / "list", views)
+    assert told == [] and views[0].clip == "a b.c" and re10k.read_list(copy / "list") == views
+    shutil.copytree(copy / "a b.c", copy / "a b.extra")
+    (copy / "a b.txt").touch()
+    with pytest.raises(ValueError, match="a b.extra has frames, but there is no a b.extra.txt"):
+        re10k.read_folder(copy, NEAR, look=False)
 
 
 def test_lists_that_do_not_fit_are_refused(written, tmp_path):
