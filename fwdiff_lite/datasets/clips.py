@@ -86,6 +86,8 @@ def read_frames(file: Path, alone: bool) -> list[np.ndarray]:
         raise ValueError(f"{file} has pixels of type {frames.dtype}: wanted 8 bits a channel")
     if frames.ndim == 3:
         frames = np.repeat(frames[..., None], 3, -1)  # grey
+    if alone and frames.shape[-1] == 4 and imageio.immeta(file).get("mode") == "CMYK":
+        raise ValueError(f"{file} has the colours of print (CMYK): wanted RGB")
     if frames.ndim != 4 or frames.shape[-1] not in (3, 4):
         raise ValueError(f"{file} has frames of shape {frames.shape[1:]}: wanted (height, width, 3)")
     return list(frames[..., :3])

@@ -150,15 +150,17 @@ def read_clip(text: Path | str, bad: str = "refuse") -> tuple[Clip, list[str]]:
             complain(f"{text} line {number} {error}", bad, told)
             time, lens, pose = -1, torch.full((3, 3), torch.nan).double(), torch.full((4, 4), torch.nan).double()
         times.append(time), lenses.append(lens), poses.append(pose)
-    found = {file.stem: file for file in pictures(text.with_suffix(""))}
-    frames = {int(stem): file for stem, file in found.items() if stem.isascii() and stem.isdigit()}
+    found, frames = pictures(text.with_suffix("")), {}
+    for file in found:
+        if file.stem.isascii() and file.stem.isdigit():
+            frames.setdefault(int(file.stem), file)  # a second one of the same time is told of below
     files = tuple(frames.pop(time, None) for time in times)
     if not any(files):
         why = "is not there" if not text.with_suffix("").is_dir() else f"holds none of its {len(times)} frames"
         raise ValueError(f"{text} has no frame: {text.with_suffix('')} {why}")
     lost = [time for time, file in zip(times, files, strict=True) if file is None and time >= 0]
-    other = [file.name for file in found.values() if file not in files]
-    for what, names in (("timestamps without a frame", lost), ("frames without a timestamp", other)):
+    other = [file.name for file in found if file not in files]
+    for what, names in (("timestamps without a frame", lost), ("frames without a timestamp of their own", other)):
         if names:
             complain(f"{text} has {len(names)} {what}: {_some(names)}", bad, told)
     return Clip(text.stem, tuple(times), torch.stack(lenses), torch.stack(poses), files), told
@@ -170,7 +172,7 @@ def _some(names: list) -> str:
 
 
 def read_folder(
-    folder: Path | str, distance: tuple[int, int] = DISTANCE, bad: str = "refuse", look: bool = True
+    folder: Path | str, distance: tuple[int, int] = DISTANCE, bad: str = "refuse", look: bool = True, side: int = 1
 ) -> tuple[list[Clip], list[str]]:
     """All clips of a split in the order of their names, and what was skipped of it.
 
@@ -178,7 +180,8 @@ def read_folder(
     bad: as in `read_clip`, and for clips without any frame or with none so far apart, and folders of frames without a
         text file
     look: reads every frame, and compares poses with frames (`check_poses`). Where that is off, a frame that cannot be
-        read is refused when it is asked for.
+        read, or is too small, is refused when it is asked for.
+    side: pixels that frames must have along both sides
     """
     folder, told, clips = Path(folder), [], []
     if not folder.is_dir():
@@ -193,7 +196,7 @@ def read_folder(
         try:
             clip, skipped = read_clip(text, bad)
             if look:
-                clip, unread = readable(clip, bad)
+                clip, unread = readable(clip, bad, side)
                 skipped += unread + refuse_foreign(clip, bad)
             if not len(pairs(clip, distance)):
                 raise ValueError(f"{text} has no two frames {distance[0]} to {distance[1]} apart, one between them")
@@ -209,12 +212,14 @@ def read_folder(
     return clips, told
 
 
-def readable(clip: Clip, bad: str = "refuse") -> tuple[Clip, list[str]]:
-    """The clip with those frames only that can be read, and which could not: each is read."""
+def readable(clip: Clip, bad: str = "refuse", side: int = 1) -> tuple[Clip, list[str]]:
+    """The clip with those frames only that can be read and are large enough, and what is wrong with others."""
     files, told = list(clip.files), []
     for row in clip.there.nonzero()[:, 0].tolist():
         try:
-            read_frames(files[row], True)
+            height, width = read_frames(files[row], True)[0].shape[:2]
+            if min(height, width) < side:
+                raise ValueError(f"{files[row]} has {width} x {height} pixels: wanted at least {side} x {side}")
         except ValueError as error:
             complain(str(error), bad, told)
             files[row] = None

@@ -8,9 +8,11 @@ import imageio.v3 as imageio
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from written_clips import HEIGHT, STEP, WIDTH, camera_of, draw, text_of, write
 
 from fwdiff_lite.datasets import realestate10k as re10k
+from fwdiff_lite.datasets.clips import read_frames
 from fwdiff_lite.problems.inverse_graphics import tabletop
 from fwdiff_lite.problems.inverse_graphics.cameras import check_cameras, look_at, project
 
@@ -192,7 +194,11 @@ def test_texts_without_frames_and_frames_without_text_are_named(copy):
         re10k.read_folder(copy, NEAR)
     imageio.imwrite(copy / "clip00" / "cover.png", np.zeros((9, 9, 3), np.uint8))
     (clip,), told = re10k.read_folder(copy, NEAR, "skip", look=False)
-    assert len(told) == 2 and "no alone.txt" in told[0] and "1 frames without a timestamp: cover.png" in told[1]
+    assert (
+        len(told) == 2
+        and "no alone.txt" in told[0]
+        and "1 frames without a timestamp of their own: cover.png" in told[1]
+    )
 
 
 def test_the_command_says_what_is_wrong(copy, capsys, monkeypatch):
@@ -462,3 +468,19 @@ def test_lists_that_do_not_fit_are_refused(written, tmp_path):
     (tmp_path / "list.txt").write_text("clip00 1 2\n")
     with pytest.raises(ValueError, match="list.txt line 1 is 'clip00 1 2': wanted a clip and three timestamps"):
         re10k.read_list(tmp_path / "list.txt")
+
+
+def test_two_frames_of_one_time_are_told_of(copy):
+    file = sorted((copy / "clip00").glob("*.png"))[5]
+    shutil.copy(file, file.with_suffix(".jpg"))
+    with pytest.raises(ValueError, match="1 frames without a timestamp of their own: "):
+        re10k.read_folder(copy, NEAR, look=False)
+
+
+def test_colours_of_print_are_refused_by_name(copy, tmp_path):
+    file = tmp_path / "print.jpg"
+    Image.fromarray(np.full((8, 8, 4), 90, np.uint8), "CMYK").save(file)
+    with pytest.raises(ValueError, match=r"print.jpg has the colours of print \(CMYK\): wanted RGB"):
+        read_frames(file, True)
+    Image.fromarray(np.full((8, 8, 4), 90, np.uint8), "RGBA").save(tmp_path / "clear.png")
+    assert read_frames(tmp_path / "clear.png", True)[0].shape == (8, 8, 3)

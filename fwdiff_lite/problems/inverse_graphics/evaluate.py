@@ -26,7 +26,7 @@ from fwdiff_lite.files import read_json, write_json
 from fwdiff_lite.observations import Observations
 from fwdiff_lite.plotting import image_grid, levels
 from fwdiff_lite.problems.inverse_graphics.study import STEPS, drawn, means
-from fwdiff_lite.problems.inverse_graphics.train import ARMS, data_arguments, read_data, with_weights
+from fwdiff_lite.problems.inverse_graphics.train import ARMS, data_arguments, named, read_data, with_weights
 from fwdiff_lite.training import origin
 
 COMMAND = "python -m fwdiff_lite.problems.inverse_graphics.evaluate"
@@ -94,15 +94,18 @@ def main() -> None:
     options = parser.parse_args()
     if not options.data:
         parser.error("give the --data to judge it on")
-    kind = read_json(options.out / f"{options.arm}.json").get("options", {})
+    name = named(options.arm, options.side)
+    kind = read_json(options.out / f"{name}.json").get("options", {})
     if "ends" not in kind:
-        raise ValueError(f"{options.out} holds no {options.arm} that was trained on clips: run train with --data first")
-    clips, path = read_data(options), options.list or options.out / "evaluation_list.txt"
+        raise ValueError(f"{options.out} holds no {name} that was trained on clips: run train with --data first")
+    if options.list and not options.list.exists():
+        parser.error(f"there is no {options.list}: without --list, one is written to {options.out}")
+    clips, path = read_data(parser, options), options.list or options.out / "evaluation_list.txt"
     if not path.exists():
         write_list(path, evaluation_list(clips, options.distance))
     views = read_list(path)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = with_weights(options.arm, load_file(options.out / f"{options.arm}.safetensors"), **kind).to(device)
+    model = with_weights(options.arm, load_file(options.out / f"{name}.safetensors"), **kind).to(device)
     seen = observe(clips, views, model.denoiser.renderer.height)
     with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
         at = {name: x.to(device) for name, x in seen.items()}
@@ -110,8 +113,9 @@ def main() -> None:
     found, told = perceptual(answers, seen)
     numbers = judge(answers, seen) | found
     command = f"{COMMAND} {options.arm} --data {options.data.name} --samples {options.samples} --steps {options.steps}"
-    write_json(options.out / f"evaluation_{options.arm}.json", origin(command) | {"scenes": len(views), **numbers})
-    show(answers, seen, options.out / f"evaluation_{options.arm}.png")
+    asked = {"distance": options.distance, "list": path.name, "scenes": len(views)}
+    write_json(options.out / f"evaluation_{name}.json", origin(command) | asked | numbers)
+    show(answers, seen, options.out / f"evaluation_{name}.png")
     print("\n".join([*told, *(f"{name} {value:.4g}" for name, value in numbers.items())]), flush=True)
 
 

@@ -191,17 +191,22 @@ def train(
 
 
 def data_arguments(parser: argparse.ArgumentParser) -> None:
-    """Those of every command that reads clips."""
+    """Those of every command that may read clips."""
+    parser.add_argument("--side", type=int, default=SIDE, help="pixels along a side of an image")
     parser.add_argument("--data", type=Path, help="a folder in RealEstate10K's format")
     parser.add_argument("--distance", type=int, nargs=2, help="of context and target, in frames; default: 100 180")
     parser.add_argument("--bad", choices=realestate10k.BAD, default="refuse", help="what to do with what is bad in it")
     parser.add_argument("--unchecked", action="store_true", help="where frames and poses were checked before")
 
 
-def read_data(options: argparse.Namespace) -> list[realestate10k.Clip]:
-    """The clips that a command was given; says what was skipped of them."""
+def read_data(parser: argparse.ArgumentParser, options: argparse.Namespace) -> list[realestate10k.Clip]:
+    """The clips that a command was given; says what was skipped of them, and ends in one line if they are no good."""
     options.distance = tuple(options.distance or realestate10k.DISTANCE)
-    clips, told = realestate10k.read_folder(options.data, options.distance, options.bad, not options.unchecked)
+    look = not options.unchecked
+    try:
+        clips, told = realestate10k.read_folder(options.data, options.distance, options.bad, look, options.side)
+    except ValueError as error:
+        parser.error(str(error))
     print("\n".join([*told, f"{options.data}: {len(clips)} clips"]), flush=True)
     return clips
 
@@ -215,7 +220,6 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="of training, where they end before the minutes do")
     parser.add_argument("--batch", type=int, default=BATCH, help="scenes a step, over all devices")
     parser.add_argument("--contexts", type=int, default=CONTEXTS, help="images in the context, at most")
-    parser.add_argument("--side", type=int, default=SIDE, help="pixels along a side of an image")
     parser.add_argument("--start", type=Path, help="weights to start from, that an earlier training left")
     parser.add_argument("--sharing", type=int, default=1, help="how many trainings have the device at once")
     data_arguments(parser)
@@ -235,7 +239,7 @@ def main() -> None:
     budget += f" --start {options.start.name}" if options.start else ""
     arm, kind, data = options.arm, {"side": options.side}, {}
     if options.data:
-        data = {"clips": read_data(options), "distance": options.distance}
+        data = {"clips": read_data(parser, options), "distance": options.distance}
         kind["ends"] = options.ends or ENDS
         low, high = options.distance
         budget += f" --data {options.data.name} --distance {low} {high} --ends {kind['ends'][0]:g} {kind['ends'][1]:g}"

@@ -96,7 +96,28 @@ def test_the_commands_run_to_their_end(folder, tmp_path, monkeypatch, capsys):
     assert len(chosen) == 4
     (tmp_path / "evaluation_list.txt").write_text("\n".join(chosen[1:]))
     run(evaluate, "unet", "--samples", "2", "--steps", "1", "--unchecked")
-    assert read_json(tmp_path / "evaluation_unet.json")["scenes"] == 2, "the list is read again, not made anew"
+    again = read_json(tmp_path / "evaluation_unet.json")
+    assert again["scenes"] == 2, "the list is read again, not made anew"
+    assert again["distance"] == [8, 16] and again["list"] == "evaluation_list.txt"
+    with pytest.raises(SystemExit):
+        run(evaluate, "unet", "--list", str(tmp_path / "typo.txt"), "--unchecked")
+    assert "there is no" in capsys.readouterr().err and not (tmp_path / "typo.txt").exists()
+
+
+def test_a_model_of_other_images_is_trained_and_judged(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(train, "untrained", partial(train.untrained, **TINY))
+    data = ["unet", "--data", str(folder), "--distance", "8", "16", "--out", str(tmp_path), "--unchecked"]
+    monkeypatch.setattr(
+        "sys.argv", ["train", *data, "--side", "32", "--steps", "1", "--batch", "2", "--ends", "1", "8"]
+    )
+    train.main()
+    monkeypatch.setattr("sys.argv", ["evaluate", *data, "--side", "32", "--samples", "1", "--steps", "1"])
+    evaluate.main()
+    assert "psnr_target_one" in read_json(tmp_path / "evaluation_unet_32.json")
+    monkeypatch.setattr("sys.argv", ["train", *data[:-1], "--side", "160", "--steps", "1"])
+    with pytest.raises(SystemExit):
+        train.main()
+    assert "has 160 x 120 pixels: wanted at least 160 x 160" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
