@@ -25,7 +25,7 @@ from torch import Tensor
 
 from fwdiff_lite.datasets import realestate10k
 from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
-from fwdiff_lite.files import write_json
+from fwdiff_lite.files import read_json, write_json
 from fwdiff_lite.pretrained import read_manifest
 from fwdiff_lite.problems.inverse_graphics import tabletop
 from fwdiff_lite.problems.inverse_graphics.pixelnerf import TOLD, SceneDenoiser
@@ -145,6 +145,7 @@ def train(
     options: dict[str, Any] | None = None,
     clips: list[realestate10k.Clip] | None = None,
     distance: tuple[int, int] = realestate10k.DISTANCE,
+    asked: dict[str, Any] | None = None,
     **budget,
 ) -> Fit:
     """Trains within a budget of `steps` or `seconds`, those of earlier calls included.
@@ -154,7 +155,15 @@ def train(
     sharing: how many trainings have the device at once, for the record, as are the command, what was done `before`, and
         the `options` that the model was made with
     clips: to train on, with context and target at that distance, in place of tabletop scenes
+    asked: what a training that is gone on with must have been asked for, too, as JSON knows it; a ValueError if not
     """
+    kept = folder / f"{name}.asked.json"
+    if (folder / f"{name}.state").exists() and (before_that := read_json(kept)) != (asked or {}):
+        raise ValueError(
+            f"{folder / name}.state was trained with {before_that}, not with {asked or {}}: delete it, or name "
+            "another --out"
+        )
+    write_json(kept, asked or {})
     device = "cuda" if torch.cuda.is_available() else "cpu"
     fast = device == "cuda"
     torch.backends.cudnn.benchmark = fast  # all images are of one size: worth trying which convolution is the fastest
@@ -243,6 +252,9 @@ def main() -> None:
         kind["ends"] = options.ends or ENDS
         low, high = options.distance
         budget += f" --data {options.data.name} --distance {low} {high} --ends {kind['ends'][0]:g} {kind['ends'][1]:g}"
+    asked = {"contexts": options.contexts, "start": options.start and str(options.start.resolve())}
+    if options.data:
+        asked |= {"data": str(options.data.resolve()), "distance": [low, high], "ends": list(kind["ends"])}
     model = with_weights(arm, load_file(options.start), **kind) if options.start else untrained(arm, **kind)
     done = train(
         model,
@@ -257,6 +269,7 @@ def main() -> None:
         command=f"{COMMAND} {options.arm} {budget}",
         before=read_manifest().get(options.start.name) if options.start else None,
         options=kind,
+        asked=asked,
         steps=options.steps,
         seconds=60 * options.minutes,
         **data,

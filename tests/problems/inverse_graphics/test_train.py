@@ -30,6 +30,21 @@ def test_a_training_is_gone_on_with(arm, tmp_path):
     assert record["steps"] == 4 and record["batch"] == 2 and record["minutes"] > 0
 
 
+def test_a_training_of_something_else_is_not_gone_on_with(tmp_path):
+    options, asked = TINY | ENCODERS["unet"], {"data": "here", "ends": [1.0, 8.0]}
+
+    def trained(steps, asked):
+        return train.train(train.untrained("unet", **options), tmp_path, "unet", 2, 16, asked=asked, steps=steps).steps
+
+    assert trained(1, asked) == 1
+    (tmp_path / "unet.json").unlink()  # as after a kill
+    assert trained(2, asked) == 2
+    record = (tmp_path / "unet.json").read_bytes()
+    with pytest.raises(ValueError, match="was trained with .*here.*, not with .*there.*: delete it, or name another"):
+        trained(3, asked | {"data": "there"})
+    assert (tmp_path / "unet.json").read_bytes() == record
+
+
 def test_the_models_are_of_the_size_that_may_be_shipped():
     """At most 15 megabytes in half precision."""
     for arm in train.ARMS:
