@@ -514,26 +514,46 @@ def write_list(path: Path | str, views: list[Views]) -> None:
 def read_list(path: Path | str) -> list[Views]:
     """What `write_list` wrote. ValueError, with the line's number, where it cannot be that."""
     views = []
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8").rstrip().splitlines(), 1):
         name, *times = line.rsplit(maxsplit=3) or [""]  # a name may have spaces
         if len(times) != 3 or not all(time.isdigit() for time in times):
             raise ValueError(f"{path} line {number} is {line!r}: wanted a clip and three timestamps")
-        views.append(Views(name, *map(int, times)))
+        context, target, novel = map(int, times)
+        if not min(context, target) < novel < max(context, target):
+            raise ValueError(f"{path} line {number} is {line!r}: wanted the third time between the two before")
+        views.append(Views(name, context, target, novel))
+    if not views:
+        raise ValueError(f"{path} is empty: delete it, and one is written anew")
     return views
 
 
-def observe(clips: list[Clip], views: list[Views], side: int) -> dict[str, Observations]:
-    """The context, target and novel frames of a list. ValueError, by name, where a clip or a frame is not there."""
+def observe(
+    clips: list[Clip], views: list[Views], side: int, distance: tuple[int, int] | None = None
+) -> dict[str, Observations]:
+    """The context, target and novel frames of a list.
+
+    distance: of contexts and targets, in frames, where that is asked for
+    ValueError, by name, where a clip or a frame is not there, or two are nearer or farther.
+    """
     named, rows = {clip.name: clip for clip in clips}, []
     for view in views:
         if view.clip not in named:
-            raise ValueError(f"the list asks for the clip {view.clip}, which is not there or was skipped")
+            raise ValueError(
+                f"the list asks for the clip {view.clip}, which is not there or was skipped: give this folder's own"
+            )
         clip = named[view.clip]
         lines = dict(zip(clip.times, range(len(clip)), strict=True))
         gone = [time for time in view[1:] if time not in lines or clip.files[lines[time]] is None]
         if gone:
             raise ValueError(f"the list asks for frames of {view.clip} that are not there: {_some(gone)}")
-        rows.append((clip, [lines[time] for time in view[1:]]))
+        row = [lines[time] for time in view[1:]]
+        apart = abs(row[1] - row[0])
+        if distance and not distance[0] <= apart <= distance[1]:
+            raise ValueError(
+                f"the list has frames of {view.clip} that are {apart} apart, not {distance[0]} to {distance[1]}: "
+                "give its distance, or another list"
+            )
+        rows.append((clip, row))
     return _observe(rows, side, 1)
 
 

@@ -465,6 +465,15 @@ def test_lists_that_do_not_fit_are_refused(written, tmp_path):
         re10k.observe(clips[1:], views, 16)
     with pytest.raises(ValueError, match="the list asks for frames of clip00 that are not there: 17"):
         re10k.observe(clips, [views[0]._replace(target=17)], 16)
+    re10k.observe(clips, views, 16, NEAR)
+    with pytest.raises(ValueError, match="frames of clip00 that are [0-9]+ apart, not 20 to 30: give its distance, or"):
+        re10k.observe(clips, views, 16, (20, 30))
+    (tmp_path / "list.txt").write_text("clip00 10 20 15\n\n")
+    assert re10k.read_list(tmp_path / "list.txt") == [re10k.Views("clip00", 10, 20, 15)]
+    for text, message in (("clip00 10 10 10\n", "wanted the third time between"), ("\n", "list.txt is empty: delete")):
+        (tmp_path / "list.txt").write_text(text)
+        with pytest.raises(ValueError, match=message):
+            re10k.read_list(tmp_path / "list.txt")
     (tmp_path / "list.txt").write_text("clip00 1 2\n")
     with pytest.raises(ValueError, match="list.txt line 1 is 'clip00 1 2': wanted a clip and three timestamps"):
         re10k.read_list(tmp_path / "list.txt")

@@ -106,7 +106,7 @@ def main() -> None:
     views = read_list(path)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = with_weights(options.arm, load_file(options.out / f"{name}.safetensors"), **kind).to(device)
-    seen = observe(clips, views, model.denoiser.renderer.height)
+    seen = observe(clips, views, model.denoiser.renderer.height, options.distance)
     with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
         at = {name: x.to(device) for name, x in seen.items()}
         answers = answer(model, at, options.samples, options.steps).float().cpu()
