@@ -476,8 +476,7 @@ run.record(**speed)
 # ## What held, and what did not
 #
 # **Held.** From pictures alone the model learns to draw scenes. What one picture hides it fills in by its odds, within
-# five points, with eta 1 and 0. Samples differ where the picture cannot know, and agree with it where it can.
-# They have as much contrast from pixel to pixel as true pictures, and from the side and from behind they come more than
+# five points, with eta 1 and 0. Samples differ where the picture cannot know, and agree with it where it can. They have as much contrast from pixel to pixel as true pictures, and from the side and from behind they come more than
 # four fifths of the way from the deterministic answer to true draws. The mean of many samples is as good as that answer,
 # which is a blend, though the model that gives it learns nothing else. A sampled scene can be looked at from all sides.
 #
@@ -485,7 +484,8 @@ run.record(**speed)
 # DDIM takes its own estimates for noise that was there. Fresh noise lets later steps look again.
 #
 # **Without the novel loss** the targets are nearly as good, and the odds of decals are off by eight points where these are
-# off by five. But the scenes are not as good: from the novel camera they are no better than a blend. Nothing but the target's picture was asked of them.
+# off by five. But the scenes are not as good: from the novel camera they are no better than a blend. Nothing but the
+# target's picture was asked of them.
 #
 # **Did not.** At 60° we wanted a skill of 0.8, too, and of novel views 0.75 everywhere; both have it only farther around,
 # where more is hidden. The right panel of section 7 says why. Near the front less is open, while a sample's error, at the

@@ -158,12 +158,12 @@ def train(
     asked: what a training that is gone on with must have been asked for, too, as JSON knows it; a ValueError if not
     """
     kept = folder / f"{name}.asked.json"
-    if (folder / f"{name}.state").exists() and (before_that := read_json(kept)) != (asked or {}):
+    asked, earlier = asked or {}, read_json(kept)
+    if (folder / f"{name}.state").exists() and earlier != asked:
         raise ValueError(
-            f"{folder / name}.state was trained with {before_that}, not with {asked or {}}: delete it, or name "
-            "another --out"
+            f"{folder / name}.state was trained with {earlier}, not with {asked}: delete it, or name another --out"
         )
-    write_json(kept, asked or {})
+    write_json(kept, asked)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     fast = device == "cuda"
     torch.backends.cudnn.benchmark = fast  # all images are of one size: worth trying which convolution is the fastest
@@ -247,13 +247,12 @@ def main() -> None:
     budget += f" --side {options.side}" if options.side != SIDE else ""
     budget += f" --start {options.start.name}" if options.start else ""
     arm, kind, data = options.arm, {"side": options.side}, {}
+    asked = {"contexts": options.contexts, "start": options.start and str(options.start.resolve())}
     if options.data:
         data = {"clips": read_data(parser, options), "distance": options.distance}
         kind["ends"] = options.ends or ENDS
         low, high = options.distance
         budget += f" --data {options.data.name} --distance {low} {high} --ends {kind['ends'][0]:g} {kind['ends'][1]:g}"
-    asked = {"contexts": options.contexts, "start": options.start and str(options.start.resolve())}
-    if options.data:
         asked |= {"data": str(options.data.resolve()), "distance": [low, high], "ends": list(kind["ends"])}
     model = with_weights(arm, load_file(options.start), **kind) if options.start else untrained(arm, **kind)
     done = train(

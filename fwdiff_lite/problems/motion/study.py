@@ -390,7 +390,7 @@ def examine(folder: Path, count: int = COUNT, k: int = K, steps: int = 32) -> No
 
 
 def last_frames(answers: Answers, k: int = 3) -> np.ndarray:
-    """Up to k last frames of the first scenes, in 256 levels."""
+    """Up to k last frames of the first scenes, in 64 levels."""
     return levels(answers.frames[:EXAMPLES, :k, -1], 64)
 
 
