@@ -476,9 +476,10 @@ run.record(**speed)
 # ## What held, and what did not
 #
 # **Held.** From pictures alone the model learns to draw scenes. What one picture hides it fills in by its odds, within
-# five points, with eta 1 and 0. Samples differ where the picture cannot know, and agree with it where it can. They have as much contrast from pixel to pixel as true pictures, and from the side and from behind they come more than
-# four fifths of the way from the deterministic answer to true draws. The mean of many samples is as good as that answer,
-# which is a blend, though the model that gives it learns nothing else. A sampled scene can be looked at from all sides.
+# five points, with eta 1 and 0. Samples differ where the picture cannot know, and agree with it where it can. They have as
+# much contrast from pixel to pixel as true pictures, and from the side and from behind they come more than four fifths of
+# the way from the deterministic answer to true draws. The mean of many samples is as good as that answer, which is a blend,
+# though the model that gives it learns nothing else. A sampled scene can be looked at from all sides.
 #
 # **Ancestral sampling pays.** Where the picture leaves nothing open, samples of eta 0 keep the errors of the first steps:
 # DDIM takes its own estimates for noise that was there. Fresh noise lets later steps look again.
