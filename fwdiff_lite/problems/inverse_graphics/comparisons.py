@@ -184,6 +184,7 @@ class Row:
 
 ROWS = {
     **{arm: Row(arm) for arm in ARMS},
+    "unet_few": Row(FULL, partial(study.answer, degrees=BEHIND), BEHIND, samples=2),  # what a CPU can afford
     "deterministic": Row(BASELINE, answer_once),
     "around_two": Row("around", answer_twice),
     "one_shot": Row("around", partial(answer_through, targets=ROUND[:1]), BEHIND),
