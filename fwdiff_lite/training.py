@@ -53,8 +53,7 @@ def origins(parts: list[dict]) -> dict[str, Any]:
     return {
         "command": "; ".join(part["command"] for part in parts),
         "gpu_minutes": round(sum(part["gpu_minutes"] for part in parts), 1),
-        "hardware": "; ".join(dict.fromkeys(part["hardware"] for part in parts)),
-        "commit": parts[-1]["commit"],
+        **{key: "; ".join(dict.fromkeys(part[key] for part in parts)) for key in ("hardware", "commit")},
         "seed": 0,
     }
 

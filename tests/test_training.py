@@ -228,5 +228,5 @@ def test_a_recorded_function_is_called_as_it_is_on_a_cpu_and_keeps_to_its_genera
 def test_where_several_commands_results_come_from():
     first = {"command": "a", "gpu_minutes": 1.26, "hardware": "one GPU", "commit": "1"}
     found = origins([first, first | {"command": "b", "commit": "2"}])
-    wanted = {"command": "a; b", "gpu_minutes": 2.5, "hardware": "one GPU", "commit": "2", "seed": 0}
+    wanted = {"command": "a; b", "gpu_minutes": 2.5, "hardware": "one GPU", "commit": "1; 2", "seed": 0}
     assert found == wanted

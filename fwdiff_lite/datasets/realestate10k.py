@@ -123,7 +123,7 @@ def read_line(line: str) -> tuple[int, Float[Tensor, "3 3"], Float[Tensor, "4 4"
 def complain(what: str, bad: str, told: list[str]) -> None:
     """Refuses what is bad with a ValueError, or adds to what is `told` that it was skipped."""
     if bad == "refuse":
-        raise ValueError(f"{what}; mend it, or ask for bad='skip'")
+        raise ValueError(f"{what}; mend it, or ask to skip what is bad")
     told.append(f"{what}: skipped")
 
 
@@ -138,9 +138,11 @@ def read_clip(text: Path | str, bad: str = "refuse") -> tuple[Clip, list[str]]:
         raise ValueError(f"bad={bad!r} is unknown: choose one of {', '.join(BAD)}")
     times, lenses, poses = [], [], []
     try:
-        lines = text.read_text(encoding="utf-8").rstrip().split("\n")[1:]
+        first, *lines = text.read_text(encoding="utf-8").rstrip().split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{text} cannot be read: {str(error).splitlines()[0]}") from None
+    if len(first.split()) == NUMBERS:
+        complain(f"{text} line 1 is a frame's camera: wanted where the video is", bad, told)
     for number, line in enumerate(lines, 2):
         try:
             time, lens, pose = read_line(line)

@@ -157,6 +157,14 @@ def test_malformed_lines_are_named_and_keep_their_place(copy, change, message):
     assert clip.files[5:] == whole.files[5:]
 
 
+def test_a_text_that_begins_with_a_camera_is_not_read_as_if_it_began_with_an_address(copy):
+    edit(copy / "clip00.txt", lambda lines: lines.pop(0))
+    with pytest.raises(ValueError, match="clip00.txt line 1 is a frame's camera: wanted where the video is"):
+        re10k.read_clip(copy / "clip00.txt")
+    clip, told = re10k.read_clip(copy / "clip00.txt", "skip")
+    assert "line 1" in told[0] and "1 frames without a timestamp" in told[1] and clip.files[0].name == frame(1)
+
+
 def test_unreadable_frames_are_named(copy):
     (copy / "clip00" / frame(9)).write_bytes((copy / "clip00" / frame(9)).read_bytes()[:300])
     with pytest.raises(ValueError, match=f"{frame(9)} cannot be read"):

@@ -36,7 +36,7 @@ from fwdiff_lite.pretrained import load_recorded, save_recorded
 from fwdiff_lite.problems.inverse_graphics import study, tabletop
 from fwdiff_lite.problems.inverse_graphics.consistency import Shared, decibels, inconsistency, shared
 from fwdiff_lite.problems.inverse_graphics.study import BASELINE, BEHIND, DEGREES, ROUND, STEPS, Exam
-from fwdiff_lite.problems.inverse_graphics.train import ARMS, SIDE, named
+from fwdiff_lite.problems.inverse_graphics.train import ARMS, SIDE, count, named
 from fwdiff_lite.problems.inverse_graphics.viewspace import distil
 from fwdiff_lite.training import origin, origins
 
@@ -170,7 +170,7 @@ class Row:
 
     Without an arm there is no model: these are true draws, for what a perfect sampler would score.
     blind: whether it has no context, and true draws of what it should follow are those of `prior`
-    samples, eta: of sampling; shown: scenes and samples of which pictures from behind are kept
+    samples, eta: of sampling; shown: scenes and samples of which pictures from behind are kept; views: and which
     """
 
     arm: str | None
@@ -180,6 +180,7 @@ class Row:
     samples: int = K
     eta: float = 1.0
     shown: tuple[int, int] = (3, 1)
+    views: tuple[int, int] = (0, 1)
 
 
 ROWS = {
@@ -196,7 +197,7 @@ ROWS = {
     "mixed": Row(None, lambda _, exam, k, *rest, **more: mixed(exam.redrawn[:, :k])),
     "prior": Row(None, lambda _, exam, k, *rest, **more: prior(exam, k, seed=1), blind=True),
     **{
-        name: Row(GUIDED, partial(answer_with_options, **options), BEHIND, eta=0.0, shown=(1, 4))
+        name: Row(GUIDED, partial(answer_with_options, **options), BEHIND, eta=0.0, shown=(1, 4), views=(0, 2))
         for name, options in OPTIONS.items()
     },
 }
@@ -364,7 +365,7 @@ class Bench:
         with self.fast:
             answers = row.answer(model, self.exam, row.samples, size.steps, row.eta, chunk=size.batch).float()
         scenes, samples = row.shown
-        shown = levels(answers[:scenes, :samples, -1], 64)
+        shown = levels(answers[:scenes, :samples, -1, list(row.views)], 64)
         return measure(self.exam, answers, self.baseline, row, self.points), {"pictures": shown}
 
 
@@ -420,6 +421,8 @@ def _record(command: str, started: float, size: Size) -> dict:
 def ship(folder: Path) -> None:
     """Puts what trainings, `examine` and `ring` left in the folder into checkpoints/07_ablations.npz.
 
+    Of the curves of training every fourth point.
+
     ValueError where two rows are of different weights of one arm.
     """
     texts, arrays, weights = {kind: {} for kind in KINDS}, {}, {}
@@ -434,7 +437,7 @@ def ship(folder: Path) -> None:
             with np.load(path.with_suffix(".npz")) as found:
                 arrays |= {f"{path.stem}_{key}": value for key, value in found.items()}
         elif "curve" in record:
-            texts["training"][path.stem] = record
+            texts["training"][path.stem] = record | {"curve": {loss: x[::4] for loss, x in record["curve"].items()}}
     parts = [record for kind in texts.values() for record in kind.values()]
     arrays |= {key: np.array(json.dumps(text)) for key, text in texts.items()}
     scores = {name: round(row["numbers"]["energy_180"], 4) for name, row in texts["row"].items()}
@@ -453,11 +456,11 @@ def main() -> None:
     parser.add_argument("what", choices=("examine", "ring", "ship"))
     parser.add_argument("rows", nargs="*", help="of the table, to be examined; default: all")
     parser.add_argument("--out", type=Path, default=Path("build/ablations"))
-    parser.add_argument("--count", type=int, default=COUNT, help="scenes of the examination")
-    parser.add_argument("--steps", type=int, default=STEPS, help="of sampling")
-    parser.add_argument("--side", type=int, default=SIDE, help="pixels along a side of an image")
-    parser.add_argument("--batch", type=int, default=64, help="samples at once")
-    parser.add_argument("--sharing", type=int, default=1, help="how many such commands have the device at once")
+    parser.add_argument("--count", type=count, default=COUNT, help="scenes of the examination")
+    parser.add_argument("--steps", type=count, default=STEPS, help="of sampling")
+    parser.add_argument("--side", type=count, default=SIDE, help="pixels along a side of an image")
+    parser.add_argument("--batch", type=count, default=64, help="samples at once")
+    parser.add_argument("--sharing", type=count, default=1, help="how many such commands have the device at once")
     options = vars(parser.parse_args())
     what, rows, folder = (options.pop(key) for key in ("what", "rows", "out"))
     if unknown := [row for row in rows if row not in ROWS]:

@@ -26,7 +26,7 @@ from fwdiff_lite.files import read_json, write_json
 from fwdiff_lite.observations import Observations
 from fwdiff_lite.plotting import image_grid, levels
 from fwdiff_lite.problems.inverse_graphics.study import STEPS, drawn, means
-from fwdiff_lite.problems.inverse_graphics.train import ARMS, data_arguments, named, read_data, with_weights
+from fwdiff_lite.problems.inverse_graphics.train import ARMS, count, data_arguments, named, read_data, with_weights
 from fwdiff_lite.training import origin
 
 COMMAND = "python -m fwdiff_lite.problems.inverse_graphics.evaluate"
@@ -89,15 +89,15 @@ def main() -> None:
     data_arguments(parser)
     parser.add_argument("--out", type=Path, default=Path("build/realestate10k"), help="where the training left it")
     parser.add_argument("--list", type=Path, help="which frames; default: evaluation_list.txt in --out")
-    parser.add_argument("--samples", type=int, default=K, help="of each scene")
-    parser.add_argument("--steps", type=int, default=STEPS, help="of sampling")
+    parser.add_argument("--samples", type=count, default=K, help="of each scene")
+    parser.add_argument("--steps", type=count, default=STEPS, help="of sampling")
     options = parser.parse_args()
     if not options.data:
         parser.error("give the --data to judge it on")
     name = named(options.arm, options.side)
     kind = read_json(options.out / f"{name}.json").get("options", {})
     if "ends" not in kind:
-        raise ValueError(f"{options.out} holds no {name} that was trained on clips: run train with --data first")
+        parser.error(f"{options.out} holds no {name} that was trained on clips: run train with --data first")
     if options.list and not options.list.exists():
         parser.error(f"there is no {options.list}: without --list, one is written to {options.out}")
     clips, path = read_data(parser, options), options.list or options.out / "evaluation_list.txt"

@@ -199,11 +199,18 @@ def train(
     return done
 
 
+def count(text: str) -> int:
+    """Of an argument that counts something: 1 or more."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is no whole number above 0")
+    return int(text)
+
+
 def data_arguments(parser: argparse.ArgumentParser) -> None:
     """Those of every command that may read clips."""
-    parser.add_argument("--side", type=int, default=SIDE, help="pixels along a side of an image")
+    parser.add_argument("--side", type=count, default=SIDE, help="pixels along a side of an image")
     parser.add_argument("--data", type=Path, help="a folder in RealEstate10K's format")
-    parser.add_argument("--distance", type=int, nargs=2, help="of context and target, in frames; default: 100 180")
+    parser.add_argument("--distance", type=count, nargs=2, help="of context and target, in frames; default: 100 180")
     parser.add_argument("--bad", choices=realestate10k.BAD, default="refuse", help="what to do with what is bad in it")
     parser.add_argument("--unchecked", action="store_true", help="where frames and poses were checked before")
 
@@ -211,6 +218,8 @@ def data_arguments(parser: argparse.ArgumentParser) -> None:
 def read_data(parser: argparse.ArgumentParser, options: argparse.Namespace) -> list[realestate10k.Clip]:
     """The clips that a command was given; says what was skipped of them, and ends in one line if they are no good."""
     options.distance = tuple(options.distance or realestate10k.DISTANCE)
+    if options.out.resolve() == options.data.resolve():
+        parser.error("--out and --data are one folder: what is written would be read as clips")
     look = not options.unchecked
     try:
         clips, told = realestate10k.read_folder(options.data, options.distance, options.bad, look, options.side)
@@ -226,11 +235,11 @@ def main() -> None:
     parser.add_argument("arm", choices=tuple(ARMS))
     parser.add_argument("--out", type=Path, help="default: build/inverse_graphics, with --data build/realestate10k")
     parser.add_argument("--minutes", type=float, default=13.0, help="of training")
-    parser.add_argument("--steps", type=int, help="of training, where they end before the minutes do")
-    parser.add_argument("--batch", type=int, default=BATCH, help="scenes a step, over all devices")
-    parser.add_argument("--contexts", type=int, default=CONTEXTS, help="images in the context, at most")
+    parser.add_argument("--steps", type=count, help="of training, where they end before the minutes do")
+    parser.add_argument("--batch", type=count, default=BATCH, help="scenes a step, over all devices")
+    parser.add_argument("--contexts", type=count, default=CONTEXTS, help="images in the context, at most")
     parser.add_argument("--start", type=Path, help="weights to start from, that an earlier training left")
-    parser.add_argument("--sharing", type=int, default=1, help="how many trainings have the device at once")
+    parser.add_argument("--sharing", type=count, default=1, help="how many trainings have the device at once")
     data_arguments(parser)
     parser.add_argument("--ends", type=float, nargs=2, help="with --data: near and far; default: 1 100")
     options = parser.parse_args()
@@ -238,6 +247,8 @@ def main() -> None:
         parser.error("with --data, a context is one image")
     if options.data and (ARMS[options.arm].denoiser is not SceneDenoiser or ARMS[options.arm].empty):
         parser.error("with --data, an arm makes scenes, and from a context")
+    if options.start and not options.start.is_file():
+        parser.error(f"there are no weights in {options.start} to start from")
     if not options.data and (options.ends or options.distance or options.unchecked):
         parser.error("--ends, --distance and --unchecked are for --data")
     options.out = options.out or Path("build", "realestate10k" if options.data else "inverse_graphics")
