@@ -457,7 +457,8 @@ moving = interact(look, which=SelectionSlider(options=list(OPTIONS)))
 # 1. It is one answer to many possible scenes, a blend, and a blend looks the same from everywhere. Its energy score is the
 #    worst of all that see a picture.
 # 2. In `novel` and `cons.`: its novel views have less than a quarter of the skill, and agree with the target 5 dB less.
-# 3. ANSWER3
+# 3. Everywhere, in contrast. The picture's colours are harsher and its edges drawn twice, for it is what was extrapolated;
+#    the scene is as dull as the plain one. And guidance decides what the plain sampler had left between two colours.
 #
 # </details>
 #

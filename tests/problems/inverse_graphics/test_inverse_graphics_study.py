@@ -133,7 +133,8 @@ def test_what_the_commands_leave_is_what_they_ship(tmp_path, monkeypatch):
     (name, weights, entry), (_, arrays, record) = kept
     assert name == "06_inverse_graphics_unet" and weights.keys() == small("unet").denoiser.state_dict().keys()
     assert entry["steps"] == 4 and entry["command"] == "train before; train unet" and entry["gpu_minutes"] >= 2
-    assert entry["hardware"].startswith("a GPU; ") and entry["commit"] == f"old; {read_json(tmp_path / 'unet.json')['commit']}"
+    now = read_json(tmp_path / "unet.json")["commit"]
+    assert entry["hardware"].startswith("a GPU; ") and entry["commit"] == f"old; {now}"
     assert set(entry["metrics"]) == set(study.HEADLINES)
     assert {"train unet", "train deterministic", "examine dit"} < set(record["command"].split("; "))
     assert record["gpu_minutes"] >= 1 and "another GPU" in record["hardware"] and "dit_eta_0" in arrays
