@@ -64,8 +64,8 @@ PROVES = {  # notebook: what it proves, with numbers from figures/metrics.json
         "{view_space_consistency_gain_180:.0f} to {view_space_consistency_gain_60:.0f} dB better than two of "
         "view-space diffusion, which has no scene, and whose single pictures score better "
         "({view_space_energies_gain:.0%} of energy score). Without the loss on novel views scores are "
-        "{no_novel_energies_gain:.0%} larger, without the render's features {no_features_energies_gain:.0%}, without its "
-        "depth {no_depth_energies_gain:.0%}."
+        "{no_novel_energies_gain:.0%} larger, without the render's features {no_features_energies_gain:.0%}, without "
+        "its depth {no_depth_energies_gain:.0%}."
     ),
 }
 UNMEASURED = "*not measured yet: run `make reproduce`*"

@@ -363,32 +363,41 @@ for kind, view in (("", "target"), ("novel_", "novel view")):
 # the distribution as it was. Each below by itself, thresholding with a guidance of 2, since without guidance no picture
 # leaves its range.
 #
-# The *lean* is how much too often samples hold what is the likeliest in their scene, with its interval over scenes. A
-# radiance field cannot be extrapolated, so guidance moves the sampler's own picture (open), and the scene (filled) is what
-# the model makes of the last one.
+# All from behind, with intervals over scenes. The *distance from the odds* is the total variation between pooled frequencies
+# and odds, of body or decal, whichever is farther. The *lean* is how much too often samples hold what is the likeliest in
+# their scene. A radiance field cannot be extrapolated, so guidance moves the sampler's own picture (open), and the scene
+# (filled) is what the model makes of the last one.
 
 # %% tags=["nbval-ignore-output"]
-measures = {
-    "spread_skill_180": ("spread over error", 1), "energy_180": ("energy score", None), "lean": ("lean to the likeliest", 0),
+measures = {  # of what is drawn: its title, and the best value
+    "spread_skill_180": ("spread over error", 1), "energy_gain": ("energy score, % above plain", 0),
+    "factor_tv": ("distance from the odds", 0), "lean": ("lean to the likeliest", 0),
 }
 settings = {"guidance": {"1": "plain"}, "temperature": {"1": "plain"}, "threshold": {"off": "guidance_2"}}
 for name in OPTIONS:
     if "_" in name:
         option, value = name.split("_")
         settings[option][value] = name
+plain = number("plain", "energy_180")
+for name in OPTIONS:
+    gain = comparisons.against(rows["plain"]["each"], rows[name]["each"])["energy_180"]
+    ends = {"": gain.value, "_low": gain.low, "_high": gain.high}
+    rows[name]["numbers"] |= {f"energy_gain{end}": 100 * value for end, value in ends.items()}
+    rows[name]["numbers"]["picture_energy_gain"] = 100 * (number(name, "picture_energy_180") / plain - 1)
 for option, values in settings.items():
-    fig, axes = plt.subplots(1, 3, figsize=(8.5, 2.2), layout="constrained")
+    fig, axes = plt.subplots(1, 4, figsize=(10, 2.2), layout="constrained")
     for ax, (key, (words, ideal)) in zip(axes, measures.items(), strict=True):
         for kind, fill in (("", "full"), ("picture_", "none")):
             ends = [[number(name, f"{kind}{key}{end}") for name in values.values()] for end in ("", "_low", "_high")]
             at, low, high = map(np.array, ends)
             if np.isfinite(at).all():
-                bars = np.nan_to_num([at - low, high - at])
-                ax.errorbar(list(values), at, bars, fmt="o-", fillstyle=fill, capsize=3, color=plotting.SAMPLES)
+                bars, x = np.nan_to_num([at - low, high - at]), np.arange(len(values)) + (0.1 if kind else 0)
+                ax.errorbar(x, at, bars, fmt="o-", lw=1, fillstyle=fill, capsize=3, color=plotting.SAMPLES)
                 run.record(**{f"{option}_{kind}{key}": at})
-        if ideal is not None:
-            ax.axhline(ideal, color=plotting.TRUE, lw=1)
-        ax.set(xlabel=option, title=words)
+        ax.axhline(ideal, color=plotting.TRUE, lw=1)
+        ax.set_xticks(range(len(values)), list(values))
+        ax.set(xlabel=option)
+        ax.set_title(words, fontsize="medium")
     run.record(**{f"{option}_values": list(values)})
     run.savefig(fig, option)
     plt.show()
