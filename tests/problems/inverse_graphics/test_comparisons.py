@@ -235,7 +235,7 @@ def test_rows_are_examined_once_and_shipped(folder, monkeypatch, capsys):
     rows = {"unet_16", "deterministic_16", "redrawn_16", "guidance_2_16"}
     assert name == "07_ablations" and set(entry["metrics"]) == rows
     views, guided = (arrays[f"row_{name}_16_pictures"] for name in ("unet", "guidance_2"))
-    assert views.shape == (2, 1, 2, 3, 16, 16) and guided.shape == (1, 4, 3, 3, 16, 16)
+    assert views.shape == (2, 1, 2, 3, 16, 16) and guided.shape == (1, 4, 2, 3, 16, 16)
     assert views.dtype == np.uint8 and len(np.unique(views)) <= 64
     monkeypatch.setattr(comparisons, "load_recorded", lambda name: dict(arrays))
     told, pictures = comparisons.recorded()
