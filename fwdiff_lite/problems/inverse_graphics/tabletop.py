@@ -481,11 +481,13 @@ def guesses(
     number, others = list(FACTORS).index(factor), scenes.repeat(places)
     drawn = _draw_hidden(others.to("cpu"), torch.Generator().manual_seed(0)).to(cameras.device)
     others = replace(others, rise=drawn.rise) if factor == "decal" else replace(drawn, rise=others.rise)
-    pictures = []
+    pictures, every = [], cameras.repeat_interleave(places, 0)
+    lots = torch.arange(len(every), device=every.device).split(64)  # of all at once, rays at 128 x 128 take 20 GB
     for category in range(len(FACTORS[factor])):
         labels = others.factor.clone()
         labels[:, number] = category
-        picture = render(replace(others, factor=labels), cameras.repeat_interleave(places, 0), side, antialias)
+        shown = replace(others, factor=labels)
+        picture = torch.cat([render(shown[lot], every[lot], side, antialias) for lot in lots])
         pictures.append(picture.view(len(scenes), places, 3, side, side))
     pictures = torch.stack(pictures, 1)
     return pictures, (pictures.amax((1, 2)) - pictures.amin((1, 2)) > 0.1).any(1)
