@@ -100,7 +100,6 @@ BOUNDS = {  # notebook: {number: (at least, at most)}
         **{f"no_{part}_energies_gain_low": (0.0, math.inf) for part in ("render", "features", "depth", "novel")},
         **{f"{arm}_energies_gain_low": (0.0, math.inf) for arm in ("dit", "unconditional", "around")},
         **{f"{arm}_gpu_minutes": (3.0, 4.0) for arm in ("unet", "view_space", "no_render", "no_novel", "dit")},
-        "unet_few_128_energy_skill_180": ANY,
         "deterministic_128_energy_180": ANY,
         "redrawn_128_energy_180": ANY,
     },
