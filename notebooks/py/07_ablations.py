@@ -368,8 +368,8 @@ run.record(**gains["energy_180"].named("autoregressive_gain_180"), **gain.named(
 # schedule is shifted: the mean of four pixels has half of their noise, so finer pictures need more of it.
 #
 # These are only the first rows of a table. Of the full model there is one sample of each of three scenes, from
-# behind, made on a CPU: to look at, not to count. Its examination takes some ten minutes of a GPU, and ours was used
-# up.
+# behind, made on a CPU: to look at, not to count. Its examination takes some ten minutes of a GPU, and is still to
+# be made.
 
 # %% tags=["nbval-ignore-output"]
 names = {"redrawn_128": WORDS["redrawn"], "deterministic_128": WORDS["deterministic"], "unet_few_128": WORDS[FULL]}
