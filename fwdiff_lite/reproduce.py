@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from base64 import b64decode
+from base64 import b64decode, b64encode
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ import psutil
 from nbformat import NotebookNode
 
 from fwdiff_lite.files import commit, read_json, root, whole, write_json, write_text
-from fwdiff_lite.notebook import OPENING, check_notebook, check_profile, notebook_names, opening_text
+from fwdiff_lite.notebook import OPENING, check_notebook, check_profile, notebook_names, opaque, opening_text
 from fwdiff_lite.readme import update_readme
 
 PATIENCE = {"smoke": 300, "cpu": 900, "gpu": 4 * 3600}  # seconds that one cell may take
@@ -238,7 +238,7 @@ def own_cells(run: NotebookNode) -> list[NotebookNode]:
 
 
 def clean_outputs(outputs: Sequence[NotebookNode]) -> list[NotebookNode]:
-    """Outputs as a reader without a kernel can see them; the pieces of a text stream become one."""
+    """Outputs as a reader without a kernel can see them, pictures small; the pieces of a text stream become one."""
     clean: list[NotebookNode] = []
     for output in outputs:
         if WIDGET in output.get("data", {}):
@@ -250,6 +250,8 @@ def clean_outputs(outputs: Sequence[NotebookNode]) -> list[NotebookNode]:
         ):
             clean[-1].text += output.text
             continue
+        if picture := output.get("data", {}).get("image/png"):
+            output.data["image/png"] = b64encode(opaque(b64decode(picture))).decode()
         clean.append(output)
     return clean
 

@@ -1,18 +1,20 @@
 """The runner, on small notebooks in a small checkout: what it puts in place, and what it leaves alone."""
 
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from base64 import b64decode, b64encode
 from pathlib import Path
 
 import nbformat
 import numpy as np
 import psutil
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from fwdiff_lite import notebook as notebook_module
 from fwdiff_lite.notebook import OPENING, Run, badges, gif_frames, opening_text, plain
@@ -183,6 +185,21 @@ def test_outputs_are_cleaned():
     stream = [nbformat.v4.new_output("stream", name="stdout", text=text) for text in ("a", "b")]
     widget = nbformat.v4.new_output("display_data", {"application/vnd.jupyter.widget-view+json": {}})
     assert [output.text for output in clean_outputs([*stream, widget])] == ["ab"]
+
+
+@pytest.mark.parametrize("alpha, mode", [(255, "RGB"), (254, "RGBA")])
+def test_pictures_lose_an_alpha_channel_that_tells_nothing(alpha, mode):
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 9, 4), np.uint8)
+    pixels[..., 3] = 255
+    pixels[0, 0, 3] = alpha
+    written, origin = io.BytesIO(), PngImagePlugin.PngInfo()
+    origin.add_text("Source", "here")
+    Image.fromarray(pixels).save(written, "png", pnginfo=origin)
+    data = {"image/png": b64encode(written.getvalue()).decode()}
+    (output,) = clean_outputs([nbformat.v4.new_output("display_data", data)])
+    found = Image.open(io.BytesIO(b64decode(output.data["image/png"])))
+    assert found.mode == mode and found.text == {"Source": "here"}
+    assert np.array_equal(found.convert("RGB"), pixels[..., :3])
 
 
 def test_cell_ids_follow_from_the_source(checkout):

@@ -112,8 +112,8 @@ run.savefig(fig, "views")
 plt.show()
 
 # %% [markdown]
-# Each picture by itself is a good one. The same from all around, for two fronts, with what distilling makes of the
-# painted pictures: one scene, though not always a possible one. Each face of a box may keep the colour that was
+# Each picture by itself is a good one. The same from all around, for the first front, with what distilling makes of
+# the painted pictures: one scene, though not always a possible one. Each face of a box may keep the colour that was
 # painted there, and no true decal has two. The full model's scene is one as well, and it is foggy where neither
 # context nor target looks.
 
@@ -128,8 +128,7 @@ kinds = {"painted": "view space", "distilled": "distilled", FULL: WORDS[FULL]}
 views = {name: torch.from_numpy(pictures[f"ring_views_{name}"]).movedim(-3, -1) / 255 for name in kinds}
 fig = plotting.image_grid(
     torch.stack([views[name][i] for i in range(comparisons.RING_SHOWN) for name in kinds]), size=0.9,
-    row_labels=[f"{i + 1}: {kind}" for i in range(comparisons.RING_SHOWN) for kind in kinds.values()],
-    col_titles=[f"{d}°" for d in comparisons.RING],
+    row_labels=[*kinds.values()] * comparisons.RING_SHOWN, col_titles=[f"{d}°" for d in comparisons.RING],
 )
 run.savefig(fig, "ring")
 plt.show()
@@ -368,8 +367,8 @@ run.record(**gains["energy_180"].named("autoregressive_gain_180"), **gain.named(
 # schedule is shifted: the mean of four pixels has half of their noise, so finer pictures need more of it.
 #
 # These are only the first rows of a table. Of the full model there is one sample of each of three scenes, from
-# behind, made on a CPU: to look at, not to count. Its examination takes some ten minutes of a GPU, and is still to
-# be made.
+# behind, made on a CPU: to look at, not to count. Its examination takes some ten minutes of a GPU, and is still to be
+# made.
 
 # %% tags=["nbval-ignore-output"]
 names = {"redrawn_128": WORDS["redrawn"], "deterministic_128": WORDS["deterministic"], "unet_few_128": WORDS[FULL]}

@@ -263,7 +263,7 @@ def test_scenes_are_kept_as_they_look_from_all_around(folder, monkeypatch):
     with np.load(folder / "ring_views.npz") as pictures:
         found = dict(pictures)
     assert set(found) == {"painted", "distilled", "unet"}
-    assert all(views.shape == (2, len(comparisons.RING), 3, 16, 16) for views in found.values())
+    assert all(views.shape == (comparisons.RING_SHOWN, len(comparisons.RING), 3, 16, 16) for views in found.values())
     assert len({views.tobytes() for views in found.values()}) == 3
 
 
