@@ -72,7 +72,8 @@ WORDS = {
     "deterministic": "deterministic", "unconditional": "no picture", "no_render": "no render",
     "no_features": "render, no features", "no_depth": "render, no depth", "no_novel": "no novel loss",
     "dit": "a transformer", "around": "two contexts, shown one", "around_two": "two contexts, shown two",
-    "one_shot": "two contexts, one-shot", "autoregressive": "two contexts, in turn", "plain": "trained blind too, eta 0",
+    "one_shot": "two contexts, one-shot", "autoregressive": "two contexts, in turn",
+    "plain": "trained blind too, eta 0",
 }
 run.opening()
 
@@ -146,8 +147,10 @@ plt.show()
 # %% tags=["nbval-ignore-output"]
 names = ["redrawn", "deterministic", "unet", "distilled", "view_space", "mixed"]
 fig, ax = plt.subplots(figsize=(7, 2.8), layout="constrained")
-for j, (d, color) in enumerate(zip(study.DEGREES, (plotting.TARGET, plotting.SAMPLES, plotting.CONTEXT), strict=True)):
-    at, low, high = (np.array([number(name, f"consistency_{d}{end}") for name in names]) for end in ("", "_low", "_high"))
+colors = (plotting.TARGET, plotting.SAMPLES, plotting.CONTEXT)
+for j, (d, color) in enumerate(zip(study.DEGREES, colors, strict=True)):
+    keys = (f"consistency_{d}{end}" for end in ("", "_low", "_high"))
+    at, low, high = (np.array([number(name, key) for name in names]) for key in keys)
     label = f"{d}° with {round(study.BETWEEN * d)}°"
     bars, x = (at - low, high - at), np.arange(len(names)) + 0.2 * (j - 1)
     ax.errorbar(x, at, bars, fmt="o", capsize=3, color=color, label=label)
@@ -163,7 +166,8 @@ for name in ("view_space", "distilled"):
     for d in study.DEGREES:
         gain, scores = gains[f"consistency_{d}"], [gains[f"{kind}energy_{d}"] for kind in ("", "novel_")]
         cells = "".join(f"{100 * x.value:7.0f} % ({100 * x.low:.0f} to {100 * x.high:.0f})" for x in scores)
-        print(f"{WORDS[name]:22}{d:4}° {gain.value:6.1f} dB ({gain.low:.1f} to {gain.high:.1f}); target, novel{cells}")
+        more = f"{gain.value:6.1f} dB ({gain.low:.1f} to {gain.high:.1f})"
+        print(f"{WORDS[name]:22}{d:4}° {more}; target, novel{cells}")
         run.record(**gain.named(f"{name}_consistency_gain_{d}"))
     gain = gains["energies"]
     cell = f"{100 * gain.value:.0f} % ({100 * gain.low:.0f} to {100 * gain.high:.0f})"
@@ -233,13 +237,13 @@ for name in names:
 # %% tags=["nbval-ignore-output"]
 columns = {
     "energy_180": "energy", "energy_skill_180": "skill", "energy_skill_60": "60", "novel_energy_skill_180": "novel",
-    "spread_skill_180": "spread", "sharpness_ratio_180": "sharp", "hidden_factor_tv": "body", "decal_factor_tv": "decal",
-    "lean": "lean", "consistency_180": "cons.",
+    "spread_skill_180": "spread", "sharpness_ratio_180": "sharp", "hidden_factor_tv": "body",
+    "decal_factor_tv": "decal", "lean": "lean", "consistency_180": "cons.",
 }
 
 
 def training(name):
-    """The GPU-minutes that a row's model was trained for, its weights' earlier trainings included, and its last steps."""
+    """The GPU-minutes of a row's model, those before its last training included, and the steps of that one."""
     arm = ROWS[name.removesuffix("_128")].arm
     found = trainings.get(train.named(arm, 128) if name.endswith("_128") else arm, {}) if arm else {}
     return found.get("gpu_minutes", 0.0) + (found.get("before") or {}).get("gpu_minutes", 0.0), found.get("steps", 0)
@@ -250,9 +254,9 @@ def table(names):
     print(f"{'':25}{'minutes':>8}{'steps':>6}" + "".join(f"{title:>7}" for title in columns.values()))
     for name in names:
         minutes, steps = training(name)
-        cells = "".join(f"{number(name, key):7.{1 if 'cons' in key else 3}f}".replace("nan", "  -") for key in columns)
+        cells = (f"{number(name, key):7.{1 if 'cons' in key else 3}f}" for key in columns)
         made = f"{minutes:8.1f}{steps:6}" if minutes else " " * 14
-        print(f"{WORDS[name.removesuffix('_128')]:25}{made}{cells}")
+        print(f"{WORDS[name.removesuffix('_128')]:25}{made}" + "".join(cells).replace("nan", "  -"))
         keys = [f"{key}{end}" for key in columns for end in ("", "_low", "_high")]
         run.record(**{f"{name}_{key}": number(name, key) for key in keys if key in rows[name]["numbers"]})
         run.record(**{f"{name}_gpu_minutes": minutes})
@@ -357,7 +361,8 @@ for key, words in (("energy_180", "energy score"), ("novel_energy_180", "of the 
     print(f"{words:20}{100 * gain.value:+5.1f} % ({100 * gain.low:.1f} to {100 * gain.high:.1f})")
 gain = gains["consistency_180"]
 print(f"{'consistency':20}{-gain.value:+5.1f} dB ({-gain.high:.1f} to {-gain.low:.1f})")
-run.record(**gains["energy_180"].named("autoregressive_gain_180"), **gain.named("autoregressive_consistency_gain_180"))
+run.record(**gains["energy_180"].named("autoregressive_gain_180"))
+run.record(**gain.named("autoregressive_consistency_gain_180"))
 
 # %% [markdown]
 # ## 6. Finer pictures
@@ -422,7 +427,8 @@ for option, values in settings.items():
             at, low, high = map(np.array, ends)
             if np.isfinite(at).all():
                 bars, x = np.nan_to_num([at - low, high - at]), np.arange(len(values)) + (0.1 if kind else 0)
-                ax.errorbar(x, at, bars, fmt="o-", lw=1, fillstyle=fill, capsize=3, color=plotting.SAMPLES, label=what)
+                style = {"fmt": "o-", "lw": 1, "capsize": 3, "color": plotting.SAMPLES}
+                ax.errorbar(x, at, bars, fillstyle=fill, label=what, **style)
                 run.record(**{f"{option}_{kind}{key}": at})
         ax.axhline(ideal, color=plotting.TRUE, lw=1)
         ax.set_xticks(range(len(values)), list(values))
