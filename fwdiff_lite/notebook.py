@@ -94,14 +94,15 @@ class Run:
 
 
 def opaque(picture: bytes) -> bytes:
-    """A PNG smaller by a tenth: without its alpha channel, where that tells nothing. Colours and texts stay."""
-    image, texts = Image.open(io.BytesIO(picture)), PngImagePlugin.PngInfo()
+    """A PNG without its alpha channel, where that tells nothing. Colours, texts and resolution stay."""
+    image = Image.open(io.BytesIO(picture))
     if image.mode != "RGBA" or image.getextrema()[3] != (255, 255):
         return picture
+    texts = PngImagePlugin.PngInfo()
     for key, text in image.text.items():
         texts.add_text(key, text)
     small = io.BytesIO()
-    image.convert("RGB").save(small, "png", optimize=True, pnginfo=texts)
+    image.convert("RGB").save(small, "png", optimize=True, pnginfo=texts, dpi=image.info.get("dpi"))
     return small.getvalue()
 
 

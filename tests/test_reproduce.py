@@ -194,11 +194,12 @@ def test_pictures_lose_an_alpha_channel_that_tells_nothing(alpha, mode):
     pixels[0, 0, 3] = alpha
     written, origin = io.BytesIO(), PngImagePlugin.PngInfo()
     origin.add_text("Source", "here")
-    Image.fromarray(pixels).save(written, "png", pnginfo=origin)
+    Image.fromarray(pixels).save(written, "png", pnginfo=origin, dpi=(110, 110))
     data = {"image/png": b64encode(written.getvalue()).decode()}
     (output,) = clean_outputs([nbformat.v4.new_output("display_data", data)])
     found = Image.open(io.BytesIO(b64decode(output.data["image/png"])))
     assert found.mode == mode and found.text == {"Source": "here"}
+    assert found.info["dpi"] == pytest.approx((110, 110), abs=0.1)
     assert np.array_equal(found.convert("RGB"), pixels[..., :3])
 
 

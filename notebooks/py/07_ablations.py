@@ -123,8 +123,9 @@ for name, what in (("distilled", "sampling the pictures and distilling them"), (
     samples = len(rows[name]["each"]["energy_180"]) * ROWS[name].samples
     samples *= len(ROWS[name].degrees) if name == FULL else 1  # it is asked for another scene for each target
     seconds = 60 * rows[name]["gpu_minutes"] / samples
-    print(f"{what}: {seconds:.2f} seconds of {rows[name]['hardware']}, by the hundred, examination included")
-print(f"distilling by itself, scene by scene: {told['ring']['views']['seconds']:.0f} seconds of a shared one")
+    print(f"{what}: {seconds:.2f} seconds of {rows[name]['hardware']}, many at once, examination included")
+ring = told["ring"]["views"]
+print(f"the scene below, its pictures included: {ring['seconds']:.0f} seconds on a {ring['hardware']}")
 kinds = {"painted": "view space", "distilled": "distilled", FULL: WORDS[FULL]}
 views = {name: torch.from_numpy(pictures[f"ring_views_{name}"]).movedim(-3, -1) / 255 for name in kinds}
 fig = plotting.image_grid(
@@ -243,10 +244,10 @@ columns = {
 
 
 def training(name):
-    """The GPU-minutes of a row's model, those before its last training included, and the steps of that one."""
+    """The GPU-minutes of a row's model, and its steps."""
     arm = ROWS[name.removesuffix("_128")].arm
     found = trainings.get(train.named(arm, 128) if name.endswith("_128") else arm, {}) if arm else {}
-    return found.get("gpu_minutes", 0.0) + (found.get("before") or {}).get("gpu_minutes", 0.0), found.get("steps", 0)
+    return found.get("gpu_minutes", 0.0), found.get("steps", 0)
 
 
 def table(names):
@@ -369,7 +370,8 @@ run.record(**gain.named("autoregressive_consistency_gain_180"))
 #
 # The paper trains at 64 x 64 first and goes on at 128 x 128. So do we, from the weights of `06_inverse_graphics`, and
 # so does the deterministic model that skill is told by. The networks are the same; more rays are rendered. The
-# schedule is shifted: the mean of four pixels has half of their noise, so finer pictures need more of it.
+# schedule is shifted: the mean of four pixels has half of their noise, so finer pictures need more of it. `minutes`
+# and `steps` are those at 128 x 128, with 16 scenes a step; the weights had 32 minutes before.
 #
 # These are only the first rows of a table. Of the full model there is one sample of each of three scenes, from
 # behind, made on a CPU: to look at, not to count. Its examination takes some ten minutes of a GPU, and is still to be
@@ -385,7 +387,7 @@ run.savefig(fig, "finer")
 plt.show()
 table(["redrawn_128", "deterministic_128"])
 made = trainings["unet_128"]
-print(f"the full model: {made['steps']} steps at 128 x 128, {made['gpu_minutes']:.1f} minutes; not examined")
+print(f"the full model: {made['gpu_minutes']:.1f} minutes, {made['steps']} steps; not examined")
 
 # %% [markdown]
 # ## 7. What a sampler's options cost
@@ -465,8 +467,9 @@ moving = interact(look, which=SelectionSlider(options=list(OPTIONS)))
 # with 3 % each.
 #
 # **Less sure.** The render as a whole (2.5 %) and depth (1.8 %) are worth something over the full model of the table.
-# Over that of another seed, with as few steps as theirs, it is 2.1 and 1.3 %, with intervals that reach zero. The two
-# seeds differ by half a percent, in single scores by up to 1.6 %, and all other models were trained once.
+# Over that of another seed it is 2.1 and 1.3 %, with intervals that reach zero, though that one had fewer steps than
+# the model without render (which is cheaper) and no more than the one without depth. The two seeds differ by half a
+# percent, in single scores by up to 1.6 %, and all other models were trained once.
 #
 # **What the render is for.** Without it samples know less of what their own picture says of the odds: they hold the
 # likeliest eleven percentage points too rarely. From behind scores are 6 % larger.
@@ -486,8 +489,8 @@ moving = interact(look, which=SelectionSlider(options=list(OPTIONS)))
 # as the paper says, tables cannot show.
 #
 # **Two contexts** cost 7 % at equal minutes, and a second front, which hides the same, does not help. Sampling
-# through two targets in turn is 1.3 dB more consistent and scores no better. Seen from behind, both miss most of what
-# a target from behind gives.
+# through two targets in turn is 1.3 dB more consistent and scores no better. Seen from behind, both miss a quarter of
+# what a target from behind gives.
 #
 # **Options.** None lowers the energy score. Guidance raises it the most, by 9 % at 3 (20 % in the sampler's own
 # picture), and pooled frequencies go from 4 to 11 points off the odds. A temperature of 0.7 takes the most of the

@@ -170,7 +170,7 @@ class Row:
 
     Without an arm there is no model: these are true draws, for what a perfect sampler would score.
     blind: whether it has no context, and true draws of what it should follow are those of `prior`
-    samples, eta: of sampling; shown: scenes and samples of which pictures from behind are kept; views: and which
+    samples, eta: of sampling; shown: scenes and samples of which pictures are kept; views: and which of their views
     """
 
     arm: str | None
@@ -184,7 +184,7 @@ class Row:
 
 
 ROWS = {
-    **{arm: Row(arm) for arm in ARMS},
+    **{arm: Row(arm) for arm in ARMS if arm != GUIDED},
     "unet_few": Row(FULL, partial(study.answer, degrees=BEHIND), BEHIND, samples=1),  # to look at: a CPU can afford it
     "deterministic": Row(BASELINE, answer_once),
     "around_two": Row("around", answer_twice),
@@ -216,15 +216,6 @@ def common_points(exam: Exam, degrees: tuple[int, ...] = DEGREES, redraws: int =
     return found
 
 
-def counts(labels: Int[Tensor, "c f k"], scenes: tabletop.Scenes) -> list[list[list[int]]]:
-    """How many samples hold what, by the colours that tell the odds: of each factor, cue and category."""
-    each = []
-    for f in range(labels.shape[1]):
-        pairs = scenes.cue[:, f, None].cpu() * 3 + labels[:, f].cpu()
-        each.append(torch.bincount(pairs.flatten(), minlength=9).view(3, 3).tolist())
-    return each
-
-
 def lean(labels: Int[Tensor, "c f k"], scenes: tabletop.Scenes, generator: torch.Generator) -> metrics.Interval:
     """How much too often samples hold what is the likeliest in their scene: above 0, they lean towards the mode."""
     odds, likeliest = scenes.odds.double().cpu().max(-1)  # (c, f)
@@ -253,19 +244,18 @@ def measure(
     points: list[Shared],
     seed: int = 0,
 ) -> dict[str, dict]:
-    """All that is told of a row: "numbers", as of `study.judge` and more; "each", scores of every scene; "counts".
+    """All that is told of a row: "numbers", as of `study.judge` and more, and "each", scores of every scene.
 
     energy_DEGREES, novel_energy_DEGREES: the energy score, of a single answer its distance; for each scene, too
     consistency_DEGREES: in dB; for each scene, the squared difference
     lean: how much too often samples hold what is the likeliest
-    picture_energy_180, picture_lean, picture_apart: of a third view, which is the sampler's own picture: the same, and
-        its distance from what the scene shows there, root mean square. Without guidance they differ as well, since a
-        sampler's picture has one ray a pixel
+    picture_energy_180, picture_lean: of a third view, which is the sampler's own picture. Without guidance it differs
+        from what the scene shows as well, since a sampler's picture has one ray a pixel
     Of a blind row, whose scenes are others, beside its energy only set_distance_DEGREES and novel_set_distance_DEGREES
     as of `set_distance`, and sharpness_ratio_DEGREES over true draws.
     """
     generator, k = torch.Generator().manual_seed(seed), answers.shape[1]
-    numbers, each, told = {}, {}, {}
+    numbers, each = {}, {}
     truths = [prior(exam, k, seed=seed) for seed in (2, 3)] if row.blind else []
 
     for i, turn in enumerate(row.degrees):
@@ -288,16 +278,14 @@ def measure(
         behind = answers[:, :, row.degrees.index(180)]
         labels = study.factors(behind[:, :, 0], exam)
         numbers |= lean(labels, exam.scenes, generator).named("lean")
-        told["counts"] = counts(labels, exam.scenes)
         if behind.shape[2] == 3:
             picture = behind[:, :, 2]
             numbers |= lean(study.factors(picture, exam), exam.scenes, generator).named("picture_lean")
             truth = exam.truth[:, DEGREES.index(180), 0]
             numbers["picture_energy_180"] = float(_energies(picture.cpu(), truth.cpu()).mean())
-            numbers["picture_apart"] = float((picture - behind[:, :, 0]).square().mean().sqrt())
     each = {name: [float(f"{value:.6g}") for value in values.tolist()] for name, values in each.items()}
     numbers = {name: value for name, value in numbers.items() if not math.isinf(value)}  # of no error at all
-    return {"numbers": numbers, "each": each} | told
+    return {"numbers": numbers, "each": each}
 
 
 def _energies(drawn: Float[Tensor, "c k 3 h w"], truth: Float[Tensor, "c 3 h w"]) -> Float[Tensor, "c"]:
@@ -388,13 +376,16 @@ def examine(names: Iterable[str], folder: Path, size: Size) -> None:
 
 
 def _digest(folder: Path, name: str) -> tuple[str, str]:
-    return name, hashlib.sha256((folder / f"{name}.safetensors").read_bytes()).hexdigest()[:16]
+    path = folder / f"{name}.safetensors"
+    if not path.is_file():
+        raise ValueError(f"there is no {path}: train it first")
+    return name, hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 def ring(folder: Path, size: Size) -> None:
     """Keeps a few scenes as all of RING see them: painted by view-space diffusion, distilled, and sampled.
 
-    Leaves ring_views.json, with the seconds that one distilling took, and ring_views.npz.
+    Leaves ring_views.json, with the seconds that sampling and distilling a scene took, and ring_views.npz.
     """
     started, (device, fast) = time.monotonic(), study.sampling_device()
     paper, generator = study.exam(RING_SHOWN, 1, side=size.side, device=device), torch.Generator().manual_seed(0)
@@ -421,9 +412,7 @@ def _record(command: str, started: float, size: Size) -> dict:
 def ship(folder: Path) -> None:
     """Puts what trainings, `examine` and `ring` left in the folder into checkpoints/07_ablations.npz.
 
-    Of the curves of training every fourth point.
-
-    ValueError where two rows are of different weights of one arm.
+    Of trainings all but their curves. ValueError without any row, or where two are of different weights of one arm.
     """
     texts, arrays, weights = {kind: {} for kind in KINDS}, {}, {}
     for path in sorted(folder.glob("*.json")):
@@ -437,10 +426,13 @@ def ship(folder: Path) -> None:
             with np.load(path.with_suffix(".npz")) as found:
                 arrays |= {f"{path.stem}_{key}": value for key, value in found.items()}
         elif "curve" in record:
-            texts["training"][path.stem] = record | {"curve": {loss: x[::4] for loss, x in record["curve"].items()}}
+            texts["training"][path.stem] = {key: value for key, value in record.items() if key != "curve"}
+    if not texts["row"]:
+        raise ValueError(f"{folder} holds no row: examine some first")
     parts = [record for kind in texts.values() for record in kind.values()]
     arrays |= {key: np.array(json.dumps(text)) for key, text in texts.items()}
-    scores = {name: round(row["numbers"]["energy_180"], 4) for name, row in texts["row"].items()}
+    skilled = {name: row["numbers"] for name, row in texts["row"].items() if "energy_skill_180" in row["numbers"]}
+    scores = {name: round(numbers["energy_skill_180"], 4) for name, numbers in skilled.items()}
     save_recorded(NAME, arrays, metrics=scores, **origins(parts))
 
 
@@ -465,13 +457,19 @@ def main() -> None:
     what, rows, folder = (options.pop(key) for key in ("what", "rows", "out"))
     if unknown := [row for row in rows if row not in ROWS]:
         parser.error(f"unknown {', '.join(unknown)}: choose from {', '.join(ROWS)}")
-    folder.mkdir(parents=True, exist_ok=True)
-    if what == "examine":
-        examine(rows or ROWS, folder, Size(**options))
-    elif what == "ring":
-        ring(folder, Size(**options))
-    else:
-        ship(folder)
+    if rows and what != "examine":
+        parser.error(f"{what} takes no rows")
+    if not 2 <= options["count"] <= COUNT:
+        parser.error(f"the examination has {COUNT} scenes, and intervals need two: --count is {options['count']}")
+    try:
+        if what == "examine":
+            examine(rows or ROWS, folder, Size(**options))
+        elif what == "ring":
+            ring(folder, Size(**options))
+        else:
+            ship(folder)
+    except ValueError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

@@ -103,10 +103,13 @@ def main() -> None:
     clips, path = read_data(parser, options), options.list or options.out / "evaluation_list.txt"
     if not path.exists():
         write_list(path, evaluation_list(clips, options.distance))
-    views = read_list(path)
+    try:
+        views = read_list(path)
+        seen = observe(clips, views, options.side, options.distance)
+    except ValueError as error:
+        parser.error(str(error))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = with_weights(options.arm, load_file(options.out / f"{name}.safetensors"), **kind).to(device)
-    seen = observe(clips, views, model.denoiser.renderer.height, options.distance)
     with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
         at = {name: x.to(device) for name, x in seen.items()}
         answers = answer(model, at, options.samples, options.steps).float().cpu()

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -220,6 +221,8 @@ def read_data(parser: argparse.ArgumentParser, options: argparse.Namespace) -> l
     options.distance = tuple(options.distance or realestate10k.DISTANCE)
     if options.out.resolve() == options.data.resolve():
         parser.error("--out and --data are one folder: what is written would be read as clips")
+    if options.distance[0] > options.distance[1]:
+        parser.error("--distance is at least and at most so many frames: give the smaller one first")
     look = not options.unchecked
     try:
         clips, told = realestate10k.read_folder(options.data, options.distance, options.bad, look, options.side)
@@ -252,7 +255,6 @@ def main() -> None:
     if not options.data and (options.ends or options.distance or options.unchecked):
         parser.error("--ends, --distance and --unchecked are for --data")
     options.out = options.out or Path("build", "realestate10k" if options.data else "inverse_graphics")
-    options.out.mkdir(parents=True, exist_ok=True)
     budget = f"--minutes {options.minutes:g} --batch {options.batch} --contexts {options.contexts}"
     budget += f" --steps {options.steps}" if options.steps else ""
     budget += f" --side {options.side}" if options.side != SIDE else ""
@@ -265,7 +267,11 @@ def main() -> None:
         low, high = options.distance
         budget += f" --data {options.data.name} --distance {low} {high} --ends {kind['ends'][0]:g} {kind['ends'][1]:g}"
         asked |= {"data": str(options.data.resolve()), "distance": [low, high], "ends": list(kind["ends"])}
-    model = with_weights(arm, load_file(options.start), **kind) if options.start else untrained(arm, **kind)
+    try:
+        model = with_weights(arm, load_file(options.start), **kind) if options.start else untrained(arm, **kind)
+    except (ValueError, SafetensorError) as error:
+        parser.error(str(error))
+    options.out.mkdir(parents=True, exist_ok=True)
     done = train(
         model,
         options.out,

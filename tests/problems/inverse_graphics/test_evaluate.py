@@ -2,6 +2,7 @@
 
 import sys
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -131,13 +132,15 @@ def test_a_model_of_other_images_is_trained_and_judged(folder, tmp_path, monkeyp
         (train, ["unet", "--start", "nope"], "there are no weights in nope to start from"),
         (train, ["unet", "--batch", "0"], "argument --batch: 0 is no whole number above 0"),
         (train, ["unet", "--data", "x", "--distance", "-1", "2"], "argument --distance: -1 is no whole number above 0"),
-        (train, ["unet", "--data", "x", "--distance", "9", "2"], "distance"),
+        (train, ["unet", "--data", "x", "--distance", "9", "2"], "give the smaller one first"),
+        (train, ["unet", "--start", "none"], "Error while deserializing header"),
         (evaluate, ["unet"], "give the --data to judge it on"),
         (evaluate, ["unet", "--data", "x", "--samples", "0"], "argument --samples: 0 is no whole number above 0"),
     ],
 )
 def test_commands_that_make_no_sense_are_refused(module, words, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    Path("none").write_text("no weights")
     monkeypatch.setattr("sys.argv", [module.__name__, *words])
     with pytest.raises(SystemExit):
         module.main()

@@ -228,17 +228,17 @@ def test_unseen_counts_what_a_narrow_context_leaves_out():
 
 @pytest.mark.parametrize("factor", list(p.FACTORS))
 def test_factors_are_read_rightly_from_true_pictures(few, fronts, factor):
-    scenes, behind, k = few[:8], p.turned(fronts[:8], 180), 20
+    scenes, behind, k = few[:9], p.turned(fronts[:9], 180), 20  # more guesses than are rendered at once
     redrawn = p.redraw_hidden(scenes.repeat(k), generator(6))
-    pictures = p.render(redrawn, behind.repeat_interleave(k, 0), antialias=1).view(8, k, 3, 64, 64)
+    pictures = p.render(redrawn, behind.repeat_interleave(k, 0), antialias=1).view(9, k, 3, 64, 64)
     guesses, mask = p.guesses(scenes, behind, factor, antialias=1)
-    true = redrawn.factor[:, list(p.FACTORS).index(factor)].view(8, k)
+    true = redrawn.factor[:, list(p.FACTORS).index(factor)].view(9, k)
     counts = confusion_matrix(p.read(pictures, guesses, mask).flatten(), true.flatten(), 3)
     assert counts.diagonal().sum() >= 0.99 * counts.sum() and (counts.sum(1) > 0).all()
     assert (mask.flatten(1).sum(1) > 30).all() and mask.float().mean() < 0.15
     unread = p.read(pictures.roll(1, 1), guesses, mask)  # the control: the next picture's factor
     assert (unread == true).float().mean() < 0.7
-    blind, nothing = p.guesses(scenes, fronts[:8], factor, places=2, antialias=1)
+    blind, nothing = p.guesses(scenes, fronts[:9], factor, places=2, antialias=1)
     assert not nothing.any(), "the front shows nothing of it"
 
 
