@@ -343,7 +343,7 @@ class Bench:
         self.exam = study.exam(size.count, K, side=size.side, device=self.device)
         with self.fast:
             model = study.trained(BASELINE, folder, self.device, size.side)
-            self.baseline = study.answer(model, self.exam)
+            self.baseline = study.answer(model, self.exam, chunk=size.batch)
         self.points = common_points(self.exam)
 
     def sit(self, row: Row) -> tuple[dict[str, dict], dict[str, np.ndarray]]:
