@@ -31,3 +31,12 @@ def test_a_generator_is_trained_and_inverted_anew(tmp_path):
     assert read_json(tmp_path / "training" / "generator.json")["steps"] >= 1
     numbers = read_json(output / "metrics.json")["04_gan_inversion"]
     assert numbers["live_apart"] > 0.1, "networks of some seconds are not those that were loaded"
+
+
+@pytest.mark.skipif("07_ablations" not in notebook_names(), reason="no 07_ablations yet")
+def test_an_ablation_is_trained_anew(tmp_path):
+    parameters = {"MINUTES": "0.33", "BATCH": "2", "FOLDER": str(tmp_path / "training")}
+    options = [word for name, value in parameters.items() for word in ("-p", name, value)]
+    assert main(["--profile", "gpu", "--only", "07_ablations", "--output", str(tmp_path / "output"), *options]) == 0
+    record = read_json(tmp_path / "training" / "no_depth.json")
+    assert record["steps"] >= 1 and record["minutes"] >= 0.33 and record["batch"] == 2
