@@ -88,6 +88,11 @@ def pair(name):
     return torch.from_numpy(pictures[f"row_{name}_pictures"])[:, 0].movedim(-3, -1) / 255
 
 
+def percent(share, digits=1):
+    """A share with the ends of its interval."""
+    return "{:.{d}f} % ({:.{d}f} to {:.{d}f})".format(*(100 * x for x in share), d=digits)
+
+
 # %% [markdown]
 # ## 1. Without a scene
 #
@@ -127,10 +132,9 @@ for name, what in (("distilled", "sampling the pictures and distilling them"), (
 ring = told["ring"]["views"]
 print(f"the scene below, its pictures included: {ring['seconds']:.0f} seconds on a {ring['hardware']}")
 kinds = {"painted": "view space", "distilled": "distilled", FULL: WORDS[FULL]}
-views = {name: torch.from_numpy(pictures[f"ring_views_{name}"]).movedim(-3, -1) / 255 for name in kinds}
+views = torch.cat([torch.from_numpy(pictures[f"ring_views_{name}"]).movedim(-3, -1) / 255 for name in kinds])
 fig = plotting.image_grid(
-    torch.stack([views[name][i] for i in range(comparisons.RING_SHOWN) for name in kinds]), size=0.9,
-    row_labels=[*kinds.values()] * comparisons.RING_SHOWN, col_titles=[f"{d}°" for d in comparisons.RING],
+    views, size=0.9, row_labels=[*kinds.values()], col_titles=[f"{d}°" for d in comparisons.RING]
 )
 run.savefig(fig, "ring")
 plt.show()
@@ -165,15 +169,13 @@ ours = rows[FULL]
 for name in ("view_space", "distilled"):
     gains = comparisons.against(ours["each"], rows[name]["each"])
     for d in study.DEGREES:
-        gain, scores = gains[f"consistency_{d}"], [gains[f"{kind}energy_{d}"] for kind in ("", "novel_")]
-        cells = "".join(f"{100 * x.value:7.0f} % ({100 * x.low:.0f} to {100 * x.high:.0f})" for x in scores)
+        gain = gains[f"consistency_{d}"]
+        cells = "".join(f"{percent(gains[f'{kind}energy_{d}'], 0):>20}" for kind in ("", "novel_"))
         more = f"{gain.value:6.1f} dB ({gain.low:.1f} to {gain.high:.1f})"
         print(f"{WORDS[name]:22}{d:4}° {more}; target, novel{cells}")
         run.record(**gain.named(f"{name}_consistency_gain_{d}"))
-    gain = gains["energies"]
-    cell = f"{100 * gain.value:.0f} % ({100 * gain.low:.0f} to {100 * gain.high:.0f})"
-    print(f"{WORDS[name]:22} all six scores together {cell}")
-    run.record(**gain.named(f"{name}_energies_gain"))
+    print(f"{WORDS[name]:22} all six scores together {percent(gains['energies'], 0)}")
+    run.record(**gains["energies"].named(f"{name}_energies_gain"))
 
 longer = study.recorded()[0][study.sampler("unet")]
 print("\nskill (0: the deterministic model, 1: true draws) of targets, and of novel views, at 60, 120, 180 degrees")
@@ -296,13 +298,16 @@ plt.show()
 
 # %% tags=["nbval-ignore-output"]
 parts = ["reseeded", *parts[:-1], "around", "around_two"]
+over = {
+    full: {name: comparisons.against(rows[full]["each"], rows[name]["each"]) for name in (*parts, "unconditional")}
+    for full in (FULL, "reseeded")
+}
 fig, axes = plt.subplots(1, 3, figsize=(9.5, 3.6), sharex=True, sharey=True, layout="constrained")
 edge = 15
 for i, name in enumerate(parts):
-    gains = comparisons.against(ours["each"], rows[name]["each"])
     for ax, d in zip(axes, study.DEGREES, strict=True):
         for kind, fill in (("", "full"), ("novel_", "none")):
-            gain = gains[f"{kind}energy_{d}"]
+            gain = over[FULL][name][f"{kind}energy_{d}"]
             ends = 100 * np.array([[gain.value - gain.low], [gain.high - gain.value]])
             y, color = i + (0.2 if kind else -0.1), plotting.MUTED if name == "reseeded" else plotting.TARGET
             if 100 * gain.value > edge:
@@ -321,15 +326,15 @@ axes[0].invert_yaxis()
 run.savefig(fig, "parts")
 plt.show()
 
-print(f"all six energy scores together, % above\n{'':26}{'the full model':24}the same of another seed")
+print(f"all six energy scores together, above\n{'':26}{'the full model':24}the same of another seed")
 for name in (*parts, "unconditional"):
-    cells = []
-    for full, over in ((FULL, ""), ("reseeded", "_over_reseeded")):
+    cells = ""
+    for full, ending in ((FULL, ""), ("reseeded", "_over_reseeded")):
         if name != full:
-            gain = comparisons.against(rows[full]["each"], rows[name]["each"])["energies"]
-            cells.append(f"{100 * gain.value:6.1f} ({100 * gain.low:.1f} to {100 * gain.high:.1f})")
-            run.record(**gain.named(f"{name}_energies_gain{over}"))
-    print(f"{WORDS[name]:26}" + "".join(f"{cell:24}" for cell in cells))
+            gain = over[full][name]["energies"]
+            cells += f"{percent(gain):24}"
+            run.record(**gain.named(f"{name}_energies_gain{ending}"))
+    print(f"{WORDS[name]:26}{cells}")
 
 # %% [markdown]
 # The loop that trained them, for a few steps of one of them, which only show that it runs.
@@ -358,10 +363,9 @@ plt.show()
 gains = comparisons.against(rows["autoregressive"]["each"], rows["one_shot"]["each"])
 print("of one-shot, against in turn, from behind:")
 for key, words in (("energy_180", "energy score"), ("novel_energy_180", "of the novel view")):
-    gain = gains[key]
-    print(f"{words:20}{100 * gain.value:+5.1f} % ({100 * gain.low:.1f} to {100 * gain.high:.1f})")
+    print(f"{words:20}{percent(gains[key])} more")
 gain = gains["consistency_180"]
-print(f"{'consistency':20}{-gain.value:+5.1f} dB ({-gain.high:.1f} to {-gain.low:.1f})")
+print(f"{'consistency':20}{gain.value:.1f} dB ({gain.low:.1f} to {gain.high:.1f}) less")
 run.record(**gains["energy_180"].named("autoregressive_gain_180"))
 run.record(**gain.named("autoregressive_consistency_gain_180"))
 

@@ -264,7 +264,7 @@ def test_scenes_are_kept_as_they_look_from_all_around(folder, monkeypatch):
     with np.load(folder / "ring_views.npz") as pictures:
         found = dict(pictures)
     assert set(found) == {"painted", "distilled", "unet"}
-    assert all(views.shape == (comparisons.RING_SHOWN, len(comparisons.RING), 3, 16, 16) for views in found.values())
+    assert all(views.shape == (1, len(comparisons.RING), 3, 16, 16) for views in found.values())
     assert len({views.tobytes() for views in found.values()}) == 3
 
 
@@ -274,6 +274,7 @@ def test_unknown_rows_are_refused(monkeypatch, capsys):
         comparisons.main()
     assert "unknown vit: choose from unet, reseeded, dit, no_novel" in capsys.readouterr().err
     assert set(train.ARMS) - set(comparisons.ROWS) == {comparisons.GUIDED}
+    assert isinstance(comparisons.ROWS["one_shot"].answer, partial)
 
 
 @pytest.mark.parametrize(
@@ -292,4 +293,3 @@ def test_what_cannot_be_done_is_refused_in_one_line(words, message, tmp_path, mo
     with pytest.raises(SystemExit):
         comparisons.main()
     assert message in capsys.readouterr().err and not (tmp_path / "nowhere").exists()
-    assert isinstance(comparisons.ROWS["one_shot"].answer, partial)
