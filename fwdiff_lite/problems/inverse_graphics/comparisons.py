@@ -184,7 +184,6 @@ class Row:
 
 ROWS = {
     **{arm: Row(arm) for arm in ARMS if arm != GUIDED},
-    "unet_few": Row(FULL, partial(study.answer, degrees=BEHIND), BEHIND, samples=1),  # to look at: a CPU can afford it
     "deterministic": Row(BASELINE, answer_once),
     "around_two": Row("around", answer_twice),
     "one_shot": Row("around", partial(answer_through, targets=ROUND[:1]), BEHIND),
