@@ -11,6 +11,7 @@ of processes sees the data that one would.
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import os
@@ -56,6 +57,13 @@ def origins(parts: list[dict]) -> dict[str, Any]:
         **{key: "; ".join(dict.fromkeys(part[key] for part in parts)) for key in ("hardware", "commit")},
         "seed": 0,
     }
+
+
+def natural(text: str) -> int:
+    """A number on the command line that counts something: 1 or more."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is no whole number above 0")
+    return int(text)
 
 
 def fit(

@@ -1,5 +1,6 @@
 """fit() learns, averages, shares its batches, survives being killed, and refuses what it cannot use."""
 
+import argparse
 import json
 import os
 import shutil
@@ -16,7 +17,7 @@ from safetensors.torch import load_file
 
 from fwdiff_lite.observations import Observations
 from fwdiff_lite.problems import projections as p
-from fwdiff_lite.training import Recorded, fit, origins
+from fwdiff_lite.training import Recorded, fit, natural, origins
 
 SCRIPT = Path(__file__).with_name("training_script.py")
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parents[1])}
@@ -230,3 +231,10 @@ def test_where_several_commands_results_come_from():
     found = origins([first, first | {"command": "b", "commit": "2"}])
     wanted = {"command": "a; b", "gpu_minutes": 2.5, "hardware": "one GPU", "commit": "1; 2", "seed": 0}
     assert found == wanted
+
+
+def test_what_counts_something_is_a_whole_number_above_0():
+    assert natural("12") == 12
+    for text in ("0", "-1", "1.5", "many", ""):
+        with pytest.raises(argparse.ArgumentTypeError, match="is no whole number above 0"):
+            natural(text)

@@ -34,6 +34,7 @@ from torch import Tensor
 from fwdiff_lite.datasets.clips import middle, pictures, read_frames, squares
 from fwdiff_lite.metrics import Interval, bootstrap
 from fwdiff_lite.observations import Observations
+from fwdiff_lite.training import natural
 
 DISTANCE = (100, 180)  # frames from the context to the target, at least and at most
 NUMBERS = 19  # on a line
@@ -601,9 +602,12 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description="Read a folder of clips, and say what is wrong with it.")
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--distance", type=int, nargs=2, default=DISTANCE, help="of context and target, in frames")
+    parser.add_argument("--distance", type=natural, nargs=2, default=DISTANCE, help="of context and target, in frames")
     options = parser.parse_args()
-    clips, told = read_folder(options.folder, tuple(options.distance), "skip")
+    try:
+        clips, told = read_folder(options.folder, tuple(options.distance), "skip")
+    except ValueError as error:
+        parser.error(str(error))
     print("\n".join(told + [f"{len(clips)} clips with {sum(int(clip.there.sum()) for clip in clips)} frames"]))
     raise SystemExit(bool(told))
 

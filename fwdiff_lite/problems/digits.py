@@ -28,7 +28,7 @@ from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
 from fwdiff_lite.observations import Observations, merge, window
 from fwdiff_lite.pretrained import save_recorded
 from fwdiff_lite.schedule import CosineSchedule
-from fwdiff_lite.training import fit
+from fwdiff_lite.training import fit, natural
 
 N = 8  # pixels along a side of the canvas
 SIZES = (3, 5)  # the smallest and the largest window
@@ -377,9 +377,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description="Record the baseline and the sweep that 02_keyhole_digits loads."
     )
-    parser.add_argument("--steps", type=int, default=STEPS, help="training steps of the baseline")
+    parser.add_argument("--steps", type=natural, default=STEPS, help="training steps of the baseline")
     parser.add_argument(
-        "--sweep-steps", type=int, default=SWEEP_STEPS, help="training steps of each arm of the sweep"
+        "--sweep-steps", type=natural, default=SWEEP_STEPS, help="training steps of each arm of the sweep"
     )
     options = parser.parse_args()
     torch.set_num_threads(1)

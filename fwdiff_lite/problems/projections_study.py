@@ -28,7 +28,7 @@ from torch import Tensor
 from fwdiff_lite.metrics import c2st
 from fwdiff_lite.pretrained import save_recorded
 from fwdiff_lite.problems import projections as p
-from fwdiff_lite.training import fit
+from fwdiff_lite.training import fit, natural
 
 NAME = "01_toy_proof"
 BATCH, RATE = 1024, 6e-3  # of every training in 01_toy_proof
@@ -136,10 +136,10 @@ HEADLINES = ("wedge_0_signal", "finite_3000_8_0", "null")  # what the manifest q
 def main() -> None:
     """Train every arm and write the record."""
     parser = argparse.ArgumentParser(description="Train and record the arms of 01_toy_proof.")
-    parser.add_argument("--jobs", type=int, default=2, help="trainings at a time, one thread each")
-    parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--steps-finite", type=int, default=STEPS_FINITE)
-    parser.add_argument("--exam", type=int, default=N_EXAM, help="questions in each examination")
+    parser.add_argument("--jobs", type=natural, default=2, help="trainings at a time, one thread each")
+    parser.add_argument("--steps", type=natural, default=STEPS)
+    parser.add_argument("--steps-finite", type=natural, default=STEPS_FINITE)
+    parser.add_argument("--exam", type=natural, default=N_EXAM, help="questions in each examination")
     arguments = parser.parse_args()
     started = time.monotonic()
     run = partial(run_arm, steps=arguments.steps, steps_finite=arguments.steps_finite, n=arguments.exam)

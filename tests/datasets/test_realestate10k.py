@@ -220,6 +220,21 @@ def test_the_command_says_what_is_wrong(copy, capsys, monkeypatch):
     assert frame(3)[:-4] in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["nowhere"], "nowhere is not a folder: give one that holds"),
+        ([".", "--distance", "0", "2"], "0 is no whole number above 0"),
+    ],
+)
+def test_the_command_refuses_in_one_line(words, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["realestate10k", *words])
+    with pytest.raises(SystemExit):
+        re10k.main()
+    assert message in capsys.readouterr().err
+
+
 # --- poses that do not belong to the frames ---------------------------------------------------------------------------
 
 

@@ -37,7 +37,7 @@ from fwdiff_lite.plotting import levels
 from fwdiff_lite.pretrained import load_pretrained, load_recorded, save_pretrained, save_recorded
 from fwdiff_lite.problems.gan_inversion import patches, portraits, stylegan2
 from fwdiff_lite.schedule import CosineSchedule, ShiftedCosineSchedule
-from fwdiff_lite.training import Fit, Recorded, fit, origin, origins
+from fwdiff_lite.training import Fit, Recorded, fit, natural, origin, origins
 
 COMMAND = "python -m fwdiff_lite.problems.gan_inversion.study"
 PORTRAITS = 2**17  # that are drawn to train on
@@ -620,16 +620,16 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("what", choices=(*COMMANDS, "ship"))
     parser.add_argument("--out", type=Path, default=Path("build/gan"))
     parser.add_argument("--minutes", type=float, default=10.0, help="of training a generator, or an arm")
-    parser.add_argument("--steps", type=int, help="of training, where they end before the minutes do")
-    parser.add_argument("--portraits", type=int, default=PORTRAITS, help="that are drawn to train on")
+    parser.add_argument("--steps", type=natural, help="of training, where they end before the minutes do")
+    parser.add_argument("--portraits", type=natural, default=PORTRAITS, help="that are drawn to train on")
     parser.add_argument("--r1", type=float, default=R1, help="gamma of the generator's training")
     parser.add_argument("--noise", type=float, default=NOISE, help="on what its discriminator sees")
     parser.add_argument("--lesson", type=float, default=LESSON, help="weight of the coaches' loss")
-    parser.add_argument("--batch", type=int, default=BATCH, help="portraits a step")
-    parser.add_argument("--count", type=int, help=f"pictures: {JUDGED} are judged, {COUNT} are in the examination")
-    parser.add_argument("--samples", type=int, default=K, help="of each picture in the examination")
-    parser.add_argument("--sharing", type=int, default=1, help="how many commands have the device at once")
-    parser.add_argument("--bank", type=int, default=BANK, help="generated pictures that weigh a posterior")
+    parser.add_argument("--batch", type=natural, default=BATCH, help="portraits a step")
+    parser.add_argument("--count", type=natural, help=f"pictures: {JUDGED} are judged, {COUNT} are in the examination")
+    parser.add_argument("--samples", type=natural, default=K, help="of each picture in the examination")
+    parser.add_argument("--sharing", type=natural, default=1, help="how many commands have the device at once")
+    parser.add_argument("--bank", type=natural, default=BANK, help="generated pictures that weigh a posterior")
     options = parser.parse_args(words)
     if options.what == "ship":
         return ship(options.out)

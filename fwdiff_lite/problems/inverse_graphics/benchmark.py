@@ -26,7 +26,7 @@ from fwdiff_lite.files import write_json
 from fwdiff_lite.observations import Observations
 from fwdiff_lite.problems.inverse_graphics import tabletop
 from fwdiff_lite.problems.inverse_graphics.train import BATCH, SIDE, compile_networks, untrained
-from fwdiff_lite.training import origin
+from fwdiff_lite.training import natural, origin
 
 COMMAND = "python -m fwdiff_lite.problems.inverse_graphics.benchmark"
 SWEEPS = {  # what is changed, one at a time, from DEFAULT
@@ -137,7 +137,7 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description="Measure what training and sampling cost.")
     parser.add_argument("--out", type=Path, default=Path("build/inverse_graphics"))
-    parser.add_argument("--batch", type=int, default=BATCH)
+    parser.add_argument("--batch", type=natural, default=BATCH)
     options = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     fast, started = device.type == "cuda", time.monotonic()

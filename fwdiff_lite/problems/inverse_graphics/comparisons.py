@@ -36,9 +36,9 @@ from fwdiff_lite.pretrained import load_recorded, save_recorded
 from fwdiff_lite.problems.inverse_graphics import study, tabletop
 from fwdiff_lite.problems.inverse_graphics.consistency import Shared, decibels, inconsistency, shared
 from fwdiff_lite.problems.inverse_graphics.study import BASELINE, BEHIND, DEGREES, ROUND, STEPS, Exam
-from fwdiff_lite.problems.inverse_graphics.train import ARMS, SIDE, count, named
+from fwdiff_lite.problems.inverse_graphics.train import ARMS, SIDE, named
 from fwdiff_lite.problems.inverse_graphics.viewspace import distil
-from fwdiff_lite.training import origin, origins
+from fwdiff_lite.training import natural, origin, origins
 
 NAME = "07_ablations"
 COMMAND = "python -m fwdiff_lite.problems.inverse_graphics.comparisons"
@@ -360,7 +360,8 @@ def examine(names: Iterable[str], folder: Path, size: Size) -> None:
     bench = None
     for name in names:
         path, made = folder / f"row_{named(name, size.side)}.json", {"command": f"{COMMAND} examine {name} {size}"}
-        made["weights"] = dict(_digest(folder, named(arm, size.side)) for arm in (ROWS[name].arm, BASELINE) if arm)
+        paths = [study.weights(arm, folder, size.side) for arm in (ROWS[name].arm, BASELINE) if arm]
+        made["weights"] = {path.stem: _digest(path) for path in paths}
         if made.items() <= read_json(path).items():
             print(f"{name}: there already; delete {path} to examine it anew", flush=True)
             continue
@@ -373,11 +374,8 @@ def examine(names: Iterable[str], folder: Path, size: Size) -> None:
         print(name, json.dumps(found), flush=True)
 
 
-def _digest(folder: Path, name: str) -> tuple[str, str]:
-    path = folder / f"{name}.safetensors"
-    if not path.is_file():
-        raise ValueError(f"there is no {path}: train it first")
-    return name, hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 def ring(folder: Path, size: Size) -> None:
@@ -386,14 +384,14 @@ def ring(folder: Path, size: Size) -> None:
     Leaves ring_views.json, with the seconds that painting and distilling took, and ring_views.npz.
     """
     started, (device, fast) = time.monotonic(), study.sampling_device()
+    painter, model = (study.trained(arm, folder, device, size.side) for arm in ("view_space", FULL))
     paper, generator = study.exam(1, 1, side=size.side, device=device), torch.Generator().manual_seed(0)
     cameras = torch.cat([tabletop.turned(paper.context.params, degrees) for degrees in RING], 1)
     with fast:
-        painter = study.trained("view_space", folder, device, size.side)
         began = time.monotonic()
         scenes, painted = distil(painter, paper.context, cameras, generator, size.steps, eta=1.0)
         seconds = time.monotonic() - began
-        model, behind = study.trained(FULL, folder, device, size.side), paper.cameras[:, DEGREES.index(180), :1]
+        behind = paper.cameras[:, DEGREES.index(180), :1]
         step = model.sample(paper.context, behind, steps=size.steps, eta=1.0, generator=generator)
         sampled, distilled = (study.looks(scene, cameras) for scene in (step.signal, scenes))
     views = {"painted": painted.clamp(-1, 1), "distilled": distilled, FULL: sampled}
@@ -446,11 +444,11 @@ def main() -> None:
     parser.add_argument("what", choices=("examine", "ring", "ship"))
     parser.add_argument("rows", nargs="*", help="of the table, to be examined; default: all")
     parser.add_argument("--out", type=Path, default=Path("build/ablations"))
-    parser.add_argument("--count", type=count, default=COUNT, help="scenes of the examination")
-    parser.add_argument("--steps", type=count, default=STEPS, help="of sampling")
-    parser.add_argument("--side", type=count, default=SIDE, help="pixels along a side of an image")
-    parser.add_argument("--batch", type=count, default=64, help="samples at once")
-    parser.add_argument("--sharing", type=count, default=1, help="how many such commands have the device at once")
+    parser.add_argument("--count", type=natural, default=COUNT, help="scenes of the examination")
+    parser.add_argument("--steps", type=natural, default=STEPS, help="of sampling")
+    parser.add_argument("--side", type=natural, default=SIDE, help="pixels along a side of an image")
+    parser.add_argument("--batch", type=natural, default=64, help="samples at once")
+    parser.add_argument("--sharing", type=natural, default=1, help="how many such commands have the device at once")
     options = vars(parser.parse_args())
     what, rows, folder = (options.pop(key) for key in ("what", "rows", "out"))
     if unknown := [row for row in rows if row not in ROWS]:

@@ -26,8 +26,8 @@ from fwdiff_lite.files import read_json, write_json
 from fwdiff_lite.observations import Observations
 from fwdiff_lite.plotting import image_grid, levels
 from fwdiff_lite.problems.inverse_graphics.study import STEPS, drawn, means
-from fwdiff_lite.problems.inverse_graphics.train import ARMS, count, data_arguments, named, read_data, with_weights
-from fwdiff_lite.training import origin
+from fwdiff_lite.problems.inverse_graphics.train import ARMS, data_arguments, named, read_data, with_weights
+from fwdiff_lite.training import natural, origin
 
 COMMAND = "python -m fwdiff_lite.problems.inverse_graphics.evaluate"
 K, SHOWN = 4, 6  # samples of each scene; scenes in the picture
@@ -89,8 +89,8 @@ def main() -> None:
     data_arguments(parser)
     parser.add_argument("--out", type=Path, default=Path("build/realestate10k"), help="where the training left it")
     parser.add_argument("--list", type=Path, help="which frames; default: evaluation_list.txt in --out")
-    parser.add_argument("--samples", type=count, default=K, help="of each scene")
-    parser.add_argument("--steps", type=count, default=STEPS, help="of sampling")
+    parser.add_argument("--samples", type=natural, default=K, help="of each scene")
+    parser.add_argument("--steps", type=natural, default=STEPS, help="of sampling")
     options = parser.parse_args()
     if not options.data:
         parser.error("give the --data to judge it on")

@@ -37,7 +37,7 @@ from fwdiff_lite.problems.inverse_graphics.cameras import orbit, pixel_centres, 
 from fwdiff_lite.problems.inverse_graphics.pixelnerf import RadianceField, SceneDenoiser, join
 from fwdiff_lite.problems.inverse_graphics.volume import VolumeRenderer, clip
 from fwdiff_lite.schedule import ShiftedCosineSchedule
-from fwdiff_lite.training import Fit, fit
+from fwdiff_lite.training import Fit, fit, natural
 
 W = 32  # pixels of an image
 ROOMS = 3
@@ -397,7 +397,7 @@ def headlines(paper: Exam, arrays: dict[str, np.ndarray]) -> dict[str, float]:
 def main() -> None:
     """Trains, examines and keeps the arms."""
     parser = argparse.ArgumentParser(description="Record the baseline and the variant that 05_flatland loads.")
-    parser.add_argument("--steps", type=int, default=STEPS, help="training steps of each")
+    parser.add_argument("--steps", type=natural, default=STEPS, help="training steps of each")
     options = parser.parse_args()
     torch.set_num_threads(1)
     began, paper, arrays = time.process_time(), exam(), {}

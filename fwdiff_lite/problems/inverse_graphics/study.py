@@ -37,7 +37,7 @@ from fwdiff_lite.pretrained import load_pretrained, load_recorded, read_manifest
 from fwdiff_lite.problems.inverse_graphics import tabletop
 from fwdiff_lite.problems.inverse_graphics.train import ARMS, SIDE, compile_networks, named, with_weights
 from fwdiff_lite.problems.inverse_graphics.volume import Image
-from fwdiff_lite.training import origin, origins
+from fwdiff_lite.training import natural, origin, origins
 
 NAME = "06_inverse_graphics"
 COMMAND = "python -m fwdiff_lite.problems.inverse_graphics.study"
@@ -265,9 +265,17 @@ def solid_depth(image: Image) -> Float[Tensor, "b m h w"]:
 # --- the commands -----------------------------------------------------------------------------------------------------
 
 
+def weights(arm: str, folder: Path, side: int = SIDE) -> Path:
+    """Where `train` left an arm's weights. ValueError if it did not."""
+    path = folder / f"{named(arm, side)}.safetensors"
+    if not path.is_file():
+        raise ValueError(f"there is no {path}: train it first")
+    return path
+
+
 def trained(arm: str, folder: Path, device: torch.device, side: int = SIDE) -> ForwardDiffusion:
-    """A model with the weights that `train` left in the folder."""
-    return with_weights(arm, load_file(folder / f"{named(arm, side)}.safetensors"), side=side).to(device)
+    """A model with the weights that `train` left in the folder. ValueError where it left none."""
+    return with_weights(arm, load_file(weights(arm, folder, side)), side=side).to(device)
 
 
 def quick(arm: str, folder: Path, device: torch.device, side: int = SIDE) -> ForwardDiffusion:
@@ -287,7 +295,8 @@ def examine(folder: Path, arm: str, count: int = COUNT, k: int = K, steps: int =
     """Judges a model in the folder against the deterministic one there; keeps what figures show of it."""
     started = time.monotonic()
     device, fast = sampling_device()
-    paper, model, drawn = exam(count, k, device=device), quick(arm, folder, device), {}
+    model, deterministic = (quick(name, folder, device) for name in (arm, BASELINE))
+    paper, drawn = exam(count, k, device=device), {}
     for eta, degrees in ETAS[arm].items():
         began = time.monotonic()
         with fast:
@@ -295,7 +304,7 @@ def examine(folder: Path, arm: str, count: int = COUNT, k: int = K, steps: int =
         drawn[eta] = answers, (time.monotonic() - began) / (count * k * len(degrees))
         print(f"{arm}, eta {eta}: {drawn[eta][1]:.3f} seconds a sample", flush=True)
     with fast:
-        baseline = answer(quick(BASELINE, folder, device), paper)
+        baseline = answer(deterministic, paper)
     first, numbers = slice(min(EXAMPLES, count)), {}
     kept = {
         "context": levels(paper.context.value[first, 0]),
@@ -380,7 +389,7 @@ def ship(folder: Path, arm: str) -> None:
     trainings = {name: [part for part in (record["before"], record) if part] for name, record in records.items()}
     save_pretrained(
         f"{NAME}_{arm}",
-        load_file(folder / f"{arm}.safetensors"),
+        load_file(weights(arm, folder)),
         metrics={key: round(value, 4) for key, value in numbers[sampler(arm)].items() if key in HEADLINES},
         steps=sum(part["steps"] for part in trainings[arm]),
         **origins(trainings[arm]),
@@ -402,20 +411,23 @@ def main() -> None:
     parser.add_argument("what", choices=("examine", "orbit", "live", "ship"))
     parser.add_argument("arm", choices=tuple(ARMS))
     parser.add_argument("--out", type=Path, default=Path("build/inverse_graphics"))
-    parser.add_argument("--scenes", type=int, default=COUNT, help="of the examination")
-    parser.add_argument("--samples", type=int, default=K, help="of each scene")
-    parser.add_argument("--steps", type=int, default=STEPS, help="of sampling")
+    parser.add_argument("--scenes", type=natural, default=COUNT, help="of the examination")
+    parser.add_argument("--samples", type=natural, default=K, help="of each scene")
+    parser.add_argument("--steps", type=natural, default=STEPS, help="of sampling")
     options = parser.parse_args()
     if options.what == "examine" and options.arm not in ETAS:
         parser.error(f"{options.arm} is not examined: choose one of {', '.join(ETAS)}")
-    if options.what == "examine":
-        examine(options.out, options.arm, options.scenes, options.samples, options.steps)
-    elif options.what == "orbit":
-        go_round(options.out, options.arm, options.steps)
-    elif options.what == "live":
-        keep_live(options.out, options.arm)
-    else:
-        ship(options.out, options.arm)
+    try:
+        if options.what == "examine":
+            examine(options.out, options.arm, options.scenes, options.samples, options.steps)
+        elif options.what == "orbit":
+            go_round(options.out, options.arm, options.steps)
+        elif options.what == "live":
+            keep_live(options.out, options.arm)
+        else:
+            ship(options.out, options.arm)
+    except ValueError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ from fwdiff_lite.problems.inverse_graphics.pixelnerf import TOLD, SceneDenoiser
 from fwdiff_lite.problems.inverse_graphics.viewspace import ViewDenoiser, identity
 from fwdiff_lite.problems.inverse_graphics.volume import VolumeRenderer
 from fwdiff_lite.schedule import ShiftedCosineSchedule
-from fwdiff_lite.training import Fit, fit, origin
+from fwdiff_lite.training import Fit, fit, natural, origin
 
 COMMAND = "python -m fwdiff_lite.problems.inverse_graphics.train"
 SIDE, SAMPLES, FREQUENCIES = 64, 32, 6  # pixels along a side of an image; samples of a ray; waves of coordinates
@@ -200,18 +200,11 @@ def train(
     return done
 
 
-def count(text: str) -> int:
-    """Of an argument that counts something: 1 or more."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is no whole number above 0")
-    return int(text)
-
-
 def data_arguments(parser: argparse.ArgumentParser) -> None:
     """Those of every command that may read clips."""
-    parser.add_argument("--side", type=count, default=SIDE, help="pixels along a side of an image")
+    parser.add_argument("--side", type=natural, default=SIDE, help="pixels along a side of an image")
     parser.add_argument("--data", type=Path, help="a folder in RealEstate10K's format")
-    parser.add_argument("--distance", type=count, nargs=2, help="of context and target, in frames; default: 100 180")
+    parser.add_argument("--distance", type=natural, nargs=2, help="of context and target, in frames; default: 100 180")
     parser.add_argument("--bad", choices=realestate10k.BAD, default="refuse", help="what to do with what is bad in it")
     parser.add_argument("--unchecked", action="store_true", help="where frames and poses were checked before")
 
@@ -238,11 +231,11 @@ def main() -> None:
     parser.add_argument("arm", choices=tuple(ARMS))
     parser.add_argument("--out", type=Path, help="default: build/inverse_graphics, with --data build/realestate10k")
     parser.add_argument("--minutes", type=float, default=13.0, help="of training")
-    parser.add_argument("--steps", type=count, help="of training, where they end before the minutes do")
-    parser.add_argument("--batch", type=count, default=BATCH, help="scenes a step, over all devices")
-    parser.add_argument("--contexts", type=count, default=CONTEXTS, help="images in the context, at most")
+    parser.add_argument("--steps", type=natural, help="of training, where they end before the minutes do")
+    parser.add_argument("--batch", type=natural, default=BATCH, help="scenes a step, over all devices")
+    parser.add_argument("--contexts", type=natural, default=CONTEXTS, help="images in the context, at most")
     parser.add_argument("--start", type=Path, help="weights to start from, that an earlier training left")
-    parser.add_argument("--sharing", type=count, default=1, help="how many trainings have the device at once")
+    parser.add_argument("--sharing", type=natural, default=1, help="how many trainings have the device at once")
     data_arguments(parser)
     parser.add_argument("--ends", type=float, nargs=2, help="with --data: near and far; default: 1 100")
     options = parser.parse_args()

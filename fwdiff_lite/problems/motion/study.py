@@ -31,7 +31,7 @@ from fwdiff_lite.plotting import levels
 from fwdiff_lite.pretrained import load_recorded, save_pretrained, save_recorded
 from fwdiff_lite.problems.motion import scenes as scenes_
 from fwdiff_lite.problems.motion.warping import FORWARD_MODELS, Motion, motion, take, untrained
-from fwdiff_lite.training import fit
+from fwdiff_lite.training import fit, natural
 
 NAME = "03_motion_warping"
 COMMAND = "python -m fwdiff_lite.problems.motion.study"
@@ -438,9 +438,9 @@ def main() -> None:
     parser.add_argument("arms", nargs="*", help=f"of {', '.join(ARMS)}; `train` with none: all, one after another")
     parser.add_argument("--out", type=Path, default=Path("build/motion"))
     parser.add_argument("--minutes", type=float, default=5.0, help="of training, for each arm")
-    parser.add_argument("--batch", type=int, default=BATCH)
-    parser.add_argument("--sharing", type=int, default=1, help="how many trainings have the device at once")
-    parser.add_argument("--scenes", type=int, default=COUNT, help="of the examination")
+    parser.add_argument("--batch", type=natural, default=BATCH)
+    parser.add_argument("--sharing", type=natural, default=1, help="how many trainings have the device at once")
+    parser.add_argument("--scenes", type=natural, default=COUNT, help="of the examination")
     parser.add_argument("--hardware", default="CPU", help="what `ship` writes down")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)

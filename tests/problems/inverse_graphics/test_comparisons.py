@@ -283,6 +283,7 @@ def test_unknown_rows_are_refused(monkeypatch, capsys):
         (["examine", "unet"], "there is no nowhere/unet.safetensors: train it first"),
         (["examine", "redrawn", "--count", "129"], "the examination has 128 scenes, and intervals need two"),
         (["examine", "redrawn", "--count", "1"], "--count is 1"),
+        (["ring"], "there is no nowhere/view_space.safetensors: train it first"),
         (["ship", "unet"], "ship takes no rows"),
         (["ship"], "nowhere holds no row: examine some first"),
     ],

@@ -145,3 +145,20 @@ def test_what_the_commands_leave_is_what_they_ship(tmp_path, monkeypatch):
     assert arrays["deterministic"].shape == (2, 3, 2, 3, 64, 64) and arrays["unet_eta_0_labels"].shape == (2, 2, 2)
     assert arrays["orbit"].shape == (2 * study.ORBITS, study.FRAMES, 3, 64, 64)
     assert arrays["live"].shape == (2, 2, 1, 1, 3, 64, 64)
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["examine", "unet"], "there is no nowhere/unet.safetensors: train it first"),
+        (["orbit", "around"], "there is no nowhere/around.safetensors: train it first"),
+        (["examine", "guided"], "guided is not examined: choose one of unet, dit, no_novel"),
+        (["examine", "unet", "--samples", "0"], "argument --samples: 0 is no whole number above 0"),
+    ],
+)
+def test_commands_that_make_no_sense_are_refused(words, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["study", *words, "--out", "nowhere"])
+    with pytest.raises(SystemExit):
+        study.main()
+    assert message in capsys.readouterr().err and not (tmp_path / "nowhere").exists()
