@@ -135,16 +135,16 @@ class VolumeRenderer:
         self, signal: Callable, params: Float[Tensor, "b m 4 4"], at: Int[Tensor, "b m n"] | None = None
     ) -> Float[Tensor, "b m 3 *places"]:
         """Eq. 12, colours only."""
-        seen = self.cast(signal, params, at).colour[..., :3].transpose(-1, -2)
+        seen = self.cast(signal, params, at, channels=3).colour.transpose(-1, -2)
         return seen if at is not None else seen.unflatten(-1, (self.height, self.width))
 
     def image(self, signal: Callable, cameras: Float[Tensor, "b m 4 4"]) -> Image:
         """Colours, depth and opacity of whole images."""
         shifts = [(i + 0.5) / self.antialias - 0.5 for i in range(self.antialias)]
-        shots = [self.cast(signal, cameras, shift=(x, y)) for y in shifts for x in shifts]
+        shots = [self.cast(signal, cameras, shift=(x, y), channels=3) for y in shifts for x in shifts]
         colour, depth, opacity = (sum(part) / len(shots) for part in zip(*shots, strict=True))
-        rgb = colour[..., :3].transpose(-1, -2)
-        return Image(*(x.unflatten(-1, (self.height, self.width)) for x in (rgb, depth, opacity)))
+        parts = colour.transpose(-1, -2), depth, opacity
+        return Image(*(x.unflatten(-1, (self.height, self.width)) for x in parts))
 
     def cast(
         self,
@@ -153,11 +153,13 @@ class VolumeRenderer:
         at: Int[Tensor, "b m n"] | None = None,
         coarser: int = 1,
         shift: tuple[float, float] = (0.0, 0.0),
+        channels: int | None = None,
     ) -> Rendered:
         """All that the rays of M cameras see, or those of the pixels `at`.
 
         coarser: of an image with so many times fewer pixels along a side (a side of one pixel stays)
         shift: where the rays pass, in pixels to the right of and below the pixels' centres
+        channels: how many of the field's are wanted, the first; colours are three
         """
         check_cameras(cameras)
         b, m = cameras.shape[:2]
@@ -175,7 +177,7 @@ class VolumeRenderer:
         points = origins[..., None, :] + distance[..., None] * directions[..., None, :]  # (B, M, n, S, 3)
         density, colour = signal(points.reshape(b, -1, 3))
         shape = distance.shape
-        density, colour = density.to(distance).view(shape), colour.to(distance).view(*shape, -1)
+        density, colour = density.to(distance).view(shape), colour[..., :channels].to(distance).unflatten(1, shape[1:])
         background = torch.zeros_like(colour[0, 0, 0, 0])
         background[:3] = self.background
         return composite(density, colour, delta, distance, far, background)
