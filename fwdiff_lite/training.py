@@ -66,6 +66,12 @@ def natural(text: str) -> int:
     return int(text)
 
 
+def compiled(model: nn.Module) -> nn.Module:
+    """A model as `fit` compiles it."""
+    # channels last: a GPU's convolutions would turn every image around and back, for a sixth of a step's time
+    return torch.compile(model, options={"force_layout_optimization": True})
+
+
 def fit(
     model: nn.Module,
     batch: Callable[[torch.Generator], dict],
@@ -118,8 +124,7 @@ def fit(
         done = _resume(path, denoiser, average, optimizer, generator)
     trained = accelerator.prepare(model)
     if compile:
-        # channels last: a GPU's convolutions would turn every image around and back, for a sixth of a step's time
-        trained = torch.compile(trained, options={"force_layout_optimization": True})
+        trained = compiled(trained)
 
     recent: list[dict[str, Tensor]] = []
     compiling = True

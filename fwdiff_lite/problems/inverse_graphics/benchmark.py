@@ -26,7 +26,7 @@ from fwdiff_lite.files import write_json
 from fwdiff_lite.observations import Observations
 from fwdiff_lite.problems.inverse_graphics import tabletop
 from fwdiff_lite.problems.inverse_graphics.train import BATCH, SIDE, compile_networks, untrained
-from fwdiff_lite.training import natural, origin
+from fwdiff_lite.training import compiled, natural, origin
 
 COMMAND = "python -m fwdiff_lite.problems.inverse_graphics.benchmark"
 SWEEPS = {  # what is changed, one at a time, from DEFAULT
@@ -64,7 +64,7 @@ def scenes_of(size: int, views: int, side: int, device: torch.device, seed: int 
 def training_step(
     size: int, rays: int, samples: int, views: int, side: int, device: torch.device, compile: bool = False
 ) -> Callable[[], None]:
-    """One step of training: forward, backward and AdamW, in bfloat16 on a GPU."""
+    """One step of training: forward, backward and AdamW, in bfloat16 on a GPU; compiled as `fit` does."""
     model = untrained("unet", side=side, samples=samples).to(device).train()
     seen = scenes_of(size, views + 2, side, device)
     parts = {"context": seen.take(slice(views)), "target": seen.take([views]), "novel": seen.take([views + 1])}
@@ -73,7 +73,7 @@ def training_step(
     at, novel_at = (torch.randint(side**2, (size, 1, rays), generator=generator).to(device) for _ in range(2))
     fast = device.type == "cuda"
     optimizer = torch.optim.AdamW(model.parameters(), fused=fast)
-    loss = torch.compile(model) if compile else model
+    loss = compiled(model) if compile else model
 
     def step() -> None:
         with torch.autocast(device.type, torch.bfloat16, enabled=fast):

@@ -76,19 +76,20 @@ class RadianceField:
             return self.renderer.image(self, cameras)
 
 
-def join(fields: list[RadianceField]) -> RadianceField:
-    """Scenes of several lots, with as many views each, as one lot."""
-    maps, cameras, mask = (torch.cat(part) for part in zip(*((f.maps, f.cameras, f.mask) for f in fields), strict=True))
+def join(fields: list[RadianceField], dim: int = 0) -> RadianceField:
+    """Scenes of several lots, with as many views each, as one lot; or along dim 1 several views of the same scenes."""
+    # a point reads all channels of a pixel, so these lie side by side in memory
+    maps = torch.cat([f.maps.movedim(2, -1) for f in fields], dim).movedim(-1, 2)
+    cameras, mask = (torch.cat(part, dim) for part in zip(*((f.cameras, f.mask) for f in fields), strict=True))
     return replace(fields[0], maps=maps, cameras=cameras, mask=mask)
 
 
 def sample_map(maps: Float[Tensor, "n c h w"], uv: Float[Tensor, "n p 2"]) -> Float[Tensor, "n p c"]:
     """Features between the pixels, whose centres are at (j + 0.5) / w, (i + 0.5) / h; outside, those of the border."""
-    wide = maps.to(uv.dtype)  # places in half precision would be off by a fifth of a pixel
     if torch.compiler.is_compiling():  # of gathers, a GPU's compiler makes a much faster backward pass
-        return gathered(wide, uv).to(maps.dtype)
-    picked = nn.functional.grid_sample(wide, (2 * uv - 1)[:, None], padding_mode="border", align_corners=False)
-    return picked[:, :, 0].transpose(1, 2).to(maps.dtype)
+        return gathered(maps, uv)
+    picked = nn.functional.grid_sample(maps, (2 * uv - 1)[:, None], padding_mode="border", align_corners=False)
+    return picked[:, :, 0].transpose(1, 2)
 
 
 def gathered(maps: Float[Tensor, "n c h w"], uv: Float[Tensor, "n p 2"]) -> Float[Tensor, "n p c"]:
@@ -265,7 +266,9 @@ class SceneDenoiser(nn.Module):
             known = images.new_zeros(b, v, 5 + self.features, h, w)
         light = plucker(cameras, h, w, self.renderer.near or 1.0).to(images)
         stacked = torch.cat([images, known, light, told], 2).flatten(0, 1)
-        return self.project(self.encoder(stacked, t.repeat_interleave(v))).unflatten(0, (b, v))
+        maps = self.project(self.encoder(stacked, t.repeat_interleave(v)))
+        # as precise as places are, also where networks are not: in half precision a place is off by a fifth of a pixel
+        return maps.to(cameras).unflatten(0, (b, v))
 
     def condition(self, context: Observations, target_params: Float[Tensor, "b m 4 4"]) -> Condition:
         """Encodes the context and renders from it what the targets would see."""
@@ -303,9 +306,4 @@ class SceneDenoiser(nn.Module):
         context = condition.context
         maps = self.encode(noisy_target, condition.cameras, condition.known, t)
         there = torch.ones(maps.shape[:2], dtype=torch.bool, device=maps.device)
-        return replace(
-            context,
-            maps=torch.cat([context.maps, maps], 1),
-            cameras=torch.cat([context.cameras, condition.cameras], 1),
-            mask=torch.cat([context.mask, there], 1),
-        )
+        return join([context, replace(context, maps=maps, cameras=condition.cameras, mask=there)], 1)
