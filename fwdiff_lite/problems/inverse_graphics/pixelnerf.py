@@ -94,14 +94,15 @@ def sample_map(maps: Float[Tensor, "n c h w"], uv: Float[Tensor, "n p 2"]) -> Fl
 
 def gathered(maps: Float[Tensor, "n c h w"], uv: Float[Tensor, "n p 2"]) -> Float[Tensor, "n p c"]:
     """The same by hand: from the pixels around each point."""
-    n, _, h, w = maps.shape
-    pixels = maps.permute(0, 2, 3, 1).flatten(0, 2)  # (N H W, C)
+    h, w = maps.shape[2:]
+    # by image, row and column: a GPU's compiler would have to take one number apart again, for every feature
+    pixels, n = maps.permute(0, 2, 3, 1), torch.arange(len(maps), device=uv.device)[:, None]
     place = torch.minimum((uv * uv.new_tensor([w, h]) - 0.5).clamp(min=0), uv.new_tensor([w - 1, h - 1]))
     low = place.floor()
     right, down = (place - low)[..., None].unbind(-2)
-    (j, i), first = low.long().unbind(-1), torch.arange(n, device=uv.device)[:, None] * h
-    rows = [(first + y) * w for y in (i, (i + 1).clamp(max=h - 1))]
-    above, below = (pixels[y + j] * (1 - right) + pixels[y + (j + 1).clamp(max=w - 1)] * right for y in rows)
+    j, i = low.long().unbind(-1)
+    columns, rows = (j, (j + 1).clamp(max=w - 1)), (i, (i + 1).clamp(max=h - 1))
+    above, below = (pixels[n, y, columns[0]] * (1 - right) + pixels[n, y, columns[1]] * right for y in rows)
     return above * (1 - down) + below * down
 
 
