@@ -433,7 +433,7 @@ moving = interact(look, view=IntSlider(0, min=0, max=VIEWS - 1))
 # %% [markdown]
 # ## 9. What it costs
 #
-# One training step of a scene, in steps of 16 on a GPU, recorded: operations and bytes, which are counted, beside time and
+# One training step of a scene, in steps of 16 on an H100, recorded: operations and bytes, which are counted, beside time and
 # memory, which are measured. Operations are those of matrix products and convolutions; bytes are what moves if every
 # operation reads its inputs and writes its outputs. One thing is varied at a time, from 640 rays a picture, 40 samples a
 # ray, one context view and 64 pixels a side.
@@ -496,8 +496,7 @@ run.record(**speed)
 # helps: at 18 of the GPU-minutes the skill at 60° was less by a tenth.
 #
 # **Not quite fair.** The deterministic model had fewer minutes than this one (section 3); it had learnt most of what it
-# would by then. A batch is sampled at about 25 milliseconds a scene on the GPU that we had, which is the limit we had set
-# ourselves for a faster one.
+# would by then.
 #
 # ## On your own
 #

@@ -113,7 +113,6 @@ NOT_YET = {
         **{f"energy_skill_60{end}": "pictures are filtered twice, and little is open" for end in ("", "_low")},
         **{f"novel_energy_skill_{d}": "what neither view shows is a blend" for d in (60, 120)},
         "no_novel_eta_0_factor_tv_high": "decals are drawn by odds off by eight points, with the shorter training",
-        "sampling_ms_in_a_batch": "the limit is an H200's, and this was an H100: 25.3",
     }
 }
 XFAILS = {
