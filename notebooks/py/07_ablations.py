@@ -14,7 +14,8 @@
 #
 # **What you will see.** The model of `06_inverse_graphics` against what one would try instead: diffusion in the space
 # of views, with no scene inside, and a model that is shown no picture. Then without its parts, one at a time, and
-# with finer pictures. Last, what becomes of the odds when a sampler is guided, cooled or thresholded.
+# with finer pictures. What becomes of the odds when a sampler is guided, cooled or thresholded. Last, the same code on
+# clips in RealEstate10K's format.
 #
 # **What you need.** `06_inverse_graphics`. All models were trained on a GPU, for equally few minutes, and examined on
 # the same held-out scenes; what they scored is loaded. Nothing is downloaded.
@@ -479,6 +480,69 @@ def look(which):
 moving = interact(look, which=SelectionSlider(options=list(OPTIONS)))
 
 # %% [markdown]
+# ## 8. Clips in another format
+#
+# The paper learns from clips of RealEstate10K: a text file with a camera a line, and frames named by their times.
+# `train --data` and `evaluate --data` run on such a folder. That data set is not ours to give away, so here the
+# tabletop writes two clips in its format, by a camera held by hand.
+
+# %%
+import tempfile
+
+import imageio.v3 as imageio
+
+from fwdiff_lite.datasets import realestate10k
+from fwdiff_lite.problems.inverse_graphics import clips, evaluate
+
+distance, side = (8, 16), 16  # frames from a context to its target; pixels that are trained on
+place = tempfile.TemporaryDirectory()
+folder = Path(place.name)
+clips.write(folder, 2, 24, seed=1)
+honest, told = realestate10k.read_folder(folder, distance)
+print(f"{len(honest)} clips, {len(told)} complaints; a frame's line, with its time in microseconds:")
+print((folder / "clip00.txt").read_text().splitlines()[1])
+strip = [torch.from_numpy(imageio.imread(file)) / 255 for clip in honest for file in clip.files[::6]]
+fig = plotting.image_grid(
+    torch.stack(strip).unflatten(0, (2, -1)), size=1.2, row_labels=[clip.name for clip in honest],
+    col_titles=[f"{time / 1e6:.1f} s" for time in honest[0].times[::6]],
+)
+run.savefig(fig, "clips")
+plt.show()
+
+# %% [markdown]
+# Now all cameras of one file slip by a line. Every frame still has a time and every time a camera, but its
+# neighbour's. Only pictures can tell: what matches from frame to frame does not lie where these cameras say.
+
+# %% tags=["nbval-ignore-output"]
+text = (folder / "clip00.txt").read_text().splitlines()
+times, cameras = zip(*(line.split(" ", 1) for line in text[1:]), strict=True)
+slipped = [f"{time} {camera}" for time, camera in zip(times[:-1], cameras[1:], strict=True)]
+(folder / "clip00.txt").write_text("\n".join([text[0], *slipped]) + "\n")
+left, told = realestate10k.read_folder(folder, distance, "skip")
+print(*told, sep="\n")
+caught = [line for line in told if line.startswith("clip00: poses")]
+run.record(clips_read=len(honest), clips_left=len(left), clips_shifted_caught=len(caught))
+
+# %% [markdown]
+# A small model on the honest clips, whose depth is told in their own unit. With two clips it learns them by heart,
+# which is all that this is to show: that the loss falls, and that an evaluation runs to its end.
+
+# %% tags=["nbval-ignore-output"]
+steps = run.pick(smoke=4, cpu=100, gpu=100)
+tiny = {"side": side, "samples": 16, "width": 16, "widths": (16, 32), "blocks": 1, "attention": 0}
+model = train.untrained("unet", ends=(1.0, 8.0), **tiny)
+seen = realestate10k.observe(honest, realestate10k.evaluation_list(honest, distance), side)
+before = evaluate.judge(evaluate.answer(model.eval(), seen, k=2, steps=4), seen)
+done = fit(
+    model, realestate10k.batches(honest, 8, distance, 64, side), steps=steps, learning_rate=4e-3, progress=False
+)
+after = evaluate.judge(evaluate.answer(model, seen, k=2, steps=4), seen)
+first, last = (float(np.mean(part)) for part in (done.curve["loss"][:10], done.curve["loss"][-10:]))
+print(f"loss {first:.2f} to {last:.2f}; PSNR of a target {before['psnr_target_one']:.1f} to {after['psnr_target_one']:.1f}")
+run.record(clips_loss_first=first, clips_loss_last=last, clips_loss_ratio=last / first)
+run.record(**{f"clips_{key}": value for key, value in after.items()})
+
+# %% [markdown]
 # ## What held, and what did not
 #
 # **Held.** With a scene inside, two views show one thing. They agree 13 to 18 dB better than those of view space,
@@ -523,6 +587,9 @@ moving = interact(look, which=SelectionSlider(options=list(OPTIONS)))
 # spread. The lean rises with both, though only at their ends is it surely above 0; at 1.5 and 0.85 it is nearer 0
 # than without. What thresholding adds to guidance cannot be told from nothing. Our guidance extrapolates from a weak
 # model: it met no context in 15 % of three minutes. And we did not try the three together, as the released code does.
+#
+# **Clips in RealEstate10K's format** are read, checked, trained on and judged, and cameras that slipped by a line are
+# caught. All was tried on clips that the tabletop wrote; real footage was not at hand.
 #
 # **Limits.** Three minutes are few: `06_inverse_graphics` had 32, and parts may be worth something else by then.
 # Learning rate and widths were chosen for the full model.

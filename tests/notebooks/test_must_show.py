@@ -102,6 +102,10 @@ BOUNDS = {  # notebook: {number: (at least, at most)}
         **{f"{arm}_gpu_minutes": (3.0, 4.0) for arm in ("unet", "view_space", "no_render", "no_novel", "dit")},
         "deterministic_128_energy_180": ANY,
         "redrawn_128_energy_180": ANY,
+        "clips_shifted_caught": (1, 1),
+        "clips_left": (1, 1),
+        "clips_loss_ratio": (0.0, 0.2),
+        "clips_psnr_target_one": ANY,
         **{f"unet_128_{kind}energy_skill_{d}": ANY for kind in ("", "novel_") for d in (60, 120, 180)},
     },
 }

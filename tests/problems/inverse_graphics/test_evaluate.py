@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from written_clips import write
 
 from fwdiff_lite import metrics
 from fwdiff_lite.datasets.realestate10k import evaluation_list, observe, read_folder
 from fwdiff_lite.files import read_json
 from fwdiff_lite.problems.inverse_graphics import evaluate, train
+from fwdiff_lite.problems.inverse_graphics.clips import write
 
 NEAR, SIDE = (8, 16), 16
 TINY = {"side": SIDE, "samples": 16, "width": 16, "widths": (16, 32), "blocks": 1, "attention": 0}

@@ -1,10 +1,14 @@
-"""A small set in RealEstate10K's format, written from the tabletop renderer: text files, and folders of frames."""
+"""Tabletop scenes as clips in RealEstate10K's format (fwdiff_lite/datasets/realestate10k.py), to try that path with."""
+
+from __future__ import annotations
 
 import math
 from pathlib import Path
 
 import imageio.v3 as imageio
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from fwdiff_lite.problems.inverse_graphics import tabletop
 from fwdiff_lite.problems.inverse_graphics.cameras import look_at, pixel_centres, rays
@@ -14,11 +18,11 @@ INTRINSICS = (0.9 * HEIGHT / WIDTH, 0.9, 0.52, 0.47)  # fx fy cx cy over width a
 STEP = 33_367  # microseconds from one frame to the next
 
 
-def path_around(frames: int, generator: torch.Generator) -> torch.Tensor:
-    """World-to-camera poses (t, 4, 4) of a camera held by hand: no stretch of its way is like another."""
+def path_around(frames: int, generator: torch.Generator) -> Float[Tensor, "t 4 4"]:
+    """World-to-camera poses of a camera held by hand: no stretch of its way is like another."""
     time = torch.linspace(0, 1, frames, dtype=torch.float64)
 
-    def wander(size: float) -> torch.Tensor:
+    def wander(size: float) -> Tensor:
         phase, pace = torch.rand(2, 3, generator=generator, dtype=torch.float64)
         waves = torch.sin(2 * math.pi * (phase + torch.tensor([1.0, 2.3, 4.1]) * (0.7 + 0.6 * pace) * time[:, None]))
         return size * (waves / torch.tensor([1.0, 2.0, 4.0])).sum(-1)
@@ -33,28 +37,33 @@ def path_around(frames: int, generator: torch.Generator) -> torch.Tensor:
     return camera
 
 
-def camera_of(pose: torch.Tensor) -> torch.Tensor:
-    """The house's cameras of whole frames."""
+def camera_of(pose: Float[Tensor, "t 4 4"]) -> Float[Tensor, "t 4 4"]:
+    """This package's cameras of whole frames."""
     fx, fy, cx, cy = INTRINSICS
     lens = torch.tensor([[fx, 0, cx, 0], [0, fy, cy, 0], [0, 0, 1, 0], [0, 0, 0, 1]], dtype=pose.dtype)
     return lens @ pose
 
 
-def draw(scene: tabletop.Scenes, cameras: torch.Tensor, height: int, width: int, finer: int = 2) -> torch.Tensor:
-    """What cameras (t, 4, 4) see of one scene, (t, h, w, 3) in [-1, 1]."""
+def draw(
+    scene: tabletop.Scenes, cameras: Float[Tensor, "t 4 4"], height: int, width: int, finer: int = 2
+) -> Float[Tensor, "t h w 3"]:
+    """What cameras see of one scene, in [-1, 1]; a pixel is the mean of finer x finer rays."""
     uv = pixel_centres(height * finer, width * finer, cameras)
     shots = [tabletop.cast(scene, *rays(camera[None, None], uv))[0] for camera in cameras]
     return torch.cat(shots).view(-1, height, finer, width, finer, 3).mean((2, 4))
 
 
-def text_of(name: str, times: list[int], poses: torch.Tensor) -> str:
+def text_of(name: str, times: list[int], poses: Float[Tensor, "t 4 4"]) -> str:
+    """A clip's text file: one line of where it is from, and one for each frame; times in microseconds."""
     rows = [f"https://www.example.org/watch?v={name}"]
     for time, pose in zip(times, poses[:, :3].flatten(1).tolist(), strict=True):
         rows.append(" ".join([str(time), *(f"{x:.9f}" for x in INTRINSICS), "0.0 0.0", *(f"{x:.9f}" for x in pose)]))
     return "\n".join(rows) + "\n"
 
 
-def write(folder: Path, clips: int, frames: int, seed: int = 0) -> dict[str, tuple[tabletop.Scenes, torch.Tensor]]:
+def write(
+    folder: Path, clips: int, frames: int, seed: int = 0
+) -> dict[str, tuple[tabletop.Scenes, Float[Tensor, "t 4 4"]]]:
     """Writes NAME.txt and NAME/TIMESTAMP.png; returns each clip's scene and poses."""
     generator, made = torch.Generator().manual_seed(seed), {}
     scenes = tabletop.draw_scenes(clips, generator)
