@@ -533,12 +533,12 @@ tiny = {"side": side, "samples": 16, "width": 16, "widths": (16, 32), "blocks": 
 model = train.untrained("unet", ends=(1.0, 8.0), **tiny)
 seen = realestate10k.observe(honest, realestate10k.evaluation_list(honest, distance), side)
 before = evaluate.judge(evaluate.answer(model.eval(), seen, k=2, steps=4), seen)
-done = fit(
-    model, realestate10k.batches(honest, 8, distance, 64, side), steps=steps, learning_rate=4e-3, progress=False
-)
+batch = realestate10k.batches(honest, 8, distance, 64, side)
+done = fit(model, batch, steps=steps, learning_rate=4e-3, progress=False)
 after = evaluate.judge(evaluate.answer(model, seen, k=2, steps=4), seen)
 first, last = (float(np.mean(part)) for part in (done.curve["loss"][:10], done.curve["loss"][-10:]))
-print(f"loss {first:.2f} to {last:.2f}; PSNR of a target {before['psnr_target_one']:.1f} to {after['psnr_target_one']:.1f}")
+psnr = [numbers["psnr_target_one"] for numbers in (before, after)]
+print(f"loss {first:.2f} to {last:.2f}; PSNR of a target {psnr[0]:.1f} to {psnr[1]:.1f}")
 run.record(clips_loss_first=first, clips_loss_last=last, clips_loss_ratio=last / first)
 run.record(**{f"clips_{key}": value for key, value in after.items()})
 
