@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -133,10 +134,13 @@ class ForwardDiffusion(nn.Module):
         temperature: float = 1.0,
         threshold: float | None = None,
         allow_empty: bool = False,
+        enable_grad: bool = False,
     ) -> Iterator[Step]:
         """Every step of sampling one signal per context, from noise to the smallest t > 0 (Eq. 3 to 7).
 
         eta: 0 is DDIM (deterministic given the first noise), 1 is ancestral sampling (Song et al. 2021, Eq. 16)
+        enable_grad: a step keeps its graph back to the context, all steps before it included, wherever the caller
+            has gradients on; without it the sampler keeps none. Between two steps gradients are the caller's own
 
         Three options bias the sampler, and are off: guidance > 1 extrapolates away from the model without context
         (a tensor signal is guided itself, of any other only the observation); temperature < 1 shrinks all noise;
@@ -145,34 +149,32 @@ class ForwardDiffusion(nn.Module):
         shape = self._check(context, target_params, allow_empty)
         if steps < 1:
             raise ValueError(f"steps must be at least 1, got {steps}")
-        with torch.no_grad():
-            condition = self.denoiser.condition(context, target_params)
-            without = None
-            if guidance != 1.0:
-                without = self.denoiser.condition(context.drop(torch.ones_like(context.mask)), target_params)
-            support = self._support(target_params)
+        grad_mode = nullcontext if enable_grad else torch.no_grad
+        support = self._support(target_params)
 
-            def noise():
-                z = torch.randn(shape, generator=generator, device=generator.device if generator else None)
-                return temperature * z.to(context.value) * support
+        def noise():
+            z = torch.randn(shape, generator=generator, device=generator.device if generator else None)
+            return temperature * z.to(context.value) * support
 
+        def iterate() -> Iterator[Step]:
+            with grad_mode():
+                condition = self.denoiser.condition(context, target_params)
+                without = None
+                if guidance != 1.0:
+                    without = self.denoiser.condition(context.drop(torch.ones_like(context.mask)), target_params)
             times = torch.linspace(T_MAX, 0, steps + 1, dtype=torch.float64)[:-1].tolist()
             noisy_target = noise()
             for t, t_next in zip(times, times[1:] + [None], strict=True):
-                batch_t = context.value.new_full(shape[:1], t)
-                signal = self.denoiser(condition, noisy_target, batch_t)
-                if without is not None and isinstance(signal, Tensor):
-                    plain = self.denoiser(without, noisy_target, batch_t)
-                    signal = plain + guidance * (signal - plain)
-                observation = self.forward_model(signal, target_params)
-                if without is not None and not isinstance(signal, Tensor):
-                    plain = self.forward_model(self.denoiser(without, noisy_target, batch_t), target_params)
-                    observation = plain + guidance * (observation - plain)
-                if threshold is not None:
-                    observation = _threshold(observation, threshold)
-                yield Step(t, noisy_target, signal, observation)
+                with grad_mode():
+                    signal, observation = self._predict(noisy_target, t, condition, without, guidance, target_params)
+                    if threshold is not None:
+                        observation = _threshold(observation, threshold)
+                yield Step(t, noisy_target, signal, observation)  # outside of grad_mode: the caller has control here
                 if t_next is not None:
-                    noisy_target = self._reverse(noisy_target, observation, t, t_next, eta, noise) * support
+                    with grad_mode():
+                        noisy_target = self._reverse(noisy_target, observation, t, t_next, eta, noise) * support
+
+        return iterate()
 
     def sample(self, context: Observations, target_params: Float[Tensor, "b m *par"], **options) -> Step:
         """The end of a trajectory: one signal for each context, with its observation at the target's place."""
@@ -207,6 +209,21 @@ class ForwardDiffusion(nn.Module):
                 f"{tuple(context.params.shape[2:])}"
             )
         return (*target_params.shape[:2], *(self.target_shape or context.value.shape[2:]))
+
+    def _predict(
+        self, noisy_target: Tensor, t: float, condition, without, guidance: float, target_params: Tensor
+    ) -> tuple[Any, Tensor]:
+        """The signal at time t and its observation (Eq. 4 and 5), guided away from the condition `without` context."""
+        batch_t = noisy_target.new_full(noisy_target.shape[:1], t)
+        signal = self.denoiser(condition, noisy_target, batch_t)
+        if without is None:
+            return signal, self.forward_model(signal, target_params)
+        plain = self.denoiser(without, noisy_target, batch_t)
+        if isinstance(signal, Tensor):
+            signal = plain + guidance * (signal - plain)
+            return signal, self.forward_model(signal, target_params)
+        plain, observation = (self.forward_model(x, target_params) for x in (plain, signal))
+        return signal, plain + guidance * (observation - plain)
 
     def _noisy(self, clean: Tensor, noise: Tensor, t: Float[Tensor, "b"]) -> Tensor:
         t = t.reshape(-1, *[1] * (clean.ndim - 1))
@@ -263,13 +280,16 @@ class ForwardRegression(ForwardDiffusion):
     def _noisy(self, clean: Tensor, noise: Tensor, t: Float[Tensor, "b"]) -> Tensor:
         return torch.zeros_like(clean)
 
-    def trajectory(self, context, target_params, allow_empty: bool = False) -> Iterator[Step]:
-        """One step, at t = 1: there is nothing to iterate."""
+    def trajectory(
+        self, context, target_params, allow_empty: bool = False, enable_grad: bool = False
+    ) -> Iterator[Step]:
+        """One step, at t = 1: there is nothing to iterate. enable_grad: as of ForwardDiffusion.trajectory."""
         nothing = context.value.new_zeros(self._check(context, target_params, allow_empty))
-        with torch.no_grad():
+        with nullcontext() if enable_grad else torch.no_grad():
             condition = self.denoiser.condition(context, target_params)
             signal = self.denoiser(condition, nothing, nothing.new_ones(len(context)))
-            yield Step(1.0, nothing, signal, self.forward_model(signal, target_params))
+            step = Step(1.0, nothing, signal, self.forward_model(signal, target_params))
+        return iter([step])
 
 
 def _coarser(value: Float[Tensor, "b m *obs"], shape: torch.Size) -> Float[Tensor, "b m *small"]:

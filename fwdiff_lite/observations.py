@@ -13,7 +13,7 @@ from torch import Tensor
 class Observations:
     """M observations of each of B signals.
 
-    value:  (B, M, *obs) what was observed; all observations of one problem share one canvas *obs
+    value:  (B, M, *obs) what was observed, in a floating type; all observations of one problem share one canvas *obs
     params: (B, M, *par) the forward model's parameters phi of each: a direction, a window, a camera
     mask:   (B, M) True where there is an observation, so that contexts of several sizes share a batch;
             default: all are there. An unconditional model's context is one whose mask is empty.
@@ -30,6 +30,11 @@ class Observations:
             raise ValueError(
                 f"observations need a batch and a count: value (B, M, *obs), params (B, M, *par); "
                 f"got value {tuple(self.value.shape)}, params {tuple(self.params.shape)}"
+            )
+        if not self.value.is_floating_point():
+            raise ValueError(
+                f"observations need a floating type, got value of {self.value.dtype}: "
+                "scale pictures to [-1, 1], as in value.float() / 127.5 - 1"
             )
         b, m = self.value.shape[:2]
         if self.params.shape[:2] != (b, m):

@@ -343,3 +343,60 @@ def test_bad_input_is_named():
         model.sample_autoregressive(context, target.params[:, :0])
     with pytest.raises(ValueError, match=r"forward_model gave \(6, 1, 2\) where the observations are \(6, 1, 3\)"):
         ForwardDiffusion(Scalers(), lambda s, p: scale(s, p)[..., :2]).loss(context, target, t, noise)
+
+
+# --- gradients are the caller's ---
+
+
+def learner():
+    _, seen = observed(m=2)
+    return ForwardDiffusion(Scalers(trust=0.5), scale), seen.take([0]), seen.params[:, 1:]
+
+
+@pytest.mark.parametrize("kind", [ForwardDiffusion, ForwardRegression])
+def test_a_model_trains_between_two_steps_of_a_trajectory(kind):
+    diffusion, context, params = learner()
+    model = kind(diffusion.denoiser, scale)
+    target = Observations(context.value, params)
+    for _ in zip(model.trajectory(context, params), model.trajectory(context, params), strict=True):
+        assert torch.is_grad_enabled()
+        t, noise = model.draw(target, torch.Generator().manual_seed(0))
+        model.zero_grad()
+        model.loss(context, target, t, noise)["loss"].backward()
+        assert model.denoiser.weight.grad.abs() > 0
+    next(model.trajectory(context, params))  # and never resumed
+    assert torch.is_grad_enabled()
+
+
+def test_a_caller_without_gradients_stays_without_them():
+    model, context, params = learner()
+    with torch.no_grad():
+        steps = model.trajectory(context, params, steps=3, enable_grad=True)
+        assert not next(steps).observation.requires_grad and not torch.is_grad_enabled()
+        assert not next(steps).observation.requires_grad
+    assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_gradients_through_sampling_are_those_of_finite_differences(eta):
+    model, context, params = learner()
+
+    def end(value):
+        generator = torch.Generator().manual_seed(0)
+        seen = Observations(value, context.params)
+        return model.sample(seen, params, steps=4, eta=eta, generator=generator, enable_grad=True).observation
+
+    value = context.value.clone().requires_grad_()
+    assert torch.autograd.gradcheck(end, value)
+    assert not model.sample(Observations(value, context.params), params, steps=2).observation.requires_grad
+    baseline = ForwardRegression(model.denoiser, scale)
+    assert baseline.sample(context, params, enable_grad=True).observation.requires_grad
+    assert not baseline.sample(context, params).observation.requires_grad
+
+
+def test_wrong_arguments_of_a_trajectory_are_refused_at_once():
+    model, context, params = learner()
+    with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
+        model.trajectory(context, params, steps=0)
+    with pytest.raises(ValueError, match="target_params"):
+        model.trajectory(context, params[:2])

@@ -94,3 +94,11 @@ def test_windows_are_counted_by_hand_and_merged():
     picture, seen = merge(there * torch.tensor([1.0, 3.0, 5.0]).view(1, 3, 1, 1), there)
     wanted = torch.tensor([[0.0, 1, 1, 0], [0, 1, 2, 3], [0, 0, 3, 3], [5, 0, 0, 0]])
     assert torch.equal(picture[0], wanted) and torch.equal(seen[0], (wanted > 0).float())
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.bool, torch.complex64])
+def test_values_without_a_floating_type_are_refused(dtype):
+    """Times and noise take the type of the values: of integers a model would learn at t = 0, with a loss of 0."""
+    value = torch.zeros(4, 1, 3, dtype=dtype)
+    with pytest.raises(ValueError, match=f"need a floating type, got value of {dtype}: scale pictures to"):
+        Observations(value, torch.ones(4, 1, 2))

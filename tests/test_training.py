@@ -128,21 +128,36 @@ def test_killed_and_resumed_is_bit_for_bit_the_same(tmp_path, uninterrupted):
     assert record["curve"] == wanted_record["curve"]
 
 
-def test_two_processes_give_the_loss_curve_of_one(tmp_path, uninterrupted):
+def run_on_two_processes(out, **options):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "ACCELERATE_USE_CPU": "true"}
     both = [
-        subprocess.Popen(command(tmp_path / "two"), env={**ONE_THREAD, **group, "RANK": str(r), "LOCAL_RANK": str(r)})
+        subprocess.Popen(command(out, **options), env={**ONE_THREAD, **group, "RANK": str(r), "LOCAL_RANK": str(r)})
         for r in range(2)
     ]
-    assert [process.wait(timeout=300) for process in both] == [0, 0]
+    try:
+        assert [process.wait(timeout=120) for process in both] == [0, 0]
+    finally:
+        for process in both:
+            process.kill()
+
+
+def test_two_processes_give_the_loss_curve_of_one(tmp_path, uninterrupted):
+    run_on_two_processes(tmp_path / "two")
     _, two = read(tmp_path / "two")
     _, one = read(uninterrupted)
     assert two["processes"] == 2 and one["processes"] == 1
     for name in one["curve"]:
         assert two["curve"][name] == pytest.approx(one["curve"][name], abs=1e-4)
+
+
+def test_a_budget_of_seconds_ends_at_one_step_on_all_processes(tmp_path):
+    """Though the second one's clock goes twice as fast: the first one's holds for both."""
+    run_on_two_processes(tmp_path / "two", steps=None, seconds=1.0, pace=[1.0, 2.0])
+    steps = [json.loads((tmp_path / f"two.{r}").read_text())[0] for r in range(2)]
+    assert steps[0] == steps[1] > 10
 
 
 @pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
@@ -189,6 +204,110 @@ def test_a_loss_that_is_not_finite_stops_the_training_and_writes_nothing(tmp_pat
     with pytest.raises(ValueError, match="the loss loss is nan at step 2|the target loss is nan at step 2"):
         fit(model, batch, steps=5, progress=False, checkpoint=path)
     assert list(tmp_path.iterdir()) == []
+
+
+class Spoilt(torch.nn.Module):
+    """A model whose loss has one more term at one step."""
+
+    def __init__(self, model, step, term):
+        super().__init__()
+        self.model, self.denoiser, self.draw = model, model.denoiser, model.draw
+        self.step, self.term = step, term
+
+    def forward(self, *args, **options):
+        losses, self.step = self.model(*args, **options), self.step - 1
+        if self.step == -1:
+            losses["loss"] = losses["loss"] + self.term(next(self.denoiser.parameters()))
+        return losses
+
+
+def interrupt(w):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize(
+    "term, message",
+    [
+        (lambda w: (w * torch.inf).sum(), "the loss loss is (nan|inf|-inf) at step 4: look for NaN observations"),
+        (lambda w: w.new_tensor(torch.nan), "the loss loss is nan at step 4"),  # its gradient is finite
+        (lambda w: (0 * w).square().sum().sqrt(), "the gradient's norm is nan at step 4, with a finite loss"),
+    ],
+    ids=["loss", "constant", "gradient"],
+)
+def test_a_step_that_is_not_finite_does_not_reach_the_weights(term, message, fused, monkeypatch):
+    """A fused optimizer looks at the gradient on the device, as on a GPU, and the error comes a few steps later."""
+    if fused:
+        adam = torch.optim.AdamW
+        monkeypatch.setattr(torch.optim, "AdamW", lambda *args, **options: adam(*args, **options | {"fused": True}))
+    options = {"steps": 5 if fused else 50, "warmup": 1, "ema": 0.0, "progress": False}  # no average: the raw weights
+    model, batch = model_and_batch()
+    with pytest.raises(ValueError, match=message):
+        fit(Spoilt(model, 4, term), batch, **options)
+    control, batch = model_and_batch()
+    fit(Spoilt(control, 4, interrupt), batch, **options)
+    untouched, _ = model_and_batch()
+    after_four_steps, first = (list(x.denoiser.parameters()) for x in (control, untouched))
+    for w, wanted, start in zip(model.denoiser.parameters(), after_four_steps, first, strict=True):
+        assert torch.equal(w, wanted) and not torch.equal(w, start)
+    assert not model.denoiser.training
+
+
+@pytest.mark.parametrize("where", ["in the batch", "in the update"])
+def test_an_interrupt_keeps_the_training(where, tmp_path, monkeypatch, capsys):
+    """Ctrl-C: curve, average and state are kept, and what is resumed is bit for bit the uninterrupted training."""
+    whole, wanted = trained(steps=30)
+    model, endless = model_and_batch()
+    calls, lerp = [], torch._foreach_lerp_
+
+    def press(place):
+        calls.append(place)
+        if calls.count(where) == 12 and place == where:
+            signal.raise_signal(signal.SIGINT)
+
+    def batch(generator):
+        drawn = endless(generator)
+        press("in the batch")
+        return drawn
+
+    monkeypatch.setattr(torch, "_foreach_lerp_", lambda *args: (press("in the update"), lerp(*args)))
+    path = tmp_path / "run.safetensors"
+    done = fit(model, batch, steps=30, progress=False, checkpoint=path)
+    steps = 11 if where == "in the batch" else 12
+    assert done.interrupted and done.steps == len(done.curve["loss"]) == steps
+    assert capsys.readouterr().out == (
+        f"interrupted after step {steps}: the model holds the average of its weights; "
+        f"call fit again to resume from {path}\n"
+    )
+    assert not model.denoiser.training
+    average = [load_file(path)[f"average.{i}"] for i in range(len(list(model.denoiser.parameters())))]
+    assert all(torch.equal(w, a) for w, a in zip(model.denoiser.parameters(), average, strict=True))
+    resumed, batch = model_and_batch()
+    done = fit(resumed, batch, steps=30, progress=False, checkpoint=path)
+    assert done.curve == wanted.curve and not done.interrupted
+    assert all(torch.equal(w, x) for w, x in zip(resumed.parameters(), whole.parameters(), strict=True))
+
+
+def test_an_interrupt_without_a_checkpoint_says_so_and_keeps_the_average(capsys):
+    model, endless = model_and_batch()
+    fit(Spoilt(model, 3, interrupt), endless, steps=30, progress=False)
+    assert "interrupted after step 3: " in (said := capsys.readouterr().out)
+    assert "no checkpoint was named to resume from" in said and said.count("\n") == 1
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_an_interrupt_before_the_first_step_ends_well(capsys):
+    model, endless = model_and_batch()
+    done = fit(Spoilt(model, 0, interrupt), endless, steps=30, progress=False)
+    assert (done.steps, done.curve, done.interrupted) == (0, {}, True)
+    assert "interrupted after step 0" in capsys.readouterr().out
+
+
+def test_whatever_ends_a_training_the_model_is_left_in_eval_mode():
+    model, endless = model_and_batch()
+    with pytest.raises(ZeroDivisionError):
+        fit(Spoilt(model, 3, lambda w: 1 / 0), endless, steps=30, progress=False)
+    assert not model.denoiser.training and all(w.isfinite().all() for w in model.parameters())
 
 
 def test_unusable_checkpoints_are_named(tmp_path):

@@ -8,6 +8,7 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import save_file
 
+from fwdiff_lite import training
 from fwdiff_lite.problems import projections as p
 from fwdiff_lite.training import fit
 
@@ -17,7 +18,7 @@ STEPS = 60
 def main(out: str, options: str = "{}") -> None:
     """Train the toy's model with dropout-free weights from a fixed seed; write its weights and its loss curve."""
     options = json.loads(options)
-    pause = options.pop("pause", 0)
+    pause, pace = options.pop("pause", 0), options.pop("pace", [1.0])
     torch.set_num_threads(1)
     torch.manual_seed(0)
     model = p.diffusion(2, width=16, depth=2)
@@ -28,12 +29,16 @@ def main(out: str, options: str = "{}") -> None:
         return endless(generator)
 
     accelerator = Accelerator(cpu=True)
-    options |= {"steps": STEPS, "warmup": 5, "seed": 3, "checkpoint_every": 7, "progress": False}
+    clock, own = time.monotonic, pace[accelerator.process_index % len(pace)]
+    training.time.monotonic = lambda: own * clock()  # each process's clock goes at a pace of its own
+    options = {"steps": STEPS, "warmup": 5, "seed": 3, "checkpoint_every": 7, "progress": False} | options
     done = fit(model, batch, accelerator=accelerator, **options)
     if accelerator.is_main_process:
         save_file(dict(model.denoiser.state_dict()), out + ".safetensors")
         with open(out + ".json", "w") as file:
             json.dump({"curve": done.curve, "processes": accelerator.num_processes}, file)
+    with open(f"{out}.{accelerator.process_index}", "w") as file:
+        json.dump([done.steps, done.interrupted], file)
 
 
 if __name__ == "__main__":

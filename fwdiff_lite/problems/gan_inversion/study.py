@@ -30,6 +30,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from fwdiff_lite import metrics
+from fwdiff_lite.devices import default_device, is_main_process, num_processes
 from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
 from fwdiff_lite.files import read_json, write_json
 from fwdiff_lite.observations import Observations, send
@@ -37,7 +38,7 @@ from fwdiff_lite.plotting import levels
 from fwdiff_lite.pretrained import load_pretrained, load_recorded, save_pretrained, save_recorded
 from fwdiff_lite.problems.gan_inversion import patches, portraits, stylegan2
 from fwdiff_lite.schedule import CosineSchedule, ShiftedCosineSchedule
-from fwdiff_lite.training import Fit, Recorded, fit, natural, origin, origins
+from fwdiff_lite.training import INTERRUPTED, Fit, Recorded, fit, natural, origin, origins
 
 COMMAND = "python -m fwdiff_lite.problems.gan_inversion.study"
 PORTRAITS = 2**17  # that are drawn to train on
@@ -198,7 +199,7 @@ def train_inversion(
     **budget,
 ) -> Fit:
     """Trains on patches of real pictures within a budget of `steps` or `seconds`, earlier calls included."""
-    fast = torch.cuda.is_available()
+    fast = default_device().type == "cuda"
     state = folder / f"{name}.state"
     batch = patches.batches(pictures, size, contexts)
     return fit(
@@ -507,10 +508,13 @@ def _arm(folder: Path, device: torch.device, options: argparse.Namespace) -> dic
     model = untrained(options.what, _frozen(folder, device))
     pictures, budget = drawn(options.portraits, device), {"steps": options.steps, "seconds": 60 * options.minutes}
     done = train_inversion(model, pictures, folder, options.what, options.batch, **budget)
-    _weights(model.denoiser, folder / f"{options.what}.safetensors")
+    if done.interrupted:
+        raise SystemExit(INTERRUPTED)
+    if is_main_process():
+        _weights(model.denoiser, folder / f"{options.what}.safetensors")
     parts = {name: np.split(values, range(LOOK, len(values), LOOK)) for name, values in done.curve.items()}
     curve = {name: [round(float(part.mean()), 5) for part in each] for name, each in parts.items()}
-    minutes = done.seconds / 60 / options.sharing
+    minutes = done.seconds / 60 * num_processes() / options.sharing
     return {"gpu_minutes": minutes, "steps": done.steps, "batch": options.batch, "curve": curve}
 
 
@@ -633,8 +637,10 @@ def main(words: Sequence[str] | None = None) -> None:
     options = parser.parse_args(words)
     if options.what == "ship":
         return ship(options.out)
+    if num_processes() > 1 and options.what not in ARMS:
+        parser.error(f"{options.what} runs in one process: start it without `accelerate launch`")
     options.out.mkdir(parents=True, exist_ok=True)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = default_device()
     torch.backends.cudnn.benchmark = device.type == "cuda"
     began, command = time.monotonic(), f"{COMMAND} {options.what}"
     if options.what in ("generator", *ARMS):
@@ -646,6 +652,8 @@ def main(words: Sequence[str] | None = None) -> None:
     record = origin(command) | {"seed": 0}
     found = COMMANDS[options.what](options.out, device, options)
     minutes = (time.monotonic() - began) / 60 / options.sharing if device.type == "cuda" else 0.0
+    if not is_main_process():
+        return
     record |= {"gpu_minutes": minutes} | found
     write_json(options.out / f"{options.what}.json", record)
     shown = {key: value for key, value in record.items() if key not in ("curve", "command")}

@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from fwdiff_lite.devices import autocast_bf16, default_device
 from fwdiff_lite.diffusion import ForwardDiffusion
 from fwdiff_lite.files import write_json
 from fwdiff_lite.observations import Observations
@@ -76,7 +77,7 @@ def training_step(
     loss = compiled(model) if compile else model
 
     def step() -> None:
-        with torch.autocast(device.type, torch.bfloat16, enabled=fast):
+        with autocast_bf16(device, fast):
             losses = loss(parts["context"], parts["target"], t, noise, parts["novel"], at, novel_at)
         optimizer.zero_grad()
         losses["loss"].backward()
@@ -91,7 +92,7 @@ def sampling(model: ForwardDiffusion, size: int, steps: int, device: torch.devic
     fast = device.type == "cuda"
 
     def sample() -> None:
-        with torch.autocast(device.type, torch.bfloat16, enabled=fast):
+        with autocast_bf16(device, fast):
             model.sample(seen.take([0]), seen.params[:, 1:], steps=steps, generator=torch.Generator().manual_seed(0))
 
     return sample
@@ -139,7 +140,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("build/inverse_graphics"))
     parser.add_argument("--batch", type=natural, default=BATCH)
     options = parser.parse_args()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = default_device()
     fast, started = device.type == "cuda", time.monotonic()
     numbers: dict[str, object] = origin(f"{COMMAND} --batch {options.batch}") | {"batch": options.batch}
 

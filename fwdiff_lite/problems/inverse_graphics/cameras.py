@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from fwdiff_lite.devices import widest_float
+
 
 def look_at(
     eye: Float[Tensor, "*b 3"],
@@ -54,7 +56,7 @@ def check_cameras(cameras: Float[Tensor, "*b r c"]) -> Float[Tensor, "*b 4 4"]:
         raise ValueError("a camera holds NaN or infinite numbers")
     if not bool((cameras[..., 3, :] == cameras.new_tensor([0.0, 0.0, 0.0, 1.0])).all()):
         raise ValueError("a camera's last row must be 0 0 0 1: it maps the world to (u d, v d, d, 1)")
-    least = torch.linalg.det(cameras[..., :3, :3].double()).abs().min() if cameras.numel() else 1.0
+    least = torch.linalg.det(cameras[..., :3, :3].to(widest_float(cameras.device))).abs().min() if cameras.numel() else 1.0
     if least < 1e-9:
         raise ValueError(f"a camera is not invertible (determinant {least:.2g}): its three axes must differ")
     return cameras
@@ -78,12 +80,13 @@ def rays(cameras: Float[Tensor, "*b 4 4"], uv: Float[Tensor, "*#b p 2"]) -> tupl
 def inverse(cameras: Float[Tensor, "*b 4 4"]) -> tuple[Float[Tensor, "*b 3 3"], Float[Tensor, "*b 3"]]:
     """A and e of x = d A (u, v, 1) + e; e is where the camera stands.
 
-    By Cramer's rule, in double precision: torch.linalg.inv makes a GPU wait, to hear whether there is an inverse.
+    By Cramer's rule, in double precision where the device has it: torch.linalg.inv makes a GPU wait, to hear whether there is an inverse.
     """
-    a, b, c = cameras[..., :3, :3].double().unbind(-2)
+    wide = cameras.to(widest_float(cameras.device))
+    a, b, c = wide[..., :3, :3].unbind(-2)
     cofactors = [torch.linalg.cross(*pair) for pair in ((b, c), (c, a), (a, b))]
     axes = torch.stack(cofactors, -1) / (a * cofactors[0]).sum(-1)[..., None, None]
-    eye = -_times(axes, cameras[..., None, :3, 3].double())[..., 0, :]
+    eye = -_times(axes, wide[..., None, :3, 3])[..., 0, :]
     return axes.to(cameras.dtype), eye.to(cameras.dtype)
 
 

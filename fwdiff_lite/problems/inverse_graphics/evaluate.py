@@ -21,6 +21,7 @@ from torch import Tensor
 
 from fwdiff_lite import metrics
 from fwdiff_lite.datasets.realestate10k import evaluation_list, observe, read_list, write_list
+from fwdiff_lite.devices import autocast_bf16, default_device
 from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
 from fwdiff_lite.files import read_json, write_json
 from fwdiff_lite.observations import Observations
@@ -108,9 +109,9 @@ def main() -> None:
         seen = observe(clips, views, options.side, options.distance)
     except ValueError as error:
         parser.error(str(error))
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = default_device()
     model = with_weights(options.arm, load_file(options.out / f"{name}.safetensors"), **kind).to(device)
-    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+    with autocast_bf16(device, device.type == "cuda"):
         at = {name: x.to(device) for name, x in seen.items()}
         answers = answer(model, at, options.samples, options.steps).float().cpu()
     found, told = perceptual(answers, seen)

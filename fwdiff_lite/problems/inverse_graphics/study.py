@@ -29,6 +29,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fwdiff_lite import metrics
+from fwdiff_lite.devices import autocast_bf16, default_device
 from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
 from fwdiff_lite.files import read_json
 from fwdiff_lite.observations import Observations
@@ -348,10 +349,10 @@ def keep_live(folder: Path, arm: str) -> None:
     _keep(folder / f"live_{arm}.npz", {"live": live.half().cpu().numpy()}, f"{COMMAND} live {arm}", started)
 
 
-def sampling_device() -> tuple[torch.device, torch.autocast]:
+def sampling_device() -> tuple[torch.device, AbstractContextManager]:
     """The device to sample on, and bfloat16 where that is safe, on a GPU."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return device, torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+    device = default_device()
+    return device, autocast_bf16(device, device.type == "cuda")
 
 
 def _keep(path: Path, arrays: dict[str, np.ndarray], command: str, started: float, numbers: dict | None = None) -> None:

@@ -25,6 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fwdiff_lite.datasets import realestate10k
+from fwdiff_lite.devices import default_device, is_main_process, num_processes
 from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
 from fwdiff_lite.files import read_json, write_json
 from fwdiff_lite.pretrained import read_manifest
@@ -33,7 +34,7 @@ from fwdiff_lite.problems.inverse_graphics.pixelnerf import TOLD, SceneDenoiser
 from fwdiff_lite.problems.inverse_graphics.viewspace import ViewDenoiser, identity
 from fwdiff_lite.problems.inverse_graphics.volume import VolumeRenderer
 from fwdiff_lite.schedule import ShiftedCosineSchedule
-from fwdiff_lite.training import Fit, fit, natural, origin
+from fwdiff_lite.training import INTERRUPTED, Fit, fit, natural, origin
 
 COMMAND = "python -m fwdiff_lite.problems.inverse_graphics.train"
 SIDE, SAMPLES, FREQUENCIES = 64, 32, 6  # pixels along a side of an image; samples of a ray; waves of coordinates
@@ -164,9 +165,10 @@ def train(
         raise ValueError(
             f"{folder / name}.state was trained with {earlier}, not with {asked}: delete it, or name another --out"
         )
-    write_json(kept, asked)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    fast = device == "cuda"
+    if is_main_process():
+        write_json(kept, asked)
+    device = default_device()
+    fast = device.type == "cuda"
     torch.backends.cudnn.benchmark = fast  # all images are of one size: worth trying which convolution is the fastest
     side = model.denoiser.renderer.height
     if clips is None:
@@ -185,13 +187,15 @@ def train(
         seed=seed,
         **budget,
     )
+    if done.interrupted or not is_main_process():
+        return done
     weights = {key: value.half().contiguous() for key, value in model.denoiser.state_dict().items()}
     save_file(weights, folder / f"{name}.safetensors")
     record = origin(command) | {
         "steps": done.steps,
         "batch": size,
         "minutes": done.seconds / 60,
-        "gpu_minutes": done.seconds / 60 / sharing,
+        "gpu_minutes": done.seconds / 60 * num_processes() / sharing,
         "seed": seed,
         "before": before or {},
         "options": options or {},
@@ -283,7 +287,10 @@ def main() -> None:
         seconds=60 * options.minutes,
         **data,
     )
-    print(f"{options.arm}: {done.steps} steps of {options.batch} in {done.seconds / 60:.1f} minutes", flush=True)
+    if done.interrupted:
+        raise SystemExit(INTERRUPTED)
+    if is_main_process():
+        print(f"{options.arm}: {done.steps} steps of {options.batch} in {done.seconds / 60:.1f} minutes", flush=True)
 
 
 if __name__ == "__main__":

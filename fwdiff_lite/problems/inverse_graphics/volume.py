@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from fwdiff_lite.devices import widest_float
 from fwdiff_lite.problems.inverse_graphics.cameras import check_cameras, pixel_centres, rays
 
 # Of the plastic number, the root of x^3 = x + 1: multiples of 1 / g and 1 / g^2 fill the square evenly (Roberts 2018).
@@ -66,7 +67,7 @@ def places(n: int, at: Int[Tensor, "*b p"] | None, like: Tensor) -> Float[Tensor
     """
     if at is None:
         return like.new_full((1, n), 0.5)
-    i = torch.arange(n, device=like.device, dtype=torch.float64)
+    i = torch.arange(n, device=like.device, dtype=widest_float(like.device))
     return ((0.5 + at[..., None] / PLASTIC + i / PLASTIC**2) % 1).to(like)
 
 

@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fwdiff_lite import metrics
+from fwdiff_lite.devices import default_device, is_main_process, num_processes
 from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
 from fwdiff_lite.files import commit, read_json, write_json
 from fwdiff_lite.observations import Observations
@@ -31,7 +32,7 @@ from fwdiff_lite.plotting import levels
 from fwdiff_lite.pretrained import load_recorded, save_pretrained, save_recorded
 from fwdiff_lite.problems.motion import scenes as scenes_
 from fwdiff_lite.problems.motion.warping import FORWARD_MODELS, Motion, motion, take, untrained
-from fwdiff_lite.training import fit, natural
+from fwdiff_lite.training import INTERRUPTED, fit, natural
 
 NAME = "03_motion_warping"
 COMMAND = "python -m fwdiff_lite.problems.motion.study"
@@ -317,7 +318,7 @@ def train(name: str, folder: Path, minutes: float, size: int = BATCH, sharing: i
 
     A call that is cut off is gone on with. sharing: how many trainings have the device at once, for the record
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = default_device()
     model = arm(name)
     done = fit(
         model,
@@ -330,6 +331,10 @@ def train(name: str, folder: Path, minutes: float, size: int = BATCH, sharing: i
         checkpoint_every=100,
         progress=False,
     )
+    if done.interrupted:
+        raise SystemExit(INTERRUPTED)
+    if not is_main_process():
+        return
     weights = {key: value.half() for key, value in model.denoiser.state_dict().items()}
     save_file(weights, folder / f"{name}.safetensors")
     losses = {key: thinned(values) for key, values in done.curve.items()}
@@ -338,7 +343,7 @@ def train(name: str, folder: Path, minutes: float, size: int = BATCH, sharing: i
         "commit": commit() or "unknown",
         "steps": done.steps,
         "minutes": done.seconds / 60,
-        "gpu_minutes": done.seconds / 60 / sharing,
+        "gpu_minutes": done.seconds / 60 * num_processes() / sharing,
         "losses": losses,
     }
     write_json(folder / f"{name}.json", record)
@@ -363,7 +368,7 @@ def examine(folder: Path, count: int = COUNT, k: int = K, steps: int = 32) -> No
 
     Of all samples their signs and endpoint errors, of the first scenes some frames, and the deterministic signal.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = default_device()
     paper = exam(scenes_.textures(scenes_.HELD_OUT).to(device), count, k)
     numbers = {kind: floors(paper, kind) for kind in FORWARD_MODELS}
     examples = {}
