@@ -20,7 +20,7 @@ help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1@\2/p' Makefile | awk -F@ '{ printf "%-20s %s\n", $$1, $$2 }'
 
 reproduce: $(MARKER)  ## run every notebook; writes notebooks/*.ipynb, figures/ and the README's table
-	@$(BIN)/python -m fwdiff_lite.reproduce --jobs $(JOBS)
+	@$(BIN)/python -m fwdiff_lite.pipeline.reproduce --jobs $(JOBS)
 
 test: $(MARKER)  ## the tests, and every notebook run again and compared with what is committed
 	@OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadscope \
@@ -31,13 +31,13 @@ lab: $(MARKER)  ## open the notebooks in JupyterLab
 	@$(BIN)/jupyter lab --notebook-dir . notebooks
 
 smoke: $(MARKER)  ## run every notebook in seconds, into build/smoke
-	@$(BIN)/python -m fwdiff_lite.reproduce --profile smoke --jobs $(JOBS)
+	@$(BIN)/python -m fwdiff_lite.pipeline.reproduce --profile smoke --jobs $(JOBS)
 
 lint: $(MARKER)  ## ruff
 	@$(BIN)/ruff check .
 
 readme: $(MARKER)  ## renew the generated parts of the README
-	@$(BIN)/python -m fwdiff_lite.reproduce --readme
+	@$(BIN)/python -m fwdiff_lite.pipeline.reproduce --readme
 
 browser-test: $(MARKER)  ## install Chromium (Debian), open JupyterLab in it and move a slider
 	@command -v chromium > /dev/null || { apt-get update -qq && apt-get install -y -qq chromium; }

@@ -12,9 +12,9 @@ def pytest_collectstart(collector):
 
 
 def pytest_sessionfinish(session, exitstatus):
-    """Keeps the minutes of a whole run that passed; fwdiff_lite.readme takes them from there."""
+    """Keeps the minutes of a whole run that passed; fwdiff_lite.pipeline.readme takes them from there."""
     whole = session.config.option.nbval and {"tests", "notebooks"} <= set(session.config.args)
     if whole and exitstatus == 0 and not hasattr(session.config, "workerinput"):
-        from fwdiff_lite.reproduce import record_total
+        from fwdiff_lite.pipeline.reproduce import record_total
 
         record_total(session.config.rootpath / "build" / "test.json", "make test", time.monotonic() - BEGAN)

@@ -125,16 +125,3 @@ def gather(value: Float[Tensor, "b m c *places"], at: Int[Tensor, "b m n"]) -> F
 # --- windows: squares of one canvas, phi = (row, col, size) in whole pixels ------------------------------
 
 
-def window(params: Float[Tensor, "*b 3"], side: int) -> Float[Tensor, "*b {side} {side}"]:
-    """1 inside of each window of a canvas of side x side pixels, 0 outside."""
-    row, col, size = params[..., None, None].unbind(-3)  # each (*b, 1, 1)
-    i = torch.arange(side, device=params.device)
-    return ((i[:, None] >= row) & (i[:, None] < row + size) & (i >= col) & (i < col + size)).to(params)
-
-
-def merge(
-    value: Float[Tensor, "b m *obs"], support: Float[Tensor, "b m *#obs"]
-) -> tuple[Float[Tensor, "b *obs"], Float[Tensor, "b *#obs"]]:
-    """All M windows on one canvas, averaged where they overlap, and 1 where one of them sees."""
-    count = support.sum(1)
-    return (value * support).sum(1) / count.clamp(min=1), (count > 0).to(value)

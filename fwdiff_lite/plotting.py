@@ -119,22 +119,6 @@ def image_grid(
     return fig
 
 
-def levels(pictures: Float[Tensor, "*b"], n: int = 256) -> UInt8[np.ndarray, "*b"]:
-    """Pictures in [-1, 1] in n levels from 0 to 255, to be kept; what is beyond is cut off.
-
-    With 64 levels no eye sees a difference, and they pack to nearly half.
-    """
-    steps = ((pictures.clamp(-1, 1) + 1) * ((n - 1) / 2)).round()
-    return (steps * (255 / (n - 1))).round().byte().cpu().numpy()
-
-
-def hsv(hue: Float[Tensor, "*b"], saturation: Tensor | float, value: Tensor | float) -> Float[Tensor, "*b 3"]:
-    """Colours in [0, 1]; a hue of 0 is red, 1/3 green, 2/3 blue."""
-    pure = ((hue[..., None] * 6 + hue.new_tensor([0.0, 4.0, 2.0])) % 6 - 3).abs().sub(1).clamp(0, 1)
-    saturation, value = (torch.as_tensor(x).to(hue)[..., None] for x in (saturation, value))
-    return value * (1 - saturation * (1 - pure))
-
-
 def flow_to_rgb(
     flow: Float[Array, "*b h w 2"], largest: float | None = None
 ) -> Float[np.ndarray, "*b h w 3"]:
@@ -202,36 +186,6 @@ def plane(ax: Axes, limit: float, *, ticks: bool = False) -> Axes:
     if not ticks:
         ax.set(xticks=[], yticks=[])
         ax.spines[:].set_visible(False)
-    return ax
-
-
-def scatter_plane(
-    ax: Axes,
-    points: Float[Array, "n 2"],
-    truth: Float[Array, "m 2"] | None = None,
-    *,
-    color: str = SAMPLES,
-    label: str | None = None,
-    size: float = 5.0,
-    alpha: float = 0.5,
-) -> Axes:
-    """Draw points of the plane over true ones, which lie faintly behind them in grey. Returns `ax`.
-
-    points, truth: (n, 2) and (m, 2); size: a dot's area in points squared.
-    """
-    if truth is not None:
-        ax.scatter(*to_numpy(truth).T, s=4, color=TRUE, alpha=0.12, linewidths=0, zorder=1, rasterized=True)
-    ax.scatter(*to_numpy(points).T, s=size, color=color, alpha=alpha, linewidths=0, zorder=3, label=label)
-    return ax
-
-
-def observation_line(
-    ax: Axes, value: float, angle: float, *, color: str = CONTEXT, label: str | None = None
-) -> Axes:
-    """Draw the line of points whose projection on direction `angle` (radians) is `value`. Returns `ax`."""
-    u = np.array([math.cos(angle), math.sin(angle)])
-    start = value * u
-    ax.axline(start, start + np.array([-u[1], u[0]]), color=color, lw=1.5, zorder=2, label=label)
     return ax
 
 

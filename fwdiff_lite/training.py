@@ -11,7 +11,6 @@ of processes sees the data that one would.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import os
@@ -22,7 +21,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -31,8 +29,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from fwdiff_lite.devices import autocast_bf16, num_processes
-from fwdiff_lite.files import commit
+from fwdiff_lite.devices import autocast_bf16
 from fwdiff_lite.observations import Observations, send
 
 INTERRUPTED = 130  # exit status of a command whose training was interrupted, as of every program that Ctrl-C ends
@@ -50,32 +47,6 @@ class Fit:
     seconds: float = 0.0
     curve: dict[str, list[float]] = field(default_factory=dict)
     interrupted: bool = False
-
-
-def origin(command: str) -> dict[str, str]:
-    """What is written down of whatever a command makes: itself, the sources' commit, and what it runs on."""
-    hardware = f"{os.cpu_count()}-core CPU"
-    if torch.cuda.is_available():
-        count = num_processes()
-        hardware = f"{'one' if count == 1 else count} {torch.cuda.get_device_name()}"
-    return {"command": command, "commit": commit() or "unknown", "hardware": hardware}
-
-
-def origins(parts: list[dict]) -> dict[str, Any]:
-    """That of something which several commands made, one after another: their records, with gpu_minutes, in one."""
-    return {
-        "command": "; ".join(part["command"] for part in parts),
-        "gpu_minutes": round(sum(part["gpu_minutes"] for part in parts), 1),
-        **{key: "; ".join(dict.fromkeys(part[key] for part in parts)) for key in ("hardware", "commit")},
-        "seed": 0,
-    }
-
-
-def natural(text: str) -> int:
-    """A number on the command line that counts something: 1 or more."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is no whole number above 0")
-    return int(text)
 
 
 def compiled(model: nn.Module) -> nn.Module:
@@ -247,44 +218,6 @@ def _update(optimizer: torch.optim.Optimizer, norm: Tensor) -> bool:
         return False
     optimizer.step()
     return True
-
-
-class Recorded:
-    """A function of one tensor on a GPU, recorded after a few calls and played back from then on: a CUDA graph.
-
-    A GPU takes a graph at once, where it would else wait for each of a small network's thousand kernels. The function
-    does the same at every call, looks at no number, and changes what outlives it in place; it answers a dict of
-    tensors. On a CPU it is called as it is.
-
-    generator: that it draws from, on the tensor's device
-    """
-
-    WARM = 3  # calls before: libraries choose their kernels then, and optimisers make their state
-
-    def __init__(self, function: Callable[[Tensor, torch.Generator], dict[str, Tensor]], generator: torch.Generator):
-        self.function, self.generator, self.calls, self.graph = function, generator, 0, None
-
-    def __call__(self, x: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        if generator is not self.generator:
-            raise ValueError("a recorded function draws from the generator that it was recorded with: give that one")
-        self.calls += 1
-        if not x.is_cuda:
-            return self.function(x, generator)
-        if self.calls <= self.WARM:
-            aside = torch.cuda.Stream()
-            aside.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(aside):
-                found = self.function(x, generator)
-            torch.cuda.current_stream().wait_stream(aside)
-            return found
-        if self.graph is None:
-            self.x, self.graph = x.clone(), torch.cuda.CUDAGraph()
-            self.graph.register_generator_state(generator)
-            with torch.cuda.graph(self.graph):
-                self.found = self.function(self.x, generator)
-        self.x.copy_(x)
-        self.graph.replay()
-        return {name: value.clone() for name, value in self.found.items()}
 
 
 def _share(done: Fit, steps: int | None, seconds: float | None) -> float:

@@ -41,7 +41,7 @@ STEPS = 3
 # %%
 import matplotlib.pyplot as plt
 import torch
-from fwdiff_lite.notebook import Run
+from fwdiff_lite.pipeline.notebook import Run
 
 run = Run("{name}", PROFILE)
 run.opening()

@@ -9,11 +9,11 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fwdiff_lite import devices
+from fwdiff_lite.experiments import gan_inversion, motion
+from fwdiff_lite.experiments.inverse_graphics import train
 from fwdiff_lite.problems import projections
-from fwdiff_lite.problems.gan_inversion import study as gan_study
-from fwdiff_lite.problems.inverse_graphics import cameras, flatland, tabletop, train, volume
+from fwdiff_lite.problems.inverse_graphics import cameras, flatland, tabletop, volume
 from fwdiff_lite.problems.motion import scenes as motion_scenes
-from fwdiff_lite.problems.motion import study as motion_study
 from fwdiff_lite.training import Fit, fit
 
 PACKAGE = Path(devices.__file__).parent
@@ -49,9 +49,9 @@ class Textures:
 
 
 TRAIN_COMMANDS = {
-    "motion": lambda folder: motion_study.train("warp_1", folder, minutes=1),
+    "motion": lambda folder: motion.train("warp_1", folder, minutes=1),
     "inverse graphics": lambda folder: train.train(train.untrained("unet", side=32), folder, "unet", size=4),
-    "GAN inversion": lambda folder: gan_study.main(["wplus", "--out", str(folder)]),
+    "GAN inversion": lambda folder: gan_inversion.main(["wplus", "--out", str(folder)]),
 }
 
 
@@ -60,7 +60,7 @@ TRAIN_COMMANDS = {
 def test_each_of_four_processes_draws_its_data_on_its_own_gpu(command, rank, four_gpus, monkeypatch, tmp_path):
     monkeypatch.setattr(motion_scenes, "textures", lambda *args: Textures())
     monkeypatch.setattr(tabletop, "batches", lambda *args, device, **options: ask(device))
-    monkeypatch.setattr(gan_study, "_frozen", lambda folder, device: ask(device))
+    monkeypatch.setattr(gan_inversion, "_frozen", lambda folder, device: ask(device))
     wanted = four_gpus(rank)
     with pytest.raises(Asked) as asked:
         TRAIN_COMMANDS[command](tmp_path)
@@ -94,11 +94,11 @@ def test_only_the_main_process_writes_files(command, four_gpus, monkeypatch, tmp
     def trained(*args, **options):
         return Fit(steps=1, seconds=1.0, curve={"loss": [1.0]})
 
-    for module in (motion_study, train, gan_study):
+    for module in (motion, train, gan_inversion):
         monkeypatch.setattr(module, "fit", trained)
         monkeypatch.setattr(module, "default_device", lambda: torch.device("cpu"))
-    monkeypatch.setattr(gan_study, "_frozen", lambda folder, device: gan_study.adversaries(device).G)
-    monkeypatch.setattr(gan_study, "drawn", lambda *args: lambda n, generator: None)
+    monkeypatch.setattr(gan_inversion, "_frozen", lambda folder, device: gan_inversion.adversaries(device).G)
+    monkeypatch.setattr(gan_inversion, "drawn", lambda *args: lambda n, generator: None)
     for name, value in zip(LAUNCHED, (1, 1, 2, "true"), strict=True):
         monkeypatch.setenv(name, str(value))
     TRAIN_COMMANDS[command](tmp_path)
@@ -111,7 +111,7 @@ def test_only_the_main_process_writes_files(command, four_gpus, monkeypatch, tmp
 def test_a_command_that_cannot_share_its_work_says_so(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(SystemExit):
-        gan_study.main(["generator", "--out", str(tmp_path)])
+        gan_inversion.main(["generator", "--out", str(tmp_path)])
     assert "generator runs in one process: start it without `accelerate launch`" in capsys.readouterr().err
 
 

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from fwdiff_lite.observations import Observations, gather, merge, window
+from fwdiff_lite.crops import merge, window
+from fwdiff_lite.observations import Observations, gather
 
 
 def some(b=4, m=3, obs=(2, 5), par=(2,), seed=0):

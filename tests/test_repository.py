@@ -13,9 +13,9 @@ import pytest
 import torch
 import yaml
 
-from fwdiff_lite.files import root
-from fwdiff_lite.notebook import badges, bootstrap_text, pyproject
-from fwdiff_lite.readme import MOVING_PICTURE, render
+from fwdiff_lite.pipeline.notebook import badges, bootstrap_text, pyproject
+from fwdiff_lite.pipeline.readme import MOVING_PICTURE, render
+from fwdiff_lite.storage.files import root
 
 ROOT = root()
 CORE = {"diffusion", "schedule", "observations", "backbones", "training"}

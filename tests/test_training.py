@@ -15,9 +15,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from fwdiff_lite.command_line import natural
+from fwdiff_lite.devices import Recorded
 from fwdiff_lite.observations import Observations
 from fwdiff_lite.problems import projections as p
-from fwdiff_lite.training import Recorded, fit, natural, origins
+from fwdiff_lite.storage.provenance import origins
+from fwdiff_lite.training import fit
 
 SCRIPT = Path(__file__).with_name("training_script.py")
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parents[1])}

@@ -31,10 +31,10 @@ from skimage.color import rgb2gray
 from skimage.feature import SIFT, match_descriptors
 from torch import Tensor
 
-from fwdiff_lite.datasets.clips import middle, pictures, read_frames, squares
+from fwdiff_lite.command_line import natural
+from fwdiff_lite.datasets.videos import middle, pictures, read_frames, squares
 from fwdiff_lite.metrics import Interval, bootstrap
 from fwdiff_lite.observations import Observations
-from fwdiff_lite.training import natural
 
 DISTANCE = (100, 180)  # frames from the context to the target, at least and at most
 NUMBERS = 19  # on a line

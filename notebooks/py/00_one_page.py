@@ -320,7 +320,7 @@ import importlib.util
 if importlib.util.find_spec("fwdiff_lite"):
     from IPython.display import display
 
-    from fwdiff_lite.notebook import Run
+    from fwdiff_lite.pipeline.notebook import Run
     from fwdiff_lite.plotting import frames_from_figure
 
     run = Run("00_one_page", PROFILE)

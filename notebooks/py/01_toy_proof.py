@@ -56,11 +56,11 @@ import numpy as np
 import torch
 
 from fwdiff_lite import ForwardDiffusion, Observations, fit, metrics
-from fwdiff_lite.notebook import Run
+from fwdiff_lite.pipeline.notebook import Run
 from fwdiff_lite.plotting import BASELINE, CONTEXT, CONTROL, MUTED, SAMPLES, TARGET, TRUE
-from fwdiff_lite.pretrained import load_recorded
+from fwdiff_lite.storage.checkpoints import load_recorded
 from fwdiff_lite.problems import projections as p
-from fwdiff_lite.problems import projections_study as study
+from fwdiff_lite.experiments import projections as experiment
 from fwdiff_lite.problems import unreachable
 
 run = Run("01_toy_proof", PROFILE)
@@ -203,12 +203,12 @@ run.record(ideal_sweep_floor=floor, ideal_sweep_ddim_90=sweep["DDIM, target at 9
 
 # %% tags=["nbval-ignore-output"]
 torch.manual_seed(0)
-model = p.diffusion(2, **study.NETWORK)
+model = p.diffusion(2, **experiment.NETWORK)
 done = fit(
     model,
-    p.endless(prior, study.BATCH),  # context, target, novel: three projections of fresh signals
-    steps=run.pick(smoke=100, cpu=study.STEPS, gpu=study.STEPS),
-    learning_rate=study.RATE,
+    p.endless(prior, experiment.BATCH),  # context, target, novel: three projections of fresh signals
+    steps=run.pick(smoke=100, cpu=experiment.STEPS, gpu=experiment.STEPS),
+    learning_rate=experiment.RATE,
 )
 print(f"{sum(w.numel() for w in model.parameters()):,} parameters, {done.steps:,} steps of {study.BATCH}")
 
@@ -336,7 +336,7 @@ sets = run.pick(smoke=(1,), cpu=(1, 2, 3), gpu=(1, 2, 3))
 for seed in sets:
     signal, context = p.exam(prior, n, seed)
     for kind, v in answers(context, 1, g).items():
-        told = study.told_apart(p.joint(signal, context), features(v[:, 0], context))
+        told = experiment.told_apart(p.joint(signal, context), features(v[:, 0], context))
         c2st[kind] += told / len(sets)
 null_mean, null_sd = recorded["null"].mean(), recorded["null"].std(ddof=1)
 
@@ -457,34 +457,34 @@ run.savefig(fig, "ranks")
 # %% tags=["nbval-ignore-output"]
 n_live, k_live, seed_live = 3000, 4, 0
 torch.manual_seed(seed_live)
-few = study.fitted(
-    p.diffusion(2, **study.NETWORK),
-    study.training_set(n_live, k_live, seed_live),
-    run.pick(smoke=20, cpu=study.STEPS_FINITE, gpu=study.STEPS_FINITE),
+few = experiment.fitted(
+    p.diffusion(2, **experiment.NETWORK),
+    experiment.training_set(n_live, k_live, seed_live),
+    run.pick(smoke=20, cpu=experiment.STEPS_FINITE, gpu=experiment.STEPS_FINITE),
     seed_live,
 )
 g = torch.Generator().manual_seed(7)
-signal, context = p.exam(prior, run.pick(smoke=200, cpu=study.N_EXAM, gpu=study.N_EXAM), study.EXAM_SEED)
-live = study.told_apart(p.joint(signal, context), p.joint(p.answer(few, context, g), context))
+signal, context = p.exam(prior, run.pick(smoke=200, cpu=experiment.N_EXAM, gpu=experiment.N_EXAM), experiment.EXAM_SEED)
+live = experiment.told_apart(p.joint(signal, context), p.joint(p.answer(few, context, g), context))
 was = float(recorded[f"finite_{n_live}_{k_live}_{seed_live}"])
 print(f"N = {n_live}, K = {k_live}: C2ST {live:.3f} here, {was:.3f} in the record")
 
 fig, ax = plt.subplots(figsize=(7.2, 3.6))
-places = np.arange(len(study.OBSERVATIONS) + 1)
-end = [float(recorded[f"finite_0_0_{s}"]) for s in study.SEEDS]
+places = np.arange(len(experiment.OBSERVATIONS) + 1)
+end = [float(recorded[f"finite_0_0_{s}"]) for s in experiment.SEEDS]
 finite_curves = {}
-for n, color in zip(study.SIGNALS, (CONTROL, SAMPLES), strict=True):
+for n, color in zip(experiment.SIGNALS, (CONTROL, SAMPLES), strict=True):
     points = np.array(
-        [[recorded[f"finite_{n}_{k}_{s}"] for k in study.OBSERVATIONS] for s in study.SEEDS], dtype=float
+        [[recorded[f"finite_{n}_{k}_{s}"] for k in experiment.OBSERVATIONS] for s in experiment.SEEDS], dtype=float
     )
     ax.plot(places[:-1], points.mean(0), color=color, label=f"{n:,} signals")
     ax.plot(places[:-1], points.T, "o", color=color, ms=4, alpha=0.6)
     finite_curves[n] = points.mean(0)
 ax.plot([places[-1]] * len(end), end, "o", color=TARGET, ms=4)
 ax.text(places[-1], max(end) + 0.012, "fresh signals\nwithout end", ha="center", color=TARGET, fontsize=9)
-ax.plot(study.OBSERVATIONS.index(k_live), live, "*", color=CONTEXT, ms=13, label="trained again here", zorder=5)
+ax.plot(experiment.OBSERVATIONS.index(k_live), live, "*", color=CONTEXT, ms=13, label="trained again here", zorder=5)
 ax.axhline(0.5, color=TRUE, lw=1, ls=":")
-ax.set_xticks(places, [str(k) for k in study.OBSERVATIONS] + ["∞"])
+ax.set_xticks(places, [str(k) for k in experiment.OBSERVATIONS] + ["∞"])
 ax.set_xlim(-0.2, places[-1] + 0.45)
 ax.set(xlabel="observations per signal, K", ylabel="joint C2ST (0.5 is perfect)")
 ax.set_title("More observations of each signal help, and so do more signals")
@@ -513,9 +513,9 @@ run.record(
 
 # %% tags=["nbval-ignore-output"]
 g = torch.Generator().manual_seed(21)
-in_signals = [float(recorded[f"wedge_{w}_signal"]) for w in study.WEDGES]
-in_observations = [float(recorded[f"wedge_{w}_observation"]) for w in study.WEDGES]
-shown = study.WEDGES_SHOWN
+in_signals = [float(recorded[f"wedge_{w}_signal"]) for w in experiment.WEDGES]
+in_observations = [float(recorded[f"wedge_{w}_observation"]) for w in experiment.WEDGES]
+shown = experiment.WEDGES_SHOWN
 fig, axes = plt.subplots(1, len(shown) + 1, figsize=(11, 3.1), width_ratios=[1] * len(shown) + [1.35])
 for ax, w in zip(axes, shown, strict=False):
     o, c, s, v = torch.from_numpy(recorded[f"wedge_{w}"]).double().T
@@ -523,21 +523,21 @@ for ax, w in zip(axes, shown, strict=False):
     ax.scatter(*cloud[:2500].T, s=3, color=MUTED, linewidths=0)
     ax.scatter(*points.T, s=3, color=SAMPLES, linewidths=0)
     ax.set(title=f"wedge of {w}°", xlim=(-2.8, 2.8), ylim=(-2.8, 2.8), aspect="equal", xticks=[], yticks=[])
-axes[-1].plot(range(len(study.WEDGES)), in_signals, "o-", color=SAMPLES, label="signals")
-axes[-1].plot(range(len(study.WEDGES)), in_observations, "o-", color=TARGET, label="observations in the wedge")
+axes[-1].plot(range(len(experiment.WEDGES)), in_signals, "o-", color=SAMPLES, label="signals")
+axes[-1].plot(range(len(experiment.WEDGES)), in_observations, "o-", color=TARGET, label="observations in the wedge")
 axes[-1].axhline(0.5, color=TRUE, lw=1, ls=":")
-axes[-1].set_xticks(range(len(study.WEDGES)), [f"{w}°" for w in study.WEDGES])
+axes[-1].set_xticks(range(len(experiment.WEDGES)), [f"{w}°" for w in experiment.WEDGES])
 axes[-1].set(xlabel="wedge", ylabel="C2ST", title="Signals go wrong, observations do not", ylim=(0.45, 1.03))
 axes[-1].legend(loc="upper right")
 run.savefig(fig, "wedge")
 
 w = shown[1]
-signal, context = p.exam(prior, study.N_EXAM, study.EXAM_SEED, study.wedge(w))
-again = study.told_apart(p.joint(signal, context), torch.from_numpy(recorded[f"wedge_{w}"]))
+signal, context = p.exam(prior, experiment.N_EXAM, experiment.EXAM_SEED, experiment.wedge(w))
+again = experiment.told_apart(p.joint(signal, context), torch.from_numpy(recorded[f"wedge_{w}"]))
 was = float(recorded[f"wedge_{w}_signal"])
 print(f"wedge of {w}°: C2ST in signal space {again:.2f} from its recorded samples, {was:.2f} recorded")
-run.record(wedge_degrees=w, wedge_signal_c2st=in_signals[study.WEDGES.index(w)])
-run.record(wedge_observation_c2st=in_observations[study.WEDGES.index(w)])
+run.record(wedge_degrees=w, wedge_signal_c2st=in_signals[experiment.WEDGES.index(w)])
+run.record(wedge_observation_c2st=in_observations[experiment.WEDGES.index(w)])
 run.record(wedge_zero_signal_c2st=in_signals[0], wedge_zero_observation_c2st=in_observations[0])
 
 # %% [markdown]
@@ -554,9 +554,9 @@ torch.manual_seed(0)
 model3 = p.diffusion(3, contexts=2)
 fit(
     model3,
-    p.endless(space, study.BATCH, contexts=2, draw=p.axes_first),
-    steps=run.pick(smoke=50, cpu=study.STEPS_SPACE, gpu=study.STEPS_SPACE),
-    learning_rate=study.RATE_SPACE,
+    p.endless(space, experiment.BATCH, contexts=2, draw=p.axes_first),
+    steps=run.pick(smoke=50, cpu=experiment.STEPS_SPACE, gpu=experiment.STEPS_SPACE),
+    learning_rate=experiment.RATE_SPACE,
 )
 
 n = run.pick(smoke=200, cpu=10_000, gpu=10_000)
@@ -577,7 +577,7 @@ def unseen_variance_ratio(signal):
     return float((signal[:, 2] - mean).square().mean() / variance.mean())
 
 
-one_c2st, ar_c2st = (study.told_apart(signal.float(), x.float()) for x in (one_shot, autoregressive))
+one_c2st, ar_c2st = (experiment.told_apart(signal.float(), x.float()) for x in (one_shot, autoregressive))
 one_ratio, ar_ratio = unseen_variance_ratio(one_shot), unseen_variance_ratio(autoregressive)
 print(f"one-shot:       C2ST {one_c2st:.2f}, variance along e3 {one_ratio:.2f} of the truth's")
 print(f"autoregressive: C2ST {ar_c2st:.2f}, variance along e3 {ar_ratio:.2f} of the truth's")
@@ -713,17 +713,17 @@ run.record(
 
 # %% tags=["nbval-ignore-output"]
 torch.manual_seed(0)
-for name, (other_model, batch) in study.baselines(prior).items():
-    done = fit(other_model, batch, steps=20, learning_rate=study.RATE, progress=False)
+for name, (other_model, batch) in experiment.baselines(prior).items():
+    done = fit(other_model, batch, steps=20, learning_rate=experiment.RATE, progress=False)
     first, last = (np.mean(part) for part in (done.curve["target"][:5], done.curve["target"][-5:]))
     print(f"{name}: error of the target {first:.2f} -> {last:.2f} in 20 live steps")
 
 g = torch.Generator().manual_seed(51)
-truth = p.joint(*p.exam(prior, study.N_EXAM, study.EXAM_SEED))
-judged = {name: study.told_apart(truth, torch.from_numpy(recorded[name])) for name in ("regression", "vae", "oracle")}
-_, context = p.exam(prior, study.N_EXAM, study.EXAM_SEED)
+truth = p.joint(*p.exam(prior, experiment.N_EXAM, experiment.EXAM_SEED))
+judged = {name: experiment.told_apart(truth, torch.from_numpy(recorded[name])) for name in ("regression", "vae", "oracle")}
+_, context = p.exam(prior, experiment.N_EXAM, experiment.EXAM_SEED)
 own = p.answer(model, context, g)
-judged["ours"] = study.told_apart(truth, p.joint(own, context))
+judged["ours"] = experiment.told_apart(truth, p.joint(own, context))
 fig, axes = plt.subplots(1, 4, figsize=(11, 3.1))
 titles = {"regression": "regression", "vae": "VAE", "ours": "forward diffusion", "oracle": "oracle (saw S)"}
 colors = {"regression": BASELINE, "vae": CONTROL, "ours": SAMPLES, "oracle": TARGET}

@@ -53,8 +53,8 @@ import torch
 from matplotlib.patches import Rectangle
 
 from fwdiff_lite import ForwardRegression, Observations, fit, metrics, plotting
-from fwdiff_lite.notebook import Run
-from fwdiff_lite.pretrained import load_recorded
+from fwdiff_lite.pipeline.notebook import Run
+from fwdiff_lite.storage.checkpoints import load_recorded
 from fwdiff_lite.problems import digits as problem
 
 run = Run("02_keyhole_digits", PROFILE)

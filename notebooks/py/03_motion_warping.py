@@ -61,13 +61,14 @@ import numpy as np
 import torch
 
 from fwdiff_lite import Observations, fit, plotting
-from fwdiff_lite.notebook import Run
-from fwdiff_lite.pretrained import load_pretrained, read_manifest
+from fwdiff_lite.pipeline.notebook import Run
+from fwdiff_lite.storage.checkpoints import load_pretrained, read_manifest
 from fwdiff_lite.problems.motion import warping as problem
-from fwdiff_lite.problems.motion import scenes, study
+from fwdiff_lite.experiments import motion as experiment
+from fwdiff_lite.problems.motion import scenes
 
 run = Run("03_motion_warping", PROFILE)
-N, K = run.pick(smoke=6, cpu=6, gpu=SCENES), run.pick(smoke=2, cpu=study.K, gpu=study.K)  # held-out scenes, samples of each
+N, K = run.pick(smoke=6, cpu=6, gpu=SCENES), run.pick(smoke=2, cpu=experiment.K, gpu=experiment.K)  # held-out scenes, samples of each
 DENOISING = run.pick(smoke=2, cpu=32, gpu=32)  # steps of sampling
 device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 CHUNK = 512 if device.type == "cuda" else 8  # samples at once
@@ -85,7 +86,7 @@ run.opening()
 
 # %%
 held_out = scenes.textures(scenes.HELD_OUT)
-exam = study.exam(held_out, N)  # N scenes in held-out textures: what happens in each, and what else could have
+exam = experiment.exam(held_out, N)  # N scenes in held-out textures: what happens in each, and what else could have
 
 
 def rgb(frames):
@@ -153,9 +154,9 @@ plt.show()
 # texture, many fields make the same frames.
 
 # %% tags=["nbval-ignore-output"]
-measured, recorded = study.recorded()
+measured, recorded = experiment.recorded()
 for kind in problem.FORWARD_MODELS:
-    floor, here = measured[kind], study.floors(exam, kind, fits=1)
+    floor, here = measured[kind], experiment.floors(exam, kind, fits=1)
     share = {key: floor[f"floor_{key}"] / floor["floor_still"] for key in ("true_field", "best_fit")}
     print(
         f"{kind:6} true field {share['true_field']:.2f} ({here['floor_true_field'] / here['floor_still']:.2f} on the "
@@ -186,14 +187,14 @@ for kind in problem.FORWARD_MODELS:
 entry = read_manifest()["03_motion_warping.safetensors"]
 ARM = entry["arm"]
 if PROFILE == "gpu":
-    study.train(ARM, Path(FOLDER), MINUTES)
-    model = study.trained(ARM, Path(FOLDER), device)
+    experiment.train(ARM, Path(FOLDER), MINUTES)
+    model = experiment.trained(ARM, Path(FOLDER), device)
 else:
-    model = study.arm(ARM)
+    model = experiment.arm(ARM)
     model.denoiser.load_state_dict(load_pretrained("03_motion_warping"))
 model.to(device).denoiser.eval()
 
-trainee = study.arm(ARM)
+trainee = experiment.arm(ARM)
 trainee.denoiser.load_state_dict(model.denoiser.state_dict())
 batch = scenes.batches(scenes.textures(scenes.TRAIN), run.pick(smoke=2, cpu=8, gpu=8))
 steps = run.pick(smoke=2, cpu=8, gpu=8)
@@ -216,7 +217,7 @@ print(f"a still that does not move: {measured['splat']['floor_still']:.4f}")
 # two fields go opposite ways.
 
 # %% tags=["nbval-ignore-output"]
-answers = study.answer(model, exam, K, DENOISING, chunk=CHUNK)
+answers = experiment.answer(model, exam, K, DENOISING, chunk=CHUNK)
 forward_model = model.forward_model
 
 
@@ -270,7 +271,7 @@ plt.show()
 # %% tags=["nbval-ignore-output"]
 clip = torch.cat([torch.linspace(0, 1, 9), torch.linspace(1, 0, 9)[1:]])
 parts = [torch.from_numpy(recorded[f"{ARM}_mean_{part}"]).float() for part in ("fields", "share", "importance")]
-deterministic = problem.Motion(exam.context.value[: study.EXAMPLES, 0], *parts)
+deterministic = problem.Motion(exam.context.value[: experiment.EXAMPLES, 0], *parts)
 clips = []  # rows of scenes, each of samples, the deterministic answer and the truth
 for i in shown[:2]:
     signals = [*(sampled(i, j) for j in range(min(4, K))), problem.take(deterministic, [i])]
@@ -301,13 +302,13 @@ run.save_gif(frames, "clips", fps=10)
 # over all amounts, a smear, is still out of reach.) With fair coins none of this would show.
 
 # %%
-arms = [name for name in study.ARMS if f"{name}_eta_0" in measured]
+arms = [name for name in experiment.ARMS if f"{name}_eta_0" in measured]
 names = {"warp_1": "warping, one field", "splat_1": "splatting, one field",
          "warp_2": "warping, two fields", "splat_2": "splatting, two fields"}
 odds = [50, 70, 80]
-recorded_scenes, _ = study.exam_scenes(study.COUNT, len(held_out))
+recorded_scenes, _ = experiment.exam_scenes(experiment.COUNT, len(held_out))
 rates = {
-    (name, eta): study.likelier(torch.from_numpy(recorded[f"{name}_eta_{eta}_labels"]).long(), recorded_scenes)
+    (name, eta): experiment.likelier(torch.from_numpy(recorded[f"{name}_eta_{eta}_labels"]).long(), recorded_scenes)
     for name in arms for eta in (0, 1)
 }
 fig, axes = plt.subplots(1, len(arms), figsize=(2.6 * len(arms), 2.9), sharey=True, squeeze=False)
@@ -396,9 +397,9 @@ run.record(**best, arm=ARM)
 # and another machine's arithmetic are all that differs.
 
 # %% tags=["nbval-ignore-output"]
-there, n = exam.scenes.there, min(N, study.COUNT)
+there, n = exam.scenes.there, min(N, experiment.COUNT)
 kept = {key: torch.from_numpy(recorded[f"{ARM}_eta_0_{key}"][:n, ..., :K]).float() for key in ("epe", "labels")}
-live = {"epe": study.endpoint_error(answers.field, exam)[:n], "labels": study.read_field(answers.field, exam)[:n]}
+live = {"epe": experiment.endpoint_error(answers.field, exam)[:n], "labels": experiment.read_field(answers.field, exam)[:n]}
 apart = (live["epe"] - kept["epe"]).abs().mean()
 same = (live["labels"] == kept["labels"])[there[:n]].float().mean()
 print(f"{n} scenes, {K} samples of each: endpoint error {live['epe'].mean():.2f} pixels here, {kept['epe'].mean():.2f} recorded,")
@@ -468,12 +469,12 @@ moving = interact(look, scene=IntSlider(4, min=0, max=N - 1), sample=IntSlider(0
 # stays out of reach of two fields. And warping has a higher error floor than splatting, as section 2 shows.
 #
 # **Not claimed.** These are made scenes, in which all motion is affine and what can move is marked. On photographs the
-# model is lost, as section 6 shows. To train on clips of your own, `fwdiff_lite.datasets.clips` reads a folder of them
+# model is lost, as section 6 shows. To train on clips of your own, `fwdiff_lite.datasets.videos` reads a folder of them
 # into the same tuples.
 #
 # ## On your own
 #
-# 1. Make all badges fair coins in `scenes.CUES` and train one field anew: `python -m fwdiff_lite.problems.motion.study
+# 1. Make all badges fair coins in `scenes.CUES` and train one field anew: `python -m fwdiff_lite.experiments.motion
 #    train warp_1 warp_1_mean --minutes 5`, then `... study examine`. What is left of the bias?
 # 2. Sample with `eta=1`, and with 8 or 16 steps: `study.answer(model, exam, 16, steps=8)`. What moves, the signs or the
 #    amounts?

@@ -63,13 +63,14 @@ import torch
 
 from fwdiff_lite import plotting
 from fwdiff_lite.metrics import psnr
-from fwdiff_lite.notebook import Run
-from fwdiff_lite.problems.gan_inversion import patches, portraits, study, stylegan2
+from fwdiff_lite.pipeline.notebook import Run
+from fwdiff_lite.experiments import gan_inversion as experiment
+from fwdiff_lite.problems.gan_inversion import patches, portraits, stylegan2
 
 run = Run("04_gan_inversion", PROFILE)
 SHOWN = run.pick(smoke=2, cpu=4, gpu=4)  # portraits
 K = run.pick(smoke=2, cpu=5, gpu=5)  # samples of each
-study.STEPS = run.pick(smoke=2, cpu=32, gpu=32)  # of sampling
+experiment.STEPS = run.pick(smoke=2, cpu=32, gpu=32)  # of sampling
 run.opening()
 
 # %% [markdown]
@@ -103,16 +104,16 @@ print(f"glasses: {100 * grey[0]:.0f} % of people with black hair, {100 * grey[1]
 # mean; *mixing*, coarse layers from one face and fine ones from another; and a straight line between two styles.
 
 # %% tags=["nbval-ignore-output"]
-records, arrays = study.recorded()
-arm = study.CASES[study.MAIN][0]
+records, arrays = experiment.recorded()
+arm = experiment.CASES[experiment.MAIN][0]
 if PROFILE == "gpu":
     budgets = {"coaches": ["--steps", f"{READING // 3}"], "generator": ["--minutes", f"{MINUTES}"],
                "reader": ["--steps", f"{READING}"], arm: ["--minutes", f"{0.75 * MINUTES}"]}
     for part, budget in budgets.items():
-        study.main([part, "--out", FOLDER, "--portraits", f"{PORTRAITS}", *budget])
-    G, reader, model = study.trained(Path(FOLDER))
+        experiment.main([part, "--out", FOLDER, "--portraits", f"{PORTRAITS}", *budget])
+    G, reader, model = experiment.trained(Path(FOLDER))
 else:
-    G, reader, model = study.shipped()
+    G, reader, model = experiment.shipped()
 z = torch.randn(64, G.mapping.z_dim, generator=torch.Generator().manual_seed(5))
 with torch.no_grad():
     w = G.mapping(z)
@@ -140,10 +141,10 @@ plt.show()
 # %% tags=["nbval-ignore-output"]
 judged, generator, right = records["judge"]["numbers"], records["generator"], records["reader"]["numbers"]
 with torch.no_grad():
-    fake = study.generated(G, run.pick(smoke=50, cpu=1000, gpu=1000), torch.Generator().manual_seed(2))
+    fake = experiment.generated(G, run.pick(smoke=50, cpu=1000, gpu=1000), torch.Generator().manual_seed(2))
 real = portraits.render(portraits.draw_portraits(len(fake), torch.Generator().manual_seed(3)))
 labels = {name: reader.read(x) for name, x in (("drawn", real), ("generated", fake))}
-shares = {name: study.frequencies(found) for name, found in labels.items()}
+shares = {name: experiment.frequencies(found) for name, found in labels.items()}
 fig, axes = plt.subplots(2, 5, figsize=(10, 3.6), sharey=True)
 for ax, (name, categories), drawn, made in zip(axes.flat, portraits.ATTRIBUTES.items(), *shares.values(), strict=True):
     x = np.arange(len(categories))
@@ -186,14 +187,14 @@ run.record(reader_worst=min(right.values()), generator_gpu_minutes=generator["gp
 # generator can make. We train on drawn portraits, as the paper trains on photographs.
 
 # %% tags=["nbval-ignore-output"]
-paper = study.exam(portraits.render(study.held_out()))  # portraits that no training saw, with a patch of each
+paper = experiment.exam(portraits.render(experiment.held_out()))  # portraits that no training saw, with a patch of each
 few = paper.first(SHOWN)
-trainee = study.untrained(arm, G)
+trainee = experiment.untrained(arm, G)
 trainee.denoiser.load_state_dict(model.denoiser.state_dict())
 size, steps = run.pick(smoke=2, cpu=16, gpu=16), run.pick(smoke=2, cpu=8, gpu=8)
-portraits_to_train_on = study.drawn(256, torch.device("cpu"))
-batch = patches.batches(portraits_to_train_on, size, study.CONTEXTS)
-curve = study.fit(trainee, batch, steps=steps, learning_rate=1e-5, warmup=1, progress=False).curve
+portraits_to_train_on = experiment.drawn(256, torch.device("cpu"))
+batch = patches.batches(portraits_to_train_on, size, experiment.CONTEXTS)
+curve = experiment.fit(trainee, batch, steps=steps, learning_rate=1e-5, warmup=1, progress=False).curve
 entry = records[arm]
 print(f"{sum(p.numel() for p in model.denoiser.parameters()) / 1e6:.1f} million weights;", end=" ")
 print(f"{entry['steps']} steps of {entry['batch']} in {entry['gpu_minutes']:.1f} minutes on {entry['hardware']}")
@@ -255,8 +256,8 @@ def seen(context):
 
 
 began = time.monotonic()
-eta, targets = study.CASES[study.MAIN][1:]
-samples = study.answer(model, few, K, targets, eta)
+eta, targets = experiment.CASES[experiment.MAIN][1:]
+samples = experiment.answer(model, few, K, targets, eta)
 spent = time.monotonic() - began
 single = torch.from_numpy(arrays["deterministic"][:SHOWN, 0]).float() / 127.5 - 1
 columns = [seen(few.context)[:, None], rgb(few.pictures)[:, None], rgb(single)[:, None], rgb(samples)]
@@ -265,7 +266,7 @@ fig = plotting.image_grid(torch.cat(columns, 1), col_titles=titles, size=0.95)
 run.savefig(fig, "samples")
 plt.show()
 began = time.monotonic()
-study.answer(model, few.first(1), 1, 1, eta)
+experiment.answer(model, few.first(1), 1, 1, eta)
 alone = time.monotonic() - began
 print(f"one face, {study.STEPS} steps: {alone:.1f} s on this machine;", end=" ")
 print(f"{SHOWN * K} at once, {targets} targets each: {spent:.0f} s")
@@ -285,7 +286,7 @@ def through(portrait, crops, k=4, targets=1):
     pictures = paper.pictures[[portrait]]
     context = patches.observe(pictures, torch.tensor([crops]).float())
     one = replace(paper, pictures=pictures, targets=paper.targets[[portrait]], context=context)
-    return seen(context), study.answer(model, one, k, targets, eta)[0]
+    return seen(context), experiment.answer(model, one, k, targets, eta)[0]
 
 
 def look(portrait, row, col):
@@ -384,7 +385,7 @@ def contrast(labels):
 
 
 i = portraits.NAMES.index("beard")
-hidden, gap = ~given[:, i], contrast(study.held_out().attributes)
+hidden, gap = ~given[:, i], contrast(experiment.held_out().attributes)
 drawn = torch.from_numpy(arrays[f"{study.MAIN}_labels"]) == 1
 bearded, true = drawn[..., i].float().mean(1), torch.from_numpy(arrays["odds_beard"])[:, 1]
 edges = [0.0, *gap[hidden].quantile(torch.tensor([1 / 3, 2 / 3])).tolist(), float("inf")]
@@ -397,15 +398,15 @@ for name, low, high in zip(("faint", "middling", "plain"), edges[:-1], edges[1:]
     print(f"{name:10}({rows.sum():2} portraits){shares[0]:6.0f}{shares[1]:8.0f}{shares[2]:12.0f}")
     run.record(**{f"beard_{name}": bearded[rows].mean() - true[rows].mean()})
 
-main = exams[study.MAIN]
+main = exams[experiment.MAIN]
 print("\nhidden: over all portraits    portrait by portrait   all 16 agree")
 print("        off by (points)       rms (perfect draws)    % (perfect draws)")
 for name in ("brows", "mouth", "glasses", "beard", "hat", "earrings"):
     i = portraits.NAMES.index(name)
     p = torch.from_numpy(arrays[f"odds_{name}"])[~given[:, i], 1]
     found = drawn[~given[:, i]][..., i].float().mean(1)
-    off, chance = (found - p).square().mean().sqrt(), (p * (1 - p) / study.K).mean().sqrt()
-    agree, by_chance = ((found == 0) | (found == 1)).float().mean(), (p**study.K + (1 - p) ** study.K).mean()
+    off, chance = (found - p).square().mean().sqrt(), (p * (1 - p) / experiment.K).mean().sqrt()
+    agree, by_chance = ((found == 0) | (found == 1)).float().mean(), (p**experiment.K + (1 - p) ** experiment.K).mean()
     print(f"{name:10}{100 * main[f'factor_tv_{name}']:10.1f}{off:18.2f} ({chance:.2f}){100 * agree:15.0f} ({100 * by_chance:.0f})")
 print("".join(f"{name:10}{100 * main[f'factor_tv_{name}']:10.1f}\n" for name in ("hair", "eyes")), end="")
 
@@ -428,10 +429,10 @@ columns = {"patch_psnr": "patch", "diversity_outside_over_inside": "out/in", "en
            "spread_skill": "spread", "factor_tv": "tv"}
 words = {"wplus": "W+", "w": "W", "wplus_faint": "W+, novel loss x 0.1", "optimised": "optimised in W"}
 print(f"{'':44}" + "".join(f"{title:>8}" for title in columns.values()) + "     rms")
-for case in (*study.CASES, "optimised"):
+for case in (*experiment.CASES, "optimised"):
     row, title = exams[case], words["optimised"]
-    if case in study.CASES:
-        space, eta_, count = study.CASES[case]
+    if case in experiment.CASES:
+        space, eta_, count = experiment.CASES[case]
         title = f"{words[space]}, {('DDIM', 'ancestral')[int(eta_)]}, {count} target{'s'[: count > 1]}"
     rms = np.mean([value for key, value in row.items() if key.startswith("factor_scene_rms")])
     print(f"{title:44}" + "".join(f"{row[key]:8.3g}" for key in columns) + f"{rms:8.2f}")
@@ -452,11 +453,11 @@ print(", ".join(f"{title} {low:.2f} to {high:.2f}" for title, low, high in inter
 # small must take a loose $s$: its pictures fit worse than the samples do.
 
 # %% tags=["nbval-ignore-output"]
-one = study.exam(study.generated(G, 6, torch.Generator().manual_seed(4))).first(1)
+one = experiment.exam(experiment.generated(G, 6, torch.Generator().manual_seed(4))).first(1)
 distances = patches.bank_distances(fake, one.context)
 weights, _, _ = patches.bank_weights(distances, least=run.pick(smoke=5, cpu=50, gpu=50))
 heaviest = weights[0].argsort(descending=True)[:K]
-drawn = study.answer(model, one, K, targets, eta)[0]
+drawn = experiment.answer(model, one, K, targets, eta)[0]
 blank = torch.full((64, 64, 3), float("nan"))
 rows = [[*seen(one.context), *rgb(one.pictures), *rgb(fake[heaviest])], [blank, blank, *rgb(drawn)]]
 fig = plotting.image_grid(
@@ -501,7 +502,7 @@ plt.show()
 
 # %% tags=["nbval-ignore-output"]
 kept = torch.from_numpy(arrays["live"]).float() / 127.5 - 1
-again = study.answer(model, paper.first(len(kept)), 2, targets, eta).clamp(-1, 1)
+again = experiment.answer(model, paper.first(len(kept)), 2, targets, eta).clamp(-1, 1)
 apart = (again - kept).square().mean().sqrt()
 print(f"{len(kept)} portraits: {apart:.2g} apart, of pictures in [-1, 1]; {psnr(again, kept, 2):.0f} dB")
 run.record(live_apart=apart)
@@ -521,8 +522,8 @@ green[:, [0, 2]] -= 0.6 * (green[:, [0, 2]] + 1) / 2
 photograph = torch.from_numpy(resize(data.astronaut()[0:200, 120:320], (64, 64), anti_aliasing=True)).float()
 strange = torch.cat([green, few.pictures[1:2].flip(2), 2 * photograph.permute(2, 0, 1)[None] - 1])
 crop = torch.tensor([[[20.0, 20.0, 24.0]]]).expand(3, -1, -1)
-odd = replace(study.exam(strange), context=patches.observe(strange, crop))
-faces = study.answer(model, odd, 3, targets, eta)
+odd = replace(experiment.exam(strange), context=patches.observe(strange, crop))
+faces = experiment.answer(model, odd, 3, targets, eta)
 fig = plotting.image_grid(
     torch.cat([rgb(strange)[:, None], seen(odd.context)[:, None], rgb(faces)], 1), size=0.85,
     row_labels=["green", "upside down", "photograph"],
@@ -574,7 +575,7 @@ print("PSNR inside the patch:", ", ".join(f"{psnr(faces[[i], 0], strange[[i]], 2
 #
 # 1. About as many as there are in all, 30 %, since the background says nothing. (The model draws them a little too rarely.)
 # 2. What neither the patch nor the target sees comes out as a compromise, as the deterministic answer does everywhere.
-# 3. A folder of square photographs of the generator's size (`fwdiff_lite.datasets.portraits.read_portraits`), patches and an
+# 3. A folder of square photographs of the generator's size (`fwdiff_lite.datasets.image_folder.read_portraits`), patches and an
 #    encoder that suit it, and a GPU for far longer than here. The losses and the sampler stay.
 #
 # </details>

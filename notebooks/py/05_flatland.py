@@ -52,8 +52,8 @@ import numpy as np
 import torch
 
 from fwdiff_lite import metrics, plotting
-from fwdiff_lite.notebook import Run
-from fwdiff_lite.pretrained import load_recorded
+from fwdiff_lite.pipeline.notebook import Run
+from fwdiff_lite.storage.checkpoints import load_recorded
 from fwdiff_lite.problems.inverse_graphics import flatland as problem
 
 run = Run("05_flatland", PROFILE)

@@ -58,9 +58,12 @@ import numpy as np
 import torch
 
 from fwdiff_lite import fit, plotting
-from fwdiff_lite.notebook import Run
-from fwdiff_lite.pretrained import read_manifest
-from fwdiff_lite.problems.inverse_graphics import benchmark, study, tabletop, train
+from fwdiff_lite.pipeline.notebook import Run
+from fwdiff_lite.storage.checkpoints import read_manifest
+from fwdiff_lite.experiments.inverse_graphics import benchmark
+from fwdiff_lite.experiments.inverse_graphics import evaluation
+from fwdiff_lite.experiments.inverse_graphics import train
+from fwdiff_lite.problems.inverse_graphics import tabletop
 from fwdiff_lite.problems.inverse_graphics.cameras import rays
 
 run = Run("06_inverse_graphics", PROFILE)
@@ -81,7 +84,7 @@ run.opening()
 # sides; right, what could as well have been there: other draws, which look exactly the same from the front.
 
 # %%
-exam = study.exam(N, K, device=device)
+exam = evaluation.exam(N, K, device=device)
 
 
 def rgb(pictures):
@@ -91,11 +94,11 @@ def rgb(pictures):
     return levels.float().movedim(-3, -1).clamp(0, 1).cpu()
 
 
-BACK = study.DEGREES.index(180)
+BACK = evaluation.DEGREES.index(180)
 rows = [
     torch.cat([rgb(exam.context.value[i]), rgb(exam.truth[i, :, 0]), rgb(exam.redrawn[i, :2, BACK, 0])]) for i in range(N)
 ]
-degrees = [f"{d}°" for d in study.DEGREES]
+degrees = [f"{d}°" for d in evaluation.DEGREES]
 fig = plotting.image_grid(torch.stack(rows), col_titles=["front", *degrees, "180°, redrawn", "and again"], size=1.25)
 run.savefig(fig, "scenes")
 plt.show()
@@ -126,11 +129,11 @@ for (name, kinds), cues, odds in zip(tabletop.FACTORS.items(), tabletop.CUES.val
 if PROFILE == "gpu":
     Path(FOLDER).mkdir(parents=True, exist_ok=True)
     train.train(train.untrained("unet"), Path(FOLDER), "unet", BATCH, seconds=60 * MINUTES)
-    model = study.trained("unet", Path(FOLDER), device)
+    model = evaluation.trained("unet", Path(FOLDER), device)
 else:
-    model = study.pretrained().to(device)
+    model = evaluation.pretrained().to(device)
 entry = read_manifest()[f"{study.NAME}_unet.safetensors"]
-measured, recorded = study.recorded()
+measured, recorded = evaluation.recorded()
 print(f"{sum(w.numel() for w in model.denoiser.parameters()) / 1e6:.1f} million weights")
 print(f"loaded: {entry['steps']} steps on {entry['hardware']}, {entry['gpu_minutes']} GPU-minutes")
 
@@ -180,7 +183,7 @@ plt.show()
 # agree with the picture and differ in what it hides; the deterministic answer is a blend of them.
 
 # %%
-arm = study.sampler("unet")
+arm = evaluation.sampler("unet")
 rows = []
 for i in range(4):
     samples = torch.from_numpy(recorded[arm][i, :4, BACK])
@@ -194,7 +197,7 @@ fig = plotting.image_grid(torch.stack(rows), col_titles=titles, size=1.05)
 run.savefig(fig, "samples")
 plt.show()
 
-single = json.loads(str(recorded["records"]))[study.BASELINE]
+single = json.loads(str(recorded["records"]))[evaluation.BASELINE]
 for words, made in (("this model", entry), ("deterministic", single)):
     print(f"{words:14}{made['steps']:6} steps, {made['gpu_minutes']:.1f} GPU-minutes")
 
@@ -209,7 +212,7 @@ for words, made in (("this model", entry), ("deterministic", single)):
 # %% tags=["nbval-ignore-output"]
 around, distance = (torch.from_numpy(recorded[f"orbit{part}"]) for part in ("", "_depth"))
 count, frames = len(around) // 2, around.shape[1]
-scenes, fronts, _ = study.exam_scenes()
+scenes, fronts, _ = evaluation.exam_scenes()
 turn = [tabletop.turned(fronts[:count], 360 * i / frames) for i in range(frames)]
 true = torch.stack([tabletop.render(scenes[:count], camera)[:, 0] for camera in turn], 1)  # (c, F, 3, H, W)
 near, far = (float(end) for end in distance[distance.isfinite()].float().aminmax())
@@ -331,9 +334,9 @@ run.record(**row, examined=len(recorded[f"{arm}_labels"]))
 fig, (skill, spread, error) = plt.subplots(1, 3, figsize=(9.5, 2.9), layout="constrained")
 for kind, color, label in (("", plotting.TARGET, "target"), ("novel_", plotting.SAMPLES, "novel view")):
     for ax, key in ((skill, "energy_skill"), (spread, "spread_skill")):
-        ends = [[row[f"{kind}{key}_{d}{end}"] for d in study.DEGREES] for end in ("", "_low", "_high")]
+        ends = [[row[f"{kind}{key}_{d}{end}"] for d in evaluation.DEGREES] for end in ("", "_low", "_high")]
         at, low, high = map(np.array, ends)
-        place = np.array(study.DEGREES) + (3 if kind else -3)
+        place = np.array(evaluation.DEGREES) + (3 if kind else -3)
         ax.errorbar(place, at, (at - low, high - at), fmt="o", color=color, label=label, capsize=3)
 for ax, words in ((skill, {0: "deterministic", 1: "true draws"}), (spread, {1: "calibrated"})):
     for level, text in words.items():
@@ -346,8 +349,8 @@ for key, color, label in (
     ("psnr_redrawn", plotting.TRUE, "true draws differ"),
     ("psnr_seen", plotting.TARGET, "error on seen pixels"),
 ):
-    rms = [2 * 10 ** (-row[f"{key}_{d}"] / 20) for d in study.DEGREES]
-    error.plot(study.DEGREES, rms, "o-", color=color, label=label)
+    rms = [2 * 10 ** (-row[f"{key}_{d}"] / 20) for d in evaluation.DEGREES]
+    error.plot(evaluation.DEGREES, rms, "o-", color=color, label=label)
 half = torch.linspace(0, 1, 129, device=device)  # rays half a pixel apart, those through the pixels' edges included
 seen, _ = tabletop.cast(exam.scenes, *rays(exam.cameras[:, :, 0], torch.cartesian_prod(half, half).flip(1)))
 once = torch.nn.functional.avg_pool2d(seen.unflatten(2, (129, 129)).movedim(-1, 2).flatten(0, 1), 2, 1)
@@ -357,7 +360,7 @@ error.axhline(filtered, color=plotting.TARGET, ls=":", label="filtered twice")
 error.set(title="rms, colours in [-1, 1]", ylim=(0, None))
 error.legend()
 for ax in (skill, spread, error):
-    ax.set(xlabel="target's degrees around the table", xticks=study.DEGREES)
+    ax.set(xlabel="target's degrees around the table", xticks=evaluation.DEGREES)
 run.savefig(fig, "skill")
 plt.show()
 
@@ -378,7 +381,7 @@ columns = {
 }
 print(f"{'':12}" + "".join(f"{title:>12}" for title in columns.values()))
 for kind in ("", "novel_"):
-    for d in study.DEGREES:
+    for d in evaluation.DEGREES:
         cells = "".join(f"{row[f'{kind}{key}_{d}']:12.3g}" for key in columns)
         print(f"{(kind or 'target').strip('_'):6}{d:4}° {cells}")
 
@@ -389,9 +392,9 @@ for kind in ("", "novel_"):
 
 # %% tags=["nbval-ignore-output"]
 first = torch.from_numpy(recorded["live"][:, :, 0, 0]).float()  # (2, 2, 3, H, W)
-live = study.LIVE | run.pick(smoke={"count": 1, "steps": 2}, cpu={}, gpu={})
-few = study.exam(live["count"], 1, device=device)
-again = study.answer(model, few, live["k"], live["steps"], degrees=study.DEGREES[:1])[:, :, 0, 0].cpu()
+live = evaluation.LIVE | run.pick(smoke={"count": 1, "steps": 2}, cpu={}, gpu={})
+few = evaluation.exam(live["count"], 1, device=device)
+again = evaluation.answer(model, few, live["k"], live["steps"], degrees=evaluation.DEGREES[:1])[:, :, 0, 0].cpu()
 apart = (again - first[: live["count"]]).square().mean().sqrt()
 scatter = (first[:, 0] - first[:, 1]).square().mean().sqrt()
 print(f"this machine against the record: {apart:.3f} apart (rms); two samples of one picture: {scatter:.3f}")
@@ -412,7 +415,7 @@ walk = [step.signal.render(tabletop.turned(front, 360 * i / VIEWS)) for i in ran
 
 def look(view):
     image = walk[view]
-    depth = torch.as_tensor(plotting.depth_to_rgb(study.solid_depth(image)[0, 0].cpu())).float()
+    depth = torch.as_tensor(plotting.depth_to_rgb(evaluation.solid_depth(image)[0, 0].cpu())).float()
     plotting.image_grid(torch.stack([rgb(image.rgb[0, 0]), depth])[None], size=2, col_titles=["colour", "depth"])
     plt.show()
 

@@ -58,14 +58,17 @@ import numpy as np
 import torch
 
 from fwdiff_lite import fit, plotting
-from fwdiff_lite.notebook import Run
-from fwdiff_lite.problems.inverse_graphics import comparisons, study, tabletop, train
-from fwdiff_lite.problems.inverse_graphics.comparisons import FULL, OPTIONS, ROWS
+from fwdiff_lite.pipeline.notebook import Run
+from fwdiff_lite.experiments.inverse_graphics import ablations
+from fwdiff_lite.experiments.inverse_graphics import evaluation
+from fwdiff_lite.experiments.inverse_graphics import train
+from fwdiff_lite.problems.inverse_graphics import tabletop
+from fwdiff_lite.experiments.inverse_graphics.ablations import FULL, OPTIONS, ROWS
 from fwdiff_lite.problems.inverse_graphics.consistency import decibels, inconsistency
 
 run = Run("07_ablations", PROFILE)
 STEPS = run.pick(smoke=1, cpu=4, gpu=20)  # of training, here
-told, pictures = comparisons.recorded()
+told, pictures = ablations.recorded()
 rows, trainings = told["row"], told["training"]
 WORDS = {
     "redrawn": "true draws", "mixed": "true draws, mixed", "prior": "true draws, blind", "unet": "the full model",
@@ -113,7 +116,7 @@ def interval(numbers, key):
 # view space paints one decal yellow and red.
 
 # %%
-exam = study.exam(len(pictures[f"row_{FULL}_pictures"]), 2)
+exam = evaluation.exam(len(pictures[f"row_{FULL}_pictures"]), 2)
 front = exam.context.value.movedim(-3, -1) / 2 + 0.5  # (scenes, 1, H, W, 3)
 names = ["redrawn", "unet", "view_space"]
 fig = plotting.image_grid(
@@ -140,7 +143,7 @@ print(f"the scene below, its pictures included: {ring['seconds']:.0f} seconds on
 kinds = {"painted": "view space", "distilled": "distilled", FULL: WORDS[FULL]}
 views = torch.cat([torch.from_numpy(pictures[f"ring_views_{name}"]).movedim(-3, -1) / 255 for name in kinds])
 fig = plotting.image_grid(
-    views, size=0.9, row_labels=[*kinds.values()], col_titles=[f"{d}°" for d in comparisons.RING]
+    views, size=0.9, row_labels=[*kinds.values()], col_titles=[f"{d}°" for d in ablations.RING]
 )
 run.savefig(fig, "ring")
 plt.show()
@@ -159,7 +162,7 @@ plt.show()
 names = ["redrawn", "deterministic", "unet", "distilled", "view_space", "mixed"]
 fig, ax = plt.subplots(figsize=(7, 2.8), layout="constrained")
 colors = (plotting.TARGET, plotting.SAMPLES, plotting.CONTEXT)
-for j, (d, color) in enumerate(zip(study.DEGREES, colors, strict=True)):
+for j, (d, color) in enumerate(zip(evaluation.DEGREES, colors, strict=True)):
     keys = (f"consistency_{d}{end}" for end in ("", "_low", "_high"))
     at, low, high = (np.array([number(name, key) for name in names]) for key in keys)
     label = f"{d}° with {round(study.BETWEEN * d)}°"
@@ -173,8 +176,8 @@ plt.show()
 print("the full model over another, its consistency and by how much the other's energy score is larger:")
 ours = rows[FULL]
 for name in ("view_space", "distilled"):
-    gains = comparisons.against(ours["each"], rows[name]["each"])
-    for d in study.DEGREES:
+    gains = ablations.against(ours["each"], rows[name]["each"])
+    for d in evaluation.DEGREES:
         gain = gains[f"consistency_{d}"]
         cells = "".join(f"{percent(gains[f'{kind}energy_{d}'], 0):>20}" for kind in ("", "novel_"))
         more = f"{gain.value:6.1f} dB ({gain.low:.1f} to {gain.high:.1f})"
@@ -183,19 +186,19 @@ for name in ("view_space", "distilled"):
     print(f"{WORDS[name]:22} all six scores together {percent(gains['energies'], 0)}")
     run.record(**gains["energies"].named(f"{name}_energies_gain"))
 
-longer = study.recorded()[0][study.sampler("unet")]
+longer = evaluation.recorded()[0][evaluation.sampler("unet")]
 print("\nskill (0: the deterministic model, 1: true draws) of targets, and of novel views, at 60, 120, 180 degrees")
 models = {WORDS[name]: rows[name]["numbers"] for name in (FULL, "view_space")} | {"06's, 32 minutes": longer}
 for word, found in models.items():
-    skills = (f"{found[f'{kind}energy_skill_{d}']:6.2f}" for kind in ("", "novel_") for d in study.DEGREES)
+    skills = (f"{found[f'{kind}energy_skill_{d}']:6.2f}" for kind in ("", "novel_") for d in evaluation.DEGREES)
     print(f"{word:22}" + "".join(skills))
 
 # %% [markdown]
 # Ceiling and floor again, computed here on a few of the scenes.
 
 # %% tags=["nbval-ignore-output"]
-points, generator = comparisons.common_points(exam)[-1], torch.Generator().manual_seed(0)
-for name, drawn in (("redrawn", exam.redrawn), ("mixed", comparisons.mixed(exam.redrawn))):
+points, generator = ablations.common_points(exam)[-1], torch.Generator().manual_seed(0)
+for name, drawn in (("redrawn", exam.redrawn), ("mixed", ablations.mixed(exam.redrawn))):
     live = decibels(inconsistency(drawn[:, :, -1, 0], drawn[:, :, -1, 1], points), generator).value
     recorded = number(name, "consistency_180")
     print(f"{WORDS[name]:18}{live:6.1f} dB on these {len(exam.truth)}, {recorded:.1f} dB on all scenes")
@@ -305,13 +308,13 @@ plt.show()
 # %% tags=["nbval-ignore-output"]
 parts = ["reseeded", *parts[:-1], "around", "around_two"]
 over = {
-    full: {name: comparisons.against(rows[full]["each"], rows[name]["each"]) for name in (*parts, "unconditional")}
+    full: {name: ablations.against(rows[full]["each"], rows[name]["each"]) for name in (*parts, "unconditional")}
     for full in (FULL, "reseeded")
 }
 fig, axes = plt.subplots(1, 3, figsize=(9.5, 3.6), sharex=True, sharey=True, layout="constrained")
 edge = 15
 for i, name in enumerate(parts):
-    for ax, d in zip(axes, study.DEGREES, strict=True):
+    for ax, d in zip(axes, evaluation.DEGREES, strict=True):
         for kind, fill in (("", "full"), ("novel_", "none")):
             gain = over[FULL][name][f"{kind}energy_{d}"]
             ends = 100 * np.array([[gain.value - gain.low], [gain.high - gain.value]])
@@ -321,7 +324,7 @@ for i, name in enumerate(parts):
             else:
                 ax.errorbar(100 * gain.value, y, xerr=ends, fmt="o", fillstyle=fill, ms=5, color=color, capsize=2)
             run.record(**gain.named(f"{name}_{kind}gain_{d}"))
-for ax, d in zip(axes, study.DEGREES, strict=True):
+for ax, d in zip(axes, evaluation.DEGREES, strict=True):
     ax.axvline(0, color=plotting.TRUE, lw=1, zorder=0)
     ax.set(title=f"{d}°", xlim=(-6, edge))
 handles = [plt.Line2D([], [], marker="o", ls="", fillstyle=fill, color=plotting.TARGET) for fill in ("full", "none")]
@@ -366,7 +369,7 @@ kinds = {"redrawn": "true draws", "one_shot": "one-shot", "autoregressive": "in 
 fig = plotting.image_grid(torch.stack([pair(name)[:, 0] for name in kinds]), size=1.2, row_labels=[*kinds.values()])
 run.savefig(fig, "in_turn")
 plt.show()
-gains = comparisons.against(rows["autoregressive"]["each"], rows["one_shot"]["each"])
+gains = ablations.against(rows["autoregressive"]["each"], rows["one_shot"]["each"])
 print("of one-shot, against in turn, from behind:")
 for key, words in (("energy_180", "energy score"), ("novel_energy_180", "of the novel view")):
     print(f"{words:20}{percent(gains[key])} more")
@@ -402,10 +405,10 @@ table(names)
 # which at 64 x 64 had 17 minutes:
 
 # %% tags=["nbval-ignore-output"]
-coarse, fine = study.recorded()[0][study.sampler(FULL)], rows["unet_128"]["numbers"]
+coarse, fine = evaluation.recorded()[0][evaluation.sampler(FULL)], rows["unet_128"]["numbers"]
 print(f"{'skill':20}{'128 x 128':24}64 x 64")
 for novel, words in (("", "target"), ("novel_", "novel view")):
-    for d in study.DEGREES:
+    for d in evaluation.DEGREES:
         key = f"{novel}energy_skill_{d}"
         cells = "".join(f"{interval(found, key):24}" for found in (fine, coarse))
         print(f"{f'{words}, {d}°':20}{cells}".rstrip())
@@ -439,7 +442,7 @@ for name in OPTIONS:
         settings[option][value] = name
 plain = number("plain", "energy_180")
 for name in OPTIONS:
-    gain = comparisons.against(rows["plain"]["each"], rows[name]["each"])["energy_180"]
+    gain = ablations.against(rows["plain"]["each"], rows[name]["each"])["energy_180"]
     ends = {"": gain.value, "_low": gain.low, "_high": gain.high}
     rows[name]["numbers"] |= {f"energy_gain{end}": 100 * value for end, value in ends.items()}
     rows[name]["numbers"]["picture_energy_gain"] = 100 * (number(name, "picture_energy_180") / plain - 1)
@@ -492,12 +495,13 @@ import tempfile
 import imageio.v3 as imageio
 
 from fwdiff_lite.datasets import realestate10k
-from fwdiff_lite.problems.inverse_graphics import clips, evaluate
+from fwdiff_lite.problems.inverse_graphics import synthetic_realestate10k
+from fwdiff_lite.experiments.inverse_graphics import real_clips
 
 distance, side = (8, 16), 16  # frames from a context to its target; pixels that are trained on
 place = tempfile.TemporaryDirectory()
 folder = Path(place.name)
-clips.write(folder, 2, 24, seed=1)
+synthetic_realestate10k.write(folder, 2, 24, seed=1)
 honest, told = realestate10k.read_folder(folder, distance)
 print(f"{len(honest)} clips, {len(told)} complaints; a frame's line, with its time in microseconds:")
 print((folder / "clip00.txt").read_text().splitlines()[1])
@@ -532,10 +536,10 @@ steps = run.pick(smoke=4, cpu=100, gpu=100)
 tiny = {"side": side, "samples": 16, "width": 16, "widths": (16, 32), "blocks": 1, "attention": 0}
 model = train.untrained("unet", ends=(1.0, 8.0), **tiny)
 seen = realestate10k.observe(honest, realestate10k.evaluation_list(honest, distance), side)
-before = evaluate.judge(evaluate.answer(model.eval(), seen, k=2, steps=4), seen)
+before = real_clips.judge(real_clips.answer(model.eval(), seen, k=2, steps=4), seen)
 batch = realestate10k.batches(honest, 8, distance, 64, side)
 done = fit(model, batch, steps=steps, learning_rate=4e-3, progress=False)
-after = evaluate.judge(evaluate.answer(model, seen, k=2, steps=4), seen)
+after = real_clips.judge(real_clips.answer(model, seen, k=2, steps=4), seen)
 first, last = (float(np.mean(part)) for part in (done.curve["loss"][:10], done.curve["loss"][-10:]))
 psnr = [numbers["psnr_target_one"] for numbers in (before, after)]
 print(f"loss {first:.2f} to {last:.2f}; PSNR of a target {psnr[0]:.1f} to {psnr[1]:.1f}")

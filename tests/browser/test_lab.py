@@ -5,9 +5,9 @@ import time
 import nbformat
 import pytest
 
-from fwdiff_lite.files import root
-from fwdiff_lite.notebook import notebook_names
-from fwdiff_lite.reproduce import read_source
+from fwdiff_lite.pipeline.notebook import notebook_names
+from fwdiff_lite.pipeline.reproduce import read_source
+from fwdiff_lite.storage.files import root
 
 lab = pytest.importorskip("lab", reason="playwright is not installed")
 NAME = "00_one_page"

@@ -11,10 +11,18 @@ import torch
 from PIL import Image
 
 from fwdiff_lite.datasets import realestate10k as re10k
-from fwdiff_lite.datasets.clips import read_frames
+from fwdiff_lite.datasets.videos import read_frames
 from fwdiff_lite.problems.inverse_graphics import tabletop
 from fwdiff_lite.problems.inverse_graphics.cameras import check_cameras, look_at, project
-from fwdiff_lite.problems.inverse_graphics.clips import HEIGHT, STEP, WIDTH, camera_of, draw, text_of, write
+from fwdiff_lite.problems.inverse_graphics.synthetic_realestate10k import (
+    HEIGHT,
+    STEP,
+    WIDTH,
+    camera_of,
+    draw,
+    text_of,
+    write,
+)
 
 FRAMES, NEAR = 36, (8, 16)
 
@@ -295,7 +303,7 @@ def test_where_all_stretches_of_the_way_are_alike_no_shift_is_claimed(tmp_path, 
         poses[:, :2] = 2 * (poses[:, :2] - 0.5 * poses[:, 2:3])
         return poses
 
-    monkeypatch.setattr("fwdiff_lite.problems.inverse_graphics.clips.path_around", evenly)
+    monkeypatch.setattr("fwdiff_lite.problems.inverse_graphics.synthetic_realestate10k.path_around", evenly)
     write(tmp_path, 1, 24)
     clip, _ = re10k.read_clip(tmp_path / "clip00.txt")
     for k in (0, 1):

@@ -6,9 +6,9 @@ import re
 import nbformat
 import pytest
 
-from fwdiff_lite.files import root
-from fwdiff_lite.notebook import bootstrap_text, notebook_names
-from fwdiff_lite.reproduce import read_source
+from fwdiff_lite.pipeline.notebook import bootstrap_text, notebook_names
+from fwdiff_lite.pipeline.reproduce import read_source
+from fwdiff_lite.storage.files import root
 
 NAMES = (
     "00_one_page",
@@ -114,7 +114,7 @@ def test_opening_and_end(name, source):
         pytest.skip("the one page imports nothing of this package")
     cells = [cell.source for cell in code(source)]
     assert cells[0] == bootstrap_text(), (
-        "its first code cell is not that of fwdiff_lite.notebook.bootstrap_text()"
+        "its first code cell is not that of fwdiff_lite.pipeline.notebook.bootstrap_text()"
     )
     assert f'Run("{name}", PROFILE)' in "\n".join(cells)
     assert "run.opening()" in "\n".join(cells) and "run.finish()" in "\n".join(cells)

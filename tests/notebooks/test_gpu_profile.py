@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from fwdiff_lite.files import read_json, root
-from fwdiff_lite.notebook import notebook_names
-from fwdiff_lite.reproduce import main
+from fwdiff_lite.pipeline.notebook import notebook_names
+from fwdiff_lite.pipeline.reproduce import main
+from fwdiff_lite.storage.files import read_json, root
 
 
 @pytest.mark.skipif("03_motion_warping" not in notebook_names(), reason="no 03_motion_warping yet")

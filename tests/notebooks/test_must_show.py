@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from fwdiff_lite.files import read_json, root
-from fwdiff_lite.notebook import notebook_names
+from fwdiff_lite.pipeline.notebook import notebook_names
+from fwdiff_lite.storage.files import read_json, root
 
 ANY = (-math.inf, math.inf)  # reported, whatever it is
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from fwdiff_lite.files import read_json
-from fwdiff_lite.notebook import notebook_names
-from fwdiff_lite.reproduce import main
+from fwdiff_lite.pipeline.notebook import notebook_names
+from fwdiff_lite.pipeline.reproduce import main
+from fwdiff_lite.storage.files import read_json
 
 MINUTES, GIGABYTES = 2, 2
 

@@ -17,7 +17,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fwdiff_lite.backbones import Encoder
-from fwdiff_lite.observations import Observations, merge, send, window
+from fwdiff_lite.crops import merge, window
+from fwdiff_lite.observations import Observations, send
 from fwdiff_lite.problems.gan_inversion.stylegan2 import Generator
 from fwdiff_lite.schedule import CosineSchedule, ShiftedCosineSchedule
 

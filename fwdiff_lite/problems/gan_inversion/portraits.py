@@ -18,8 +18,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from fwdiff_lite.colours import hsv
 from fwdiff_lite.observations import send
-from fwdiff_lite.plotting import hsv
 
 ATTRIBUTES = {
     "skin": ("porcelain", "peach", "olive", "brown", "dark"),

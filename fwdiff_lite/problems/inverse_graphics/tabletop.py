@@ -24,8 +24,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from fwdiff_lite.colours import hsv
 from fwdiff_lite.observations import Observations, send
-from fwdiff_lite.plotting import hsv
 from fwdiff_lite.problems.inverse_graphics.cameras import check_cameras, orbit, pixel_centres, project, rays
 from fwdiff_lite.problems.inverse_graphics.volume import clip
 

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch.nn.functional import pixel_shuffle
 
+from fwdiff_lite.crops import merge
 from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
-from fwdiff_lite.observations import Observations, merge
+from fwdiff_lite.observations import Observations
 from fwdiff_lite.problems.gan_inversion import patches as gi
 from fwdiff_lite.problems.gan_inversion.stylegan2 import Generator
 from fwdiff_lite.schedule import CosineSchedule

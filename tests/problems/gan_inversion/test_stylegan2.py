@@ -15,31 +15,33 @@ from torch.nn import functional as F
 from fwdiff_lite.problems.gan_inversion import stylegan2
 from fwdiff_lite.problems.gan_inversion.stylegan2 import (
     SMALL,
-    STRONGEST,
-    Adversaries,
     Convolution,
     Dense,
     Discriminator,
     Generator,
-    adapted,
-    augment,
-    average_into,
     blur,
     channels,
-    discriminator_loss,
     downsample,
-    generator_loss,
-    lazy_adam,
     leaky,
-    load_official,
     mix,
     modulated_convolution,
-    path_lengths,
-    r1_penalty,
     truncate,
     upsample,
     with_deviation,
 )
+from fwdiff_lite.problems.gan_inversion.stylegan2_training import (
+    STRONGEST,
+    Adversaries,
+    adapted,
+    augment,
+    average_into,
+    discriminator_loss,
+    generator_loss,
+    lazy_adam,
+    path_lengths,
+    r1_penalty,
+)
+from fwdiff_lite.problems.gan_inversion.stylegan2_weights import load_official
 
 TAPS = torch.tensor([1.0, 3.0, 3.0, 1.0], dtype=torch.float64)
 FILTER = TAPS[:, None] * TAPS / 64

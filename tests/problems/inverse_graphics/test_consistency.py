@@ -3,12 +3,13 @@
 import pytest
 import torch
 
-from fwdiff_lite.problems.inverse_graphics import consistency, study, tabletop
+from fwdiff_lite.experiments.inverse_graphics import evaluation
+from fwdiff_lite.problems.inverse_graphics import consistency, tabletop
 from fwdiff_lite.problems.inverse_graphics.cameras import pixel_centres, rays
 from fwdiff_lite.problems.inverse_graphics.consistency import Shared, carried, decibels, inconsistency, settled, shared
 
 SIDE, COUNT, K = 32, 12, 4
-BACK = study.DEGREES.index(180)
+BACK = evaluation.DEGREES.index(180)
 
 
 def seeded(seed=0):
@@ -17,7 +18,7 @@ def seeded(seed=0):
 
 @pytest.fixture(scope="module")
 def paper():
-    return study.exam(COUNT, K, side=SIDE)
+    return evaluation.exam(COUNT, K, side=SIDE)
 
 
 @pytest.fixture(scope="module")

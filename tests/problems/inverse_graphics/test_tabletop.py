@@ -6,7 +6,6 @@ from dataclasses import fields, replace
 import pytest
 import torch
 
-from fwdiff_lite.metrics import confusion_matrix
 from fwdiff_lite.observations import gather
 from fwdiff_lite.problems.inverse_graphics import tabletop as p
 from fwdiff_lite.problems.inverse_graphics.cameras import look_at, orbit, pixel_centres, project, rays

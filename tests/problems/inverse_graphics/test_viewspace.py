@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from fwdiff_lite.diffusion import ForwardDiffusion
+from fwdiff_lite.experiments.inverse_graphics import train
 from fwdiff_lite.observations import Observations, gather
-from fwdiff_lite.problems.inverse_graphics import tabletop, train
+from fwdiff_lite.problems.inverse_graphics import tabletop
 from fwdiff_lite.problems.inverse_graphics.viewspace import Grid, distil, empty_grid, identity, roughness
 from fwdiff_lite.problems.inverse_graphics.volume import VolumeRenderer
 

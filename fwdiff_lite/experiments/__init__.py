@@ -1,0 +1,1 @@
+"""Trainings and evaluations behind the notebooks, and their command lines."""

@@ -1,0 +1,55 @@
+"""Bootstrap intervals over contexts."""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Generator, Tensor
+
+from fwdiff_lite.metrics.checks import check_finite
+
+
+class Interval(NamedTuple):
+    """A statistic and the two ends of its bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def named(self, name: str) -> dict[str, float]:
+        """As in metrics.json: name, name_low, name_high."""
+        return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
+
+
+def bootstrap(
+    statistic: Callable[..., Tensor | float],
+    *arrays: Tensor,
+    generator: Generator,
+    resamples: int = 1000,
+    level: float = 0.95,
+) -> Interval:
+    """Percentile bootstrap of `statistic(*arrays)` over contexts, the first axis that all arrays share.
+
+    The arrays are resampled with the same rows, so a statistic of paired values stays paired. A statistic
+    that cannot be negative (a distance) keeps its upward bias, and its upper end is on the safe side.
+    ValueError: fewer than two contexts, arrays of different lengths, a statistic that is not finite.
+    """
+    if not arrays:
+        raise ValueError("bootstrap got no array: pass at least one, with contexts as its first axis")
+    if resamples < 1 or not 0 < level < 1:
+        raise ValueError(f"got {resamples} resamples at level {level}, wanted 1 or more and a level in (0, 1)")
+    check_finite(**{f"array {i}": a for i, a in enumerate(arrays)})
+    lengths = {len(a) for a in arrays}
+    if len(lengths) > 1:
+        raise ValueError(f"arrays have {sorted(lengths)} contexts, wanted the same number in each")
+    c = lengths.pop()
+    if c < 2:
+        raise ValueError(f"got {c} context, wanted at least 2: a bootstrap over one context says nothing")
+    rows = torch.randint(c, (resamples, c), generator=generator, device=generator.device).to(arrays[0].device)
+    value = float(statistic(*arrays))
+    draws = torch.tensor([float(statistic(*(a[r] for a in arrays))) for r in rows], dtype=torch.float64)
+    if not (math.isfinite(value) and draws.isfinite().all()):
+        raise ValueError(f"the statistic is not finite (value {value:.3g}): does it divide by zero?")
+    low, high = draws.quantile(torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)).tolist()
+    return Interval(value, low, high)

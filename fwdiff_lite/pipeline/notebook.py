@@ -1,0 +1,228 @@
+"""What every notebook needs and no reader wants to see: its profile, its output folder, its numbers.
+
+    run = Run("01_toy_proof", PROFILE)
+    run.opening()                                  # badges, minutes and memory, as last measured
+    steps = run.pick(smoke=20, cpu=4000, gpu=40000)
+    run.savefig(fig, "ideal")                      # OUT/01_toy_proof_ideal.png
+    run.record(joint_c2st=0.51)
+    run.finish()                                   # OUT/01_toy_proof.metrics.json
+
+OUT is the environment's FWDIFF_OUTPUT, else build/figures: a reader's run never touches figures/.
+"""
+
+import io
+import math
+import os
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from IPython.display import Image as Picture
+from IPython.display import Markdown
+from jaxtyping import UInt8
+from matplotlib.figure import Figure
+from PIL import Image, PngImagePlugin
+
+from fwdiff_lite import plotting
+from fwdiff_lite.storage.files import read_json, root, whole, write_json
+
+PROFILES = ("smoke", "cpu", "gpu")
+OPENING = "fwdiff_lite_opening"  # marks the output that the runner renews after it has measured the notebook
+DPI = 110
+
+
+class Run:
+    """One run of one notebook in one profile.
+
+    name:    the notebook's name without its ending, as in notebooks/py/01_toy_proof.py
+    profile: smoke (seconds), cpu (minutes, what is committed) or gpu
+
+    Raises ValueError on a name or a profile that does not exist.
+    """
+
+    def __init__(self, name: str, profile: str):
+        self.name = check_notebook(name)
+        self.profile = check_profile(profile)
+        self.numbers: dict[str, Any] = {}
+        plotting.style()
+
+    @property
+    def folder(self) -> Path:
+        """Where this run writes; made when first asked for."""
+        folder = Path(os.environ.get("FWDIFF_OUTPUT") or root() / "build" / "figures")
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def pick(self, *, smoke: Any, cpu: Any, gpu: Any) -> Any:
+        """The value for this profile."""
+        return {"smoke": smoke, "cpu": cpu, "gpu": gpu}[self.profile]
+
+    def opening(self) -> Markdown:
+        """Badges, minutes and memory, from the last measured run in figures/provenance.json."""
+        return Markdown(opening_text(self.name), metadata={OPENING: self.name})
+
+    def savefig(self, fig: Figure, name: str) -> None:
+        """Writes OUT/NOTEBOOK_name.png, which carries the notebook and the profile it came from."""
+        origin = {
+            "Title": f"{self.name}: {name}",
+            "Source": f"notebooks/{self.name}.ipynb, profile {self.profile}",
+        }
+        with whole(self.folder / f"{self.name}_{name}.png") as part:
+            fig.savefig(part, dpi=DPI, metadata=origin)
+            part.write_bytes(opaque(part.read_bytes()))
+
+    def save_gif(self, frames: Sequence[UInt8[np.ndarray, "h w 3"]], name: str, fps: float = 12) -> Picture:
+        """Writes OUT/NOTEBOOK_name.gif, which loops; returns it, so that a cell that ends with it shows it.
+
+        All frames have one size and share one palette of 256 colours. ValueError if they do not fit together.
+        """
+        first, *rest = gif_frames(frames)
+        path = self.folder / f"{self.name}_{name}.gif"
+        with whole(path) as part:
+            first.save(part, save_all=True, append_images=rest, duration=round(1000 / fps), loop=0)
+        return Picture(path.read_bytes(), format="gif")
+
+    def record(self, **numbers: Any) -> None:
+        """Keeps numbers, strings, or lists of them for metrics.json. ValueError on NaN or infinity."""
+        self.numbers |= {key: plain(key, value) for key, value in numbers.items()}
+
+    def finish(self) -> None:
+        """Writes what was recorded to OUT/NOTEBOOK.metrics.json."""
+        write_json(self.folder / f"{self.name}.metrics.json", self.numbers)
+
+
+def opaque(picture: bytes) -> bytes:
+    """A PNG without its alpha channel, where that tells nothing. Colours, texts and resolution stay."""
+    image = Image.open(io.BytesIO(picture))
+    if image.mode != "RGBA" or image.getextrema()[3] != (255, 255):
+        return picture
+    texts = PngImagePlugin.PngInfo()
+    for key, text in image.text.items():
+        texts.add_text(key, text)
+    small = io.BytesIO()
+    image.convert("RGB").save(small, "png", optimize=True, pnginfo=texts, dpi=image.info.get("dpi"))
+    return small.getvalue()
+
+
+def notebook_names() -> list[str]:
+    """The names of all notebooks, in their order."""
+    return sorted(path.stem for path in (root() / "notebooks" / "py").glob("[0-9][0-9]_*.py"))
+
+
+def check_notebook(name: str) -> str:
+    """The name itself, or a ValueError if there is no such notebook."""
+    if name not in notebook_names():
+        raise ValueError(
+            f"unknown notebook {name!r}: notebooks/py holds {', '.join(notebook_names()) or 'none'}"
+        )
+    return name
+
+
+def check_profile(profile: str) -> str:
+    """The profile itself, or a ValueError if there is none of that name."""
+    if profile not in PROFILES:
+        raise ValueError(f"unknown profile {profile!r}: choose one of {', '.join(PROFILES)}")
+    return profile
+
+
+def plain(key: str, value: Any) -> Any:
+    """A number as JSON keeps it, to six significant digits so that files do not churn; lists by item."""
+    if hasattr(value, "tolist"):  # numpy and torch, arrays and scalars alike
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return [plain(key, item) for item in value]
+    if isinstance(value, bool | int | str):
+        return value
+    if not isinstance(value, float):
+        raise ValueError(
+            f"cannot record {key} of type {type(value).__name__}: give numbers, strings or lists of them"
+        )
+    if not math.isfinite(value):
+        raise ValueError(f"cannot record {key} = {value}: metrics.json holds finite numbers only")
+    return float(f"{value:.6g}")
+
+
+def gif_frames(frames: Sequence[UInt8[np.ndarray, "h w 3"]]) -> list[Image.Image]:
+    """The frames in the 256 colours that suit them all best."""
+    shapes = {frame.shape for frame in frames}
+    if len(shapes) != 1 or any(frame.dtype != np.uint8 for frame in frames):
+        raise ValueError(
+            f"a GIF needs frames of one shape (H, W, 3) in uint8, got {sorted(map(str, shapes)) or 'none'}"
+        )
+    some = frames[:: max(1, len(frames) // 8)]  # enough to know the colours
+    # a median cut spends its colours on large areas and would lose a small bright dot
+    palette = Image.fromarray(np.concatenate(some)).quantize(256, method=Image.Quantize.MAXCOVERAGE, kmeans=1)
+    return [Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
+
+
+def pyproject() -> dict:
+    """pyproject's [project]: the one place where the dependencies and the repository's address stand."""
+    path = Path(__file__).parents[2] / "pyproject.toml"
+    return tomllib.loads(path.read_text(encoding="utf-8"))["project"]
+
+
+def badges(name: str) -> str:
+    """Markdown badges that open the notebook in JupyterLab (after `make lab`), on Binder and on Colab."""
+    url, path = pyproject()["urls"]["Repository"], f"notebooks/{name}.ipynb"
+    place = url.removeprefix("https://github.com/")
+    links = [
+        ("JupyterLab", "open-JupyterLab-f37726", f"http://localhost:8888/lab/tree/{path}"),
+        (
+            "Binder",
+            "launch-Binder-579aca",
+            f"https://mybinder.org/v2/gh/{place}/HEAD?urlpath=lab/tree/{path}",
+        ),
+        (
+            "Colab",
+            "open_in-Colab-f9ab00",
+            f"https://colab.research.google.com/github/{place}/blob/main/{path}",
+        ),
+    ]
+    return " ".join(
+        f"[![{what}](https://img.shields.io/badge/{badge})]({link})" for what, badge, link in links
+    )
+
+
+def cost_text(name: str, profile: str) -> str | None:
+    """Cost of the last measured run, such as '2.1 minutes, 0.6 GB of memory'; None if there was none."""
+    record = read_json(root() / "figures" / "provenance.json").get(name, {}).get(profile)
+    return record and f"{record['minutes']:.1f} minutes, {record['peak_gb']:.1f} GB of memory"
+
+
+def opening_text(name: str) -> str:
+    """The lines that open a notebook."""
+    cpu, gpu = cost_text(name, "cpu"), cost_text(name, "gpu")
+    cost = f"about {cpu}, on one of two CPU cores" if cpu else "not measured yet"
+    more = f"; from scratch on one GPU {gpu}" if gpu else ""
+    return f"{badges(name)}\n\n**How long it takes:** {cost}{more}."
+
+
+def bootstrap_text() -> str:
+    """The first code cell of every notebook but the first: does nothing outside Google Colab.
+
+    There it clones the repository, since weights and figures are no part of a wheel, and adds the light
+    packages that are missing. It never touches numpy or torch, which Colab matches to its hardware.
+    """
+    project = pyproject()
+    names = [line.split(">=")[0] for line in project["dependencies"]]
+    light = sorted({*names, "wadler-lindig"} - {"torch", "numpy"})  # wadler-lindig is jaxtyping's own need
+    return f'''# On Google Colab: fetches the repository and the light packages it lacks. Elsewhere: idle.
+try:
+    import google.colab  # noqa: F401
+except ImportError:
+    pass
+else:
+    import importlib.metadata, os, subprocess, sys
+
+    folder = "/content/{project["name"]}"
+    if not os.path.isdir(folder):
+        address = "{project["urls"]["Repository"]}"
+        subprocess.run(["git", "clone", "--quiet", "--depth", "1", address, folder], check=True)
+    there = {{d.metadata["Name"].lower().replace("_", "-") for d in importlib.metadata.distributions()}}
+    light = "{" ".join(light)}".split()
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
+    subprocess.run([*install, *(name for name in light if name not in there), "-e", folder], check=True)
+    sys.path.insert(0, folder)
+    os.chdir(f"{{folder}}/notebooks")'''

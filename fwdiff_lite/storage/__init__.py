@@ -1,0 +1,1 @@
+"""Files, checkpoints and provenance: helpers that any module may import."""

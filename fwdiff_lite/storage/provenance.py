@@ -1,0 +1,49 @@
+"""Where a result comes from: the command, the commit of the sources, and the hardware."""
+
+import os
+import subprocess
+from typing import Any
+
+import torch
+
+from fwdiff_lite.devices import num_processes
+from fwdiff_lite.storage.files import root
+
+
+def commit() -> str | None:
+    """The checkout's commit, with '+' behind it where its sources have changed since; None outside git.
+
+    FWDIFF_COMMIT says it on a machine that has the sources without their history.
+    """
+    if said := os.environ.get("FWDIFF_COMMIT"):
+        return said
+
+    def git(*words: str) -> str:
+        return subprocess.run(
+            ["git", "-C", root(), *words], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    results = (":!figures", ":!notebooks/*.ipynb", ":!README.md")
+    try:
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--", ".", *results) else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def origin(command: str) -> dict[str, str]:
+    """What is written down of whatever a command makes: itself, the sources' commit, and what it runs on."""
+    hardware = f"{os.cpu_count()}-core CPU"
+    if torch.cuda.is_available():
+        count = num_processes()
+        hardware = f"{'one' if count == 1 else count} {torch.cuda.get_device_name()}"
+    return {"command": command, "commit": commit() or "unknown", "hardware": hardware}
+
+
+def origins(parts: list[dict]) -> dict[str, Any]:
+    """That of something which several commands made, one after another: their records, with gpu_minutes, in one."""
+    return {
+        "command": "; ".join(part["command"] for part in parts),
+        "gpu_minutes": round(sum(part["gpu_minutes"] for part in parts), 1),
+        **{key: "; ".join(dict.fromkeys(part[key] for part in parts)) for key in ("hardware", "commit")},
+        "seed": 0,
+    }
