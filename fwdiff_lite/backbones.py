@@ -7,109 +7,109 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 
-def time_features(t: Float[Tensor, "b"], pairs: int = 6) -> Float[Tensor, "b f"]:
-    """Sines and cosines of pi t / 2 times 1, 2, 4, ...: f = 2 pairs features of time in [0, 1]."""
-    frequencies = (math.pi / 2) * 2.0 ** torch.arange(pairs, device=t.device, dtype=t.dtype)
+def timestep_embedding(t: Float[Tensor, "b"], num_freqs: int = 6) -> Float[Tensor, "b f"]:
+    """Sines and cosines of pi t / 2 times 1, 2, 4, ...: f = 2 num_freqs features of time in [0, 1]."""
+    frequencies = (math.pi / 2) * 2.0 ** torch.arange(num_freqs, device=t.device, dtype=t.dtype)
     angles = t[:, None] * frequencies
     return torch.cat([angles.sin(), angles.cos()], 1)
 
 
-def _check_sizes(inputs: int, outputs: int, width: int, depth: int, pairs: int) -> None:
-    if min(inputs, outputs, width, depth, pairs) < 1:
-        raise ValueError(f"a network needs positive sizes, got {inputs=}, {outputs=}, {width=}, {depth=}, {pairs=}")
+def _check_sizes(in_features: int, out_features: int, width: int, depth: int, num_freqs: int) -> None:
+    if min(in_features, out_features, width, depth, num_freqs) < 1:
+        raise ValueError(f"a network needs positive sizes, got {in_features=}, {out_features=}, {width=}, {depth=}, {num_freqs=}")
 
 
 class MLP(nn.Module):
-    """`depth` hidden layers of `width` SiLU units between `inputs` numbers with their time and `outputs` numbers.
+    """`depth` hidden layers of `width` SiLU units between `in_features` numbers with their time and `out_features` numbers.
 
     dropout: share of the hidden units silenced in training, against over-confidence on small training sets
     """
 
     def __init__(
-        self, inputs: int, outputs: int, width: int = 128, depth: int = 3, dropout: float = 0.0, pairs: int = 6
+        self, in_features: int, out_features: int, width: int = 128, depth: int = 3, dropout: float = 0.0, num_freqs: int = 6
     ):
         super().__init__()
-        _check_sizes(inputs, outputs, width, depth, pairs)
-        self.pairs = pairs
-        sizes = [inputs + 2 * pairs] + [width] * depth
+        _check_sizes(in_features, out_features, width, depth, num_freqs)
+        self.num_freqs = num_freqs
+        sizes = [in_features + 2 * num_freqs] + [width] * depth
         layers: list[nn.Module] = []
         for a, b in zip(sizes, sizes[1:], strict=False):
             layers += [nn.Linear(a, b), nn.SiLU(inplace=True)]
             if dropout:
                 layers.append(nn.Dropout(dropout))
-        self.layers = nn.Sequential(*layers, nn.Linear(width, outputs))
+        self.layers = nn.Sequential(*layers, nn.Linear(width, out_features))
 
     def forward(self, x: Float[Tensor, "b i"], t: Float[Tensor, "b"]) -> Float[Tensor, "b o"]:
         """The network's answer at time t."""
-        return self.layers(torch.cat([x, time_features(t, self.pairs)], 1))
+        return self.layers(torch.cat([x, timestep_embedding(t, self.num_freqs)], 1))
 
 
 class ResidualMLP(nn.Module):
-    """As MLP, with `depth` residual blocks of two layers each: trains faster where inputs must be copied or refined.
+    """As MLP, with `depth` residual blocks of two layers each: trains faster where in_features must be copied or refined.
 
     dropout: share of the hidden units silenced in training, against over-confidence on small training sets
     """
 
     def __init__(
-        self, inputs: int, outputs: int, width: int = 384, depth: int = 2, dropout: float = 0.0, pairs: int = 6
+        self, in_features: int, out_features: int, width: int = 384, depth: int = 2, dropout: float = 0.0, num_freqs: int = 6
     ):
         super().__init__()
-        _check_sizes(inputs, outputs, width, depth, pairs)
-        self.pairs = pairs
+        _check_sizes(in_features, out_features, width, depth, num_freqs)
+        self.num_freqs = num_freqs
 
         def layer(drop: float) -> list[nn.Module]:
             return [nn.SiLU(), nn.Dropout(drop), nn.Linear(width, width)]
 
-        self.first = nn.Linear(inputs + 2 * pairs, width)
+        self.linear_in = nn.Linear(in_features + 2 * num_freqs, width)
         self.blocks = nn.ModuleList(
             nn.Sequential(nn.LayerNorm(width), *layer(dropout), *layer(dropout)) for _ in range(depth)
         )
-        self.last = nn.Sequential(nn.LayerNorm(width), nn.SiLU(), nn.Linear(width, outputs))
+        self.linear_out = nn.Sequential(nn.LayerNorm(width), nn.SiLU(), nn.Linear(width, out_features))
 
     def forward(self, x: Float[Tensor, "b i"], t: Float[Tensor, "b"]) -> Float[Tensor, "b o"]:
         """The network's answer at time t."""
-        h = self.first(torch.cat([x, time_features(t, self.pairs)], 1))
+        h = self.linear_in(torch.cat([x, timestep_embedding(t, self.num_freqs)], 1))
         for block in self.blocks:
             h = h + block(h)
-        return self.last(h)
+        return self.linear_out(h)
 
 
-class _WayDown(nn.Module):
+class _UNetEncoder(nn.Module):
     """Residual blocks on an image's pixels, halved again and again: what UNet and Encoder begin with."""
 
-    def __init__(self, inputs: int, widths: tuple[int, ...], blocks: int, attention: int, pairs: int, row: bool):
+    def __init__(self, in_channels: int, widths: tuple[int, ...], blocks: int, attention: int, num_freqs: int, row: bool):
         super().__init__()
         if any(width % 8 for width in widths):
             raise ValueError(f"widths must be multiples of 8, got {widths}")
-        self.pairs, self.row, self.attends = pairs, row, len(widths) - attention
-        self.features = 4 * widths[0]
+        self.num_freqs, self.row, self.attends = num_freqs, row, len(widths) - attention
+        self.time_features = 4 * widths[0]
         self.time = nn.Sequential(
-            nn.Linear(2 * pairs, self.features), nn.SiLU(), nn.Linear(self.features, self.features)
+            nn.Linear(2 * num_freqs, self.time_features), nn.SiLU(), nn.Linear(self.time_features, self.time_features)
         )
-        self.first = _convolution(inputs, widths[0], row)
+        self.conv_in = _conv3(in_channels, widths[0], row)
         self.down = nn.ModuleList(self._level(i, width, width, blocks) for i, width in enumerate(widths))
-        self.coarser = nn.ModuleList(_convolution(a, b, row, 2) for a, b in zip(widths, widths[1:], strict=False))
+        self.downsample = nn.ModuleList(_conv3(a, b, row, 2) for a, b in zip(widths, widths[1:], strict=False))
 
     def _level(self, i: int, entering: int, width: int, blocks: int) -> nn.ModuleList:
         """The blocks of the i-th resolution."""
         sizes = [entering] + [width] * blocks
         return nn.ModuleList(
-            _Block(a, b, self.features, i >= self.attends, self.row) for a, b in zip(sizes, sizes[1:], strict=False)
+            _ResBlock(a, b, self.time_features, i >= self.attends, self.row) for a, b in zip(sizes, sizes[1:], strict=False)
         )
 
-    def _descend(self, x: Float[Tensor, "b i h w"], t: Float[Tensor, "b"]) -> tuple[list[Tensor], Tensor]:
+    def _encode(self, x: Float[Tensor, "b i h w"], t: Float[Tensor, "b"]) -> tuple[list[Tensor], Tensor]:
         """What each resolution says, from fine to coarse, and the features of time."""
-        time = self.time(time_features(t, self.pairs))
-        h, found = self.first(x), []
+        time = self.time(timestep_embedding(t, self.num_freqs))
+        h, features = self.conv_in(x), []
         for i, level in enumerate(self.down):
-            h = self.coarser[i - 1](h) if i else h
+            h = self.downsample[i - 1](h) if i else h
             for block in level:
                 h = block(h, time)
-            found.append(h)
-        return found, time
+            features.append(h)
+        return features, time
 
 
-class UNet(_WayDown):
+class UNet(_UNetEncoder):
     """Images to images at time t: residual blocks on halved and halved again pixels, and back up (Ronneberger 2015).
 
     Time acts as a scale and a shift after each block's second group norm (Dhariwal and Nichol 2021, Table 3). The last
@@ -124,64 +124,64 @@ class UNet(_WayDown):
 
     def __init__(
         self,
-        inputs: int,
-        outputs: int,
+        in_channels: int,
+        out_channels: int,
         widths: tuple[int, ...] = (32, 64, 96, 128),
         blocks: int = 2,
         attention: int = 2,
-        pairs: int = 6,
+        num_freqs: int = 6,
         row: bool = False,
     ):
-        _check_sizes(inputs, outputs, min(widths, default=0), blocks, pairs)
-        super().__init__(inputs, widths, blocks, attention, pairs, row)
+        _check_sizes(in_channels, out_channels, min(widths, default=0), blocks, num_freqs)
+        super().__init__(in_channels, widths, blocks, attention, num_freqs, row)
         each = range(len(widths) - 1)
-        self.finer = nn.ModuleList(_convolution(widths[i + 1], widths[i], row) for i in each)
+        self.upsample = nn.ModuleList(_conv3(widths[i + 1], widths[i], row) for i in each)
         self.up = nn.ModuleList(self._level(i, 2 * widths[i], widths[i], blocks) for i in each)
-        self.last = nn.Sequential(nn.GroupNorm(8, widths[0]), nn.SiLU(), _convolution(widths[0], outputs, row))
-        nn.init.zeros_(self.last[-1].weight)
-        nn.init.zeros_(self.last[-1].bias)
+        self.conv_out = nn.Sequential(nn.GroupNorm(8, widths[0]), nn.SiLU(), _conv3(widths[0], out_channels, row))
+        nn.init.zeros_(self.conv_out[-1].weight)
+        nn.init.zeros_(self.conv_out[-1].bias)
 
     def forward(self, x: Float[Tensor, "b i h w"], t: Float[Tensor, "b"]) -> Float[Tensor, "b o h w"]:
         """The network's answer at time t."""
-        side = 2 ** len(self.coarser)
+        side = 2 ** len(self.downsample)
         if self.row and x.shape[-2] != 1:
             raise ValueError(f"images of {x.shape[-2]}x{x.shape[-1]} pixels: this network takes rows, of height 1")
         if x.shape[-1] % side or (x.shape[-2] % side and not self.row):
             raise ValueError(f"images of {x.shape[-2]}x{x.shape[-1]} pixels: both sides must be divisible by {side}")
-        (*skips, h), time = self._descend(x, t)
+        (*skips, h), time = self._encode(x, t)
         for i in reversed(range(len(self.up))):
-            h = self.finer[i](nn.functional.interpolate(h, skips[i].shape[-2:]))
+            h = self.upsample[i](nn.functional.interpolate(h, skips[i].shape[-2:]))
             h = torch.cat([h, skips[i]], 1)
             for block in self.up[i]:
                 h = block(h, time)
-        return self.last(h)
+        return self.conv_out(h)
 
 
-def _convolution(inputs: int, outputs: int, row: bool, stride: int = 1) -> nn.Conv2d:
+def _conv3(in_channels: int, out_channels: int, row: bool, stride: int = 1) -> nn.Conv2d:
     """Over 3 x 3 pixels, or in images of height 1 over 1 x 3."""
     if row:
-        return nn.Conv2d(inputs, outputs, (1, 3), (1, stride), (0, 1))
-    return nn.Conv2d(inputs, outputs, 3, stride, 1)
+        return nn.Conv2d(in_channels, out_channels, (1, 3), (1, stride), (0, 1))
+    return nn.Conv2d(in_channels, out_channels, 3, stride, 1)
 
 
-class _Block(nn.Module):
+class _ResBlock(nn.Module):
     """Two convolutions around a skip, and attention where asked for; adds nothing at first."""
 
-    def __init__(self, inputs: int, outputs: int, features: int, attends: bool, row: bool):
+    def __init__(self, in_channels: int, out_channels: int, features: int, attends: bool, row: bool):
         super().__init__()
-        self.enter = nn.Sequential(nn.GroupNorm(8, inputs), nn.SiLU(), _convolution(inputs, outputs, row))
-        self.norm = nn.GroupNorm(8, outputs, affine=False)
-        self.time = nn.Linear(features, 2 * outputs)
-        self.leave = _convolution(outputs, outputs, row)
-        self.skip = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
-        self.attention = _Attention(outputs) if attends else nn.Identity()
-        nn.init.zeros_(self.leave.weight)
-        nn.init.zeros_(self.leave.bias)
+        self.conv1 = nn.Sequential(nn.GroupNorm(8, in_channels), nn.SiLU(), _conv3(in_channels, out_channels, row))
+        self.norm = nn.GroupNorm(8, out_channels, affine=False)
+        self.time = nn.Linear(features, 2 * out_channels)
+        self.conv2 = _conv3(out_channels, out_channels, row)
+        self.skip = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
+        self.attention = _Attention(out_channels) if attends else nn.Identity()
+        nn.init.zeros_(self.conv2.weight)
+        nn.init.zeros_(self.conv2.bias)
 
     def forward(self, x: Float[Tensor, "b i h w"], time: Float[Tensor, "b f"]) -> Float[Tensor, "b o h w"]:
         scale, shift = self.time(time)[..., None, None].chunk(2, 1)  # (B, 2 O, 1, 1) -> twice (B, O, 1, 1)
-        h = self.norm(self.enter(x)) * (1 + scale) + shift
-        return self.attention(self.skip(x) + self.leave(nn.functional.silu(h)))
+        h = self.norm(self.conv1(x)) * (1 + scale) + shift
+        return self.attention(self.skip(x) + self.conv2(nn.functional.silu(h)))
 
 
 class _Attention(nn.Module):
@@ -193,20 +193,20 @@ class _Attention(nn.Module):
         while width % self.heads:
             self.heads += 1
         self.norm = nn.GroupNorm(8, width)
-        self.ask = nn.Conv2d(width, 3 * width, 1)
-        self.answer = nn.Conv2d(width, width, 1)
-        nn.init.zeros_(self.answer.weight)
-        nn.init.zeros_(self.answer.bias)
+        self.qkv = nn.Conv2d(width, 3 * width, 1)
+        self.proj = nn.Conv2d(width, width, 1)
+        nn.init.zeros_(self.proj.weight)
+        nn.init.zeros_(self.proj.bias)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         # (B, 3 C, H, W) -> three of (B, heads, H W, C / heads)
-        qkv = self.ask(self.norm(x)).flatten(2).unflatten(1, (3, self.heads, -1)).transpose(-1, -2)
+        qkv = self.qkv(self.norm(x)).flatten(2).unflatten(1, (3, self.heads, -1)).transpose(-1, -2)
         q, k, v = qkv.contiguous().unbind(1)  # fused attention wants the channels of a pixel side by side
         h = nn.functional.scaled_dot_product_attention(q, k, v)
-        return x + self.answer(h.transpose(-1, -2).reshape(x.shape))
+        return x + self.proj(h.transpose(-1, -2).reshape(x.shape))
 
 
-class Encoder(_WayDown):
+class Encoder(_UNetEncoder):
     """Square images to numbers at time t: a UNet's way down, then two layers. Untrained it answers zero.
 
     side: pixels of an image, divisible by 2 ** (len(widths) - 1)
@@ -216,34 +216,34 @@ class Encoder(_WayDown):
 
     def __init__(
         self,
-        inputs: int,
-        outputs: int,
+        in_channels: int,
+        out_channels: int,
         side: int,
         widths: tuple[int, ...] = (32, 64, 96, 128, 128),
         blocks: int = 1,
         hidden: int = 256,
-        pairs: int = 6,
+        num_freqs: int = 6,
     ):
-        _check_sizes(inputs, outputs, min((hidden, *widths), default=0), blocks, pairs)
-        super().__init__(inputs, widths, blocks, 0, pairs, row=False)
+        _check_sizes(in_channels, out_channels, min((hidden, *widths), default=0), blocks, num_freqs)
+        super().__init__(in_channels, widths, blocks, 0, num_freqs, row=False)
         self.side, smaller = side, 2 ** (len(widths) - 1)
         if side % smaller:
             raise ValueError(f"images of {side}x{side} pixels: both sides must be divisible by {smaller}")
         left = widths[-1] * (side // smaller) ** 2
-        self.last = nn.Sequential(
+        self.head = nn.Sequential(
             nn.GroupNorm(8, widths[-1]), nn.SiLU(), nn.Flatten(),
-            nn.Linear(left, hidden), nn.SiLU(), nn.Linear(hidden, outputs),
+            nn.Linear(left, hidden), nn.SiLU(), nn.Linear(hidden, out_channels),
         )  # fmt: skip
-        nn.init.zeros_(self.last[-1].weight)
-        nn.init.zeros_(self.last[-1].bias)
+        nn.init.zeros_(self.head[-1].weight)
+        nn.init.zeros_(self.head[-1].bias)
 
     def forward(self, x: Float[Tensor, "b i h w"], t: Float[Tensor, "b"]) -> Float[Tensor, "b o"]:
         """The network's answer at time t."""
         if x.shape[-2:] != (self.side, self.side):
             sides = f"{x.shape[-2]}x{x.shape[-1]}"
             raise ValueError(f"images of {sides} pixels: this network takes {self.side}x{self.side}")
-        found, _ = self._descend(x, t)
-        return self.last(found[-1])
+        features, _ = self._encode(x, t)
+        return self.head(features[-1])
 
 
 class DiT(nn.Module):
@@ -257,28 +257,28 @@ class DiT(nn.Module):
 
     def __init__(
         self,
-        inputs: int,
-        outputs: int,
+        in_channels: int,
+        out_channels: int,
         width: int = 256,
         depth: int = 6,
         heads: int = 4,
         patch: int = 4,
-        pairs: int = 6,
+        num_freqs: int = 6,
         row: bool = False,
     ):
         super().__init__()
-        _check_sizes(inputs, outputs, width, depth, pairs)
+        _check_sizes(in_channels, out_channels, width, depth, num_freqs)
         if width % 4 or width % heads:
             raise ValueError(f"width must be a multiple of 4 and of heads, got {width} with {heads} heads")
-        self.pairs = pairs
+        self.num_freqs = num_freqs
         self.patch = (1 if row else patch, patch)
-        self.time = nn.Sequential(nn.Linear(2 * pairs, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
-        self.enter = nn.Conv2d(inputs, width, self.patch, self.patch)
+        self.time = nn.Sequential(nn.Linear(2 * num_freqs, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
+        self.patch_embed = nn.Conv2d(in_channels, width, self.patch, self.patch)
         self.blocks = nn.ModuleList(_TransformerBlock(width, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
-        self.shift = nn.Linear(width, 2 * width)
-        self.leave = nn.ConvTranspose2d(width, outputs, self.patch, self.patch)
-        for layer in (self.shift, self.leave):
+        self.final_modulation = nn.Linear(width, 2 * width)
+        self.unpatchify = nn.ConvTranspose2d(width, out_channels, self.patch, self.patch)
+        for layer in (self.final_modulation, self.unpatchify):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
@@ -288,17 +288,17 @@ class DiT(nn.Module):
             raise ValueError(
                 f"images of {x.shape[-2]}x{x.shape[-1]} pixels: sides must be multiples of a patch's {self.patch}"
             )
-        time = self.time(time_features(t, self.pairs))
-        h = self.enter(x)  # (B, D, rows, columns)
+        time = self.time(timestep_embedding(t, self.num_freqs))
+        h = self.patch_embed(x)  # (B, D, rows, columns)
         rows, columns = h.shape[-2:]
-        h = h.flatten(2).transpose(1, 2) + _whereabouts(rows, columns, h)  # (B, rows columns, D)
+        h = h.flatten(2).transpose(1, 2) + _sincos_2d_pos_embed(rows, columns, h)  # (B, rows columns, D)
         for block in self.blocks:
             h = block(h, time)
-        h = _modulated(self.norm(h), self.shift(time))
-        return self.leave(h.transpose(1, 2).unflatten(2, (rows, columns)))
+        h = _modulate(self.norm(h), self.final_modulation(time))
+        return self.unpatchify(h.transpose(1, 2).unflatten(2, (rows, columns)))
 
 
-def _whereabouts(rows: int, columns: int, like: Float[Tensor, "b d h w"]) -> Float[Tensor, "p d"]:
+def _sincos_2d_pos_embed(rows: int, columns: int, like: Float[Tensor, "b d h w"]) -> Float[Tensor, "p d"]:
     """Sines and cosines of a patch's row and column, D / 4 of each."""
     quarter = like.shape[1] // 4
     frequencies = 1e-2 ** (torch.arange(quarter, device=like.device) / quarter)
@@ -307,7 +307,7 @@ def _whereabouts(rows: int, columns: int, like: Float[Tensor, "b d h w"]) -> Flo
     return torch.cat([f(z) for z in (y, x) for f in (torch.sin, torch.cos)], -1).flatten(0, 1)
 
 
-def _modulated(x: Float[Tensor, "b p d"], change: Float[Tensor, "b e"]) -> Float[Tensor, "b p d"]:
+def _modulate(x: Float[Tensor, "b p d"], change: Float[Tensor, "b e"]) -> Float[Tensor, "b p d"]:
     """A scale and a shift, the two halves of `change`."""
     scale, shift = change[:, None].chunk(2, -1)
     return x * (1 + scale) + shift
@@ -320,8 +320,8 @@ class _TransformerBlock(nn.Module):
         super().__init__()
         self.heads = heads
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
-        self.ask = nn.Linear(width, 3 * width)
-        self.answer = nn.Linear(width, width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
         self.layers = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
         self.time = nn.Linear(width, 6 * width)
         nn.init.zeros_(self.time.weight)
@@ -330,7 +330,7 @@ class _TransformerBlock(nn.Module):
     def forward(self, x: Float[Tensor, "b p d"], time: Float[Tensor, "b d"]) -> Float[Tensor, "b p d"]:
         attend, gate, change, open_ = self.time(time).split([2 * x.shape[-1], x.shape[-1]] * 2, -1)
         # (B, P, 3 D) -> three of (B, heads, P, D / heads)
-        q, k, v = self.ask(_modulated(self.norm(x), attend)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        q, k, v = self.qkv(_modulate(self.norm(x), attend)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         h = nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-        x = x + gate[:, None] * self.answer(h)
-        return x + open_[:, None] * self.layers(_modulated(self.norm(x), change))
+        x = x + gate[:, None] * self.proj(h)
+        return x + open_[:, None] * self.layers(_modulate(self.norm(x), change))

@@ -5,14 +5,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-def window(params: Float[Tensor, "*b 3"], side: int) -> Float[Tensor, "*b {side} {side}"]:
+def crop_mask(params: Float[Tensor, "*b 3"], side: int) -> Float[Tensor, "*b {side} {side}"]:
     """1 inside of each window of a canvas of side x side pixels, 0 outside."""
     row, col, size = params[..., None, None].unbind(-3)  # each (*b, 1, 1)
     i = torch.arange(side, device=params.device)
     return ((i[:, None] >= row) & (i[:, None] < row + size) & (i >= col) & (i < col + size)).to(params)
 
 
-def merge(
+def composite_crops(
     value: Float[Tensor, "b m *obs"], support: Float[Tensor, "b m *#obs"]
 ) -> tuple[Float[Tensor, "b *obs"], Float[Tensor, "b *#obs"]]:
     """All M windows on one canvas, averaged where they overlap, and 1 where one of them sees."""

@@ -42,7 +42,7 @@ def autocast_bf16(device: torch.device, enabled: bool) -> AbstractContextManager
     return torch.autocast(device.type, torch.bfloat16) if enabled else nullcontext()
 
 
-class Recorded:
+class CUDAGraphCallable:
     """A function of one tensor on a GPU, recorded after a few calls and played back from then on: a CUDA graph.
 
     A GPU takes a graph at once, where it would else wait for each of a small network's thousand kernels. The function

@@ -33,7 +33,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from fwdiff_lite.observations import Observations, gather
+from fwdiff_lite.observations import Observations, gather_pixels
 from fwdiff_lite.schedule import CosineSchedule, check_time
 
 T_MAX = 1 - 1e-3  # where sampling starts: at t = 1 nothing is left of the target
@@ -72,7 +72,7 @@ class ForwardDiffusion(nn.Module):
         self.novel_weight = novel_weight
         self.target_shape = target_shape
 
-    def draw(self, target: Observations, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def sample_time_and_noise(self, target: Observations, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Times t (B,), spread evenly over the batch, and noise like the target: all the randomness of a loss."""
         n = len(target)
         offset = torch.rand((), generator=generator, device=generator.device)
@@ -88,8 +88,8 @@ class ForwardDiffusion(nn.Module):
         t: Float[Tensor, "b"],
         noise: Float[Tensor, "b m *obs"],
         novel: Observations | None = None,
-        at: Int[Tensor, "b m n"] | None = None,
-        novel_at: Int[Tensor, "b k n"] | None = None,
+        pixel_indices: Int[Tensor, "b m n"] | None = None,
+        novel_pixel_indices: Int[Tensor, "b k n"] | None = None,
     ) -> dict[str, Tensor]:
         """Eq. 8 and 9 as means over the batch, without randomness: {"target"[, "novel"][, "estimate"], "loss"}.
 
@@ -104,21 +104,21 @@ class ForwardDiffusion(nn.Module):
         noisy_target = self._noisy(target.value, noise, t) * self._support(target.params)
         condition = self.denoiser.condition(context, target.params)
         signal = self.denoiser(condition, noisy_target, t)
-        seen, places = {"target": target}, [at]
+        seen, places = {"target": target}, [pixel_indices]
         if novel is not None and self.novel_weight:
-            if (at is None) != (novel_at is None):
+            if (pixel_indices is None) != (novel_pixel_indices is None):
                 raise ValueError("places of one of target and novel observation: give at and novel_at, or neither")
-            seen, places = seen | {"novel": novel}, [at, novel_at]
+            seen, places = seen | {"novel": novel}, [pixel_indices, novel_pixel_indices]
         misfits = dict(zip(seen, self._misfits(signal, list(seen.values()), places), strict=True))
         weigh = getattr(self.denoiser, "loss_weight", lambda condition, t: torch.ones_like(t))
         total = (weigh(condition, t) * (misfits["target"] + self.novel_weight * misfits.get("novel", 0.0))).mean()
         losses = {name: misfit.mean() for name, misfit in misfits.items()}
-        estimate = getattr(condition, "estimate", None)
+        estimate = getattr(condition, "deterministic_prediction", None)
         if estimate is not None:
             there = target.mask.reshape(target.mask.shape + (1,) * (target.value.ndim - 2))
             misfit = (estimate.value - _coarser(target.value, estimate.value.shape)).square()
-            losses["estimate"] = (there * misfit).mean()
-            total = total + losses["estimate"]
+            losses["deterministic"] = (there * misfit).mean()
+            total = total + losses["deterministic"]
         return {**losses, "loss": total}
 
     forward = loss  # a Module's forward, so that it compiles and runs on several devices
@@ -161,7 +161,7 @@ class ForwardDiffusion(nn.Module):
                 condition = self.denoiser.condition(context, target_params)
                 without = None
                 if guidance != 1.0:
-                    without = self.denoiser.condition(context.drop(torch.ones_like(context.mask)), target_params)
+                    without = self.denoiser.condition(context.mask_out(torch.ones_like(context.mask)), target_params)
             times = torch.linspace(T_MAX, 0, steps + 1, dtype=torch.float64)[:-1].tolist()
             noisy_target = noise()
             for t, t_next in zip(times, times[1:] + [None], strict=True):
@@ -239,11 +239,11 @@ class ForwardDiffusion(nn.Module):
         The forward model is called once for all of them: a generator makes one picture, whatever is cut out of it.
         """
         params = torch.cat([truth.params for truth in seen], 1)
-        at = {} if places[0] is None else {"at": torch.cat(places, 1)}
-        predicted = self.forward_model(signal, params, **at).split([truth.params.shape[1] for truth in seen], 1)
+        pixel_indices = {} if places[0] is None else {"pixel_indices": torch.cat(places, 1)}
+        predicted = self.forward_model(signal, params, **pixel_indices).split([truth.params.shape[1] for truth in seen], 1)
         misfits = []
         for answer, truth, where in zip(predicted, seen, places, strict=True):
-            value = truth.value if where is None else gather(truth.value, where)
+            value = truth.value if where is None else gather_pixels(truth.value, where)
             if answer.shape != value.shape:
                 raise ValueError(
                     f"forward_model gave {tuple(answer.shape)} where the observations are {tuple(value.shape)}"
@@ -273,7 +273,7 @@ class ForwardRegression(ForwardDiffusion):
     whose observations are nearest to the conditional mean.
     """
 
-    def draw(self, target: Observations, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def sample_time_and_noise(self, target: Observations, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """t = 1 and no noise."""
         return target.value.new_ones(len(target)), torch.zeros_like(target.value)
 

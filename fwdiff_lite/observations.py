@@ -59,7 +59,7 @@ class Observations:
             rows = slice(rows, rows + 1 or None)
         return Observations(self.value[rows], self.params[rows], self.mask[rows])
 
-    def take(self, which) -> Observations:
+    def select(self, which) -> Observations:
         """Some of the M observations of every signal: a slice or a list over M."""
         return Observations(self.value[:, which], self.params[:, which], self.mask[:, which])
 
@@ -74,7 +74,7 @@ class Observations:
         pairs = ((self.value, other.value), (self.params, other.params), (self.mask, other.mask))
         return Observations(*(torch.cat(pair, 1) for pair in pairs))
 
-    def drop(self, gone: Bool[Tensor, "b m"] | Bool[Tensor, "b 1"]) -> Observations:
+    def mask_out(self, gone: Bool[Tensor, "b m"] | Bool[Tensor, "b 1"]) -> Observations:
         """The same without those where `gone` is True; their values become zero, so nothing of them can leak."""
         mask = self.mask & ~gone
         keep = mask.reshape(mask.shape + (1,) * (self.value.ndim - 2))
@@ -106,7 +106,7 @@ class Observations:
         return self
 
 
-def send(x, device: torch.device | str):
+def to_device(x, device: torch.device | str):
     """A tensor, or anything else that has `to`, on the device.
 
     A tensor goes by pinned memory, or the CPU would wait until a GPU has done all that it was given before.
@@ -116,10 +116,10 @@ def send(x, device: torch.device | str):
     return x.to(device)
 
 
-def gather(value: Float[Tensor, "b m c *places"], at: Int[Tensor, "b m n"]) -> Float[Tensor, "b m c n"]:
+def gather_pixels(value: Float[Tensor, "b m c *places"], pixel_indices: Int[Tensor, "b m n"]) -> Float[Tensor, "b m c n"]:
     """An image-like value at some of its places only: indices into the flattened places."""
     flat = value.flatten(3)  # (B, M, C, *places) -> (B, M, C, P)
-    return flat.gather(-1, at[:, :, None].expand(-1, -1, flat.shape[2], -1))
+    return flat.gather(-1, pixel_indices[:, :, None].expand(-1, -1, flat.shape[2], -1))
 
 
 # --- windows: squares of one canvas, phi = (row, col, size) in whole pixels ------------------------------

@@ -30,14 +30,14 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from fwdiff_lite.devices import autocast_bf16
-from fwdiff_lite.observations import Observations, send
+from fwdiff_lite.observations import Observations, to_device
 
 INTERRUPTED = 130  # exit status of a command whose training was interrupted, as of every program that Ctrl-C ends
 CHECK_EVERY = 50  # steps between looks at the loss: each look makes a GPU wait
 
 
 @dataclass
-class Fit:
+class TrainingLog:
     """What a training did: steps and seconds (all resumed parts together) and the losses at every step.
 
     interrupted: True where a KeyboardInterrupt ended it before its budget was spent
@@ -49,7 +49,7 @@ class Fit:
     interrupted: bool = False
 
 
-def compiled(model: nn.Module) -> nn.Module:
+def compile_model(model: nn.Module) -> nn.Module:
     """A model as `fit` compiles it."""
     # channels last: a GPU's convolutions would turn every image around and back, for a sixth of a step's time
     return torch.compile(model, options={"force_layout_optimization": True})
@@ -73,7 +73,7 @@ def fit(
     checkpoint_every: int = 1000,
     progress: bool = True,
     accelerator: Accelerator | None = None,
-) -> Fit:
+) -> TrainingLog:
     """Train model.denoiser with AdamW; it ends with the exponential moving average of its weights, where it was.
 
     steps, seconds: the budget, whichever ends first; the learning rate rises over `warmup` steps and falls to zero
@@ -106,13 +106,13 @@ def fit(
         weights, lr=learning_rate, weight_decay=weight_decay, betas=(0.9, 0.99), fused=accelerator.device.type == "cuda"
     )
     average = [w.detach().clone() for w in weights]
-    done = Fit()
+    done = TrainingLog()
     path = Path(checkpoint) if checkpoint is not None else None
     if path is not None and path.exists():
         done = _resume(path, denoiser, average, optimizer, generator)
     trained = accelerator.prepare(model)
     if compile:
-        trained = compiled(trained)
+        trained = compile_model(trained)
 
     clock, random = _Clock(done.seconds, accelerator), _random_state(generator)
     recent: list[dict[str, Tensor]] = []  # losses that are still on the device
@@ -125,10 +125,10 @@ def fit(
             whole = batch(generator)
             if done.steps == 0:
                 _check_batch(whole)
-            draw = model.draw(whole["target"], generator)
+            draw = model.sample_time_and_noise(whole["target"], generator)
             mine = _rows(len(whole["target"]), accelerator)
-            part = {name: send(x[mine], accelerator.device) for name, x in whole.items()}
-            draw = [send(x[mine], accelerator.device) for x in draw]
+            part = {name: to_device(x[mine], accelerator.device) for name, x in whole.items()}
+            draw = [to_device(x[mine], accelerator.device) for x in draw]
             with autocast_bf16(accelerator.device, bf16):
                 losses = trained(part.pop("context"), part.pop("target"), *draw, **part)
             optimizer.zero_grad()
@@ -220,7 +220,7 @@ def _update(optimizer: torch.optim.Optimizer, norm: Tensor) -> bool:
     return True
 
 
-def _share(done: Fit, steps: int | None, seconds: float | None) -> float:
+def _share(done: TrainingLog, steps: int | None, seconds: float | None) -> float:
     """How much of the budget is spent."""
     return max(done.steps / steps if steps else 0.0, done.seconds / seconds if seconds else 0.0)
 
@@ -239,7 +239,7 @@ def _check_batch(batch: dict) -> None:
             x.check(name, allow_empty=True)
 
 
-def _record(done: Fit, recent: list[dict[str, Tensor]], norms: list[Tensor], accelerator: Accelerator | None) -> None:
+def _record(done: TrainingLog, recent: list[dict[str, Tensor]], norms: list[Tensor], accelerator: Accelerator | None) -> None:
     """Move the recent losses, averaged over processes unless the accelerator is None, into the curve.
 
     ValueError where one of them, or a gradient's norm, is not finite.
@@ -270,7 +270,7 @@ def _random_state(generator: torch.Generator) -> dict[str, Tensor]:
     return state | ({"random.cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})
 
 
-def _save(path: Path, denoiser, average, optimizer, random: dict[str, Tensor], done: Fit) -> None:
+def _save(path: Path, denoiser, average, optimizer, random: dict[str, Tensor], done: TrainingLog) -> None:
     """Write everything that resuming needs, under a temporary name first: a kill leaves the old file or the new."""
     tensors = {f"weights.{i}": w.detach().contiguous() for i, w in enumerate(denoiser.parameters())}
     tensors |= {f"buffers.{i}": b.detach().contiguous() for i, b in enumerate(denoiser.buffers())}
@@ -284,7 +284,7 @@ def _save(path: Path, denoiser, average, optimizer, random: dict[str, Tensor], d
     os.replace(temporary, path)
 
 
-def _resume(path: Path, denoiser, average, optimizer, generator) -> Fit:
+def _resume(path: Path, denoiser, average, optimizer, generator) -> TrainingLog:
     """Read a checkpoint into the objects given; a ValueError where it is damaged or of another model."""
     try:
         with safe_open(path, "pt") as file:
@@ -310,4 +310,4 @@ def _resume(path: Path, denoiser, average, optimizer, generator) -> Fit:
     torch.set_rng_state(tensors["random.torch"])
     if "random.cuda" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors["random.cuda"])
-    return Fit(meta["steps"], meta["seconds"], meta["curve"])
+    return TrainingLog(meta["steps"], meta["seconds"], meta["curve"])

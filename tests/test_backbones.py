@@ -3,17 +3,17 @@
 import pytest
 import torch
 
-from fwdiff_lite.backbones import MLP, DiT, Encoder, ResidualMLP, UNet, time_features
+from fwdiff_lite.backbones import MLP, DiT, Encoder, ResidualMLP, UNet, timestep_embedding
 
 
 def test_time_features_tell_times_apart():
     t = torch.linspace(0, 1, 257, dtype=torch.float64)
-    distance = torch.cdist(time_features(t), time_features(t)) + torch.eye(257) * 9
+    distance = torch.cdist(timestep_embedding(t), timestep_embedding(t)) + torch.eye(257) * 9
     assert distance.min() > 0.05
 
 
 def test_mlp_counts_its_parameters_and_depends_on_time():
-    net = MLP(5, 2, width=16, depth=3, pairs=4)
+    net = MLP(5, 2, width=16, depth=3, num_freqs=4)
     sizes = [(5 + 8, 16), (16, 16), (16, 16), (16, 2)]
     assert sum(w.numel() for w in net.parameters()) == sum(a * b + b for a, b in sizes)
     x = torch.randn(7, 5)
@@ -21,7 +21,7 @@ def test_mlp_counts_its_parameters_and_depends_on_time():
 
 
 def test_residual_mlp_counts_its_parameters_and_depends_on_time():
-    net = ResidualMLP(5, 2, width=16, depth=3, pairs=4)
+    net = ResidualMLP(5, 2, width=16, depth=3, num_freqs=4)
     block = 2 * (16 * 16 + 16) + 2 * 16  # two layers and a norm
     assert sum(w.numel() for w in net.parameters()) == (13 * 16 + 16) + 3 * block + 2 * 16 + (16 * 2 + 2)
     x = torch.randn(7, 5)
@@ -101,7 +101,7 @@ def test_a_row_unet_is_the_square_one_without_what_lies_above_and_below():
         b.data = a.data if a.shape == b.shape else a.data[:, :, 1:2]
     x, t = torch.randn(2, 3, 1, 12), torch.tensor([0.1, 0.9])
     torch.testing.assert_close(row(x, t), square(x, t), rtol=1e-4, atol=1e-5)
-    row.first.weight.data = square.first.weight.data[:, :, :1].clone()
+    row.conv_in.weight.data = square.conv_in.weight.data[:, :, :1].clone()
     assert not torch.allclose(row(x, t), square(x, t), atol=1e-2), "the control: an outer row of one layer"
 
 

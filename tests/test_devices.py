@@ -14,7 +14,7 @@ from fwdiff_lite.experiments.inverse_graphics import train
 from fwdiff_lite.problems import projections
 from fwdiff_lite.problems.inverse_graphics import cameras, flatland, tabletop, volume
 from fwdiff_lite.problems.motion import scenes as motion_scenes
-from fwdiff_lite.training import Fit, fit
+from fwdiff_lite.training import TrainingLog, fit
 
 PACKAGE = Path(devices.__file__).parent
 LAUNCHED = ("LOCAL_RANK", "RANK", "WORLD_SIZE", "ACCELERATE_USE_CPU")
@@ -92,7 +92,7 @@ def test_devices_are_chosen_in_one_place(path):
 @pytest.mark.parametrize("command", TRAIN_COMMANDS)
 def test_only_the_main_process_writes_files(command, four_gpus, monkeypatch, tmp_path):
     def trained(*args, **options):
-        return Fit(steps=1, seconds=1.0, curve={"loss": [1.0]})
+        return TrainingLog(steps=1, seconds=1.0, curve={"loss": [1.0]})
 
     for module in (motion, train, gan_inversion):
         monkeypatch.setattr(module, "fit", trained)
@@ -179,7 +179,7 @@ MODELS = {"05": rows_of_pixels} | {arm: lambda arm=arm: graphics(arm) for arm in
 @pytest.mark.parametrize("name", MODELS)
 def test_models_of_scenes_need_no_float64_where_there_is_none(name, monkeypatch):
     model, batch = MODELS[name]()
-    t, noise = model.draw(batch["target"], torch.Generator().manual_seed(0))
+    t, noise = model.sample_time_and_noise(batch["target"], torch.Generator().manual_seed(0))
     with pytest.raises(AssertionError, match="made float64"), NoFloat64():  # the control: elsewhere it is used
         model(t=t, noise=noise, **batch)
     for module in (cameras, volume):

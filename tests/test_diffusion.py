@@ -57,9 +57,9 @@ def observed(b=6, m=1, d=3, seed=0, signal=None):
 
 def test_loss_is_eq_8_plus_eq_9_computed_by_hand():
     signal, seen = observed(m=4)
-    context, target, novel = seen.take([0]), seen.take([1]), seen.take([2, 3])
+    context, target, novel = seen.select([0]), seen.select([1]), seen.select([2, 3])
     model = ForwardDiffusion(Scalers(0.3, 0.2), scale, novel_weight=0.7)
-    t, noise = model.draw(target, torch.Generator().manual_seed(1))
+    t, noise = model.sample_time_and_noise(target, torch.Generator().manual_seed(1))
     losses = model.loss(context, target, t, noise, novel)
     angle = t * math.pi / 2
     noisy = angle.cos()[:, None, None] * target.value + angle.sin()[:, None, None] * noise
@@ -79,13 +79,13 @@ def test_a_denoiser_may_weigh_its_examples():
             return 1 / t
 
     plain, weighing = (ForwardDiffusion(kind(0.3), scale) for kind in (Scalers, Weighing))
-    t, noise = plain.draw(seen.take([1]), torch.Generator())
+    t, noise = plain.sample_time_and_noise(seen.select([1]), torch.Generator())
     each = [
-        plain.loss(x.take([0]), x.take([1]), t[i : i + 1], noise[i : i + 1], x.take([2]))["loss"].detach().item()
+        plain.loss(x.select([0]), x.select([1]), t[i : i + 1], noise[i : i + 1], x.select([2]))["loss"].detach().item()
         for i in range(6)
         for x in [seen[i]]
     ]
-    losses = weighing.loss(seen.take([0]), seen.take([1]), t, noise, seen.take([2]))
+    losses = weighing.loss(seen.select([0]), seen.select([1]), t, noise, seen.select([2]))
     losses = {name: x.detach().item() for name, x in losses.items()}
     assert losses["loss"] == pytest.approx(float((torch.tensor(each) / t).mean()))
     assert losses["target"] + losses["novel"] == pytest.approx(sum(each) / 6), "reported without weights"
@@ -94,10 +94,10 @@ def test_a_denoiser_may_weigh_its_examples():
 def test_a_signal_that_is_right_costs_nothing_and_a_wrong_one_does():
     signal, seen = observed(m=2)
     model = ForwardDiffusion(Known(signal), scale)
-    draw = model.draw(seen.take([1]), torch.Generator())
-    assert model.loss(seen.take([0]), seen.take([1]), *draw)["loss"] == 0
+    draw = model.sample_time_and_noise(seen.select([1]), torch.Generator())
+    assert model.loss(seen.select([0]), seen.select([1]), *draw)["loss"] == 0
     model = ForwardDiffusion(Known(signal + 0.1), scale)
-    assert model.loss(seen.take([0]), seen.take([1]), *draw)["loss"] > 0.001
+    assert model.loss(seen.select([0]), seen.select([1]), *draw)["loss"] > 0.001
 
 
 def test_masked_and_unsupported_parts_of_the_target_count_for_nothing():
@@ -123,8 +123,8 @@ def test_masked_and_unsupported_parts_of_the_target_count_for_nothing():
 
     wrong = signal + torch.tensor([0.0, 0.0, 5.0], dtype=torch.float64)
     model = ForwardDiffusion(Spy(wrong), half)
-    draw = model.draw(target, torch.Generator())
-    assert model.loss(target.take([0]), target, *draw)["loss"] == 0
+    draw = model.sample_time_and_noise(target, torch.Generator())
+    assert model.loss(target.select([0]), target, *draw)["loss"] == 0
     assert seen_noise[0][..., 2].abs().max() == 0 and seen_noise[0][..., :2].abs().min() > 0
     all(seen_noise.append(step.noisy_target) for step in model.trajectory(target, target.params, steps=3, eta=1.0))
     assert max(float(x[..., 2].abs().max()) for x in seen_noise) == 0
@@ -133,12 +133,12 @@ def test_masked_and_unsupported_parts_of_the_target_count_for_nothing():
     gone = torch.zeros(6, 3, dtype=torch.bool)
     gone[0] = True
     model = ForwardDiffusion(Known(bad), half)
-    assert model.loss(target.take([0]), target.drop(gone), *draw)["loss"] == 0
+    assert model.loss(target.select([0]), target.mask_out(gone), *draw)["loss"] == 0
 
 
 def test_times_cover_the_unit_interval_evenly():
     _, seen = observed(b=1000)
-    t, noise = ForwardDiffusion(Scalers(), scale).draw(seen, torch.Generator().manual_seed(3))
+    t, noise = ForwardDiffusion(Scalers(), scale).sample_time_and_noise(seen, torch.Generator().manual_seed(3))
     assert noise.shape == seen.value.shape and 0 < t.min() and t.max() < 1
     assert (t.sort().values - (torch.arange(1000) + 0.5) / 1000).abs().max() < 2e-3
 
@@ -184,19 +184,19 @@ def test_a_trajectory_conditions_once_and_ends_above_zero():
     _, seen = observed(m=2)
     denoiser = Scalers(0.9, 0.1)
     model = ForwardDiffusion(denoiser, scale)
-    steps = list(model.trajectory(seen.take([0]), seen.params[:, 1:], steps=10, generator=torch.Generator()))
+    steps = list(model.trajectory(seen.select([0]), seen.params[:, 1:], steps=10, generator=torch.Generator()))
     assert denoiser.conditions == 1 and len(steps) == 10
     times = [step.t for step in steps]
     assert times[0] == 1 - 1e-3 and times == sorted(times, reverse=True) and times[-1] == pytest.approx(0.0999)
     torch.testing.assert_close(steps[-1].observation, scale(steps[-1].signal, seen.params[:, 1:]))
-    last = model.sample(seen.take([0]), seen.params[:, 1:], steps=10, generator=torch.Generator())
+    last = model.sample(seen.select([0]), seen.params[:, 1:], steps=10, generator=torch.Generator())
     assert torch.equal(last.signal, steps[-1].signal), "sample is the trajectory's end, and seeds repeat"
 
 
 def test_sampled_observations_join_the_context():
     _, seen = observed(m=3)
     model = ForwardDiffusion(Scalers(0.5, 0.1), scale)
-    step, context = model.sample_autoregressive(seen.take([0]), seen.params[:, 1:], steps=4)
+    step, context = model.sample_autoregressive(seen.select([0]), seen.params[:, 1:], steps=4)
     assert context.value.shape == (6, 3, 3) and torch.equal(context.params, seen.params)
     assert torch.equal(context.value[:, 2:], step.observation)
     assert torch.equal(context.value[:, 0], seen.value[:, 0])
@@ -205,7 +205,7 @@ def test_sampled_observations_join_the_context():
 def test_guidance_extrapolates_and_one_is_none():
     _, seen = observed(m=2)
     model = ForwardDiffusion(Scalers(0.8), scale)
-    context, phi = seen.take([0]), seen.params[:, 1:]
+    context, phi = seen.select([0]), seen.params[:, 1:]
     plain = model.sample(context, phi, steps=1).signal
     torch.testing.assert_close(model.sample(context, phi, steps=1, guidance=2.0).signal, 2 * plain)
     assert torch.equal(model.sample(context, phi, steps=1, guidance=1.0).signal, plain)
@@ -219,7 +219,7 @@ def test_guiding_a_signal_that_is_no_tensor_guides_its_observation():
             return {"field": super().forward(condition, noisy_target, t)}
 
     model = ForwardDiffusion(Boxed(0.8), lambda signal, params: scale(signal["field"], params))
-    context, phi = seen.take([0]), seen.params[:, 1:]
+    context, phi = seen.select([0]), seen.params[:, 1:]
     plain, guided = (model.sample(context, phi, steps=1, guidance=g) for g in (1.0, 2.0))
     assert torch.equal(guided.signal["field"], plain.signal["field"]), "the signal itself is an unguided pass"
     torch.testing.assert_close(guided.observation, 2 * plain.observation)
@@ -228,7 +228,7 @@ def test_guiding_a_signal_that_is_no_tensor_guides_its_observation():
 def test_temperature_zero_takes_all_noise_away_and_thresholds_bound():
     _, seen = observed(m=2)
     model = ForwardDiffusion(Scalers(0.0, 1.0), scale)
-    cold = next(model.trajectory(seen.take([0]), seen.params[:, 1:], temperature=0.0))
+    cold = next(model.trajectory(seen.select([0]), seen.params[:, 1:], temperature=0.0))
     assert cold.noisy_target.abs().max() == 0
     x = torch.linspace(-3, 3, 200).reshape(1, 1, 200)
     assert _threshold(x, 0.9).abs().max() == 1 and torch.equal(_threshold(x / 4, 0.9), x / 4)
@@ -237,8 +237,8 @@ def test_temperature_zero_takes_all_noise_away_and_thresholds_bound():
 def test_regression_never_sees_its_target():
     _, seen = observed(m=2)
     model = ForwardRegression(Scalers(0.5, 1.0), scale)
-    context, target = seen.take([0]), seen.take([1])
-    t, noise = model.draw(target, torch.Generator())
+    context, target = seen.select([0]), seen.select([1])
+    t, noise = model.sample_time_and_noise(target, torch.Generator())
     assert (t == 1).all() and noise.abs().max() == 0
     answers = []
     for value in (target.value, target.value + 7):
@@ -260,8 +260,8 @@ def test_an_estimate_that_the_denoiser_offers_is_trained():
             return Condition()
 
     model = ForwardDiffusion(Guessing(signal), scale)
-    losses = model.loss(seen.take([0]), seen.take([1]), *model.draw(seen.take([1]), torch.Generator()))
-    assert float(losses["estimate"]) == pytest.approx(0.25) and losses["loss"] == losses["estimate"]
+    losses = model.loss(seen.select([0]), seen.select([1]), *model.sample_time_and_noise(seen.select([1]), torch.Generator()))
+    assert float(losses["deterministic"]) == pytest.approx(0.25) and losses["loss"] == losses["deterministic"]
 
 
 def test_an_estimate_in_fewer_pixels_is_compared_with_the_targets_averages():
@@ -271,16 +271,16 @@ def test_an_estimate_in_fewer_pixels_is_compared_with_the_targets_averages():
 
     class Guessing(Known):
         def condition(self, context, target_params):
-            return type("Condition", (), {"estimate": Observations(self.guess, target_params)})
+            return type("Condition", (), {"deterministic": Observations(self.guess, target_params)})
 
     model = ForwardDiffusion(Guessing(picture), lambda signal, params: signal)
-    draw = model.draw(target, torch.Generator())
+    draw = model.sample_time_and_noise(target, torch.Generator())
 
     def loss(guess):
         model.denoiser.guess = guess
         losses = model.loss(target, target, *draw)
-        assert losses["target"] == 0 and losses["loss"] == losses["estimate"]
-        return float(losses["estimate"])
+        assert losses["target"] == 0 and losses["loss"] == losses["deterministic"]
+        return float(losses["deterministic"])
 
     assert loss(averages) == 0
     assert loss(averages + torch.tensor([[1.0, 2.0]])) == pytest.approx((1 + 4) / 2)
@@ -296,14 +296,14 @@ def test_the_estimate_of_a_target_that_is_not_there_costs_nothing():
 
     class Guessing(Known):
         def condition(self, context, target_params):
-            return type("Condition", (), {"estimate": Observations(seen.value[:, 1:] + error, target_params)})
+            return type("Condition", (), {"deterministic": Observations(seen.value[:, 1:] + error, target_params)})
 
-    model, target = ForwardDiffusion(Guessing(None), lambda signal, params: seen.value[:, 1:]), seen.take([1])
-    draw = model.draw(target, torch.Generator())
+    model, target = ForwardDiffusion(Guessing(None), lambda signal, params: seen.value[:, 1:]), seen.select([1])
+    draw = model.sample_time_and_noise(target, torch.Generator())
     error = torch.full((6, 1, 3), 3.0, dtype=torch.float64)
     error[:2] = 0
-    assert model.loss(seen.take([0]), target.drop(gone), *draw)["estimate"] == 0
-    assert model.loss(seen.take([0]), target, *draw)["estimate"] == 9 * 4 / 6, "the control: all are there"
+    assert model.loss(seen.select([0]), target.mask_out(gone), *draw)["deterministic"] == 0
+    assert model.loss(seen.select([0]), target, *draw)["deterministic"] == 9 * 4 / 6, "the control: all are there"
 
 
 def test_coarser_images_keep_each_channel_and_each_observation_apart():
@@ -320,19 +320,19 @@ def test_coarser_images_keep_each_channel_and_each_observation_apart():
 
 def test_bad_input_is_named():
     _, seen = observed(m=2)
-    context, target = seen.take([0]), seen.take([1])
+    context, target = seen.select([0]), seen.select([1])
     model = ForwardDiffusion(Scalers(), scale)
-    t, noise = model.draw(target, torch.Generator())
+    t, noise = model.sample_time_and_noise(target, torch.Generator())
     with pytest.raises(ValueError, match=r"t must lie in \[0, 1\]"):
         model.loss(context, target, t + 1, noise)
     with pytest.raises(ValueError, match=r"noise \(6, 1, 2\) do not fit a target of \(6, 1, 3\)"):
         model.loss(context, target, t, noise[..., :2])
     with pytest.raises(ValueError, match="give at and novel_at, or neither"):
-        model.loss(context, target, t, noise, target, at=torch.zeros(6, 1, 1, dtype=torch.long))
+        model.loss(context, target, t, noise, target, pixel_indices=torch.zeros(6, 1, 1, dtype=torch.long))
     with pytest.raises(ValueError, match="NaN or infinite"):
         model.sample(Observations(context.value * torch.nan, context.params), target.params)
     with pytest.raises(ValueError, match="context is empty for 6 of 6"):
-        model.sample(context.drop(torch.ones(6, 1, dtype=torch.bool)), target.params)
+        model.sample(context.mask_out(torch.ones(6, 1, dtype=torch.bool)), target.params)
     with pytest.raises(ValueError, match=r"target_params \(5, 1\) are not for the 6 signals"):
         model.sample(context, target.params[:5])
     with pytest.raises(ValueError, match="an observation, the context's are"):
@@ -350,7 +350,7 @@ def test_bad_input_is_named():
 
 def learner():
     _, seen = observed(m=2)
-    return ForwardDiffusion(Scalers(trust=0.5), scale), seen.take([0]), seen.params[:, 1:]
+    return ForwardDiffusion(Scalers(trust=0.5), scale), seen.select([0]), seen.params[:, 1:]
 
 
 @pytest.mark.parametrize("kind", [ForwardDiffusion, ForwardRegression])
@@ -360,7 +360,7 @@ def test_a_model_trains_between_two_steps_of_a_trajectory(kind):
     target = Observations(context.value, params)
     for _ in zip(model.trajectory(context, params), model.trajectory(context, params), strict=True):
         assert torch.is_grad_enabled()
-        t, noise = model.draw(target, torch.Generator().manual_seed(0))
+        t, noise = model.sample_time_and_noise(target, torch.Generator().manual_seed(0))
         model.zero_grad()
         model.loss(context, target, t, noise)["loss"].backward()
         assert model.denoiser.weight.grad.abs() > 0

@@ -15,11 +15,12 @@ from fwdiff_lite.metrics import (
     bootstrap,
     c2st,
     calibration_error,
+    debiased_ensemble_mean_mse,
     energy_gap,
     energy_ratio,
     energy_score,
     energy_skill,
-    factor_scene_rms,
+    euclidean_error,
     factor_tv,
     fid_kid,
     frechet_distance,
@@ -28,8 +29,7 @@ from fwdiff_lite.metrics import (
     label_frequencies,
     log_loss,
     lpips,
-    mean_mse,
-    point_score,
+    per_context_calibration_rms,
     precision_recall,
     psnr,
     sbc_pvalues,
@@ -418,7 +418,7 @@ def test_energy_ratio_of_a_perfect_sampler_to_the_perfect_mean(draw, d, wanted):
     g = seed(22)
     draws = draw(5000, 17, d, g)
     samples, truth = draws[:, 1:], draws[:, 0]
-    ratio = energy_ratio(energy_score(samples, truth), point_score(torch.zeros_like(truth), truth), g)
+    ratio = energy_ratio(energy_score(samples, truth), euclidean_error(torch.zeros_like(truth), truth), g)
     assert ratio.value == pytest.approx(wanted, abs=0.015)
     assert ratio.low < ratio.value < ratio.high
 
@@ -426,7 +426,7 @@ def test_energy_ratio_of_a_perfect_sampler_to_the_perfect_mean(draw, d, wanted):
 def test_energy_skill_of_half_the_spread_and_of_a_bias():
     g = seed(23)
     truth, base = normal(20_000, 1, generator=g), normal(20_000, 16, 1, generator=g)
-    best, flat = energy_score(base, truth), point_score(torch.zeros_like(truth), truth)
+    best, flat = energy_score(base, truth), euclidean_error(torch.zeros_like(truth), truth)
     skill = lambda samples: energy_skill(energy_score(samples, truth), flat, best, g)  # noqa: E731
     again = skill(normal(20_000, 16, 1, generator=g))
     assert again.value == pytest.approx(1, abs=0.03) and again.low < 1 < again.high
@@ -504,7 +504,7 @@ def test_spread_skill_pools_before_it_divides_and_scores_only_the_mask():
 def test_mean_mse_removes_the_noise_of_k_samples():
     g = seed(31)
     samples, truth = normal(4000, 4, 3, generator=g) + 0.5, normal(4000, 3, generator=g)
-    assert float(mean_mse(samples, truth).mean()) == pytest.approx(1.25, abs=0.06)
+    assert float(debiased_ensemble_mean_mse(samples, truth).mean()) == pytest.approx(1.25, abs=0.06)
     assert float(squared_error(samples.mean(1), truth).mean()) == pytest.approx(1.5, abs=0.06)
 
 
@@ -529,7 +529,7 @@ def test_factor_measures_of_perfect_samplers(scenes, tv, rms):
     g, p = seed(33), torch.full((scenes, 2), 0.5, dtype=torch.float64)
     labels = [read(p, 16, g) for _ in range(30)]
     assert np.mean([factor_tv(a, p, g).high for a in labels]) == pytest.approx(tv, abs=0.004)
-    assert np.mean([factor_scene_rms(a, p, g).high for a in labels]) == pytest.approx(rms, abs=0.01)
+    assert np.mean([per_context_calibration_rms(a, p, g).high for a in labels]) == pytest.approx(rms, abs=0.01)
 
 
 def test_factor_measures_reject_wrong_samplers_each_in_its_way():
@@ -538,15 +538,15 @@ def test_factor_measures_reject_wrong_samplers_each_in_its_way():
     p = torch.stack([first, 1 - first], -1)
     leaning = p**2 / (p**2).sum(-1, keepdim=True)  # towards the likelier mode
     assert factor_tv(read(leaning, 16, g), p, g).low > 0.05
-    assert factor_scene_rms(read(leaning, 16, g), p, g).low > 0.05
+    assert per_context_calibration_rms(read(leaning, 16, g), p, g).low > 0.05
     one_mode = read(p, 1, g).expand(-1, 16)  # each scene has a single answer, right on average
     assert factor_tv(one_mode, p, g).value < 0.06, "pooled frequencies cannot see it"
-    assert factor_scene_rms(one_mode, p, g).low > 0.35
+    assert per_context_calibration_rms(one_mode, p, g).low > 0.35
     blind = p.mean(0).expand_as(p)  # the marginal, whatever the scene
     assert factor_tv(read(blind, 16, g), p, g).value < 0.03
-    assert factor_scene_rms(read(blind, 16, g), p, g).low > 0.08
+    assert per_context_calibration_rms(read(blind, 16, g), p, g).low > 0.08
     swapped = torch.full_like(p, 0.5)
-    assert factor_scene_rms(read(swapped, 16, g), p, g).value == pytest.approx(
+    assert per_context_calibration_rms(read(swapped, 16, g), p, g).value == pytest.approx(
         float((p - 0.5).square().sum(-1).div(2).mean().sqrt()), abs=0.03
     )
 
@@ -556,7 +556,7 @@ def test_factor_scene_rms_is_free_of_the_noise_of_k_samples(K):
     g = seed(35)
     p = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64).expand(50_000, 3)
     labels = read(p, K, g)
-    assert factor_scene_rms(labels, p, g).value < 0.05
+    assert per_context_calibration_rms(labels, p, g).value < 0.05
     naive = (label_frequencies(labels, 3) - p).square().sum(-1).div(2).mean().sqrt()
     assert naive == pytest.approx(math.sqrt(0.31 / K), rel=0.03), "sum of p (1 - p), over two, over K"
 
@@ -710,7 +710,7 @@ BAD = {
     "energy_score nan": (lambda: energy_score(MANY, NAN), "truth holds 12"),
     "energy_score empty": (lambda: energy_score(MANY[:0], X[:0]), "samples is empty"),
     "energy_score rank": (lambda: energy_score(X[:, 0], X[:, 0]), r"wanted \(contexts, K"),
-    "point_score shapes": (lambda: point_score(X, X[:2]), "truth has shape"),
+    "point_score shapes": (lambda: euclidean_error(X, X[:2]), "truth has shape"),
     "energy_gap shapes": (lambda: energy_gap(X[:, 0], X[:2, 0], seed()), "exact has shape"),
     "energy_gap zero": (lambda: energy_gap(X[:, 0], X[:, 0], seed()), "wanted above 0"),
     "energy_ratio zero": (lambda: energy_ratio(X[:, 0], X[:, 0], seed()), "not finite"),
@@ -719,7 +719,7 @@ BAD = {
     "spread_skill exact": (lambda: spread_skill(MANY, X, seed()), "not finite"),
     "spread_skill mask": (lambda: spread_skill(MANY, X, seed(), X[:, :2] > 0), "mask has shape"),
     "spread_skill no mask": (lambda: spread_skill(MANY, X, seed(), X > 0), "selects no element"),
-    "mean_mse one": (lambda: mean_mse(MANY[:, :1], X), "got K = 1"),
+    "mean_mse one": (lambda: debiased_ensemble_mean_mse(MANY[:, :1], X), "got K = 1"),
     "squared_error shapes": (lambda: squared_error(X, X[:, :2]), "truth has shape"),
     "psnr peak": (lambda: psnr(X, X, 0.0), "got peak = 0.0"),
     "psnr nan": (lambda: psnr(NAN, X, 1.0), "prediction holds 12"),
@@ -733,7 +733,7 @@ BAD = {
     "factor_tv labels": (lambda: factor_tv(ZEROS[:, None] + 2, HALF, seed()), "wanted labels 0..1"),
     "factor_tv sums": (lambda: factor_tv(ZEROS[:, None], HALF + 1, seed()), "sum to 1"),
     "factor_tv contexts": (lambda: factor_tv(ZEROS[:2, None], HALF, seed()), "probabilities has shape"),
-    "factor_scene_rms one": (lambda: factor_scene_rms(ZEROS[:, None], HALF, seed()), "got K = 1"),
+    "factor_scene_rms one": (lambda: per_context_calibration_rms(ZEROS[:, None], HALF, seed()), "got K = 1"),
     "frequencies rank": (lambda: label_frequencies(ZEROS, 2), r"\(contexts, K\)"),
     "confusion range": (lambda: confusion_matrix(ZEROS, ZEROS + 5, 3), "wanted 0 to 2"),
     "log_loss zero": (lambda: log_loss(torch.eye(2), torch.tensor([1, 0])), "2 true labels have probability 0"),
@@ -812,6 +812,6 @@ def test_measures_that_cannot_be_had_say_so_in_one_line(monkeypatch, why):
 
     monkeypatch.setattr(metrics.importlib, "import_module", missing)
     for call in (lambda: lpips(PICTURES, PICTURES), lambda: fid_kid(PICTURES, PICTURES)):
-        with pytest.raises(metrics.Unavailable, match="cannot be had .*: pip install 'torchmetrics") as error:
+        with pytest.raises(metrics.OptionalDependencyError, match="cannot be had .*: pip install 'torchmetrics") as error:
             call()
         assert "\n" not in str(error.value) and str(why).splitlines()[0] in str(error.value)

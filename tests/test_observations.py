@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from fwdiff_lite.crops import merge, window
-from fwdiff_lite.observations import Observations, gather
+from fwdiff_lite.crops import composite_crops, crop_mask
+from fwdiff_lite.observations import Observations, gather_pixels
 
 
 def some(b=4, m=3, obs=(2, 5), par=(2,), seed=0):
@@ -18,13 +18,13 @@ def test_indexing_keeps_values_params_and_mask_together():
     assert torch.equal(x[rows].value, x.value[rows]) and torch.equal(x[rows].params, x.params[rows])
     assert len(x[1]) == 1 and torch.equal(x[1].value[0], x.value[1])
     assert torch.equal(x[-1].value[0], x.value[3])
-    assert x.take([1]).value.shape == (4, 1, 2, 5)
+    assert x.select([1]).value.shape == (4, 1, 2, 5)
 
 
 def test_append_then_take_gives_back_the_parts():
     x, y = some(m=2), some(m=1, seed=1)
     both = x.append(y)
-    assert torch.equal(both.take(slice(0, 2)).value, x.value) and torch.equal(both.take([2]).params, y.params)
+    assert torch.equal(both.select(slice(0, 2)).value, x.value) and torch.equal(both.select([2]).params, y.params)
 
 
 def test_repeat_is_in_a_row():
@@ -36,17 +36,17 @@ def test_nothing_of_a_dropped_observation_is_left():
     x = some()
     gone = torch.zeros(4, 3, dtype=torch.bool)
     gone[1, 2] = True
-    y = x.drop(gone)
+    y = x.mask_out(gone)
     assert not y.mask[1, 2] and y.value[1, 2].abs().sum() == 0
     assert torch.equal(y.value[~gone], x.value[~gone])
-    nan = Observations(torch.where(gone[..., None, None], torch.nan, x.value), x.params).drop(gone)
+    nan = Observations(torch.where(gone[..., None, None], torch.nan, x.value), x.params).mask_out(gone)
     assert torch.isfinite(nan.value).all(), "a NaN under the mask must not survive"
 
 
 def test_gather_takes_the_named_places():
     x = some(obs=(3, 4, 5)).value
     at = torch.randint(20, (4, 3, 7))
-    picked = gather(x, at)
+    picked = gather_pixels(x, at)
     assert picked.shape == (4, 3, 3, 7)
     assert torch.equal(picked[2, 1, :, 6], x[2, 1].flatten(1)[:, at[2, 1, 6]])
 
@@ -76,7 +76,7 @@ def test_check_refuses_nan_infinity_and_emptiness():
             Observations(value, x.params).check()
     with pytest.raises(ValueError, match="novel has NaN or infinite params"):
         Observations(x.value, x.params * torch.inf).check("novel")
-    empty = x.drop(torch.tensor([[True], [False], [False], [True]]))
+    empty = x.mask_out(torch.tensor([[True], [False], [False], [True]]))
     with pytest.raises(ValueError, match="context is empty for 2 of 4 signals"):
         empty.check()
     empty.check(allow_empty=True)
@@ -89,10 +89,10 @@ def test_append_refuses_another_canvas():
 
 def test_windows_are_counted_by_hand_and_merged():
     params = torch.tensor([[[0.0, 1.0, 2.0], [1.0, 2.0, 2.0], [3.0, 0.0, 1.0]]])
-    there = window(params, 4)
+    there = crop_mask(params, 4)
     assert there.shape == (1, 3, 4, 4) and there.sum((2, 3)).tolist() == [[4, 4, 1]]
     assert there[0, 0].nonzero().tolist() == [[0, 1], [0, 2], [1, 1], [1, 2]] and there[0, 2, 3, 0] == 1
-    picture, seen = merge(there * torch.tensor([1.0, 3.0, 5.0]).view(1, 3, 1, 1), there)
+    picture, seen = composite_crops(there * torch.tensor([1.0, 3.0, 5.0]).view(1, 3, 1, 1), there)
     wanted = torch.tensor([[0.0, 1, 1, 0], [0, 1, 2, 3], [0, 0, 3, 3], [5, 0, 0, 0]])
     assert torch.equal(picture[0], wanted) and torch.equal(seen[0], (wanted > 0).float())
 

@@ -15,9 +15,9 @@ import yaml
 
 from fwdiff_lite.pipeline.notebook import badges, bootstrap_text, pyproject
 from fwdiff_lite.pipeline.readme import MOVING_PICTURE, render
-from fwdiff_lite.storage.files import root
+from fwdiff_lite.storage.files import repo_root
 
-ROOT = root()
+ROOT = repo_root()
 CORE = {"diffusion", "schedule", "observations", "backbones", "training"}
 PIPELINE = {"notebook", "reproduce", "readme"}
 PACKAGE = sorted((ROOT / "fwdiff_lite").rglob("*.py"))

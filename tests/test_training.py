@@ -15,11 +15,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fwdiff_lite.command_line import natural
-from fwdiff_lite.devices import Recorded
+from fwdiff_lite.command_line import positive_int
+from fwdiff_lite.devices import CUDAGraphCallable
 from fwdiff_lite.observations import Observations
 from fwdiff_lite.problems import projections as p
-from fwdiff_lite.storage.provenance import origins
+from fwdiff_lite.storage.provenance import merge_provenance
 from fwdiff_lite.training import fit
 
 SCRIPT = Path(__file__).with_name("training_script.py")
@@ -214,7 +214,7 @@ class Spoilt(torch.nn.Module):
 
     def __init__(self, model, step, term):
         super().__init__()
-        self.model, self.denoiser, self.draw = model, model.denoiser, model.draw
+        self.model, self.denoiser, self.sample_time_and_noise = model, model.denoiser, model.sample_time_and_noise
         self.step, self.term = step, term
 
     def forward(self, *args, **options):
@@ -340,7 +340,7 @@ def test_a_batch_that_processes_cannot_share_is_refused():
 
 def test_a_recorded_function_is_called_as_it_is_on_a_cpu_and_keeps_to_its_generator():
     generator = torch.Generator().manual_seed(0)
-    noisy = Recorded(lambda x, g: {"x": x + torch.rand((), generator=g)}, generator)
+    noisy = CUDAGraphCallable(lambda x, g: {"x": x + torch.rand((), generator=g)}, generator)
     drawn = torch.stack([noisy(torch.zeros(2), generator)["x"] for _ in range(6)])
     again = torch.rand(6, generator=torch.Generator().manual_seed(0))
     assert torch.equal(drawn, again[:, None].expand(-1, 2)), "every call draws anew, and none is left out"
@@ -350,13 +350,13 @@ def test_a_recorded_function_is_called_as_it_is_on_a_cpu_and_keeps_to_its_genera
 
 def test_where_several_commands_results_come_from():
     first = {"command": "a", "gpu_minutes": 1.26, "hardware": "one GPU", "commit": "1"}
-    found = origins([first, first | {"command": "b", "commit": "2"}])
+    found = merge_provenance([first, first | {"command": "b", "commit": "2"}])
     wanted = {"command": "a; b", "gpu_minutes": 2.5, "hardware": "one GPU", "commit": "1; 2", "seed": 0}
     assert found == wanted
 
 
 def test_what_counts_something_is_a_whole_number_above_0():
-    assert natural("12") == 12
+    assert positive_int("12") == 12
     for text in ("0", "-1", "1.5", "many", ""):
         with pytest.raises(argparse.ArgumentTypeError, match="is no whole number above 0"):
-            natural(text)
+            positive_int(text)

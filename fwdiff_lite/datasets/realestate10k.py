@@ -31,7 +31,7 @@ from skimage.color import rgb2gray
 from skimage.feature import SIFT, match_descriptors
 from torch import Tensor
 
-from fwdiff_lite.command_line import natural
+from fwdiff_lite.command_line import positive_int
 from fwdiff_lite.datasets.videos import middle, pictures, read_frames, squares
 from fwdiff_lite.metrics import Interval, bootstrap
 from fwdiff_lite.observations import Observations
@@ -565,7 +565,7 @@ def _observe(chosen: list[tuple[Clip, list[int]]], side: int, workers: int) -> d
     with ThreadPoolExecutor(workers) as pool:
         looks = list(pool.map(lambda one: one[0].look(one[1], side), chosen))
     seen = Observations(*(torch.stack(part) for part in zip(*looks, strict=True)))
-    return {name: seen.take([i]) for i, name in enumerate(("context", "target", "novel"))}
+    return {name: seen.select([i]) for i, name in enumerate(("context", "target", "novel"))}
 
 
 def batches(
@@ -592,7 +592,7 @@ def batches(
         which = torch.randint(len(clips), (size,), generator=generator).tolist()
         parts = _observe([(clips[i], draw_views(clips[i], distance, generator)) for i in which], side, workers)
         if pixels is not None:
-            parts["at"], parts["novel_at"] = torch.randint(side**2, (2, size, 1, pixels), generator=generator)
+            parts["pixel_indices"], parts["novel_pixel_indices"] = torch.randint(side**2, (2, size, 1, pixels), generator=generator)
         return parts
 
     return batch
@@ -602,7 +602,7 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description="Read a folder of clips, and say what is wrong with it.")
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--distance", type=natural, nargs=2, default=DISTANCE, help="of context and target, in frames")
+    parser.add_argument("--distance", type=positive_int, nargs=2, default=DISTANCE, help="of context and target, in frames")
     options = parser.parse_args()
     try:
         clips, told = read_folder(options.folder, tuple(options.distance), "skip")

@@ -115,6 +115,6 @@ def batches(
         steps = torch.cat([torch.zeros(size, 1, dtype=torch.long), later], 1)  # (B, 3)
         frames = all_frames[(firsts[which] + start)[:, None] + steps]
         seen = Observations(frames, steps[..., None] / span)
-        return {"context": seen.take([0]), "target": seen.take([1]), "novel": seen.take([2])}
+        return {"context": seen.select([0]), "target": seen.select([1]), "novel": seen.select([2])}
 
     return batch

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from fwdiff_lite import metrics
-from fwdiff_lite.command_line import natural
+from fwdiff_lite.command_line import positive_int
 from fwdiff_lite.diffusion import ForwardRegression
 from fwdiff_lite.problems.digits import (
     HELD_OUT,
@@ -71,9 +71,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description="Record the baseline and the sweep that 02_keyhole_digits loads."
     )
-    parser.add_argument("--steps", type=natural, default=STEPS, help="training steps of the baseline")
+    parser.add_argument("--steps", type=positive_int, default=STEPS, help="training steps of the baseline")
     parser.add_argument(
-        "--sweep-steps", type=natural, default=SWEEP_STEPS, help="training steps of each arm of the sweep"
+        "--sweep-steps", type=positive_int, default=SWEEP_STEPS, help="training steps of each arm of the sweep"
     )
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -84,7 +84,7 @@ def main() -> None:
     arrays = {"windows": seen.params.numpy().astype(np.uint8)}
     for many in range(5):
         gone = torch.arange(4).expand(HELD_OUT, 4) >= many
-        arrays[f"baseline_{many}"] = mean_digits(baseline, seen.drop(gone)).numpy().astype(np.float16)
+        arrays[f"baseline_{many}"] = mean_digits(baseline, seen.mask_out(gone)).numpy().astype(np.float16)
     arrays |= {f"sweep_{name}": x for name, x in sweep(data, options.sweep_steps).items()}
     save_recorded(
         "02_keyhole_digits",

@@ -18,8 +18,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fwdiff_lite import metrics
-from fwdiff_lite.colours import levels
-from fwdiff_lite.command_line import natural
+from fwdiff_lite.colours import to_uint8
+from fwdiff_lite.command_line import positive_int
 from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
 from fwdiff_lite.observations import Observations
 from fwdiff_lite.problems.inverse_graphics.flatland import (
@@ -41,7 +41,7 @@ from fwdiff_lite.problems.inverse_graphics.flatland import (
 )
 from fwdiff_lite.problems.inverse_graphics.pixelnerf import RadianceField, join
 from fwdiff_lite.storage.checkpoints import save_recorded
-from fwdiff_lite.training import Fit, fit
+from fwdiff_lite.training import TrainingLog, fit
 
 STEPS = 1500  # of training, for every arm
 RATE = {"learning_rate": 1.2e-2, "ema": 0.995}
@@ -119,7 +119,7 @@ def judge(
     """
     generator = torch.Generator().manual_seed(seed)
     labels, odds = contents(views, exam.scenes), exam.scenes.odds[:, None].expand(-1, ROOMS - 1, -1).double()
-    scores = metrics.energy_score(views, exam.truth), metrics.point_score(baseline, exam.truth)
+    scores = metrics.energy_score(views, exam.truth), metrics.euclidean_error(baseline, exam.truth)
     best = metrics.energy_score(exam.redrawn, exam.truth)
     ratio, skill = metrics.energy_ratio(*scores, generator), metrics.energy_skill(*scores, best, generator)
     spread = metrics.spread_skill(views, exam.truth, generator)
@@ -134,7 +134,7 @@ def judge(
     }
     for name, rooms in (("", slice(None)), ("_first", slice(0, 1)), ("_second", slice(1, 2))):
         drawn, p = labels[:, rooms].flatten(0, 1), odds[:, rooms].flatten(0, 1)
-        tv, rms = metrics.factor_tv(drawn, p, generator), metrics.factor_scene_rms(drawn, p, generator)
+        tv, rms = metrics.factor_tv(drawn, p, generator), metrics.per_context_calibration_rms(drawn, p, generator)
         numbers |= {f"factor_tv{name}": tv.value, f"factor_tv{name}_low": tv.low, f"factor_tv{name}_high": tv.high}
         numbers |= {f"factor_scene_rms{name}": rms.value, f"factor_scene_rms{name}_high": rms.high}
     return {name: float(value) for name, value in numbers.items()}
@@ -144,7 +144,7 @@ ARMS = {"deterministic": {"kind": ForwardRegression}, "no_novel": {"novel_weight
 PICTURES = 4  # scenes of which pictures from above are kept
 
 
-def train(steps: int = STEPS, seed: int = 0, **options) -> tuple[ForwardDiffusion, Fit]:
+def train(steps: int = STEPS, seed: int = 0, **options) -> tuple[ForwardDiffusion, TrainingLog]:
     """A model, or another of `untrained`'s kinds, trained as the notebook trains its own."""
     model = untrained(**options)
     return model, fit(model, batches(), steps=steps, seed=seed, progress=False, **RATE)
@@ -154,7 +154,7 @@ def headlines(paper: Exam, arrays: dict[str, np.ndarray]) -> dict[str, float]:
     """Of the recorded answers: the deterministic energy score, and what is left without the novel loss."""
     views = {name: torch.from_numpy(arrays[f"{name}_views"]).float() for name in ARMS}
     mean = views["deterministic"][:, 0]
-    energy = metrics.point_score(mean, paper.truth).mean()
+    energy = metrics.euclidean_error(mean, paper.truth).mean()
     skill = judge(paper, views["no_novel"], mean)["energy_skill"]
     return {"deterministic_energy": round(float(energy), 4), "no_novel_energy_skill": round(skill, 4)}
 
@@ -162,7 +162,7 @@ def headlines(paper: Exam, arrays: dict[str, np.ndarray]) -> dict[str, float]:
 def main() -> None:
     """Trains, examines and keeps the arms."""
     parser = argparse.ArgumentParser(description="Record the baseline and the variant that 05_flatland loads.")
-    parser.add_argument("--steps", type=natural, default=STEPS, help="training steps of each")
+    parser.add_argument("--steps", type=positive_int, default=STEPS, help="training steps of each")
     options = parser.parse_args()
     torch.set_num_threads(1)
     began, paper, arrays = time.process_time(), exam(), {}
@@ -172,7 +172,7 @@ def main() -> None:
         k = last.views.shape[1]
         arrays[f"{name}_views"] = last.views.half().numpy()
         shown = last.field[torch.arange(PICTURES) * k]
-        arrays[f"{name}_above"] = levels(from_above(shown))
+        arrays[f"{name}_above"] = to_uint8(from_above(shown))
         print(f"{name}: {done.steps} steps, {done.seconds:.0f} s, losses", done.curve["loss"][-1], flush=True)
     save_recorded(
         NAME,

@@ -30,17 +30,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from fwdiff_lite import metrics
-from fwdiff_lite.colours import levels
-from fwdiff_lite.command_line import natural
-from fwdiff_lite.devices import Recorded, default_device, is_main_process, num_processes
+from fwdiff_lite.colours import to_uint8
+from fwdiff_lite.command_line import positive_int
+from fwdiff_lite.devices import CUDAGraphCallable, default_device, is_main_process, num_processes
 from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
-from fwdiff_lite.observations import Observations, send
+from fwdiff_lite.observations import Observations, to_device
 from fwdiff_lite.problems.gan_inversion import patches, portraits, stylegan2
 from fwdiff_lite.schedule import CosineSchedule, ShiftedCosineSchedule
 from fwdiff_lite.storage.checkpoints import load_pretrained, load_recorded, save_pretrained, save_recorded
 from fwdiff_lite.storage.files import read_json, write_json
-from fwdiff_lite.storage.provenance import origin, origins
-from fwdiff_lite.training import INTERRUPTED, Fit, fit
+from fwdiff_lite.storage.provenance import merge_provenance, provenance
+from fwdiff_lite.training import INTERRUPTED, TrainingLog, fit
 
 COMMAND = "python -m fwdiff_lite.experiments.gan_inversion"
 PORTRAITS = 2**17  # that are drawn to train on
@@ -91,7 +91,7 @@ def drawn(
     """Any n of so many portraits, which are drawn once and kept on the device in half precision."""
     people = portraits.draw_portraits(count, torch.Generator().manual_seed(seed)).to(device)
     kept = torch.cat([portraits.render(people[rows], side).half() for rows in torch.arange(count).split(1024)])
-    return lambda n, generator: kept[send(torch.randint(count, (n,), generator=generator), device)].float()
+    return lambda n, generator: kept[to_device(torch.randint(count, (n,), generator=generator), device)].float()
 
 
 def adversaries(
@@ -113,7 +113,7 @@ def train_generator(
     steps: int | None = None,
     seconds: float | None = None,
     seed: int = 0,
-) -> Fit:
+) -> TrainingLog:
     """Steps of both adversaries within a budget, earlier calls included; leaves a state in the folder to go on from.
 
     pictures: n real ones, given a generator on the CPU
@@ -123,10 +123,10 @@ def train_generator(
         raise ValueError("a training needs a budget: give steps, seconds or both")
     device = next(both.G.parameters()).device
     home, away = torch.Generator().manual_seed(seed), torch.Generator(device).manual_seed(seed)
-    done, path = Fit(), folder / "generator.state"
+    done, path = TrainingLog(), folder / "generator.state"
     if path.exists():
         done = _resume(path, both, home, away)
-    both.play, both.flatten = Recorded(both.play, away), Recorded(both.flatten, away)
+    both.play, both.flatten = CUDAGraphCallable(both.play, away), CUDAGraphCallable(both.flatten, away)
     started, recent = time.monotonic() - done.seconds, []
     while (steps is None or done.steps < steps) and (seconds is None or done.seconds < seconds):
         recent.append(both.step(pictures(size, home), away))
@@ -143,7 +143,7 @@ def train_generator(
     return done
 
 
-def _save(path: Path, both: stylegan2.Adversaries, home: torch.Generator, away: torch.Generator, done: Fit) -> None:
+def _save(path: Path, both: stylegan2.Adversaries, home: torch.Generator, away: torch.Generator, done: TrainingLog) -> None:
     networks = {name: getattr(both, name).state_dict() for name in ("G", "D", "average", "optimise_G", "optimise_D")}
     numbers = {name: getattr(both, name) for name in ("p", "path_mean", "steps", "images")}
     random = {"home": home.get_state(), "away": away.get_state()}
@@ -155,7 +155,7 @@ def _save(path: Path, both: stylegan2.Adversaries, home: torch.Generator, away: 
     part.replace(path)
 
 
-def _resume(path: Path, both: stylegan2.Adversaries, home: torch.Generator, away: torch.Generator) -> Fit:
+def _resume(path: Path, both: stylegan2.Adversaries, home: torch.Generator, away: torch.Generator) -> TrainingLog:
     state = torch.load(path, weights_only=True, map_location=next(both.G.parameters()).device)
     for name, values in state["networks"].items():
         getattr(both, name).load_state_dict(values)
@@ -165,7 +165,7 @@ def _resume(path: Path, both: stylegan2.Adversaries, home: torch.Generator, away
     away.set_state(state["random"]["away"].cpu())
     if both.lesson:
         both.lesson.mean.copy_(state["lesson"])
-    return Fit(**state["done"])
+    return TrainingLog(**state["done"])
 
 
 def generated(
@@ -187,7 +187,7 @@ def untrained(arm: str, generator: stylegan2.Generator, seed: int = 0, **options
     kind, space, novel = ARMS[arm]
     torch.manual_seed(seed)
     forward_model = patches.Patch(generator)
-    denoiser = patches.PatchDenoiser(forward_model, patches.spread_of(generator), space, **options)
+    denoiser = patches.PatchDenoiser(forward_model, patches.w_std(generator), space, **options)
     return kind(denoiser, forward_model, patches.SCHEDULE, novel_weight=novel)
 
 
@@ -199,7 +199,7 @@ def train_inversion(
     size: int = BATCH,
     contexts: int = CONTEXTS,
     **budget,
-) -> Fit:
+) -> TrainingLog:
     """Trains on patches of real pictures within a budget of `steps` or `seconds`, earlier calls included."""
     fast = default_device().type == "cuda"
     state = folder / f"{name}.state"
@@ -299,7 +299,7 @@ def held_out(count: int = COUNT, seed: int = 2026) -> portraits.Portraits:
 def portrait_exam(people: portraits.Portraits, seed: int = 2026) -> Exam:
     """Their pictures and patches, with the true odds of what the contexts do not show."""
     paper = exam(portraits.render(people), seed)
-    inside = patches.crop_mask(paper.context.params[:, 0], paper.pictures.shape[-1])[:, 0] > 0
+    inside = patches.patch_mask(paper.context.params[:, 0], paper.pictures.shape[-1])[:, 0] > 0
     given, odds = portraits.shown(people, inside), {}
     for i, name in enumerate(portraits.NAMES):
         others = given.clone()
@@ -347,15 +347,15 @@ def score(
     generator, numbers = torch.Generator().manual_seed(seed), {}
 
     side = exam.pictures.shape[-1]
-    inside = patches.crop_mask(exam.context.params[:, 0], side).expand_as(exam.pictures) > 0
-    held = patches.crop_mask(exam.held[:, 0], side).expand_as(exam.pictures) > 0
+    inside = patches.patch_mask(exam.context.params[:, 0], side).expand_as(exam.pictures) > 0
+    held = patches.patch_mask(exam.held[:, 0], side).expand_as(exam.pictures) > 0
     unseen = held & ~inside
     numbers["patch_psnr"] = metrics.psnr(drawn[:, 0], exam.pictures, 2, inside)
     numbers["patch_psnr_deterministic"] = metrics.psnr(single[:, 0], exam.pictures, 2, inside)
     within, without = metrics.variance_inside_outside(drawn, inside)
     numbers["diversity_outside_over_inside"] = (without / within) ** 0.5
     truth = exam.pictures * unseen  # what is not scored is alike in all
-    scores = metrics.energy_score(drawn * unseen[:, None], truth), metrics.point_score(single[:, 0] * unseen, truth)
+    scores = metrics.energy_score(drawn * unseen[:, None], truth), metrics.euclidean_error(single[:, 0] * unseen, truth)
     numbers |= metrics.energy_ratio(*scores, generator).named("energy_ratio")
     numbers |= metrics.spread_skill(drawn, exam.pictures, generator, unseen).named("spread_skill")
     for words, found in (("", read), ("deterministic_", read_single)):
@@ -366,7 +366,7 @@ def score(
             at, p = found[open_, :, i], odds[open_]
             numbers |= metrics.factor_tv(at, p, generator).named(f"{words}factor_tv_{name}")
             if not words:
-                numbers |= metrics.factor_scene_rms(at, p, generator).named(f"factor_scene_rms_{name}")
+                numbers |= metrics.per_context_calibration_rms(at, p, generator).named(f"factor_scene_rms_{name}")
         if each := [numbers[key] for name in exam.odds if (key := f"{words}factor_tv_{name}") in numbers]:
             numbers[f"{words}factor_tv"] = max(each)
     return {name: float(value) for name, value in numbers.items()}
@@ -416,10 +416,10 @@ def without_error(
     model = ForwardDiffusion(patches.BankDenoiser(bank, schedule), patches.Bank(bank), schedule)
     middle = torch.tensor([[[16.0, 16.0, 32.0]]], device=bank.device).expand(n, -1, -1)
     nothing = patches.observe(bank[:1].expand(n, -1, -1, -1), middle)
-    nothing = nothing.drop(torch.ones_like(nothing.mask))
+    nothing = nothing.mask_out(torch.ones_like(nothing.mask))
     generator = torch.Generator().manual_seed(0)
     step = model.sample(nothing, middle, steps=steps, eta=eta, generator=generator, allow_empty=True)
-    inside = patches.crop_mask(middle[:1, 0], bank.shape[-1])
+    inside = patches.patch_mask(middle[:1, 0], bank.shape[-1])
     spreads = [(x * inside).var(0).sum().sqrt() for x in (step.observation[:, 0], bank)]
     shares = [frequencies(people.attributes[rows]) for rows in (step.signal.argmax(1), slice(None))]
     apart = [(a - b).abs().sum() / 2 for a, b in zip(*shares, strict=True)]
@@ -468,7 +468,7 @@ def _generator(folder: Path, device: torch.device, options: argparse.Namespace) 
     budget = {"steps": options.steps, "seconds": 60 * options.minutes}
     done = train_generator(both, pictures, folder, options.batch, **budget)
     _weights(both.average, folder / "generator.safetensors")
-    few = levels(generated(both.average, 64, torch.Generator().manual_seed(1)))
+    few = to_uint8(generated(both.average, 64, torch.Generator().manual_seed(1)))
     np.savez_compressed(folder / "generated.npz", pictures=few)
     minutes = done.seconds / 60 / options.sharing
     return {"gpu_minutes": minutes, "images": both.images} | vars(done)
@@ -531,7 +531,7 @@ def _examine(folder: Path, device: torch.device, options: argparse.Namespace) ->
     paper = portrait_exam(held_out(count))
     first, single, numbers = slice(EXAMPLES), answer(models["deterministic"], paper), {}
     read_single = labels(reader, single)
-    kept = {"deterministic": levels(single[first]), "deterministic_labels": _small(read_single)}
+    kept = {"deterministic": to_uint8(single[first]), "deterministic_labels": _small(read_single)}
     kept |= {"given": paper.given.cpu().numpy()}
     kept |= {f"odds_{name}": p.cpu().numpy().astype(np.float32) for name, p in paper.odds.items()}
 
@@ -539,7 +539,7 @@ def _examine(folder: Path, device: torch.device, options: argparse.Namespace) ->
         n, read = len(samples), labels(reader, samples)
         numbers[name] = score(paper.first(n), samples, single[:n], read, read_single[:n])
         numbers[name]["seconds_a_sample"] = (time.monotonic() - began) / samples[:, :, 0, 0, 0].numel()
-        kept.update({name: levels(samples[first, :2]), f"{name}_labels": _small(read)})
+        kept.update({name: to_uint8(samples[first, :2]), f"{name}_labels": _small(read)})
         print(name, json.dumps({key: round(value, 3) for key, value in numbers[name].items()}), flush=True)
 
     for name, (arm, eta, targets) in CASES.items():
@@ -558,7 +558,7 @@ def _examine(folder: Path, device: torch.device, options: argparse.Namespace) ->
     samples = labels(reader, answer(models[arm], theirs, 4 * options.samples, targets, eta, lot=lot))
     there = replace(theirs, context=theirs.context.to(device))
     numbers["bank"] = bank_agreement(there, samples, bank, reader.read(bank))
-    kept["live"] = levels(answer(models[arm], paper.first(LIVE), 2, targets, eta))
+    kept["live"] = to_uint8(answer(models[arm], paper.first(LIVE), 2, targets, eta))
     np.savez_compressed(folder / "examination.npz", **kept)
     people, steps = portraits.draw_portraits(options.bank // 5, torch.Generator().manual_seed(8)).to(device), {}
     for scale in SCALES:
@@ -575,14 +575,14 @@ def ship(folder: Path) -> None:
     made = {"generator": ("coaches", "generator"), "reader": ("reader",), arm: (arm,)}
     for part, parts in made.items():
         short = {key: round(value, 4) for key, value in numbers[part].items()}
-        name, origin_ = NAME + f"_{part}" * (part != arm), origins([records[each] for each in parts])
+        name, origin_ = NAME + f"_{part}" * (part != arm), merge_provenance([records[each] for each in parts])
         save_pretrained(name, load_file(folder / f"{part}.safetensors"), metrics=short, **origin_)
     with np.load(folder / "examination.npz") as examination:
         arrays = {name: examination[name] for name in examination.files if name.startswith(KEPT)}
     arrays["records"] = np.array(json.dumps(records))
     short = {case: round(found[case]["factor_tv"], 4) for case in CASES if "factor_tv" in found[case]}
     parts = ("reader", "coaches", "generator", "judge", *ARMS, "examine")
-    save_recorded(NAME, arrays, metrics=short, **origins([records[part] for part in parts]))
+    save_recorded(NAME, arrays, metrics=short, **merge_provenance([records[part] for part in parts]))
 
 
 def _networks(
@@ -626,16 +626,16 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("what", choices=(*COMMANDS, "ship"))
     parser.add_argument("--out", type=Path, default=Path("build/gan"))
     parser.add_argument("--minutes", type=float, default=10.0, help="of training a generator, or an arm")
-    parser.add_argument("--steps", type=natural, help="of training, where they end before the minutes do")
-    parser.add_argument("--portraits", type=natural, default=PORTRAITS, help="that are drawn to train on")
+    parser.add_argument("--steps", type=positive_int, help="of training, where they end before the minutes do")
+    parser.add_argument("--portraits", type=positive_int, default=PORTRAITS, help="that are drawn to train on")
     parser.add_argument("--r1", type=float, default=R1, help="gamma of the generator's training")
     parser.add_argument("--noise", type=float, default=NOISE, help="on what its discriminator sees")
     parser.add_argument("--lesson", type=float, default=LESSON, help="weight of the coaches' loss")
-    parser.add_argument("--batch", type=natural, default=BATCH, help="portraits a step")
-    parser.add_argument("--count", type=natural, help=f"pictures: {JUDGED} are judged, {COUNT} are in the examination")
-    parser.add_argument("--samples", type=natural, default=K, help="of each picture in the examination")
-    parser.add_argument("--sharing", type=natural, default=1, help="how many commands have the device at once")
-    parser.add_argument("--bank", type=natural, default=BANK, help="generated pictures that weigh a posterior")
+    parser.add_argument("--batch", type=positive_int, default=BATCH, help="portraits a step")
+    parser.add_argument("--count", type=positive_int, help=f"pictures: {JUDGED} are judged, {COUNT} are in the examination")
+    parser.add_argument("--samples", type=positive_int, default=K, help="of each picture in the examination")
+    parser.add_argument("--sharing", type=positive_int, default=1, help="how many commands have the device at once")
+    parser.add_argument("--bank", type=positive_int, default=BANK, help="generated pictures that weigh a posterior")
     options = parser.parse_args(words)
     if options.what == "ship":
         return ship(options.out)
@@ -651,7 +651,7 @@ def main(words: Sequence[str] | None = None) -> None:
         command += f" --r1 {options.r1:g} --noise {options.noise:g} --lesson {options.lesson:g}"
     if options.sharing > 1:
         command += f" --sharing {options.sharing}"
-    record = origin(command) | {"seed": 0}
+    record = provenance(command) | {"seed": 0}
     found = COMMANDS[options.what](options.out, device, options)
     minutes = (time.monotonic() - began) / 60 / options.sharing if device.type == "cuda" else 0.0
     if not is_main_process():

@@ -24,8 +24,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fwdiff_lite import metrics
-from fwdiff_lite.colours import levels
-from fwdiff_lite.command_line import natural
+from fwdiff_lite.colours import to_uint8
+from fwdiff_lite.command_line import positive_int
 from fwdiff_lite.devices import default_device, is_main_process, num_processes
 from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
 from fwdiff_lite.observations import Observations
@@ -33,7 +33,7 @@ from fwdiff_lite.problems.motion import scenes as scenes_
 from fwdiff_lite.problems.motion.warping import FORWARD_MODELS, Motion, motion, take, untrained
 from fwdiff_lite.storage.checkpoints import load_recorded, save_pretrained, save_recorded
 from fwdiff_lite.storage.files import read_json, write_json
-from fwdiff_lite.storage.provenance import commit
+from fwdiff_lite.storage.provenance import git_commit
 from fwdiff_lite.training import INTERRUPTED, fit
 
 NAME = "03_motion_warping"
@@ -232,7 +232,7 @@ def judge(exam: Exam, answers: Answers, baseline: Answers, seed: int = 0) -> dic
     odds = torch.stack([1 - exam.scenes.odds, exam.scenes.odds], -1)[there].double().cpu()
     signs = labels[there].cpu()
     tv = metrics.factor_tv(signs, odds, generator)
-    rms = metrics.factor_scene_rms(signs, odds, generator)
+    rms = metrics.per_context_calibration_rms(signs, odds, generator)
     seen = read_frames(answers.frames[:, :, -1], exam)
     truly = read_frames(exam.frames[:, None, -1], exam)[..., 0]
     hit, perfect = coverage(labels, exam.scenes)
@@ -241,7 +241,7 @@ def judge(exam: Exam, answers: Answers, baseline: Answers, seed: int = 0) -> dic
     truth = exam.frames
     scores = {
         "model": metrics.energy_score(answers.frames, truth),
-        "mean": metrics.point_score(baseline.frames[:, 0], truth),
+        "mean": metrics.euclidean_error(baseline.frames[:, 0], truth),
         "true": metrics.energy_score(exam.redrawn, truth),
     }
     scores = {name: score.cpu() for name, score in scores.items()}
@@ -342,7 +342,7 @@ def train(name: str, folder: Path, minutes: float, size: int = BATCH, sharing: i
     losses = {key: thinned(values) for key, values in done.curve.items()}
     record = {
         "command": f"{COMMAND} train {name} --minutes {minutes:g} --batch {size} --sharing {sharing}",
-        "commit": commit() or "unknown",
+        "commit": git_commit() or "unknown",
         "steps": done.steps,
         "minutes": done.seconds / 60,
         "gpu_minutes": done.seconds / 60 * num_processes() / sharing,
@@ -398,7 +398,7 @@ def examine(folder: Path, count: int = COUNT, k: int = K, steps: int = 32) -> No
 
 def last_frames(answers: Answers, k: int = 3) -> np.ndarray:
     """Up to k last frames of the first scenes, in 64 levels."""
-    return levels(answers.frames[:EXAMPLES, :k, -1], 64)
+    return to_uint8(answers.frames[:EXAMPLES, :k, -1], 64)
 
 
 def ship(name: str, folder: Path, hardware: str) -> None:
@@ -445,9 +445,9 @@ def main() -> None:
     parser.add_argument("arms", nargs="*", help=f"of {', '.join(ARMS)}; `train` with none: all, one after another")
     parser.add_argument("--out", type=Path, default=Path("build/motion"))
     parser.add_argument("--minutes", type=float, default=5.0, help="of training, for each arm")
-    parser.add_argument("--batch", type=natural, default=BATCH)
-    parser.add_argument("--sharing", type=natural, default=1, help="how many trainings have the device at once")
-    parser.add_argument("--scenes", type=natural, default=COUNT, help="of the examination")
+    parser.add_argument("--batch", type=positive_int, default=BATCH)
+    parser.add_argument("--sharing", type=positive_int, default=1, help="how many trainings have the device at once")
+    parser.add_argument("--scenes", type=positive_int, default=COUNT, help="of the examination")
     parser.add_argument("--hardware", default="CPU", help="what `ship` writes down")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fwdiff_lite.command_line import natural
+from fwdiff_lite.command_line import positive_int
 from fwdiff_lite.metrics import c2st
 from fwdiff_lite.problems import projections as p
 from fwdiff_lite.storage.checkpoints import save_recorded
@@ -137,10 +137,10 @@ HEADLINES = ("wedge_0_signal", "finite_3000_8_0", "null")  # what the manifest q
 def main() -> None:
     """Train every arm and write the record."""
     parser = argparse.ArgumentParser(description="Train and record the arms of 01_toy_proof.")
-    parser.add_argument("--jobs", type=natural, default=2, help="trainings at a time, one thread each")
-    parser.add_argument("--steps", type=natural, default=STEPS)
-    parser.add_argument("--steps-finite", type=natural, default=STEPS_FINITE)
-    parser.add_argument("--exam", type=natural, default=N_EXAM, help="questions in each examination")
+    parser.add_argument("--jobs", type=positive_int, default=2, help="trainings at a time, one thread each")
+    parser.add_argument("--steps", type=positive_int, default=STEPS)
+    parser.add_argument("--steps-finite", type=positive_int, default=STEPS_FINITE)
+    parser.add_argument("--exam", type=positive_int, default=N_EXAM, help="questions in each examination")
     arguments = parser.parse_args()
     started = time.monotonic()
     run = partial(run_arm, steps=arguments.steps, steps_finite=arguments.steps_finite, n=arguments.exam)

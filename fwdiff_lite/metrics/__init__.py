@@ -3,7 +3,7 @@
 Four kinds, by what is known:
 
     the true posterior can be sampled  c2st  wasserstein1  sliced_w2  energy_gap  sbc_*  tarp*
-    only held-out truths are known     energy_score  energy_ratio  energy_skill  spread_skill  mean_mse
+    only held-out truths are known     energy_score  energy_ratio  energy_skill  spread_skill  debiased_ensemble_mean_mse
     there is a known discrete factor   factor_*  calibration_error  log_loss  label_entropy
     pictures, or sets of pictures      psnr  ssim  best_of  total_variation  variance_inside_outside  mmd
       by networks that others trained  lpips  fid_kid
@@ -20,14 +20,14 @@ from fwdiff_lite.metrics.bootstrap import (
 )
 from fwdiff_lite.metrics.factors import (
     calibration_error,
-    factor_scene_rms,
     factor_tv,
     label_entropy,
     label_frequencies,
     log_loss,
+    per_context_calibration_rms,
 )
 from fwdiff_lite.metrics.images import (
-    Unavailable,
+    OptionalDependencyError,
     best_of,
     fid_kid,
     frechet_distance,
@@ -50,12 +50,12 @@ from fwdiff_lite.metrics.posterior import (
     wasserstein1,
 )
 from fwdiff_lite.metrics.scores import (
+    debiased_ensemble_mean_mse,
     energy_gap,
     energy_ratio,
     energy_score,
     energy_skill,
-    mean_mse,
-    point_score,
+    euclidean_error,
     spread_skill,
     squared_error,
 )
@@ -63,7 +63,7 @@ from fwdiff_lite.metrics.scores import (
 __all__ = [
     "C2ST",
     "Interval",
-    "Unavailable",
+    "OptionalDependencyError",
     "best_of",
     "bootstrap",
     "c2st",
@@ -72,7 +72,7 @@ __all__ = [
     "energy_ratio",
     "energy_score",
     "energy_skill",
-    "factor_scene_rms",
+    "per_context_calibration_rms",
     "factor_tv",
     "fid_kid",
     "frechet_distance",
@@ -81,8 +81,8 @@ __all__ = [
     "label_frequencies",
     "log_loss",
     "lpips",
-    "mean_mse",
-    "point_score",
+    "debiased_ensemble_mean_mse",
+    "euclidean_error",
     "precision_recall",
     "psnr",
     "sbc_pvalues",

@@ -56,7 +56,7 @@ def factor_tv(labels: Int[Tensor, "c K"], probabilities: Float[Tensor, "c a"], g
     return bootstrap(lambda e: e.mean(0).abs().sum() / 2, excess, generator=generator)
 
 
-def factor_scene_rms(labels: Int[Tensor, "c K"], probabilities: Float[Tensor, "c a"], generator: Generator) -> Interval:
+def per_context_calibration_rms(labels: Int[Tensor, "c K"], probabilities: Float[Tensor, "c a"], generator: Generator) -> Interval:
     """Root mean square over scenes of the error of a scene's own frequencies, free of the noise of K samples.
 
     The root of the mean over scenes of half the sum over categories of (p_hat - p)^2 - p_hat (1 - p_hat) /

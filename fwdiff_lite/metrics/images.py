@@ -114,7 +114,7 @@ def variance_inside_outside(samples: Float[Tensor, "c K *obs"], mask: Bool[Tenso
     return float(variance[inside].mean()), float(variance[outside].mean())
 
 
-class Unavailable(RuntimeError):
+class OptionalDependencyError(RuntimeError):
     """A measure that needs a package or weights which are not here and cannot be had."""
 
 
@@ -124,7 +124,7 @@ def _torchmetric(module: str, name: str, **options):
         return getattr(importlib.import_module(f"torchmetrics.image.{module}"), name)(**options)
     except (ImportError, OSError, RuntimeError) as error:  # what is missing is a package, or the weights
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise Unavailable(
+        raise OptionalDependencyError(
             f"{name} cannot be had ({reason}): pip install 'torchmetrics[image]', and let it fetch its weights once"
         ) from None
 

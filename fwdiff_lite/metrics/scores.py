@@ -29,7 +29,7 @@ def energy_score(samples: Float[Tensor, "c K *obs"], truth: Float[Tensor, "c *ob
     ])  # fmt: skip
 
 
-def point_score(prediction: Float[Tensor, "c *obs"], truth: Float[Tensor, "c *obs"]) -> Float[Tensor, "c"]:
+def euclidean_error(prediction: Float[Tensor, "c *obs"], truth: Float[Tensor, "c *obs"]) -> Float[Tensor, "c"]:
     """Energy score of a deterministic prediction, a point mass: its distance to the truth."""
     check_finite(prediction=prediction, truth=truth)
     match("truth", truth, prediction.shape, f"prediction {shape(prediction)}")
@@ -84,7 +84,7 @@ def squared_error(
     return pool((prediction - truth).square(), mask_like(mask, truth))
 
 
-def mean_mse(
+def debiased_ensemble_mean_mse(
     samples: Float[Tensor, "c K *obs"],
     truth: Float[Tensor, "c *obs"],
     mask: Bool[Tensor, "..."] | None = None,

@@ -26,7 +26,7 @@ from matplotlib.figure import Figure
 from PIL import Image, PngImagePlugin
 
 from fwdiff_lite import plotting
-from fwdiff_lite.storage.files import read_json, root, whole, write_json
+from fwdiff_lite.storage.files import atomic_write, read_json, repo_root, write_json
 
 PROFILES = ("smoke", "cpu", "gpu")
 OPENING = "fwdiff_lite_opening"  # marks the output that the runner renews after it has measured the notebook
@@ -51,7 +51,7 @@ class Run:
     @property
     def folder(self) -> Path:
         """Where this run writes; made when first asked for."""
-        folder = Path(os.environ.get("FWDIFF_OUTPUT") or root() / "build" / "figures")
+        folder = Path(os.environ.get("FWDIFF_OUTPUT") or repo_root() / "build" / "figures")
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
@@ -69,7 +69,7 @@ class Run:
             "Title": f"{self.name}: {name}",
             "Source": f"notebooks/{self.name}.ipynb, profile {self.profile}",
         }
-        with whole(self.folder / f"{self.name}_{name}.png") as part:
+        with atomic_write(self.folder / f"{self.name}_{name}.png") as part:
             fig.savefig(part, dpi=DPI, metadata=origin)
             part.write_bytes(opaque(part.read_bytes()))
 
@@ -80,7 +80,7 @@ class Run:
         """
         first, *rest = gif_frames(frames)
         path = self.folder / f"{self.name}_{name}.gif"
-        with whole(path) as part:
+        with atomic_write(path) as part:
             first.save(part, save_all=True, append_images=rest, duration=round(1000 / fps), loop=0)
         return Picture(path.read_bytes(), format="gif")
 
@@ -108,7 +108,7 @@ def opaque(picture: bytes) -> bytes:
 
 def notebook_names() -> list[str]:
     """The names of all notebooks, in their order."""
-    return sorted(path.stem for path in (root() / "notebooks" / "py").glob("[0-9][0-9]_*.py"))
+    return sorted(path.stem for path in (repo_root() / "notebooks" / "py").glob("[0-9][0-9]_*.py"))
 
 
 def check_notebook(name: str) -> str:
@@ -187,7 +187,7 @@ def badges(name: str) -> str:
 
 def cost_text(name: str, profile: str) -> str | None:
     """Cost of the last measured run, such as '2.1 minutes, 0.6 GB of memory'; None if there was none."""
-    record = read_json(root() / "figures" / "provenance.json").get(name, {}).get(profile)
+    record = read_json(repo_root() / "figures" / "provenance.json").get(name, {}).get(profile)
     return record and f"{record['minutes']:.1f} minutes, {record['peak_gb']:.1f} GB of memory"
 
 

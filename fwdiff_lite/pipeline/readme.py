@@ -3,7 +3,7 @@
 import re
 
 from fwdiff_lite.pipeline.notebook import cost_text, notebook_names
-from fwdiff_lite.storage.files import read_json, root, write_json, write_text
+from fwdiff_lite.storage.files import read_json, repo_root, write_json, write_text
 
 MOVING_PICTURE = "00_one_page_*.gif"
 THUMBNAILS = {  # notebook: which of its pictures stands in the table; its first one if it is not named here
@@ -74,10 +74,10 @@ UNMEASURED = "*not measured yet: run `make reproduce`*"
 
 def update_readme() -> None:
     """Renews README.md from figures/, and takes in how long the last `make test` took."""
-    figures = root() / "figures"
-    if tested := read_json(root() / "build" / "test.json"):
+    figures = repo_root() / "figures"
+    if tested := read_json(repo_root() / "build" / "test.json"):
         write_json(figures / "provenance.json", read_json(figures / "provenance.json") | tested)
-    path = root() / "README.md"
+    path = repo_root() / "README.md"
     if path.exists():
         write_text(path, render(path.read_text(encoding="utf-8")))
 
@@ -94,7 +94,7 @@ def render(text: str) -> str:
 
 def picture() -> str:
     """The picture that moves."""
-    found = sorted((root() / "figures").glob(MOVING_PICTURE))
+    found = sorted((repo_root() / "figures").glob(MOVING_PICTURE))
     return (
         f'<img src="figures/{found[0].name}" alt="samples as they form" width="640">' if found else UNMEASURED
     )
@@ -112,21 +112,21 @@ def notebooks() -> str:
 
 def thumbnail_of(name: str) -> str | None:
     """The file name of the picture that stands for a notebook."""
-    pictures = sorted(path.name for path in (root() / "figures").glob(f"{name}_*.*"))
+    pictures = sorted(path.name for path in (repo_root() / "figures").glob(f"{name}_*.*"))
     return THUMBNAILS.get(name) or next(iter(pictures), None)
 
 
 def claim(name: str) -> str:
     """What a notebook proves, in numbers that it measured itself."""
     try:
-        return PROVES.get(name, "").format(**read_json(root() / "figures" / "metrics.json").get(name, {}))
+        return PROVES.get(name, "").format(**read_json(repo_root() / "figures" / "metrics.json").get(name, {}))
     except KeyError:
         return UNMEASURED
 
 
 def times() -> str:
     """How long the two commands took when they were last measured."""
-    provenance = read_json(root() / "figures" / "provenance.json")
+    provenance = read_json(repo_root() / "figures" / "provenance.json")
     lines = []
     for command in ("make reproduce", "make test"):
         if total := provenance.get(command):

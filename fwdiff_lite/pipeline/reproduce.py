@@ -35,8 +35,8 @@ from nbformat import NotebookNode
 
 from fwdiff_lite.pipeline.notebook import OPENING, check_notebook, check_profile, notebook_names, opaque, opening_text
 from fwdiff_lite.pipeline.readme import update_readme
-from fwdiff_lite.storage.files import read_json, root, whole, write_json, write_text
-from fwdiff_lite.storage.provenance import commit
+from fwdiff_lite.storage.files import atomic_write, read_json, repo_root, write_json, write_text
+from fwdiff_lite.storage.provenance import git_commit
 
 PATIENCE = {"smoke": 300, "cpu": 900, "gpu": 4 * 3600}  # seconds that one cell may take
 STALLED = 60  # seconds without any work after which a kernel's reply counts as lost
@@ -119,8 +119,8 @@ def reproduce(
         raise ValueError(
             "the committed run takes no parameters: give --output DIR, or change the notebook's source"
         )
-    figures = root() / "figures" if committed else (output or root() / "build" / profile).resolve()
-    notebooks = root() / "notebooks" if committed else figures
+    figures = repo_root() / "figures" if committed else (output or repo_root() / "build" / profile).resolve()
+    notebooks = repo_root() / "notebooks" if committed else figures
     sources = {name: read_source(name) for name in names}
     changes = {name: changed_parameters(name, sources[name], profile, parameters or {}) for name in names}
 
@@ -172,7 +172,7 @@ def select(only: Sequence[str] | None) -> list[str]:
 
 def longest_first(names: Sequence[str], profile: str) -> list[str]:
     """By the last measured time; what was never measured goes first."""
-    past = read_json(root() / "figures" / "provenance.json")
+    past = read_json(repo_root() / "figures" / "provenance.json")
     return sorted(names, key=lambda name: -past.get(name, {}).get(profile, {}).get("minutes", 1e9))
 
 
@@ -181,7 +181,7 @@ def longest_first(names: Sequence[str], profile: str) -> list[str]:
 
 def read_source(name: str) -> NotebookNode:
     """The notebook that notebooks/py/NAME.py stands for, without outputs; cell ids follow from the source."""
-    notebook = jupytext.read(root() / "notebooks" / "py" / f"{name}.py", fmt="py:percent")
+    notebook = jupytext.read(repo_root() / "notebooks" / "py" / f"{name}.py", fmt="py:percent")
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
@@ -292,7 +292,7 @@ class Execution:
             self.folder / "input.ipynb",
             self.folder / "output.ipynb",
         ]
-        command += ["-k", "python3", "--cwd", root() / "notebooks", "--no-progress-bar"]
+        command += ["-k", "python3", "--cwd", repo_root() / "notebooks", "--no-progress-bar"]
         command += ["--start-timeout", "120", "--execution-timeout", str(PATIENCE[self.profile])]
         for key, value in self.parameters.items():
             command += ["-p", key, value]
@@ -314,7 +314,7 @@ class Execution:
         package = str(Path(__file__).parents[2])
         mine = {
             "FWDIFF_OUTPUT": str(self.out),
-            "FWDIFF_ROOT": str(root()),
+            "FWDIFF_ROOT": str(repo_root()),
             "PYTHONPATH": os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")])),
             "PYTHONHASHSEED": "0",
             "IPYTHONDIR": str(self.folder / "ipython"),
@@ -415,7 +415,7 @@ class Execution:
         return (self.log().strip().splitlines() or ["papermill said nothing"])[-1]
 
     def keep_log(self) -> Path:
-        path = root() / "build" / "log" / f"{self.name}.txt"
+        path = repo_root() / "build" / "log" / f"{self.name}.txt"
         write_text(path, self.log())
         return path
 
@@ -444,7 +444,7 @@ def publish(run: Execution, figures: Path, notebooks: Path, profile: str, facts:
     """Puts in place what a run made that ended well; what the other notebooks made stays."""
     pictures = run.pictures()
     for path in pictures:
-        with whole(figures / path.name) as part:
+        with atomic_write(figures / path.name) as part:
             shutil.copyfile(path, part)
     for old in figures.glob(f"{run.name}_*"):
         if old.suffix in (".png", ".gif") and old.name not in {path.name for path in pictures}:
@@ -463,7 +463,7 @@ def publish(run: Execution, figures: Path, notebooks: Path, profile: str, facts:
     places = {figures / "provenance.json"}
     if profile == "gpu" and facts["hardware"]["gpu"]:
         # minutes on a GPU are stated beside those on the CPU, wherever the pictures go
-        places.add(root() / "figures" / "provenance.json")
+        places.add(repo_root() / "figures" / "provenance.json")
     for path in places:
         provenance = read_json(path)
         provenance.setdefault(run.name, {})[profile] = facts | cost
@@ -486,7 +486,7 @@ def origin(profile: str) -> dict:
     gpu = torch.cuda.get_device_name() if profile == "gpu" and torch.cuda.is_available() else None
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "commit": commit(),
+        "commit": git_commit(),
         "hardware": {"cpu": cpu_model(), "cores": os.cpu_count(), "gpu": gpu},
         "versions": {"python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in PACKAGES},
@@ -579,7 +579,7 @@ def closing_all() -> Iterator[list[Execution]]:
 @contextmanager
 def scratch() -> Iterator[Path]:
     """A temporary folder under build/."""
-    parent = root() / "build"
+    parent = repo_root() / "build"
     parent.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=parent, prefix="running-", ignore_cleanup_errors=True) as folder:
         yield Path(folder)

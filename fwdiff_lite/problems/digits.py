@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from fwdiff_lite import metrics
 from fwdiff_lite.backbones import ResidualMLP
-from fwdiff_lite.crops import merge, window
+from fwdiff_lite.crops import composite_crops, crop_mask
 from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
 from fwdiff_lite.observations import Observations
 from fwdiff_lite.schedule import CosineSchedule
@@ -63,16 +63,16 @@ class Keyhole:
     """The forward model: O = S inside of the window phi, zero outside."""
 
     def __call__(
-        self, signal: Float[Tensor, "b 8 8"], params: Float[Tensor, "b m 3"], at=None
+        self, signal: Float[Tensor, "b 8 8"], params: Float[Tensor, "b m 3"], pixel_indices=None
     ) -> Float[Tensor, "b m 8 8"]:
-        if at is not None:
+        if pixel_indices is not None:
             raise ValueError("a window is small: it is observed whole, so `at` must be None")
         return signal[:, None] * self.support(params)
 
     def support(self, params: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b 8 8"]:
         """1 inside of the window, 0 outside."""
         check_windows(params)
-        return window(params, N)
+        return crop_mask(params, N)
 
 
 def check_windows(params: Float[Tensor, "*b 3"]) -> None:
@@ -143,9 +143,9 @@ def batches(
         seen = observe(x, draw_windows(size, CONTEXTS + 1 + novel, generator, moved))
         many = torch.randint(0, CONTEXTS + 1, (size, 1), generator=generator)
         return {
-            "context": seen.take(slice(0, CONTEXTS)).drop(torch.arange(CONTEXTS) >= many),
-            "target": seen.take(slice(CONTEXTS, CONTEXTS + 1)),
-            "novel": seen.take(slice(CONTEXTS + 1, None)),
+            "context": seen.select(slice(0, CONTEXTS)).mask_out(torch.arange(CONTEXTS) >= many),
+            "target": seen.select(slice(CONTEXTS, CONTEXTS + 1)),
+            "novel": seen.select(slice(CONTEXTS + 1, None)),
         }
 
     return batch
@@ -166,7 +166,7 @@ def corner_windows(n: int, generator: torch.Generator) -> Float[Tensor, "n 4 3"]
 def canvas(context: Observations) -> tuple[Float[Tensor, "b 8 8"], Float[Tensor, "b 8 8"]]:
     """The context's windows merged, and where they see."""
     support = Keyhole().support(context.params) * context.mask[..., None, None]
-    return merge(context.value, support)
+    return composite_crops(context.value, support)
 
 
 def pixel_statistics(batch: Callable, generator: torch.Generator, count: int = 40) -> tuple[Tensor, Tensor]:
@@ -235,7 +235,7 @@ class KeyholeDenoiser(nn.Module):
     ) -> Float[Tensor, "b 8 8"]:
         """Eq. 4: the signal."""
         picture, seen = condition.picture, condition.seen
-        noisy, there = merge(noisy_target, condition.support)
+        noisy, there = composite_crops(noisy_target, condition.support)
         mean, variance = self.mean, self.variance
         if self.tolerance is not None:
             mean = mean + seen * (picture - mean)

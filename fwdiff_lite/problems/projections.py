@@ -201,14 +201,14 @@ def tuples(observations: Observations, contexts: int, generator: torch.Generator
     m = observations.mask.shape[1]
     if m < contexts + 1:
         raise ValueError(f"a training tuple needs {contexts} contexts and a target, got {m} observations a signal")
-    context = observations.take(slice(0, contexts))
+    context = observations.select(slice(0, contexts))
     if contexts > 1:
         gone = torch.rand(len(context), 1, generator=generator) < 0.5
         first = torch.arange(contexts) == 0
-        context = context.drop(gone & ~first)
-    batch = {"context": context, "target": observations.take([contexts])}
+        context = context.mask_out(gone & ~first)
+    batch = {"context": context, "target": observations.select([contexts])}
     if m > contexts + 1:
-        batch["novel"] = observations.take(slice(contexts + 1, None))
+        batch["novel"] = observations.select(slice(contexts + 1, None))
     return batch
 
 
@@ -377,7 +377,7 @@ class ForwardVAE(nn.Module):
         self.latent = latent
         self.denoiser = _VAENetworks(dims, latent, width, depth)
 
-    def draw(self, target: Observations, generator: torch.Generator) -> tuple[Tensor]:
+    def sample_time_and_noise(self, target: Observations, generator: torch.Generator) -> tuple[Tensor]:
         """The noise of the reparameterised latent."""
         return (torch.randn(len(target), self.latent, generator=generator),)
 

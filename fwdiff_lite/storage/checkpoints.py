@@ -17,13 +17,14 @@ from jaxtyping import Shaped
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from fwdiff_lite.storage.files import root, whole, write_text
-from fwdiff_lite.storage.provenance import commit
+from fwdiff_lite.storage.files import atomic_write, repo_root, write_text
+from fwdiff_lite.storage.provenance import git_commit
 
 FILE_MB, ALL_MB = 15, 32  # what a file, and all of them together, may take in a checkout
 TOGETHER = "all together"
 HEAD = """\
 # What lies in this folder. Written by fwdiff_lite.storage.checkpoints; loading checks bytes and sha256.
+# A command names the modules as they were at the commit of its entry.
 #
 """
 
@@ -33,13 +34,13 @@ def load_pretrained(name: str, folder: Path | None = None) -> dict[str, Shaped[T
 
     ValueError if the name is unknown, or the file missing, truncated or altered.
     """
-    tensors = load_file(checked(f"{name}.safetensors", folder))
+    tensors = load_file(verified_path(f"{name}.safetensors", folder))
     return {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}
 
 
 def load_recorded(name: str, folder: Path | None = None) -> dict[str, np.ndarray]:
     """The arrays of checkpoints/NAME.npz. ValueError as in load_pretrained."""
-    with np.load(checked(f"{name}.npz", folder), allow_pickle=False) as arrays:
+    with np.load(verified_path(f"{name}.npz", folder), allow_pickle=False) as arrays:
         return dict(arrays)
 
 
@@ -80,13 +81,13 @@ def save_recorded(
 
 def read_manifest(folder: Path | None = None) -> dict[str, dict]:
     """The manifest: file name -> entry."""
-    path = (folder or root() / "checkpoints") / "manifest.toml"
+    path = (folder or repo_root() / "checkpoints") / "manifest.toml"
     return tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
-def checked(file: str, folder: Path | None) -> Path:
+def verified_path(file: str, folder: Path | None) -> Path:
     """The path of a file whose bytes are those that the manifest names; otherwise ValueError."""
-    folder = folder or root() / "checkpoints"
+    folder = folder or repo_root() / "checkpoints"
     manifest = read_manifest(folder)
     path = folder / file
     if file not in manifest:
@@ -110,10 +111,10 @@ def checked(file: str, folder: Path | None) -> Path:
 
 def save(file: str, write, folder: Path | None, provenance: dict[str, Any]) -> Path:
     """Writes a file, then the manifest that knows it; nothing if it is too large."""
-    folder = folder or root() / "checkpoints"
+    folder = folder or repo_root() / "checkpoints"
     manifest = read_manifest(folder)
-    provenance = {"commit": commit() or "unknown"} | provenance  # before this file itself counts as a change
-    with whole(folder / file) as part:
+    provenance = {"commit": git_commit() or "unknown"} | provenance  # before this file itself counts as a change
+    with atomic_write(folder / file) as part:
         write(part)
         content = part.read_bytes()
         others = sum(entry["bytes"] for name, entry in manifest.items() if name != file)

@@ -8,13 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
-def root() -> Path:
+def repo_root() -> Path:
     """The checkout: notebooks/, figures/, checkpoints/ lie in it. FWDIFF_ROOT names another (tests do)."""
     return Path(os.environ.get("FWDIFF_ROOT") or Path(__file__).parents[2]).resolve()
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`, with its suffix; it becomes `path` only if the block ends well."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=path.suffix)
@@ -30,7 +30,7 @@ def whole(path: Path) -> Iterator[Path]:
 
 def write_text(path: Path, text: str) -> None:
     """Writes text, all of it or none."""
-    with whole(path) as part:
+    with atomic_write(path) as part:
         part.write_text(text, encoding="utf-8")
 
 

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 
 from fwdiff_lite.devices import num_processes
-from fwdiff_lite.storage.files import root
+from fwdiff_lite.storage.files import repo_root
 
 
-def commit() -> str | None:
+def git_commit() -> str | None:
     """The checkout's commit, with '+' behind it where its sources have changed since; None outside git.
 
     FWDIFF_COMMIT says it on a machine that has the sources without their history.
@@ -20,7 +20,7 @@ def commit() -> str | None:
 
     def git(*words: str) -> str:
         return subprocess.run(
-            ["git", "-C", root(), *words], capture_output=True, text=True, check=True
+            ["git", "-C", repo_root(), *words], capture_output=True, text=True, check=True
         ).stdout.strip()
 
     results = (":!figures", ":!notebooks/*.ipynb", ":!README.md")
@@ -30,16 +30,16 @@ def commit() -> str | None:
         return None
 
 
-def origin(command: str) -> dict[str, str]:
+def provenance(command: str) -> dict[str, str]:
     """What is written down of whatever a command makes: itself, the sources' commit, and what it runs on."""
     hardware = f"{os.cpu_count()}-core CPU"
     if torch.cuda.is_available():
         count = num_processes()
         hardware = f"{'one' if count == 1 else count} {torch.cuda.get_device_name()}"
-    return {"command": command, "commit": commit() or "unknown", "hardware": hardware}
+    return {"command": command, "commit": git_commit() or "unknown", "hardware": hardware}
 
 
-def origins(parts: list[dict]) -> dict[str, Any]:
+def merge_provenance(parts: list[dict]) -> dict[str, Any]:
     """That of something which several commands made, one after another: their records, with gpu_minutes, in one."""
     return {
         "command": "; ".join(part["command"] for part in parts),

@@ -228,7 +228,7 @@ def unweighted(losses):
 
 for _ in range(run.pick(smoke=2, cpu=40, gpu=40)):
     batch = p.endless(prior, 4096)(g)
-    t, noise = model.draw(batch["target"], g)
+    t, noise = model.sample_time_and_noise(batch["target"], g)
     with torch.no_grad():
         at_learnt.append(unweighted(model.loss(batch["context"], batch["target"], t, noise, batch["novel"])))
         batch = {name: x.to(torch.float64) for name, x in batch.items()}

@@ -174,7 +174,7 @@ for name in ("target", "novel"):
 recorded = load_recorded("02_keyhole_digits")
 keyholes = problem.keyholes(data.held_out)  # four windows of each held-out digit; the first is the context
 assert (keyholes.params.numpy() == recorded["windows"]).all()
-context, truth, labels = keyholes.take([0])[:N], data.held_out[:N], data.held_out_labels[:N]
+context, truth, labels = keyholes.select([0])[:N], data.held_out[:N], data.held_out_labels[:N]
 deterministic = {many: torch.from_numpy(recorded[f"baseline_{many}"]).float() for many in range(5)}
 
 samples = problem.sample_digits(model, context, K, steps=DENOISING)
@@ -290,8 +290,8 @@ draws = {
 hidden = problem.canvas(context)[1] == 0  # what the keyhole does not show
 chance = torch.Generator().manual_seed(0)  # of all bootstraps
 energy = {name: metrics.energy_score(x, truth) for name, x in draws.items()}
-energy["deterministic"] = metrics.point_score(deterministic[1][:N], truth)
-energy["mean of the samples"] = metrics.point_score(samples.mean(1), truth)
+energy["deterministic"] = metrics.euclidean_error(deterministic[1][:N], truth)
+energy["mean of the samples"] = metrics.euclidean_error(samples.mean(1), truth)
 spread = {name: metrics.spread_skill(x, truth, chance, hidden) for name, x in draws.items()}
 slip = {name: problem.consistency(x, truth, context) for name, x in draws.items()}
 
@@ -412,7 +412,7 @@ counts = range(5)
 
 def first(many, of):
     """The first windows of some held-out digits."""
-    return keyholes[of].drop(torch.arange(4)[None].expand(len(keyholes[of]), 4) >= many)
+    return keyholes[of].mask_out(torch.arange(4)[None].expand(len(keyholes[of]), 4) >= many)
 
 
 drawn = {many: problem.sample_digits(model, first(many, slice(0, FEW)), K, steps=DENOISING, seed=2) for many in counts}

@@ -531,7 +531,7 @@ fig = plotting.image_grid(
 )
 run.savefig(fig, "strange")
 plt.show()
-inside = patches.crop_mask(crop[:, 0], 64).expand_as(strange) > 0
+inside = patches.patch_mask(crop[:, 0], 64).expand_as(strange) > 0
 print("PSNR inside the patch:", ", ".join(f"{psnr(faces[[i], 0], strange[[i]], 2, inside[[i]]):.1f} dB" for i in range(3)))
 
 # %% [markdown]

@@ -54,11 +54,12 @@ import torch
 from fwdiff_lite import metrics, plotting
 from fwdiff_lite.pipeline.notebook import Run
 from fwdiff_lite.storage.checkpoints import load_recorded
+from fwdiff_lite.experiments import flatland as experiment
 from fwdiff_lite.problems.inverse_graphics import flatland as problem
 
 run = Run("05_flatland", PROFILE)
-STEPS = run.pick(smoke=20, cpu=problem.STEPS, gpu=problem.STEPS)  # of training
-N, K = run.pick(smoke=6, cpu=problem.COUNT, gpu=problem.COUNT), run.pick(smoke=3, cpu=problem.K, gpu=problem.K)
+STEPS = run.pick(smoke=20, cpu=experiment.STEPS, gpu=experiment.STEPS)  # of training
+N, K = run.pick(smoke=6, cpu=experiment.COUNT, gpu=experiment.COUNT), run.pick(smoke=3, cpu=experiment.K, gpu=experiment.K)
 DENOISING = run.pick(smoke=2, cpu=24, gpu=24)  # steps of sampling, for every target
 run.opening()
 
@@ -162,11 +163,11 @@ for samples in (8, 16, 256):
 # model can take a sampled row for context later.
 
 # %% tags=["nbval-ignore-output"]
-model, done = problem.train(STEPS)
+model, done = experiment.train(STEPS)
 curve = done.curve
 quarter = max(1, len(curve["loss"]) // 4)
 print(f"{sum(w.numel() for w in model.parameters()):,} weights, {done.steps} steps")
-for name in ("target", "novel", "estimate"):
+for name in ("target", "novel", "deterministic"):
     parts = [np.mean(curve[name][k : k + quarter]) for k in range(0, 4 * quarter, quarter)]
     print(f"{name:9}" + "".join(f"{x:8.3f}" for x in parts))
 run.record(steps=done.steps, target_loss=np.mean(curve["target"][-quarter:]))
@@ -180,9 +181,9 @@ run.record(steps=done.steps, target_loss=np.mean(curve["target"][-quarter:]))
 # settles the third room.
 
 # %% tags=["nbval-ignore-output"]
-exam = problem.exam(N, K)
-one, two = problem.answer(model, exam, K, steps=DENOISING)
-recorded = load_recorded(problem.NAME)
+exam = experiment.exam(N, K)
+one, two = experiment.answer(model, exam, K, steps=DENOISING)
+recorded = load_recorded(experiment.NAME)
 shown, draws = range(4), min(5, K)
 fig, axes = plt.subplots(8, 2 + draws, figsize=(1.15 * (2 + draws), 9.6), layout="constrained")
 truths = problem.above(exam.scenes)
@@ -259,7 +260,7 @@ arms["no novel loss, two targets"] = torch.from_numpy(recorded["no_novel_views"]
 columns = {"energy_skill": "skill", "spread_skill": "spread", "factor_tv_first": "tv 2nd", "factor_tv_second": "tv 3rd",
            "factor_scene_rms_first": "rms 2nd", "factor_scene_rms_second": "rms 3rd"}
 print(f"{'':28}" + "".join(f"{title:>9}" for title in columns.values()))
-measured = {name: problem.judge(exam, views, baseline) for name, views in arms.items()}
+measured = {name: experiment.judge(exam, views, baseline) for name, views in arms.items()}
 for name, row in measured.items():
     print(f"{name:28}" + "".join(f"{row[key]:9.2f}" for key in columns))
 run.record(**measured["two targets"])
@@ -339,7 +340,7 @@ moving = interact(watch, step=IntSlider(0, min=0, max=len(steps) - 1))
 # ## On your own
 #
 # 1. Sample with `eta=1` (ancestral sampling): does the fresh noise of every step help?
-# 2. How few steps of denoising will do? `problem.answer(model, exam, K, steps=6)`.
+# 2. How few steps of denoising will do? `experiment.answer(model, exam, K, steps=6)`.
 # 3. Sample the rooms in the other order, `exam.targets.flip(1)`. Which columns of the table swap?
 #
 # <details><summary>Answers</summary>

@@ -164,7 +164,7 @@ batch = tabletop.batches(size, 1, train.PIXELS, device=device)
 live = fit(trainee, batch, steps=count, learning_rate=1e-5, warmup=1, progress=False).curve
 curve, record = (json.loads(str(recorded[key]))["unet"] for key in ("curves", "records"))
 fig, ax = plt.subplots(figsize=(6, 2.6))
-for name, color in (("target", plotting.TARGET), ("novel", plotting.SAMPLES), ("estimate", plotting.MUTED)):
+for name, color in (("target", plotting.TARGET), ("novel", plotting.SAMPLES), ("deterministic", plotting.MUTED)):
     values = np.array(curve[name])
     smooth = np.convolve(values, np.ones(10) / 10, "valid")
     ax.plot(np.linspace(record["before"].get("steps", 0), entry["steps"], len(smooth)), smooth, color=color, label=name)

@@ -7,7 +7,7 @@ import pytest
 
 from fwdiff_lite.pipeline.notebook import notebook_names
 from fwdiff_lite.pipeline.reproduce import read_source
-from fwdiff_lite.storage.files import root
+from fwdiff_lite.storage.files import repo_root
 
 lab = pytest.importorskip("lab", reason="playwright is not installed")
 NAME = "00_one_page"
@@ -42,9 +42,9 @@ def test_slider_moves_the_picture(tmp_path):
             )
             assert settled(page) != before
             assert page.locator(COMPLAINT).count() == 0
-            (root() / "build").mkdir(exist_ok=True)
+            (repo_root() / "build").mkdir(exist_ok=True)
             page.locator(PICTURE).first.scroll_into_view_if_needed()
-            page.screenshot(path=root() / "build" / "browser.png")
+            page.screenshot(path=repo_root() / "build" / "browser.png")
 
 
 def settled(page, seconds: float = 2) -> str:

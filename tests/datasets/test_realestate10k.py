@@ -451,8 +451,8 @@ def test_draws_differ_between_epochs_and_rows_and_not_between_workers(written):
         mine = first[name]
         same = torch.equal(x, mine) if isinstance(x, torch.Tensor) else torch.equal(x.value, mine.value)
         assert same, "whoever reads, the same is drawn"
-    assert first["context"].value.shape == (6, 1, 3, 16, 16) and first["at"].shape == (6, 1, 5)
-    assert not torch.equal(first["at"], first["novel_at"])
+    assert first["context"].value.shape == (6, 1, 3, 16, 16) and first["pixel_indices"].shape == (6, 1, 5)
+    assert not torch.equal(first["pixel_indices"], first["novel_pixel_indices"])
     shots = torch.cat([torch.cat([b["context"].value, b["target"].value], 1).flatten(1) for b in (first, second)])
     apart = (shots[:, None] - shots).abs().amax(-1) + torch.eye(12)
     assert apart.min() > 0.05, (

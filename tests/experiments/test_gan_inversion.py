@@ -150,7 +150,7 @@ def test_answers_are_whole_pictures_from_one_or_many_targets():
     sizes = {"z_dim": 8, "w_dim": 8, "mapping_layers": 1, "channel_base": 256, "channel_max": 8}
     G = experiment.adversaries(CPU, **sizes).average
     paper = experiment.exam(experiment.generated(G, 2, torch.Generator().manual_seed(0)))
-    assert paper.targets.shape == (2, 5, 3) and patches.crop_mask(paper.targets[:, 1:], 64).sum(1).eq(1).all()
+    assert paper.targets.shape == (2, 5, 3) and patches.patch_mask(paper.targets[:, 1:], 64).sum(1).eq(1).all()
     assert paper.targets[:, 0].tolist() == [[16, 16, 32]] * 2
     small = {"widths": (8, 8, 8, 8), "hidden": 16}
     single = experiment.answer(experiment.untrained("deterministic", G, **small), paper)

@@ -8,7 +8,7 @@ import pytest
 
 from fwdiff_lite.pipeline.notebook import bootstrap_text, notebook_names
 from fwdiff_lite.pipeline.reproduce import read_source
-from fwdiff_lite.storage.files import root
+from fwdiff_lite.storage.files import repo_root
 
 NAMES = (
     "00_one_page",
@@ -36,7 +36,7 @@ def source(name):
 
 @pytest.fixture
 def committed(name):
-    path = root() / "notebooks" / f"{name}.ipynb"
+    path = repo_root() / "notebooks" / f"{name}.ipynb"
     assert path.exists(), f"{name} was never run: make reproduce"
     return nbformat.read(path, as_version=4)
 
@@ -46,7 +46,7 @@ def code(notebook):
 
 
 def test_every_notebook_has_its_source():
-    assert {path.stem for path in (root() / "notebooks").glob("*.ipynb")} <= set(notebook_names())
+    assert {path.stem for path in (repo_root() / "notebooks").glob("*.ipynb")} <= set(notebook_names())
     assert set(notebook_names()) <= set(NAMES)
 
 
@@ -83,7 +83,7 @@ def test_no_trace_of_the_run(committed):
 
 
 def test_size(name, committed):
-    size = (root() / "notebooks" / f"{name}.ipynb").stat().st_size / 1e6
+    size = (repo_root() / "notebooks" / f"{name}.ipynb").stat().st_size / 1e6
     assert size <= MEGABYTES, f"{name}.ipynb has {size:.1f} MB: fewer or plainer pictures"
 
 

@@ -5,14 +5,14 @@ import torch
 
 from fwdiff_lite.pipeline.notebook import notebook_names
 from fwdiff_lite.pipeline.reproduce import main
-from fwdiff_lite.storage.files import read_json, root
+from fwdiff_lite.storage.files import read_json, repo_root
 
 
 @pytest.mark.skipif("03_motion_warping" not in notebook_names(), reason="no 03_motion_warping yet")
 def test_motion_is_trained_anew(tmp_path):
     parameters = {"MINUTES": "0.33", "SCENES": "6", "FOLDER": str(tmp_path / "training")}
     options = [word for name, value in parameters.items() for word in ("-p", name, value)]
-    output, costs = tmp_path / "output", root() / "figures" / "provenance.json"
+    output, costs = tmp_path / "output", repo_root() / "figures" / "provenance.json"
     stated = read_json(costs)
     assert main(["--profile", "gpu", "--only", "03_motion_warping", "--output", str(output), *options]) == 0
     record = read_json(tmp_path / "training" / "splat_2.json")

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from fwdiff_lite.pipeline.notebook import notebook_names
-from fwdiff_lite.storage.files import read_json, root
+from fwdiff_lite.storage.files import read_json, repo_root
 
 ANY = (-math.inf, math.inf)  # reported, whatever it is
 
@@ -135,7 +135,7 @@ CHECKS = [
 
 @pytest.fixture(scope="module")
 def metrics():
-    return read_json(root() / "figures" / "metrics.json")
+    return read_json(repo_root() / "figures" / "metrics.json")
 
 
 @pytest.mark.parametrize("name, key", CHECKS)

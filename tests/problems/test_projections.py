@@ -66,7 +66,7 @@ def test_masked_observations_say_nothing():
     prior = p.mixture(2)
     signal, context = p.exam(prior, 4, 0)
     other = p.observe(signal, 1, generator(3))
-    both = context.append(other).drop(torch.tensor([[False, True]]).expand(4, 2))
+    both = context.append(other).mask_out(torch.tensor([[False, True]]).expand(4, 2))
     torch.testing.assert_close(prior.given(both).mean(), prior.given(context).mean(), atol=1e-8, rtol=0)
     assert (prior.given(context.append(other)).mean() - signal).abs().max() < 1e-6, "two directions determine S"
 
@@ -97,7 +97,7 @@ def test_the_ideal_denoiser_beats_its_neighbours_on_eq_8_and_9():
 
     denoiser = Nudged(prior)
     model = ForwardDiffusion(denoiser, p.project)
-    draw = model.draw(batch["target"], generator(1))
+    draw = model.sample_time_and_noise(batch["target"], generator(1))
     losses = []
     for nudge in (-0.05, 0.0, 0.05):
         denoiser.nudge = nudge
@@ -139,11 +139,11 @@ def test_the_denoiser_ignores_what_is_masked_and_repeated():
     gone = torch.tensor([[False, True]]).expand(32, 2)
     answers = []
     for value in (context.value, context.value + torch.tensor([0.0, 9.0])):
-        changed = Observations(value, context.params).drop(gone)
+        changed = Observations(value, context.params).mask_out(gone)
         answers.append(denoiser(denoiser.condition(changed, target), noisy, t))
     assert torch.equal(*answers)
-    once = denoiser.condition(context.take([0]), target)
-    twice = denoiser.condition(context.take([0]).append(context.take([0])), target)
+    once = denoiser.condition(context.select([0]), target)
+    twice = denoiser.condition(context.select([0]).append(context.select([0])), target)
     torch.testing.assert_close(denoiser(once, noisy, t), denoiser(twice, noisy, t))
 
 
@@ -173,7 +173,7 @@ def test_finite_sets_hold_their_observations_and_nothing_else():
     for name in ("context", "target", "novel"):
         assert {round(x, 9) for x in batch[name].value.flatten().tolist()} == pool
     assert (batch["context"].value != batch["target"].value).all(), "a target is never its own context"
-    two = p.finite(seen.take([0, 1]), 10)(generator(3))
+    two = p.finite(seen.select([0, 1]), 10)(generator(3))
     assert "novel" not in two
 
 
@@ -198,14 +198,14 @@ def test_the_oracle_and_the_vae_train_through_the_same_loop():
     prior = p.mixture(2)
     batch = p.revealed(prior, 32)(generator())
     model = p.oracle(width=16, depth=2)
-    losses = model(batch["context"], batch["target"], *model.draw(batch["target"], generator(1)))
+    losses = model(batch["context"], batch["target"], *model.sample_time_and_noise(batch["target"], generator(1)))
     assert losses["loss"] > 0 and batch["target"].value.shape == (32, 1, 2)
     context = batch["context"]
     signal = model.sample(context, p.across(context.params), steps=3).signal
     torch.testing.assert_close(p.project(signal, context.params), context.value, atol=1e-4, rtol=0)
     batch = p.endless(prior, 32)(generator())
     vae = p.ForwardVAE(width=16, depth=2)
-    losses = vae(batch["context"], batch["target"], *vae.draw(batch["target"], generator(1)), batch["novel"])
+    losses = vae(batch["context"], batch["target"], *vae.sample_time_and_noise(batch["target"], generator(1)), batch["novel"])
     losses["loss"].backward()
     assert all(torch.isfinite(w.grad).all() for w in vae.parameters())
     drawn = vae.sample(batch["context"], generator(2))

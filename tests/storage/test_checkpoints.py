@@ -9,15 +9,15 @@ import torch
 from fwdiff_lite.storage.checkpoints import (
     ALL_MB,
     FILE_MB,
-    checked,
     load_pretrained,
     load_recorded,
     manifest_text,
     read_manifest,
     save_pretrained,
     save_recorded,
+    verified_path,
 )
-from fwdiff_lite.storage.files import root
+from fwdiff_lite.storage.files import repo_root
 
 WEIGHTS = {"layer.weight": torch.arange(12.0).reshape(3, 4), "steps": torch.tensor(7)}
 ORIGIN = {"command": "python -m x", "seed": 0, "gpu_minutes": 1.5, "metrics": {"c2st": 0.5}, "tags": ["a"]}
@@ -124,13 +124,13 @@ def test_manifest_survives_any_words():
 
 
 def test_committed_checkpoints():
-    folder = root() / "checkpoints"
+    folder = repo_root() / "checkpoints"
     manifest = read_manifest(folder)
     assert (folder / "manifest.toml").read_text() == manifest_text(manifest), "its head adds up the megabytes"
     on_disk = {path.name for path in folder.iterdir() if path.name != "manifest.toml"}
     assert on_disk == set(manifest)
     for name, entry in manifest.items():
-        checked(name, folder)
+        verified_path(name, folder)
         wanted = {"command", "commit", "gpu_minutes", "hardware", "licence", "metrics", "seed"}
         assert wanted <= set(entry), f"{name}: the manifest lacks {wanted - set(entry)}"
         assert entry["bytes"] <= FILE_MB * 1e6

@@ -28,8 +28,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fwdiff_lite import metrics
-from fwdiff_lite.colours import levels
-from fwdiff_lite.command_line import natural
+from fwdiff_lite.colours import to_uint8
+from fwdiff_lite.command_line import positive_int
 from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
 from fwdiff_lite.experiments.inverse_graphics import evaluation
 from fwdiff_lite.experiments.inverse_graphics.evaluation import BASELINE, BEHIND, DEGREES, ROUND, STEPS, Exam
@@ -40,7 +40,7 @@ from fwdiff_lite.problems.inverse_graphics.consistency import Shared, decibels, 
 from fwdiff_lite.problems.inverse_graphics.viewspace import distil
 from fwdiff_lite.storage.checkpoints import load_recorded, save_recorded
 from fwdiff_lite.storage.files import read_json, write_json
-from fwdiff_lite.storage.provenance import origin, origins
+from fwdiff_lite.storage.provenance import merge_provenance, provenance
 
 NAME = "07_ablations"
 COMMAND = "python -m fwdiff_lite.experiments.inverse_graphics.ablations"
@@ -65,7 +65,7 @@ Answers = Float[Tensor, "c k d v 3 h w"]  # v: from the target, from the novel c
 
 def without_context(exam: Exam) -> Exam:
     """The examination of those who are not shown the contexts."""
-    return replace(exam, context=exam.context.drop(torch.ones_like(exam.context.mask)))
+    return replace(exam, context=exam.context.mask_out(torch.ones_like(exam.context.mask)))
 
 
 def with_second_context(exam: Exam, seed: int = 7) -> Exam:
@@ -289,7 +289,7 @@ def measure(
 
 
 def _energies(drawn: Float[Tensor, "c k 3 h w"], truth: Float[Tensor, "c 3 h w"]) -> Float[Tensor, "c"]:
-    return metrics.energy_score(drawn, truth) if drawn.shape[1] > 1 else metrics.point_score(drawn[:, 0], truth)
+    return metrics.energy_score(drawn, truth) if drawn.shape[1] > 1 else metrics.euclidean_error(drawn[:, 0], truth)
 
 
 def against(ours: dict[str, list[float]], theirs: dict[str, list[float]], seed: int = 0) -> dict[str, metrics.Interval]:
@@ -353,7 +353,7 @@ class Bench:
         with self.fast:
             answers = row.answer(model, self.exam, row.samples, size.steps, row.eta, chunk=size.batch).float()
         scenes, samples = row.shown
-        shown = levels(answers[:scenes, :samples, -1, list(row.views)], 64)
+        shown = to_uint8(answers[:scenes, :samples, -1, list(row.views)], 64)
         return measure(self.exam, answers, self.baseline, row, self.points), {"pictures": shown}
 
 
@@ -398,13 +398,13 @@ def ring(folder: Path, size: Size) -> None:
         sampled, distilled = (evaluation.looks(scene, cameras) for scene in (step.signal, scenes))
     views = {"painted": painted.clamp(-1, 1), "distilled": distilled, FULL: sampled}
     path, command = folder / "ring_views.json", f"{COMMAND} ring --steps {size.steps}"
-    np.savez_compressed(path.with_suffix(".npz"), **{name: levels(view, 64) for name, view in views.items()})
+    np.savez_compressed(path.with_suffix(".npz"), **{name: to_uint8(view, 64) for name, view in views.items()})
     write_json(path, _record(command, started, size) | {"seconds": seconds})
 
 
 def _record(command: str, started: float, size: Size) -> dict:
     minutes = (time.monotonic() - started) / 60 / size.sharing if torch.cuda.is_available() else 0.0
-    return origin(command) | {"gpu_minutes": minutes, "seed": 0}
+    return provenance(command) | {"gpu_minutes": minutes, "seed": 0}
 
 
 def ship(folder: Path) -> None:
@@ -431,7 +431,7 @@ def ship(folder: Path) -> None:
     arrays |= {key: np.array(json.dumps(text)) for key, text in texts.items()}
     skilled = {name: row["numbers"] for name, row in texts["row"].items() if "energy_skill_180" in row["numbers"]}
     scores = {name: round(numbers["energy_skill_180"], 4) for name, numbers in skilled.items()}
-    save_recorded(NAME, arrays, metrics=scores, **origins(parts))
+    save_recorded(NAME, arrays, metrics=scores, **merge_provenance(parts))
 
 
 def recorded() -> tuple[dict[str, dict], dict[str, np.ndarray]]:
@@ -446,11 +446,11 @@ def main() -> None:
     parser.add_argument("what", choices=("examine", "ring", "ship"))
     parser.add_argument("rows", nargs="*", help="of the table, to be examined; default: all")
     parser.add_argument("--out", type=Path, default=Path("build/ablations"))
-    parser.add_argument("--count", type=natural, default=COUNT, help="scenes of the examination")
-    parser.add_argument("--steps", type=natural, default=STEPS, help="of sampling")
-    parser.add_argument("--side", type=natural, default=SIDE, help="pixels along a side of an image")
-    parser.add_argument("--batch", type=natural, default=64, help="samples at once")
-    parser.add_argument("--sharing", type=natural, default=1, help="how many such commands have the device at once")
+    parser.add_argument("--count", type=positive_int, default=COUNT, help="scenes of the examination")
+    parser.add_argument("--steps", type=positive_int, default=STEPS, help="of sampling")
+    parser.add_argument("--side", type=positive_int, default=SIDE, help="pixels along a side of an image")
+    parser.add_argument("--batch", type=positive_int, default=64, help="samples at once")
+    parser.add_argument("--sharing", type=positive_int, default=1, help="how many such commands have the device at once")
     options = vars(parser.parse_args())
     what, rows, folder = (options.pop(key) for key in ("what", "rows", "out"))
     if unknown := [row for row in rows if row not in ROWS]:

@@ -21,15 +21,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from fwdiff_lite.command_line import natural
+from fwdiff_lite.command_line import positive_int
 from fwdiff_lite.devices import autocast_bf16, default_device
 from fwdiff_lite.diffusion import ForwardDiffusion
 from fwdiff_lite.experiments.inverse_graphics.train import BATCH, SIDE, compile_networks, untrained
 from fwdiff_lite.observations import Observations
 from fwdiff_lite.problems.inverse_graphics import tabletop
 from fwdiff_lite.storage.files import write_json
-from fwdiff_lite.storage.provenance import origin
-from fwdiff_lite.training import compiled
+from fwdiff_lite.storage.provenance import provenance
+from fwdiff_lite.training import compile_model
 
 COMMAND = "python -m fwdiff_lite.experiments.inverse_graphics.benchmark"
 SWEEPS = {  # what is changed, one at a time, from DEFAULT
@@ -70,17 +70,17 @@ def training_step(
     """One step of training: forward, backward and AdamW, in bfloat16 on a GPU; compiled as `fit` does."""
     model = untrained("unet", side=side, samples=samples).to(device).train()
     seen = scenes_of(size, views + 2, side, device)
-    parts = {"context": seen.take(slice(views)), "target": seen.take([views]), "novel": seen.take([views + 1])}
+    parts = {"context": seen.select(slice(views)), "target": seen.select([views]), "novel": seen.select([views + 1])}
     generator = torch.Generator().manual_seed(0)
-    t, noise = (x.to(device) for x in model.draw(parts["target"].to("cpu"), generator))
-    at, novel_at = (torch.randint(side**2, (size, 1, rays), generator=generator).to(device) for _ in range(2))
+    t, noise = (x.to(device) for x in model.sample_time_and_noise(parts["target"].to("cpu"), generator))
+    pixel_indices, novel_pixel_indices = (torch.randint(side**2, (size, 1, rays), generator=generator).to(device) for _ in range(2))
     fast = device.type == "cuda"
     optimizer = torch.optim.AdamW(model.parameters(), fused=fast)
-    loss = compiled(model) if compile else model
+    loss = compile_model(model) if compile else model
 
     def step() -> None:
         with autocast_bf16(device, fast):
-            losses = loss(parts["context"], parts["target"], t, noise, parts["novel"], at, novel_at)
+            losses = loss(parts["context"], parts["target"], t, noise, parts["novel"], pixel_indices, novel_pixel_indices)
         optimizer.zero_grad()
         losses["loss"].backward()
         optimizer.step()
@@ -95,7 +95,7 @@ def sampling(model: ForwardDiffusion, size: int, steps: int, device: torch.devic
 
     def sample() -> None:
         with autocast_bf16(device, fast):
-            model.sample(seen.take([0]), seen.params[:, 1:], steps=steps, generator=torch.Generator().manual_seed(0))
+            model.sample(seen.select([0]), seen.params[:, 1:], steps=steps, generator=torch.Generator().manual_seed(0))
 
     return sample
 
@@ -140,11 +140,11 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description="Measure what training and sampling cost.")
     parser.add_argument("--out", type=Path, default=Path("build/inverse_graphics"))
-    parser.add_argument("--batch", type=natural, default=BATCH)
+    parser.add_argument("--batch", type=positive_int, default=BATCH)
     options = parser.parse_args()
     device = default_device()
     fast, started = device.type == "cuda", time.monotonic()
-    numbers: dict[str, object] = origin(f"{COMMAND} --batch {options.batch}") | {"batch": options.batch}
+    numbers: dict[str, object] = provenance(f"{COMMAND} --batch {options.batch}") | {"batch": options.batch}
 
     def note(name: str, value: dict) -> None:
         numbers[name] = value

@@ -30,8 +30,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fwdiff_lite import metrics
-from fwdiff_lite.colours import levels
-from fwdiff_lite.command_line import natural
+from fwdiff_lite.colours import to_uint8
+from fwdiff_lite.command_line import positive_int
 from fwdiff_lite.devices import autocast_bf16, default_device
 from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
 from fwdiff_lite.experiments.inverse_graphics.train import ARMS, SIDE, compile_networks, named, with_weights
@@ -46,7 +46,7 @@ from fwdiff_lite.storage.checkpoints import (
     save_recorded,
 )
 from fwdiff_lite.storage.files import read_json
-from fwdiff_lite.storage.provenance import origin, origins
+from fwdiff_lite.storage.provenance import merge_provenance, provenance
 
 NAME = "06_inverse_graphics"
 COMMAND = "python -m fwdiff_lite.experiments.inverse_graphics.evaluation"
@@ -221,11 +221,11 @@ def judge(
             pictures["redrawn"] = exam.redrawn[:, 0, d, v].cpu()
             if baseline is not None:
                 pictures["deterministic"] = mean = baseline[:, 0, d, v].cpu()
-                scores = metrics.energy_score(drawn, truth), metrics.point_score(mean, truth)
+                scores = metrics.energy_score(drawn, truth), metrics.euclidean_error(mean, truth)
                 best = metrics.energy_score(exam.redrawn[:, :, d, v].cpu(), truth)
                 numbers |= metrics.energy_ratio(*scores, generator).named(name("energy_ratio"))
                 numbers |= metrics.energy_skill(*scores, best, generator).named(name("energy_skill"))
-                pair = metrics.mean_mse(drawn, truth), metrics.squared_error(mean, truth)
+                pair = metrics.debiased_ensemble_mean_mse(drawn, truth), metrics.squared_error(mean, truth)
                 gain = metrics.bootstrap(lambda m, b: 10 * (b.mean() / m.mean()).log10(), *pair, generator=generator)
                 numbers |= gain.named(name("psnr_mean_over_deterministic"))
             numbers |= {name(f"psnr_{what}"): metrics.psnr(picture, truth, 2) for what, picture in pictures.items()}
@@ -236,11 +236,11 @@ def judge(
     odds = exam.scenes.odds.double().cpu()
     for i, name in enumerate(tabletop.FACTORS):
         numbers |= metrics.factor_tv(labels[:, i], odds[:, i], generator).named(f"{name}_factor_tv")
-        numbers |= metrics.factor_scene_rms(labels[:, i], odds[:, i], generator).named(f"{name}_factor_scene_rms")
+        numbers |= metrics.per_context_calibration_rms(labels[:, i], odds[:, i], generator).named(f"{name}_factor_scene_rms")
     # of categories that have nothing in common but their numbers, opposite errors would cancel if they were pooled
     worst = max(tabletop.FACTORS, key=lambda name: numbers[f"{name}_factor_tv"])
     numbers |= {f"factor_tv{end}": numbers[f"{worst}_factor_tv{end}"] for end in ("", "_low", "_high")}
-    numbers |= metrics.factor_scene_rms(labels.flatten(0, 1), odds.flatten(0, 1), generator).named("factor_scene_rms")
+    numbers |= metrics.per_context_calibration_rms(labels.flatten(0, 1), odds.flatten(0, 1), generator).named("factor_scene_rms")
     numbers["readings_right"] = (truly[..., 0] == exam.scenes.factor.cpu()).double().mean()
     return {name: float(value) for name, value in numbers.items()}
 
@@ -316,16 +316,16 @@ def examine(folder: Path, arm: str, count: int = COUNT, k: int = K, steps: int =
         baseline = answer(deterministic, paper)
     first, numbers = slice(min(EXAMPLES, count)), {}
     kept = {
-        "context": levels(paper.context.value[first, 0]),
-        "truth": levels(paper.truth[first]),
-        "deterministic": levels(baseline[first, 0], 64),
+        "context": to_uint8(paper.context.value[first, 0]),
+        "truth": to_uint8(paper.truth[first]),
+        "deterministic": to_uint8(baseline[first, 0], 64),
     }
     for eta, (answers, seconds) in drawn.items():
         degrees, name = ETAS[arm][eta], f"{arm}_eta_{eta}"
         numbers[name] = judge(paper, answers, baseline, degrees) | {"seconds_a_sample": seconds}
         print(name, json.dumps({key: round(value, 3) for key, value in numbers[name].items()}), flush=True)
         if name == sampler("unet"):  # of all others numbers are told, not pictures
-            kept[name] = levels(answers[first, :4], 64)
+            kept[name] = to_uint8(answers[first, :4], 64)
             kept[f"{name}_deviation"] = _coarse(answers[first].std(1).mean(-3), 1 / 128)
         labels = factors(answers[:, :, degrees.index(180), 0], paper)
         kept[f"{name}_labels"] = labels.byte().cpu().numpy()
@@ -344,7 +344,7 @@ def go_round(folder: Path, arm: str, steps: int = STEPS) -> None:
     device, fast = sampling_device()
     with fast:
         around = orbit(trained(arm, folder, device), exam(ORBITS, device=device), steps=steps)
-    kept = {"orbit": levels(around.rgb, 64), "orbit_depth": _coarse(solid_depth(around), 1 / 64)}
+    kept = {"orbit": to_uint8(around.rgb, 64), "orbit_depth": _coarse(solid_depth(around), 1 / 64)}
     _keep(folder / f"orbit_{arm}.npz", kept, f"{COMMAND} orbit {arm} --steps {steps}", started)
 
 
@@ -366,7 +366,7 @@ def sampling_device() -> tuple[torch.device, AbstractContextManager]:
 def _keep(path: Path, arrays: dict[str, np.ndarray], command: str, started: float, numbers: dict | None = None) -> None:
     """Arrays with what `ship` is to know of where they come from; started: by time.monotonic()."""
     minutes = (time.monotonic() - started) / 60 if torch.cuda.is_available() else 0.0
-    told = origin(command) | {"gpu_minutes": minutes, "numbers": numbers or {}}
+    told = provenance(command) | {"gpu_minutes": minutes, "numbers": numbers or {}}
     np.savez_compressed(path, told=np.array(json.dumps(told)), **arrays)
 
 
@@ -401,11 +401,11 @@ def ship(folder: Path, arm: str) -> None:
         load_file(weights(arm, folder)),
         metrics={key: round(value, 4) for key, value in numbers[sampler(arm)].items() if key in HEADLINES},
         steps=sum(part["steps"] for part in trainings[arm]),
-        **origins(trainings[arm]),
+        **merge_provenance(trainings[arm]),
     )
     arrays |= {key: np.array(json.dumps(text)) for key, text in texts.items()}
     metrics = {name: round(found["factor_tv"], 4) for name, found in numbers.items()}
-    save_recorded(NAME, arrays, metrics=metrics, **origins([*sum(trainings.values(), []), *texts["parts"].values()]))
+    save_recorded(NAME, arrays, metrics=metrics, **merge_provenance([*sum(trainings.values(), []), *texts["parts"].values()]))
 
 
 def recorded() -> tuple[dict[str, dict[str, float]], dict[str, np.ndarray]]:
@@ -420,9 +420,9 @@ def main() -> None:
     parser.add_argument("what", choices=("examine", "orbit", "live", "ship"))
     parser.add_argument("arm", choices=tuple(ARMS))
     parser.add_argument("--out", type=Path, default=Path("build/inverse_graphics"))
-    parser.add_argument("--scenes", type=natural, default=COUNT, help="of the examination")
-    parser.add_argument("--samples", type=natural, default=K, help="of each scene")
-    parser.add_argument("--steps", type=natural, default=STEPS, help="of sampling")
+    parser.add_argument("--scenes", type=positive_int, default=COUNT, help="of the examination")
+    parser.add_argument("--samples", type=positive_int, default=K, help="of each scene")
+    parser.add_argument("--steps", type=positive_int, default=STEPS, help="of sampling")
     options = parser.parse_args()
     if options.what == "examine" and options.arm not in ETAS:
         parser.error(f"{options.arm} is not examined: choose one of {', '.join(ETAS)}")

@@ -20,8 +20,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fwdiff_lite import metrics
-from fwdiff_lite.colours import levels
-from fwdiff_lite.command_line import natural
+from fwdiff_lite.colours import to_uint8
+from fwdiff_lite.command_line import positive_int
 from fwdiff_lite.datasets.realestate10k import evaluation_list, observe, read_list, write_list
 from fwdiff_lite.devices import autocast_bf16, default_device
 from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
@@ -30,7 +30,7 @@ from fwdiff_lite.experiments.inverse_graphics.train import ARMS, data_arguments,
 from fwdiff_lite.observations import Observations
 from fwdiff_lite.plotting import image_grid
 from fwdiff_lite.storage.files import read_json, write_json
-from fwdiff_lite.storage.provenance import origin
+from fwdiff_lite.storage.provenance import provenance
 
 COMMAND = "python -m fwdiff_lite.experiments.inverse_graphics.real_clips"
 K, SHOWN = 4, 6  # samples of each scene; scenes in the picture
@@ -67,7 +67,7 @@ def perceptual(answers: Float[Tensor, "c k 2 3 h w"], seen: dict[str, Observatio
     for names, measure in ((("lpips",), metrics.lpips), (("fid", "kid"), metrics.fid_kid)):
         try:
             found = measure(picture, truth)
-        except (metrics.Unavailable, ValueError) as error:
+        except (metrics.OptionalDependencyError, ValueError) as error:
             told.append(f"no {' and '.join(names)}: {error}")
         else:
             found = found if isinstance(found, tuple) else (found,)
@@ -81,7 +81,7 @@ def show(answers: Float[Tensor, "c k 2 3 h w"], seen: dict[str, Observations], p
     columns = [seen["context"].value[rows], seen["target"].value[rows], answers[rows, :3, 0]]
     columns = torch.cat([*columns, seen["novel"].value[rows], answers[rows, :1, 1]], 1)
     given = ["answer"] * answers[0, :3].shape[0]
-    grid = image_grid(levels(columns.movedim(2, -1)), col_titles=["context", "target", *given, "novel", "answer"])
+    grid = image_grid(to_uint8(columns.movedim(2, -1)), col_titles=["context", "target", *given, "novel", "answer"])
     grid.savefig(path)
 
 
@@ -92,8 +92,8 @@ def main() -> None:
     data_arguments(parser)
     parser.add_argument("--out", type=Path, default=Path("build/realestate10k"), help="where the training left it")
     parser.add_argument("--list", type=Path, help="which frames; default: evaluation_list.txt in --out")
-    parser.add_argument("--samples", type=natural, default=K, help="of each scene")
-    parser.add_argument("--steps", type=natural, default=STEPS, help="of sampling")
+    parser.add_argument("--samples", type=positive_int, default=K, help="of each scene")
+    parser.add_argument("--steps", type=positive_int, default=STEPS, help="of sampling")
     options = parser.parse_args()
     if not options.data:
         parser.error("give the --data to judge it on")
@@ -120,7 +120,7 @@ def main() -> None:
     numbers = judge(answers, seen) | found
     command = f"{COMMAND} {options.arm} --data {options.data.name} --samples {options.samples} --steps {options.steps}"
     asked = {"distance": options.distance, "list": path.name, "scenes": len(views)}
-    write_json(options.out / f"evaluation_{name}.json", origin(command) | asked | numbers)
+    write_json(options.out / f"evaluation_{name}.json", provenance(command) | asked | numbers)
     show(answers, seen, options.out / f"evaluation_{name}.png")
     print("\n".join([*told, *(f"{name} {value:.4g}" for name, value in numbers.items())]), flush=True)
 

@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from fwdiff_lite.command_line import natural
+from fwdiff_lite.command_line import positive_int
 from fwdiff_lite.datasets import realestate10k
 from fwdiff_lite.devices import default_device, is_main_process, num_processes
 from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
@@ -35,8 +35,8 @@ from fwdiff_lite.problems.inverse_graphics.volume import VolumeRenderer
 from fwdiff_lite.schedule import ShiftedCosineSchedule
 from fwdiff_lite.storage.checkpoints import read_manifest
 from fwdiff_lite.storage.files import read_json, write_json
-from fwdiff_lite.storage.provenance import origin
-from fwdiff_lite.training import INTERRUPTED, Fit, fit
+from fwdiff_lite.storage.provenance import provenance
+from fwdiff_lite.training import INTERRUPTED, TrainingLog, fit
 
 COMMAND = "python -m fwdiff_lite.experiments.inverse_graphics.train"
 SIDE, SAMPLES, FREQUENCIES = 64, 32, 6  # pixels along a side of an image; samples of a ray; waves of coordinates
@@ -151,7 +151,7 @@ def train(
     distance: tuple[int, int] = realestate10k.DISTANCE,
     asked: dict[str, Any] | None = None,
     **budget,
-) -> Fit:
+) -> TrainingLog:
     """Trains within a budget of `steps` or `seconds`, those of earlier calls included.
 
     Leaves weights in half precision, losses and commit in the folder, and the state to go on from.
@@ -193,7 +193,7 @@ def train(
         return done
     weights = {key: value.half().contiguous() for key, value in model.denoiser.state_dict().items()}
     save_file(weights, folder / f"{name}.safetensors")
-    record = origin(command) | {
+    record = provenance(command) | {
         "steps": done.steps,
         "batch": size,
         "minutes": done.seconds / 60,
@@ -208,9 +208,9 @@ def train(
 
 def data_arguments(parser: argparse.ArgumentParser) -> None:
     """Those of every command that may read clips."""
-    parser.add_argument("--side", type=natural, default=SIDE, help="pixels along a side of an image")
+    parser.add_argument("--side", type=positive_int, default=SIDE, help="pixels along a side of an image")
     parser.add_argument("--data", type=Path, help="a folder in RealEstate10K's format")
-    parser.add_argument("--distance", type=natural, nargs=2, help="of context and target, in frames; default: 100 180")
+    parser.add_argument("--distance", type=positive_int, nargs=2, help="of context and target, in frames; default: 100 180")
     parser.add_argument("--bad", choices=realestate10k.BAD, default="refuse", help="what to do with what is bad in it")
     parser.add_argument("--unchecked", action="store_true", help="where frames and poses were checked before")
 
@@ -237,11 +237,11 @@ def main() -> None:
     parser.add_argument("arm", choices=tuple(ARMS))
     parser.add_argument("--out", type=Path, help="default: build/inverse_graphics, with --data build/realestate10k")
     parser.add_argument("--minutes", type=float, default=13.0, help="of training")
-    parser.add_argument("--steps", type=natural, help="of training, where they end before the minutes do")
-    parser.add_argument("--batch", type=natural, default=BATCH, help="scenes a step, over all devices")
-    parser.add_argument("--contexts", type=natural, default=CONTEXTS, help="images in the context, at most")
+    parser.add_argument("--steps", type=positive_int, help="of training, where they end before the minutes do")
+    parser.add_argument("--batch", type=positive_int, default=BATCH, help="scenes a step, over all devices")
+    parser.add_argument("--contexts", type=positive_int, default=CONTEXTS, help="images in the context, at most")
     parser.add_argument("--start", type=Path, help="weights to start from, that an earlier training left")
-    parser.add_argument("--sharing", type=natural, default=1, help="how many trainings have the device at once")
+    parser.add_argument("--sharing", type=positive_int, default=1, help="how many trainings have the device at once")
     data_arguments(parser)
     parser.add_argument("--ends", type=float, nargs=2, help="with --data: near and far; default: 1 100")
     options = parser.parse_args()

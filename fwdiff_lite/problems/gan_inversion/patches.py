@@ -17,8 +17,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fwdiff_lite.backbones import Encoder
-from fwdiff_lite.crops import merge, window
-from fwdiff_lite.observations import Observations, send
+from fwdiff_lite.crops import composite_crops, crop_mask
+from fwdiff_lite.observations import Observations, to_device
 from fwdiff_lite.problems.gan_inversion.stylegan2 import Generator
 from fwdiff_lite.schedule import CosineSchedule, ShiftedCosineSchedule
 
@@ -36,18 +36,18 @@ class Patch:
         self.side = generator.synthesis.resolutions[-1]
 
     def __call__(
-        self, signal: Float[Tensor, "b *l d"], params: Float[Tensor, "b m 3"], at=None
+        self, signal: Float[Tensor, "b *l d"], params: Float[Tensor, "b m 3"], pixel_indices=None
     ) -> Float[Tensor, "b m 3 h h"]:
-        if at is not None:
+        if pixel_indices is not None:
             raise ValueError("a patch is observed whole, so `at` must be None")
         return self.generator.synthesis(signal)[:, None] * self.support(params)
 
     def support(self, params: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b 1 h h"]:
         """1 inside of the crop, 0 outside."""
-        return crop_mask(params, self.side)
+        return patch_mask(params, self.side)
 
 
-def crop_mask(params: Float[Tensor, "*b 3"], side: int) -> Float[Tensor, "*b 1 side side"]:
+def patch_mask(params: Float[Tensor, "*b 3"], side: int) -> Float[Tensor, "*b 1 side side"]:
     """1 inside of each crop, 0 outside. ValueError if one is not in whole pixels, or leaves the image."""
     if params.shape[-1:] != (3,):
         raise ValueError(f"a crop is (row, col, size): params must be (..., 3), got {tuple(params.shape)}")
@@ -61,17 +61,17 @@ def crop_mask(params: Float[Tensor, "*b 3"], side: int) -> Float[Tensor, "*b 1 s
             f"crop (row {row:g}, col {col:g}, size {wide:g}) is not one of a {side}x{side} image: "
             f"whole pixels, 0 <= row, col <= {side} - size"
         )
-    return window(params, side).unsqueeze(-3)
+    return crop_mask(params, side).unsqueeze(-3)
 
 
 def observe(pictures: Float[Tensor, "b 3 h h"], params: Float[Tensor, "b m 3"]) -> Observations:
     """M patches of each of B pictures."""
-    return Observations(pictures[:, None] * crop_mask(params, pictures.shape[-1]), params)
+    return Observations(pictures[:, None] * patch_mask(params, pictures.shape[-1]), params)
 
 
 def support(patches: Observations) -> Float[Tensor, "b m 1 h h"]:
     """1 where a patch that is there sees, 0 elsewhere."""
-    return crop_mask(patches.params, patches.value.shape[-1]) * patches.mask[..., None, None, None]
+    return patch_mask(patches.params, patches.value.shape[-1]) * patches.mask[..., None, None, None]
 
 
 def draw_crops(
@@ -98,11 +98,11 @@ def batches(
         given = draw_crops(size, 1, generator, CONTEXT, side)
         params = torch.cat([given, draw_crops(size, contexts + 1, generator, TARGET, side)], 1)
         gone = torch.arange(contexts) >= torch.randint(1, contexts + 1, (size, 1), generator=generator)
-        seen = observe(whole, send(params, whole.device))
+        seen = observe(whole, to_device(params, whole.device))
         return {
-            "context": seen.take(slice(contexts)).drop(send(gone, whole.device)),
-            "target": seen.take(slice(contexts, contexts + 1)),
-            "novel": seen.take(slice(contexts + 1, None)),
+            "context": seen.select(slice(contexts)).mask_out(to_device(gone, whole.device)),
+            "target": seen.select(slice(contexts, contexts + 1)),
+            "novel": seen.select(slice(contexts + 1, None)),
         }
 
     return batch
@@ -125,7 +125,7 @@ class Condition:
     support: Float[Tensor, "b m 1 h h"]
     guess: Float[Tensor, "b *l d"]
     image: Float[Tensor, "b 3 h h"]
-    estimate: Observations | None = None
+    deterministic_prediction: Observations | None = None
 
 
 class PatchDenoiser(nn.Module):
@@ -137,33 +137,33 @@ class PatchDenoiser(nn.Module):
     before it sees any target: it then begins from the mean of W.
 
     forward_model: whose generator draws the guess
-    spread: (D,) the standard deviation of W, from `spread_of`
+    w_std: (D,) the standard deviation of W, from `w_std`
     space: "w", one style for all layers, or "w+", one for each
     options: of the Encoder, which takes squares of 2x2 pixels as one
     """
 
-    def __init__(self, forward_model: Patch, spread: Float[Tensor, "d"], space: str = "w+", **options):
+    def __init__(self, forward_model: Patch, w_std: Float[Tensor, "d"], space: str = "w+", **options):
         options = {"widths": (64, 96, 128, 128), "hidden": 256} | options
         super().__init__()
         if space not in ("w", "w+"):
             raise ValueError(f"unknown space {space!r}: choose w or w+")
         generator = forward_model.generator
-        self.forward_model, self.side, (d,) = forward_model, forward_model.side, spread.shape
+        self.forward_model, self.side, (d,) = forward_model, forward_model.side, w_std.shape
         self.shape = (d,) if space == "w" else (generator.synthesis.layers, d)
         self.encoder = Encoder(4 * 14, torch.Size(self.shape).numel(), self.side // 2, **options)
-        self.register_buffer("mean", generator.mapping.w_avg.clone())
-        self.register_buffer("spread", spread.clone())
+        self.register_buffer("w_mean", generator.mapping.w_avg.clone())
+        self.register_buffer("w_std", w_std.clone())
 
     def condition(self, context: Observations, target_params: Float[Tensor, "b m 3"]) -> Condition:
         """Merges the context, guesses and draws the guess."""
         where = support(context)
-        picture, seen = merge(context.value, where * (where.cumsum(1) == 1))  # the first to see a pixel tells it
+        picture, seen = composite_crops(context.value, where * (where.cumsum(1) == 1))  # the first to see a pixel tells it
         draw, blank = self.forward_model.generator.synthesis, torch.zeros_like(picture[:, None])
-        mean = self.mean.expand(len(picture), *self.shape)
+        mean = self.w_mean.expand(len(picture), *self.shape)
         face = draw(mean[:1]).detach().expand(len(picture), -1, -1, -1)
         start = Condition(picture, seen, blank[:, :, :1], mean, face)
         guess = self(start, blank, picture.new_full((len(picture),), 2.0))  # a time of its own: 1 is that of pure noise
-        image, places = draw(guess), crop_mask(target_params, self.side)
+        image, places = draw(guess), patch_mask(target_params, self.side)
         estimate = Observations(image[:, None] * places, target_params)
         return Condition(picture, seen, places, guess.detach(), image.detach(), estimate)
 
@@ -173,9 +173,9 @@ class PatchDenoiser(nn.Module):
         """Eq. 4: the signal."""
         known = [condition.picture, condition.seen, condition.image]
         lacking = (condition.picture - condition.image) * condition.seen
-        canvases = torch.cat([*known, lacking, *merge(noisy_target, condition.support)], 1)
+        canvases = torch.cat([*known, lacking, *composite_crops(noisy_target, condition.support)], 1)
         move = self.encoder(nn.functional.pixel_unshuffle(canvases, 2), t).unflatten(1, self.shape)
-        return condition.guess + self.spread * move
+        return condition.guess + self.w_std * move
 
 
 def styles(generator: Generator, n: int, random: torch.Generator) -> Float[Tensor, "n d"]:
@@ -185,7 +185,7 @@ def styles(generator: Generator, n: int, random: torch.Generator) -> Float[Tenso
         return generator.mapping(z.to(generator.mapping.w_avg.device))
 
 
-def spread_of(generator: Generator, n: int = 10_000, seed: int = 0) -> Float[Tensor, "d"]:
+def w_std(generator: Generator, n: int = 10_000, seed: int = 0) -> Float[Tensor, "d"]:
     """The standard deviation of W, of each coordinate."""
     return styles(generator, n, torch.Generator().manual_seed(seed)).std(0)
 
@@ -205,7 +205,7 @@ class Bank:
 
     def support(self, params: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b 1 h h"]:
         """1 inside of the crop, 0 outside."""
-        return crop_mask(params, self.pictures.shape[-1])
+        return patch_mask(params, self.pictures.shape[-1])
 
 
 class BankDenoiser(nn.Module):
@@ -226,7 +226,7 @@ class BankDenoiser(nn.Module):
     ) -> tuple[Float[Tensor, "b n"], Float[Tensor, "b m 1 h h"], Float[Tensor, "b n"]]:
         """The context's log likelihood of every picture; where the targets see; every picture's square there."""
         told = -bank_distances(self.pictures, context) / (2 * self.s**2)
-        support = crop_mask(target_params, self.pictures.shape[-1])
+        support = patch_mask(target_params, self.pictures.shape[-1])
         squares = support.sum(1).flatten(1) @ self.pictures.square().sum(1).flatten(1).T
         return told, support, squares
 
@@ -264,7 +264,7 @@ def optimise(
 
 def bank_distances(bank: Float[Tensor, "n 3 h h"], context: Observations, lot: int = 500) -> Float[Tensor, "b n"]:
     """d^2, the squared distance of each context from every picture of a bank, inside of its patches."""
-    picture, seen = merge(context.value, support(context))
+    picture, seen = composite_crops(context.value, support(context))
     rows = []
     for x, where in zip(picture, seen, strict=True):  # one context at a time: only its own pixels count
         inside = where[0] > 0

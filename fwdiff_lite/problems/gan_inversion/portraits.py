@@ -18,8 +18,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from fwdiff_lite.colours import hsv
-from fwdiff_lite.observations import send
+from fwdiff_lite.colours import hsv_to_rgb
+from fwdiff_lite.observations import to_device
 
 ATTRIBUTES = {
     "skin": ("porcelain", "peach", "olive", "brown", "dark"),
@@ -88,7 +88,7 @@ class Portraits:
         return Portraits(self.attributes[rows], self.sizes[rows])
 
     def to(self, device) -> Portraits:
-        return Portraits(send(self.attributes, device), send(self.sizes, device))
+        return Portraits(to_device(self.attributes, device), to_device(self.sizes, device))
 
     def attribute(self, name: str) -> Int[Tensor, "b"]:
         """One attribute's categories. ValueError on an unknown name."""
@@ -230,7 +230,7 @@ def render(portraits: Portraits, side: int = 64) -> Float[Tensor, "b 3 {side} {s
         palette.to(portraits.sizes)[portraits.attribute(name)]
         for palette, name in ((SKIN, "skin"), (HAIR, "hair"), (EYES, "eyes"))
     )
-    canvas = Canvas(hsv(hue["background"], 0.25, 0.92), side)
+    canvas = Canvas(hsv_to_rgb(hue["background"], 0.25, 0.92), side)
     x, y = canvas.x, canvas.y
     width, height = size["width"], size["height"]
 
@@ -241,7 +241,7 @@ def render(portraits: Portraits, side: int = 64) -> Float[Tensor, "b 3 {side} {s
             math.cos(angle) * (width + 0.02), HEAD - 0.08 - math.sin(angle) * (height - 0.06), *2 * (0.17,)
         )
         canvas.paint(curl, hair, curly)
-    canvas.paint(canvas.ellipse(0.0, 1.15, 0.80, 0.45), hsv(hue["shirt"], 0.55, 0.75))
+    canvas.paint(canvas.ellipse(0.0, 1.15, 0.80, 0.45), hsv_to_rgb(hue["shirt"], 0.55, 0.75))
     canvas.paint(canvas.stroke(0.0, 0.45, 0.0, 0.78, 0.34), 0.86 * skin)
 
     # the head, lit from one side
@@ -278,7 +278,7 @@ def render(portraits: Portraits, side: int = 64) -> Float[Tensor, "b 3 {side} {s
     for along in torch.linspace(-0.75, 0.75, 6).tolist():
         curl = canvas.ellipse(along * width, HEAD - height * (0.93 - 0.35 * along**2), *2 * (0.15,))
         canvas.paint(curl, hair, curly)
-    felt = hsv(hue["felt"], 0.60, 0.55)
+    felt = hsv_to_rgb(hue["felt"], 0.60, 0.55)
     brim = HEAD - 0.66 * height
     dome = torch.maximum(canvas.ellipse(0.0, brim, width + 0.08, 0.34), y - brim)
     canvas.paint(dome, felt, is_["hat"])
@@ -314,11 +314,11 @@ class Reader(nn.Module):
         for a, b in zip(widths, widths[1:], strict=False):
             layers += [nn.Conv2d(a, b, 4, 2, 1), nn.GroupNorm(4, b), nn.SiLU()]
         self.features = nn.Sequential(*layers, nn.Flatten(), nn.Linear(16 * widths[-1], features))
-        self.answer = nn.Linear(features, sum(self.sizes))
+        self.head = nn.Linear(features, sum(self.sizes))
 
     def forward(self, pictures: Float[Tensor, "b 3 64 64"]) -> list[Float[Tensor, "b _"]]:
         """For each attribute, the log odds of its categories."""
-        return list(self.answer(nn.functional.silu(self.features(pictures))).split(self.sizes, 1))
+        return list(self.head(nn.functional.silu(self.features(pictures))).split(self.sizes, 1))
 
     def read(self, pictures: Float[Tensor, "b 3 64 64"], lot: int = 500) -> Int[Tensor, "b a"]:
         """The likeliest category of each attribute; `lot` pictures at a time."""
@@ -376,7 +376,7 @@ def train_reader(
         pictures, attributes = render(people.to(device)), people.attributes.to(device)
         soft = torch.rand(size, 1, 1, 1, generator=generator).to(device)
         pictures = torch.lerp(pictures, nn.functional.avg_pool2d(pictures, 3, 1, 1), soft)
-        pictures = pictures + 0.1 * send(torch.randn(pictures.shape, generator=generator), device)
+        pictures = pictures + 0.1 * to_device(torch.randn(pictures.shape, generator=generator), device)
         loss = sum(nn.functional.cross_entropy(x, y) for x, y in zip(reader(pictures), attributes.T, strict=True))
         optimizer.zero_grad()
         loss.backward()

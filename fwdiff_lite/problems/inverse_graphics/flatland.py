@@ -207,9 +207,9 @@ def batches(size: int = 16, pixels: int | None = 8, contexts: int = CONTEXTS) ->
         novel = walls(scenes).gather(1, wall) + math.pi / ROOMS * beside
         azimuth = torch.cat([scenes.bisector.gather(1, rooms) + off, novel], 1)
         seen = observe(scenes, camera(azimuth))
-        out = {"context": seen.take(slice(0, many)), "target": seen.take([many]), "novel": seen.take([many + 1])}
+        out = {"context": seen.select(slice(0, many)), "target": seen.select([many]), "novel": seen.select([many + 1])}
         if pixels is not None:
-            for name in ("at", "novel_at"):
+            for name in ("pixel_indices", "novel_pixel_indices"):
                 out[name] = torch.rand(size, 1, W, generator=generator).argsort(-1)[..., :pixels]
         return out
 

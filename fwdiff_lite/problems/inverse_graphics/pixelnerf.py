@@ -33,8 +33,8 @@ from fwdiff_lite.problems.inverse_graphics.cameras import (
 )
 from fwdiff_lite.problems.inverse_graphics.volume import Image, VolumeRenderer
 
-IN_CACHE = 2**13  # points, once for each view, whose numbers stay in the cache of a CPU's core
-DENSEST = 10.0  # density, in one over the unit of length, of a point whose raw answer is about 1
+CPU_CHUNK_POINTS = 2**13  # points, once for each view, whose numbers stay in the cache of a CPU's core
+DENSITY_SCALE = 10.0  # density, in one over the unit of length, of a point whose raw answer is about 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +58,7 @@ class RadianceField:
         """Density, and colours with features, at points of the world (Eq. 10)."""
         if points.is_cuda or torch.is_grad_enabled():
             return self.network(points, self.maps, self.cameras, self.mask)
-        lots = points.split(max(1, IN_CACHE // self.mask.numel()), 1)
+        lots = points.split(max(1, CPU_CHUNK_POINTS // self.mask.numel()), 1)
         density, colour = zip(*(self.network(lot, self.maps, self.cameras, self.mask) for lot in lots), strict=True)
         return torch.cat(density, 1), torch.cat(colour, 1)
 
@@ -106,7 +106,7 @@ def gathered(maps: Float[Tensor, "n c h w"], uv: Float[Tensor, "n p 2"]) -> Floa
     return above * (1 - down) + below * down
 
 
-def waves(x: Float[Tensor, "*b d"], n: int) -> Float[Tensor, "*b e"]:
+def positional_encoding(x: Float[Tensor, "*b d"], n: int) -> Float[Tensor, "*b e"]:
     """The numbers themselves with sines and cosines of pi / 2 times 1, 2, 4, ... of them: e = d (1 + 2 n)."""
     # numbers, not a power of a tensor: a GPU's compiler would take the power again for every point
     angles = torch.stack([x * (math.pi / 2 * 2**i) for i in range(n)], -1).flatten(-2)
@@ -151,7 +151,7 @@ class FieldNetwork(nn.Module):
     Each view says by itself what it makes of the point, the views are averaged, weighted by what each thinks of its
     own word, and two more layers answer. A view on which the point does not appear, or which has it behind the camera,
     contributes its coordinates and no feature. Beside the camera coordinates of Eq. 10 the network is told those of
-    the world: our scenes share a frame, that of their box. Both as `waves` of so many frequencies.
+    the world: our scenes share a frame, that of their box. Both as `positional_encoding` of so many frequencies.
 
     unit: above 0, coordinates are brought near before, by `contract`, and density is told for lengths so contracted
     """
@@ -159,12 +159,12 @@ class FieldNetwork(nn.Module):
     def __init__(self, width: int, features: int, frequencies: int = 4, blocks: int = 2, unit: float = 0.0):
         super().__init__()
         self.frequencies, self.unit = frequencies, unit
-        self.place = nn.Linear(3 * (1 + 2 * frequencies) + 1, width)
-        self.world = nn.Linear(3 * (1 + 2 * frequencies), width)
-        self.alone = _Residual(width)
+        self.camera_proj = nn.Linear(3 * (1 + 2 * frequencies) + 1, width)
+        self.world_proj = nn.Linear(3 * (1 + 2 * frequencies), width)
+        self.per_view_mlp = _Residual(width)
         self.weight = nn.Linear(width, 1, bias=False)
-        self.together = nn.Sequential(*(_Residual(width) for _ in range(blocks)), nn.SiLU())
-        self.answer = nn.Linear(width, 1 + 3 + features)
+        self.fusion_mlp = nn.Sequential(*(_Residual(width) for _ in range(blocks)), nn.SiLU())
+        self.head = nn.Linear(width, 1 + 3 + features)
 
     def forward(
         self,
@@ -183,13 +183,13 @@ class FieldNetwork(nn.Module):
         there = inside[..., None].to(points.dtype)
         if self.unit:
             (seen, _), (points, longer) = contract(seen, self.unit), contract(points, self.unit)
-        here, world = (waves(x, self.frequencies) for x in (seen, points))
-        h = self.place(torch.cat([here, there], -1)) + there * picked + self.world(world)[:, None]
-        h = self.alone(h)
+        here, world = (positional_encoding(x, self.frequencies) for x in (seen, points))
+        h = self.camera_proj(torch.cat([here, there], -1)) + there * picked + self.world_proj(world)[:, None]
+        h = self.per_view_mlp(h)
         there = mask[:, :, None, None]
         weight = self.weight(h).masked_fill(~there, -1e4).softmax(1) * there  # without any view, zero
-        answer = self.answer(self.together((weight * h).sum(1)))
-        density = DENSEST * nn.functional.softplus(answer[..., 0])
+        answer = self.head(self.fusion_mlp((weight * h).sum(1)))
+        density = DENSITY_SCALE * nn.functional.softplus(answer[..., 0])
         if self.unit:
             density = density / longer
         return density, torch.cat([answer[..., 1:4].tanh(), answer[..., 4:]], -1)
@@ -208,7 +208,7 @@ class Condition:
     context: RadianceField
     known: Float[Tensor, "b m c h w"]
     cameras: Float[Tensor, "b m 4 4"]
-    estimate: Observations | None
+    deterministic_prediction: Observations | None
 
 
 BACKBONES = {"unet": UNet, "dit": DiT}
@@ -221,7 +221,7 @@ class SceneDenoiser(nn.Module):
     encoder:  which of BACKBONES; options: its own, after inputs and outputs
     width:    of the field's network
     features: further channels of the field, rendered for the target's encoder (figure 2)
-    frequencies: of the waves that the field's network is told coordinates in
+    frequencies: of the positional_encoding that the field's network is told coordinates in
     coarser:  the deterministic render has so many times fewer pixels along a side
     told:     which of TOLD a target's encoder gets, depth with opacity; the others are zero, and without any the
         context is not rendered

@@ -24,8 +24,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from fwdiff_lite.colours import hsv
-from fwdiff_lite.observations import Observations, send
+from fwdiff_lite.colours import hsv_to_rgb
+from fwdiff_lite.observations import Observations, to_device
 from fwdiff_lite.problems.inverse_graphics.cameras import check_cameras, orbit, pixel_centres, project, rays
 from fwdiff_lite.problems.inverse_graphics.volume import clip
 
@@ -91,7 +91,7 @@ class Scenes:
         return Scenes(*(getattr(self, field.name)[rows] for field in fields(self)))
 
     def to(self, device) -> "Scenes":
-        return Scenes(*(send(getattr(self, field.name), device) for field in fields(self)))
+        return Scenes(*(to_device(getattr(self, field.name), device) for field in fields(self)))
 
     def repeat(self, k: int) -> "Scenes":
         """Every scene k times in a row."""
@@ -137,8 +137,8 @@ def draw_scenes(n: int, generator: torch.Generator) -> Scenes:
         pattern=integers(len(PATTERNS)),
         scale=uniform(1.8, 2.6),
         phase=uniform(-math.pi, math.pi),
-        tones=torch.stack([hsv(hue, uniform(0.10, 0.18), uniform(0.92, 1)), hsv(hue, uniform(0.16, 0.26), 0.90)], 1),
-        paint=hsv(uniform(0, 1, 2), uniform(0.45, 0.75, 2), uniform(0.8, 0.95, 2)),
+        tones=torch.stack([hsv_to_rgb(hue, uniform(0.10, 0.18), uniform(0.92, 1)), hsv_to_rgb(hue, uniform(0.16, 0.26), 0.90)], 1),
+        paint=hsv_to_rgb(uniform(0, 1, 2), uniform(0.45, 0.75, 2), uniform(0.8, 0.95, 2)),
         kind=kind,
         place=_rotated(layout, front[:, None]),
         size=torch.stack([screen_size, box_size, torch.zeros(n, 3), *_sizes(kind[:, 3:], uniform).unbind(1)], 1),
@@ -542,16 +542,16 @@ def batches(
         gone = torch.arange(contexts) >= many
         if empty:
             gone = gone | (torch.rand(size, 1, generator=generator) < empty)
-        gone, cameras = (send(x, device) for x in (gone, cameras))
+        gone, cameras = (to_device(x, device) for x in (gone, cameras))
         seen = Observations(draw(scenes.to(device), cameras, side, antialias), cameras)
         parts = {
-            "context": seen.take(slice(contexts)).drop(gone),
-            "target": seen.take(slice(contexts, contexts + 1)),
-            "novel": seen.take(slice(contexts + 1, contexts + 2)),
+            "context": seen.select(slice(contexts)).mask_out(gone),
+            "target": seen.select(slice(contexts, contexts + 1)),
+            "novel": seen.select(slice(contexts + 1, contexts + 2)),
         }
         if pixels is not None:
-            shares = send(torch.rand(size, 2, pixels, generator=generator), device)
-            parts["at"], parts["novel_at"] = _pixels(shares, cameras[:, contexts:], side, box).split(1, 1)
+            shares = to_device(torch.rand(size, 2, pixels, generator=generator), device)
+            parts["pixel_indices"], parts["novel_pixel_indices"] = _pixels(shares, cameras[:, contexts:], side, box).split(1, 1)
         return parts
 
     return batch

@@ -17,16 +17,16 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fwdiff_lite.diffusion import ForwardDiffusion
-from fwdiff_lite.observations import Observations, gather
-from fwdiff_lite.problems.inverse_graphics.pixelnerf import DENSEST, Condition, SceneDenoiser
+from fwdiff_lite.observations import Observations, gather_pixels
+from fwdiff_lite.problems.inverse_graphics.pixelnerf import DENSITY_SCALE, Condition, SceneDenoiser
 from fwdiff_lite.problems.inverse_graphics.volume import Image, VolumeRenderer
 
 
 def identity(
-    signal: Float[Tensor, "b m 3 h w"], params: Float[Tensor, "b m 4 4"], at: Int[Tensor, "b m n"] | None = None
+    signal: Float[Tensor, "b m 3 h w"], params: Float[Tensor, "b m 4 4"], pixel_indices: Int[Tensor, "b m n"] | None = None
 ) -> Float[Tensor, "b m 3 *places"]:
     """The forward model of pictures that are their own observation."""
-    return signal if at is None else gather(signal, at)
+    return signal if pixel_indices is None else gather_pixels(signal, pixel_indices)
 
 
 class ViewDenoiser(SceneDenoiser):
@@ -34,14 +34,14 @@ class ViewDenoiser(SceneDenoiser):
 
     def __init__(self, renderer: VolumeRenderer, encoder: str = "unet", width: int = 64, **options):
         super().__init__(renderer, encoder, width, **options)
-        self.paint = nn.Conv2d(width, 3, 1)
+        self.rgb_head = nn.Conv2d(width, 3, 1)
 
     def forward(
         self, condition: Condition, noisy_target: Float[Tensor, "b m 3 h w"], t: Float[Tensor, "b"]
     ) -> Float[Tensor, "b m 3 h w"]:
         """The signal."""
         maps = self.encode(noisy_target, condition.cameras, condition.known, t)
-        return self.paint(maps.flatten(0, 1)).unflatten(0, maps.shape[:2])
+        return self.rgb_head(maps.flatten(0, 1)).unflatten(0, maps.shape[:2])
 
 
 # --- from pictures to a scene -----------------------------------------------------------------------------------------
@@ -60,7 +60,7 @@ class Grid:
         place = (2 * (points - low) / (high - low) - 1)[:, :, None, None]  # (B, P, 1, 1, 3)
         raw = nn.functional.grid_sample(self.values, place, padding_mode="border", align_corners=True)
         raw = raw[..., 0, 0].transpose(1, 2)  # (B, 4, P, 1, 1) -> (B, P, 4)
-        return DENSEST * nn.functional.softplus(raw[..., 0]), raw[..., 1:].tanh()
+        return DENSITY_SCALE * nn.functional.softplus(raw[..., 0]), raw[..., 1:].tanh()
 
     def render(self, cameras: Float[Tensor, "b m 4 4"]) -> Image:
         """What M cameras would see: colours, depth and opacity."""
@@ -115,9 +115,9 @@ def distil(
                 painted = paint(condition, noisy, t.to(seen).expand(len(seen)))
             pictures = torch.cat([context.value, painted], 1)
         for _ in range(updates):
-            at = torch.randint(renderer.height * renderer.width, shape, generator=generator, device=generator.device)
-            at = at.to(cameras.device)
-            misfit = (renderer(grid, everywhere, at) - gather(pictures, at)).square().mean()
+            pixel_indices = torch.randint(renderer.height * renderer.width, shape, generator=generator, device=generator.device)
+            pixel_indices = pixel_indices.to(cameras.device)
+            misfit = (renderer(grid, everywhere, pixel_indices) - gather_pixels(pictures, pixel_indices)).square().mean()
             optimizer.zero_grad()
             (misfit + smooth * roughness(grid.values)).backward()  # a mean over scenes: Adam does not mind its scale
             optimizer.step()

@@ -59,16 +59,16 @@ def clip(
     return torch.where(near < far, near, closest), torch.where(near < far, far, closest)
 
 
-def places(n: int, at: Int[Tensor, "*b p"] | None, like: Tensor) -> Float[Tensor, "*#b #p n"]:
+def places(n: int, pixel_indices: Int[Tensor, "*b p"] | None, like: Tensor) -> Float[Tensor, "*#b #p n"]:
     """Where in each of a ray's n pieces, from 0 to 1, the field is asked: in the middle, or for training anywhere.
 
     at: the numbers of the rays. They fill their pieces as evenly as no random numbers would, always in the same way,
         so that a loss stays free of randomness.
     """
-    if at is None:
+    if pixel_indices is None:
         return like.new_full((1, n), 0.5)
     i = torch.arange(n, device=like.device, dtype=widest_float(like.device))
-    return ((0.5 + at[..., None] / PLASTIC + i / PLASTIC**2) % 1).to(like)
+    return ((0.5 + pixel_indices[..., None] / PLASTIC + i / PLASTIC**2) % 1).to(like)
 
 
 def pieces(
@@ -133,11 +133,11 @@ class VolumeRenderer:
     near: float = 0.0
 
     def __call__(
-        self, signal: Callable, params: Float[Tensor, "b m 4 4"], at: Int[Tensor, "b m n"] | None = None
+        self, signal: Callable, params: Float[Tensor, "b m 4 4"], pixel_indices: Int[Tensor, "b m n"] | None = None
     ) -> Float[Tensor, "b m 3 *places"]:
         """Eq. 12, colours only."""
-        seen = self.cast(signal, params, at, channels=3).colour.transpose(-1, -2)
-        return seen if at is not None else seen.unflatten(-1, (self.height, self.width))
+        seen = self.cast(signal, params, pixel_indices, channels=3).colour.transpose(-1, -2)
+        return seen if pixel_indices is not None else seen.unflatten(-1, (self.height, self.width))
 
     def image(self, signal: Callable, cameras: Float[Tensor, "b m 4 4"]) -> Image:
         """Colours, depth and opacity of whole images."""
@@ -151,7 +151,7 @@ class VolumeRenderer:
         self,
         signal: Callable,
         cameras: Float[Tensor, "b m 4 4"],
-        at: Int[Tensor, "b m n"] | None = None,
+        pixel_indices: Int[Tensor, "b m n"] | None = None,
         coarser: int = 1,
         shift: tuple[float, float] = (0.0, 0.0),
         channels: int | None = None,
@@ -166,7 +166,7 @@ class VolumeRenderer:
         b, m = cameras.shape[:2]
         h, w = (max(1, n // coarser) for n in (self.height, self.width))
         uv = pixel_centres(h, w, cameras, shift)
-        numbers = torch.arange(len(uv), device=uv.device).expand(b, m, -1) if at is None else at
+        numbers = torch.arange(len(uv), device=uv.device).expand(b, m, -1) if pixel_indices is None else pixel_indices
         origins, directions = rays(cameras, uv[numbers])  # (B, M, 1, 3), (B, M, n, 3)
         low, high = (torch.tensor(corner, dtype=uv.dtype, device=uv.device) for corner in (self.low, self.high))
         near, far = clip(origins, directions, low, high)

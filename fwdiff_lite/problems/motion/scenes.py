@@ -326,6 +326,6 @@ def batches(bank: Float[Tensor, "n 3 64 64"], size: int = 128, least: float = 0.
         tau = least + (1 - least) * torch.rand(size, 3, generator=generator)
         tau[:, 0] = 0
         seen = observe(scenes.to(bank.device), motion.to(bank.device), tau.to(bank.device), bank)
-        return {"context": seen.take([0]), "target": seen.take([1]), "novel": seen.take([2])}
+        return {"context": seen.select([0]), "target": seen.select([1]), "novel": seen.select([2])}
 
     return batch

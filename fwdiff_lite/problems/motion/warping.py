@@ -105,9 +105,9 @@ def grid(h: int, w: int, like: Tensor) -> tuple[Float[Tensor, "h w"], Float[Tens
 class _Frames:
     """What both forward models share: a frame for every tau, blended from the K fields."""
 
-    def __call__(self, signal: Motion, params: Float[Tensor, "b m 1"], at=None) -> Float[Tensor, "b m 3 h w"]:
+    def __call__(self, signal: Motion, params: Float[Tensor, "b m 1"], pixel_indices=None) -> Float[Tensor, "b m 3 h w"]:
         """The frames at times tau = params (Eq. 5)."""
-        if at is not None:
+        if pixel_indices is not None:
             raise ValueError("a moved frame is computed whole: `at` must be None")
         b, m, k = *params.shape[:2], signal.fields.shape[1]
         frames = self.move(*_each(signal, params)).unflatten(0, (b, m, k))
@@ -221,7 +221,7 @@ class MotionDenoiser(nn.Module):
         super().__init__()
         self.fields = fields
         self.network = UNet(7, 3 * fields + 1, widths)
-        nn.init.normal_(self.network.last[-1].weight, std=0.01)
+        nn.init.normal_(self.network.conv_out[-1].weight, std=0.01)
 
     def condition(self, context: Observations, target_params: Float[Tensor, "b 1 1"]) -> Condition:
         """The context's one still and the target's one time; ValueError where they are not, or not in [-1, 1]."""

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from fwdiff_lite.colours import levels
+from fwdiff_lite.colours import to_uint8
 from fwdiff_lite.experiments.inverse_graphics import ablations, evaluation, train
 from fwdiff_lite.problems.inverse_graphics import tabletop
 from fwdiff_lite.storage.files import read_json, write_json
@@ -171,7 +171,7 @@ def test_without_a_context_answers_do_not_depend_on_it(few):
 
 def test_two_pictures_of_a_front_hide_the_same(paper):
     two = ablations.with_second_context(paper).context
-    assert two.value.shape == (COUNT, 2, 3, SIDE, SIDE) and torch.equal(two.take([0]).value, paper.context.value)
+    assert two.value.shape == (COUNT, 2, 3, SIDE, SIDE) and torch.equal(two.select([0]).value, paper.context.value)
     others = tabletop.redraw_hidden(paper.scenes, seeded(5))
     assert (tabletop.render(others, two.params, SIDE) - two.value).abs().max() < 1e-4
     assert (two.params[:, 0] - two.params[:, 1]).abs().amax((1, 2)).min() > 1e-2, "from another place"
@@ -237,7 +237,7 @@ def test_rows_are_examined_once_and_shipped(folder, monkeypatch, capsys):
     row, bench = ablations.ROWS["guidance_2"], ablations.Bench(folder, TOY)
     model = evaluation.trained("guided", folder, bench.device, TOY.side)
     again = row.answer(model, bench.exam, row.samples, TOY.steps, row.eta, chunk=TOY.batch)
-    assert np.array_equal(guided, levels(again[:1, :4, -1, [0, 2]], 64)), "the scene, and the sampler's picture"
+    assert np.array_equal(guided, to_uint8(again[:1, :4, -1, [0, 2]], 64)), "the scene, and the sampler's picture"
     monkeypatch.setattr(ablations, "load_recorded", lambda name: dict(arrays))
     told, pictures = ablations.recorded()
     assert told["row"]["unet_16"] == record and told["training"]["unet_16"]["steps"] == 1

@@ -40,7 +40,7 @@ def test_the_loss_falls_and_answers_come_nearer_to_the_truth(arm, clips, seen, t
     model = train.untrained(arm, ends=(1.0, 8.0), **TINY)
     before = real_clips.judge(real_clips.answer(model.eval(), seen, k=2, steps=4), seen)
     curve = train.train(model, tmp_path, arm, 8, 64, clips=clips, distance=NEAR, steps=100).curve
-    for name in ("loss", "target", "novel", "estimate"):
+    for name in ("loss", "target", "novel", "deterministic"):
         first, last = (sum(part) for part in (curve[name][:10], curve[name][-10:]))
         assert last < 0.2 * first, (name, first / 10, last / 10)
     answers = real_clips.answer(model, seen, k=2, steps=4)

@@ -22,8 +22,8 @@ def test_a_training_is_gone_on_with(arm, tmp_path):
     before = {key: value.clone() for key, value in model.denoiser.state_dict().items()}
     done = train.train(model, tmp_path, arm, size=2, pixels=16, steps=4)
     assert done.steps == 4 and len(done.curve["loss"]) == 4
-    missing = {"no_novel": {"novel"}, "view_space": {"novel"}, "no_render": {"estimate"}, "unconditional": {"estimate"}}
-    assert set(done.curve) == {"loss", "target", "novel", "estimate"} - missing.get(arm, set())
+    missing = {"no_novel": {"novel"}, "view_space": {"novel"}, "no_render": {"deterministic"}, "unconditional": {"deterministic"}}
+    assert set(done.curve) == {"loss", "target", "novel", "deterministic"} - missing.get(arm, set())
     weights = load_file(tmp_path / f"{arm}.safetensors")
     assert weights.keys() == before.keys() and any((weights[key].float() != before[key]).any() for key in weights)
     record = read_json(tmp_path / f"{arm}.json")

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import pixel_shuffle
 
-from fwdiff_lite.crops import merge
+from fwdiff_lite.crops import composite_crops
 from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
 from fwdiff_lite.observations import Observations
 from fwdiff_lite.problems.gan_inversion import patches as gi
@@ -32,7 +32,7 @@ def crops(*rows: tuple[int, int, int]) -> torch.Tensor:
 
 def denoiser(forward_model: gi.Patch, space: str) -> gi.PatchDenoiser:
     G = forward_model.generator
-    return gi.PatchDenoiser(forward_model, gi.spread_of(G, 500), space, widths=(8, 8), hidden=16)
+    return gi.PatchDenoiser(forward_model, gi.w_std(G, 500), space, widths=(8, 8), hidden=16)
 
 
 def test_a_patch_is_the_image_inside_of_its_crop(forward_model):
@@ -81,9 +81,9 @@ def test_drawn_crops_fit_and_reach_everywhere():
 
 def test_patches_merge_where_they_overlap():
     params = crops((0, 0, 4), (2, 0, 4))[None]
-    support = gi.crop_mask(params, 8)
+    support = gi.patch_mask(params, 8)
     value = torch.stack([torch.full((3, 8, 8), 1.0), torch.full((3, 8, 8), 3.0)])[None] * support
-    picture, seen = merge(value, support)
+    picture, seen = composite_crops(value, support)
     assert picture[0, 0, :, 0].tolist() == [1, 1, 2, 2, 3, 3, 0, 0] and seen[0, 0, :, 0].tolist() == [1] * 6 + [0] * 2
 
 
@@ -102,9 +102,9 @@ def test_samples_and_losses_in_either_space(forward_model, space, shape):
         *shape,
     )
     seen = gi.observe(pictures, target)
-    losses = model.loss(context, seen, *model.draw(seen, seed(7)), seen)
+    losses = model.loss(context, seen, *model.sample_time_and_noise(seen, seed(7)), seen)
     losses["loss"].backward()
-    assert set(losses) == {"loss", "target", "novel", "estimate"}
+    assert set(losses) == {"loss", "target", "novel", "deterministic"}
     assert network.encoder.last[-1].weight.grad.abs().max() > 0
     assert all(w.grad is None for w in forward_model.generator.parameters()), "the generator is frozen"
     _, around = model.sample_autoregressive(context, target.expand(-1, 2, -1), steps=1, generator=seed(8))
@@ -123,7 +123,7 @@ def test_an_untrained_denoiser_answers_the_mean_and_unknown_spaces_are_refused(f
 def test_where_patches_of_a_context_overlap_the_first_is_believed(forward_model):
     network = denoiser(forward_model, "w+")
     params = crops((0, 0, 4), (2, 0, 4))[None]
-    values = torch.tensor([1.0, 3.0]).view(1, 2, 1, 1, 1) * gi.crop_mask(params, SIDE)
+    values = torch.tensor([1.0, 3.0]).view(1, 2, 1, 1, 1) * gi.patch_mask(params, SIDE)
     condition = network.condition(Observations(values.expand(-1, -1, 3, -1, -1), params), params)
     assert condition.picture[0, 0, :7, 0].tolist() == [1, 1, 1, 1, 3, 3, 0]
     assert condition.seen[0, 0, :7, 0].tolist() == [1] * 6 + [0]
@@ -138,8 +138,8 @@ def test_the_network_is_shown_what_the_context_alone_suggests(forward_model):
     network.encoder.register_forward_pre_hook(lambda _, given: shown.append(pixel_shuffle(given[0], 2)))
     condition = network.condition(context, target)
     network(condition, blank, torch.ones(1))
-    draw, inside = forward_model.generator.synthesis, gi.crop_mask(crops((0, 0, 6)), SIDE)
-    assert torch.equal(condition.estimate.value, forward_model(condition.guess, target))
+    draw, inside = forward_model.generator.synthesis, gi.patch_mask(crops((0, 0, 6)), SIDE)
+    assert torch.equal(condition.deterministic_prediction.value, forward_model(condition.guess, target))
     for given, code in zip(shown, (network.mean.expand(1, 6, 8), condition.guess), strict=True):
         assert torch.equal(given[:, :4], torch.cat([context.value[:, 0], inside], 1))
         assert torch.equal(given[:, 4:7], draw(code)) and torch.equal(given[:, 7:10], (picture - draw(code)) * inside)
@@ -153,9 +153,9 @@ def test_what_a_context_drops_it_does_not_tell(forward_model):
     network = denoiser(forward_model, "w")
     value = torch.randn(1, 2, 3, SIDE, SIDE, generator=seed())
     params = crops((0, 0, 6), (8, 8, 6))[None]
-    both = Observations(value * gi.crop_mask(params, SIDE), params)
-    one = network.condition(both.drop(torch.tensor([[False, True]])), params[:, :1])
-    alone = network.condition(both.take([0]), params[:, :1])
+    both = Observations(value * gi.patch_mask(params, SIDE), params)
+    one = network.condition(both.mask_out(torch.tensor([[False, True]])), params[:, :1])
+    alone = network.condition(both.select([0]), params[:, :1])
     assert torch.equal(one.picture, alone.picture) and torch.equal(one.seen, alone.seen)
 
 
@@ -189,7 +189,7 @@ def test_the_best_denoiser_is_bayes_rule_and_its_observation_the_posterior_mean(
     bank = torch.randn(5, 3, 8, 8, generator=random, dtype=torch.float64)
     context = gi.observe(bank[:2], crops((0, 0, 3)).expand(2, -1, -1).double())
     params = torch.tensor([[[2, 2, 4], [4, 0, 3]], [[0, 5, 3], [1, 1, 2]]], dtype=torch.float64)
-    support, t = gi.crop_mask(params, 8), torch.tensor([0.9, 0.5], dtype=torch.float64)
+    support, t = gi.patch_mask(params, 8), torch.tensor([0.9, 0.5], dtype=torch.float64)
     y = support * torch.randn(2, 2, 3, 8, 8, generator=random, dtype=torch.float64)
     network = gi.BankDenoiser(bank, schedule, s=2.0)
     signal = network(network.condition(context, params), y, t)

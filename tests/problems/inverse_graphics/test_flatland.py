@@ -7,6 +7,7 @@ import torch
 
 from fwdiff_lite import metrics
 from fwdiff_lite.diffusion import ForwardRegression
+from fwdiff_lite.experiments import flatland as experiment
 from fwdiff_lite.problems.inverse_graphics import flatland
 from fwdiff_lite.training import fit
 
@@ -18,7 +19,7 @@ def generator():
 
 @pytest.fixture(scope="module")
 def paper():
-    return flatland.exam(24, 8)
+    return experiment.exam(24, 8)
 
 
 def test_a_disc_is_where_geometry_says(generator):
@@ -38,12 +39,12 @@ def test_a_disc_is_where_geometry_says(generator):
 
 def test_the_context_sees_one_room_alone(generator):
     scenes = flatland.draw_scenes(200, generator)
-    other = flatland.redraw(scenes, flatland.HIDDEN, generator)
+    other = flatland.redraw(scenes, experiment.HIDDEN, generator)
     assert (scenes.content[:, 1:] != other.content[:, 1:]).any()
     for off in (-flatland.LOOK, 0.0, flatland.LOOK):
         seen, again = (flatland.look(x, flatland.before(x, 0, off)) for x in (scenes, other))
         assert torch.equal(seen, again), "what is hidden leaves no trace"
-    control = flatland.redraw(scenes, ~flatland.HIDDEN, generator)
+    control = flatland.redraw(scenes, ~experiment.HIDDEN, generator)
     assert not torch.equal(seen, flatland.look(control, flatland.before(control, 0, flatland.LOOK)))
     behind, again = (flatland.look(x, flatland.before(x, 1)) for x in (scenes, other))
     assert not torch.equal(behind, again)
@@ -69,13 +70,13 @@ def test_readings_of_true_pictures_are_right(paper):
 def test_true_redraws_pass_and_controls_fail(paper):
     """The mean of all redraws is the perfect deterministic answer; a prior that knows no wall fails on the odds."""
     mean = paper.redrawn.mean(1)
-    exact = flatland.judge(paper, paper.redrawn, mean)
+    exact = experiment.judge(paper, paper.redrawn, mean)
     assert exact["factor_tv"] < 0.08 and exact["factor_scene_rms"] < 0.15
     assert exact["energy_skill"] > 0.85 and 0.85 < exact["spread_skill"] < 1.15
-    same = flatland.judge(paper, paper.redrawn[:, :1].expand_as(paper.redrawn), mean)
+    same = experiment.judge(paper, paper.redrawn[:, :1].expand_as(paper.redrawn), mean)
     assert same["factor_scene_rms"] > 0.3 and same["spread_skill"] < 0.1, "one draw repeated"
     order = torch.arange(len(paper.scenes)).roll(1)
-    shuffled = flatland.judge(paper, paper.redrawn[order], mean)
+    shuffled = experiment.judge(paper, paper.redrawn[order], mean)
     assert shuffled["energy_skill"] < 0.5, "another scene's answers"
 
 
@@ -91,17 +92,17 @@ def test_a_few_steps_lower_the_loss_and_answers_have_their_shapes():
     model = flatland.untrained()
     curve = fit(model, flatland.batches(8, 4), steps=100, learning_rate=5e-3, warmup=1, progress=False).curve["loss"]
     assert sum(curve[-10:]) < 0.8 * sum(curve[:10])
-    small = flatland.exam(2, 2)
-    first, second = flatland.answer(model, small, k=2, steps=2)
+    small = experiment.exam(2, 2)
+    first, second = experiment.answer(model, small, k=2, steps=2)
     assert first.views.shape == second.views.shape == (2, 2, 5, 3, 1, flatland.W)
     assert second.field.maps.shape[1] == first.field.maps.shape[1] + 1, "the first target has joined the context"
     assert flatland.from_above(second.field, 8).shape == (4, 8, 8, 3)
-    (only,) = flatland.answer(flatland.untrained(ForwardRegression), small)
-    numbers = flatland.judge(small, second.views, only.views[:, 0])
+    (only,) = experiment.answer(flatland.untrained(ForwardRegression), small)
+    numbers = experiment.judge(small, second.views, only.views[:, 0])
     assert numbers["energy_ratio"] == pytest.approx(
         float(
             metrics.energy_score(second.views, small.truth).mean()
-            / metrics.point_score(only.views[:, 0], small.truth).mean()
+            / metrics.euclidean_error(only.views[:, 0], small.truth).mean()
         )
     )
 
@@ -110,7 +111,7 @@ def test_batches_hold_one_to_two_contexts_and_pixels_in_range(generator):
     some = [flatland.batches(32, 8)(generator) for _ in range(8)]
     assert {batch["context"].mask.shape[1] for batch in some} == {1, 2}
     assert all(batch["context"].mask.all() for batch in some)
-    at = some[0]["at"]
+    at = some[0]["pixel_indices"]
     assert at.shape == (32, 1, 8) and at.min() >= 0 and at.max() < flatland.W
     assert (at.sort(-1).values.diff(dim=-1) > 0).all(), "no pixel twice"
 

@@ -82,9 +82,9 @@ def test_a_field_is_the_same_however_many_points_are_asked_at_once(monkeypatch):
     denoiser, seen = small(), noise_images(2, 2)
     points = 2 * torch.rand(2, 37, 3, generator=generator()) - 1
     with torch.no_grad():
-        field = denoiser.condition(seen.take([0]), seen.params[:, 1:]).context
+        field = denoiser.condition(seen.select([0]), seen.params[:, 1:]).context
         whole = field(points)
-        monkeypatch.setattr(pixelnerf, "IN_CACHE", 10)
+        monkeypatch.setattr(pixelnerf, "CPU_CHUNK_POINTS", 10)
         for part, wanted in zip(field(points), whole, strict=True):
             torch.testing.assert_close(part, wanted)
 
@@ -196,19 +196,19 @@ def test_a_view_that_is_not_there_changes_nothing(network):
 def test_a_dropped_image_changes_no_loss_and_no_sample_whatever_it_holds(value):
     seen, target = noise_images(2, 2), noise_images(2, 1, seed=5)
     model = ForwardDiffusion(small().eval(), small().renderer)
-    draw = model.draw(target, generator())
+    draw = model.sample_time_and_noise(target, generator())
     there = torch.tensor([[True, False], [True, False]])
     image = seen.value.clone()
     image[:, 1] = value
     dropped = Observations(image, seen.params, there)
-    for context in (seen.take([0]), dropped):
+    for context in (seen.select([0]), dropped):
         context.check("context")
-    alone, beside = (model.loss(context, target, *draw) for context in (seen.take([0]), dropped))
+    alone, beside = (model.loss(context, target, *draw) for context in (seen.select([0]), dropped))
     for name in alone:
         torch.testing.assert_close(alone[name], beside[name], rtol=1e-5, atol=1e-6)
     samples = [
         model.sample(context, target.params, steps=3, generator=generator(1)).observation
-        for context in (seen.take([0]), dropped, seen)
+        for context in (seen.select([0]), dropped, seen)
     ]
     torch.testing.assert_close(samples[0], samples[1], rtol=0, atol=1e-4)
     assert (samples[0] - samples[2]).abs().max() > 1e-2, "the control: a second image that is there"
@@ -219,10 +219,10 @@ def test_what_a_target_is_told_of_the_context_is_in_known_units():
     denoiser, seen = small().eval(), noise_images(2, 2)
     target = orbit(torch.tensor([[0.1, 2.0, 4.0]]).expand(2, 3), 0.5, 3.0, 0.4)  # all of whose rays meet the box
     condition = denoiser.condition(seen, target)
-    assert condition.known.shape == (2, 3, 3 + 2 + 4, 8, 8) and condition.estimate.value.shape == (2, 3, 3, 4, 4)
+    assert condition.known.shape == (2, 3, 3 + 2 + 4, 8, 8) and condition.deterministic_prediction.value.shape == (2, 3, 3, 4, 4)
     coarse = condition.known[..., ::2, ::2]
     assert all(torch.equal(condition.known[..., i::2, j::2], coarse) for i in (0, 1) for j in (0, 1))
-    assert torch.equal(coarse[:, :, :3], condition.estimate.value)
+    assert torch.equal(coarse[:, :, :3], condition.deterministic_prediction.value)
     raw = denoiser.renderer.cast(condition.context, target, coarser=2)
     depth = raw.depth.unflatten(-1, (4, 4))
     torch.testing.assert_close(coarse[:, :, 3], (depth - 3.0) / math.sqrt(3), rtol=0, atol=1e-5)
@@ -245,8 +245,8 @@ def test_what_a_target_is_not_told_of_the_context_is_zero():
             found = condition.known[:, :, channels]
             assert torch.equal(found, whole.known[:, :, channels] if name in told else torch.zeros_like(found)), told
         if told:
-            assert torch.equal(condition.estimate.value, whole.estimate.value)
-    assert conditions[()].estimate is None
+            assert torch.equal(condition.deterministic_prediction.value, whole.deterministic_prediction.value)
+    assert conditions[()].deterministic_prediction is None
     with torch.no_grad():
         signal = denoiser(conditions[()], torch.zeros(2, 2, 3, 8, 8), torch.ones(2))
     assert signal.render(target).rgb.isfinite().all()
@@ -331,19 +331,19 @@ def test_plucker_coordinates_are_those_of_the_ray_wherever_on_it_they_are_taken(
 def test_a_loss_has_no_randomness_and_trains_the_estimate(model):
     denoiser = small()
     model, seen, target, novel = model(denoiser, denoiser.renderer), *(noise_images(2, 1, seed=s) for s in (0, 5, 7))
-    at, draw = torch.randint(64, (2, 1, 20), generator=generator()), model.draw(target, generator())
+    at, draw = torch.randint(64, (2, 1, 20), generator=generator()), model.sample_time_and_noise(target, generator())
     losses = [model.loss(seen, target, *draw, novel, at, at) for _ in range(2)]
-    assert set(losses[0]) == {"target", "novel", "estimate", "loss"}
+    assert set(losses[0]) == {"target", "novel", "deterministic", "loss"}
     assert all(torch.equal(losses[0][name], losses[1][name]) for name in losses[0])
-    total = losses[0]["target"] + losses[0]["novel"] + losses[0]["estimate"]
+    total = losses[0]["target"] + losses[0]["novel"] + losses[0]["deterministic"]
     torch.testing.assert_close(losses[0]["loss"], total)
-    estimate = denoiser.condition(seen, target.params).estimate
+    estimate = denoiser.condition(seen, target.params).deterministic_prediction
     averages = nn.functional.avg_pool2d(target.value[:, 0], 2)
-    torch.testing.assert_close(losses[0]["estimate"], (estimate.value[:, 0] - averages).square().mean())
+    torch.testing.assert_close(losses[0]["deterministic"], (estimate.value[:, 0] - averages).square().mean())
     if isinstance(model, ForwardRegression):
         step = model.sample(seen, target.params)
         other = Observations(target.value + 1, target.params)
-        blind = model(seen, other, *model.draw(other, generator()))
+        blind = model(seen, other, *model.sample_time_and_noise(other, generator()))
         assert step.t == 1 and step.observation.shape == target.value.shape
         assert not torch.equal(blind["target"], losses[0]["target"])
 
@@ -351,7 +351,7 @@ def test_a_loss_has_no_randomness_and_trains_the_estimate(model):
 def test_in_half_precision_losses_are_nearly_the_same():
     denoiser = small(side=16)
     model, seen, target = ForwardDiffusion(denoiser, denoiser.renderer), *(noise_images(4, 1, 16, s) for s in (0, 5))
-    draw = model.draw(target, generator())
+    draw = model.sample_time_and_noise(target, generator())
     full = model.loss(seen, target, *draw)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         half = model.loss(seen, target, *draw)
@@ -367,12 +367,12 @@ def dead(model, steps=6):
     """Parameters that no gradient but rounding reaches, in a few steps of training in float64: one row is enough."""
     model.double().train()
     seen, target, novel = (noise_images(3, m, seed=s, dtype=torch.float64) for m, s in ((2, 0), (1, 5), (1, 7)))
-    seen = seen.drop(torch.tensor([[False, False], [False, True], [False, False]]))
+    seen = seen.mask_out(torch.tensor([[False, False], [False, True], [False, False]]))
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
     largest = {}
     for step in range(steps):
         optimizer.zero_grad()
-        model.loss(seen, target, *model.draw(target, generator(step)), novel)["loss"].backward()
+        model.loss(seen, target, *model.sample_time_and_noise(target, generator(step)), novel)["loss"].backward()
         for name, w in model.named_parameters():
             size = torch.zeros_like(w) if w.grad is None else w.grad.abs()
             assert torch.isfinite(size).all(), name
@@ -400,7 +400,7 @@ def test_parameters_that_have_no_gradient_are_found():
     found = dead(ForwardDiffusion(cut, cut.renderer))
     assert {name.split(".")[1] for name in found} >= {"encoder", "project"}
     assert {f"denoiser.encoder.{name}" for name, _ in cut.encoder.named_parameters()} <= set(found)
-    assert "denoiser.field.alone.layers.1.weight" not in found
+    assert "denoiser.field.per_view_mlp.layers.1.weight" not in found
     denoiser.spare = nn.Linear(3, 3)
     assert {"denoiser.spare.weight", "denoiser.spare.bias"} <= set(dead(ForwardDiffusion(denoiser, denoiser.renderer)))
 
@@ -435,13 +435,13 @@ def test_two_views_of_one_scene_are_overfitted():
     cameras = orbit(torch.tensor([0.2, 1.4, 0.8]), torch.tensor([0.3, 0.5, 0.4]), 3.0, 0.8)
     images = balls(cameras, 16)[None]
     seen = Observations(images, cameras[None])
-    pair = seen.take([0, 1])
+    pair = seen.select([0, 1])
     optimizer, at = torch.optim.Adam(denoiser.parameters(), 5e-3), torch.arange(256).view(1, 1, -1)
     for step in range(200):
         optimizer.zero_grad()
         here = at[..., torch.randperm(256, generator=generator(step))[:96]].expand(1, 3, -1)
         scene = denoiser.condition(pair, seen.params[:, :1]).context
-        predicted = denoiser.renderer(scene, seen.params, at=here)
+        predicted = denoiser.renderer(scene, seen.params, pixel_indices=here)
         loss = (predicted - seen.value.flatten(3).gather(-1, here[:, :, None].expand(-1, -1, 3, -1))).square().mean()
         loss.backward()
         optimizer.step()
@@ -486,9 +486,9 @@ def test_rows_of_pixels_are_images_too(encoder):
     model = ForwardDiffusion(SceneDenoiser(renderer, encoder, 16, 4, 16, options=options).eval(), renderer)
     flat = orbit(torch.tensor([[0.3, 2.0], [1.0, 4.0]]), 0.0, 3.0, 0.8)
     seen = Observations(torch.rand(2, 2, 3, 1, 16, generator=generator()), flat)
-    losses = model.loss(seen, seen, *model.draw(seen, generator()))
+    losses = model.loss(seen, seen, *model.sample_time_and_noise(seen, generator()))
     assert all(torch.isfinite(x) for x in losses.values())
-    assert model.denoiser.condition(seen, flat).estimate.value.shape == (2, 2, 3, 1, 8)
+    assert model.denoiser.condition(seen, flat).deterministic_prediction.value.shape == (2, 2, 3, 1, 8)
     image = model.sample(seen, flat, steps=2, generator=generator()).signal.render(flat[:, :1])
     assert image.rgb.shape == (2, 1, 3, 1, 16) and image.depth.shape == (2, 1, 1, 16)
 
@@ -532,7 +532,7 @@ def test_rendering_is_the_same_every_time_in_testing_and_asks_elsewhere_in_train
 def test_without_any_context_a_scene_is_sampled_where_that_is_asked_for():
     denoiser = small().eval()
     model, seen, target = ForwardDiffusion(denoiser, denoiser.renderer), noise_images(2, 2), around(2, 1, seed=5)
-    empty = seen.drop(torch.ones(2, 2, dtype=torch.bool))
+    empty = seen.mask_out(torch.ones(2, 2, dtype=torch.bool))
     step = model.sample(empty, target, steps=2, generator=generator(), allow_empty=True)
     assert torch.isfinite(step.observation).all()
     with pytest.raises(ValueError, match="context is empty for 2 of 2 signals.*allow_empty=True") as caught:
@@ -549,14 +549,14 @@ def test_bad_input_is_refused_in_one_line():
     denoiser = small().eval()
     model, seen, target = ForwardDiffusion(denoiser, denoiser.renderer), noise_images(2, 1), noise_images(2, 1, seed=5)
     large = noise_images(2, 1, side=16)
-    draw = model.draw(target, generator())
+    draw = model.sample_time_and_noise(target, generator())
     mirror = target.params.clone()
     mirror[..., 0, :] = mirror[..., 1, :]
     scenes = denoiser.condition(seen, target.params).context
     for call, message in (
         (lambda: model.sample(large, target.params), "images of 16x16 pixels, but this model's have 8x8"),
         (lambda: model.loss(large, target, *draw), "images of 16x16 pixels, but this model's have 8x8"),
-        (lambda: model.loss(seen, large, *model.draw(large, generator())), "images of 16x16 pixels, but this"),
+        (lambda: model.loss(seen, large, *model.sample_time_and_noise(large, generator())), "images of 16x16 pixels, but this"),
         (
             lambda: SceneDenoiser(denoiser.renderer, told=("depth", "smell")),
             "a render has no smell: choose what is told",

@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 import pytest
 import torch
 
-from fwdiff_lite.observations import gather
+from fwdiff_lite.observations import gather_pixels
 from fwdiff_lite.problems.inverse_graphics import tabletop as p
 from fwdiff_lite.problems.inverse_graphics.cameras import look_at, orbit, pixel_centres, project, rays
 from fwdiff_lite.problems.inverse_graphics.volume import clip
@@ -368,18 +368,18 @@ def test_batches_hold_contexts_a_target_and_a_novel_view():
     count = batch["context"].mask.sum(1)
     assert batch["context"].mask[:, 0].all() and count.min() >= 1 and count.unique().numel() > 1
     assert (batch["context"].value[~batch["context"].mask] == 0).all()
-    for name, at in (("target", "at"), ("novel", "novel_at")):
+    for name, at in (("target", "pixel_indices"), ("novel", "novel_pixel_indices")):
         assert batch[name].value.shape == (6, 1, 3, 16, 16) and batch[name].mask.all()
         assert batch[at].shape == (6, 1, 10) and batch[at].min() >= 0 and batch[at].max() < 256
         # the pixels numbered are those whose rays `at` means
         cameras = batch[name].params
         uv = pixel_centres(16, 16, cameras)[batch[at]]
         colour, _ = p.cast(p.draw_scenes(6, generator()), *rays(cameras, uv))
-        torch.testing.assert_close(gather(batch[name].value, batch[at]), colour.movedim(-1, 2))
+        torch.testing.assert_close(gather_pixels(batch[name].value, batch[at]), colour.movedim(-1, 2))
         near, far = clip(*rays(cameras, uv), *cameras.new_tensor([p.LOW, p.HIGH]))
         assert (near < far).all(), "a ray that misses the scene's box teaches nothing"
     again = draw(generator())
-    assert torch.equal(again["target"].value, batch["target"].value) and torch.equal(again["at"], batch["at"])
+    assert torch.equal(again["target"].value, batch["target"].value) and torch.equal(again["pixel_indices"], batch["pixel_indices"])
     assert set(p.batches(2, side=4)(generator())) == {"context", "target", "novel"}
 
 

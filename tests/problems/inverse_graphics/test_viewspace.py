@@ -5,7 +5,7 @@ import torch
 
 from fwdiff_lite.diffusion import ForwardDiffusion
 from fwdiff_lite.experiments.inverse_graphics import train
-from fwdiff_lite.observations import Observations, gather
+from fwdiff_lite.observations import Observations, gather_pixels
 from fwdiff_lite.problems.inverse_graphics import tabletop
 from fwdiff_lite.problems.inverse_graphics.viewspace import Grid, distil, empty_grid, identity, roughness
 from fwdiff_lite.problems.inverse_graphics.volume import VolumeRenderer
@@ -44,7 +44,7 @@ def test_a_picture_is_its_own_observation(scenes):
     picture, at = torch.randn(2, 5, 3, 4, 4, generator=seeded()), torch.randint(16, (2, 5, 6), generator=seeded())
     cameras = scenes[2][:, :5]
     assert identity(picture, cameras) is picture
-    assert torch.equal(identity(picture, cameras, at), gather(picture, at))
+    assert torch.equal(identity(picture, cameras, at), gather_pixels(picture, at))
 
 
 def test_every_target_is_painted_by_itself_from_what_the_context_shows_of_it(model, scenes):
@@ -63,9 +63,9 @@ def test_every_target_is_painted_by_itself_from_what_the_context_shows_of_it(mod
 
 def test_its_losses_look_at_all_pixels_and_at_no_novel_view(model, scenes):
     context, target = context_of(scenes), Observations(torch.zeros(2, 1, 3, SIDE, SIDE), scenes[2][:, 2:3])
-    t, noise = model.draw(target, seeded())
+    t, noise = model.sample_time_and_noise(target, seeded())
     losses = model.loss(context, target, t, noise, novel=target)
-    assert set(losses) == {"target", "estimate", "loss"}
+    assert set(losses) == {"target", "deterministic", "loss"}
     assert train.ARMS["view_space"].pixels is None and train.ARMS["unet"].pixels == train.PIXELS
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fwdiff_lite.observations import gather
+from fwdiff_lite.observations import gather_pixels
 from fwdiff_lite.problems.inverse_graphics.cameras import look_at, orbit, pixel_centres, project, rays
 from fwdiff_lite.problems.inverse_graphics.volume import VolumeRenderer, clip, composite, inverse_pieces, places
 
@@ -400,11 +400,11 @@ def test_some_pixels_are_exactly_those_of_the_whole_image(training):
     cameras = orbit(6 * torch.rand(3, 2, generator=generator), 0.4, 3.0, 0.9)
     at = torch.randint(64, (3, 2, 20), generator=generator)
     field = swirl(training)
-    some, whole = BOX(field, cameras, at=at), BOX(field, cameras)
+    some, whole = BOX(field, cameras, pixel_indices=at), BOX(field, cameras)
     assert some.shape == (3, 2, 3, 20) and whole.shape == (3, 2, 3, 8, 8)
-    assert torch.equal(some, gather(whole, at))
-    assert not torch.allclose(some, gather(whole, (at + 1) % 64)), "the control: the pixels beside"
-    assert not torch.allclose(some, gather(whole.mT, at), atol=1e-3), "the control: columns for rows"
+    assert torch.equal(some, gather_pixels(whole, at))
+    assert not torch.allclose(some, gather_pixels(whole, (at + 1) % 64)), "the control: the pixels beside"
+    assert not torch.allclose(some, gather_pixels(whole.mT, at), atol=1e-3), "the control: columns for rows"
 
 
 @pytest.mark.parametrize("height, width, coarser, pixels", [(8, 8, 2, (4, 4)), (8, 16, 4, (2, 4)), (1, 16, 2, (1, 8))])

@@ -150,7 +150,7 @@ def test_wrong_times_are_refused():
     with pytest.raises(ValueError, match=r"times tau of frames of 2 stills, \(B, M, 1\); got \(3, 1, 1\)"):
         p.BackwardWarp()(p.motion(still, constant(still, 0.0, 0.0)), times(3, 1.0))
     with pytest.raises(ValueError, match="computed whole"):
-        p.BackwardWarp()(p.motion(still, constant(still, 0.0, 0.0)), times(2, 1.0), at=torch.zeros(2, 1, 1).long())
+        p.BackwardWarp()(p.motion(still, constant(still, 0.0, 0.0)), times(2, 1.0), pixel_indices=torch.zeros(2, 1, 1).long())
     with pytest.raises(ValueError, match="unknown forward model 'blur': choose one of warp, splat"):
         p.untrained("blur")
 
@@ -167,17 +167,17 @@ def seen(b=2, n=16):
 @pytest.mark.parametrize("fields", [1, 2])
 def test_a_denoiser_answers_with_a_motion(kind, fields):
     model, both = p.untrained(kind, fields, widths=(8, 8, 8, 16)), seen()
-    step = model.sample(both.take([0]), both.take([1]).params, steps=2, generator=generator())
+    step = model.sample(both.select([0]), both.select([1]).params, steps=2, generator=generator())
     assert step.signal.fields.shape == (2, fields, 2, 16, 16) and step.observation.shape == (2, 1, 3, 16, 16)
     torch.testing.assert_close(step.signal.share.sum(1), torch.ones(2, 16, 16))
     assert torch.equal(step.signal.still, both.value[:, 0])
-    again = model.sample(both.take([0]), both.take([1]).params, steps=2, generator=generator())
+    again = model.sample(both.select([0]), both.select([1]).params, steps=2, generator=generator())
     assert torch.equal(step.observation, again.observation)
 
 
 def test_two_fields_are_not_alike_from_the_start():
     model, both = p.untrained("warp", 2, widths=(8, 8, 8, 16)), seen()
-    signal = model.sample(both.take([0]), both.take([1]).params, steps=1, generator=generator()).signal
+    signal = model.sample(both.select([0]), both.select([1]).params, steps=1, generator=generator()).signal
     assert (signal.fields[:, 0] - signal.fields[:, 1]).abs().mean() > 1e-3
 
 
@@ -191,17 +191,17 @@ def test_examples_count_more_where_less_error_is_to_be_expected():
 @pytest.mark.parametrize(
     "change, message",
     [
-        (lambda o: o.take([0, 0]), "one still and one target frame, got 2"),
-        (lambda o: o.take([1]), "the context is the still, at tau = 0; got tau = 1"),
-        (lambda o: Observations(127 + 127 * o.value, o.params).take([0]), r"stills are in \[-1, 1\], got values from"),
-        (lambda o: Observations(o.value[..., :15], o.params).take([0]), "images of 16x15 pixels: both sides"),
-        (lambda o: Observations(o.value * float("nan"), o.params).take([0]), "NaN or infinite"),
+        (lambda o: o.select([0, 0]), "one still and one target frame, got 2"),
+        (lambda o: o.select([1]), "the context is the still, at tau = 0; got tau = 1"),
+        (lambda o: Observations(127 + 127 * o.value, o.params).select([0]), r"stills are in \[-1, 1\], got values from"),
+        (lambda o: Observations(o.value[..., :15], o.params).select([0]), "images of 16x15 pixels: both sides"),
+        (lambda o: Observations(o.value * float("nan"), o.params).select([0]), "NaN or infinite"),
     ],
 )
 def test_bad_contexts_are_refused(change, message):
     model, both = p.untrained("warp", widths=(8, 8, 8, 16)), seen()
     with pytest.raises(ValueError, match=message):
-        model.sample(change(both), both.take([1]).params, steps=1)
+        model.sample(change(both), both.select([1]).params, steps=1)
 
 
 @KINDS
