@@ -43,38 +43,38 @@ def autocast_bf16(device: torch.device, enabled: bool) -> AbstractContextManager
 
 
 class CUDAGraphCallable:
-    """A function of one tensor on a GPU, recorded after a few calls and played back from then on: a CUDA graph.
+    """A function of one tensor, captured as a CUDA graph after a few calls and replayed from then on.
 
-    A GPU takes a graph at once, where it would else wait for each of a small network's thousand kernels. The function
-    does the same at every call, looks at no number, and changes what outlives it in place; it answers a dict of
-    tensors. On a CPU it is called as it is.
+    A GPU gets the whole graph at once; otherwise it would wait for each of a small network's thousand kernels. The
+    function must do the same at every call, must not read a number from the GPU, and must change lasting tensors in
+    place; it returns a dict of tensors. On a CPU the function itself is called.
 
-    generator: that it draws from, on the tensor's device
+    generator: the generator that the function draws from, on the tensor's device
     """
 
-    WARM = 3  # calls before: libraries choose their kernels then, and optimisers make their state
+    WARMUP = 3  # calls before the capture: libraries choose their kernels and optimisers create their state
 
     def __init__(self, function: Callable[[Tensor, torch.Generator], dict[str, Tensor]], generator: torch.Generator):
         self.function, self.generator, self.calls, self.graph = function, generator, 0, None
 
     def __call__(self, x: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         if generator is not self.generator:
-            raise ValueError("a recorded function draws from the generator that it was recorded with: give that one")
+            raise ValueError("a captured function draws from the generator that it was captured with: give that one")
         self.calls += 1
         if not x.is_cuda:
             return self.function(x, generator)
-        if self.calls <= self.WARM:
-            aside = torch.cuda.Stream()
-            aside.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(aside):
-                found = self.function(x, generator)
-            torch.cuda.current_stream().wait_stream(aside)
-            return found
+        if self.calls <= self.WARMUP:
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                outputs = self.function(x, generator)
+            torch.cuda.current_stream().wait_stream(stream)
+            return outputs
         if self.graph is None:
             self.x, self.graph = x.clone(), torch.cuda.CUDAGraph()
             self.graph.register_generator_state(generator)
             with torch.cuda.graph(self.graph):
-                self.found = self.function(self.x, generator)
+                self.outputs = self.function(self.x, generator)
         self.x.copy_(x)
         self.graph.replay()
-        return {name: value.clone() for name, value in self.found.items()}
+        return {name: value.clone() for name, value in self.outputs.items()}

@@ -1,24 +1,8 @@
-"""Diffusion with a forward model inside (section 2.2): the losses of Eq. 8 and 9, the sampler of Eq. 3 to 7.
+"""Diffusion with a forward model (section 2.2): the losses of Eq. 8 and 9, the sampler of Eq. 3 to 7.
 
-Noise is added to an observation, the *target*; the network looks at it beside a clean observation, the *context*,
-and answers with a signal S; the forward model says what that signal would look like from the target's place.
-Signals are never given. What a problem brings:
-
-forward_model(signal, params, at=None) -> value
-    Any differentiable callable. `signal` is whatever it takes; params (B, M, *par) -> value (B, M, *obs), or only
-    the places `at` (B, M, n) of it, (B, M, C, n). Where an observation covers a part of the canvas only, the
-    forward model has a method `support(params)`, broadcastable to value: 1 where it observes, 0 elsewhere; what lies
-    outside is kept free of noise and loss.
-
-denoiser: a torch Module with two methods, because sampling calls the second many times
-    condition(context, target_params) -> condition    once a sample: whatever does not depend on the noise;
-        its attribute `estimate`, where it has one, is a deterministic guess at the target, trained beside the rest;
-        images may be guessed with fewer pixels
-    forward(condition, noisy_target, t) -> signal     Eq. 4; noisy_target (B, M, *obs), t (B,)
-  and, where it likes, a third
-    loss_weight(condition, t) -> (B,)                 how much an example counts in the losses. Any function of
-        these leaves their minimiser where it is; the inverse of the error that is to be expected lets small errors
-        at small t be learnt beside large ones at large t (Karras et al. 2022, Section 5)
+Noise is added to an observation, the *target*. The denoiser gets the noisy target and a clean observation, the
+*context*, and predicts a signal S. The forward model computes the target's observation of that signal. Signals are
+never given. fwdiff_lite/protocols.py says what a problem brings: a forward model and a denoiser.
 """
 
 from __future__ import annotations
@@ -27,17 +11,28 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from fwdiff_lite.observations import Observations, gather_pixels
+from fwdiff_lite.protocols import (
+    Condition,
+    CroppingForwardModel,
+    Denoiser,
+    DeterministicDenoiser,
+    ForwardModel,
+    NoisyForwardModel,
+    Schedule,
+    ScheduledDenoiser,
+    Signal,
+    WeightedDenoiser,
+)
 from fwdiff_lite.schedule import CosineSchedule, check_time
 
-T_MAX = 1 - 1e-3  # where sampling starts: at t = 1 nothing is left of the target
-T_MIN = 1e-3  # where training ends: at t = 0 there is nothing to denoise
+T_MAX = 1 - 1e-3  # sampling starts here: at t = 1 the noisy target holds nothing of the target
+T_MIN = 1e-3  # training ends here: at t = 0 there is no noise
 
 
 @dataclass(frozen=True)
@@ -46,34 +41,52 @@ class Step:
 
     t: float
     noisy_target: Float[Tensor, "b m *obs"]
-    signal: Any
+    signal: Signal
     observation: Float[Tensor, "b m *obs"]
 
 
 class ForwardDiffusion(nn.Module):
-    """A conditional diffusion model over signals that are only observed through a forward model.
+    """A conditional diffusion model of signals that are only observed through a forward model.
 
-    novel_weight: weight of Eq. 9 beside Eq. 8; at 0, novel observations are not looked at
-    target_shape: shape of one target observation, where it is not the context's
+    denoiser, forward_model: see fwdiff_lite/protocols.py
+    schedule: the noise schedule, which the denoiser shares; default: the denoiser's own, or else the cosine schedule
+    novel_weight: weight of Eq. 9 beside Eq. 8; at 0, novel observations are ignored
+    target_shape: shape of one target observation, where it differs from the context's
+
+    Raises ValueError where the denoiser lacks a method, or the forward model states noise.
     """
 
     def __init__(
         self,
         denoiser: nn.Module,
-        forward_model,
-        schedule: CosineSchedule | None = None,
+        forward_model: ForwardModel,
+        schedule: Schedule | None = None,
         novel_weight: float = 1.0,
         target_shape: tuple[int, ...] | None = None,
     ):
         super().__init__()
+        if not isinstance(denoiser, Denoiser):
+            raise ValueError(
+                f"{type(denoiser).__name__} is no denoiser: it needs condition(context, target_params, target_mask) "
+                "and forward(condition, noisy_target, t)"
+            )
+        if isinstance(forward_model, NoisyForwardModel):
+            raise ValueError("the forward model states noise_std, but only noiseless observations are modelled yet")
         self.denoiser = denoiser
         self.forward_model = forward_model
-        self.schedule = schedule or CosineSchedule()
+        scheduled = isinstance(denoiser, ScheduledDenoiser)
+        self.schedule = schedule or (denoiser.schedule if scheduled else CosineSchedule())
+        if scheduled:
+            denoiser.schedule = self.schedule
         self.novel_weight = novel_weight
         self.target_shape = target_shape
+        # decided here and not in `loss`: a compiled loss could not look
+        self.crops = isinstance(forward_model, CroppingForwardModel)
+        self.weights_examples = isinstance(denoiser, WeightedDenoiser)
+        self.predicts_target = isinstance(denoiser, DeterministicDenoiser)
 
     def sample_time_and_noise(self, target: Observations, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Times t (B,), spread evenly over the batch, and noise like the target: all the randomness of a loss."""
+        """All random numbers of a loss: times t (B,), spread evenly over the batch, and noise like the target."""
         n = len(target)
         offset = torch.rand((), generator=generator, device=generator.device)
         t = (torch.arange(n, device=generator.device) / n + offset) % 1
@@ -91,33 +104,35 @@ class ForwardDiffusion(nn.Module):
         pixel_indices: Int[Tensor, "b m n"] | None = None,
         novel_pixel_indices: Int[Tensor, "b k n"] | None = None,
     ) -> dict[str, Tensor]:
-        """Eq. 8 and 9 as means over the batch, without randomness: {"target"[, "novel"][, "estimate"], "loss"}.
+        """Eq. 8 and 9 as means over the batch: {"target"[, "novel"][, "deterministic"], "loss"}. Nothing is random.
 
-        "loss" is their sum to be minimised, each example weighted as the denoiser asks; the others are unweighted.
-        at, novel_at: the places to look at, as many of the target as of the novel observation; all without them
+        "loss" is the weighted sum to be minimised; the other values are unweighted.
+        pixel_indices, novel_pixel_indices: the pixels of target and novel observations that count, as many of one as of
+            the other; default: all pixels
         """
         check_time(t)
         if noise.shape != target.value.shape or t.shape != target.value.shape[:1]:
             raise ValueError(
                 f"t {tuple(t.shape)} and noise {tuple(noise.shape)} do not fit a target of {tuple(target.value.shape)}"
             )
-        noisy_target = self._noisy(target.value, noise, t) * self._support(target.params)
-        condition = self.denoiser.condition(context, target.params)
-        signal = self.denoiser(condition, noisy_target, t)
-        seen, places = {"target": target}, [pixel_indices]
+        views = {"target": (target, pixel_indices)}
         if novel is not None and self.novel_weight:
             if (pixel_indices is None) != (novel_pixel_indices is None):
-                raise ValueError("places of one of target and novel observation: give at and novel_at, or neither")
-            seen, places = seen | {"novel": novel}, [pixel_indices, novel_pixel_indices]
-        misfits = dict(zip(seen, self._misfits(signal, list(seen.values()), places), strict=True))
-        weigh = getattr(self.denoiser, "loss_weight", lambda condition, t: torch.ones_like(t))
-        total = (weigh(condition, t) * (misfits["target"] + self.novel_weight * misfits.get("novel", 0.0))).mean()
-        losses = {name: misfit.mean() for name, misfit in misfits.items()}
-        estimate = getattr(condition, "deterministic_prediction", None)
-        if estimate is not None:
-            there = target.mask.reshape(target.mask.shape + (1,) * (target.value.ndim - 2))
-            misfit = (estimate.value - _coarser(target.value, estimate.value.shape)).square()
-            losses["deterministic"] = (there * misfit).mean()
+                raise ValueError(
+                    "pixels of target or novel observation only: give pixel_indices and novel_pixel_indices, or neither"
+                )
+            views["novel"] = (novel, novel_pixel_indices)
+        noisy_target = self._add_noise(target.value, noise, t) * self._support(target.params)
+        condition = self.denoiser.condition(context, target.params, target.mask)
+        signal = self.denoiser(condition, noisy_target, t)
+        mse = self._per_example_mse(signal, views)
+        losses = {name: error.mean() for name, error in mse.items()}
+        error = mse["target"] + self.novel_weight * mse.get("novel", 0.0)
+        total = (self.denoiser.loss_weight(condition, t) * error if self.weights_examples else error).mean()
+        prediction = self.denoiser.deterministic_prediction(condition) if self.predicts_target else None
+        if prediction is not None:
+            squared_error = (prediction.value - _downsample_to(target.value, prediction.value.shape)).square()
+            losses["deterministic"] = (_expand(target.mask, target.value) * squared_error).mean()
             total = total + losses["deterministic"]
         return {**losses, "loss": total}
 
@@ -136,17 +151,20 @@ class ForwardDiffusion(nn.Module):
         allow_empty: bool = False,
         enable_grad: bool = False,
     ) -> Iterator[Step]:
-        """Every step of sampling one signal per context, from noise to the smallest t > 0 (Eq. 3 to 7).
+        """Yields every step of sampling one signal per context, from noise to the smallest t > 0 (Eq. 3 to 7).
 
+        steps: how many times t the sampler visits, evenly spaced from T_MAX down
         eta: 0 is DDIM (deterministic given the first noise), 1 is ancestral sampling (Song et al. 2021, Eq. 16)
-        enable_grad: a step keeps its graph back to the context, all steps before it included, wherever the caller
-            has gradients on; without it the sampler keeps none. Between two steps gradients are the caller's own
+        generator: of all noise; default: torch's global one
+        allow_empty: allows contexts without any observation, for an unconditional model
+        enable_grad: keeps the graph of gradients back to the context, through all earlier steps, where the caller has
+            gradients enabled; default: no graph. Between two steps, the caller's own setting holds
 
-        Three options bias the sampler, and are off: guidance > 1 extrapolates away from the model without context
-        (a tensor signal is guided itself, of any other only the observation); temperature < 1 shrinks all noise;
-        threshold, a quantile such as 0.995, shrinks each predicted observation into [-1, 1] (Saharia et al. 2022).
+        Three options bias the samples, and are off by default. guidance > 1 extrapolates away from the unconditional
+        prediction: of the signal if it is a tensor, else of the observation. temperature < 1 scales all noise.
+        threshold, a quantile such as 0.995, scales each predicted observation into [-1, 1] (Saharia et al. 2022).
         """
-        shape = self._check(context, target_params, allow_empty)
+        shape = self._target_shape(context, target_params, allow_empty)
         if steps < 1:
             raise ValueError(f"steps must be at least 1, got {steps}")
         grad_mode = nullcontext if enable_grad else torch.no_grad
@@ -159,33 +177,37 @@ class ForwardDiffusion(nn.Module):
         def iterate() -> Iterator[Step]:
             with grad_mode():
                 condition = self.denoiser.condition(context, target_params)
-                without = None
+                unconditional = None
                 if guidance != 1.0:
-                    without = self.denoiser.condition(context.mask_out(torch.ones_like(context.mask)), target_params)
+                    empty = context.mask_out(torch.ones_like(context.mask))
+                    unconditional = self.denoiser.condition(empty, target_params)
             times = torch.linspace(T_MAX, 0, steps + 1, dtype=torch.float64)[:-1].tolist()
             noisy_target = noise()
             for t, t_next in zip(times, times[1:] + [None], strict=True):
                 with grad_mode():
-                    signal, observation = self._predict(noisy_target, t, condition, without, guidance, target_params)
+                    signal, observation = self._predict(
+                        noisy_target, t, condition, unconditional, guidance, target_params
+                    )
                     if threshold is not None:
-                        observation = _threshold(observation, threshold)
+                        observation = _dynamic_threshold(observation, threshold)
                 yield Step(t, noisy_target, signal, observation)  # outside of grad_mode: the caller has control here
                 if t_next is not None:
                     with grad_mode():
-                        noisy_target = self._reverse(noisy_target, observation, t, t_next, eta, noise) * support
+                        noisy_target = self._reverse_step(noisy_target, observation, t, t_next, eta, noise) * support
 
         return iterate()
 
     def sample(self, context: Observations, target_params: Float[Tensor, "b m *par"], **options) -> Step:
-        """The end of a trajectory: one signal for each context, with its observation at the target's place."""
+        """The last step of a trajectory: one signal for each context, with its observation at target_params."""
         return deque(self.trajectory(context, target_params, **options), maxlen=1).pop()
 
     def sample_autoregressive(
         self, context: Observations, params_sequence: Float[Tensor, "b l *par"], **options
     ) -> tuple[Step, Observations]:
-        """Sample L targets one after another, each joining the context of the next; the last step and that context.
+        """Samples L targets one after another; each joins the context of the next. Returns the last step and context.
 
-        What neither context nor target sees comes out as a mean; the next target samples it (section 4.1).
+        A part of the signal that neither context nor target observes comes out as its mean. A later target that
+        observes this part samples it (section 4.1).
         """
         if params_sequence.ndim < 2 or params_sequence.shape[1] < 1:
             raise ValueError(f"params_sequence must be (B, L, *par) with L >= 1, got {tuple(params_sequence.shape)}")
@@ -195,8 +217,8 @@ class ForwardDiffusion(nn.Module):
             options["allow_empty"] = False
         return step, context
 
-    def _check(self, context: Observations, target_params: Tensor, allow_empty: bool) -> tuple[int, ...]:
-        """The shape (B, M, *obs) of the targets to be sampled, or a ValueError."""
+    def _target_shape(self, context: Observations, target_params: Tensor, allow_empty: bool) -> tuple[int, ...]:
+        """The shape (B, M, *obs) of the targets to be sampled. ValueError where context and parameters do not fit."""
         context.check("context", allow_empty=allow_empty)
         if target_params.ndim < 2 or target_params.shape[0] != len(context):
             raise ValueError(
@@ -211,95 +233,111 @@ class ForwardDiffusion(nn.Module):
         return (*target_params.shape[:2], *(self.target_shape or context.value.shape[2:]))
 
     def _predict(
-        self, noisy_target: Tensor, t: float, condition, without, guidance: float, target_params: Tensor
-    ) -> tuple[Any, Tensor]:
-        """The signal at time t and its observation (Eq. 4 and 5), guided away from the condition `without` context."""
+        self,
+        noisy_target: Tensor,
+        t: float,
+        condition: Condition,
+        unconditional: Condition | None,
+        guidance: float,
+        target_params: Tensor,
+    ) -> tuple[Signal, Tensor]:
+        """The signal at time t and its observation (Eq. 4 and 5), guided away from the unconditional prediction."""
         batch_t = noisy_target.new_full(noisy_target.shape[:1], t)
         signal = self.denoiser(condition, noisy_target, batch_t)
-        if without is None:
+        if unconditional is None:
             return signal, self.forward_model(signal, target_params)
-        plain = self.denoiser(without, noisy_target, batch_t)
+        unguided = self.denoiser(unconditional, noisy_target, batch_t)
         if isinstance(signal, Tensor):
-            signal = plain + guidance * (signal - plain)
+            signal = unguided + guidance * (signal - unguided)
             return signal, self.forward_model(signal, target_params)
-        plain, observation = (self.forward_model(x, target_params) for x in (plain, signal))
-        return signal, plain + guidance * (observation - plain)
+        unguided, observation = (self.forward_model(x, target_params) for x in (unguided, signal))
+        return signal, unguided + guidance * (observation - unguided)
 
-    def _noisy(self, clean: Tensor, noise: Tensor, t: Float[Tensor, "b"]) -> Tensor:
+    def _add_noise(self, clean: Tensor, noise: Tensor, t: Float[Tensor, "b"]) -> Tensor:
+        """alpha_t clean + sigma_t noise (Eq. 1)."""
         t = t.reshape(-1, *[1] * (clean.ndim - 1))
         return self.schedule.alpha(t) * clean + self.schedule.sigma(t) * noise
 
     def _support(self, params: Tensor) -> Tensor | float:
-        support = getattr(self.forward_model, "support", None)
-        return 1.0 if support is None else support(params)
+        return self.forward_model.support(params) if self.crops else 1.0
 
-    def _misfits(self, signal, seen: list[Observations], places: list[Tensor | None]) -> list[Float[Tensor, "b"]]:
-        """|O - forward(S, phi)|^2 of each signal, a mean for each of `seen`; what is not observed counts as zero.
+    def _per_example_mse(
+        self, signal: Signal, views: dict[str, tuple[Observations, Tensor | None]]
+    ) -> dict[str, Float[Tensor, "b"]]:
+        """|O - forward(S, phi)|^2 of each view (observations and their pixels): a mean over each signal's observations.
 
-        The forward model is called once for all of them: a generator makes one picture, whatever is cut out of it.
+        What is masked counts as zero. The forward model is called once for all views: a generator makes one image,
+        whichever crops are taken from it.
         """
-        params = torch.cat([truth.params for truth in seen], 1)
-        pixel_indices = {} if places[0] is None else {"pixel_indices": torch.cat(places, 1)}
-        predicted = self.forward_model(signal, params, **pixel_indices).split([truth.params.shape[1] for truth in seen], 1)
-        misfits = []
-        for answer, truth, where in zip(predicted, seen, places, strict=True):
-            value = truth.value if where is None else gather_pixels(truth.value, where)
-            if answer.shape != value.shape:
+        params = torch.cat([observations.params for observations, _ in views.values()], 1)
+        indices = [pixels for _, pixels in views.values() if pixels is not None]
+        options = {"pixel_indices": torch.cat(indices, 1)} if indices else {}
+        counts = [observations.params.shape[1] for observations, _ in views.values()]
+        predictions = self.forward_model(signal, params, **options).split(counts, 1)
+        mse = {}
+        for (name, (truth, pixels)), prediction in zip(views.items(), predictions, strict=True):
+            value = truth.value if pixels is None else gather_pixels(truth.value, pixels)
+            if prediction.shape != value.shape:
                 raise ValueError(
-                    f"forward_model gave {tuple(answer.shape)} where the observations are {tuple(value.shape)}"
+                    f"forward_model gave {tuple(prediction.shape)} where the observations are {tuple(value.shape)}"
                 )
-            there = truth.mask.reshape(truth.mask.shape + (1,) * (value.ndim - 2)) * self._support(truth.params)
-            misfits.append((there * (answer - value).square()).flatten(1).mean(1))
-        return misfits
+            mask = _expand(truth.mask, value) * self._support(truth.params)
+            mse[name] = (mask * (prediction - value).square()).flatten(1).mean(1)
+        return mse
 
-    def _reverse(self, noisy_target, observation, t: float, t_next: float, eta: float, noise) -> Tensor:
-        """One draw of the target at t_next < t, given it at t and its clean estimate (Eq. 6)."""
+    def _reverse_step(self, noisy_target, observation, t: float, t_next: float, eta: float, noise) -> Tensor:
+        """One draw of the target at t_next < t, given it at t and its clean prediction (Eq. 6; DDIM Eq. 12 and 16)."""
         alpha, sigma, alpha_next, sigma_next = (
             float(f(torch.tensor(x, dtype=torch.float64)))
             for x in (t, t_next)
             for f in (self.schedule.alpha, self.schedule.sigma)
         )
         epsilon = (noisy_target - alpha * observation) / sigma
-        fresh = eta * sigma_next / sigma * max(0.0, 1 - (alpha / alpha_next) ** 2) ** 0.5
-        kept = (sigma_next**2 - fresh**2) ** 0.5
-        mean = alpha_next * observation + kept * epsilon
-        return mean + fresh * noise() if fresh else mean
+        sigma_eta = eta * sigma_next / sigma * max(0.0, 1 - (alpha / alpha_next) ** 2) ** 0.5  # of the fresh noise
+        sigma_dir = (sigma_next**2 - sigma_eta**2) ** 0.5  # of the direction that points to the present noise
+        mean = alpha_next * observation + sigma_dir * epsilon
+        return mean + sigma_eta * noise() if sigma_eta else mean
 
 
 class ForwardRegression(ForwardDiffusion):
-    """The deterministic baseline: the same network, forward model and losses, and never a noisy target.
+    """The deterministic baseline: the same network, forward model and losses, without a noisy target.
 
-    It is the diffusion model held at t = 1, where the noisy target is replaced by zero: one pass gives the signal
-    whose observations are nearest to the conditional mean.
+    It is the diffusion model at t = 1, with zero in place of the noisy target. One pass gives the signal whose
+    observations are nearest to the conditional mean.
     """
 
     def sample_time_and_noise(self, target: Observations, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """t = 1 and no noise."""
         return target.value.new_ones(len(target)), torch.zeros_like(target.value)
 
-    def _noisy(self, clean: Tensor, noise: Tensor, t: Float[Tensor, "b"]) -> Tensor:
+    def _add_noise(self, clean: Tensor, noise: Tensor, t: Float[Tensor, "b"]) -> Tensor:
         return torch.zeros_like(clean)
 
     def trajectory(
         self, context, target_params, allow_empty: bool = False, enable_grad: bool = False
     ) -> Iterator[Step]:
-        """One step, at t = 1: there is nothing to iterate. enable_grad: as of ForwardDiffusion.trajectory."""
-        nothing = context.value.new_zeros(self._check(context, target_params, allow_empty))
+        """One step, at t = 1: nothing is iterated. enable_grad: see ForwardDiffusion.trajectory."""
+        zeros = context.value.new_zeros(self._target_shape(context, target_params, allow_empty))
         with nullcontext() if enable_grad else torch.no_grad():
             condition = self.denoiser.condition(context, target_params)
-            signal = self.denoiser(condition, nothing, nothing.new_ones(len(context)))
-            step = Step(1.0, nothing, signal, self.forward_model(signal, target_params))
+            signal = self.denoiser(condition, zeros, zeros.new_ones(len(context)))
+            step = Step(1.0, zeros, signal, self.forward_model(signal, target_params))
         return iter([step])
 
 
-def _coarser(value: Float[Tensor, "b m *obs"], shape: torch.Size) -> Float[Tensor, "b m *small"]:
+def _expand(mask: Bool[Tensor, "b m"], value: Float[Tensor, "b m *obs"]) -> Bool[Tensor, "b m *one"]:
+    """The mask with as many axes as the value."""
+    return mask.reshape(mask.shape + (1,) * (value.ndim - 2))
+
+
+def _downsample_to(value: Float[Tensor, "b m *obs"], shape: torch.Size) -> Float[Tensor, "b m *small"]:
     """The value itself, or images averaged down to the resolution of `shape`."""
     if value.shape == shape:
         return value
     return nn.functional.adaptive_avg_pool2d(value.flatten(0, 1), shape[-2:]).view(shape)
 
 
-def _threshold(observation: Float[Tensor, "b m *obs"], quantile: float) -> Float[Tensor, "b m *obs"]:
+def _dynamic_threshold(observation: Float[Tensor, "b m *obs"], quantile: float) -> Float[Tensor, "b m *obs"]:
     """Dynamic thresholding: clip at the larger of 1 and the quantile of |observation|, and divide by it."""
     size = observation.abs().flatten(2).quantile(quantile, dim=2).clamp(min=1)
     size = size.reshape(size.shape + (1,) * (observation.ndim - 2))

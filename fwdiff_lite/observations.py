@@ -1,4 +1,4 @@
-"""Partial observations O of B signals, M of each, with the parameters phi that they were taken with (section 2)."""
+"""Partial observations O of B signals, M of each, with the parameters phi of each observation (section 2)."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from torch import Tensor
 class Observations:
     """M observations of each of B signals.
 
-    value:  (B, M, *obs) what was observed, in a floating type; all observations of one problem share one canvas *obs
-    params: (B, M, *par) the forward model's parameters phi of each: a direction, a window, a camera
-    mask:   (B, M) True where there is an observation, so that contexts of several sizes share a batch;
-            default: all are there. An unconditional model's context is one whose mask is empty.
+    value:  (B, M, *obs) the observed values, in a floating type; all observations of one problem share one canvas *obs
+    params: (B, M, *par) the forward model's parameters phi of each observation: a direction, a crop, a camera
+    mask:   (B, M) True where an observation exists, so that contexts of several sizes share a batch; default: all True.
+            An unconditional model has contexts whose mask is False everywhere
 
-    Raises ValueError where the three do not fit together.
+    Raises ValueError where shapes or types do not fit together.
     """
 
     value: Float[Tensor, "b m *obs"]
@@ -54,45 +54,48 @@ class Observations:
         return self.value.shape[0]
 
     def __getitem__(self, rows) -> Observations:
-        """The observations of some of the signals: a slice, an index tensor or a mask over B."""
+        """The observations of some of the signals; rows: a slice, an index tensor or a mask over B."""
         if isinstance(rows, int):
             rows = slice(rows, rows + 1 or None)
         return Observations(self.value[rows], self.params[rows], self.mask[rows])
 
-    def select(self, which) -> Observations:
-        """Some of the M observations of every signal: a slice or a list over M."""
-        return Observations(self.value[:, which], self.params[:, which], self.mask[:, which])
+    def select(self, index) -> Observations:
+        """Some of the M observations of every signal; index: a slice or a list over M."""
+        return Observations(self.value[:, index], self.params[:, index], self.mask[:, index])
 
     def append(self, other: Observations) -> Observations:
-        """These observations and the other's, of the same signals."""
-        for name, mine, theirs in (("value", self.value, other.value), ("params", self.params, other.params)):
-            if mine.shape[:1] + mine.shape[2:] != theirs.shape[:1] + theirs.shape[2:]:
+        """These observations and those of `other`, of the same signals."""
+        for name, x, y in (("value", self.value, other.value), ("params", self.params, other.params)):
+            if x.shape[:1] + x.shape[2:] != y.shape[:1] + y.shape[2:]:
                 raise ValueError(
-                    f"cannot append observations with {name} {tuple(theirs.shape)} to {tuple(mine.shape)}: "
+                    f"cannot append observations with {name} {tuple(y.shape)} to {tuple(x.shape)}: "
                     "all but the second size must agree"
                 )
         pairs = ((self.value, other.value), (self.params, other.params), (self.mask, other.mask))
         return Observations(*(torch.cat(pair, 1) for pair in pairs))
 
-    def mask_out(self, gone: Bool[Tensor, "b m"] | Bool[Tensor, "b 1"]) -> Observations:
-        """The same without those where `gone` is True; their values become zero, so nothing of them can leak."""
-        mask = self.mask & ~gone
+    def mask_out(self, drop_mask: Bool[Tensor, "b m"] | Bool[Tensor, "b 1"]) -> Observations:
+        """The same observations, masked where `drop_mask` is True. Their values become zero, so that none can leak."""
+        mask = self.mask & ~drop_mask
         keep = mask.reshape(mask.shape + (1,) * (self.value.ndim - 2))
         return Observations(torch.where(keep, self.value, 0), self.params, mask)
 
     def repeat(self, k: int) -> Observations:
-        """Every signal's observations k times in a row, to draw k samples for each: (B, ...) -> (B k, ...)."""
+        """The observations of each signal k times in a row, to draw k samples for each: (B, ...) -> (B k, ...)."""
         return Observations(*(x.repeat_interleave(k, 0) for x in (self.value, self.params, self.mask)))
 
     def to(self, *args, **kwargs) -> Observations:
-        """On another device, or values and parameters in another floating type."""
+        """The same observations on another device, or with values and parameters in another floating type."""
         device = torch.empty(0).to(*args, **kwargs).device if args or kwargs else self.mask.device
         return Observations(self.value.to(*args, **kwargs), self.params.to(*args, **kwargs), self.mask.to(device))
 
     def check(self, name: str = "context", allow_empty: bool = False) -> Observations:
-        """These observations, or a ValueError if a value that is there is NaN or infinite, or if there is none."""
-        there = self.mask.reshape(self.mask.shape + (1,) * (self.value.ndim - 2))
-        bad = int((~torch.isfinite(self.value) & there).sum())
+        """These observations. ValueError if an unmasked value or a parameter is not finite, or a signal has none.
+
+        name: the observations' name in the message; allow_empty: allows signals without any observation
+        """
+        mask = self.mask.reshape(self.mask.shape + (1,) * (self.value.ndim - 2))
+        bad = int((~torch.isfinite(self.value) & mask).sum())
         if bad:
             raise ValueError(f"{name} holds {bad} NaN or infinite values of {self.value.numel()}: remove or mask them")
         if not torch.isfinite(self.params).all():
@@ -107,21 +110,18 @@ class Observations:
 
 
 def to_device(x, device: torch.device | str):
-    """A tensor, or anything else that has `to`, on the device.
+    """A tensor, or another object with a method `to`, on the device.
 
-    A tensor goes by pinned memory, or the CPU would wait until a GPU has done all that it was given before.
+    A tensor is copied from pinned memory; otherwise the CPU would wait until the GPU has finished its earlier work.
     """
     if isinstance(x, Tensor) and x.device.type == "cpu" and torch.device(device).type == "cuda":
         return x.pin_memory().to(device, non_blocking=True)
     return x.to(device)
 
 
-def gather_pixels(value: Float[Tensor, "b m c *places"], pixel_indices: Int[Tensor, "b m n"]) -> Float[Tensor, "b m c n"]:
-    """An image-like value at some of its places only: indices into the flattened places."""
-    flat = value.flatten(3)  # (B, M, C, *places) -> (B, M, C, P)
+def gather_pixels(
+    value: Float[Tensor, "b m c *pixels"], pixel_indices: Int[Tensor, "b m n"]
+) -> Float[Tensor, "b m c n"]:
+    """The values of some pixels of images; pixel_indices: indices into the flattened image."""
+    flat = value.flatten(3)  # (B, M, C, *pixels) -> (B, M, C, P)
     return flat.gather(-1, pixel_indices[:, :, None].expand(-1, -1, flat.shape[2], -1))
-
-
-# --- windows: squares of one canvas, phi = (row, col, size) in whole pixels ------------------------------
-
-

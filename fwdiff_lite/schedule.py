@@ -1,4 +1,4 @@
-"""How much of the clean observation is left at time t, and how much noise there is.
+"""Noise schedules: the factors of the clean observation and of the noise at time t.
 
 The paper's forward process (Eq. 1) in closed form and in continuous time t in [0, 1]:
 
@@ -20,11 +20,11 @@ class CosineSchedule:
     """alpha(t) = cos(pi t / 2), sigma(t) = sin(pi t / 2): the cosine schedule of Nichol and Dhariwal (2021), s = 0."""
 
     def alpha(self, t: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        """What is left of the clean observation at time t."""
+        """The factor of the clean observation at time t."""
         return torch.cos(t * (math.pi / 2))
 
     def sigma(self, t: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        """The noise's standard deviation at time t."""
+        """The standard deviation of the noise at time t."""
         return torch.sin(t * (math.pi / 2))
 
 
@@ -32,28 +32,28 @@ class CosineSchedule:
 class ShiftedCosineSchedule(CosineSchedule):
     """The cosine schedule with alpha / sigma times `scale` at every time (Hoogeboom et al. 2023, simple diffusion).
 
-    In a picture many pixels say the same thing, so large things are settled at noise levels that the cosine schedule
-    passes in a few steps; scale < 1 spends more time there, in training and in sampling.
+    In an image, many pixels show one object. So its large structures are decided at high noise levels, which the cosine
+    schedule passes in a few steps. scale < 1 spends more time there, in training and in sampling.
     """
 
     scale: float
 
     def alpha(self, t: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        """What is left of the clean observation at time t."""
+        """The factor of the clean observation at time t."""
         return torch.cos(self._angle(t))
 
     def sigma(self, t: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        """The noise's standard deviation at time t."""
+        """The standard deviation of the noise at time t."""
         return torch.sin(self._angle(t))
 
     def _angle(self, t: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        """Whose tangent is sigma / alpha: that of the cosine schedule over scale."""
+        """The angle whose tangent is sigma / alpha: that ratio of the cosine schedule, divided by scale."""
         angle = t * (math.pi / 2)
         return torch.atan2(torch.sin(angle), self.scale * torch.cos(angle))
 
 
 def check_time(t: Float[Tensor, "*b"]) -> None:
-    """Refuse times outside [0, 1] (NaN included) with a ValueError; under torch.compile nothing is checked."""
+    """ValueError if a time lies outside [0, 1] or is NaN; under torch.compile nothing is checked."""
     if torch.compiler.is_compiling():
         return
     if not bool(((t >= 0) & (t <= 1)).all()):

@@ -58,7 +58,7 @@ TRAIN_COMMANDS = {
 @pytest.mark.parametrize("rank", range(4))
 @pytest.mark.parametrize("command", TRAIN_COMMANDS)
 def test_each_of_four_processes_draws_its_data_on_its_own_gpu(command, rank, four_gpus, monkeypatch, tmp_path):
-    monkeypatch.setattr(motion_scenes, "textures", lambda *args: Textures())
+    monkeypatch.setattr(motion_scenes, "make_textures", lambda *args: Textures())
     monkeypatch.setattr(tabletop, "batches", lambda *args, device, **options: ask(device))
     monkeypatch.setattr(gan_inversion, "_frozen", lambda folder, device: ask(device))
     wanted = four_gpus(rank)
@@ -141,8 +141,8 @@ def test_fit_trains_on_the_cpu_of_a_mac(apple):
     assert Accelerator().device.type == "mps", "the control: accelerate would take it"
     PartialState._reset_state()
     AcceleratorState._reset_state()
-    model = projections.diffusion(2, width=8, depth=1)
-    done = fit(model, projections.endless(projections.mixture(2), 8), steps=2, progress=False)
+    model = projections.build_diffusion(2, width=8, depth=1)
+    done = fit(model, projections.infinite_batches(projections.make_prior(2), 8), steps=2, progress=False)
     assert done.steps == 2 and {w.device.type for w in model.parameters()} == {"cpu"}
 
 
@@ -170,7 +170,7 @@ def graphics(arm):
 
 
 def rows_of_pixels():
-    return flatland.untrained(), flatland.batches(2)(torch.Generator().manual_seed(0))
+    return flatland.build_model(), flatland.batches(2)(torch.Generator().manual_seed(0))
 
 
 MODELS = {"05": rows_of_pixels} | {arm: lambda arm=arm: graphics(arm) for arm in ("unet", "dit", "view_space")}

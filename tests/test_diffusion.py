@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression, _coarser, _threshold
+from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression, _downsample_to, _dynamic_threshold
 from fwdiff_lite.observations import Observations
 
 
@@ -23,7 +23,7 @@ class Scalers(nn.Module):
         self.weight, self.trust = nn.Parameter(torch.tensor(weight, dtype=torch.float64)), trust
         self.conditions = 0
 
-    def condition(self, context, target_params):
+    def condition(self, context, target_params, target_mask=None):
         self.conditions += 1
         there = context.mask[..., None]
         return (there * context.value / context.params[..., None]).sum(1), target_params
@@ -40,7 +40,7 @@ class Known(nn.Module):
         super().__init__()
         self.signal = signal
 
-    def condition(self, context, target_params):
+    def condition(self, context, target_params, target_mask=None):
         return None
 
     def forward(self, condition, noisy_target, t):
@@ -130,10 +130,10 @@ def test_masked_and_unsupported_parts_of_the_target_count_for_nothing():
     assert max(float(x[..., 2].abs().max()) for x in seen_noise) == 0
     bad = signal.clone()
     bad[0] += 9
-    gone = torch.zeros(6, 3, dtype=torch.bool)
-    gone[0] = True
+    drop_mask = torch.zeros(6, 3, dtype=torch.bool)
+    drop_mask[0] = True
     model = ForwardDiffusion(Known(bad), half)
-    assert model.loss(target.select([0]), target.mask_out(gone), *draw)["loss"] == 0
+    assert model.loss(target.select([0]), target.mask_out(drop_mask), *draw)["loss"] == 0
 
 
 def test_times_cover_the_unit_interval_evenly():
@@ -163,7 +163,7 @@ def test_gaussian_signals_are_sampled_with_their_mean_and_variance(eta):
     m, v, n = 0.7, 0.25, 40_000
 
     class Ideal(nn.Module):
-        def condition(self, context, target_params):
+        def condition(self, context, target_params, target_mask=None):
             return target_params
 
         def forward(self, phi, noisy, t):
@@ -231,7 +231,7 @@ def test_temperature_zero_takes_all_noise_away_and_thresholds_bound():
     cold = next(model.trajectory(seen.select([0]), seen.params[:, 1:], temperature=0.0))
     assert cold.noisy_target.abs().max() == 0
     x = torch.linspace(-3, 3, 200).reshape(1, 1, 200)
-    assert _threshold(x, 0.9).abs().max() == 1 and torch.equal(_threshold(x / 4, 0.9), x / 4)
+    assert _dynamic_threshold(x, 0.9).abs().max() == 1 and torch.equal(_dynamic_threshold(x / 4, 0.9), x / 4)
 
 
 def test_regression_never_sees_its_target():
@@ -243,41 +243,38 @@ def test_regression_never_sees_its_target():
     answers = []
     for value in (target.value, target.value + 7):
         other = Observations(value, target.params)
-        answers.append(model._noisy(other.value, noise, t))
+        answers.append(model._add_noise(other.value, noise, t))
     assert torch.equal(*answers)
     steps = list(model.trajectory(context, target.params))
     assert len(steps) == 1 and torch.equal(steps[0].signal, 0.5 * context.value[:, 0] / context.params)
 
 
-def test_an_estimate_that_the_denoiser_offers_is_trained():
+def test_a_deterministic_prediction_of_the_denoiser_is_trained():
     signal, seen = observed(m=2)
 
-    class Condition(tuple):
-        estimate = Observations(seen.value[:, 1:] + 0.5, seen.params[:, 1:])
+    class Predicting(Known):
+        def deterministic_prediction(self, condition):
+            return Observations(seen.value[:, 1:] + 0.5, seen.params[:, 1:])
 
-    class Guessing(Known):
-        def condition(self, context, target_params):
-            return Condition()
-
-    model = ForwardDiffusion(Guessing(signal), scale)
+    model = ForwardDiffusion(Predicting(signal), scale)
     losses = model.loss(seen.select([0]), seen.select([1]), *model.sample_time_and_noise(seen.select([1]), torch.Generator()))
     assert float(losses["deterministic"]) == pytest.approx(0.25) and losses["loss"] == losses["deterministic"]
 
 
-def test_an_estimate_in_fewer_pixels_is_compared_with_the_targets_averages():
-    """Averages of 2 x 2 pixels by hand; the loss is the mean square of what the estimate is off by."""
+def test_a_prediction_in_fewer_pixels_is_compared_with_the_targets_averages():
+    """Averages of 2 x 2 pixels by hand; the loss is the mean squared error of the prediction."""
     picture = torch.tensor([[1.0, 2.0, 5.0, 5.0], [3.0, 6.0, 5.0, 9.0]]).expand(6, 1, 1, 2, 4)
     target, averages = Observations(picture, torch.ones(6, 1)), torch.tensor([[3.0, 6.0]]).expand(6, 1, 1, 1, 2)
 
-    class Guessing(Known):
-        def condition(self, context, target_params):
-            return type("Condition", (), {"deterministic": Observations(self.guess, target_params)})
+    class Predicting(Known):
+        def deterministic_prediction(self, condition):
+            return Observations(self.prediction, target.params)
 
-    model = ForwardDiffusion(Guessing(picture), lambda signal, params: signal)
+    model = ForwardDiffusion(Predicting(picture), lambda signal, params: signal)
     draw = model.sample_time_and_noise(target, torch.Generator())
 
-    def loss(guess):
-        model.denoiser.guess = guess
+    def loss(prediction):
+        model.denoiser.prediction = prediction
         losses = model.loss(target, target, *draw)
         assert losses["target"] == 0 and losses["loss"] == losses["deterministic"]
         return float(losses["deterministic"])
@@ -289,32 +286,32 @@ def test_an_estimate_in_fewer_pixels_is_compared_with_the_targets_averages():
     assert loss(picture.mean((3, 4), keepdim=True)) == 0, "in one pixel, the mean"
 
 
-def test_the_estimate_of_a_target_that_is_not_there_costs_nothing():
+def test_the_prediction_of_a_masked_target_costs_nothing():
     _, seen = observed(m=2)
-    gone = torch.zeros(6, 1, dtype=torch.bool)
-    gone[2:] = True
+    drop_mask = torch.zeros(6, 1, dtype=torch.bool)
+    drop_mask[2:] = True
 
-    class Guessing(Known):
-        def condition(self, context, target_params):
-            return type("Condition", (), {"deterministic": Observations(seen.value[:, 1:] + error, target_params)})
+    class Predicting(Known):
+        def deterministic_prediction(self, condition):
+            return Observations(seen.value[:, 1:] + error, seen.params[:, 1:])
 
-    model, target = ForwardDiffusion(Guessing(None), lambda signal, params: seen.value[:, 1:]), seen.select([1])
+    model, target = ForwardDiffusion(Predicting(None), lambda signal, params: seen.value[:, 1:]), seen.select([1])
     draw = model.sample_time_and_noise(target, torch.Generator())
     error = torch.full((6, 1, 3), 3.0, dtype=torch.float64)
     error[:2] = 0
-    assert model.loss(seen.select([0]), target.mask_out(gone), *draw)["deterministic"] == 0
-    assert model.loss(seen.select([0]), target, *draw)["deterministic"] == 9 * 4 / 6, "the control: all are there"
+    assert model.loss(seen.select([0]), target.mask_out(drop_mask), *draw)["deterministic"] == 0
+    assert model.loss(seen.select([0]), target, *draw)["deterministic"] == 9 * 4 / 6, "the control: all are mask"
 
 
-def test_coarser_images_keep_each_channel_and_each_observation_apart():
+def test_downsample_to_images_keep_each_channel_and_each_observation_apart():
     value = torch.arange(2 * 3 * 2 * 4 * 6).double().view(2, 3, 2, 4, 6)
-    assert _coarser(value, value.shape) is value
-    coarse = _coarser(value, torch.Size((2, 3, 2, 2, 2)))
+    assert _downsample_to(value, value.shape) is value
+    coarse = _downsample_to(value, torch.Size((2, 3, 2, 2, 2)))
     for place in ((0, 0, 0, 0, 0), (1, 2, 1, 1, 1), (0, 1, 1, 1, 0)):
         *which, row, column = place
         block = value[tuple(which)][2 * row : 2 * row + 2, 3 * column : 3 * column + 3]
         assert float(coarse[place]) == pytest.approx(float(block.mean()))
-    row = _coarser(value[..., :1, :], torch.Size((2, 3, 2, 1, 3)))
+    row = _downsample_to(value[..., :1, :], torch.Size((2, 3, 2, 1, 3)))
     torch.testing.assert_close(row, (value[..., :1, ::2] + value[..., :1, 1::2]) / 2)
 
 

@@ -28,7 +28,7 @@ ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.par
 
 def model_and_batch(size=64):
     torch.manual_seed(0)
-    return p.diffusion(2, width=16, depth=2), p.endless(p.mixture(2), size)
+    return p.build_diffusion(2, width=16, depth=2), p.infinite_batches(p.make_prior(2), size)
 
 
 def trained(**options):
@@ -58,8 +58,9 @@ def read(out):
 
 def test_the_loss_falls_and_the_curve_has_every_step():
     torch.manual_seed(0)
-    model = p.diffusion(2, width=32, depth=3)
-    done = fit(model, p.endless(p.mixture(2), 512), steps=400, learning_rate=1e-2, warmup=20, progress=False)
+    model = p.build_diffusion(2, width=32, depth=3)
+    batch = p.infinite_batches(p.make_prior(2), 512)
+    done = fit(model, batch, steps=400, learning_rate=1e-2, warmup=20, progress=False)
     loss = torch.tensor(done.curve["loss"])
     assert done.steps == len(loss) == len(done.curve["novel"]) == 400
     assert loss[-100:].mean() < loss[:20].mean() - 0.02, "most of the loss is noise that nothing can learn"
@@ -317,9 +318,9 @@ def test_unusable_checkpoints_are_named(tmp_path):
     path = tmp_path / "run.safetensors"
     trained(steps=3, checkpoint=path)
     assert [x.name for x in tmp_path.iterdir()] == ["run.safetensors"]
-    model = p.diffusion(2, width=17, depth=2)
+    model = p.build_diffusion(2, width=17, depth=2)
     with pytest.raises(ValueError, match="run.safetensors holds the weights of another network"):
-        fit(model, p.endless(p.mixture(2), 8), steps=5, progress=False, checkpoint=path)
+        fit(model, p.infinite_batches(p.make_prior(2), 8), steps=5, progress=False, checkpoint=path)
     content = path.read_bytes()
     for damaged in (content[: len(content) // 2], b"", b"x" * 100):
         path.write_bytes(damaged)

@@ -21,12 +21,12 @@ def main(out: str, options: str = "{}") -> None:
     pause, pace = options.pop("pause", 0), options.pop("pace", [1.0])
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    model = p.diffusion(2, width=16, depth=2)
-    endless = p.endless(p.mixture(2), 64)
+    model = p.build_diffusion(2, width=16, depth=2)
+    infinite_batch = p.infinite_batches(p.make_prior(2), 64)
 
     def batch(generator):
         time.sleep(pause)
-        return endless(generator)
+        return infinite_batch(generator)
 
     accelerator = Accelerator(cpu=True)
     clock, own = time.monotonic, pace[accelerator.process_index % len(pace)]

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fwdiff_lite.datasets.videos import PICTURES, pictures, read_frames, squares
+from fwdiff_lite.datasets.videos import IMAGE_SUFFIXES, crop_and_resize, image_files, read_frames
 
 
 def read_portraits(folder: Path | str, size: int = 64) -> Float[Tensor, "n 3 size size"]:
@@ -20,7 +20,7 @@ def read_portraits(folder: Path | str, size: int = 64) -> Float[Tensor, "n 3 siz
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder: give one that holds pictures")
-    found = pictures(folder)
+    found = image_files(folder)
     if not found:
-        raise ValueError(f"{folder} holds no picture: wanted files ({', '.join(PICTURES)})")
-    return torch.cat([squares(read_frames(file, True)[0][None], size, file) for file in found])
+        raise ValueError(f"{folder} holds no picture: wanted files ({', '.join(IMAGE_SUFFIXES)})")
+    return torch.cat([crop_and_resize(read_frames(file, True)[0][None], size, file) for file in found])

@@ -32,7 +32,7 @@ from skimage.feature import SIFT, match_descriptors
 from torch import Tensor
 
 from fwdiff_lite.command_line import positive_int
-from fwdiff_lite.datasets.videos import middle, pictures, read_frames, squares
+from fwdiff_lite.datasets.videos import centre_square, crop_and_resize, image_files, read_frames
 from fwdiff_lite.metrics import Interval, bootstrap
 from fwdiff_lite.observations import Observations
 
@@ -77,7 +77,7 @@ class Clip:
         shown, lenses = [], []
         for row in rows:
             frame = read_frames(self.files[row], True)[0]
-            shown.append(squares(frame[None], side, self.files[row]))
+            shown.append(crop_and_resize(frame[None], side, self.files[row]))
             lenses.append(cut(self.lenses[row], *frame.shape[:2]))
         poses = self.poses[rows] @ torch.linalg.inv(self.poses[rows[0]])
         return torch.cat(shown), cameras(torch.stack(lenses), poses).float()
@@ -85,7 +85,7 @@ class Clip:
 
 def cut(lens: Float[Tensor, "3 3"], height: int, width: int) -> Float[Tensor, "3 3"]:
     """A frame's intrinsics after it was cut to the square in its middle. Over its sides, resizing leaves them alone."""
-    top, left, side = middle(height, width)
+    top, left, side = centre_square(height, width)
     smaller = [[width / side, 0, -left / side], [0, height / side, -top / side], [0, 0, 1]]
     return torch.tensor(smaller, dtype=lens.dtype) @ lens
 
@@ -153,7 +153,7 @@ def read_clip(text: Path | str, bad: str = "refuse") -> tuple[Clip, list[str]]:
             complain(f"{text} line {number} {error}", bad, told)
             time, lens, pose = -1, torch.full((3, 3), torch.nan).double(), torch.full((4, 4), torch.nan).double()
         times.append(time), lenses.append(lens), poses.append(pose)
-    found, frames = pictures(text.with_suffix("")), {}
+    found, frames = image_files(text.with_suffix("")), {}
     for file in found:
         if file.stem.isascii() and file.stem.isdigit():
             frames.setdefault(int(file.stem), file)  # a second one of the same time is told of below
@@ -193,7 +193,7 @@ def read_folder(
     if not texts:
         raise ValueError(f"{folder} holds no text file: wanted CLIP.txt and CLIP/TIMESTAMP.png, as in one split")
     for found in sorted(folder.iterdir()):
-        if pictures(found) and not found.with_name(f"{found.name}.txt").exists():
+        if image_files(found) and not found.with_name(f"{found.name}.txt").exists():
             complain(f"{found} has frames, but there is no {found.name}.txt", bad, told)
     for text in texts:
         try:

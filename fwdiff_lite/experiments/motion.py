@@ -1,13 +1,13 @@
-"""The trainings of 03_motion_warping, and the examination that all of them sit.
+"""Training and evaluation of the models of 03_motion_warping.
 
     python -m fwdiff_lite.experiments.motion train warp_2 warp_2_mean --minutes 8 --out build/motion
-    python -m fwdiff_lite.experiments.motion examine --out build/motion
-    python -m fwdiff_lite.experiments.motion ship warp_2 --out build/motion --hardware "one NVIDIA H200"
+    python -m fwdiff_lite.experiments.motion evaluate --out build/motion
+    python -m fwdiff_lite.experiments.motion export warp_2 --out build/motion --hardware "one NVIDIA H200"
 
-An arm is a forward model with its number of fields; `_mean` behind it is the deterministic baseline of the same size.
-`train` goes on where an earlier call stopped and leaves each arm's weights and losses in the folder. `examine` draws
-samples for held-out scenes from every arm that it finds there and writes all measures to examination.json and
-examples to examples.npz. `ship` puts one arm's weights, all measures and the examples into checkpoints/.
+A variant is a forward model with a number of flows; the suffix `_mean` marks the deterministic baseline of the same
+size. `train` resumes an earlier call, and writes each variant's weights and losses to the folder. `evaluate` draws
+samples for held-out scenes from every variant in the folder, and writes all measures to evaluation.json and examples to
+examples.npz. `export` writes one variant's weights, all measures and the examples to checkpoints/.
 """
 
 from __future__ import annotations
@@ -29,8 +29,14 @@ from fwdiff_lite.command_line import positive_int
 from fwdiff_lite.devices import default_device, is_main_process, num_processes
 from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
 from fwdiff_lite.observations import Observations
-from fwdiff_lite.problems.motion import scenes as scenes_
-from fwdiff_lite.problems.motion.warping import FORWARD_MODELS, Motion, motion, take, untrained
+from fwdiff_lite.problems.motion import scenes as motion_scenes
+from fwdiff_lite.problems.motion.warping import (
+    FORWARD_MODELS,
+    MotionSignal,
+    build_model,
+    select_signals,
+    single_flow_signal,
+)
 from fwdiff_lite.storage.checkpoints import load_recorded, save_pretrained, save_recorded
 from fwdiff_lite.storage.files import read_json, write_json
 from fwdiff_lite.storage.provenance import git_commit
@@ -38,237 +44,302 @@ from fwdiff_lite.training import INTERRUPTED, fit
 
 NAME = "03_motion_warping"
 COMMAND = "python -m fwdiff_lite.experiments.motion"
-HEADLINES = ("factor_tv", "factor_scene_rms", "mode_coverage", "epe_best_of_16", "energy_skill", "spread_skill")
-ARMS = tuple(f"{kind}_{fields}{mean}" for mean in ("", "_mean") for fields in (1, 2) for kind in FORWARD_MODELS)
-BATCH, RATE = 64, 6e-4
-COUNT, K = 256, 16  # scenes of the examination, samples of each
-TIMES = (0.5, 1.0)  # of the frames that are examined; the last is the target's
-EXAMPLES = 6  # scenes of which pictures are kept
-GUESSES = (-1.0, -0.75, -0.5, 0.5, 0.75, 1.0)  # motions that a frame is compared with to read its sign
+HEADLINE_METRICS = ("factor_tv", "factor_scene_rms", "mode_coverage", "epe_best_of_16", "energy_skill", "spread_skill")
+VARIANTS = tuple(
+    f"{forward_model}_{num_flows}{suffix}"
+    for suffix in ("", "_mean")
+    for num_flows in (1, 2)
+    for forward_model in FORWARD_MODELS
+)
+BATCH_SIZE, LEARNING_RATE = 64, 6e-4
+NUM_SCENES, NUM_SAMPLES = 256, 16  # of the test set; for each of its scenes
+TEST_TIMES = (0.5, 1.0)  # tau of the test frames; the last one is the target's
+NUM_EXAMPLES = 6  # scenes of which images are recorded
+TEMPLATE_AMPLITUDES = (-1.0, -0.75, -0.5, 0.5, 0.75, 1.0)  # of the template frames that `classify_frames` compares with
+RECORDED_PARTS = {"flows": "fields", "blend_weights": "share", "importance": "importance"}  # field of MotionSignal: key
 
 
-def arm(name: str, **options) -> ForwardDiffusion:
-    """An arm's model with fresh weights; ValueError on an unknown name."""
-    if name not in ARMS:
-        raise ValueError(f"unknown arm {name!r}: choose one of {', '.join(ARMS)}")
-    kind, fields, *mean = name.split("_")
-    return untrained(kind, int(fields), ForwardRegression if mean else ForwardDiffusion, **options)
+def build_variant(name: str, **options) -> ForwardDiffusion:
+    """The model of a variant with newly initialised weights; options: of MotionDenoiser.
+
+    Raises ValueError if there is no variant of that name.
+    """
+    if name not in VARIANTS:
+        raise ValueError(f"unknown variant {name!r}: choose one of {', '.join(VARIANTS)}")
+    forward_model, num_flows, *suffix = name.split("_")
+    return build_model(forward_model, int(num_flows), ForwardRegression if suffix else ForwardDiffusion, **options)
 
 
-# --- the examination --------------------------------------------------------------------------------------------------
+# --- the test set -----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Exam:
-    """Held-out scenes with all that is true of them; c scenes of S sprites, frames at TIMES.
+class TestSet:
+    """C held-out scenes of S sprites with their ground truth; T frames at TEST_TIMES.
 
-    motion:  (c, S) what happens; redrawn: (c, K, T, 3, H, W) what else could have, as frames
-    frames:  (c, T, 3, H, W) what happens; guesses: (c, S, G, 3, H, W) one sprite moving alone, at tau = 1
-    field:   (c, 2, H, W) the true displacement; towards: (c, S, 2, H, W) each sprite's at amount 1 in the likelier
-             direction (at even odds, the positive one), zero off the sprite
-    near:    (c, S, H, W) the pixels that a sprite's motions can change
-    bank:    the textures
+    amplitudes:         (C, S) the true signed amplitudes
+    context:            the source images
+    frames:             (C, T, 3, H, W) the true frames
+    posterior_draws:    (C, K, T, 3, H, W) frames of other motions, drawn from the true posterior
+    templates:          (C, S, G, 3, H, W) frames at tau = 1 in which one sprite alone moves, by TEMPLATE_AMPLITUDES
+    displacement:       (C, 2, H, W) the true displacement of the source's pixels
+    unit_motion_fields: (C, S, 2, H, W) each sprite's displacement at amplitude 1 in the direction of its mode sign;
+        zero off the sprite
+    influence_mask:     (C, S, H, W) the pixels that a sprite's motion can change
+    textures:           those of the scenes
     """
 
-    scenes: scenes_.Scenes
-    motion: Float[Tensor, "c s"]
+    scenes: motion_scenes.Scenes
+    amplitudes: Float[Tensor, "c s"]
     context: Observations
     frames: Float[Tensor, "c t 3 h w"]
-    redrawn: Float[Tensor, "c k t 3 h w"]
-    guesses: Float[Tensor, "c s g 3 h w"]
-    field: Float[Tensor, "c 2 h w"]
-    towards: Float[Tensor, "c s 2 h w"]
-    near: Bool[Tensor, "c s h w"]
-    bank: Float[Tensor, "n 3 64 64"]
+    posterior_draws: Float[Tensor, "c k t 3 h w"]
+    templates: Float[Tensor, "c s g 3 h w"]
+    displacement: Float[Tensor, "c 2 h w"]
+    unit_motion_fields: Float[Tensor, "c s 2 h w"]
+    influence_mask: Bool[Tensor, "c s h w"]
+    textures: Float[Tensor, "n 3 64 64"]
 
     @property
-    def moving(self) -> Bool[Tensor, "c h w"]:
-        """The sprites' pixels in the still."""
-        return (self.towards != 0).any(2).any(1)
+    def moving_mask(self) -> Bool[Tensor, "c h w"]:
+        """The pixels of the source image that move: those of the sprites."""
+        return (self.unit_motion_fields != 0).any(2).any(1)
 
 
-def exam(bank: Float[Tensor, "n 3 64 64"], count: int = COUNT, k: int = K, seed: int = 2026) -> Exam:
-    """Always the same scenes for the same seed and count; a smaller count gives the first of a larger one's."""
-    scenes, generators = exam_scenes(count, len(bank), seed)
-    motions = torch.stack([
-        torch.cat([scenes_.draw_motions(scenes[[i]], generator) for _ in range(1 + k)])
+def make_test_set(
+    textures: Float[Tensor, "n 3 64 64"], num_scenes: int = NUM_SCENES, num_draws: int = NUM_SAMPLES, seed: int = 2026
+) -> TestSet:
+    """The test set, on the device of the textures. A small test set holds the first scenes of a larger one.
+
+    num_draws: K, the number of draws from each scene's true posterior
+    """
+    scenes, generators = make_test_scenes(num_scenes, len(textures), seed)
+    amplitudes = torch.stack([
+        torch.cat([motion_scenes.sample_amplitudes(scenes[[i]], generator) for _ in range(1 + num_draws)])
         for i, generator in enumerate(generators)
-    ])  # (c, 1 + K, S): what happens, and what else could have  # fmt: skip
-    scenes, motions = scenes.to(bank.device), motions.to(bank.device)
-    happens, s = motions[:, 0], motions.shape[2]
-    tau = torch.tensor([0.0, *TIMES], device=bank.device)
+    ])  # (C, 1 + K, S): the truth, and the draws from the posterior  # fmt: skip
+    scenes, amplitudes = scenes.to(textures.device), amplitudes.to(textures.device)
+    true_amplitudes, s = amplitudes[:, 0], amplitudes.shape[2]
+    tau = torch.tensor([0.0, *TEST_TIMES], device=textures.device)
 
-    def frames(rows: scenes_.Scenes, moved: Tensor, times: Tensor) -> Tensor:
+    def render(scenes: motion_scenes.Scenes, amplitudes: Tensor, times: Tensor) -> Tensor:
+        chunks = [slice(i, i + 128) for i in range(0, len(amplitudes), 128)]
         return torch.cat([
-            scenes_.render(rows[i : i + 128], moved[i : i + 128], times.expand(len(moved[i : i + 128]), -1), bank)
-            for i in range(0, len(moved), 128)
+            motion_scenes.render(scenes[chunk], amplitudes[chunk], times.expand(len(amplitudes[chunk]), -1), textures)
+            for chunk in chunks
         ])  # fmt: skip
 
-    def every(n: int) -> scenes_.Scenes:
-        return scenes[torch.arange(count, device=bank.device).repeat_interleave(n)]
+    def repeat_scenes(n: int) -> motion_scenes.Scenes:
+        return scenes[torch.arange(num_scenes, device=textures.device).repeat_interleave(n)]
 
-    seen = frames(scenes, happens, tau)
-    redrawn = frames(every(k), motions[:, 1:].flatten(0, 1), tau[1:]).unflatten(0, (count, k))
-    alone = torch.tensor(GUESSES, device=bank.device)[:, None, None] * torch.eye(s, device=bank.device)  # (G, S, S)
-    alone = alone.transpose(0, 1).flatten(0, 1).repeat(count, 1)  # (c S G, S)
-    guesses = frames(every(s * len(GUESSES)), alone, tau[-1:])[:, 0].unflatten(0, (count, s, len(GUESSES)))
-    guesses = torch.where(scenes.there[:, :, None, None, None, None], guesses, seen[:, None, :1])
-    near = ((guesses - seen[:, None, :1]).abs().amax((2, 3)) > 0.02) & scenes.there[..., None, None]
-    likelier = scenes.favoured * scenes.there
-    towards = [scenes_.true_field(scenes, likelier * one) for one in torch.eye(s, device=bank.device)]
-    context = Observations(seen[:, :1], tau[:1].expand(count, 1)[..., None])
-    field = scenes_.true_field(scenes, happens)
-    return Exam(scenes, happens, context, seen[:, 1:], redrawn, guesses, field, torch.stack(towards, 1), near, bank)
+    frames = render(scenes, true_amplitudes, tau)
+    posterior_draws = render(repeat_scenes(num_draws), amplitudes[:, 1:].flatten(0, 1), tau[1:])
+    posterior_draws = posterior_draws.unflatten(0, (num_scenes, num_draws))
+    selectors = torch.eye(s, device=textures.device)  # each row selects one sprite
+    template_amplitudes = torch.tensor(TEMPLATE_AMPLITUDES, device=textures.device)[:, None, None] * selectors
+    template_amplitudes = template_amplitudes.transpose(0, 1).flatten(0, 1).repeat(num_scenes, 1)  # (C S G, S)
+    g = len(TEMPLATE_AMPLITUDES)
+    templates = render(repeat_scenes(s * g), template_amplitudes, tau[-1:])[:, 0].unflatten(0, (num_scenes, s, g))
+    templates = torch.where(scenes.present_mask[:, :, None, None, None, None], templates, frames[:, None, :1])
+    influence_mask = (templates - frames[:, None, :1]).abs().amax((2, 3)) > 0.02
+    influence_mask = influence_mask & scenes.present_mask[..., None, None]
+    mode_signs = scenes.mode_sign * scenes.present_mask
+    unit_motion_fields = [motion_scenes.true_displacement(scenes, mode_signs * selector) for selector in selectors]
+    return TestSet(
+        scenes=scenes,
+        amplitudes=true_amplitudes,
+        context=Observations(frames[:, :1], tau[:1].expand(num_scenes, 1)[..., None]),
+        frames=frames[:, 1:],
+        posterior_draws=posterior_draws,
+        templates=templates,
+        displacement=motion_scenes.true_displacement(scenes, true_amplitudes),
+        unit_motion_fields=torch.stack(unit_motion_fields, 1),
+        influence_mask=influence_mask,
+        textures=textures,
+    )
 
 
-def exam_scenes(count: int, pieces: int, seed: int = 2026) -> tuple[scenes_.Scenes, list[torch.Generator]]:
-    """The scenes of an examination, and for each the generator that its motions are drawn from next.
+def make_test_scenes(
+    num_scenes: int, num_textures: int, seed: int = 2026
+) -> tuple[motion_scenes.Scenes, list[torch.Generator]]:
+    """The scenes of a test set, and for each the generator that its amplitudes are drawn from next."""
+    generators = [torch.Generator().manual_seed(seed + i) for i in range(num_scenes)]
+    scenes = [motion_scenes.sample_scenes(1, num_textures, generator) for generator in generators]
+    return motion_scenes.concatenate_scenes(scenes), generators
 
-    pieces: how many textures there are
-    """
-    generators = [torch.Generator().manual_seed(seed + i) for i in range(count)]
-    return scenes_.join([scenes_.draw_scenes(1, pieces, generator) for generator in generators]), generators
+
+# --- samples and their measures ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Answers:
-    """K answers to each of c scenes.
+class Samples:
+    """K samples for each of C scenes.
 
-    signal: c K signals, a scene's K one after another; what they show: field (c, K, 2, H, W), the displacement of
-    the still's pixels, and frames (c, K, T, 3, H, W)
+    signal:       C K signals, the K of a scene one after another
+    displacement: (C, K, 2, H, W) the signals' displacement of the source's pixels
+    frames:       (C, K, T, 3, H, W) the signals' frames at TEST_TIMES
     """
 
-    signal: Motion
-    field: Float[Tensor, "c k 2 h w"]
+    signal: MotionSignal
+    displacement: Float[Tensor, "c k 2 h w"]
     frames: Float[Tensor, "c k t 3 h w"]
 
 
-def answer(
-    model: ForwardDiffusion, exam: Exam, k: int = K, steps: int = 32, eta: float = 0.0, seed: int = 0, chunk: int = 512
-) -> Answers:
-    """k samples for each scene, or with a ForwardRegression its one answer.
+def sample_posterior(
+    model: ForwardDiffusion,
+    test_set: TestSet,
+    num_samples: int = NUM_SAMPLES,
+    steps: int = 32,
+    eta: float = 0.0,
+    seed: int = 0,
+    chunk_size: int = 512,
+) -> Samples:
+    """Samples for each scene; of a ForwardRegression its one prediction.
 
-    They are drawn on the model's device, `chunk` at once. With eta = 0 they are the same for any chunk, and fewer
-    scenes get the first of the samples that more would get.
+    They are drawn on the model's device, `chunk_size` at a time. With eta = 0 they do not depend on the chunk size, and
+    a smaller test set gets the first of a larger one's samples.
     """
-    mean, home, device = isinstance(model, ForwardRegression), exam.frames.device, next(model.parameters()).device
-    k, generator, tau = 1 if mean else k, torch.Generator().manual_seed(seed), torch.tensor(TIMES)[None, :, None]
-    options = {} if mean else {"steps": steps, "eta": eta, "generator": generator}
-    contexts, parts = exam.context.repeat(k), []
-    for i in range(0, len(contexts), chunk):
-        context = contexts[slice(i, i + chunk)].to(device)
+    deterministic = isinstance(model, ForwardRegression)
+    output_device, device = test_set.frames.device, next(model.parameters()).device
+    num_samples = 1 if deterministic else num_samples
+    generator, tau = torch.Generator().manual_seed(seed), torch.tensor(TEST_TIMES)[None, :, None]
+    options = {} if deterministic else {"steps": steps, "eta": eta, "generator": generator}
+    contexts, chunks = test_set.context.repeat(num_samples), []
+    for i in range(0, len(contexts), chunk_size):
+        context = contexts[slice(i, i + chunk_size)].to(device)
         times = tau.to(device).expand(len(context), -1, -1)
         signal = model.sample(context, times[:, -1:], **options).signal
-        shown = model.forward_model.displacement(signal), model.forward_model(signal, times)
-        parts.append([part.to(home) for part in (*signal, *shown)])
-    *signal, field, frames = (torch.cat(part) for part in zip(*parts, strict=True))
-    return Answers(Motion(*signal), field.unflatten(0, (-1, k)), frames.unflatten(0, (-1, k)))
+        outputs = model.forward_model.displacement(signal), model.forward_model(signal, times)
+        chunks.append([part.to(output_device) for part in (*signal, *outputs)])
+    *signal, displacement, frames = (torch.cat(part) for part in zip(*chunks, strict=True))
+    displacement, frames = (x.unflatten(0, (-1, num_samples)) for x in (displacement, frames))
+    return Samples(MotionSignal(*signal), displacement, frames)
 
 
-def read_field(field: Float[Tensor, "c k 2 h w"], exam: Exam) -> Int[Tensor, "c s k"]:
-    """1 where a sampled field moves a sprite in its likelier direction: the sign of its projection on that motion."""
-    return (torch.einsum("ckdhw,csdhw->csk", field, exam.towards) > 0).long()
+def classify_displacement(displacement: Float[Tensor, "c k 2 h w"], test_set: TestSet) -> Int[Tensor, "c s k"]:
+    """1 where a sampled displacement moves a sprite in the direction of its mode sign, else 0.
+
+    The class is the sign of the displacement's projection on the sprite's unit motion field.
+    """
+    return (torch.einsum("ckdhw,csdhw->csk", displacement, test_set.unit_motion_fields) > 0).long()
 
 
-def read_frames(frames: Float[Tensor, "c k 3 h w"], exam: Exam) -> Int[Tensor, "c s k"]:
-    """The same, read from frames at tau = 1: the sign of the motion whose true picture is nearest around the sprite."""
+def classify_frames(frames: Float[Tensor, "c k 3 h w"], test_set: TestSet) -> Int[Tensor, "c s k"]:
+    """The same classes from frames at tau = 1: the sign of the nearest template in the sprite's influence mask."""
+    influence_mask = test_set.influence_mask[:, None]
     nearest = torch.stack([
-        ((frames[:, :, None] - guess[:, None]).square().sum(3) * exam.near[:, None]).sum((-1, -2)).transpose(1, 2)
-        for guess in exam.guesses.unbind(2)
-    ]).argmin(0)  # (c, S, K)  # fmt: skip
-    sign = torch.tensor(GUESSES, device=frames.device)[nearest].sign()
-    return (sign == exam.scenes.favoured[..., None]).long()
+        ((frames[:, :, None] - template[:, None]).square().sum(3) * influence_mask).sum((-1, -2)).transpose(1, 2)
+        for template in test_set.templates.unbind(2)
+    ]).argmin(0)  # (C, S, K)  # fmt: skip
+    sign = torch.tensor(TEMPLATE_AMPLITUDES, device=frames.device)[nearest].sign()
+    return (sign == test_set.scenes.mode_sign[..., None]).long()
 
 
-def likelier(labels: Int[Tensor, "c s k"], scenes: scenes_.Scenes) -> dict[int, tuple[float, float]]:
-    """How often the likelier sign is drawn, by a badge's odds in per cent, with half a 95 % interval over sprites."""
-    found = {}
-    for odds in sorted({max(p, 1 - p) for p in scenes_.CUES.values()}):
-        rate = labels[scenes.there & ((scenes.odds - odds).abs() < 1e-3)].double().mean(1)  # one for each sprite
-        half = 1.96 * rate.std() / len(rate) ** 0.5 if len(rate) > 1 else torch.tensor(1.0)
-        found[round(100 * odds)] = float(rate.mean()), float(half)
-    return found
+def mode_frequency(labels: Int[Tensor, "c s k"], scenes: motion_scenes.Scenes) -> dict[int, tuple[float, float]]:
+    """The frequency of the mode sign among samples: {its true probability in per cent: (frequency, half-width)}.
+
+    The half-width is that of a 95 % interval over sprites.
+    """
+    frequencies = {}
+    for probability in sorted({max(p, 1 - p) for p in motion_scenes.CUE_PROBABILITIES.values()}):
+        selected = scenes.present_mask & ((scenes.mode_probability - probability).abs() < 1e-3)
+        frequency = labels[selected].double().mean(1)  # of each sprite
+        half_width = 1.96 * frequency.std() / len(frequency) ** 0.5 if len(frequency) > 1 else torch.tensor(1.0)
+        frequencies[round(100 * probability)] = float(frequency.mean()), float(half_width)
+    return frequencies
 
 
-def endpoint_error(field: Float[Tensor, "c k 2 h w"], exam: Exam) -> Float[Tensor, "c k"]:
-    """Mean distance in pixels between sampled and true displacement, over the sprites' pixels in the still."""
-    moving = exam.moving[:, None]
-    return ((field - exam.field[:, None]).norm(dim=2) * moving).sum((-1, -2)) / moving.sum((-1, -2))
+def endpoint_error(displacement: Float[Tensor, "c k 2 h w"], test_set: TestSet) -> Float[Tensor, "c k"]:
+    """Mean distance in pixels between sampled and true displacement, over the source pixels of the sprites."""
+    moving_mask = test_set.moving_mask[:, None]
+    distance = (displacement - test_set.displacement[:, None]).norm(dim=2)
+    return (distance * moving_mask).sum((-1, -2)) / moving_mask.sum((-1, -2))
 
 
-def coverage(labels: Int[Tensor, "c s k"], scenes: scenes_.Scenes) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
-    """Of scenes with one or two sprites: the share of modes (signs of all sprites) hit, and what exact draws hit."""
-    few = scenes.there.sum(1) <= 2
-    k, odds, there = labels.shape[2], scenes.odds[few][:, :2], scenes.there[few][:, :2]
-    mode = (labels[few][:, :2] * there[..., None] * torch.tensor([[1], [2]], device=labels.device)).sum(1)  # (n, K)
+def mode_coverage(
+    labels: Int[Tensor, "c s k"], scenes: motion_scenes.Scenes
+) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
+    """The share of modes that a scene's K samples hit, and its expectation for K draws from the true posterior.
+
+    A mode is a combination of the signs of all sprites. Only scenes with one or two sprites count.
+    """
+    selected = scenes.present_mask.sum(1) <= 2
+    k, present_mask = labels.shape[2], scenes.present_mask[selected][:, :2]
+    probability = scenes.mode_probability[selected][:, :2]
+    bits = torch.tensor([[1], [2]], device=labels.device)
+    mode = (labels[selected][:, :2] * present_mask[..., None] * bits).sum(1)  # (n, K)
     hit = (mode[..., None] == torch.arange(4, device=labels.device)).any(1)  # (n, 4)
-    first, second = torch.stack([1 - odds, odds], -1).unbind(1)  # (n, 2): probability of each sign
-    second = torch.where(there[:, 1:], second, second.new_tensor([1.0, 0.0]))
+    first, second = torch.stack([1 - probability, probability], -1).unbind(1)  # (n, 2): each sprite's classes
+    second = torch.where(present_mask[:, 1:], second, second.new_tensor([1.0, 0.0]))
     p = (second[:, :, None] * first[:, None]).flatten(1)  # (n, 4), in the order of `mode`
     possible = p > 0
-    share = possible / possible.sum(1, keepdim=True)
-    return (hit * share).sum(1), ((1 - (1 - p) ** k) * share).sum(1)
+    weight = possible / possible.sum(1, keepdim=True)
+    return (hit * weight).sum(1), ((1 - (1 - p) ** k) * weight).sum(1)
 
 
-def against_redrawn(answers: Answers, exam: Exam) -> dict[str, float]:
-    """Why a spread is not 1: variance of the sampled frames, and squared error of their mean, over those of redraws.
+def ratios_to_posterior_draws(samples: Samples, test_set: TestSet) -> dict[str, float]:
+    """Two ratios that explain a spread-skill ratio other than 1: of the samples' frames to the true posterior's draws.
 
-    Both on the pixels that can change; 1 for exact samples, up to chance.
+    They are the ratio of the variances, and that of the squared errors of the means, both over the pixels that can
+    change. For exact samples both are 1, up to chance.
     """
-    near = exam.near.any(1)[:, None, None]
+    influence_mask = test_set.influence_mask.any(1)[:, None, None]
 
-    def both(frames: Float[Tensor, "c k t 3 h w"]) -> Float[Tensor, "2"]:
-        parts = frames.var(1), (frames.mean(1) - exam.frames).square()
-        return torch.stack([(part * near).sum() for part in parts])
+    def variance_and_mean_error(frames: Float[Tensor, "c k t 3 h w"]) -> Float[Tensor, "2"]:
+        parts = frames.var(1), (frames.mean(1) - test_set.frames).square()
+        return torch.stack([(part * influence_mask).sum() for part in parts])
 
-    ratio = both(answers.frames) / both(exam.redrawn)
+    ratio = variance_and_mean_error(samples.frames) / variance_and_mean_error(test_set.posterior_draws)
     return {"variance_over_true": float(ratio[0]), "mean_error_over_true": float(ratio[1])}
 
 
-def judge(exam: Exam, answers: Answers, baseline: Answers, seed: int = 0) -> dict[str, float]:
-    """All measures of a sampler; `baseline`: a deterministic model's answers. Names as in metrics.json."""
+def evaluate(test_set: TestSet, samples: Samples, baseline: Samples, seed: int = 0) -> dict[str, float]:
+    """All measures of a sampler, by their names in metrics.json. baseline: the deterministic model's predictions."""
     generator = torch.Generator().manual_seed(seed)
-    there, labels = exam.scenes.there, read_field(answers.field, exam)
-    odds = torch.stack([1 - exam.scenes.odds, exam.scenes.odds], -1)[there].double().cpu()
-    signs = labels[there].cpu()
-    tv = metrics.factor_tv(signs, odds, generator)
-    rms = metrics.per_context_calibration_rms(signs, odds, generator)
-    seen = read_frames(answers.frames[:, :, -1], exam)
-    truly = read_frames(exam.frames[:, None, -1], exam)[..., 0]
-    hit, perfect = coverage(labels, exam.scenes)
-    epe, epe_mean = endpoint_error(answers.field, exam), endpoint_error(baseline.field, exam)[:, 0]
-    epe_zero = endpoint_error(torch.zeros_like(baseline.field), exam)[:, 0]
-    truth = exam.frames
+    scenes, present_mask = test_set.scenes, test_set.scenes.present_mask
+    labels = classify_displacement(samples.displacement, test_set)
+    probabilities = torch.stack([1 - scenes.mode_probability, scenes.mode_probability], -1)[present_mask].double().cpu()
+    present_labels = labels[present_mask].cpu()
+    tv = metrics.factor_tv(present_labels, probabilities, generator)
+    rms = metrics.per_context_calibration_rms(present_labels, probabilities, generator)
+    frame_labels = classify_frames(samples.frames[:, :, -1], test_set)
+    true_frame_labels = classify_frames(test_set.frames[:, None, -1], test_set)[..., 0]
+    coverage, exact_coverage = mode_coverage(labels, scenes)
+    epe = endpoint_error(samples.displacement, test_set)
+    baseline_epe = endpoint_error(baseline.displacement, test_set)[:, 0]
+    zero_epe = endpoint_error(torch.zeros_like(baseline.displacement), test_set)[:, 0]
+    truth = test_set.frames
     scores = {
-        "model": metrics.energy_score(answers.frames, truth),
-        "mean": metrics.euclidean_error(baseline.frames[:, 0], truth),
-        "true": metrics.energy_score(exam.redrawn, truth),
+        "samples": metrics.energy_score(samples.frames, truth),
+        "baseline": metrics.euclidean_error(baseline.frames[:, 0], truth),
+        "posterior": metrics.energy_score(test_set.posterior_draws, truth),
     }
     scores = {name: score.cpu() for name, score in scores.items()}
-    ratio = metrics.energy_ratio(scores["model"], scores["mean"], generator)
-    skill = metrics.energy_skill(scores["model"], scores["mean"], scores["true"], generator)
-    near = exam.near.any(1)
-    spread = metrics.spread_skill(answers.frames.cpu(), truth.cpu(), generator, near[:, None, None].cpu())
-    best = metrics.best_of(answers.frames[:, :, -1], truth[:, -1])
+    ratio = metrics.energy_ratio(scores["samples"], scores["baseline"], generator)
+    skill = metrics.energy_skill(scores["samples"], scores["baseline"], scores["posterior"], generator)
+    influence_mask = test_set.influence_mask.any(1)
+    spread = metrics.spread_skill(samples.frames.cpu(), truth.cpu(), generator, influence_mask[:, None, None].cpu())
+    best = metrics.best_of(samples.frames[:, :, -1], truth[:, -1])
     psnr = {
         "best": metrics.psnr(best, truth[:, -1], 2),
         "deterministic": metrics.psnr(baseline.frames[:, 0, -1], truth[:, -1], 2),
-        "sample": metrics.psnr(answers.frames[:, 0, -1], truth[:, -1], 2),
-        "mean_of_samples": metrics.psnr(answers.frames[:, :, -1].mean(1), truth[:, -1], 2),
+        "sample": metrics.psnr(samples.frames[:, 0, -1], truth[:, -1], 2),
+        "mean_of_samples": metrics.psnr(samples.frames[:, :, -1].mean(1), truth[:, -1], 2),
     }
-    still = ~near[:, None].expand(-1, answers.field.shape[1], -1, -1)
+    static_mask = ~influence_mask[:, None].expand(-1, samples.displacement.shape[1], -1, -1)
+    true_labels = test_set.amplitudes.sign() == scenes.mode_sign
     numbers = {
         "factor_tv": tv.value,
         "factor_tv_high": tv.high,
         "factor_scene_rms": rms.value,
         "factor_scene_rms_high": rms.high,
-        **{f"likelier_sign_{odds}": rate for odds, (rate, _) in likelier(labels, exam.scenes).items()},
-        "readings_agree": (seen == labels)[there].double().mean(),
-        "readings_right": (truly == (exam.motion.sign() == exam.scenes.favoured))[there].double().mean(),
-        "mode_coverage": hit.mean(),
-        "mode_coverage_of_exact_draws": perfect.mean(),
-        "epe_zero": epe_zero.mean(),
-        "epe_deterministic": epe_mean.mean(),
+        **{f"likelier_sign_{p}": frequency for p, (frequency, _) in mode_frequency(labels, scenes).items()},
+        "readings_agree": (frame_labels == labels)[present_mask].double().mean(),
+        "readings_right": (true_frame_labels == true_labels)[present_mask].double().mean(),
+        "mode_coverage": coverage.mean(),
+        "mode_coverage_of_exact_draws": exact_coverage.mean(),
+        "epe_zero": zero_epe.mean(),
+        "epe_deterministic": baseline_epe.mean(),
         "epe_sample": epe.mean(),
         "epe_best_of_16": epe.amin(1).mean(),
         "energy_ratio": ratio.value,
@@ -279,186 +350,207 @@ def judge(exam: Exam, answers: Answers, baseline: Answers, seed: int = 0) -> dic
         "spread_skill_low": spread.low,
         "spread_skill_high": spread.high,
         **{f"psnr_{name}": value for name, value in psnr.items()},
-        "static_pixels_move": answers.field.norm(dim=2)[still].mean(),
-        **against_redrawn(answers, exam),
+        "static_pixels_move": samples.displacement.norm(dim=2)[static_mask].mean(),
+        **ratios_to_posterior_draws(samples, test_set),
     }
     return {name: float(value) for name, value in numbers.items()}
 
 
-def floors(exam: Exam, kind: str, fits: int = 300) -> dict[str, float]:
-    """What a forward model cannot show: squared errors of frames at four times, per pixel and colour.
+def representation_error(test_set: TestSet, forward_model_name: str, fit_steps: int = 300) -> dict[str, float]:
+    """The error of a forward model itself: squared errors of frames at four times, per pixel and colour channel.
 
-    From a still that stays as it is, from the true field (the sprites before what lies behind them), and from the
-    field, and importance, that fit the frames best, sought from the true ones by `fits` steps of Adam.
+    floor_still:        of the source image, without motion
+    floor_true_field:   of the true displacement as the flow; the sprites are more important than the background
+    floor_best_fit:     of the flow and importance that fit the true frames best; `fit_steps` steps of Adam find them,
+        from the true displacement
+    floor_best_fit_epe: endpoint error of the best fit
     """
-    forward_model, still, field = FORWARD_MODELS[kind], exam.context.value[:, 0], exam.field
-    tau = torch.linspace(0.25, 1, 4, device=field.device).expand(len(field), 4)
-    truth = scenes_.render(exam.scenes, exam.motion, tau, exam.bank)
-    before = 5.0 * exam.moving[:, None]
+    forward_model, source = FORWARD_MODELS[forward_model_name], test_set.context.value[:, 0]
+    flow = test_set.displacement
+    tau = torch.linspace(0.25, 1, 4, device=flow.device).expand(len(flow), 4)
+    truth = motion_scenes.render(test_set.scenes, test_set.amplitudes, tau, test_set.textures)
+    importance = 5.0 * test_set.moving_mask[:, None]
 
-    def error(field: Tensor, importance: Tensor) -> Tensor:
-        return (forward_model(motion(still, field, importance), tau[..., None]) - truth).square().mean()
+    def error(flow: Tensor, importance: Tensor) -> Tensor:
+        return (forward_model(single_flow_signal(source, flow, importance), tau[..., None]) - truth).square().mean()
 
-    best = [field.clone().requires_grad_(), before.clone().requires_grad_()]
-    optimizer = torch.optim.Adam(best, lr=0.1)
-    for _ in range(fits):
+    best_fit = [flow.clone().requires_grad_(), importance.clone().requires_grad_()]
+    optimizer = torch.optim.Adam(best_fit, lr=0.1)
+    for _ in range(fit_steps):
         optimizer.zero_grad()
-        error(*best).backward()
+        error(*best_fit).backward()
         optimizer.step()
     with torch.no_grad():
-        apart = endpoint_error(forward_model.displacement(motion(still, *best))[:, None], exam).mean()
-        stays = (still[:, None] - truth).square().mean()
-        numbers = {"still": stays, "true_field": error(field, before), "best_fit": error(*best), "best_fit_epe": apart}
+        displacement = forward_model.displacement(single_flow_signal(source, *best_fit))
+        numbers = {
+            "still": (source[:, None] - truth).square().mean(),
+            "true_field": error(flow, importance),
+            "best_fit": error(*best_fit),
+            "best_fit_epe": endpoint_error(displacement[:, None], test_set).mean(),
+        }
     return {f"floor_{name}": float(value) for name, value in numbers.items()}
 
 
 # --- the commands -----------------------------------------------------------------------------------------------------
 
 
-def train(name: str, folder: Path, minutes: float, size: int = BATCH, sharing: int = 1) -> None:
-    """Trains an arm until `minutes` are spent, those of earlier calls included; weights and losses go to the folder.
+def train(name: str, folder: Path, minutes: float, batch_size: int = BATCH_SIZE, jobs_per_gpu: int = 1) -> None:
+    """Trains a variant for `minutes`, those of earlier calls included; writes weights and losses to the folder.
 
-    A call that is cut off is gone on with. sharing: how many trainings have the device at once, for the record
+    An interrupted training is resumed by the next call.
+
+    jobs_per_gpu: number of trainings that share the GPU at the same time; it is recorded, and divides the GPU minutes
     """
     device = default_device()
-    model = arm(name)
-    done = fit(
+    model = build_variant(name)
+    log = fit(
         model,
-        scenes_.batches(scenes_.textures(scenes_.TRAIN).to(device), size),
+        motion_scenes.batches(motion_scenes.make_textures(motion_scenes.TRAIN_PHOTOGRAPHS).to(device), batch_size),
         seconds=60 * minutes,
-        learning_rate=RATE,
+        learning_rate=LEARNING_RATE,
         bf16=device.type == "cuda",
         compile=device.type == "cuda",
         checkpoint=folder / f"{name}.state",
         checkpoint_every=100,
         progress=False,
     )
-    if done.interrupted:
+    if log.interrupted:
         raise SystemExit(INTERRUPTED)
     if not is_main_process():
         return
     weights = {key: value.half() for key, value in model.denoiser.state_dict().items()}
     save_file(weights, folder / f"{name}.safetensors")
-    losses = {key: thinned(values) for key, values in done.curve.items()}
+    losses = {key: downsample_curve(values) for key, values in log.curve.items()}
+    options = f"--minutes {minutes:g} --batch {batch_size} --jobs-per-gpu {jobs_per_gpu}"
     record = {
-        "command": f"{COMMAND} train {name} --minutes {minutes:g} --batch {size} --sharing {sharing}",
+        "command": f"{COMMAND} train {name} {options}",
         "commit": git_commit() or "unknown",
-        "steps": done.steps,
-        "minutes": done.seconds / 60,
-        "gpu_minutes": done.seconds / 60 * num_processes() / sharing,
+        "steps": log.steps,
+        "minutes": log.seconds / 60,
+        "gpu_minutes": log.seconds / 60 * num_processes() / jobs_per_gpu,
         "losses": losses,
     }
     write_json(folder / f"{name}.json", record)
-    print(f"{name}: {done.steps} steps of {size}, {done.seconds / 60:.1f} minutes, losses {losses['loss']}", flush=True)
+    summary = f"{log.steps} steps of {batch_size}, {log.seconds / 60:.1f} minutes, losses {losses['loss']}"
+    print(f"{name}: {summary}", flush=True)
 
 
-def thinned(values: list[float], count: int = 50) -> list[float]:
-    """At most `count` averages of successive values."""
+def downsample_curve(values: list[float], count: int = 50) -> list[float]:
+    """At most `count` values: the means of successive values."""
     size = -(-len(values) // count)
     return [round(sum(values[i : i + size]) / len(values[i : i + size]), 6) for i in range(0, len(values), size)]
 
 
-def trained(name: str, folder: Path, device: torch.device) -> ForwardDiffusion:
-    """An arm with the weights that `train` left in the folder."""
-    model, weights = arm(name), load_file(folder / f"{name}.safetensors")
+def load_model(name: str, folder: Path, device: torch.device) -> ForwardDiffusion:
+    """A variant with the weights that `train` wrote to the folder."""
+    model, weights = build_variant(name), load_file(folder / f"{name}.safetensors")
     model.denoiser.load_state_dict({key: value.float() for key, value in weights.items()})
     return model.to(device).eval()
 
 
-def examine(folder: Path, count: int = COUNT, k: int = K, steps: int = 32) -> None:
-    """Judges every arm in the folder that has a deterministic baseline there; keeps what figures show of them.
+def run_evaluation(folder: Path, num_scenes: int = NUM_SCENES, num_samples: int = NUM_SAMPLES, steps: int = 32) -> None:
+    """Evaluates every variant whose weights and whose baseline's weights are in the folder, and records examples.
 
-    Of all samples their signs and endpoint errors, of the first scenes some frames, and the deterministic signal.
+    Recorded are the labels and endpoint errors of all samples, some frames of the first scenes, and the deterministic
+    signals of these scenes.
     """
     device = default_device()
-    paper = exam(scenes_.textures(scenes_.HELD_OUT).to(device), count, k)
-    numbers = {kind: floors(paper, kind) for kind in FORWARD_MODELS}
+    textures = motion_scenes.make_textures(motion_scenes.TEST_PHOTOGRAPHS).to(device)
+    test_set = make_test_set(textures, num_scenes, num_samples)
+    numbers = {forward_model: representation_error(test_set, forward_model) for forward_model in FORWARD_MODELS}
     examples = {}
-    there = {path.stem for path in folder.glob("*.safetensors")}
-    for name in [name for name in ARMS if {name, f"{name}_mean"} <= there]:
-        baseline = answer(trained(f"{name}_mean", folder, device), paper)
+    available = {path.stem for path in folder.glob("*.safetensors")}
+    for name in [name for name in VARIANTS if {name, f"{name}_mean"} <= available]:
+        baseline = sample_posterior(load_model(f"{name}_mean", folder, device), test_set)
         examples[f"{name}_mean_frames"] = last_frames(baseline)
+        signal = select_signals(baseline.signal, slice(NUM_EXAMPLES))
         examples |= {
-            f"{name}_mean_{key}": part.half().cpu().numpy()
-            for key, part in take(baseline.signal, slice(EXAMPLES))._asdict().items()
-            if key != "still"
+            f"{name}_mean_{key}": getattr(signal, part).half().cpu().numpy() for part, key in RECORDED_PARTS.items()
         }
-        model = trained(name, folder, device)
+        model = load_model(name, folder, device)
         for eta in (0, 1):
-            answers = answer(model, paper, k, steps, eta)
-            numbers[f"{name}_eta_{eta}"] = found = judge(paper, answers, baseline)
-            examples[f"{name}_eta_{eta}_labels"] = read_field(answers.field, paper).byte().cpu().numpy()
-            examples[f"{name}_eta_{eta}_epe"] = endpoint_error(answers.field, paper).half().cpu().numpy()
+            samples = sample_posterior(model, test_set, num_samples, steps, eta)
+            numbers[f"{name}_eta_{eta}"] = measures = evaluate(test_set, samples, baseline)
+            labels = classify_displacement(samples.displacement, test_set)
+            examples[f"{name}_eta_{eta}_labels"] = labels.byte().cpu().numpy()
+            epe = endpoint_error(samples.displacement, test_set)
+            examples[f"{name}_eta_{eta}_epe"] = epe.half().cpu().numpy()
             if eta == 0:
-                examples[f"{name}_frames"] = last_frames(answers)
-            print(name, eta, json.dumps({key: round(value, 3) for key, value in found.items()}), flush=True)
-    write_json(folder / "examination.json", numbers)
+                examples[f"{name}_frames"] = last_frames(samples)
+            print(name, eta, json.dumps({key: round(value, 3) for key, value in measures.items()}), flush=True)
+    write_json(folder / "evaluation.json", numbers)
     np.savez_compressed(folder / "examples.npz", **examples)
 
 
-def last_frames(answers: Answers, k: int = 3) -> np.ndarray:
-    """Up to k last frames of the first scenes, in 64 levels."""
-    return to_uint8(answers.frames[:EXAMPLES, :k, -1], 64)
+def last_frames(samples: Samples, count: int = 3) -> np.ndarray:
+    """The last frames of up to `count` samples of the first scenes, in 64 levels."""
+    return to_uint8(samples.frames[:NUM_EXAMPLES, :count, -1], 64)
 
 
-def ship(name: str, folder: Path, hardware: str) -> None:
-    """Puts an arm's weights and the whole examination into checkpoints/, with where they come from."""
-    record, numbers = read_json(folder / f"{name}.json"), read_json(folder / "examination.json")
+def export_checkpoint(name: str, folder: Path, hardware: str) -> None:
+    """Writes a variant's weights and the whole evaluation to checkpoints/, with their provenance."""
+    record, numbers = read_json(folder / f"{name}.json"), read_json(folder / "evaluation.json")
     records = {path.stem: read_json(path) for path in sorted(folder.glob("*_[12]*.json"))}
-    steps = {arm: each["steps"] for arm, each in records.items()}
-    origin = {"hardware": hardware, "seed": 0, "commit": record["commit"]}
-    save_pretrained(
-        NAME,
-        load_file(folder / f"{name}.safetensors"),
-        arm=name,
-        command=record["command"],
-        gpu_minutes=round(record["gpu_minutes"], 1),
-        steps=record["steps"],
-        metrics={key: round(value, 4) for key, value in numbers[f"{name}_eta_0"].items() if key in HEADLINES},
-        **origin,
-    )
+    steps = {variant: variant_record["steps"] for variant, variant_record in records.items()}
+    provenance = {"hardware": hardware, "seed": 0, "commit": record["commit"]}
+    measures = numbers[f"{name}_eta_0"]
+    weights_provenance = {
+        "arm": name,
+        "command": record["command"],
+        "gpu_minutes": round(record["gpu_minutes"], 1),
+        "steps": record["steps"],
+        "metrics": {key: round(value, 4) for key, value in measures.items() if key in HEADLINE_METRICS},
+    }
+    save_pretrained(NAME, load_file(folder / f"{name}.safetensors"), **weights_provenance, **provenance)
     arrays = {"numbers": np.array(json.dumps(numbers)), "steps": np.array(json.dumps(steps))}
+    suffixes = tuple(f"_{key}" for key in RECORDED_PARTS.values())
     with np.load(folder / "examples.npz") as examples:
-        signals = {key for key in examples if key.endswith(("_fields", "_share", "_importance"))}
-        others = {key for key in signals if not key.startswith(f"{name}_mean_")}  # of no figure
-        arrays |= {key: examples[key] for key in examples if key not in others}
+        signal_keys = {key for key in examples if key.endswith(suffixes)}
+        unused_keys = {key for key in signal_keys if not key.startswith(f"{name}_mean_")}  # no figure shows them
+        arrays |= {key: examples[key] for key in examples if key not in unused_keys}
+    commands = [variant_record["command"] for variant_record in records.values()]
+    gpu_minutes = sum(variant_record["gpu_minutes"] for variant_record in records.values())
     save_recorded(
         NAME,
         arrays,
-        command="; ".join([*(each["command"] for each in records.values()), f"{COMMAND} examine"]),
-        gpu_minutes=round(sum(each["gpu_minutes"] for each in records.values()), 1),
-        metrics={arm: round(found["energy_skill"], 4) for arm, found in numbers.items() if "energy_skill" in found},
-        **origin,
+        command="; ".join([*commands, f"{COMMAND} evaluate"]),
+        gpu_minutes=round(gpu_minutes, 1),
+        metrics={key: round(row["energy_skill"], 4) for key, row in numbers.items() if "energy_skill" in row},
+        **provenance,
     )
 
 
-def recorded() -> tuple[dict[str, dict[str, float]], dict[str, np.ndarray]]:
-    """What `ship` kept: the measures of every arm, and the examples."""
+def load_results() -> tuple[dict[str, dict[str, float]], dict[str, np.ndarray]]:
+    """The recorded measures of every variant, and the recorded examples, from checkpoints/."""
     arrays = load_recorded(NAME)
     return json.loads(str(arrays["numbers"])), arrays
 
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description="Train and examine the arms of 03_motion_warping.")
-    parser.add_argument("what", choices=("train", "examine", "ship"))
-    parser.add_argument("arms", nargs="*", help=f"of {', '.join(ARMS)}; `train` with none: all, one after another")
-    parser.add_argument("--out", type=Path, default=Path("build/motion"))
-    parser.add_argument("--minutes", type=float, default=5.0, help="of training, for each arm")
-    parser.add_argument("--batch", type=positive_int, default=BATCH)
-    parser.add_argument("--sharing", type=positive_int, default=1, help="how many trainings have the device at once")
-    parser.add_argument("--scenes", type=positive_int, default=COUNT, help="of the examination")
-    parser.add_argument("--hardware", default="CPU", help="what `ship` writes down")
+    parser = argparse.ArgumentParser(description="Train, evaluate and export the models of 03_motion_warping.")
+    parser.add_argument("command", choices=("train", "evaluate", "export"))
+    parser.add_argument(
+        "variants", nargs="*", help=f"of {', '.join(VARIANTS)}; `train` without any: all, one after another"
+    )
+    parser.add_argument("--out", type=Path, default=Path("build/motion"), help="folder of weights and results")
+    parser.add_argument("--minutes", type=float, default=5.0, help="training time of each variant")
+    parser.add_argument("--batch", type=positive_int, default=BATCH_SIZE, help="scenes a training step")
+    parser.add_argument(
+        "--jobs-per-gpu", type=positive_int, default=1, help="number of trainings that share the GPU at the same time"
+    )
+    parser.add_argument("--scenes", type=positive_int, default=NUM_SCENES, help="size of the test set")
+    parser.add_argument("--hardware", default="CPU", help="description of the hardware, which `export` records")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    if options.what == "train":
-        for name in options.arms or ARMS:
-            train(name, options.out, options.minutes, options.batch, options.sharing)
-    elif options.what == "examine":
-        examine(options.out, options.scenes)
+    if options.command == "train":
+        for name in options.variants or VARIANTS:
+            train(name, options.out, options.minutes, options.batch, options.jobs_per_gpu)
+    elif options.command == "evaluate":
+        run_evaluation(options.out, options.scenes)
     else:
-        for name in options.arms:
-            ship(name, options.out, options.hardware)
+        for name in options.variants:
+            export_checkpoint(name, options.out, options.hardware)
 
 
 if __name__ == "__main__":

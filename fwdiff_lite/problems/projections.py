@@ -1,8 +1,9 @@
-"""The toy proof: signals S in R^2 or R^3 from a Gaussian mixture, of which only 1-D projections are ever seen.
+"""Toy problem: signals S in R^2 or R^3 from a Gaussian mixture, observed only through 1-D projections.
 
-An observation is one number, O = <phi, S>, phi a unit vector. One observation leaves a line (in R^3 a plane) of
-candidates; d directions determine S; all directions determine its distribution (Cramer and Wold, 1936). That is the
-assumption of Proposition 1 in its purest form, and here everything the proposition speaks of has a closed form.
+An observation is one number, O = <phi, S>, where phi is a unit vector. One observation leaves a line (in R^3 a plane)
+of possible signals. d observations in independent directions determine S. The distributions of the projections on
+all directions determine the distribution of S (Cramer and Wold, 1936). This is the assumption of Proposition 1 in its
+simplest form. Here the posterior, the ideal denoiser and the minimum of the losses have closed forms.
 """
 
 from __future__ import annotations
@@ -28,10 +29,15 @@ def project(signal: Float[Tensor, "b d"], params: Float[Tensor, "b m d"]) -> Flo
     return torch.einsum("bd,bmd->bm", signal, params)
 
 
-def directions(
+def sample_directions(
     n: int, m: int, dims: int, generator: torch.Generator, dtype=torch.float32, wedge: float = 2 * math.pi
 ) -> Float[Tensor, "n m d"]:
-    """Unit vectors, uniform over all directions; in R^2 they can be confined to a wedge of so many radians about 0."""
+    """Draw m random unit vectors for each of n signals, uniform over all directions.
+
+    wedge: in R^2, the directions lie in a wedge of this angle in radians, centred on the first axis
+
+    ValueError if a wedge below 2 pi is given in R^3.
+    """
     if dims == 2:
         angle = wedge * (torch.rand(n, m, generator=generator, dtype=dtype) - 0.5)
         return torch.stack([angle.cos(), angle.sin()], -1)
@@ -40,17 +46,17 @@ def directions(
     return nn.functional.normalize(torch.randn(n, m, dims, generator=generator, dtype=dtype), dim=-1)
 
 
-def across(phi: Float[Tensor, "*b 2"]) -> Float[Tensor, "*b 2"]:
-    """The unit vector a quarter turn from phi: what one projection in R^2 leaves open lies along it."""
+def perpendicular(phi: Float[Tensor, "*b 2"]) -> Float[Tensor, "*b 2"]:
+    """The unit vector phi, rotated by 90 degrees: the nullspace direction of one projection in R^2."""
     return torch.stack([-phi[..., 1], phi[..., 0]], -1)
 
 
-# --- the truth --------------------------------------------------------------------------------------------------
+# --- the exact posterior ----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
-class Mixture:
-    """A Gaussian mixture of K components in R^d, the same for all (no batch) or one for each of B contexts.
+class GaussianMixture:
+    """A Gaussian mixture of K components in R^d: one mixture without a batch axis, or one for each of B contexts.
 
     log_weights (*B, K), means (*B, K, d), covariances (*B, K, d, d)
     """
@@ -59,82 +65,96 @@ class Mixture:
     means: Float[Tensor, "*b k d"]
     covariances: Float[Tensor, "*b k d d"]
 
-    def to(self, dtype: torch.dtype) -> Mixture:
-        """The same in another floating type."""
-        return Mixture(self.log_weights.to(dtype), self.means.to(dtype), self.covariances.to(dtype))
+    def to(self, dtype: torch.dtype) -> GaussianMixture:
+        """The same mixture in another floating type."""
+        return GaussianMixture(self.log_weights.to(dtype), self.means.to(dtype), self.covariances.to(dtype))
 
     def sample(self, n: int, generator: torch.Generator) -> Float[Tensor, "*b n d"]:
-        """n draws, of each mixture of the batch."""
+        """Draw n signals from each mixture of the batch."""
         weights = self.log_weights.softmax(-1)
         k = torch.multinomial(weights.reshape(-1, weights.shape[-1]), n, replacement=True, generator=generator)
         k = k.reshape(*weights.shape[:-1], n)
-        roots = _root(self.covariances)
+        square_roots = _matrix_square_root(self.covariances)
         z = torch.randn(*k.shape, self.means.shape[-1], generator=generator, dtype=self.means.dtype)
         mean = self.means.gather(-2, k[..., None].expand(z.shape))
-        root = roots.gather(-3, k[..., None, None].expand(*z.shape, z.shape[-1]))
-        return mean + torch.einsum("...ij,...j->...i", root, z)
+        square_root = square_roots.gather(-3, k[..., None, None].expand(*z.shape, z.shape[-1]))
+        return mean + torch.einsum("...ij,...j->...i", square_root, z)
 
-    def observe(
-        self, phi: Float[Tensor, "b d"], value: Float[Tensor, "b"], variance: Tensor | float = 0.0
-    ) -> Mixture:
-        """The mixture given value = <phi, S> + noise of this variance (a number, or (B, 1)).
+    def condition_on(
+        self, phi: Float[Tensor, "b d"], value: Float[Tensor, "b"], noise_variance: Tensor | float = 0.0
+    ) -> GaussianMixture:
+        """The mixture conditioned on value = <phi, S> + Gaussian noise, by Bayes' rule.
 
-        Bayes' rule: one rank-one update a component, and weights by how well each foresaw the value.
+        Each component gets a Kalman update (a rank-one change of its covariance). Its weight is multiplied by the
+        likelihood of the value under this component.
+
+        noise_variance: a number, or (B, 1)
         """
-        mean, gain, spread = self.along(phi)
-        total = spread + variance + 1e-12  # a direction seen before has no spread left, and changes nothing
-        surprise = value[:, None] - mean
-        gain = gain / total[..., None]
-        log_weights = self.log_weights - 0.5 * (surprise.square() / total + total.log())
-        return Mixture(
+        mean, cov_phi, variance = self.projected_moments(phi)
+        innovation_variance = variance + noise_variance + 1e-12  # a repeated direction has variance 0: no update
+        innovation = value[:, None] - mean
+        kalman_gain = cov_phi / innovation_variance[..., None]
+        log_weights = self.log_weights - 0.5 * (innovation.square() / innovation_variance + innovation_variance.log())
+        return GaussianMixture(
             log_weights.log_softmax(-1),
-            self.means + gain * surprise[..., None],
-            self.covariances - gain[..., :, None] * gain[..., None, :] * total[..., None, None],
+            self.means + kalman_gain * innovation[..., None],
+            self.covariances
+            - kalman_gain[..., :, None] * kalman_gain[..., None, :] * innovation_variance[..., None, None],
         )
 
-    def given(self, context: Observations) -> Mixture:
-        """The posterior p(S | context), noiseless; observations that are masked out change nothing."""
+    def posterior(self, context: Observations) -> GaussianMixture:
+        """The posterior p(S | context) without observation noise. Masked observations have no influence."""
         b, k, d = len(context), *self.means.shape[-2:]
-        posterior = Mixture(
+        posterior = GaussianMixture(
             self.log_weights.expand(b, k), self.means.expand(b, k, d), self.covariances.expand(b, k, d, d)
         )
-        unseen = torch.where(context.mask, 0.0, 1e12).to(self.means)  # an observation this noisy says nothing
+        noise_variance = torch.where(context.mask, 0.0, 1e12).to(self.means)  # masked: noise without information
         for m in range(context.mask.shape[1]):
-            posterior = posterior.observe(context.params[:, m], context.value[:, m], unseen[:, m, None])
+            posterior = posterior.condition_on(context.params[:, m], context.value[:, m], noise_variance[:, m, None])
         return posterior
 
-    def along(self, phi: Float[Tensor, "b d"]) -> tuple[Tensor, Tensor, Tensor]:
-        """Of each component, along phi: the mean (B, K), the covariance times phi (B, K, d), the variance (B, K)."""
-        gain = torch.einsum("...kij,...j->...ki", self.covariances, phi)
+    def projected_moments(self, phi: Float[Tensor, "b d"]) -> tuple[Tensor, Tensor, Tensor]:
+        """Moments of <phi, S> under each component.
+
+        The three results are the mean of <phi, S> (B, K), its covariance with S, that is covariance @ phi (B, K, d),
+        and its variance (B, K).
+        """
+        cov_phi = torch.einsum("...kij,...j->...ki", self.covariances, phi)
         return (
             torch.einsum("...kd,...d->...k", self.means, phi),
-            gain,
-            torch.einsum("...kd,...d->...k", gain, phi).clamp(min=0),
+            cov_phi,
+            torch.einsum("...kd,...d->...k", cov_phi, phi).clamp(min=0),
         )
 
     def mean(self) -> Float[Tensor, "*b d"]:
         """E[S]."""
         return torch.einsum("...k,...kd->...d", self.log_weights.softmax(-1), self.means)
 
-    def log_density(self, signal: Float[Tensor, "b n d"], phi: Float[Tensor, "b d"]) -> Float[Tensor, "b n"]:
-        """log p(<phi, S>) of each mixture at <phi, signal>: along a line, the posterior's whole density."""
-        mean, _, variance = self.along(phi)
+    def projected_log_density(self, signal: Float[Tensor, "b n d"], phi: Float[Tensor, "b d"]) -> Float[Tensor, "b n"]:
+        """The log density of <phi, S> under each mixture, evaluated at <phi, signal>.
+
+        Where the posterior lies on a line with direction phi, this is its full density.
+        """
+        mean, _, variance = self.projected_moments(phi)
         value = torch.einsum("...nd,...d->...n", signal, phi)[..., None]
         variance = variance[..., None, :]
         log_p = -0.5 * ((value - mean[..., None, :]).square() / variance + (2 * math.pi * variance).log())
         return (self.log_weights.log_softmax(-1)[..., None, :] + log_p).logsumexp(-1)
 
 
-def _root(covariance: Float[Tensor, "*b d d"]) -> Float[Tensor, "*b d d"]:
-    """A matrix R with R R^T = covariance, singular ones (a line, a plane) included."""
+def _matrix_square_root(covariance: Float[Tensor, "*b d d"]) -> Float[Tensor, "*b d d"]:
+    """A matrix R with R R^T = covariance. The covariance may be singular."""
     values, vectors = torch.linalg.eigh(covariance)
     return vectors * values.clamp(min=0).sqrt()[..., None, :]
 
 
-def mixture(dims: int) -> Mixture:
-    """The signals' distribution: four unequal components in R^2 or R^3, in float64.
+def make_prior(dims: int) -> GaussianMixture:
+    """The distribution of the signals: four components of unequal weight in R^2 or R^3, in float64.
 
-    In R^3 they lie two by two above each other, so that no two projections give the third away.
+    In R^3 the components form two pairs along the third axis, so that two projections do not determine the third
+    coordinate.
+
+    ValueError if dims is neither 2 nor 3.
     """
     if dims == 2:
         means = [[-1.2, -0.5], [0.7, -1.1], [0.1, 1.2], [1.6, 0.8]]
@@ -143,94 +163,121 @@ def mixture(dims: int) -> Mixture:
         means = [[-0.7, -0.5, 1.2], [-0.5, -0.7, -1.0], [0.8, 0.7, -1.1], [0.9, 0.4, 1.1]]
         axes = [[0.5, 0.3, 0.25], [0.4, 0.4, 0.3], [0.6, 0.25, 0.3], [0.3, 0.4, 0.25]]
     else:
-        raise ValueError(f"the toy's signals live in R^2 or R^3, got dims={dims}")
+        raise ValueError(f"the toy problem has signals in R^2 or R^3, got dims={dims}")
     weights = torch.tensor([0.4, 0.3, 0.2, 0.1], dtype=torch.float64)
     angle = torch.tensor([0.6, 0.0, -0.4, 0.3], dtype=torch.float64)
-    turn = torch.eye(dims, dtype=torch.float64).repeat(4, 1, 1)
-    turn[:, 0, 0], turn[:, 0, 1], turn[:, 1, 0], turn[:, 1, 1] = angle.cos(), -angle.sin(), angle.sin(), angle.cos()
-    root = turn * torch.tensor(axes, dtype=torch.float64)[:, None, :]
-    return Mixture(weights.log(), torch.tensor(means, dtype=torch.float64), root @ root.mT)
+    rotation = torch.eye(dims, dtype=torch.float64).repeat(4, 1, 1)
+    rotation[:, 0, 0], rotation[:, 0, 1] = angle.cos(), -angle.sin()
+    rotation[:, 1, 0], rotation[:, 1, 1] = angle.sin(), angle.cos()
+    square_root = rotation * torch.tensor(axes, dtype=torch.float64)[:, None, :]
+    return GaussianMixture(weights.log(), torch.tensor(means, dtype=torch.float64), square_root @ square_root.mT)
 
 
 class IdealDenoiser(nn.Module):
-    """Eq. 4 without a network: E[S | context, noisy target] in closed form, the minimiser of Eq. 8 and 9."""
+    """The ideal denoiser: E[S | context, noisy target] in closed form (Eq. 4), the minimiser of Eq. 8 and 9."""
 
-    def __init__(self, prior: Mixture, schedule: CosineSchedule | None = None):
+    def __init__(self, prior: GaussianMixture, schedule: CosineSchedule | None = None):
         super().__init__()
         self.prior = prior
         self.schedule = schedule or CosineSchedule()
 
-    def condition(self, context: Observations, target_params: Float[Tensor, "b 1 d"]):
-        """p(S | context), and what it says along the target's direction."""
-        posterior = self.prior.given(context)
-        return posterior, *posterior.along(target_params[:, 0])
+    def condition(self, context: Observations, target_params: Float[Tensor, "b 1 d"], target_mask=None):
+        """The posterior p(S | context), and its projected moments in the target's direction."""
+        posterior = self.prior.posterior(context)
+        return posterior, *posterior.projected_moments(target_params[:, 0])
 
     def forward(self, condition, noisy_target: Float[Tensor, "b 1"], t: Float[Tensor, "b"]) -> Float[Tensor, "b d"]:
-        """E[S | context, noisy target]: the target at time t is <phi, S> with noise of variance (sigma / alpha)^2."""
-        posterior, mean, gain, variance = condition
+        """E[S | context, noisy target].
+
+        The noisy target divided by alpha is <phi, S> with noise of variance (sigma / alpha)^2.
+        """
+        posterior, mean, cov_phi, variance = condition
         alpha, sigma = self.schedule.alpha(t)[:, None], self.schedule.sigma(t)[:, None]
-        total = alpha.square() * variance + sigma.square()  # of the noisy target, for each component
-        surprise = noisy_target - alpha * mean
-        weights = (posterior.log_weights - 0.5 * (surprise.square() / total + total.log())).softmax(-1)
-        parts = posterior.means + (alpha * surprise / total)[..., None] * gain  # E[S | .] of each component
-        return (weights[..., None] * parts).sum(1)
+        innovation_variance = alpha.square() * variance + sigma.square()  # (B, K)
+        innovation = noisy_target - alpha * mean
+        log_likelihood = -0.5 * (innovation.square() / innovation_variance + innovation_variance.log())
+        weights = (posterior.log_weights + log_likelihood).softmax(-1)
+        component_means = posterior.means + (alpha * innovation / innovation_variance)[..., None] * cov_phi
+        return (weights[..., None] * component_means).sum(1)
 
 
 # --- data -------------------------------------------------------------------------------------------------------
 
 
-def axes_first(n: int, m: int, dims: int, generator: torch.Generator, dtype=torch.float32) -> Float[Tensor, "n m d"]:
-    """The coordinate axes in random order, then directions drawn from all."""
+def sample_axis_directions(
+    n: int, m: int, dims: int, generator: torch.Generator, dtype=torch.float32
+) -> Float[Tensor, "n m d"]:
+    """The coordinate axes in random order for each of n signals; directions beyond the first d are uniform."""
     order = torch.rand(n, dims, generator=generator).argsort(1)
-    return torch.cat([torch.eye(dims, dtype=dtype)[order], directions(n, m, dims, generator, dtype)], 1)[:, :m]
+    return torch.cat([torch.eye(dims, dtype=dtype)[order], sample_directions(n, m, dims, generator, dtype)], 1)[:, :m]
 
 
 def observe(
-    signal: Float[Tensor, "b d"], m: int, generator: torch.Generator, draw: Callable = directions
+    signal: Float[Tensor, "b d"],
+    m: int,
+    generator: torch.Generator,
+    direction_sampler: Callable = sample_directions,
 ) -> Observations:
-    """m projections of each signal, on fresh directions: draw(n, m, dims, generator, dtype) -> (n, m, dims)."""
-    phi = draw(len(signal), m, signal.shape[1], generator, signal.dtype)
+    """m projections of each signal on random directions.
+
+    direction_sampler: (n, m, dims, generator, dtype) -> (n, m, dims), such as sample_directions
+    """
+    phi = direction_sampler(len(signal), m, signal.shape[1], generator, signal.dtype)
     return Observations(project(signal, phi), phi)
 
 
-def tuples(observations: Observations, contexts: int, generator: torch.Generator | None = None) -> dict:
-    """M observations of each signal as a training tuple: contexts, one target, and the rest, if any, as novel.
+def assign_roles(observations: Observations, max_contexts: int, generator: torch.Generator | None = None) -> dict:
+    """A training batch from M observations of each signal: max_contexts contexts, one target, the others novel.
 
-    With two contexts or more, all but the first are left out of half of the signals, so that every size is trained.
+    With two contexts or more, half of the signals keep only the first, so that short contexts are trained, too.
+    The entry "novel" is missing where M leaves no observation for it.
+
+    ValueError if M is below max_contexts + 1.
     """
     m = observations.mask.shape[1]
-    if m < contexts + 1:
-        raise ValueError(f"a training tuple needs {contexts} contexts and a target, got {m} observations a signal")
-    context = observations.select(slice(0, contexts))
-    if contexts > 1:
-        gone = torch.rand(len(context), 1, generator=generator) < 0.5
-        first = torch.arange(contexts) == 0
-        context = context.mask_out(gone & ~first)
-    batch = {"context": context, "target": observations.select([contexts])}
-    if m > contexts + 1:
-        batch["novel"] = observations.select(slice(contexts + 1, None))
+    if m < max_contexts + 1:
+        raise ValueError(
+            f"a training example needs {max_contexts} contexts and a target, got {m} observations of each signal"
+        )
+    context = observations.select(slice(0, max_contexts))
+    if max_contexts > 1:
+        drop_mask = torch.rand(len(context), 1, generator=generator) < 0.5
+        is_first = torch.arange(max_contexts) == 0
+        context = context.mask_out(drop_mask & ~is_first)
+    batch = {"context": context, "target": observations.select([max_contexts])}
+    if m > max_contexts + 1:
+        batch["novel"] = observations.select(slice(max_contexts + 1, None))
     return batch
 
 
-def endless(prior: Mixture, size: int, contexts: int = 1, draw: Callable = directions) -> Callable:
-    """Batches of fresh signals, each seen by up to `contexts`, one target and one novel projection."""
+def infinite_batches(
+    prior: GaussianMixture,
+    batch_size: int,
+    max_contexts: int = 1,
+    direction_sampler: Callable = sample_directions,
+) -> Callable:
+    """Batches of new signals, for fit(): up to max_contexts contexts, one target and one novel projection of each."""
     prior = prior.to(torch.float32)
 
     def batch(generator: torch.Generator) -> dict:
-        seen = observe(prior.sample(size, generator), contexts + 2, generator, draw)
-        return tuples(seen, contexts, generator)
+        signal = prior.sample(batch_size, generator)
+        observations = observe(signal, max_contexts + 2, generator, direction_sampler)
+        return assign_roles(observations, max_contexts, generator)
 
     return batch
 
 
-def finite(observations: Observations, size: int) -> Callable:
-    """Batches from a training set of N signals with K observations each: a random few of the K, in random roles."""
+def dataset_batches(observations: Observations, batch_size: int) -> Callable:
+    """Batches from a data set of N signals with K observations each, for fit().
+
+    Each example takes three of the K observations (two if K is 2) in random order: context, target, novel.
+    """
     n, k = observations.mask.shape
 
     def batch(generator: torch.Generator) -> dict:
-        rows = torch.randint(n, (size, 1), generator=generator)
-        roles = torch.rand(size, k, generator=generator).argsort(1)[:, :3]
-        return tuples(Observations(observations.value[rows, roles], observations.params[rows, roles]), 1)
+        rows = torch.randint(n, (batch_size, 1), generator=generator)
+        roles = torch.rand(batch_size, k, generator=generator).argsort(1)[:, :3]
+        return assign_roles(Observations(observations.value[rows, roles], observations.params[rows, roles]), 1)
 
     return batch
 
@@ -239,118 +286,138 @@ def finite(observations: Observations, size: int) -> Callable:
 
 
 class ProjectionDenoiser(nn.Module):
-    """Eq. 4 as a small MLP that answers only where the context leaves S open.
+    """Eq. 4 as a small MLP whose output is confined to the nullspace of the context.
 
-    The context fixes S along its own directions, S = known + (what is orthogonal to them). The noisy target measures
-    one more direction q of what is left, with a signal-to-noise ratio that follows from t and the angle; the network
-    sees that measurement, and adds what the data say to it.
+    The context determines S in the span of its own directions: S = min_norm_signal + (a part orthogonal to them).
+    The noisy target measures this part in one more direction. The signal-to-noise ratio of the measurement follows
+    from t and from the angle to the context's directions. The network gets the measurement as input and predicts a
+    correction.
 
-    dims: d of S in R^d; contexts: the largest number of observations in a context
+    dims: d of S in R^d
+    max_contexts: the largest number of observations in a context
+    width, depth: of the MLP
     """
 
-    def __init__(self, dims: int, contexts: int = 1, width: int = 96, depth: int = 4):
+    def __init__(self, dims: int, max_contexts: int = 1, width: int = 96, depth: int = 4):
         super().__init__()
-        self.contexts = contexts
+        self.max_contexts = max_contexts
         self.schedule = CosineSchedule()
-        self.net = MLP(contexts * (1 + dims) + 2 * dims + 3, dims, width, depth)
+        self.net = MLP(max_contexts * (1 + dims) + 2 * dims + 3, dims, width, depth)
 
-    def condition(self, context: Observations, target_params: Float[Tensor, "b 1 d"]):
-        """What the context fixes, its directions made orthonormal, and what the target sees beyond them."""
+    def condition(self, context: Observations, target_params: Float[Tensor, "b 1 d"], target_mask=None):
+        """Everything in Eq. 4 that does not depend on the noise, as a tuple:
+
+        features          (B, F), the network's input
+        min_norm_signal   (B, d), the signal of least norm that agrees with the context
+        basis             (B, max_contexts, d), an orthonormal basis of the context's directions; a row is zero where
+                          an observation is masked or repeats a direction
+        direction, norm   (B, d), (B, 1): the part of the target's direction orthogonal to the basis, as a unit
+                          vector and its norm
+        predicted_target  (B, 1), the target's value for min_norm_signal
+
+        ValueError if the context has more than max_contexts observations.
+        """
         m = context.mask.shape[1]
-        if m > self.contexts:
-            raise ValueError(f"this denoiser takes up to {self.contexts} observations as context, got {m}")
+        if m > self.max_contexts:
+            raise ValueError(f"this denoiser takes up to {self.max_contexts} observations as context, got {m}")
         b, _, d = context.params.shape
-        known = context.value.new_zeros(b, d)
-        rows = context.value.new_zeros(b, self.contexts, d)
-        seen = context.value.new_zeros(b, self.contexts)
-        for i in range(m):  # Gram-Schmidt; a direction that is missing, or was there before, adds nothing
+        min_norm_signal = context.value.new_zeros(b, d)
+        basis = context.value.new_zeros(b, self.max_contexts, d)
+        values = context.value.new_zeros(b, self.max_contexts)
+        for i in range(m):  # Gram-Schmidt; a masked or a repeated direction adds nothing
             phi = context.params[:, i]
-            row, size = _beyond(phi, rows)
-            there = (context.mask[:, i, None] & (size > 1e-3)).to(phi)
-            rows = torch.cat([rows[:, :i], (there * row)[:, None], rows[:, i + 1 :]], 1)
-            surprise = context.value[:, i, None] - _dot(known, phi)
-            known = known + there * row * surprise / size
-            seen = torch.cat([seen[:, :i], there * context.value[:, i, None], seen[:, i + 1 :]], 1)
+            direction, norm = _orthogonalize(phi, basis)
+            valid = (context.mask[:, i, None] & (norm > 1e-3)).to(phi)
+            basis = torch.cat([basis[:, :i], (valid * direction)[:, None], basis[:, i + 1 :]], 1)
+            innovation = context.value[:, i, None] - _dot(min_norm_signal, phi)
+            min_norm_signal = min_norm_signal + valid * direction * innovation / norm
+            values = torch.cat([values[:, :i], valid * context.value[:, i, None], values[:, i + 1 :]], 1)
         phi = target_params[:, 0]
-        new, size = _beyond(phi, rows)
-        features = torch.cat([known, rows.flatten(1), seen, new], 1)
-        return features, known, rows, new, size, _dot(known, phi)
+        direction, norm = _orthogonalize(phi, basis)
+        features = torch.cat([min_norm_signal, basis.flatten(1), values, direction], 1)
+        return features, min_norm_signal, basis, direction, norm, _dot(min_norm_signal, phi)
 
     def forward(self, condition, noisy_target: Float[Tensor, "b 1"], t: Float[Tensor, "b"]) -> Float[Tensor, "b d"]:
-        """S, exact along the context's directions."""
-        features, known, rows, new, size, expected = condition
+        """The signal S, which agrees with the context exactly."""
+        features, min_norm_signal, basis, direction, norm, predicted_target = condition
         alpha, sigma = self.schedule.alpha(t)[:, None], self.schedule.sigma(t)[:, None]
-        surprise, gain = noisy_target - alpha * expected, alpha * size  # surprise = gain <new, S> + sigma noise
-        total = (gain.square() + sigma.square()).sqrt()
-        answer = self.net(torch.cat([features, surprise / total, gain / total, sigma / total], 1), t)
-        along = _dot(answer, new)
-        open_part = answer - along * new - sum(_dot(answer, row) * row for row in rows.unbind(1))
-        return known + (gain * surprise / total.square() + sigma / total * along) * new + open_part
+        # innovation = signal_scale * <direction, S> + sigma * noise
+        innovation, signal_scale = noisy_target - alpha * predicted_target, alpha * norm
+        total_scale = (signal_scale.square() + sigma.square()).sqrt()
+        scales = [innovation / total_scale, signal_scale / total_scale, sigma / total_scale]
+        output = self.net(torch.cat([features, *scales], 1), t)
+        coordinate = _dot(output, direction)
+        nullspace_part = output - coordinate * direction - sum(_dot(output, row) * row for row in basis.unbind(1))
+        coordinate = signal_scale * innovation / total_scale.square() + sigma / total_scale * coordinate
+        return min_norm_signal + coordinate * direction + nullspace_part
 
     def loss_weight(self, condition, t: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
-        """The inverse of what the noisy target leaves unknown about its direction, and a little."""
-        gain, sigma = self.schedule.alpha(t) * condition[4][:, 0], self.schedule.sigma(t)
-        return 1 / (sigma.square() / (gain.square() + sigma.square()) + 0.05**2)
+        """The inverse of the expected squared error in the target's direction, plus a constant that bounds it."""
+        signal_scale, sigma = self.schedule.alpha(t) * condition[4][:, 0], self.schedule.sigma(t)
+        return 1 / (sigma.square() / (signal_scale.square() + sigma.square()) + 0.05**2)
 
 
 def _dot(x: Tensor, y: Tensor) -> Tensor:
     return (x * y).sum(-1, keepdim=True)
 
 
-def _beyond(phi: Float[Tensor, "b d"], rows: Float[Tensor, "b m d"]) -> tuple[Tensor, Tensor]:
-    """The unit vector of what phi sees beyond the orthonormal rows, and how much that is (at least 1e-6)."""
-    new = phi - sum(_dot(phi, row) * row for row in rows.unbind(1))
-    size = new.norm(dim=1, keepdim=True).clamp(min=1e-6)
-    return new / size, size
+def _orthogonalize(phi: Float[Tensor, "b d"], basis: Float[Tensor, "b m d"]) -> tuple[Tensor, Tensor]:
+    """The component of phi orthogonal to the orthonormal basis: its unit vector (B, d) and its norm (B, 1).
+
+    The norm is at least 1e-6.
+    """
+    residual = phi - sum(_dot(phi, row) * row for row in basis.unbind(1))
+    norm = residual.norm(dim=1, keepdim=True).clamp(min=1e-6)
+    return residual / norm, norm
 
 
-def diffusion(dims: int, contexts: int = 1, **network) -> ForwardDiffusion:
-    """The paper's model for this problem."""
-    return ForwardDiffusion(ProjectionDenoiser(dims, contexts, **network), project)
+def build_diffusion(dims: int, max_contexts: int = 1, **network_options) -> ForwardDiffusion:
+    """The paper's model for this problem, untrained."""
+    return ForwardDiffusion(ProjectionDenoiser(dims, max_contexts, **network_options), project)
 
 
-def regression(dims: int, **network) -> ForwardRegression:
-    """The deterministic baseline: the same network, without a noisy target."""
-    return ForwardRegression(ProjectionDenoiser(dims, **network), project)
+def build_regression(dims: int, **network_options) -> ForwardRegression:
+    """The deterministic baseline, untrained: the same network without a noisy target."""
+    return ForwardRegression(ProjectionDenoiser(dims, **network_options), project)
 
 
-# --- what people would try instead ------------------------------------------------------------------------------
+# --- further baselines ------------------------------------------------------------------------------------------
 
 
 class OracleDenoiser(ProjectionDenoiser):
-    """A conditional diffusion model that was allowed to see S: the noise is on S itself, in R^2."""
+    """The denoiser of a conditional diffusion model that is trained on signals: the target is S itself, in R^2."""
 
-    def condition(self, context: Observations, target_params: Float[Tensor, "b 1 2"]):
-        """As if the target were what the context leaves open."""
-        phi = across(context.params[:, 0])
+    def condition(self, context: Observations, target_params: Float[Tensor, "b 1 2"], target_mask=None):
+        """As in ProjectionDenoiser, with a target in the nullspace direction of the context."""
+        phi = perpendicular(context.params[:, 0])
         return super().condition(context, phi[:, None]), phi
 
     def forward(self, condition, noisy_target: Float[Tensor, "b 1 2"], t: Float[Tensor, "b"]) -> Float[Tensor, "b 2"]:
-        """S from the context and a noisy S."""
+        """The signal S from the context and a noisy S."""
         condition, phi = condition
         return super().forward(condition, _dot(noisy_target[:, 0], phi), t)
 
     def loss_weight(self, condition, t: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
-        """As for the noisy target that it is."""
+        """As in ProjectionDenoiser."""
         return super().loss_weight(condition[0], t)
 
 
-def reveal(signal: Float[Tensor, "b d"], params: Tensor) -> Float[Tensor, "b 1 d"]:
-    """The oracle's forward model: the signal itself."""
+def identity_forward(signal: Float[Tensor, "b d"], params: Tensor) -> Float[Tensor, "b 1 d"]:
+    """The oracle's forward model: the observation is the signal itself."""
     return signal[:, None]
 
 
-def oracle(**network) -> ForwardDiffusion:
-    """The upper bound: trained on signals, as no other model here is."""
-    return ForwardDiffusion(OracleDenoiser(2, **network), reveal, target_shape=(2,))
+def build_oracle(**network_options) -> ForwardDiffusion:
+    """The oracle, untrained: the only model here that is trained on signals, and so an upper bound."""
+    return ForwardDiffusion(OracleDenoiser(2, **network_options), identity_forward, target_shape=(2,))
 
 
-def revealed(prior: Mixture, size: int) -> Callable:
+def oracle_batches(prior: GaussianMixture, batch_size: int) -> Callable:
     """Batches for the oracle: one projection as context, the signal itself as target."""
     prior = prior.to(torch.float32)
 
     def batch(generator: torch.Generator) -> dict:
-        signal = prior.sample(size, generator)
+        signal = prior.sample(batch_size, generator)
         context = observe(signal, 1, generator)
         return {"context": context, "target": Observations(signal[:, None], context.params)}
 
@@ -368,8 +435,13 @@ class _VAENetworks(nn.Module):
 class ForwardVAE(nn.Module):
     """A conditional variational autoencoder trained through the same forward model (section 3's alternative).
 
-    z ~ q(z | context, target); S = decoder(context, z), exact along the context's direction; the likelihood of target
-    and novel is Gaussian around forward(S), its scale learnt.
+    The encoder gives q(z | context, target). The decoder gives S from the context and z; S agrees with the context
+    exactly. The likelihood of the target and of the novel observation is Gaussian with mean forward(S) and a learnt
+    scale.
+
+    dims: d of S in R^d
+    latent: number of latent dimensions
+    width, depth: of both MLPs
     """
 
     def __init__(self, dims: int = 2, latent: int = 4, width: int = 96, depth: int = 4):
@@ -378,77 +450,87 @@ class ForwardVAE(nn.Module):
         self.denoiser = _VAENetworks(dims, latent, width, depth)
 
     def sample_time_and_noise(self, target: Observations, generator: torch.Generator) -> tuple[Tensor]:
-        """The noise of the reparameterised latent."""
+        """The noise of the reparameterised latent; a VAE has no time."""
         return (torch.randn(len(target), self.latent, generator=generator),)
 
     def forward(self, context: Observations, target: Observations, noise: Tensor, novel: Observations) -> dict:
-        """The negative evidence lower bound."""
-        features = torch.cat([_number(context), _number(target)], 1)
+        """The negative evidence lower bound as "loss", with its parts "target" (squared error) and "kl_divergence"."""
+        features = torch.cat([_flatten_observation(context), _flatten_observation(target)], 1)
         mean, log_std = self.denoiser.encoder(features, noise.new_zeros(len(noise))).chunk(2, 1)
         log_std = log_std.clamp(-6, 3)
-        divergence = 0.5 * (mean.square() + (2 * log_std).exp() - 2 * log_std - 1).sum(1).mean()
+        kl_divergence = 0.5 * (mean.square() + (2 * log_std).exp() - 2 * log_std - 1).sum(1).mean()
         signal = self.decode(context, mean + log_std.exp() * noise)
-        misfit = sum((x.value - project(signal, x.params)).square().mean() for x in (target, novel))
+        squared_error = sum((x.value - project(signal, x.params)).square().mean() for x in (target, novel))
         log_scale = self.denoiser.log_scale.clamp(min=math.log(0.02))
-        fit = 0.5 * misfit * (-2 * log_scale).exp() + 2 * log_scale
-        return {"loss": fit + divergence, "target": misfit, "divergence": divergence}
+        negative_log_likelihood = 0.5 * squared_error * (-2 * log_scale).exp() + 2 * log_scale
+        return {
+            "loss": negative_log_likelihood + kl_divergence,
+            "target": squared_error,
+            "kl_divergence": kl_divergence,
+        }
 
     def decode(self, context: Observations, z: Float[Tensor, "b z"]) -> Float[Tensor, "b d"]:
-        """S from the context and a latent code."""
+        """The signal S from the context and a latent code."""
         phi = context.params[:, 0]
-        answer = self.denoiser.decoder(torch.cat([_number(context), z], 1), z.new_zeros(len(z)))
-        return context.value * phi + answer - _dot(answer, phi) * phi
+        output = self.denoiser.decoder(torch.cat([_flatten_observation(context), z], 1), z.new_zeros(len(z)))
+        return context.value * phi + output - _dot(output, phi) * phi
 
     @torch.no_grad()
     def sample(self, context: Observations, generator: torch.Generator) -> Float[Tensor, "b d"]:
-        """One signal for each context, z from its prior."""
+        """One signal for each context, with z from the latent prior."""
         return self.decode(context, torch.randn(len(context), self.latent, generator=generator))
 
 
-def _number(observation: Observations) -> Float[Tensor, "b n"]:
-    """A single projection as numbers: value and direction."""
+def _flatten_observation(observation: Observations) -> Float[Tensor, "b n"]:
+    """Value and direction of one projection of each signal, concatenated."""
     return torch.cat([observation.value, observation.params.flatten(1)], 1)
 
 
-# --- examining a model ------------------------------------------------------------------------------------------
+# --- evaluation -------------------------------------------------------------------------------------------------
 
 
-def exam(prior: Mixture, n: int, seed: int, draw: Callable = directions) -> tuple[Tensor, Observations]:
-    """n fresh signals in float64 and one projection of each: the questions, with a right answer to each."""
+def make_test_set(
+    prior: GaussianMixture, n: int, seed: int, direction_sampler: Callable = sample_directions
+) -> tuple[Tensor, Observations]:
+    """n new signals in float64 (the truth), and one projection of each (the context)."""
     generator = torch.Generator().manual_seed(seed)
     signal = prior.sample(n, generator)
-    return signal, observe(signal, 1, generator, draw)
+    return signal, observe(signal, 1, generator, direction_sampler)
 
 
-def open_part(signal: Float[Tensor, "*b 2"], context: Observations) -> Float[Tensor, "*b"]:
-    """The coordinate of S along the line that one projection in R^2 leaves open; signal (B, 2) or (B, n, 2)."""
-    along = across(context.params[:, 0]).to(signal)
-    return torch.einsum("b...d,bd->b...", signal, along)
+def nullspace_coordinate(signal: Float[Tensor, "*b 2"], context: Observations) -> Float[Tensor, "*b"]:
+    """The coordinate of S in the nullspace of its context, one projection in R^2; signal (B, 2) or (B, n, 2)."""
+    direction = perpendicular(context.params[:, 0]).to(signal)
+    return torch.einsum("b...d,bd->b...", signal, direction)
 
 
-def joint(signal: Float[Tensor, "b 2"], context: Observations) -> Float[Tensor, "b 4"]:
-    """What a two-sample test of p(S, O, phi) looks at: (o, cos phi, sin phi, coordinate along the line)."""
-    columns = [context.value, context.params[:, 0], open_part(signal, context)[:, None]]
+def c2st_features(signal: Float[Tensor, "b 2"], context: Observations) -> Float[Tensor, "b 4"]:
+    """Features of p(S, O, phi) for a two-sample test: (O, cos phi, sin phi, nullspace coordinate of S)."""
+    columns = [context.value, context.params[:, 0], nullspace_coordinate(signal, context)[:, None]]
     return torch.cat([x.to(torch.float32) for x in columns], 1)
 
 
-def answer(
+def sample_posterior(
     model: ForwardDiffusion,
     context: Observations,
     generator: torch.Generator,
-    target: Float[Tensor, "b 1 d"] | None = None,
+    target_params: Float[Tensor, "b 1 d"] | None = None,
     steps: int = 128,
     eta: float = 0.0,
 ) -> Float[Tensor, "b d"]:
-    """One signal for each context, in float64; the target is orthogonal to the context unless it is given."""
+    """One signal for each context, in float64.
+
+    target_params: directions of the targets; by default perpendicular to the context's, in R^2
+    steps, eta: of ForwardDiffusion.trajectory; a ForwardRegression ignores them
+    """
     dtype = next((w.dtype for w in model.parameters()), torch.float64)
-    target = (across(context.params) if target is None else target).to(dtype)
-    stochastic = {"generator": generator, "steps": steps, "eta": eta}
-    options = {} if isinstance(model, ForwardRegression) else stochastic
-    context, chunk = context.to(dtype), 4096  # what a processor's cache holds
+    target_params = (perpendicular(context.params) if target_params is None else target_params).to(dtype)
+    sampler_options = {"generator": generator, "steps": steps, "eta": eta}
+    options = {} if isinstance(model, ForwardRegression) else sampler_options
+    context, chunk_size = context.to(dtype), 4096  # a chunk fits a processor's cache
     return torch.cat(
         [
-            model.sample(context[i : i + chunk], target[i : i + chunk], **options).signal.double()
-            for i in range(0, len(context), chunk)
+            model.sample(context[i : i + chunk_size], target_params[i : i + chunk_size], **options).signal.double()
+            for i in range(0, len(context), chunk_size)
         ]
     )

@@ -1,4 +1,4 @@
-"""Where the checkout is, which commit it is at, and writing to it so that nothing half-written is ever left behind."""
+"""The place of the checkout, and atomic writes: a file is either complete or not there."""
 
 import json
 import os
@@ -9,38 +9,38 @@ from pathlib import Path
 
 
 def repo_root() -> Path:
-    """The checkout: notebooks/, figures/, checkpoints/ lie in it. FWDIFF_ROOT names another (tests do)."""
+    """The folder that holds notebooks/, figures/ and checkpoints/. FWDIFF_ROOT names another one (the tests use it)."""
     return Path(os.environ.get("FWDIFF_ROOT") or Path(__file__).parents[2]).resolve()
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, with its suffix; it becomes `path` only if the block ends well."""
+    """Yields a temporary path beside `path`, with its suffix; it replaces `path` only if the block raises nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=path.suffix)
-    os.close(handle)
-    part = Path(name)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=path.suffix)
+    os.close(descriptor)
+    temporary = Path(name)
     try:
-        yield part
-        part.chmod(0o644)  # mkstemp makes files that only the owner reads
-        part.replace(path)
+        yield temporary
+        temporary.chmod(0o644)  # mkstemp makes files that only the owner can read
+        temporary.replace(path)
     finally:
-        part.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes text, all of it or none."""
-    with atomic_write(path) as part:
-        part.write_text(text, encoding="utf-8")
+    """Writes a text file atomically."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, content: dict) -> None:
-    """Writes JSON with sorted keys, so that equal contents are equal bytes. ValueError on NaN."""
+    """Writes JSON atomically, with sorted keys, so that equal contents are equal bytes. ValueError on NaN."""
     write_text(
         path, json.dumps(content, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
     )
 
 
 def read_json(path: Path) -> dict:
-    """What write_json wrote; an empty dict where there is no such file."""
+    """The content of a JSON file; an empty dict if the file does not exist."""
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}

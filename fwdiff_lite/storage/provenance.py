@@ -11,12 +11,12 @@ from fwdiff_lite.storage.files import repo_root
 
 
 def git_commit() -> str | None:
-    """The checkout's commit, with '+' behind it where its sources have changed since; None outside git.
+    """The checkout's commit, followed by '+' if its sources have changed since; None outside git.
 
-    FWDIFF_COMMIT says it on a machine that has the sources without their history.
+    The environment variable FWDIFF_COMMIT names the commit of sources that were copied without their history.
     """
-    if said := os.environ.get("FWDIFF_COMMIT"):
-        return said
+    if commit := os.environ.get("FWDIFF_COMMIT"):
+        return commit
 
     def git(*words: str) -> str:
         return subprocess.run(
@@ -31,7 +31,7 @@ def git_commit() -> str | None:
 
 
 def provenance(command: str) -> dict[str, str]:
-    """What is written down of whatever a command makes: itself, the sources' commit, and what it runs on."""
+    """The record of a command: the command itself, the commit of the sources, and the hardware."""
     hardware = f"{os.cpu_count()}-core CPU"
     if torch.cuda.is_available():
         count = num_processes()
@@ -40,7 +40,7 @@ def provenance(command: str) -> dict[str, str]:
 
 
 def merge_provenance(parts: list[dict]) -> dict[str, Any]:
-    """That of something which several commands made, one after another: their records, with gpu_minutes, in one."""
+    """One record of a result that several commands made one after another; each part has gpu_minutes too."""
     return {
         "command": "; ".join(part["command"] for part in parts),
         "gpu_minutes": round(sum(part["gpu_minutes"] for part in parts), 1),

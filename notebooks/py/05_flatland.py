@@ -207,7 +207,7 @@ plt.show()
 
 # %% tags=["nbval-ignore-output"]
 with torch.no_grad():
-    told = model.denoiser.condition(exam.context[:4], exam.targets[:4, :1]).known[:, 0, :, 0]  # (scenes, channels, W)
+    told = model.denoiser.condition(exam.context[:4], exam.targets[:4, :1]).rendered_cond[:, 0, :, 0]  # (scenes, channels, W)
 kinds = ["truth", "told: colour", "told: depth", "told: opacity", "sample 1"]
 fig, axes = plt.subplots(len(kinds), len(shown), figsize=(8.4, 2.8), layout="constrained")
 for i in shown:

@@ -94,16 +94,16 @@ def rgb(pictures):
     return levels.float().movedim(-3, -1).clamp(0, 1).cpu()
 
 
-BACK = evaluation.DEGREES.index(180)
+BACK = evaluation.TARGET_ANGLES.index(180)
 rows = [
     torch.cat([rgb(exam.context.value[i]), rgb(exam.truth[i, :, 0]), rgb(exam.redrawn[i, :2, BACK, 0])]) for i in range(N)
 ]
-degrees = [f"{d}°" for d in evaluation.DEGREES]
+degrees = [f"{d}°" for d in evaluation.TARGET_ANGLES]
 fig = plotting.image_grid(torch.stack(rows), col_titles=["front", *degrees, "180°, redrawn", "and again"], size=1.25)
 run.savefig(fig, "scenes")
 plt.show()
 
-for (name, kinds), cues, odds in zip(tabletop.FACTORS.items(), tabletop.CUES.values(), tabletop.ODDS, strict=True):
+for (name, kinds), cues, odds in zip(tabletop.FACTORS.items(), tabletop.CUES.values(), tabletop.FACTOR_PROBABILITIES, strict=True):
     print(f"{name:10}" + "".join(f"{kind:>9}" for kind in kinds) + "   entropy")
     for cue, row in zip(cues, odds, strict=True):
         bits = float(-(row * row.log2()).sum())
@@ -128,10 +128,10 @@ for (name, kinds), cues, odds in zip(tabletop.FACTORS.items(), tabletop.CUES.val
 # %% tags=["nbval-ignore-output"]
 if PROFILE == "gpu":
     Path(FOLDER).mkdir(parents=True, exist_ok=True)
-    train.train(train.untrained("unet"), Path(FOLDER), "unet", BATCH, seconds=60 * MINUTES)
+    train.train(train.build_model("unet"), Path(FOLDER), "unet", BATCH, seconds=60 * MINUTES)
     model = evaluation.trained("unet", Path(FOLDER), device)
 else:
-    model = evaluation.pretrained().to(device)
+    model = evaluation.load_pretrained_model().to(device)
 entry = read_manifest()[f"{study.NAME}_unet.safetensors"]
 measured, recorded = evaluation.recorded()
 print(f"{sum(w.numel() for w in model.denoiser.parameters()) / 1e6:.1f} million weights")
@@ -139,7 +139,7 @@ print(f"loaded: {entry['steps']} steps on {entry['hardware']}, {entry['gpu_minut
 
 shown = range(min(3, N))
 with torch.no_grad():
-    told = model.denoiser.condition(exam.context, exam.cameras[:, BACK, :1]).known[:, 0]
+    told = model.denoiser.condition(exam.context, exam.cameras[:, BACK, :1]).rendered_cond[:, 0]
 grey = lambda x: x[:, None].expand(-1, 3, -1, -1)  # noqa: E731
 solid = torch.where(told[:, 4] > 0.5, told[:, 3], torch.inf)
 depth = torch.as_tensor(plotting.depth_to_rgb(solid.cpu())).float().movedim(-1, 1) * 2 - 1
@@ -157,7 +157,7 @@ plt.show()
 # made before; the dots are a few more steps, taken here.
 
 # %% tags=["nbval-ignore-output"]
-trainee = train.untrained("unet").to(device)
+trainee = train.build_model("unet").to(device)
 trainee.denoiser.load_state_dict(model.denoiser.state_dict())
 size, count = run.pick(smoke=(1, 1), cpu=(1, 12), gpu=(16, 4))
 batch = tabletop.batches(size, 1, train.PIXELS, device=device)
@@ -212,8 +212,8 @@ for words, made in (("this model", entry), ("deterministic", single)):
 # %% tags=["nbval-ignore-output"]
 around, distance = (torch.from_numpy(recorded[f"orbit{part}"]) for part in ("", "_depth"))
 count, frames = len(around) // 2, around.shape[1]
-scenes, fronts, _ = evaluation.exam_scenes()
-turn = [tabletop.turned(fronts[:count], 360 * i / frames) for i in range(frames)]
+scenes, fronts, _ = evaluation.held_out_scenes()
+turn = [tabletop.rotate_about_z(fronts[:count], 360 * i / frames) for i in range(frames)]
 true = torch.stack([tabletop.render(scenes[:count], camera)[:, 0] for camera in turn], 1)  # (c, F, 3, H, W)
 near, far = (float(end) for end in distance[distance.isfinite()].float().aminmax())
 
@@ -262,7 +262,7 @@ for i in shown:
         panels += [torch.from_numpy(colours).float(), unseen[..., None].expand(-1, -1, 3)]
         rows.append(torch.stack(panels))
 fig = plotting.image_grid(
-    torch.stack(rows), size=1.15, row_labels=[f"{study.DEGREES[d]}°" for _ in shown for d in (0, BACK)],
+    torch.stack(rows), size=1.15, row_labels=[f"{study.TARGET_ANGLES[d]}°" for _ in shown for d in (0, BACK)],
     col_titles=["context", "true target", "sample", "deviation", "not seen (white)"],
 )
 run.savefig(fig, "variance")
@@ -279,14 +279,14 @@ plt.show()
 labels = torch.from_numpy(recorded[f"{arm}_labels"]).long()  # (c, 2, K)
 drawn = scenes[: len(labels)]
 fig, axes = plt.subplots(2, 3, figsize=(8, 4.2), sharey=True, layout="constrained")
-palette = {"nothing": [0.75] * 3} | dict(zip(tabletop.FACTORS["hidden"][1:], tabletop.BODIES[1:].tolist(), strict=True))
-palette |= dict(zip(tabletop.FACTORS["decal"], tabletop.DECALS.tolist(), strict=True))
+palette = {"nothing": [0.75] * 3} | dict(zip(tabletop.FACTORS["hidden"][1:], tabletop.BODY_COLOURS[1:].tolist(), strict=True))
+palette |= dict(zip(tabletop.FACTORS["decal"], tabletop.DECAL_COLOURS.tolist(), strict=True))
 for f, (factor, kinds) in enumerate(tabletop.FACTORS.items()):
     for c, cue in enumerate(tabletop.CUES[factor]):
         ax, found = axes[f, c], labels[drawn.cue[:, f] == c, f].flatten()
         ax.bar(kinds, [float((found == k).float().mean()) if len(found) else 0.0 for k in range(3)],
                color=[palette[kind] for kind in kinds], width=0.7)
-        for k, p in enumerate(tabletop.ODDS[f, c].tolist()):
+        for k, p in enumerate(tabletop.FACTOR_PROBABILITIES[f, c].tolist()):
             ax.plot([k - 0.42, k + 0.42], [p, p], color="k", lw=2)
         ax.set(title=f"{cue} {'screen' if f == 0 else 'box'} ({len(found)})", ylim=(0, 1))
         ax.grid(axis="x")
@@ -334,9 +334,9 @@ run.record(**row, examined=len(recorded[f"{arm}_labels"]))
 fig, (skill, spread, error) = plt.subplots(1, 3, figsize=(9.5, 2.9), layout="constrained")
 for kind, color, label in (("", plotting.TARGET, "target"), ("novel_", plotting.SAMPLES, "novel view")):
     for ax, key in ((skill, "energy_skill"), (spread, "spread_skill")):
-        ends = [[row[f"{kind}{key}_{d}{end}"] for d in evaluation.DEGREES] for end in ("", "_low", "_high")]
+        ends = [[row[f"{kind}{key}_{d}{end}"] for d in evaluation.TARGET_ANGLES] for end in ("", "_low", "_high")]
         at, low, high = map(np.array, ends)
-        place = np.array(evaluation.DEGREES) + (3 if kind else -3)
+        place = np.array(evaluation.TARGET_ANGLES) + (3 if kind else -3)
         ax.errorbar(place, at, (at - low, high - at), fmt="o", color=color, label=label, capsize=3)
 for ax, words in ((skill, {0: "deterministic", 1: "true draws"}), (spread, {1: "calibrated"})):
     for level, text in words.items():
@@ -349,10 +349,10 @@ for key, color, label in (
     ("psnr_redrawn", plotting.TRUE, "true draws differ"),
     ("psnr_seen", plotting.TARGET, "error on seen pixels"),
 ):
-    rms = [2 * 10 ** (-row[f"{key}_{d}"] / 20) for d in evaluation.DEGREES]
-    error.plot(evaluation.DEGREES, rms, "o-", color=color, label=label)
+    rms = [2 * 10 ** (-row[f"{key}_{d}"] / 20) for d in evaluation.TARGET_ANGLES]
+    error.plot(evaluation.TARGET_ANGLES, rms, "o-", color=color, label=label)
 half = torch.linspace(0, 1, 129, device=device)  # rays half a pixel apart, those through the pixels' edges included
-seen, _ = tabletop.cast(exam.scenes, *rays(exam.cameras[:, :, 0], torch.cartesian_prod(half, half).flip(1)))
+seen, _ = tabletop.render_rays(exam.scenes, *rays(exam.cameras[:, :, 0], torch.cartesian_prod(half, half).flip(1)))
 once = torch.nn.functional.avg_pool2d(seen.unflatten(2, (129, 129)).movedim(-1, 2).flatten(0, 1), 2, 1)
 twice = torch.nn.functional.avg_pool2d(once, 2).unflatten(0, exam.cameras.shape[:2])
 filtered = (twice - exam.truth[:, :, 0]).square().mean().sqrt().item()
@@ -360,7 +360,7 @@ error.axhline(filtered, color=plotting.TARGET, ls=":", label="filtered twice")
 error.set(title="rms, colours in [-1, 1]", ylim=(0, None))
 error.legend()
 for ax in (skill, spread, error):
-    ax.set(xlabel="target's degrees around the table", xticks=evaluation.DEGREES)
+    ax.set(xlabel="target's degrees around the table", xticks=evaluation.TARGET_ANGLES)
 run.savefig(fig, "skill")
 plt.show()
 
@@ -381,7 +381,7 @@ columns = {
 }
 print(f"{'':12}" + "".join(f"{title:>12}" for title in columns.values()))
 for kind in ("", "novel_"):
-    for d in evaluation.DEGREES:
+    for d in evaluation.TARGET_ANGLES:
         cells = "".join(f"{row[f'{kind}{key}_{d}']:12.3g}" for key in columns)
         print(f"{(kind or 'target').strip('_'):6}{d:4}° {cells}")
 
@@ -392,9 +392,9 @@ for kind in ("", "novel_"):
 
 # %% tags=["nbval-ignore-output"]
 first = torch.from_numpy(recorded["live"][:, :, 0, 0]).float()  # (2, 2, 3, H, W)
-live = evaluation.LIVE | run.pick(smoke={"count": 1, "steps": 2}, cpu={}, gpu={})
+live = evaluation.REFERENCE | run.pick(smoke={"count": 1, "steps": 2}, cpu={}, gpu={})
 few = evaluation.exam(live["count"], 1, device=device)
-again = evaluation.answer(model, few, live["k"], live["steps"], degrees=evaluation.DEGREES[:1])[:, :, 0, 0].cpu()
+again = evaluation.answer(model, few, live["k"], live["steps"], degrees=evaluation.TARGET_ANGLES[:1])[:, :, 0, 0].cpu()
 apart = (again - first[: live["count"]]).square().mean().sqrt()
 scatter = (first[:, 0] - first[:, 1]).square().mean().sqrt()
 print(f"this machine against the record: {apart:.3f} apart (rms); two samples of one picture: {scatter:.3f}")
@@ -410,12 +410,12 @@ step = model.sample(
 )
 front = exam.context.params[[1]]
 VIEWS = run.pick(smoke=2, cpu=12, gpu=24)
-walk = [step.signal.render(tabletop.turned(front, 360 * i / VIEWS)) for i in range(VIEWS)]
+walk = [step.signal.render(tabletop.rotate_about_z(front, 360 * i / VIEWS)) for i in range(VIEWS)]
 
 
 def look(view):
     image = walk[view]
-    depth = torch.as_tensor(plotting.depth_to_rgb(evaluation.solid_depth(image)[0, 0].cpu())).float()
+    depth = torch.as_tensor(plotting.depth_to_rgb(evaluation.surface_depth(image)[0, 0].cpu())).float()
     plotting.image_grid(torch.stack([rgb(image.rgb[0, 0]), depth])[None], size=2, col_titles=["colour", "depth"])
     plt.show()
 

@@ -63,8 +63,8 @@ from fwdiff_lite.experiments.inverse_graphics import ablations
 from fwdiff_lite.experiments.inverse_graphics import evaluation
 from fwdiff_lite.experiments.inverse_graphics import train
 from fwdiff_lite.problems.inverse_graphics import tabletop
-from fwdiff_lite.experiments.inverse_graphics.ablations import FULL, OPTIONS, ROWS
-from fwdiff_lite.problems.inverse_graphics.consistency import decibels, inconsistency
+from fwdiff_lite.experiments.inverse_graphics.ablations import FULL_MODEL, SAMPLER_OPTIONS, ABLATIONS
+from fwdiff_lite.problems.inverse_graphics.consistency import inconsistency, psnr_interval
 
 run = Run("07_ablations", PROFILE)
 STEPS = run.pick(smoke=1, cpu=4, gpu=20)  # of training, here
@@ -116,7 +116,7 @@ def interval(numbers, key):
 # view space paints one decal yellow and red.
 
 # %%
-exam = evaluation.exam(len(pictures[f"row_{FULL}_pictures"]), 2)
+exam = evaluation.exam(len(pictures[f"row_{FULL_MODEL}_pictures"]), 2)
 front = exam.context.value.movedim(-3, -1) / 2 + 0.5  # (scenes, 1, H, W, 3)
 names = ["redrawn", "unet", "view_space"]
 fig = plotting.image_grid(
@@ -133,17 +133,17 @@ plt.show()
 # context nor target looks.
 
 # %%
-for name, what in (("distilled", "sampling the pictures and distilling them"), (FULL, "sampling a scene")):
-    samples = len(rows[name]["each"]["energy_180"]) * ROWS[name].samples
-    samples *= len(ROWS[name].degrees) if name == FULL else 1  # it is asked for another scene for each target
+for name, what in (("distilled", "sampling the pictures and distilling them"), (FULL_MODEL, "sampling a scene")):
+    samples = len(rows[name]["each"]["energy_180"]) * ABLATIONS[name].samples
+    samples *= len(ABLATIONS[name].degrees) if name == FULL_MODEL else 1  # it is asked for another scene for each target
     seconds = 60 * rows[name]["gpu_minutes"] / samples
     print(f"{what}: {seconds:.2f} seconds of {rows[name]['hardware']}, many at once, examination included")
 ring = told["ring"]["views"]
 print(f"the scene below, its pictures included: {ring['seconds']:.0f} seconds on a {ring['hardware']}")
-kinds = {"painted": "view space", "distilled": "distilled", FULL: WORDS[FULL]}
+kinds = {"painted": "view space", "distilled": "distilled", FULL_MODEL: WORDS[FULL_MODEL]}
 views = torch.cat([torch.from_numpy(pictures[f"ring_views_{name}"]).movedim(-3, -1) / 255 for name in kinds])
 fig = plotting.image_grid(
-    views, size=0.9, row_labels=[*kinds.values()], col_titles=[f"{d}°" for d in ablations.RING]
+    views, size=0.9, row_labels=[*kinds.values()], col_titles=[f"{d}°" for d in ablations.ORBIT_ANGLES]
 )
 run.savefig(fig, "ring")
 plt.show()
@@ -162,10 +162,10 @@ plt.show()
 names = ["redrawn", "deterministic", "unet", "distilled", "view_space", "mixed"]
 fig, ax = plt.subplots(figsize=(7, 2.8), layout="constrained")
 colors = (plotting.TARGET, plotting.SAMPLES, plotting.CONTEXT)
-for j, (d, color) in enumerate(zip(evaluation.DEGREES, colors, strict=True)):
+for j, (d, color) in enumerate(zip(evaluation.TARGET_ANGLES, colors, strict=True)):
     keys = (f"consistency_{d}{end}" for end in ("", "_low", "_high"))
     at, low, high = (np.array([number(name, key) for name in names]) for key in keys)
-    label = f"{d}° with {round(study.BETWEEN * d)}°"
+    label = f"{d}° with {round(study.NOVEL_ANGLE_RATIO * d)}°"
     bars, x = (at - low, high - at), np.arange(len(names)) + 0.2 * (j - 1)
     ax.errorbar(x, at, bars, fmt="o", capsize=3, color=color, label=label)
 ax.set(ylabel="consistency, dB", ylim=(0, None))
@@ -174,10 +174,10 @@ ax.legend(loc="lower left", ncols=3)
 run.savefig(fig, "consistency")
 plt.show()
 print("the full model over another, its consistency and by how much the other's energy score is larger:")
-ours = rows[FULL]
+ours = rows[FULL_MODEL]
 for name in ("view_space", "distilled"):
-    gains = ablations.against(ours["each"], rows[name]["each"])
-    for d in evaluation.DEGREES:
+    gains = ablations.paired_gains(ours["each"], rows[name]["each"])
+    for d in evaluation.TARGET_ANGLES:
         gain = gains[f"consistency_{d}"]
         cells = "".join(f"{percent(gains[f'{kind}energy_{d}'], 0):>20}" for kind in ("", "novel_"))
         more = f"{gain.value:6.1f} dB ({gain.low:.1f} to {gain.high:.1f})"
@@ -188,18 +188,18 @@ for name in ("view_space", "distilled"):
 
 longer = evaluation.recorded()[0][evaluation.sampler("unet")]
 print("\nskill (0: the deterministic model, 1: true draws) of targets, and of novel views, at 60, 120, 180 degrees")
-models = {WORDS[name]: rows[name]["numbers"] for name in (FULL, "view_space")} | {"06's, 32 minutes": longer}
+models = {WORDS[name]: rows[name]["numbers"] for name in (FULL_MODEL, "view_space")} | {"06's, 32 minutes": longer}
 for word, found in models.items():
-    skills = (f"{found[f'{kind}energy_skill_{d}']:6.2f}" for kind in ("", "novel_") for d in evaluation.DEGREES)
+    skills = (f"{found[f'{kind}energy_skill_{d}']:6.2f}" for kind in ("", "novel_") for d in evaluation.TARGET_ANGLES)
     print(f"{word:22}" + "".join(skills))
 
 # %% [markdown]
 # Ceiling and floor again, computed here on a few of the scenes.
 
 # %% tags=["nbval-ignore-output"]
-points, generator = ablations.common_points(exam)[-1], torch.Generator().manual_seed(0)
-for name, drawn in (("redrawn", exam.redrawn), ("mixed", ablations.mixed(exam.redrawn))):
-    live = decibels(inconsistency(drawn[:, :, -1, 0], drawn[:, :, -1, 1], points), generator).value
+points, generator = ablations.consistency_points(exam)[-1], torch.Generator().manual_seed(0)
+for name, drawn in (("redrawn", exam.redrawn), ("mixed", ablations.shuffle_views(exam.redrawn))):
+    live = psnr_interval(inconsistency(drawn[:, :, -1, 0], drawn[:, :, -1, 1], points), generator).value
     recorded = number(name, "consistency_180")
     print(f"{WORDS[name]:18}{live:6.1f} dB on these {len(exam.truth)}, {recorded:.1f} dB on all scenes")
     run.record(**{f"live_{name}_consistency": live})
@@ -256,8 +256,8 @@ columns = {
 
 def training(name):
     """The GPU-minutes of a row's model, and its steps."""
-    arm = ROWS[name.removesuffix("_128")].arm
-    found = trainings.get(train.named(arm, 128) if name.endswith("_128") else arm, {}) if arm else {}
+    arm = ABLATIONS[name.removesuffix("_128")].arm
+    found = trainings.get(train.run_name(arm, 128) if name.endswith("_128") else arm, {}) if arm else {}
     return found.get("gpu_minutes", 0.0), found.get("steps", 0)
 
 
@@ -290,7 +290,7 @@ table(WORDS)
 
 # %%
 parts = ["no_render", "no_features", "no_depth", "no_novel", "dit", "around_two"]
-names = [FULL, *parts]
+names = [FULL_MODEL, *parts]
 cells = [pair(name)[:2].flatten(0, 1) for name in names]
 fig = plotting.image_grid(
     torch.stack(cells, 1), size=1.1, row_labels=["180°", "135°"] * 2,
@@ -308,15 +308,15 @@ plt.show()
 # %% tags=["nbval-ignore-output"]
 parts = ["reseeded", *parts[:-1], "around", "around_two"]
 over = {
-    full: {name: ablations.against(rows[full]["each"], rows[name]["each"]) for name in (*parts, "unconditional")}
-    for full in (FULL, "reseeded")
+    full: {name: ablations.paired_gains(rows[full]["each"], rows[name]["each"]) for name in (*parts, "unconditional")}
+    for full in (FULL_MODEL, "reseeded")
 }
 fig, axes = plt.subplots(1, 3, figsize=(9.5, 3.6), sharex=True, sharey=True, layout="constrained")
 edge = 15
 for i, name in enumerate(parts):
-    for ax, d in zip(axes, evaluation.DEGREES, strict=True):
+    for ax, d in zip(axes, evaluation.TARGET_ANGLES, strict=True):
         for kind, fill in (("", "full"), ("novel_", "none")):
-            gain = over[FULL][name][f"{kind}energy_{d}"]
+            gain = over[FULL_MODEL][name][f"{kind}energy_{d}"]
             ends = 100 * np.array([[gain.value - gain.low], [gain.high - gain.value]])
             y, color = i + (0.2 if kind else -0.1), plotting.MUTED if name == "reseeded" else plotting.TARGET
             if 100 * gain.value > edge:
@@ -324,7 +324,7 @@ for i, name in enumerate(parts):
             else:
                 ax.errorbar(100 * gain.value, y, xerr=ends, fmt="o", fillstyle=fill, ms=5, color=color, capsize=2)
             run.record(**gain.named(f"{name}_{kind}gain_{d}"))
-for ax, d in zip(axes, evaluation.DEGREES, strict=True):
+for ax, d in zip(axes, evaluation.TARGET_ANGLES, strict=True):
     ax.axvline(0, color=plotting.TRUE, lw=1, zorder=0)
     ax.set(title=f"{d}°", xlim=(-6, edge))
 handles = [plt.Line2D([], [], marker="o", ls="", fillstyle=fill, color=plotting.TARGET) for fill in ("full", "none")]
@@ -338,7 +338,7 @@ plt.show()
 print(f"all six energy scores together, above\n{'':26}{'the full model':24}the same of another seed")
 for name in (*parts, "unconditional"):
     cells = ""
-    for full, ending in ((FULL, ""), ("reseeded", "_over_reseeded")):
+    for full, ending in ((FULL_MODEL, ""), ("reseeded", "_over_reseeded")):
         if name != full:
             gain = over[full][name]["energies"]
             cells += f"{percent(gain):24}"
@@ -352,9 +352,9 @@ for name in (*parts, "unconditional"):
 arm = "no_depth"
 if PROFILE == "gpu":
     Path(FOLDER).mkdir(parents=True, exist_ok=True)
-    done = train.train(train.untrained(arm), Path(FOLDER), arm, BATCH, seconds=60 * MINUTES)
+    done = train.train(train.build_model(arm), Path(FOLDER), arm, BATCH, seconds=60 * MINUTES)
 else:
-    done = fit(train.untrained(arm), tabletop.batches(1, 1, train.PIXELS), steps=STEPS, progress=False)
+    done = fit(train.build_model(arm), tabletop.batches(1, 1, train.PIXELS), steps=STEPS, progress=False)
 print(f"{WORDS[arm]}: {done.steps} steps, loss {done.curve['loss'][0]:.2f} to {done.curve['loss'][-1]:.2f}")
 
 # %% [markdown]
@@ -369,7 +369,7 @@ kinds = {"redrawn": "true draws", "one_shot": "one-shot", "autoregressive": "in 
 fig = plotting.image_grid(torch.stack([pair(name)[:, 0] for name in kinds]), size=1.2, row_labels=[*kinds.values()])
 run.savefig(fig, "in_turn")
 plt.show()
-gains = ablations.against(rows["autoregressive"]["each"], rows["one_shot"]["each"])
+gains = ablations.paired_gains(rows["autoregressive"]["each"], rows["one_shot"]["each"])
 print("of one-shot, against in turn, from behind:")
 for key, words in (("energy_180", "energy score"), ("novel_energy_180", "of the novel view")):
     print(f"{words:20}{percent(gains[key])} more")
@@ -391,7 +391,7 @@ run.record(**gain.named("autoregressive_consistency_gain_180"))
 # hidden is decided, edges are sharp. The table's pattern, of which the front shows a good part, is still a pale blur.
 
 # %% tags=["nbval-ignore-output"]
-names = {"redrawn_128": WORDS["redrawn"], "deterministic_128": WORDS["deterministic"], "unet_128": WORDS[FULL]}
+names = {"redrawn_128": WORDS["redrawn"], "deterministic_128": WORDS["deterministic"], "unet_128": WORDS[FULL_MODEL]}
 fig = plotting.image_grid(
     torch.cat(list(map(pair, names)), 1), size=1.7,
     col_titles=[f"{word}, {d}°" for word in names.values() for d in (180, 135)],
@@ -405,10 +405,10 @@ table(names)
 # which at 64 x 64 had 17 minutes:
 
 # %% tags=["nbval-ignore-output"]
-coarse, fine = evaluation.recorded()[0][evaluation.sampler(FULL)], rows["unet_128"]["numbers"]
+coarse, fine = evaluation.recorded()[0][evaluation.sampler(FULL_MODEL)], rows["unet_128"]["numbers"]
 print(f"{'skill':20}{'128 x 128':24}64 x 64")
 for novel, words in (("", "target"), ("novel_", "novel view")):
-    for d in evaluation.DEGREES:
+    for d in evaluation.TARGET_ANGLES:
         key = f"{novel}energy_skill_{d}"
         cells = "".join(f"{interval(found, key):24}" for found in (fine, coarse))
         print(f"{f'{words}, {d}°':20}{cells}".rstrip())
@@ -436,13 +436,13 @@ measures = {  # of what is drawn: its title, the best value, and the axis
     "lean": ("lean to the likeliest", 0, (-0.055, 0.07)),
 }
 settings = {"guidance": {"1": "plain"}, "temperature": {"1": "plain"}, "threshold": {"off": "guidance_2"}}
-for name in OPTIONS:
+for name in SAMPLER_OPTIONS:
     if "_" in name:
         option, value = name.split("_")
         settings[option][value] = name
 plain = number("plain", "energy_180")
-for name in OPTIONS:
-    gain = ablations.against(rows["plain"]["each"], rows[name]["each"])["energy_180"]
+for name in SAMPLER_OPTIONS:
+    gain = ablations.paired_gains(rows["plain"]["each"], rows[name]["each"])["energy_180"]
     ends = {"": gain.value, "_low": gain.low, "_high": gain.high}
     rows[name]["numbers"] |= {f"energy_gain{end}": 100 * value for end, value in ends.items()}
     rows[name]["numbers"]["picture_energy_gain"] = 100 * (number(name, "picture_energy_180") / plain - 1)
@@ -480,7 +480,7 @@ def look(which):
     plt.show()
 
 
-moving = interact(look, which=SelectionSlider(options=list(OPTIONS)))
+moving = interact(look, which=SelectionSlider(options=list(SAMPLER_OPTIONS)))
 
 # %% [markdown]
 # ## 8. Clips in another format
@@ -501,7 +501,7 @@ from fwdiff_lite.experiments.inverse_graphics import real_clips
 distance, side = (8, 16), 16  # frames from a context to its target; pixels that are trained on
 place = tempfile.TemporaryDirectory()
 folder = Path(place.name)
-synthetic_realestate10k.write(folder, 2, 24, seed=1)
+synthetic_realestate10k.write_clips(folder, 2, 24, seed=1)
 honest, told = realestate10k.read_folder(folder, distance)
 print(f"{len(honest)} clips, {len(told)} complaints; a frame's line, with its time in microseconds:")
 print((folder / "clip00.txt").read_text().splitlines()[1])
@@ -534,12 +534,12 @@ run.record(clips_read=len(honest), clips_left=len(left), clips_shifted_caught=le
 # %% tags=["nbval-ignore-output"]
 steps = run.pick(smoke=4, cpu=100, gpu=100)
 tiny = {"side": side, "samples": 16, "width": 16, "widths": (16, 32), "blocks": 1, "attention": 0}
-model = train.untrained("unet", ends=(1.0, 8.0), **tiny)
+model = train.build_model("unet", ends=(1.0, 8.0), **tiny)
 seen = realestate10k.observe(honest, realestate10k.evaluation_list(honest, distance), side)
-before = real_clips.judge(real_clips.answer(model.eval(), seen, k=2, steps=4), seen)
+before = real_clips.evaluate(real_clips.answer(model.eval(), seen, k=2, steps=4), seen)
 batch = realestate10k.batches(honest, 8, distance, 64, side)
 done = fit(model, batch, steps=steps, learning_rate=4e-3, progress=False)
-after = real_clips.judge(real_clips.answer(model, seen, k=2, steps=4), seen)
+after = real_clips.evaluate(real_clips.answer(model, seen, k=2, steps=4), seen)
 first, last = (float(np.mean(part)) for part in (done.curve["loss"][:10], done.curve["loss"][-10:]))
 psnr = [numbers["psnr_target_one"] for numbers in (before, after)]
 print(f"loss {first:.2f} to {last:.2f}; PSNR of a target {psnr[0]:.1f} to {psnr[1]:.1f}")

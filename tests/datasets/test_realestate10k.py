@@ -16,12 +16,12 @@ from fwdiff_lite.problems.inverse_graphics import tabletop
 from fwdiff_lite.problems.inverse_graphics.cameras import check_cameras, look_at, project
 from fwdiff_lite.problems.inverse_graphics.synthetic_realestate10k import (
     HEIGHT,
-    STEP,
+    FRAME_INTERVAL,
     WIDTH,
-    camera_of,
-    draw,
-    text_of,
-    write,
+    cameras_from_poses,
+    render_frames,
+    format_clip_text,
+    write_clips,
 )
 
 FRAMES, NEAR = 36, (8, 16)
@@ -31,7 +31,7 @@ FRAMES, NEAR = 36, (8, 16)
 def written(tmp_path_factory):
     """A folder of three clips, with the scene and the poses of each."""
     folder = tmp_path_factory.mktemp("written")
-    return folder, write(folder, 3, FRAMES)
+    return folder, write_clips(folder, 3, FRAMES)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -62,7 +62,7 @@ def edit(text, change):
 
 
 def frame(row):
-    return f"{500_000 + STEP * row}.png"
+    return f"{500_000 + FRAME_INTERVAL * row}.png"
 
 
 def double(x):
@@ -87,7 +87,7 @@ def test_frames_and_cameras_are_those_that_were_written(written):
         world = cameras.double() @ poses[rows[0]]
         shown = tabletop.render(scene, world.float()[None], 48, 4)[0]
         assert (shown - frames).square().mean() < 2e-3
-        whole = draw(scene, camera_of(poses[rows]).float(), 48, 48).movedim(-1, 1)
+        whole = render_frames(scene, cameras_from_poses(poses[rows]).float(), 48, 48).movedim(-1, 1)
         for wrong in (whole, shown.roll(1, 0), shown.flip(-1)):  # uncut, of other frames, mirrored
             assert (wrong - frames).square().mean() > 5e-3
 
@@ -303,8 +303,8 @@ def test_where_all_stretches_of_the_way_are_alike_no_shift_is_claimed(tmp_path, 
         poses[:, :2] = 2 * (poses[:, :2] - 0.5 * poses[:, 2:3])
         return poses
 
-    monkeypatch.setattr("fwdiff_lite.problems.inverse_graphics.synthetic_realestate10k.path_around", evenly)
-    write(tmp_path, 1, 24)
+    monkeypatch.setattr("fwdiff_lite.problems.inverse_graphics.synthetic_realestate10k.draw_camera_path", evenly)
+    write_clips(tmp_path, 1, 24)
     clip, _ = re10k.read_clip(tmp_path / "clip00.txt")
     for k in (0, 1):
         found = re10k.check_poses(moved(clip, k))
@@ -409,8 +409,8 @@ def test_frames_that_show_nothing_are_not_judged(tmp_path):
     (tmp_path / "plain").mkdir()
     for row in range(24):
         imageio.imwrite(tmp_path / "plain" / frame(row), np.full((32, 32, 3), 200, np.uint8))
-    times = [500_000 + STEP * row for row in range(24)]
-    (tmp_path / "plain.txt").write_text(text_of("plain", times, torch.eye(4).double().repeat(24, 1, 1)))
+    times = [500_000 + FRAME_INTERVAL * row for row in range(24)]
+    (tmp_path / "plain.txt").write_text(format_clip_text("plain", times, torch.eye(4).double().repeat(24, 1, 1)))
     with pytest.raises(ValueError, match="plain: 0 matches between frames are too few .* read it unchecked") as error:
         re10k.read_folder(tmp_path, NEAR)
     assert "\n" not in str(error.value)
@@ -520,7 +520,7 @@ def test_two_frames_of_one_time_are_told_of(copy):
 def test_colours_of_print_are_refused_by_name(copy, tmp_path):
     file = tmp_path / "print.jpg"
     Image.fromarray(np.full((8, 8, 4), 90, np.uint8), "CMYK").save(file)
-    with pytest.raises(ValueError, match=r"print.jpg has the colours of print \(CMYK\): wanted RGB"):
+    with pytest.raises(ValueError, match=r"print.jpg has CMYK colours: wanted RGB"):
         read_frames(file, True)
     Image.fromarray(np.full((8, 8, 4), 90, np.uint8), "RGBA").save(tmp_path / "clear.png")
     assert read_frames(tmp_path / "clear.png", True)[0].shape == (8, 8, 3)

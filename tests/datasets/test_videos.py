@@ -1,4 +1,4 @@
-"""Clips come back as they were written, and every bad one is refused by name."""
+"""Clips are read as they were written, and every bad clip is refused by name."""
 
 import imageio.v3 as imageio
 import numpy as np
@@ -7,49 +7,47 @@ import torch
 
 from fwdiff_lite import fit
 from fwdiff_lite.datasets.videos import batches, read_clip, read_clips
-from fwdiff_lite.problems.motion.warping import untrained
-
-RANDOM = np.random.default_rng(0)
+from fwdiff_lite.problems.motion.warping import build_model
 
 
-def moving(count=5, height=64, width=64):
-    """A bright block on black that goes one pixel to the right in each frame."""
+def moving_block(count=5, height=64, width=64):
+    """A bright block on black that moves one pixel to the right in each frame."""
     frames = np.zeros((count, height, width, 3), np.uint8)
     for i in range(count):
         frames[i, 20:40, width // 2 - 10 + i : width // 2 + 10 + i] = (250, 120, 10)
     return frames
 
 
-def write_pictures(folder, frames):
+def write_images(folder, frames):
     folder.mkdir()
     for i, frame in enumerate(frames):
         imageio.imwrite(folder / f"{i:03d}.png", frame)
 
 
-def test_gifs_and_folders_of_pictures_are_read_frame_by_frame(tmp_path):
-    imageio.imwrite(tmp_path / "a.gif", moving(), loop=0)
-    write_pictures(tmp_path / "b", moving(4))
+def test_gifs_and_folders_of_images_are_read_frame_by_frame(tmp_path):
+    imageio.imwrite(tmp_path / "a.gif", moving_block(), loop=0)
+    write_images(tmp_path / "b", moving_block(4))
     (tmp_path / "notes.txt").write_text("not a clip")
     clips = read_clips(tmp_path)
     assert {name: tuple(clip.shape) for name, clip in clips.items()} == {"a.gif": (5, 3, 64, 64), "b": (4, 3, 64, 64)}
-    wanted = torch.from_numpy(moving(4)).permute(0, 3, 1, 2) / 127.5 - 1
-    torch.testing.assert_close(clips["b"], wanted)
-    assert (clips["a.gif"][:4] - wanted).abs().max() < 0.1, "a palette rounds colours"
+    expected = torch.from_numpy(moving_block(4)).permute(0, 3, 1, 2) / 127.5 - 1
+    torch.testing.assert_close(clips["b"], expected)
+    assert (clips["a.gif"][:4] - expected).abs().max() < 0.1, "a palette rounds colours"
 
 
-def test_frames_are_cut_to_their_middle_and_made_smaller(tmp_path):
+def test_frames_are_cropped_at_their_centre_and_resized(tmp_path):
     frames = np.zeros((2, 128, 192, 3), np.uint8)
-    frames[:, :, :32] = frames[:, :, -32:] = 255  # what is cut off
+    frames[:, :, :32] = frames[:, :, -32:] = 255  # outside of the crop
     frames[1, :64] = 100
     frames[1, :, :32] = frames[1, :, -32:] = 255
-    write_pictures(tmp_path / "wide", frames)
+    write_images(tmp_path / "wide", frames)
     clip = read_clip(tmp_path / "wide")
     assert clip.shape == (2, 3, 64, 64) and (clip[0] == -1).all()
     torch.testing.assert_close(clip[1, :, :30], torch.full((3, 30, 64), 100 / 127.5 - 1))
 
 
-def test_grey_pictures_have_three_equal_channels(tmp_path):
-    write_pictures(tmp_path / "grey", moving(2)[..., 0])
+def test_grey_images_get_three_equal_channels(tmp_path):
+    write_images(tmp_path / "grey", moving_block(2)[..., 0])
     clip = read_clip(tmp_path / "grey")
     assert clip.shape == (2, 3, 64, 64) and torch.equal(clip[:, 0], clip[:, 2])
 
@@ -57,14 +55,14 @@ def test_grey_pictures_have_three_equal_channels(tmp_path):
 @pytest.mark.parametrize(
     "frames, message",
     [
-        ([moving(1)[0]], "clip has 1 frame: a clip needs two or more"),
-        ([moving(1)[0], moving(1, 70)[0]], r"clip has frames of several sizes .*\(64, 64\), \(70, 64\)"),
-        (list(moving(2, 40, 200)), "clip has frames of 40x200 pixels: wanted at least 64x64"),
+        ([moving_block(1)[0]], "clip has 1 frame: a clip needs two or more"),
+        ([moving_block(1)[0], moving_block(1, 70)[0]], r"clip has frames of several sizes .*\(64, 64\), \(70, 64\)"),
+        (list(moving_block(2, 40, 200)), "clip has frames of 40x200 pixels: wanted at least 64x64"),
         ([np.zeros((64, 64), np.uint16)] * 2, "000.png has pixels of type uint16: wanted 8 bits"),
     ],
 )
 def test_bad_clips_are_refused_by_name(tmp_path, frames, message):
-    write_pictures(tmp_path / "clip", frames)
+    write_images(tmp_path / "clip", frames)
     with pytest.raises(ValueError, match=message) as error:
         read_clips(tmp_path)
     assert "\n" not in str(error.value)
@@ -87,26 +85,26 @@ def test_unreadable_files_are_refused_by_name(tmp_path):
         read_clips(tmp_path / "empty")
 
 
-def test_batches_are_stills_with_later_frames_of_the_same_clip():
+def test_batches_are_source_images_with_later_frames_of_the_same_clip():
     clips = {name: torch.full((4 + i, 3, 8, 8), float(i)) for i, name in enumerate("abc")}
     for i, clip in enumerate(clips.values()):
-        clip[:, 0, 0, 0] = 10 * i + torch.arange(4.0 + i)  # which clip and which frame
+        clip[:, 0, 0, 0] = 10 * i + torch.arange(4.0 + i)  # identifies clip and frame
     batch = batches(clips, 300)(torch.Generator().manual_seed(0))
-    mark = {name: seen.value[:, 0, 0, 0, 0] for name, seen in batch.items()}
+    frame_id = {name: observations.value[:, 0, 0, 0, 0] for name, observations in batch.items()}
     assert (batch["context"].params == 0).all()
-    starts = set()
+    source_ids = set()
     for name in ("target", "novel"):
         tau = batch[name].params[:, 0, 0]
-        torch.testing.assert_close(mark[name] - mark["context"], 3 * tau)
+        torch.testing.assert_close(frame_id[name] - frame_id["context"], 3 * tau)
         assert set((3 * tau).round().int().tolist()) == {1, 2, 3}
-        starts |= set(mark["context"].tolist())
-    assert starts == {0.0, 10.0, 11.0, 20.0, 21.0, 22.0}, "every start that leaves room for the span"
-    with pytest.raises(ValueError, match="a span of 4 frames does not fit the shortest clip, which has 4"):
-        batches(clips, span=4)
+        source_ids |= set(frame_id["context"].tolist())
+    assert source_ids == {0.0, 10.0, 11.0, 20.0, 21.0, 22.0}, "every frame that leaves room for the largest gap"
+    with pytest.raises(ValueError, match="a gap of 4 frames does not fit the shortest clip, which has 4"):
+        batches(clips, max_frame_gap=4)
 
 
 def test_a_model_trains_on_a_clip(tmp_path):
-    imageio.imwrite(tmp_path / "a.gif", moving(), loop=0)
-    model = untrained("warp", widths=(8, 8, 8, 16), seed=1)
+    imageio.imwrite(tmp_path / "a.gif", moving_block(), loop=0)
+    model = build_model("warp", widths=(8, 8, 8, 16), seed=1)
     curve = fit(model, batches(read_clips(tmp_path), 8), steps=60, learning_rate=3e-3, warmup=5, progress=False).curve
     assert sum(curve["loss"][-10:]) < 0.7 * sum(curve["loss"][:10])

@@ -24,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from fwdiff_lite.command_line import positive_int
 from fwdiff_lite.devices import autocast_bf16, default_device
 from fwdiff_lite.diffusion import ForwardDiffusion
-from fwdiff_lite.experiments.inverse_graphics.train import BATCH, SIDE, compile_networks, untrained
+from fwdiff_lite.experiments.inverse_graphics.train import BATCH_SIZE, SIDE, compile_networks, build_model
 from fwdiff_lite.observations import Observations
 from fwdiff_lite.problems.inverse_graphics import tabletop
 from fwdiff_lite.storage.files import write_json
@@ -38,11 +38,11 @@ SWEEPS = {  # what is changed, one at a time, from DEFAULT
     "views": (1, 2, 3),
     "side": (32, 64, 96),
 }
-SWEPT = 16  # scenes a step in a sweep, so that the largest values fit into any GPU's memory
+SWEEP_BATCH_SIZE = 16  # scenes a step in a sweep, so that the largest values fit into any GPU's memory
 DEFAULT = {"rays": 640, "samples": 40, "views": 1, "side": SIDE}  # a training that others can be compared with
 
 
-class BytesMode(TorchDispatchMode):
+class ByteCounterMode(TorchDispatchMode):
     """Counts the bytes of all tensors that go into operations and come out of them; views move nothing."""
 
     def __init__(self):
@@ -68,7 +68,7 @@ def training_step(
     size: int, rays: int, samples: int, views: int, side: int, device: torch.device, compile: bool = False
 ) -> Callable[[], None]:
     """One step of training: forward, backward and AdamW, in bfloat16 on a GPU; compiled as `fit` does."""
-    model = untrained("unet", side=side, samples=samples).to(device).train()
+    model = build_model("unet", side=side, samples=samples).to(device).train()
     seen = scenes_of(size, views + 2, side, device)
     parts = {"context": seen.select(slice(views)), "target": seen.select([views]), "novel": seen.select([views + 1])}
     generator = torch.Generator().manual_seed(0)
@@ -121,7 +121,7 @@ def measure(call: Callable[[], None], device: torch.device, repeats: int = 5, wa
 
 def count(call: Callable[[], None]) -> dict[str, float]:
     """Operations (a multiplication and an addition are two) and bytes of a call, both in billions."""
-    with FlopCounterMode(display=False) as flops, BytesMode() as moved:
+    with FlopCounterMode(display=False) as flops, ByteCounterMode() as moved:
         call()
     return {"gigaflop": flops.get_total_flops() / 1e9, "gigabytes_moved": moved.bytes / 1e9}
 
@@ -140,7 +140,7 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description="Measure what training and sampling cost.")
     parser.add_argument("--out", type=Path, default=Path("build/inverse_graphics"))
-    parser.add_argument("--batch", type=positive_int, default=BATCH)
+    parser.add_argument("--batch", type=positive_int, default=BATCH_SIZE)
     options = parser.parse_args()
     device = default_device()
     fast, started = device.type == "cuda", time.monotonic()
@@ -153,14 +153,14 @@ def main() -> None:
         if name != "sweep":
             print(name, value, flush=True)
 
-    model = untrained("unet").to(device).eval()
+    model = build_model("unet").to(device).eval()
     if fast:
         compile_networks(model)
     for size in (64, 1) if fast else (1,):
         note(f"sampling_{size}", measure(sampling(model, size, 32, device), device, 3, 1))
     note("training", measure(training_step(options.batch, **DEFAULT, device=device, compile=fast), device, 20))
     note("training_counted", count(training_step(options.batch, **DEFAULT, device=device)))
-    note("sweep", sweep(min(SWEPT, options.batch), device))
+    note("sweep", sweep(min(SWEEP_BATCH_SIZE, options.batch), device))
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from fwdiff_lite.datasets.realestate10k import evaluation_list, observe, read_li
 from fwdiff_lite.devices import autocast_bf16, default_device
 from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
 from fwdiff_lite.experiments.inverse_graphics.evaluation import STEPS, drawn, means
-from fwdiff_lite.experiments.inverse_graphics.train import ARMS, data_arguments, named, read_data, with_weights
+from fwdiff_lite.experiments.inverse_graphics.train import VARIANTS, add_data_arguments, run_name, read_data, load_state
 from fwdiff_lite.observations import Observations
 from fwdiff_lite.plotting import image_grid
 from fwdiff_lite.storage.files import read_json, write_json
@@ -46,7 +46,7 @@ def answer(
     return drawn(model, seen["context"], cameras, torch.Generator().manual_seed(seed), k, steps)
 
 
-def judge(answers: Float[Tensor, "c k 2 3 h w"], seen: dict[str, Observations]) -> dict[str, float]:
+def evaluate(answers: Float[Tensor, "c k 2 3 h w"], seen: dict[str, Observations]) -> dict[str, float]:
     """PSNR (of the error pooled over all frames) and SSIM of one answer, of the mean of k, and of the best of k."""
     numbers = {}
     for v, view in enumerate(("target", "novel")):
@@ -60,7 +60,7 @@ def judge(answers: Float[Tensor, "c k 2 3 h w"], seen: dict[str, Observations]) 
     return numbers
 
 
-def perceptual(answers: Float[Tensor, "c k 2 3 h w"], seen: dict[str, Observations]) -> tuple[dict, list[str]]:
+def perceptual_metrics(answers: Float[Tensor, "c k 2 3 h w"], seen: dict[str, Observations]) -> tuple[dict, list[str]]:
     """LPIPS, FID and KID of one answer's target view, and which of them cannot be had, and why."""
     picture, truth = answers[:, 0, 0], seen["target"].value[:, 0]
     numbers, told = {}, []
@@ -88,8 +88,8 @@ def show(answers: Float[Tensor, "c k 2 3 h w"], seen: dict[str, Observations], p
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description="Judge a model that was trained on clips.")
-    parser.add_argument("arm", choices=tuple(ARMS))
-    data_arguments(parser)
+    parser.add_argument("arm", choices=tuple(VARIANTS))
+    add_data_arguments(parser)
     parser.add_argument("--out", type=Path, default=Path("build/realestate10k"), help="where the training left it")
     parser.add_argument("--list", type=Path, help="which frames; default: evaluation_list.txt in --out")
     parser.add_argument("--samples", type=positive_int, default=K, help="of each scene")
@@ -97,7 +97,7 @@ def main() -> None:
     options = parser.parse_args()
     if not options.data:
         parser.error("give the --data to judge it on")
-    name = named(options.arm, options.side)
+    name = run_name(options.arm, options.side)
     kind = read_json(options.out / f"{name}.json").get("options", {})
     if "ends" not in kind:
         parser.error(f"{options.out} holds no {name} that was trained on clips: run train with --data first")
@@ -112,12 +112,12 @@ def main() -> None:
     except ValueError as error:
         parser.error(str(error))
     device = default_device()
-    model = with_weights(options.arm, load_file(options.out / f"{name}.safetensors"), **kind).to(device)
+    model = load_state(options.arm, load_file(options.out / f"{name}.safetensors"), **kind).to(device)
     with autocast_bf16(device, device.type == "cuda"):
         at = {name: x.to(device) for name, x in seen.items()}
         answers = answer(model, at, options.samples, options.steps).float().cpu()
-    found, told = perceptual(answers, seen)
-    numbers = judge(answers, seen) | found
+    found, told = perceptual_metrics(answers, seen)
+    numbers = evaluate(answers, seen) | found
     command = f"{COMMAND} {options.arm} --data {options.data.name} --samples {options.samples} --steps {options.steps}"
     asked = {"distance": options.distance, "list": path.name, "scenes": len(views)}
     write_json(options.out / f"evaluation_{name}.json", provenance(command) | asked | numbers)

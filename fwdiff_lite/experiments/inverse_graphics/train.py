@@ -1,13 +1,14 @@
-"""Trains the models of 3-D scenes, with a budget of minutes; a call that is cut off is gone on with.
+"""Trains the models of 3-D scenes within a budget of minutes. The same command again resumes an interrupted training.
 
     python -m fwdiff_lite.experiments.inverse_graphics.train unet --minutes 13 --out build/inverse_graphics
     accelerate launch -m fwdiff_lite.experiments.inverse_graphics.train unet --minutes 13     # on all devices
     python -m fwdiff_lite.experiments.inverse_graphics.train unet --minutes 13 --data FOLDER
 
-Scenes of the tabletop are traced on the device as they are needed, so there is no data set and no scene is seen twice.
-With --data, frames and cameras come from a folder in RealEstate10K's format (fwdiff_lite/datasets/realestate10k.py).
-Every clip has its own unit of length, in which --ends (near and far) are told, and there is something all around: rays
-begin at the near end, and coordinates are contracted. `evaluate` judges what is trained so.
+The first argument is the variant, one of VARIANTS. Tabletop scenes are rendered on the device during training, so there
+is no data set, and no scene appears twice. With --data, frames and cameras come from a folder in RealEstate10K's format
+(fwdiff_lite/datasets/realestate10k.py). Every clip has its own unit of length; --near-far is given in this unit. A clip
+shows an unbounded scene: rays begin at the near plane, and coordinates are contracted. The module real_clips evaluates
+models that were trained on clips.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from fwdiff_lite.datasets import realestate10k
 from fwdiff_lite.devices import default_device, is_main_process, num_processes
 from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
 from fwdiff_lite.problems.inverse_graphics import tabletop
-from fwdiff_lite.problems.inverse_graphics.pixelnerf import TOLD, SceneDenoiser
+from fwdiff_lite.problems.inverse_graphics.pixelnerf import COND_CHANNELS, SceneDenoiser
 from fwdiff_lite.problems.inverse_graphics.viewspace import ViewDenoiser, identity
 from fwdiff_lite.problems.inverse_graphics.volume import VolumeRenderer
 from fwdiff_lite.schedule import ShiftedCosineSchedule
@@ -39,97 +40,118 @@ from fwdiff_lite.storage.provenance import provenance
 from fwdiff_lite.training import INTERRUPTED, TrainingLog, fit
 
 COMMAND = "python -m fwdiff_lite.experiments.inverse_graphics.train"
-SIDE, SAMPLES, FREQUENCIES = 64, 32, 6  # pixels along a side of an image; samples of a ray; waves of coordinates
-CONTEXTS, PIXELS = 1, 320  # images in the context, at most; rays of each target and novel image
-BATCH = 128  # scenes a step: with half of them an H100 waits for Python for a quarter of the time
-RATE = 5e-4
-ENDS = (1.0, 100.0)  # near and far of a clip's scenes, in its own unit
-ENCODERS = {
+SIDE = 64  # pixels along each side of an image
+SAMPLES_PER_RAY, NUM_FREQS = 32, 6  # of the volume renderer; of the positional encoding of coordinates
+CONTEXTS, PIXELS = 1, 320  # context images, at most; rays of each target and novel image in the loss
+BATCH_SIZE = 128  # scenes a step: with 64, an H100 waits for Python a quarter of the time
+LEARNING_RATE = 5e-4
+NEAR_FAR = (1.0, 100.0)  # the near and far plane of a clip's scenes, in the clip's own unit
+ENCODER_OPTIONS = {
     "unet": {"widths": (64, 128, 192, 256), "blocks": 1, "attention": 2},
     "dit": {"width": 256, "depth": 5, "heads": 4, "patch": 4},
 }
 
 
 @dataclass(frozen=True)
-class Arm:
-    """A model and its training, as far as an arm may differ from the full one.
+class Variant:
+    """The settings of a model and its training that differ between variants. The defaults are those of the full model.
 
-    told: of the deterministic render (pixelnerf.TOLD); pixels: the losses' rays of each image, None: all
-    empty: the share of examples whose context is dropped; seed: of first weights and of all that training draws
+    model_class: ForwardDiffusion, or ForwardRegression for the deterministic baseline
+    denoiser_class, encoder: the denoiser and the backbone of its encoder
+    conditioning: the channels of the deterministic render that condition the target's encoder (from
+        pixelnerf.COND_CHANNELS)
+    novel_weight: the weight of the novel loss
+    pixels: rays of each target and novel image in the loss; None: all pixels
+    context_dropout: the share of examples whose context is masked out
+    seed: of the initial weights and of all random draws of the training
     """
 
-    kind: type[ForwardDiffusion] = ForwardDiffusion
-    denoiser: type[SceneDenoiser] = SceneDenoiser
+    model_class: type[ForwardDiffusion] = ForwardDiffusion
+    denoiser_class: type[SceneDenoiser] = SceneDenoiser
     encoder: str = "unet"
-    told: tuple[str, ...] = TOLD
+    conditioning: tuple[str, ...] = COND_CHANNELS
     novel_weight: float = 1.0
     pixels: int | None = PIXELS
-    empty: float = 0.0
+    context_dropout: float = 0.0
     seed: int = 0
 
 
-ARMS = {
-    "unet": Arm(),  # the full model
-    "reseeded": Arm(seed=1),  # the full model once more: how far apart two trainings are
-    "dit": Arm(encoder="dit"),
-    "no_novel": Arm(novel_weight=0.0),
-    "no_render": Arm(told=()),
-    "no_features": Arm(told=("colour", "depth")),
-    "no_depth": Arm(told=("colour", "features")),
-    "around": Arm(),  # unet with up to two images in the context (--contexts 2)
-    "guided": Arm(empty=0.15),
-    "deterministic": Arm(kind=ForwardRegression),
-    "view_space": Arm(denoiser=ViewDenoiser, novel_weight=0.0, pixels=None),  # what is no scene has no other view
-    "unconditional": Arm(told=(), empty=1.0),
+VARIANTS = {
+    "unet": Variant(),  # the full model
+    "reseeded": Variant(seed=1),  # the full model with another seed: the variation from training to training
+    "dit": Variant(encoder="dit"),
+    "no_novel": Variant(novel_weight=0.0),
+    "no_render": Variant(conditioning=()),
+    "no_features": Variant(conditioning=("colour", "depth")),
+    "no_depth": Variant(conditioning=("colour", "features")),
+    "around": Variant(),  # the full model, to be trained with up to two context images (--contexts 2)
+    "guided": Variant(context_dropout=0.15),
+    "deterministic": Variant(model_class=ForwardRegression),
+    # view-space diffusion has no scene, so it cannot render a novel view
+    "view_space": Variant(denoiser_class=ViewDenoiser, novel_weight=0.0, pixels=None),
+    "unconditional": Variant(conditioning=(), context_dropout=1.0),
 }
 
 
-def untrained(
-    arm: str,
+def build_model(
+    variant: str,
     side: int = SIDE,
-    samples: int = SAMPLES,
+    samples_per_ray: int = SAMPLES_PER_RAY,
     width: int = 64,
-    ends: Sequence[float] | None = None,
+    near_far: Sequence[float] | None = None,
     **options,
 ) -> ForwardDiffusion:
-    """An arm's model with fresh weights; options: of its encoder, in place of those in ENCODERS.
+    """The model of a variant, with initial weights.
 
-    ends: None for a tabletop; near and far for scenes that are all around the context's camera, which is their origin
-    ValueError on an unknown arm, or where not 0 < near < far.
+    width: of the field's network and of the encoder's output
+    near_far: None for tabletop scenes. For unbounded scenes: the near and far plane; the first context camera is the
+        origin of the world.
+    options: arguments of the encoder, which replace those of ENCODER_OPTIONS
+    ValueError if the variant is unknown, or unless 0 < near < far.
     """
-    if arm not in ARMS:
-        raise ValueError(f"unknown arm {arm!r}: choose one of {', '.join(ARMS)}")
-    made = ARMS[arm]
+    if variant not in VARIANTS:
+        raise ValueError(f"unknown variant {variant!r}: choose one of {', '.join(VARIANTS)}")
+    config = VARIANTS[variant]
     low, high, near = tabletop.LOW, tabletop.HIGH, 0.0
-    if ends is not None:
-        near, far = ends
+    if near_far is not None:
+        near, far = near_far
         low, high = (-far,) * 3, (far,) * 3
         if not 0 < near < far:
             raise ValueError(f"near and far are {near:g} and {far:g}: wanted 0 < near < far")
-    torch.manual_seed(made.seed)
-    renderer = VolumeRenderer(low, high, height=side, width=side, samples=samples, antialias=2, near=near)
-    options = ENCODERS[made.encoder] | options
-    more = {"frequencies": FREQUENCIES, "channels": width, "options": options, "told": made.told}
-    denoiser = made.denoiser(renderer, made.encoder, width, **more)
-    forward_model = identity if made.denoiser is ViewDenoiser else renderer
-    schedule = ShiftedCosineSchedule(0.5 * SIDE / side)  # the noise on what is large is the same in finer images
-    return made.kind(denoiser, forward_model, schedule, made.novel_weight)
+    torch.manual_seed(config.seed)
+    renderer = VolumeRenderer(
+        low, high, height=side, width=side, samples_per_ray=samples_per_ray, supersampling=2, near=near
+    )
+    options = ENCODER_OPTIONS[config.encoder] | options
+    denoiser = config.denoiser_class(
+        renderer,
+        config.encoder,
+        width,
+        num_freqs=NUM_FREQS,
+        encoder_channels=width,
+        encoder_options=options,
+        conditioning=config.conditioning,
+    )
+    forward_model = identity if config.denoiser_class is ViewDenoiser else renderer
+    # shifted with the resolution: after downsampling to SIDE pixels, the signal-to-noise ratio is always the same
+    schedule = ShiftedCosineSchedule(0.5 * SIDE / side)
+    return config.model_class(denoiser, forward_model, schedule, config.novel_weight)
 
 
-def named(arm: str, side: int = SIDE) -> str:
-    """What the files of an arm are called: by its name, and by the side of its images where that is another one."""
-    return arm if side == SIDE else f"{arm}_{side}"
+def run_name(variant: str, side: int = SIDE) -> str:
+    """The file name, without suffix, of a variant's training: the variant, and the image side unless it is SIDE."""
+    return variant if side == SIDE else f"{variant}_{side}"
 
 
-def with_weights(arm: str, weights: dict[str, Tensor], **options) -> ForwardDiffusion:
-    """An arm's model with weights that a training left, in whatever precision; options: those of `untrained`."""
-    model = untrained(arm, **options)
+def load_state(variant: str, weights: dict[str, Tensor], **options) -> ForwardDiffusion:
+    """The model of a variant with the trained weights of its denoiser, of any precision; options: of `build_model`."""
+    model = build_model(variant, **options)
     model.denoiser.load_state_dict({key: value.float() for key, value in weights.items()})
     return model.eval()
 
 
 def compile_networks(model: ForwardDiffusion) -> None:
-    """Compiles the two networks, for sampling on a GPU: what is between them is small."""
+    """Compiles the encoder and the field's network, for sampling on a GPU. They take most of the time."""
     model.denoiser.encoder.compile(dynamic=False)
     model.denoiser.field.compile(dynamic=False)
 
@@ -138,161 +160,194 @@ def train(
     model: ForwardDiffusion,
     folder: Path,
     name: str,
-    size: int = BATCH,
+    batch_size: int = BATCH_SIZE,
     pixels: int | None = PIXELS,
     contexts: int = CONTEXTS,
-    empty: float = 0.0,
+    context_dropout: float = 0.0,
     seed: int = 0,
-    sharing: int = 1,
+    jobs_per_gpu: int = 1,
     command: str = "",
-    before: dict | None = None,
+    parent_run: dict | None = None,
     options: dict[str, Any] | None = None,
     clips: list[realestate10k.Clip] | None = None,
-    distance: tuple[int, int] = realestate10k.DISTANCE,
-    asked: dict[str, Any] | None = None,
+    frame_gap: tuple[int, int] = realestate10k.DISTANCE,
+    resume_config: dict[str, Any] | None = None,
     **budget,
 ) -> TrainingLog:
-    """Trains within a budget of `steps` or `seconds`, those of earlier calls included.
+    """Trains a model within a budget of `steps` or `seconds`, which includes earlier calls that this call resumes.
 
-    Leaves weights in half precision, losses and commit in the folder, and the state to go on from.
-    pixels, contexts, empty: as of tabletop.batches; seed: of what training draws
-    sharing: how many trainings have the device at once, for the record, as are the command, what was done `before`, and
-        the `options` that the model was made with
-    clips: to train on, with context and target at that distance, in place of tabletop scenes
-    asked: what a training that is gone on with must have been asked for, too, as JSON knows it; a ValueError if not
+    Writes to the folder: NAME.safetensors, the weights in half precision; NAME.json, the record with losses and
+    provenance; NAME.state, the checkpoint to resume from.
+    pixels, contexts, context_dropout: as in tabletop.batches
+    seed: of all random draws of the training
+    jobs_per_gpu: the number of trainings that share the device
+    command, parent_run, options: for the record: the command, the manifest entry of the initial weights, and the
+        arguments of build_model
+    clips: clips to train on in place of tabletop scenes; frame_gap: the least and the largest number of frames from
+        context to target
+    resume_config: the settings, as JSON values, that must be the same when a training is resumed
+    ValueError if they are not.
     """
-    kept = folder / f"{name}.asked.json"
-    asked, earlier = asked or {}, read_json(kept)
-    if (folder / f"{name}.state").exists() and earlier != asked:
+    config_path = folder / f"{name}.resume_config.json"
+    resume_config, previous_config = resume_config or {}, read_json(config_path)
+    if (folder / f"{name}.state").exists() and previous_config != resume_config:
         raise ValueError(
-            f"{folder / name}.state was trained with {earlier}, not with {asked}: delete it, or name another --out"
+            f"{folder / name}.state was trained with {previous_config}, not with {resume_config}: "
+            "delete it, or name another --out"
         )
     if is_main_process():
-        write_json(kept, asked)
+        write_json(config_path, resume_config)
     device = default_device()
-    fast = device.type == "cuda"
-    torch.backends.cudnn.benchmark = fast  # all images are of one size: worth trying which convolution is the fastest
+    on_gpu = device.type == "cuda"
+    torch.backends.cudnn.benchmark = on_gpu  # all images have one size: worth searching for the fastest convolution
     side = model.denoiser.renderer.height
     if clips is None:
-        batch = tabletop.batches(size, contexts, pixels, side=side, empty=empty, device=device, compile=fast)
+        batch = tabletop.batches(
+            batch_size,
+            contexts,
+            pixels,
+            side=side,
+            context_dropout=context_dropout,
+            device=device,
+            compile=on_gpu,
+        )
     else:
-        batch = realestate10k.batches(clips, size, distance, pixels, side, workers=os.cpu_count() or 1)
-    done = fit(
+        batch = realestate10k.batches(clips, batch_size, frame_gap, pixels, side, workers=os.cpu_count() or 1)
+    log = fit(
         model,
         batch,
-        learning_rate=RATE,
-        bf16=fast,
-        compile=fast,
+        learning_rate=LEARNING_RATE,
+        bf16=on_gpu,
+        compile=on_gpu,
         checkpoint=folder / f"{name}.state",
         checkpoint_every=200,
         progress=False,
         seed=seed,
         **budget,
     )
-    if done.interrupted or not is_main_process():
-        return done
+    if log.interrupted or not is_main_process():
+        return log
     weights = {key: value.half().contiguous() for key, value in model.denoiser.state_dict().items()}
     save_file(weights, folder / f"{name}.safetensors")
     record = provenance(command) | {
-        "steps": done.steps,
-        "batch": size,
-        "minutes": done.seconds / 60,
-        "gpu_minutes": done.seconds / 60 * num_processes() / sharing,
+        "steps": log.steps,
+        "batch": batch_size,
+        "minutes": log.seconds / 60,
+        "gpu_minutes": log.seconds / 60 * num_processes() / jobs_per_gpu,
         "seed": seed,
-        "before": before or {},
+        "before": parent_run or {},
         "options": options or {},
     }
-    write_json(folder / f"{name}.json", record | {"curve": {key: values[::20] for key, values in done.curve.items()}})
-    return done
+    write_json(folder / f"{name}.json", record | {"curve": {key: values[::20] for key, values in log.curve.items()}})
+    return log
 
 
-def data_arguments(parser: argparse.ArgumentParser) -> None:
-    """Those of every command that may read clips."""
-    parser.add_argument("--side", type=positive_int, default=SIDE, help="pixels along a side of an image")
+def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of every command that can read clips."""
+    parser.add_argument("--side", type=positive_int, default=SIDE, help="pixels along each side of an image")
     parser.add_argument("--data", type=Path, help="a folder in RealEstate10K's format")
-    parser.add_argument("--distance", type=positive_int, nargs=2, help="of context and target, in frames; default: 100 180")
-    parser.add_argument("--bad", choices=realestate10k.BAD, default="refuse", help="what to do with what is bad in it")
-    parser.add_argument("--unchecked", action="store_true", help="where frames and poses were checked before")
+    gap_help = "least and largest number of frames from context to target; default: 100 180"
+    parser.add_argument("--frame-gap", type=positive_int, nargs=2, metavar=("MIN", "MAX"), help=gap_help)
+    error_help = "stop at an invalid clip or frame, or skip it; default: %(default)s"
+    parser.add_argument("--on-error", choices=realestate10k.BAD, default=realestate10k.BAD[0], help=error_help)
+    parser.add_argument(
+        "--skip-pose-check", action="store_true", help="do not check frames and poses of the clips again"
+    )
 
 
 def read_data(parser: argparse.ArgumentParser, options: argparse.Namespace) -> list[realestate10k.Clip]:
-    """The clips that a command was given; says what was skipped of them, and ends in one line if they are no good."""
-    options.distance = tuple(options.distance or realestate10k.DISTANCE)
+    """Reads the clips in --data and prints what was skipped; exits with a one-line error if they cannot be used."""
+    options.frame_gap = tuple(options.frame_gap or realestate10k.DISTANCE)
     if options.out.resolve() == options.data.resolve():
-        parser.error("--out and --data are one folder: what is written would be read as clips")
-    if options.distance[0] > options.distance[1]:
-        parser.error("--distance is at least and at most so many frames: give the smaller one first")
-    look = not options.unchecked
+        parser.error("--out and --data are one folder: the output would be read as clips")
+    if options.frame_gap[0] > options.frame_gap[1]:
+        parser.error("--frame-gap is the least and the largest number of frames: give the smaller number first")
+    check_poses = not options.skip_pose_check
     try:
-        clips, told = realestate10k.read_folder(options.data, options.distance, options.bad, look, options.side)
+        clips, warnings = realestate10k.read_folder(
+            options.data, options.frame_gap, options.on_error, check_poses, options.side
+        )
     except ValueError as error:
         parser.error(str(error))
-    print("\n".join([*told, f"{options.data}: {len(clips)} clips"]), flush=True)
+    print("\n".join([*warnings, f"{options.data}: {len(clips)} clips"]), flush=True)
     return clips
 
 
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description="Train a model of 3-D scenes.")
-    parser.add_argument("arm", choices=tuple(ARMS))
-    parser.add_argument("--out", type=Path, help="default: build/inverse_graphics, with --data build/realestate10k")
-    parser.add_argument("--minutes", type=float, default=13.0, help="of training")
-    parser.add_argument("--steps", type=positive_int, help="of training, where they end before the minutes do")
-    parser.add_argument("--batch", type=positive_int, default=BATCH, help="scenes a step, over all devices")
-    parser.add_argument("--contexts", type=positive_int, default=CONTEXTS, help="images in the context, at most")
-    parser.add_argument("--start", type=Path, help="weights to start from, that an earlier training left")
-    parser.add_argument("--sharing", type=positive_int, default=1, help="how many trainings have the device at once")
-    data_arguments(parser)
-    parser.add_argument("--ends", type=float, nargs=2, help="with --data: near and far; default: 1 100")
+    parser.add_argument("variant", choices=tuple(VARIANTS))
+    parser.add_argument("--out", type=Path, help="default: build/inverse_graphics; with --data: build/realestate10k")
+    parser.add_argument("--minutes", type=float, default=13.0, help="budget of training time")
+    parser.add_argument("--steps", type=positive_int, help="budget of training steps, beside that of minutes")
+    parser.add_argument("--batch", type=positive_int, default=BATCH_SIZE, help="scenes in a step, over all devices")
+    parser.add_argument("--contexts", type=positive_int, default=CONTEXTS, help="context images, at most")
+    parser.add_argument(
+        "--init-from", type=Path, help="a .safetensors file of an earlier training: the initial weights"
+    )
+    parser.add_argument("--jobs-per-gpu", type=positive_int, default=1, help="trainings that share the device")
+    add_data_arguments(parser)
+    near_far_help = "with --data: the near and far plane; default: 1 100"
+    parser.add_argument("--near-far", type=float, nargs=2, metavar=("NEAR", "FAR"), help=near_far_help)
     options = parser.parse_args()
+    variant, config = options.variant, VARIANTS[options.variant]
     if options.data and options.contexts > 1:
         parser.error("with --data, a context is one image")
-    if options.data and (ARMS[options.arm].denoiser is not SceneDenoiser or ARMS[options.arm].empty):
-        parser.error("with --data, an arm makes scenes, and from a context")
-    if options.start and not options.start.is_file():
-        parser.error(f"there are no weights in {options.start} to start from")
-    if not options.data and (options.ends or options.distance or options.unchecked):
-        parser.error("--ends, --distance and --unchecked are for --data")
+    if options.data and (config.denoiser_class is not SceneDenoiser or config.context_dropout):
+        parser.error(
+            f"{variant} cannot be trained on --data: choose a variant with a scene and without context dropout"
+        )
+    if options.init_from and not options.init_from.is_file():
+        parser.error(f"--init-from: there is no file {options.init_from}")
+    if not options.data and (options.near_far or options.frame_gap or options.skip_pose_check):
+        parser.error("--near-far, --frame-gap and --skip-pose-check need --data")
     options.out = options.out or Path("build", "realestate10k" if options.data else "inverse_graphics")
-    budget = f"--minutes {options.minutes:g} --batch {options.batch} --contexts {options.contexts}"
-    budget += f" --steps {options.steps}" if options.steps else ""
-    budget += f" --side {options.side}" if options.side != SIDE else ""
-    budget += f" --start {options.start.name}" if options.start else ""
-    arm, kind, data = options.arm, {"side": options.side}, {}
-    asked = {"contexts": options.contexts, "start": options.start and str(options.start.resolve())}
+    arguments = f"--minutes {options.minutes:g} --batch {options.batch} --contexts {options.contexts}"
+    arguments += f" --steps {options.steps}" if options.steps else ""
+    arguments += f" --side {options.side}" if options.side != SIDE else ""
+    arguments += f" --init-from {options.init_from.name}" if options.init_from else ""
+    model_options, data_options = {"side": options.side}, {}
+    resume_config = {"contexts": options.contexts, "init_from": options.init_from and str(options.init_from.resolve())}
     if options.data:
-        data = {"clips": read_data(parser, options), "distance": options.distance}
-        kind["ends"] = options.ends or ENDS
-        low, high = options.distance
-        budget += f" --data {options.data.name} --distance {low} {high} --ends {kind['ends'][0]:g} {kind['ends'][1]:g}"
-        asked |= {"data": str(options.data.resolve()), "distance": [low, high], "ends": list(kind["ends"])}
+        data_options = {"clips": read_data(parser, options), "frame_gap": options.frame_gap}
+        near, far = model_options["near_far"] = options.near_far or NEAR_FAR
+        min_gap, max_gap = options.frame_gap
+        arguments += f" --data {options.data.name} --frame-gap {min_gap} {max_gap} --near-far {near:g} {far:g}"
+        resume_config |= {
+            "data": str(options.data.resolve()),
+            "frame_gap": [min_gap, max_gap],
+            "near_far": [near, far],
+        }
     try:
-        model = with_weights(arm, load_file(options.start), **kind) if options.start else untrained(arm, **kind)
+        if options.init_from:
+            model = load_state(variant, load_file(options.init_from), **model_options)
+        else:
+            model = build_model(variant, **model_options)
     except (ValueError, SafetensorError) as error:
         parser.error(str(error))
     options.out.mkdir(parents=True, exist_ok=True)
-    done = train(
+    log = train(
         model,
         options.out,
-        named(arm, options.side),
+        run_name(variant, options.side),
         options.batch,
-        pixels=ARMS[arm].pixels,
+        pixels=config.pixels,
         contexts=options.contexts,
-        empty=ARMS[arm].empty,
-        seed=ARMS[arm].seed,
-        sharing=options.sharing,
-        command=f"{COMMAND} {options.arm} {budget}",
-        before=read_manifest().get(options.start.name) if options.start else None,
-        options=kind,
-        asked=asked,
+        context_dropout=config.context_dropout,
+        seed=config.seed,
+        jobs_per_gpu=options.jobs_per_gpu,
+        command=f"{COMMAND} {variant} {arguments}",
+        parent_run=read_manifest().get(options.init_from.name) if options.init_from else None,
+        options=model_options,
+        resume_config=resume_config,
         steps=options.steps,
         seconds=60 * options.minutes,
-        **data,
+        **data_options,
     )
-    if done.interrupted:
+    if log.interrupted:
         raise SystemExit(INTERRUPTED)
     if is_main_process():
-        print(f"{options.arm}: {done.steps} steps of {options.batch} in {done.seconds / 60:.1f} minutes", flush=True)
+        print(f"{variant}: {log.steps} steps of {options.batch} in {log.seconds / 60:.1f} minutes", flush=True)
 
 
 if __name__ == "__main__":

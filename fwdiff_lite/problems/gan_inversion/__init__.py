@@ -1,4 +1,10 @@
-"""GAN inversion (section 4.3): `patches` is the problem, `stylegan2` its generator, `portraits` its data.
+"""GAN inversion (section 4.3), in modules that build on each other.
 
-`study` trains all of it and examines it.
+    stylegan2           the generator and the discriminator
+    stylegan2_training  their training
+    stylegan2_weights   published weights, converted to this generator
+    portraits           the data: cartoon portraits whose attribute probabilities are known exactly
+    patches             the problem: signal, forward model, denoiser
+
+`fwdiff_lite.experiments.gan_inversion` trains and evaluates all of them.
 """

@@ -1,10 +1,10 @@
-"""Pinhole cameras, each one 4 x 4 matrix P that takes a point of the world to where an image shows it:
+"""Pinhole cameras. One 4 x 4 projection matrix P describes a camera. P maps a world point to its place in the image:
 
-    P (x, y, z, 1) = (u d, v d, d, 1),
+    P (x, y, z, 1) = (u d, v d, d, 1).
 
-d the depth along the camera's axis, u to the right and v down, both in [0, 1] over the image. Pose and intrinsics are
-both in it, it stacks like any tensor, and its inverse casts rays. Pixel (i, j) of an image of h x w pixels has its
-centre at u = (j + 0.5) / w, v = (i + 0.5) / h.
+d is the depth along the camera's optical axis. u points right and v points down; both run from 0 to 1 over the image.
+P holds pose and intrinsics together, so cameras are batched like any other tensor, and the inverse of P gives the rays.
+Pixel (i, j) of an image of h x w pixels has its centre at u = (j + 0.5) / w, v = (i + 0.5) / h.
 """
 
 import math
@@ -18,100 +18,119 @@ from fwdiff_lite.devices import widest_float
 
 def look_at(
     eye: Float[Tensor, "*b 3"],
-    at: Float[Tensor, "*b 3"],
-    view: Float[Tensor, "*b"] | float,
+    look_at_point: Float[Tensor, "*b 3"],
+    fov: Float[Tensor, "*b"] | float,
     up: tuple[float, float, float] = (0.0, 0.0, 1.0),
 ) -> Float[Tensor, "*b 4 4"]:
-    """Cameras at `eye` that look at `at` and see an angle of `view` radians, across and from top to bottom.
+    """Cameras at `eye` whose optical axis passes through `look_at_point`.
 
-    ValueError where a camera looks along `up`, or at itself, or its angle is not between 0 and pi.
+    fov: the field of view in radians, the same horizontally and vertically
+
+    ValueError if a camera's axis is parallel to `up`, if the two points are equal, or if fov is not between 0 and pi.
     """
-    view = torch.as_tensor(view, dtype=eye.dtype, device=eye.device).expand(eye.shape[:-1])
-    if not bool(((view > 0) & (view < math.pi)).all()):
-        raise ValueError(f"a camera sees an angle between 0 and pi radians, got {view.min():.3g} to {view.max():.3g}")
-    forward = torch.nn.functional.normalize(at - eye, dim=-1)
+    fov = torch.as_tensor(fov, dtype=eye.dtype, device=eye.device).expand(eye.shape[:-1])
+    if not bool(((fov > 0) & (fov < math.pi)).all()):
+        raise ValueError(
+            f"a camera needs a field of view between 0 and pi radians, got {fov.min():.3g} to {fov.max():.3g}"
+        )
+    forward = torch.nn.functional.normalize(look_at_point - eye, dim=-1)
     right = torch.linalg.cross(forward, torch.tensor(up, dtype=eye.dtype, device=eye.device).expand_as(forward))
     if bool((right.norm(dim=-1) < 1e-6).any()):
-        raise ValueError(f"a camera cannot look at itself or along its up direction {up}: move `eye`, `at` or `up`")
+        raise ValueError(
+            f"a camera cannot look at itself or along its up direction {up}: change `eye`, `look_at_point` or `up`"
+        )
     right = torch.nn.functional.normalize(right, dim=-1)
-    axes = torch.stack([right, torch.linalg.cross(forward, right), forward], -2)  # right, down, forward
-    centred = axes @ torch.cat([torch.eye(3).to(eye).expand(*eye.shape, 3), -eye[..., None]], -1)  # (*b, 3, 4)
-    focal = 0.5 / torch.tan(view / 2)[..., None, None]
-    depth = centred[..., 2:, :]
-    rows = torch.cat([focal * centred[..., :2, :] + 0.5 * depth, depth], -2)
-    last = eye.new_tensor([0.0, 0.0, 0.0, 1.0]).expand(*rows.shape[:-2], 1, 4)
-    return torch.cat([rows, last], -2)
+    rotation = torch.stack([right, torch.linalg.cross(forward, right), forward], -2)  # rows: right, down, forward
+    extrinsics = rotation @ torch.cat([torch.eye(3).to(eye).expand(*eye.shape, 3), -eye[..., None]], -1)  # (*b, 3, 4)
+    focal = 0.5 / torch.tan(fov / 2)[..., None, None]
+    depth_row = extrinsics[..., 2:, :]
+    rows = torch.cat([focal * extrinsics[..., :2, :] + 0.5 * depth_row, depth_row], -2)
+    homogeneous_row = eye.new_tensor([0.0, 0.0, 0.0, 1.0]).expand(*rows.shape[:-2], 1, 4)
+    return torch.cat([rows, homogeneous_row], -2)
 
 
 def check_cameras(cameras: Float[Tensor, "*b r c"]) -> Float[Tensor, "*b 4 4"]:
-    """The cameras themselves, or a ValueError where one is not a finite invertible 4 x 4 matrix that ends in 0 0 0 1.
+    """Returns the cameras unchanged if each is a finite, invertible 4 x 4 matrix whose last row is 0 0 0 1.
 
-    Under torch.compile only their shape is looked at.
+    ValueError otherwise. Under torch.compile, only the shape is checked.
     """
     if cameras.shape[-2:] != (4, 4):
         raise ValueError(f"a camera is one 4 x 4 matrix, world to (u d, v d, d, 1); got {tuple(cameras.shape)}")
     if torch.compiler.is_compiling():
         return cameras
     if not bool(torch.isfinite(cameras).all()):
-        raise ValueError("a camera holds NaN or infinite numbers")
+        raise ValueError("a camera matrix holds NaN or infinite numbers")
     if not bool((cameras[..., 3, :] == cameras.new_tensor([0.0, 0.0, 0.0, 1.0])).all()):
-        raise ValueError("a camera's last row must be 0 0 0 1: it maps the world to (u d, v d, d, 1)")
-    wide = cameras[..., :3, :3].to(widest_float(cameras.device))
-    least = torch.linalg.det(wide).abs().min() if cameras.numel() else 1.0
-    if least < 1e-9:
-        raise ValueError(f"a camera is not invertible (determinant {least:.2g}): its three axes must differ")
+        raise ValueError(
+            "the last row of a camera matrix must be 0 0 0 1: the matrix maps the world to (u d, v d, d, 1)"
+        )
+    linear = cameras[..., :3, :3].to(widest_float(cameras.device))
+    min_determinant = torch.linalg.det(linear).abs().min() if cameras.numel() else 1.0
+    if min_determinant < 1e-9:
+        raise ValueError(
+            f"a camera matrix is not invertible (determinant {min_determinant:.2g}): "
+            "its first three rows must be linearly independent"
+        )
     return cameras
 
 
-def pixel_centres(h: int, w: int, like: Tensor, shift: tuple[float, float] = (0.0, 0.0)) -> Float[Tensor, "p 2"]:
-    """(u, v) of all h w pixels, row by row; shift: so many pixels to the right of and below their centres."""
-    right, down = shift
+def pixel_centres(h: int, w: int, like: Tensor, offset: tuple[float, float] = (0.0, 0.0)) -> Float[Tensor, "p 2"]:
+    """Image coordinates (u, v) of the centres of all h w pixels, row by row.
+
+    like: a tensor that gives the device and the type
+    offset: added to the centres, in pixels, to the right and down
+    """
+    right, down = offset
     sides = ((h, 0.5 + down), (w, 0.5 + right))
-    v, u = (torch.arange(n, device=like.device, dtype=like.dtype).add(first) / n for n, first in sides)
+    v, u = (torch.arange(n, device=like.device, dtype=like.dtype).add(centre) / n for n, centre in sides)
     return torch.stack([u.expand(h, w), v[:, None].expand(h, w)], -1).flatten(0, 1)
 
 
 def rays(cameras: Float[Tensor, "*b 4 4"], uv: Float[Tensor, "*#b p 2"]) -> tuple[Tensor, Tensor]:
-    """Where rays start, (*b, 1, 3), and their unit directions, (*b, p, 3), through the points uv of the image."""
-    axes, eye = inverse(cameras)
-    away = _times(axes, torch.cat([uv, torch.ones_like(uv[..., :1])], -1))
-    return eye[..., None, :], torch.nn.functional.normalize(away, dim=-1)
+    """Origins (*b, 1, 3) and unit directions (*b, p, 3) of the rays through the image points `uv`."""
+    axes, eye = camera_to_world(cameras)
+    directions = _matvec(axes, torch.cat([uv, torch.ones_like(uv[..., :1])], -1))
+    return eye[..., None, :], torch.nn.functional.normalize(directions, dim=-1)
 
 
-def inverse(cameras: Float[Tensor, "*b 4 4"]) -> tuple[Float[Tensor, "*b 3 3"], Float[Tensor, "*b 3"]]:
-    """A and e of x = d A (u, v, 1) + e; e is where the camera stands.
+def camera_to_world(cameras: Float[Tensor, "*b 4 4"]) -> tuple[Float[Tensor, "*b 3 3"], Float[Tensor, "*b 3"]]:
+    """The matrix A and the camera centre e in x = d A (u, v, 1) + e, the inverse of the projection.
 
-    By Cramer's rule, in double precision where the device has it. torch.linalg.inv would make a GPU wait, to hear
-    whether there is an inverse.
+    Computed by Cramer's rule, in double precision where the device has it. torch.linalg.inv would make a GPU
+    synchronise with the CPU, to report whether the inverse exists.
     """
-    wide = cameras.to(widest_float(cameras.device))
-    a, b, c = wide[..., :3, :3].unbind(-2)
+    matrices = cameras.to(widest_float(cameras.device))
+    a, b, c = matrices[..., :3, :3].unbind(-2)
     cofactors = [torch.linalg.cross(*pair) for pair in ((b, c), (c, a), (a, b))]
     axes = torch.stack(cofactors, -1) / (a * cofactors[0]).sum(-1)[..., None, None]
-    eye = -_times(axes, wide[..., None, :3, 3])[..., 0, :]
+    eye = -_matvec(axes, matrices[..., None, :3, 3])[..., 0, :]
     return axes.to(cameras.dtype), eye.to(cameras.dtype)
 
 
 def project(cameras: Float[Tensor, "*b 4 4"], points: Float[Tensor, "*#b p 3"]) -> tuple[Tensor, Tensor]:
-    """(u, v), (*b, p, 2), and depth, (*b, p), of points of the world; behind a camera, uv has no meaning."""
-    return on_image(coordinates(cameras, points))
+    """Image coordinates (u, v), (*b, p, 2), and depth, (*b, p), of world points.
+
+    Where the depth is negative, the point is behind the camera and (u, v) has no meaning.
+    """
+    return perspective_divide(world_to_camera(cameras, points))
 
 
-def on_image(seen: Float[Tensor, "*b p 3"]) -> tuple[Tensor, Tensor]:
-    """(u, v), (*b, p, 2), and depth, (*b, p), of points in a camera's own frame."""
-    depth = seen[..., 2]
-    far = depth.abs() > 1e-6  # at the camera itself no direction is right; any finite one will do, since it is masked
-    return seen[..., :2] / torch.where(far, depth, 1e-6)[..., None] + 0.5, depth
+def perspective_divide(camera_points: Float[Tensor, "*b p 3"]) -> tuple[Tensor, Tensor]:
+    """Image coordinates (u, v), (*b, p, 2), and depth, (*b, p), of points in camera coordinates."""
+    depth = camera_points[..., 2]
+    # at the camera centre the projection is undefined; any finite value will do, since callers mask it
+    nonzero = depth.abs() > 1e-6
+    return camera_points[..., :2] / torch.where(nonzero, depth, 1e-6)[..., None] + 0.5, depth
 
 
-def coordinates(cameras: Float[Tensor, "*b 4 4"], points: Float[Tensor, "*#b p 3"]) -> Float[Tensor, "*b p 3"]:
-    """Points in each camera's own frame: ((u - 0.5) d, (v - 0.5) d, d), so x and y are 0 along the axis."""
-    seen = _times(cameras[..., :3, :3], points) + cameras[..., None, :3, 3]
-    return torch.cat([seen[..., :2] - 0.5 * seen[..., 2:], seen[..., 2:]], -1)
+def world_to_camera(cameras: Float[Tensor, "*b 4 4"], points: Float[Tensor, "*#b p 3"]) -> Float[Tensor, "*b p 3"]:
+    """World points in camera coordinates ((u - 0.5) d, (v - 0.5) d, d): the first two are 0 on the optical axis."""
+    projected = _matvec(cameras[..., :3, :3], points) + cameras[..., None, :3, 3]
+    return torch.cat([projected[..., :2] - 0.5 * projected[..., 2:], projected[..., 2:]], -1)
 
 
-def _times(matrix: Float[Tensor, "*b 3 3"], points: Float[Tensor, "*#b p 3"]) -> Float[Tensor, "*b p 3"]:
-    """The matrix times each point, in full precision also where autocast would have a product of matrices in less."""
+def _matvec(matrix: Float[Tensor, "*b 3 3"], points: Float[Tensor, "*#b p 3"]) -> Float[Tensor, "*b p 3"]:
+    """The product of the matrix and each point, in full precision even where autocast lowers that of a matmul."""
     x, y, z = (matrix[..., None, :, i] * points[..., i, None] for i in range(3))
     return x + y + z
 
@@ -120,12 +139,16 @@ def orbit(
     azimuth: Float[Tensor, "*b"],
     elevation: Float[Tensor, "*b"] | float,
     distance: Float[Tensor, "*b"] | float,
-    view: Float[Tensor, "*b"] | float,
-    at: tuple[float, float, float] = (0.0, 0.0, 0.0),
+    fov: Float[Tensor, "*b"] | float,
+    look_at_point: tuple[float, float, float] = (0.0, 0.0, 0.0),
 ) -> Float[Tensor, "*b 4 4"]:
-    """Cameras around the point `at`, which they look at: angles in radians, elevation above the plane z = at[2]."""
+    """Cameras on a sphere around `look_at_point`, which they look at.
+
+    azimuth, elevation, fov: angles in radians; elevation is measured from the horizontal plane through the point
+    distance: from the point to the camera
+    """
     elevation, distance = (torch.as_tensor(x).to(azimuth).expand_as(azimuth) for x in (elevation, distance))
-    flat = distance * elevation.cos()
-    away = torch.stack([flat * azimuth.cos(), flat * azimuth.sin(), distance * elevation.sin()], -1)
-    centre = torch.tensor(at, dtype=azimuth.dtype, device=azimuth.device).expand_as(away)
-    return look_at(centre + away, centre, view)
+    horizontal = distance * elevation.cos()
+    offset = torch.stack([horizontal * azimuth.cos(), horizontal * azimuth.sin(), distance * elevation.sin()], -1)
+    centre = torch.tensor(look_at_point, dtype=azimuth.dtype, device=azimuth.device).expand_as(offset)
+    return look_at(centre + offset, centre, fov)

@@ -1,13 +1,13 @@
-"""Do pictures by two cameras show one scene? One measure, for samplers with a scene inside and for those without.
+"""Do two sampled views show the same scene? One measure of consistency, for samplers with and without a 3-D scene.
 
-In one sentence: the PSNR between what two sampled views show of the same points, on surfaces that the context does not
-see but whose place it determines.
+The measure is the PSNR between the colours of the same surface points in two sampled views, over points that the
+context does not see but whose position the context determines.
 
-Where a body hides behind a screen, nobody knows where a sample has put it. But the far sides of box and screen and the
-table behind them stand where they stand, whatever the context hides: only their colour is open, a decal's or a
-shadow's. So the tracer says which pixels of two views show the same such point, and no geometry of a sample is needed.
-No colour depends on the side it is seen from. Nor does the measure ask whether the colours are right; a blur is
-consistent, too.
+The context does not determine where a body hidden behind the screen stands. But it determines where the back sides of
+the box and the screen are, and the table behind them; only their colour is unknown, because of a decal or a shadow. So
+the ray tracer finds the pixels of two views that show the same such point, and no geometry of a sample is needed.
+Colours do not depend on the viewing direction. The measure does not test whether the colours are right: blurred views
+are consistent, too.
 """
 
 from __future__ import annotations
@@ -22,65 +22,88 @@ from torch.nn.functional import max_pool2d
 from fwdiff_lite import metrics
 from fwdiff_lite.problems.inverse_graphics import tabletop
 from fwdiff_lite.problems.inverse_graphics.cameras import pixel_centres, project, rays
-from fwdiff_lite.problems.inverse_graphics.pixelnerf import sample_map
+from fwdiff_lite.problems.inverse_graphics.pixelnerf import bilinear_sample
 
-SAME = 1e-4  # how far apart, in the table's radii, two traced points may be that are the same
+POINT_TOLERANCE = 1e-4  # maximal distance, in the table's radii, of two traced points that count as the same
 
 
-class Shared(NamedTuple):
-    """Where the second camera shows (u, v) the points that the first camera's pixels show, and whether it does."""
+class CovisiblePoints(NamedTuple):
+    """The surface points in the pixels of a first camera's image, as a second camera sees them.
+
+    uv:   (B, P, 2) the points' image coordinates (u, v) in the second camera
+    mask: (B, H, W) True where both cameras see the point
+    """
 
     uv: Float[Tensor, "b p 2"]
     mask: Bool[Tensor, "b h w"]
 
 
-def settled(
-    scenes: list[tabletop.Scenes], cameras: Float[Tensor, "b 1 4 4"], side: int
+def static_points(
+    scene_draws: list[tabletop.Scenes], cameras: Float[Tensor, "b 1 4 4"], side: int
 ) -> tuple[Bool[Tensor, "b {side} {side}"], Float[Tensor, "b p 3"]]:
-    """Which pixels show, with all pixels around them, one solid at one place in all of these scenes; and the points."""
-    start, away = rays(cameras, pixel_centres(side, side, cameras))
-    first, *others = (tabletop.surface(tabletop.solids(some), start, away) for some in scenes)
-    same = first.depth < torch.inf
-    for other in others:
-        same = same & ((other.depth - first.depth).abs() < SAME) & (other.which == first.which)
-    which, same = (x.view(-1, 1, side, side).float() for x in (first.which, same))
-    around = [max_pool2d(x, 3, 1, 1) for x in (which, -which, -same)]
-    return ((around[0] == -around[1]) & (around[2] == -1))[:, 0], first.point[:, 0]
+    """A mask of the pixels that show static points, and the points of all pixels.
 
+    A pixel is in the mask if it and its eight neighbours show one solid, each at the same depth in all draws.
 
-def shared(
-    scenes: list[tabletop.Scenes], first: Float[Tensor, "b 1 4 4"], second: Float[Tensor, "b 1 4 4"], side: int = 64
-) -> Shared:
-    """The points that both cameras see and that stand at one place in all of these scenes, whose fronts are alike.
-
-    Away from edges, where a pixel is of two surfaces.
+    scene_draws: posterior draws of the same B scenes, which differ only in what their front view hides
     """
-    mask, points = settled(scenes, first, side)
-    for some in scenes:
-        mask = mask & ~tabletop.unseen(some, second, first, side)[:, 0]
-    uv, ahead = project(second[:, 0], points)
-    there, _ = settled(scenes, second, side)
-    inside = (ahead > 0) & ((uv - 0.5).abs() <= 0.5).all(-1)
-    whole = sample_map(there[:, None].to(uv), torch.where(inside[..., None], uv, 0.5))[..., 0] > 0.999
-    return Shared(uv, mask & (inside & whole).view_as(mask))
+    origins, directions = rays(cameras, pixel_centres(side, side, cameras))
+    reference, *others = (
+        tabletop.hit_record(tabletop.build_solids(scenes), origins, directions) for scenes in scene_draws
+    )
+    same = reference.depth < torch.inf
+    for other in others:
+        same = (
+            same
+            & ((other.depth - reference.depth).abs() < POINT_TOLERANCE)
+            & (other.solid_index == reference.solid_index)
+        )
+    solid_index, same = (x.view(-1, 1, side, side).float() for x in (reference.solid_index, same))
+    # max pooling over 3 x 3 pixels; a minimum is the negative maximum of the negative
+    maximum, negative_minimum, negative_same = (max_pool2d(x, 3, 1, 1) for x in (solid_index, -solid_index, -same))
+    return ((maximum == -negative_minimum) & (negative_same == -1))[:, 0], reference.point[:, 0]
 
 
-def carried(pictures: Float[Tensor, "b k 3 h w"], uv: Float[Tensor, "b p 2"]) -> Float[Tensor, "b k 3 h w"]:
-    """What K pictures by the second camera show at the places uv, as pictures by the first."""
-    found = sample_map(pictures.flatten(1, 2), uv)  # (B, P, K 3)
-    return found.transpose(1, 2).reshape(pictures.shape)
+def covisible_points(
+    scene_draws: list[tabletop.Scenes],
+    first_camera: Float[Tensor, "b 1 4 4"],
+    second_camera: Float[Tensor, "b 1 4 4"],
+    side: int = 64,
+) -> CovisiblePoints:
+    """The static points that both cameras see in all draws of the scenes.
+
+    Pixels next to an edge are excluded, since an edge pixel shows two surfaces.
+
+    scene_draws: as of static_points
+    """
+    mask, points = static_points(scene_draws, first_camera, side)
+    for scenes in scene_draws:
+        mask = mask & ~tabletop.disocclusion_mask(scenes, second_camera, first_camera, side)[:, 0]
+    uv, depth = project(second_camera[:, 0], points)
+    second_mask, _ = static_points(scene_draws, second_camera, side)
+    inside = (depth > 0) & ((uv - 0.5).abs() <= 0.5).all(-1)
+    # True where all four pixels that the interpolation takes are in the second camera's mask
+    static = bilinear_sample(second_mask[:, None].to(uv), torch.where(inside[..., None], uv, 0.5))[..., 0] > 0.999
+    return CovisiblePoints(uv, mask & (inside & static).view_as(mask))
+
+
+def warp(images: Float[Tensor, "b k 3 h w"], uv: Float[Tensor, "b p 2"]) -> Float[Tensor, "b k 3 h w"]:
+    """Warps K images of the second camera to the first: their colours at the image coordinates `uv`."""
+    colours = bilinear_sample(images.flatten(1, 2), uv)  # (B, P, K 3)
+    return colours.transpose(1, 2).reshape(images.shape)
 
 
 def inconsistency(
-    first: Float[Tensor, "b k 3 h w"], second: Float[Tensor, "b k 3 h w"], points: Shared
+    first_views: Float[Tensor, "b k 3 h w"], second_views: Float[Tensor, "b k 3 h w"], points: CovisiblePoints
 ) -> Float[Tensor, "b"]:
-    """Squared difference of what K samples' two views show of the same points; its mean over scenes is the pooled one.
+    """Squared difference of the colours of the same points in two views of K samples.
 
-    ValueError where no scene has such a point.
+    Scenes are weighted by their number of points, so the mean over scenes is that over all points of all scenes.
+    ValueError if no scene has such a point.
     """
-    return metrics.squared_error(carried(second, points.uv), first, points.mask[:, None, None])
+    return metrics.squared_error(warp(second_views, points.uv), first_views, points.mask[:, None, None])
 
 
-def decibels(error: Float[Tensor, "b"], generator: torch.Generator) -> metrics.Interval:
-    """The PSNR of pictures in [-1, 1] with this mean squared error, and its interval over scenes."""
-    return metrics.bootstrap(lambda e: 10 * (4 / e.mean()).log10(), error, generator=generator)
+def psnr_interval(error: Float[Tensor, "b"], generator: torch.Generator) -> metrics.Interval:
+    """The PSNR, in dB, of images in [-1, 1] with these mean squared errors of B scenes, with its bootstrap interval."""
+    return metrics.bootstrap(lambda mse: 10 * (4 / mse.mean()).log10(), error, generator=generator)

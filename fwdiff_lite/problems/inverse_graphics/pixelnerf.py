@@ -1,15 +1,15 @@
-"""pixelNeRF with a diffusion model inside: the 3-D structured denoiser of section 4.1 (figure 2).
+"""A pixelNeRF as the denoiser of a diffusion model: the 3-D structured denoiser of section 4.1 (figure 2).
 
-A scene S is a radiance field whose every point looks up what the views of it show there (Eq. 10): the point is
-projected into each view, picks a feature of the view's encoding, and a small network that sees features and camera
-coordinates of all views answers with density, colour and further features. Views are the context and the noisy target
+A scene S is a radiance field that is conditioned on views of the scene (Eq. 10). A 3-D point is projected into each
+view and takes the feature of the view's feature map there. A small network maps the features and the point's camera
+coordinates in all views to density, colour and further features. The views are the context and the noisy target
 (Eq. 11, 14),
 
     S = S(. | enc(O_ctxt; 0), enc(O_trgt_t, O_det; t)),
 
-where O_det is a deterministic render of the target from the context alone: its colour, depth and features tell the
-target's encoder what is known already. Context and target share one encoder, which is told each pixel's
-ray of light.
+where O_det is a deterministic render of the target view from the context alone: its colour, depth and features give
+the target's encoder the information of the context. Context and target share one encoder. Each pixel's ray is a
+further input of the encoder.
 """
 
 from __future__ import annotations
@@ -24,118 +24,126 @@ from torch import Tensor, nn
 from fwdiff_lite.backbones import DiT, UNet
 from fwdiff_lite.observations import Observations
 from fwdiff_lite.problems.inverse_graphics.cameras import (
+    camera_to_world,
     check_cameras,
-    coordinates,
-    inverse,
-    on_image,
+    perspective_divide,
     pixel_centres,
     rays,
+    world_to_camera,
 )
-from fwdiff_lite.problems.inverse_graphics.volume import Image, VolumeRenderer
+from fwdiff_lite.problems.inverse_graphics.volume import RenderedImages, VolumeRenderer
 
-CPU_CHUNK_POINTS = 2**13  # points, once for each view, whose numbers stay in the cache of a CPU's core
-DENSITY_SCALE = 10.0  # density, in one over the unit of length, of a point whose raw answer is about 1
+CPU_CHUNK_POINTS = 2**13  # points x views in one call of the field's network on the CPU: they fit a core's cache
+DENSITY_SCALE = 10.0  # density per unit of length = DENSITY_SCALE x softplus of the network's output
 
 
 @dataclass(frozen=True, eq=False)
 class RadianceField:
-    """The signal: B scenes, each given by V encoded views of it.
+    """The signal: B scenes, each conditioned on V encoded views of it.
 
-    maps:    (B, V, C, H, W) features of every pixel, already projected to the network's width
-    cameras: (B, V, 4, 4)
-    mask:    (B, V) which views there are
-    training: whether rays ask for it anywhere in their pieces, not in their middles
+    feature_maps: (B, V, C, H, W) the encoding of each view, already projected to the width of the field's network
+    cameras:      (B, V, 4, 4) of the views
+    mask:         (B, V) True where there is a view
+    training: whether renderers sample each ray at stratified offsets, as in training, or in the middle of its segments
     """
 
     network: FieldNetwork
     renderer: VolumeRenderer
-    maps: Float[Tensor, "b v c h w"]
+    feature_maps: Float[Tensor, "b v c h w"]
     cameras: Float[Tensor, "b v 4 4"]
     mask: Bool[Tensor, "b v"]
     training: bool = False
 
     def __call__(self, points: Float[Tensor, "b p 3"]) -> tuple[Float[Tensor, "b p"], Float[Tensor, "b p o"]]:
-        """Density, and colours with features, at points of the world (Eq. 10)."""
+        """Density, and colours followed by features, at world points (Eq. 10)."""
+        views = (self.feature_maps, self.cameras, self.mask)
         if points.is_cuda or torch.is_grad_enabled():
-            return self.network(points, self.maps, self.cameras, self.mask)
-        lots = points.split(max(1, CPU_CHUNK_POINTS // self.mask.numel()), 1)
-        density, colour = zip(*(self.network(lot, self.maps, self.cameras, self.mask) for lot in lots), strict=True)
-        return torch.cat(density, 1), torch.cat(colour, 1)
+            return self.network(points, *views)
+        chunks = points.split(max(1, CPU_CHUNK_POINTS // self.mask.numel()), 1)
+        density, rgb_features = zip(*(self.network(chunk, *views) for chunk in chunks), strict=True)
+        return torch.cat(density, 1), torch.cat(rgb_features, 1)
 
     def __getitem__(self, rows) -> RadianceField:
-        """Some of the scenes: whatever a tensor's first axis can be indexed with, kept as an axis."""
+        """Some of the scenes: `rows` is an index of a tensor's first axis. An int selects a batch of one scene."""
         if isinstance(rows, int):
             rows = slice(rows, rows + 1 or None)
-        return replace(self, maps=self.maps[rows], cameras=self.cameras[rows], mask=self.mask[rows])
+        return replace(self, feature_maps=self.feature_maps[rows], cameras=self.cameras[rows], mask=self.mask[rows])
 
-    def render(self, cameras: Float[Tensor, "b m 4 4"]) -> Image:
-        """What M cameras would see: colours, depth and opacity."""
-        if cameras.ndim != 4 or len(cameras) != len(self.maps):
-            raise ValueError(f"cameras {tuple(cameras.shape)} are not for {len(self.maps)} scenes: give (B, M, 4, 4)")
+    def render(self, cameras: Float[Tensor, "b m 4 4"]) -> RenderedImages:
+        """Renders the scenes for M cameras each: colours, depth and opacity, without gradients."""
+        b = len(self.feature_maps)
+        if cameras.ndim != 4 or len(cameras) != b:
+            raise ValueError(f"cameras {tuple(cameras.shape)} are not for {b} scenes: give (B, M, 4, 4)")
         with torch.no_grad():
-            return self.renderer.image(self, cameras)
+            return self.renderer.render_images(self, cameras)
 
 
-def join(fields: list[RadianceField], dim: int = 0) -> RadianceField:
-    """Scenes of several lots, with as many views each, as one lot; or along dim 1 several views of the same scenes."""
-    # a point reads all channels of a pixel, so these lie side by side in memory
-    maps = torch.cat([f.maps.movedim(2, -1) for f in fields], dim).movedim(-1, 2)
-    cameras, mask = (torch.cat(part, dim) for part in zip(*((f.cameras, f.mask) for f in fields), strict=True))
-    return replace(fields[0], maps=maps, cameras=cameras, mask=mask)
+def cat(fields: list[RadianceField], dim: int = 0) -> RadianceField:
+    """torch.cat for radiance fields: dim 0 joins batches of scenes, dim 1 joins views of the same scenes."""
+    # the network reads all channels of a pixel at once, so the channels are contiguous in memory
+    feature_maps = torch.cat([f.feature_maps.movedim(2, -1) for f in fields], dim).movedim(-1, 2)
+    cameras, mask = (torch.cat(parts, dim) for parts in zip(*((f.cameras, f.mask) for f in fields), strict=True))
+    return replace(fields[0], feature_maps=feature_maps, cameras=cameras, mask=mask)
 
 
-def sample_map(maps: Float[Tensor, "n c h w"], uv: Float[Tensor, "n p 2"]) -> Float[Tensor, "n p c"]:
-    """Features between the pixels, whose centres are at (j + 0.5) / w, (i + 0.5) / h; outside, those of the border."""
-    if torch.compiler.is_compiling():  # of gathers, a GPU's compiler makes a much faster backward pass
-        return gathered(maps, uv)
-    picked = nn.functional.grid_sample(maps, (2 * uv - 1)[:, None], padding_mode="border", align_corners=False)
-    return picked[:, :, 0].transpose(1, 2)
+def bilinear_sample(images: Float[Tensor, "n c h w"], uv: Float[Tensor, "n p 2"]) -> Float[Tensor, "n p c"]:
+    """Bilinear interpolation of images or feature maps at the image coordinates `uv`.
+
+    Pixel centres are at u = (j + 0.5) / w, v = (i + 0.5) / h. Outside of the image, the border is repeated.
+    """
+    if torch.compiler.is_compiling():  # the compiler makes a much faster backward pass from gathers, on a GPU
+        return bilinear_by_gather(images, uv)
+    sampled = nn.functional.grid_sample(images, (2 * uv - 1)[:, None], padding_mode="border", align_corners=False)
+    return sampled[:, :, 0].transpose(1, 2)
 
 
-def gathered(maps: Float[Tensor, "n c h w"], uv: Float[Tensor, "n p 2"]) -> Float[Tensor, "n p c"]:
-    """The same by hand: from the pixels around each point."""
-    h, w = maps.shape[2:]
-    # by image, row and column: a GPU's compiler would have to take one number apart again, for every feature
-    pixels, n = maps.permute(0, 2, 3, 1), torch.arange(len(maps), device=uv.device)[:, None]
-    place = torch.minimum((uv * uv.new_tensor([w, h]) - 0.5).clamp(min=0), uv.new_tensor([w - 1, h - 1]))
-    low = place.floor()
-    right, down = (place - low)[..., None].unbind(-2)
-    j, i = low.long().unbind(-1)
+def bilinear_by_gather(images: Float[Tensor, "n c h w"], uv: Float[Tensor, "n p 2"]) -> Float[Tensor, "n p c"]:
+    """The same as `bilinear_sample`, from the four pixels around each point."""
+    h, w = images.shape[2:]
+    # indexed by image, row and column: with one flat index, compiled code would divide it again for every channel
+    pixels, n = images.permute(0, 2, 3, 1), torch.arange(len(images), device=uv.device)[:, None]
+    position = torch.minimum((uv * uv.new_tensor([w, h]) - 0.5).clamp(min=0), uv.new_tensor([w - 1, h - 1]))
+    top_left = position.floor()
+    right, down = (position - top_left)[..., None].unbind(-2)
+    j, i = top_left.long().unbind(-1)
     columns, rows = (j, (j + 1).clamp(max=w - 1)), (i, (i + 1).clamp(max=h - 1))
-    above, below = (pixels[n, y, columns[0]] * (1 - right) + pixels[n, y, columns[1]] * right for y in rows)
-    return above * (1 - down) + below * down
+    top, bottom = (pixels[n, y, columns[0]] * (1 - right) + pixels[n, y, columns[1]] * right for y in rows)
+    return top * (1 - down) + bottom * down
 
 
-def positional_encoding(x: Float[Tensor, "*b d"], n: int) -> Float[Tensor, "*b e"]:
-    """The numbers themselves with sines and cosines of pi / 2 times 1, 2, 4, ... of them: e = d (1 + 2 n)."""
-    # numbers, not a power of a tensor: a GPU's compiler would take the power again for every point
-    angles = torch.stack([x * (math.pi / 2 * 2**i) for i in range(n)], -1).flatten(-2)
+def positional_encoding(x: Float[Tensor, "*b d"], num_freqs: int) -> Float[Tensor, "*b e"]:
+    """x, and the sines and cosines of pi / 2 x times 1, 2, 4, ...: e = d (1 + 2 num_freqs)."""
+    # Python numbers, not the power of a tensor: compiled code would compute the power again for every point
+    angles = torch.stack([x * (math.pi / 2 * 2**i) for i in range(num_freqs)], -1).flatten(-2)
     return torch.cat([x, angles.sin(), angles.cos()], -1)
 
 
-def contract(x: Float[Tensor, "*b 3"], unit: float) -> tuple[Float[Tensor, "*b 3"], Float[Tensor, "*b"]]:
-    """Points in units of `unit`; what is farther than one is brought to 2 - 1 / distance (Barron et al. 2022, Eq. 10).
+def contract(points: Float[Tensor, "*b 3"], radius: float) -> tuple[Float[Tensor, "*b 3"], Float[Tensor, "*b"]]:
+    """Contracts unbounded space to a ball of radius 2 (Barron et al. 2022, Eq. 10); also returns the stretch.
 
-    So all of space has a place in a ball of radius 2, and far away it is one over the distance that counts. Beside them
-    how much longer a short step away from the origin was.
+    Points are divided by `radius`. A point at a distance r > 1 from the origin then moves to the distance 2 - 1 / r, so
+    far away, equal steps of the result are equal steps of disparity (1 / r). Nearer points stay.
+    The stretch (*b,) is the length of a short radial step of the result, before contraction and division.
     """
-    x = x / unit
-    size = x.norm(dim=-1, keepdim=True).clamp(min=1)
-    return (2 - 1 / size) * x / size, unit * size[..., 0].square()
+    points = points / radius
+    distance = points.norm(dim=-1, keepdim=True).clamp(min=1)
+    return (2 - 1 / distance) * points / distance, radius * distance[..., 0].square()
 
 
-def plucker(cameras: Float[Tensor, "*b 4 4"], h: int, w: int, unit: float = 1.0) -> Float[Tensor, "*b 6 h w"]:
-    """The ray of light that each pixel sees, as Plücker coordinates: its direction d, and its moment o x d, o in units.
+def plucker_coordinates(
+    cameras: Float[Tensor, "*b 4 4"], h: int, w: int, length_unit: float = 1.0
+) -> Float[Tensor, "*b 6 h w"]:
+    """Plücker coordinates of each pixel's ray: its direction d, and its moment o x d with o in units of length_unit.
 
-    The same wherever on the ray o is taken (Sitzmann et al. 2021, Section 3.1).
+    They do not depend on which point o of the ray is taken (Sitzmann et al. 2021, Section 3.1).
     """
     origins, directions = rays(cameras, pixel_centres(h, w, cameras))
-    moments = torch.linalg.cross(origins.expand_as(directions), directions) / unit
+    moments = torch.linalg.cross(origins.expand_as(directions), directions) / length_unit
     return torch.cat([directions, moments], -1).transpose(-1, -2).unflatten(-1, (h, w))
 
 
-class _Residual(nn.Module):
-    """x + two layers of it."""
+class _ResidualBlock(nn.Module):
+    """Adds the output of two layers to x."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -146,85 +154,97 @@ class _Residual(nn.Module):
 
 
 class FieldNetwork(nn.Module):
-    """Eq. 10: from what V views show of a point to its density, colour and features.
+    """Eq. 10: maps the features of a 3-D point in V views to the point's density, colour and features.
 
-    Each view says by itself what it makes of the point, the views are averaged, weighted by what each thinks of its
-    own word, and two more layers answer. A view on which the point does not appear, or which has it behind the camera,
-    contributes its coordinates and no feature. Beside the camera coordinates of Eq. 10 the network is told those of
-    the world: our scenes share a frame, that of their box. Both as `positional_encoding` of so many frequencies.
+    An MLP embeds the point for each view. A weighted mean fuses the embeddings, with weights that the network predicts
+    from them, and a second MLP maps the mean to the output. Where a point is outside of a view's image or behind its
+    camera, the view contributes the point's camera coordinates and no image feature. Beside the camera coordinates of
+    Eq. 10, the network takes world coordinates, because our scenes share one coordinate frame, that of their box.
 
-    unit: above 0, coordinates are brought near before, by `contract`, and density is told for lengths so contracted
+    width: of all hidden layers, and of the feature maps
+    num_features: channels of the field beside the colours
+    num_freqs: frequencies of the positional encoding of coordinates
+    blocks: residual blocks after the fusion
+    contraction_radius: 0 for a bounded scene; otherwise the coordinates are contracted to a ball (`contract`, with this
+        radius), and the network predicts density per unit of contracted length
     """
 
-    def __init__(self, width: int, features: int, frequencies: int = 4, blocks: int = 2, unit: float = 0.0):
+    def __init__(
+        self, width: int, num_features: int, num_freqs: int = 4, blocks: int = 2, contraction_radius: float = 0.0
+    ):
         super().__init__()
-        self.frequencies, self.unit = frequencies, unit
-        self.camera_proj = nn.Linear(3 * (1 + 2 * frequencies) + 1, width)
-        self.world_proj = nn.Linear(3 * (1 + 2 * frequencies), width)
-        self.per_view_mlp = _Residual(width)
+        self.num_freqs, self.contraction_radius = num_freqs, contraction_radius
+        self.camera_proj = nn.Linear(3 * (1 + 2 * num_freqs) + 1, width)
+        self.world_proj = nn.Linear(3 * (1 + 2 * num_freqs), width)
+        self.per_view_mlp = _ResidualBlock(width)
         self.weight = nn.Linear(width, 1, bias=False)
-        self.fusion_mlp = nn.Sequential(*(_Residual(width) for _ in range(blocks)), nn.SiLU())
-        self.head = nn.Linear(width, 1 + 3 + features)
+        self.fusion_mlp = nn.Sequential(*(_ResidualBlock(width) for _ in range(blocks)), nn.SiLU())
+        self.head = nn.Linear(width, 1 + 3 + num_features)
 
     def forward(
         self,
         points: Float[Tensor, "b p 3"],
-        maps: Float[Tensor, "b v c h w"],
+        feature_maps: Float[Tensor, "b v c h w"],
         cameras: Float[Tensor, "b v 4 4"],
         mask: Bool[Tensor, "b v"],
     ) -> tuple[Float[Tensor, "b p"], Float[Tensor, "b p o"]]:
-        """Density in one over the unit of length; colours in [-1, 1] with features."""
+        """Density per unit of length, and colours in [-1, 1] followed by features."""
         b, v = mask.shape
-        seen = coordinates(cameras, points[:, None])  # (B, V, P, 3)
-        uv, depth = on_image(seen)  # (B, V, P, 2), (B, V, P)
+        camera_points = world_to_camera(cameras, points[:, None])  # (B, V, P, 3)
+        uv, depth = perspective_divide(camera_points)  # (B, V, P, 2), (B, V, P)
         inside = (depth > 0) & ((uv - 0.5).abs() <= 0.5).all(-1)
         uv = torch.where(inside[..., None], uv, 0.5)
-        picked = sample_map(maps.flatten(0, 1), uv.flatten(0, 1)).unflatten(0, (b, v))  # (B, V, P, C)
-        there = inside[..., None].to(points.dtype)
-        if self.unit:
-            (seen, _), (points, longer) = contract(seen, self.unit), contract(points, self.unit)
-        here, world = (positional_encoding(x, self.frequencies) for x in (seen, points))
-        h = self.camera_proj(torch.cat([here, there], -1)) + there * picked + self.world_proj(world)[:, None]
+        features = bilinear_sample(feature_maps.flatten(0, 1), uv.flatten(0, 1)).unflatten(0, (b, v))  # (B, V, P, C)
+        inside = inside[..., None].to(points.dtype)
+        if self.contraction_radius:
+            camera_points, _ = contract(camera_points, self.contraction_radius)
+            points, stretch = contract(points, self.contraction_radius)
+        camera_encoding, world_encoding = (positional_encoding(x, self.num_freqs) for x in (camera_points, points))
+        h = self.camera_proj(torch.cat([camera_encoding, inside], -1)) + inside * features
+        h = h + self.world_proj(world_encoding)[:, None]
         h = self.per_view_mlp(h)
-        there = mask[:, :, None, None]
-        weight = self.weight(h).masked_fill(~there, -1e4).softmax(1) * there  # without any view, zero
-        answer = self.head(self.fusion_mlp((weight * h).sum(1)))
-        density = DENSITY_SCALE * nn.functional.softplus(answer[..., 0])
-        if self.unit:
-            density = density / longer
-        return density, torch.cat([answer[..., 1:4].tanh(), answer[..., 4:]], -1)
+        view_mask = mask[:, :, None, None]
+        weight = self.weight(h).masked_fill(~view_mask, -1e4).softmax(1) * view_mask  # all zero where there is no view
+        output = self.head(self.fusion_mlp((weight * h).sum(1)))
+        density = DENSITY_SCALE * nn.functional.softplus(output[..., 0])
+        if self.contraction_radius:
+            density = density / stretch
+        return density, torch.cat([output[..., 1:4].tanh(), output[..., 4:]], -1)
 
 
 @dataclass(frozen=True, eq=False)
 class Condition:
-    """What a denoiser knows before any noise.
+    """The part of the denoiser's input that does not depend on the noise.
 
-    context:  the scene as it is known from the context alone, cameras and encodings of it included
-    known:    (B, M, C, H, W) its render at the targets' cameras: colour, depth, opacity and features
-    cameras:  (B, M, 4, 4) of the targets
-    estimate: the render's colours, in its own resolution; None where a denoiser is told nothing of it
+    context: the scene that is conditioned on the context alone, with the context's feature maps and cameras
+    rendered_cond: (B, M, C, H, W) the render of that scene by the targets' cameras: colour, depth, opacity, features
+    cameras: (B, M, 4, 4) of the targets
+    deterministic_prediction: the colours of the render (O_det), at its own resolution; None where the denoiser is not
+        conditioned on the render
     """
 
     context: RadianceField
-    known: Float[Tensor, "b m c h w"]
+    rendered_cond: Float[Tensor, "b m c h w"]
     cameras: Float[Tensor, "b m 4 4"]
     deterministic_prediction: Observations | None
 
 
 BACKBONES = {"unet": UNet, "dit": DiT}
-TOLD = ("colour", "depth", "features")  # what a target's encoder is told of the deterministic render
+COND_CHANNELS = ("colour", "depth", "features")  # of the deterministic render; "depth" includes the opacity
 
 
 class SceneDenoiser(nn.Module):
-    """Eq. 14: a scene from context images and noisy target images, with their cameras.
+    """Eq. 14: predicts a scene from context images and noisy target images, with their cameras.
 
-    encoder:  which of BACKBONES; options: its own, after inputs and outputs
-    width:    of the field's network
-    features: further channels of the field, rendered for the target's encoder (figure 2)
-    frequencies: of the positional_encoding that the field's network is told coordinates in
-    coarser:  the deterministic render has so many times fewer pixels along a side
-    told:     which of TOLD a target's encoder gets, depth with opacity; the others are zero, and without any the
-        context is not rendered
+    encoder: a name in BACKBONES
+    width: hidden width of the field's network
+    num_features: channels of the field beside the colours, rendered as an input of the target's encoder (figure 2)
+    num_freqs: frequencies of the field's positional encoding of coordinates
+    encoder_channels: output channels of the encoder
+    render_downsample: divides height and width of the deterministic render
+    encoder_options: keyword arguments of the encoder beside its input and output channels
+    conditioning: which of COND_CHANNELS are inputs of the target's encoder. The others are zero; if there are none, the
+        context is not rendered at all
     """
 
     def __init__(
@@ -232,79 +252,101 @@ class SceneDenoiser(nn.Module):
         renderer: VolumeRenderer,
         encoder: str = "unet",
         width: int = 64,
-        features: int = 16,
-        frequencies: int = 4,
-        channels: int = 64,
-        coarser: int = 2,
-        options: dict | None = None,
-        told: tuple[str, ...] = TOLD,
+        num_features: int = 16,
+        num_freqs: int = 4,
+        encoder_channels: int = 64,
+        render_downsample: int = 2,
+        encoder_options: dict | None = None,
+        conditioning: tuple[str, ...] = COND_CHANNELS,
     ):
         super().__init__()
         if encoder not in BACKBONES:
             raise ValueError(f"unknown encoder {encoder!r}: choose one of {', '.join(BACKBONES)}")
-        if unknown := [name for name in told if name not in TOLD]:
-            raise ValueError(f"a render has no {', '.join(unknown)}: choose what is told from {', '.join(TOLD)}")
-        self.renderer, self.coarser, self.features, self.told = renderer, coarser, features, told
-        self.encoder = BACKBONES[encoder](3 + (3 + 2 + features) + 6 + 1, channels, **(options or {}))
-        self.project = nn.Conv2d(channels, width, 1)  # on the map: linear, so it may come before the look-up
-        self.field = FieldNetwork(width, features, frequencies, unit=renderer.near)
+        if unknown := [name for name in conditioning if name not in COND_CHANNELS]:
+            raise ValueError(f"unknown conditioning {', '.join(unknown)}: choose from {', '.join(COND_CHANNELS)}")
+        self.renderer, self.render_downsample = renderer, render_downsample
+        self.num_features, self.conditioning = num_features, conditioning
+        in_channels = 3 + (3 + 2 + num_features) + 6 + 1  # images, rendered_cond, ray_embedding, is_target
+        self.encoder = BACKBONES[encoder](in_channels, encoder_channels, **(encoder_options or {}))
+        # applied to each pixel of the map, not to each point: it is linear, so it commutes with bilinear sampling
+        self.project = nn.Conv2d(encoder_channels, width, 1)
+        self.field = FieldNetwork(width, num_features, num_freqs, contraction_radius=renderer.near)
 
     def encode(
         self,
         images: Float[Tensor, "b v 3 h w"],
         cameras: Float[Tensor, "b v 4 4"],
-        known: Float[Tensor, "b v c h w"] | None,
+        rendered_cond: Float[Tensor, "b v c h w"] | None,
         t: Float[Tensor, "b"],
     ) -> Float[Tensor, "b v f h w"]:
-        """enc(O, phi; t), at the field's width; known: what a target's encoder is told, None for the context."""
+        """enc(O, phi; t): feature maps at the width of the field's network.
+
+        rendered_cond: as in Condition, for targets; None for context images
+        """
         b, v, _, h, w = images.shape
         if (h, w) != (self.renderer.height, self.renderer.width):
             raise ValueError(
                 f"images of {h}x{w} pixels, but this model's have {self.renderer.height}x{self.renderer.width}"
             )
-        told = images.new_full((b, v, 1, h, w), float(known is not None))
-        if known is None:
-            known = images.new_zeros(b, v, 5 + self.features, h, w)
-        light = plucker(cameras, h, w, self.renderer.near or 1.0).to(images)
-        stacked = torch.cat([images, known, light, told], 2).flatten(0, 1)
-        maps = self.project(self.encoder(stacked, t.repeat_interleave(v)))
-        # as precise as places are, also where networks are not: in half precision a place is off by a fifth of a pixel
-        return maps.to(cameras).unflatten(0, (b, v))
+        is_target = images.new_full((b, v, 1, h, w), float(rendered_cond is not None))
+        if rendered_cond is None:
+            rendered_cond = images.new_zeros(b, v, 5 + self.num_features, h, w)
+        ray_embedding = plucker_coordinates(cameras, h, w, self.renderer.near or 1.0).to(images)
+        inputs = torch.cat([images, rendered_cond, ray_embedding, is_target], 2).flatten(0, 1)
+        feature_maps = self.project(self.encoder(inputs, t.repeat_interleave(v)))
+        # in the cameras' precision, even where networks run in a lower one: interpolation needs maps and positions of
+        # one type, and half precision would move a position by a fifth of a pixel
+        return feature_maps.to(cameras).unflatten(0, (b, v))
 
-    def condition(self, context: Observations, target_params: Float[Tensor, "b m 4 4"]) -> Condition:
-        """Encodes the context and renders from it what the targets would see."""
+    def condition(self, context: Observations, target_params: Float[Tensor, "b m 4 4"], target_mask=None) -> Condition:
+        """Encodes the context, and renders the scene that it gives by the targets' cameras."""
         check_cameras(context.params)
         b, m = target_params.shape[:2]
         images = torch.where(context.mask[:, :, None, None, None], context.value, 0)
-        maps = self.encode(images, context.params, None, images.new_zeros(b))
-        scene = RadianceField(self.field, self.renderer, maps, context.params, context.mask, self.training)
-        if not self.told:
-            nothing = images.new_zeros(b, m, 5 + self.features, self.renderer.height, self.renderer.width)
-            return Condition(scene, nothing, target_params, None)
-        seen = self.renderer.cast(scene, target_params, coarser=self.coarser)
-        h, w = (max(1, n // self.coarser) for n in (self.renderer.height, self.renderer.width))
-        depth = self._scaled(seen.depth, target_params)
-        shape = torch.stack([depth, seen.opacity], -1)
-        parts = {"colour": seen.colour[..., :3], "depth": shape, "features": seen.colour[..., 3:]}
-        estimate = Observations(parts["colour"].transpose(-1, -2).unflatten(-1, (h, w)), target_params)
-        told = [part if name in self.told else torch.zeros_like(part) for name, part in parts.items()]
-        known = torch.cat(told, -1).transpose(-1, -2).unflatten(-1, (h, w))  # (B, M, C, h, w)
-        known = nn.functional.interpolate(known.flatten(0, 1), (self.renderer.height, self.renderer.width))
-        return Condition(scene, known.unflatten(0, (b, m)), target_params, estimate)
+        feature_maps = self.encode(images, context.params, None, images.new_zeros(b))
+        scene = RadianceField(self.field, self.renderer, feature_maps, context.params, context.mask, self.training)
+        if not self.conditioning:
+            zeros = images.new_zeros(b, m, 5 + self.num_features, self.renderer.height, self.renderer.width)
+            return Condition(scene, zeros, target_params, None)
+        render = self.renderer.render_rays(scene, target_params, downsample=self.render_downsample)
+        h, w = (max(1, n // self.render_downsample) for n in (self.renderer.height, self.renderer.width))
+        depth = self._normalize_depth(render.depth, target_params)
+        channels = {
+            "colour": render.rgb_features[..., :3],
+            "depth": torch.stack([depth, render.opacity], -1),
+            "features": render.rgb_features[..., 3:],
+        }
+        prediction = Observations(channels["colour"].transpose(-1, -2).unflatten(-1, (h, w)), target_params)
+        inputs = [x if name in self.conditioning else torch.zeros_like(x) for name, x in channels.items()]
+        rendered_cond = torch.cat(inputs, -1).transpose(-1, -2).unflatten(-1, (h, w))  # (B, M, C, h, w)
+        rendered_cond = nn.functional.interpolate(
+            rendered_cond.flatten(0, 1), (self.renderer.height, self.renderer.width)
+        )
+        return Condition(scene, rendered_cond.unflatten(0, (b, m)), target_params, prediction)
 
-    def _scaled(self, depth: Float[Tensor, "b m p"], cameras: Float[Tensor, "b m 4 4"]) -> Float[Tensor, "b m p"]:
-        """Depth from the middle of the box, in halves of its diagonal; for scenes all around, from near 0 to far 1."""
+    def _normalize_depth(
+        self, depth: Float[Tensor, "b m p"], cameras: Float[Tensor, "b m 4 4"]
+    ) -> Float[Tensor, "b m p"]:
+        """Depth minus that of the box's centre, in units of half the box's diagonal.
+
+        With a near plane: 1 - near / depth, from 0 at the near plane to 1 at infinity.
+        """
         if self.renderer.near:
             return 1 - self.renderer.near / depth.clamp(min=self.renderer.near)
-        middle = cameras.new_tensor([self.renderer.low, self.renderer.high]).mean(0)
-        away = (inverse(cameras)[1] - middle).norm(dim=-1, keepdim=True)
-        return (depth - away) / (0.5 * math.dist(self.renderer.low, self.renderer.high))
+        box_centre = cameras.new_tensor([self.renderer.box_min, self.renderer.box_max]).mean(0)
+        centre_distance = (camera_to_world(cameras)[1] - box_centre).norm(dim=-1, keepdim=True)
+        return (depth - centre_distance) / (0.5 * math.dist(self.renderer.box_min, self.renderer.box_max))
+
+    def deterministic_prediction(self, condition: Condition) -> Observations | None:
+        """The targets predicted from the context alone (protocols.DeterministicDenoiser)."""
+        return condition.deterministic_prediction
 
     def forward(
         self, condition: Condition, noisy_target: Float[Tensor, "b m 3 h w"], t: Float[Tensor, "b"]
     ) -> RadianceField:
-        """Eq. 14: the signal."""
+        """Eq. 14: the signal, a scene that is conditioned on the context and the noisy target."""
         context = condition.context
-        maps = self.encode(noisy_target, condition.cameras, condition.known, t)
-        there = torch.ones(maps.shape[:2], dtype=torch.bool, device=maps.device)
-        return join([context, replace(context, maps=maps, cameras=condition.cameras, mask=there)], 1)
+        feature_maps = self.encode(noisy_target, condition.cameras, condition.rendered_cond, t)
+        mask = torch.ones(feature_maps.shape[:2], dtype=torch.bool, device=feature_maps.device)
+        target = replace(context, feature_maps=feature_maps, cameras=condition.cameras, mask=mask)
+        return cat([context, target], 1)

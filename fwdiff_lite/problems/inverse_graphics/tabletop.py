@@ -1,18 +1,21 @@
-"""Tabletop scenes that hide things, for problems/inverse_graphics: drawn on the CPU, traced exactly anywhere.
+"""Tabletop scenes with occluded content, for 3-D inverse graphics: drawn on the CPU, ray traced on any device.
 
-On a round table stand a screen, a box, and one or two bodies that hide nothing. From the scene's *front* one sees
+On a round table stand a screen, a box, and one or two distractors, bodies that occlude nothing. The *front* of a scene
+is the direction from which the context camera looks at it. A front view shows
 
-    the screen's face with a white band. Behind it stands nothing, an orange body or a violet one;
-    the box's plain face. On its back and on its outer side is a decal, red, yellow or blue, low or high.
+    the screen's face with a white band. The space behind the screen is empty, or it holds an orange or a violet body;
+    the box's plain face. The back and the outer side of the box carry a decal: red, yellow or blue, low or high.
 
-Of body and decal no sliver is ever seen from the front, and no shadow: the light comes from behind, and what is hidden
-throws its shadow at the screen's back. The colours of screen and box set the odds of what they hide (ODDS), and nothing
-else does. Drawn too are the decal's height and the body's kind, place, size and turn, each from one distribution, the
-body's in the screen's frame. So what a front view does not tell has a known distribution given what it does
-(`redraw_hidden`).
+A front view shows no part of the hidden body, no part of the decal, and no shadow of them: the light comes from behind
+the scene, and the hidden body casts its shadow on the back of the screen. The colours of the screen and of the box (the
+*cues*) determine the probabilities of the hidden content (FACTOR_PROBABILITIES); nothing else does. The decal's height
+and the hidden body's shape, position, size and azimuth are random, too. Each has one distribution, and the body's are
+defined in the screen's frame. So the distribution of the hidden content given a front view is known: `resample_hidden`
+draws from it.
 
-All solids are boxes, cylinders and balls, so every ray is traced in closed form. There is one light and no gloss: a
-colour does not depend on where it is seen from, and a radiance field without view direction can be right.
+All solids are boxes, cylinders and spheres, so the intersection of a ray with a solid has a closed form. There is one
+light and no specular reflection: a colour does not depend on the viewing direction, so a radiance field that ignores
+the viewing direction can represent a scene exactly.
 """
 
 import math
@@ -27,30 +30,30 @@ from torch import Tensor
 from fwdiff_lite.colours import hsv_to_rgb
 from fwdiff_lite.observations import Observations, to_device
 from fwdiff_lite.problems.inverse_graphics.cameras import check_cameras, orbit, pixel_centres, project, rays
-from fwdiff_lite.problems.inverse_graphics.volume import clip
+from fwdiff_lite.problems.inverse_graphics.volume import intersect_aabb
 
-LOW, HIGH = (-1.0, -1.0, -0.06), (1.0, 1.0, 0.72)  # the corners of a box that holds every scene
+LOW, HIGH = (-1.0, -1.0, -0.06), (1.0, 1.0, 0.72)  # lowest and highest corner of a box that contains every scene
 
-KINDS = ("box", "cylinder", "ball")
-SCREEN, BOX, HIDDEN, FREE, TABLE = 0, 1, 2, (3, 4), 5  # the solids' numbers; FREE are those that hide nothing
-PATTERNS = ("checks", "stripes", "rings")  # of the table
+SHAPES = ("box", "cylinder", "sphere")
+SCREEN, BOX, HIDDEN, DISTRACTORS, TABLE = 0, 1, 2, (3, 4), 5  # indices of the solids; HIDDEN is behind the screen
+PATTERNS = ("checks", "stripes", "rings")  # on the table top
 
 FACTORS = {"hidden": ("nothing", "orange", "violet"), "decal": ("red", "yellow", "blue")}
 CUES = {"hidden": ("teal", "brick", "indigo"), "decal": ("ivory", "slate", "wood")}  # colours of the screen, of the box
-ODDS = torch.tensor(  # of a factor's categories (columns) given its cue (rows); all cues are equally likely
+FACTOR_PROBABILITIES = torch.tensor(  # of a factor's categories (columns) given its cue (rows); cues are equally likely
     [
         [[0.15, 0.55, 0.3], [0.35, 0.2, 0.45], [0.25, 0.3, 0.45]],  # behind the screen: nothing, orange, violet
-        [[0.5, 0.3, 0.2], [0.2, 0.5, 0.3], [0.3, 0.2, 0.5]],  # on the box's back: red, yellow, blue
+        [[0.5, 0.3, 0.2], [0.2, 0.5, 0.3], [0.3, 0.2, 0.5]],  # on the back of the box: red, yellow, blue
     ]
 )
-SCREENS = torch.tensor([[0.20, 0.64, 0.64], [0.85, 0.42, 0.35], [0.36, 0.42, 0.76]])  # colours in [0, 1]
-BOXES = torch.tensor([[0.96, 0.92, 0.82], [0.45, 0.50, 0.57], [0.76, 0.53, 0.33]])
-BODIES = torch.tensor([[0.0, 0.0, 0.0], [1.00, 0.55, 0.08], [0.36, 0.12, 0.62]])
-DECALS = torch.tensor([[0.90, 0.14, 0.16], [1.00, 0.80, 0.10], [0.10, 0.36, 0.92]])
-WHITE = 0.97  # of the screen's band
-ELEVATION, DISTANCE = (20, 32), (2.6, 3.6)  # of all cameras, in degrees and in the table's radii
-REACH = (0.97, 1.2)  # half of what a camera sees from left to right, at the table's middle
-OFF = 1e-3  # how far off a surface the rays start that ask whether it is lit, or seen
+SCREEN_COLOURS = torch.tensor([[0.20, 0.64, 0.64], [0.85, 0.42, 0.35], [0.36, 0.42, 0.76]])  # RGB in [0, 1]
+BOX_COLOURS = torch.tensor([[0.96, 0.92, 0.82], [0.45, 0.50, 0.57], [0.76, 0.53, 0.33]])
+BODY_COLOURS = torch.tensor([[0.0, 0.0, 0.0], [1.00, 0.55, 0.08], [0.36, 0.12, 0.62]])  # the first is never visible
+DECAL_COLOURS = torch.tensor([[0.90, 0.14, 0.16], [1.00, 0.80, 0.10], [0.10, 0.36, 0.92]])
+BAND_COLOUR = 0.97  # of the white band on the screen, in all three channels
+ELEVATION_RANGE, DISTANCE_RANGE = (20, 32), (2.6, 3.6)  # of all cameras, in degrees and in table radii
+HALF_FIELD_WIDTH_RANGE = (0.97, 1.2)  # half of the width that a camera sees at the table's centre
+SHADOW_BIAS = 1e-3  # offset of the origins of shadow and visibility rays along the surface normal
 
 # --- scenes -----------------------------------------------------------------------------------------------------------
 
@@ -59,33 +62,33 @@ OFF = 1e-3  # how far off a surface the rays start that ask whether it is lit, o
 class Scenes:
     """B scenes of five solids on a table; lengths in units of the table's radius, angles in radians.
 
-    front: (B,) the azimuth of the front; light: (B, 3) towards the light, of length one
-    pattern, scale, phase: (B,) which of PATTERNS, how many of its periods a unit, how it is turned
-    tones: (B, 2, 3) its two colours; paint: (B, 2, 3) those of the two bodies that hide nothing
-    kind: (B, 5) which of KINDS, -1: none; place, size, turn: (B, 5, 2), (B, 5, 3), (B, 5) where on the table, half of
-        the length along each axis, and the azimuth of the first axis
-    rise: (B,) up to which share of its faces' height the decal reaches
-    cue, factor: (B, 2) which of CUES and of FACTORS, in their order; where factor 0 is 0, nothing stands behind the
-        screen, whatever its kind, place, size and turn
+    front_azimuth: (B,) azimuth of the front; light_direction: (B, 3) unit vector towards the light
+    pattern, pattern_frequency, pattern_azimuth: (B,) index into PATTERNS, periods per unit of length, and orientation
+    table_colours: (B, 2, 3) the two colours of the pattern; distractor_colours: (B, 2, 3)
+    shape_index: (B, 5) index into SHAPES, -1 for no solid; position: (B, 5, 2) on the table;
+    half_extents: (B, 5, 3) half of the length along each axis; azimuth: (B, 5) of the first axis
+    decal_height: (B,) upper end of the decal, as a fraction of the height of the box's faces
+    cue, factor: (B, 2) indices into the categories of CUES and of FACTORS, in their order; where factor 0 is 0, the
+        hidden body is absent, whatever its shape, position, half_extents and azimuth
     """
 
-    front: Float[Tensor, "b"]
-    light: Float[Tensor, "b 3"]
+    front_azimuth: Float[Tensor, "b"]
+    light_direction: Float[Tensor, "b 3"]
     pattern: Int[Tensor, "b"]
-    scale: Float[Tensor, "b"]
-    phase: Float[Tensor, "b"]
-    tones: Float[Tensor, "b 2 3"]
-    paint: Float[Tensor, "b 2 3"]
-    kind: Int[Tensor, "b s"]
-    place: Float[Tensor, "b s 2"]
-    size: Float[Tensor, "b s 3"]
-    turn: Float[Tensor, "b s"]
-    rise: Float[Tensor, "b"]
+    pattern_frequency: Float[Tensor, "b"]
+    pattern_azimuth: Float[Tensor, "b"]
+    table_colours: Float[Tensor, "b 2 3"]
+    distractor_colours: Float[Tensor, "b 2 3"]
+    shape_index: Int[Tensor, "b s"]
+    position: Float[Tensor, "b s 2"]
+    half_extents: Float[Tensor, "b s 3"]
+    azimuth: Float[Tensor, "b s"]
+    decal_height: Float[Tensor, "b"]
     cue: Int[Tensor, "b 2"]
     factor: Int[Tensor, "b 2"]
 
     def __len__(self) -> int:
-        return len(self.front)
+        return len(self.front_azimuth)
 
     def __getitem__(self, rows) -> "Scenes":
         return Scenes(*(getattr(self, field.name)[rows] for field in fields(self)))
@@ -94,97 +97,123 @@ class Scenes:
         return Scenes(*(to_device(getattr(self, field.name), device) for field in fields(self)))
 
     def repeat(self, k: int) -> "Scenes":
-        """Every scene k times in a row."""
+        """Each scene k times in a row."""
         return Scenes(*(getattr(self, field.name).repeat_interleave(k, 0) for field in fields(self)))
 
     @property
-    def there(self) -> Bool[Tensor, "b s"]:
-        """Which solids there are."""
-        nothing = (self.factor[:, :1] == 0) & (torch.arange(self.kind.shape[1], device=self.kind.device) == HIDDEN)
-        return (self.kind >= 0) & ~nothing
+    def present(self) -> Bool[Tensor, "b s"]:
+        """Mask of the solids that exist in each scene."""
+        solid_index = torch.arange(self.shape_index.shape[1], device=self.shape_index.device)
+        nothing_hidden = (self.factor[:, :1] == 0) & (solid_index == HIDDEN)
+        return (self.shape_index >= 0) & ~nothing_hidden
 
     @property
-    def odds(self) -> Float[Tensor, "b 2 3"]:
-        """The probabilities of each factor's categories, given what the front shows."""
-        return ODDS.to(self.cue.device)[torch.arange(2, device=self.cue.device), self.cue]
+    def factor_probabilities(self) -> Float[Tensor, "b 2 3"]:
+        """The probabilities of each factor's categories, given a front view."""
+        return FACTOR_PROBABILITIES.to(self.cue.device)[torch.arange(2, device=self.cue.device), self.cue]
 
 
 def entropy(scenes: Scenes) -> Float[Tensor, "b 2"]:
-    """Of each factor given a front view, in nats. The kind of a hidden body is uniform: log 3 more if there is one."""
-    return -(scenes.odds * scenes.odds.log()).sum(-1)
+    """The entropy of each factor given a front view, in nats.
+
+    A hidden body's shape is not counted: it is uniform over three shapes, which adds log 3 where a body exists.
+    """
+    return -(scenes.factor_probabilities * scenes.factor_probabilities.log()).sum(-1)
 
 
 def draw_scenes(n: int, generator: torch.Generator) -> Scenes:
-    """n scenes, on the CPU. Laid out with the front at azimuth 0 (x to the front, y to the left), then turned."""
-    uniform, integers = _draws(n, generator)
-    left = 2.0 * integers(2) - 1  # which side the screen stands on
-    screen = torch.stack([uniform(0.0, 0.08), left * uniform(0.38, 0.41)], -1)
-    box = torch.stack([uniform(-0.22, -0.12), -left * uniform(0.36, 0.40)], -1)
-    free = torch.stack([uniform(0.44, 0.60, 2), torch.tensor([-1.0, 1.0]) * uniform(0.18, 0.42, 2)], -1)
-    front = uniform(-math.pi, math.pi)
-    azimuth, elevation = front + math.pi + _degrees(uniform(-20, 20)), _degrees(uniform(60, 70))
+    """n random scenes, on the CPU.
+
+    A scene is laid out with its front at azimuth 0 (x points to the front, y to the left), then rotated to its front.
+    """
+    uniform, integers = _random_functions(n, generator)
+    screen_sign = 2.0 * integers(2) - 1  # 1: the screen stands on the left; -1: on the right
+    screen = torch.stack([uniform(0.0, 0.08), screen_sign * uniform(0.38, 0.41)], -1)
+    box = torch.stack([uniform(-0.22, -0.12), -screen_sign * uniform(0.36, 0.40)], -1)
+    distractors = torch.stack([uniform(0.44, 0.60, 2), torch.tensor([-1.0, 1.0]) * uniform(0.18, 0.42, 2)], -1)
+    front_azimuth = uniform(-math.pi, math.pi)
+    light_azimuth = front_azimuth + math.pi + _to_radians(uniform(-20, 20))
+    light_elevation = _to_radians(uniform(60, 70))
+    light_x, light_y = light_elevation.cos() * light_azimuth.cos(), light_elevation.cos() * light_azimuth.sin()
     hue = uniform(0, 1)
-    kind = torch.cat([torch.zeros(n, 3, dtype=torch.long), integers(3, 2)], 1)
-    kind[:, FREE[1]] = torch.where(uniform(0, 1) < 0.5, kind[:, FREE[1]], -1)
-    layout = torch.stack([screen, box, torch.zeros(n, 2), *free.unbind(1)], 1)
-    # turned inwards, so that its outer side looks away from the front
-    turn = torch.stack([_degrees(uniform(-5, 5)), -left * _degrees(uniform(6, 14)), torch.zeros(n)], 1)
-    screen_size = torch.stack([torch.full((n,), 0.04), uniform(0.39, 0.41), uniform(0.335, 0.355)], -1)
-    box_size = torch.stack([uniform(0.33, 0.36), uniform(0.24, 0.27), uniform(0.32, 0.345)], -1)
+    shape_index = torch.cat([torch.zeros(n, 3, dtype=torch.long), integers(3, 2)], 1)
+    last = DISTRACTORS[1]
+    shape_index[:, last] = torch.where(uniform(0, 1) < 0.5, shape_index[:, last], -1)
+    layout = torch.stack([screen, box, torch.zeros(n, 2), *distractors.unbind(1)], 1)
+    # the box is rotated inwards, so that its outer side faces away from the front
+    azimuth = [_to_radians(uniform(-5, 5)), -screen_sign * _to_radians(uniform(6, 14)), torch.zeros(n)]
+    screen_extents = torch.stack([torch.full((n,), 0.04), uniform(0.39, 0.41), uniform(0.335, 0.355)], -1)
+    box_extents = torch.stack([uniform(0.33, 0.36), uniform(0.24, 0.27), uniform(0.32, 0.345)], -1)
     scenes = Scenes(
-        front=front,
-        light=torch.stack([elevation.cos() * azimuth.cos(), elevation.cos() * azimuth.sin(), elevation.sin()], -1),
+        front_azimuth=front_azimuth,
+        light_direction=torch.stack([light_x, light_y, light_elevation.sin()], -1),
         pattern=integers(len(PATTERNS)),
-        scale=uniform(1.8, 2.6),
-        phase=uniform(-math.pi, math.pi),
-        tones=torch.stack([hsv_to_rgb(hue, uniform(0.10, 0.18), uniform(0.92, 1)), hsv_to_rgb(hue, uniform(0.16, 0.26), 0.90)], 1),
-        paint=hsv_to_rgb(uniform(0, 1, 2), uniform(0.45, 0.75, 2), uniform(0.8, 0.95, 2)),
-        kind=kind,
-        place=_rotated(layout, front[:, None]),
-        size=torch.stack([screen_size, box_size, torch.zeros(n, 3), *_sizes(kind[:, 3:], uniform).unbind(1)], 1),
-        turn=torch.cat([front[:, None] + turn, uniform(-math.pi, math.pi, 2)], 1),
-        rise=torch.ones(n),
+        pattern_frequency=uniform(1.8, 2.6),
+        pattern_azimuth=uniform(-math.pi, math.pi),
+        table_colours=torch.stack(
+            [hsv_to_rgb(hue, uniform(0.10, 0.18), uniform(0.92, 1)), hsv_to_rgb(hue, uniform(0.16, 0.26), 0.90)], 1
+        ),
+        distractor_colours=hsv_to_rgb(uniform(0, 1, 2), uniform(0.45, 0.75, 2), uniform(0.8, 0.95, 2)),
+        shape_index=shape_index,
+        position=_rotate(layout, front_azimuth[:, None]),
+        half_extents=torch.stack(
+            [
+                screen_extents,
+                box_extents,
+                torch.zeros(n, 3),
+                *_draw_half_extents(shape_index[:, 3:], uniform).unbind(1),
+            ],
+            1,
+        ),
+        azimuth=torch.cat([front_azimuth[:, None] + torch.stack(azimuth, 1), uniform(-math.pi, math.pi, 2)], 1),
+        decal_height=torch.ones(n),
         cue=integers(3, 2),
         factor=torch.zeros(n, 2, dtype=torch.long),
     )
-    return redraw_hidden(scenes, generator)
+    return resample_hidden(scenes, generator)
 
 
-def redraw_hidden(scenes: Scenes, generator: torch.Generator) -> Scenes:
-    """The same scenes as far as their front shows them; what it hides is drawn from its true conditional distribution.
+def resample_hidden(scenes: Scenes, generator: torch.Generator) -> Scenes:
+    """The same scenes with new hidden content, drawn from its true distribution given a front view.
 
-    Drawn on the CPU, wherever the scenes are.
+    A front view of the result equals a front view of the input. Random numbers are drawn on the CPU, whatever the
+    device of the scenes; the result is on that device.
     """
-    home = _draw_hidden(scenes.to("cpu"), generator)
-    factor = torch.multinomial(home.odds.flatten(0, 1), 1, generator=generator).view(-1, 2)
-    return replace(home, factor=factor).to(scenes.front.device)
+    scenes_on_cpu = _resample_hidden_geometry(scenes.to("cpu"), generator)
+    probabilities = scenes_on_cpu.factor_probabilities.flatten(0, 1)
+    factor = torch.multinomial(probabilities, 1, generator=generator).view(-1, 2)
+    return replace(scenes_on_cpu, factor=factor).to(scenes.front_azimuth.device)
 
 
-def _draw_hidden(scenes: Scenes, generator: torch.Generator) -> Scenes:
-    """Another height of the decal, and another body behind the screen, whether it is there or not; on the CPU."""
-    uniform, integers = _draws(len(scenes), generator)
-    kind = integers(3)
-    left = torch.sign(_rotated(scenes.place[:, SCREEN], -scenes.front)[:, 1])
-    behind = torch.stack([-uniform(0.28, 0.30), left * uniform(0.01, 0.05)], -1)
-    place = scenes.place[:, SCREEN] + _rotated(behind, scenes.turn[:, SCREEN])
-    size = torch.stack([uniform(0.19, 0.22), uniform(0.21, 0.235), uniform(0.20, 0.22)], -1)
-    turn = scenes.turn[:, SCREEN] + _degrees(uniform(-5, 5))
-    changed = {"rise": uniform(0.4, 1.0)}
-    for name, value in (("kind", kind), ("place", place), ("size", size), ("turn", turn)):
-        changed[name] = getattr(scenes, name).clone()
-        changed[name][:, HIDDEN] = value
-    return replace(scenes, **changed)
+def _resample_hidden_geometry(scenes: Scenes, generator: torch.Generator) -> Scenes:
+    """The same scenes with a new decal height and a new hidden body, present or not; on the CPU."""
+    uniform, integers = _random_functions(len(scenes), generator)
+    shape_index = integers(3)
+    screen_sign = torch.sign(_rotate(scenes.position[:, SCREEN], -scenes.front_azimuth)[:, 1])
+    offset = torch.stack([-uniform(0.28, 0.30), screen_sign * uniform(0.01, 0.05)], -1)  # in the screen's frame
+    new = {
+        "shape_index": shape_index,
+        "position": scenes.position[:, SCREEN] + _rotate(offset, scenes.azimuth[:, SCREEN]),
+        "half_extents": torch.stack([uniform(0.19, 0.22), uniform(0.21, 0.235), uniform(0.20, 0.22)], -1),
+        "azimuth": scenes.azimuth[:, SCREEN] + _to_radians(uniform(-5, 5)),
+    }
+    changes = {"decal_height": uniform(0.4, 1.0)}
+    for name, value in new.items():
+        changes[name] = getattr(scenes, name).clone()
+        changes[name][:, HIDDEN] = value
+    return replace(scenes, **changes)
 
 
-def _sizes(kind: Int[Tensor, "*b"], uniform) -> Float[Tensor, "*b 3"]:
-    """Half lengths of bodies as long as they are wide."""
-    radius, height = (uniform(0.105, 0.14, *kind.shape[1:]) for _ in range(2))
-    radius = torch.where(kind == KINDS.index("box"), 0.85 * radius, radius)
-    return torch.stack([radius, radius, torch.where(kind == KINDS.index("ball"), radius, height)], -1)
+def _draw_half_extents(shape_index: Int[Tensor, "*b"], uniform: Callable) -> Float[Tensor, "*b 3"]:
+    """Random half extents of bodies that are as long as they are wide."""
+    radius, half_height = (uniform(0.105, 0.14, *shape_index.shape[1:]) for _ in range(2))
+    radius = torch.where(shape_index == SHAPES.index("box"), 0.85 * radius, radius)
+    half_height = torch.where(shape_index == SHAPES.index("sphere"), radius, half_height)
+    return torch.stack([radius, radius, half_height], -1)
 
 
-def _draws(n: int, generator: torch.Generator) -> tuple[Callable, Callable]:
-    """uniform(low, high, *shape) and integers(high, *shape), n of each."""
+def _random_functions(n: int, generator: torch.Generator) -> tuple[Callable, Callable]:
+    """The functions uniform(low, high, *shape) and integers(high, *shape), which draw tensors of shape (n, *shape)."""
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
         return low + (high - low) * torch.rand(n, *shape, generator=generator)
@@ -195,12 +224,12 @@ def _draws(n: int, generator: torch.Generator) -> tuple[Callable, Callable]:
     return uniform, integers
 
 
-def _degrees(angle: Tensor) -> Tensor:
-    return angle * (math.pi / 180)
+def _to_radians(degrees: Tensor) -> Tensor:
+    return degrees * (math.pi / 180)
 
 
-def _rotated(points: Float[Tensor, "*b 2"], angle: Float[Tensor, "*#b"]) -> Float[Tensor, "*b 2"]:
-    """Points of the plane, turned about the origin."""
+def _rotate(points: Float[Tensor, "*b 2"], angle: Float[Tensor, "*#b"]) -> Float[Tensor, "*b 2"]:
+    """Points of the plane, rotated about the origin by an angle in radians."""
     x, y = points.unbind(-1)
     return torch.stack([angle.cos() * x - angle.sin() * y, angle.sin() * x + angle.cos() * y], -1)
 
@@ -209,349 +238,391 @@ def _rotated(points: Float[Tensor, "*b 2"], angle: Float[Tensor, "*#b"]) -> Floa
 
 
 def draw_cameras(n: int, m: int, generator: torch.Generator) -> Float[Tensor, "n m 4 4"]:
-    """m cameras for each of n scenes, from all around the table, 20 to 32 degrees high."""
-    uniform, _ = _draws(n, generator)
-    return _orbit(uniform(-math.pi, math.pi, m), uniform)
+    """m random cameras for each of n scenes, at any azimuth and at 20 to 32 degrees of elevation."""
+    uniform, _ = _random_functions(n, generator)
+    return _draw_orbit_cameras(uniform(-math.pi, math.pi, m), uniform)
 
 
-def front_cameras(scenes: Scenes, generator: torch.Generator) -> Float[Tensor, "b 1 4 4"]:
-    """One camera in front of each scene, for its context: up to 10 degrees to the side and 20 to 32 degrees high.
+def draw_front_cameras(scenes: Scenes, generator: torch.Generator) -> Float[Tensor, "b 1 4 4"]:
+    """One random camera in front of each scene, for its context: at most 10 degrees of azimuth from the front.
 
-    From there all is hidden that can be, and all else that stands on the table is in the picture; a third of the
-    pictures cut off some of the table.
+    Its elevation is 20 to 32 degrees. The camera sees none of the hidden content, and its image contains all other
+    solids completely; one image in three does not contain the whole table.
     """
-    uniform, _ = _draws(len(scenes), generator)
-    return _orbit(scenes.front.cpu()[:, None] + _degrees(uniform(-10, 10, 1)), uniform).to(scenes.front.device)
+    uniform, _ = _random_functions(len(scenes), generator)
+    azimuth = scenes.front_azimuth.cpu()[:, None] + _to_radians(uniform(-10, 10, 1))
+    return _draw_orbit_cameras(azimuth, uniform).to(scenes.front_azimuth.device)
 
 
-def _orbit(azimuth: Float[Tensor, "n m"], uniform: Callable) -> Float[Tensor, "n m 4 4"]:
-    """Elevation, distance and field of view vary alike for all cameras: training shows what is examined."""
-    elevation, distance, reach = (uniform(*ends, azimuth.shape[1]) for ends in (ELEVATION, DISTANCE, REACH))
-    return orbit(azimuth, _degrees(elevation), distance, 2 * torch.atan(reach / distance))
+def _draw_orbit_cameras(azimuth: Float[Tensor, "n m"], uniform: Callable) -> Float[Tensor, "n m 4 4"]:
+    """Cameras at these azimuths that look at the table's centre.
+
+    Elevation, distance and field of view are random. All cameras draw them from the same distributions, so that the
+    test views have the distribution of the training views.
+    """
+    ranges = (ELEVATION_RANGE, DISTANCE_RANGE, HALF_FIELD_WIDTH_RANGE)
+    elevation, distance, half_width = (uniform(*ends, azimuth.shape[1]) for ends in ranges)
+    return orbit(azimuth, _to_radians(elevation), distance, 2 * torch.atan(half_width / distance))
 
 
-def _pixels(
-    share: Float[Tensor, "b m n"], cameras: Float[Tensor, "b m 4 4"], side: int, box: Float[Tensor, "2 3"]
+def _box_pixel_indices(
+    fraction: Float[Tensor, "b m n"], cameras: Float[Tensor, "b m 4 4"], side: int, box: Float[Tensor, "2 3"]
 ) -> Int[Tensor, "b m n"]:
-    """The numbers of pixels whose rays pass between a box's corners: the first at share 0, the last before 1."""
-    near, far = clip(*rays(cameras, pixel_centres(side, side, cameras)), *box)
-    count = (near < far).cumsum(-1).to(share)
-    return torch.searchsorted(count, (share * count[..., -1:]).floor() + 0.5)
+    """Indices of pixels whose rays intersect a box, given by its lowest and highest corner.
+
+    fraction: in [0, 1), the position in the list of an image's pixels of this kind; 0 selects the first of them
+    """
+    near, far = intersect_aabb(*rays(cameras, pixel_centres(side, side, cameras)), *box)
+    count = (near < far).cumsum(-1).to(fraction)
+    return torch.searchsorted(count, (fraction * count[..., -1:]).floor() + 0.5)
 
 
-def turned(cameras: Float[Tensor, "*b 4 4"], degrees: float) -> Float[Tensor, "*b 4 4"]:
-    """The same cameras, moved around the table: 180 is the view from behind."""
+def rotate_about_z(cameras: Float[Tensor, "*b 4 4"], degrees: float) -> Float[Tensor, "*b 4 4"]:
+    """The same cameras, rotated about the table's vertical axis: 180 degrees gives the view from the opposite side."""
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     x, y = cameras[..., 0], cameras[..., 1]
     return torch.stack([cos * x - sin * y, sin * x + cos * y, cameras[..., 2], cameras[..., 3]], -1)
 
 
-# --- tracing ----------------------------------------------------------------------------------------------------------
+# --- ray tracing ------------------------------------------------------------------------------------------------------
 
 
 class Solids(NamedTuple):
-    """What rays meet: (B, 6, ...) the solids of B scenes, or (B, M, P, ...) the one that each of M x P rays meets."""
+    """Solids with their colours: (B, 6, ...) all solids of B scenes, or (B, M, P, ...) one solid for each ray."""
 
-    there: Bool[Tensor, "*b"]
-    kind: Int[Tensor, "*b"]
+    present: Bool[Tensor, "*b"]
+    shape_index: Int[Tensor, "*b"]
     centre: Float[Tensor, "*b 3"]
-    size: Float[Tensor, "*b 3"]
-    axis: Float[Tensor, "*b 2"]  # the first axis: cosine and sine of `turn`
+    half_extents: Float[Tensor, "*b 3"]
+    axis: Float[Tensor, "*b 2"]  # direction of the first axis: cosine and sine of the azimuth
     colour: Float[Tensor, "*b 3"]
 
-    def take(self, number: int | Int[Tensor, "b m p"]) -> "Solids":
-        """One solid for every ray."""
-        rows = torch.arange(len(self.kind), device=self.kind.device)[:, None, None]
-        return Solids(*(x[rows, number] for x in self))
+    def select(self, solid_index: int | Int[Tensor, "b m p"]) -> "Solids":
+        """The solid with this index, for each ray."""
+        rows = torch.arange(len(self.shape_index), device=self.shape_index.device)[:, None, None]
+        return Solids(*(x[rows, solid_index] for x in self))
 
-    def is_kind(self, name: str) -> Bool[Tensor, "*b"]:
-        return self.kind == KINDS.index(name)
+    def has_shape(self, name: str) -> Bool[Tensor, "*b"]:
+        return self.shape_index == SHAPES.index(name)
 
-    def into(self, vector: Float[Tensor, "*#b 3"]) -> Float[Tensor, "*#b 3"]:
-        """A vector of the world along the solid's axes, in units of its half lengths."""
+    def to_local(self, vector: Float[Tensor, "*#b 3"]) -> Float[Tensor, "*#b 3"]:
+        """A vector of the world in the solid's local coordinates: along its axes, in units of its half extents."""
         x, y, z = vector.unbind(-1)
         cos, sin = self.axis.unbind(-1)
-        return torch.stack(torch.broadcast_tensors(cos * x + sin * y, cos * y - sin * x, z), -1) / self.size
+        return torch.stack(torch.broadcast_tensors(cos * x + sin * y, cos * y - sin * x, z), -1) / self.half_extents
 
 
-def solids(scenes: Scenes) -> Solids:
+def build_solids(scenes: Scenes) -> Solids:
     """The five solids of each scene, and its table as the sixth."""
-    one = torch.ones_like(scenes.front)[:, None]
-    number = (scenes.cue[:, 0], scenes.cue[:, 1], scenes.factor[:, 0])
-    own = [palette.to(scenes.light)[i] for palette, i in zip((SCREENS, BOXES, BODIES), number, strict=True)]
-    table = -LOW[2] / 2 * one  # half its thickness
-    height = torch.cat([scenes.size[..., 2], -table], 1)
-    turn = torch.cat([scenes.turn, scenes.phase[:, None]], 1)
+    one = torch.ones_like(scenes.front_azimuth)[:, None]
+    palettes = (SCREEN_COLOURS, scenes.cue[:, 0]), (BOX_COLOURS, scenes.cue[:, 1]), (BODY_COLOURS, scenes.factor[:, 0])
+    colours = torch.stack([palette.to(scenes.light_direction)[i] for palette, i in palettes], 1)
+    table_half_height = -LOW[2] / 2 * one
+    height = torch.cat([scenes.half_extents[..., 2], -table_half_height], 1)  # of the centres
+    ground = torch.zeros_like(scenes.position[:, :1])
+    azimuth = torch.cat([scenes.azimuth, scenes.pattern_azimuth[:, None]], 1)
+    table_shape = torch.full_like(scenes.shape_index[:, :1], SHAPES.index("cylinder"))
     return Solids(
-        there=torch.cat([scenes.there, one > 0], 1),
-        kind=torch.cat([scenes.kind, torch.full_like(scenes.kind[:, :1], KINDS.index("cylinder"))], 1),
-        centre=torch.cat([torch.cat([scenes.place, torch.zeros_like(scenes.place[:, :1])], 1), height[..., None]], -1),
-        size=torch.cat([scenes.size, torch.stack([one, one, table], -1)], 1),
-        axis=torch.stack([turn.cos(), turn.sin()], -1),
-        colour=torch.cat([torch.stack(own, 1), scenes.paint, scenes.tones[:, 1:]], 1),
+        present=torch.cat([scenes.present, one > 0], 1),
+        shape_index=torch.cat([scenes.shape_index, table_shape], 1),
+        centre=torch.cat([torch.cat([scenes.position, ground], 1), height[..., None]], -1),
+        half_extents=torch.cat([scenes.half_extents, torch.stack([one, one, table_half_height], -1)], 1),
+        axis=torch.stack([azimuth.cos(), azimuth.sin()], -1),
+        colour=torch.cat([colours, scenes.distractor_colours, scenes.table_colours[:, 1:]], 1),
     )
 
 
-def enters(
-    solid: Solids, start: Float[Tensor, "b #m #p 3"], away: Float[Tensor, "b #m #p 3"]
+def intersect(
+    solid: Solids, origins: Float[Tensor, "b #m #p 3"], directions: Float[Tensor, "b #m #p 3"]
 ) -> Float[Tensor, "b m p"]:
-    """How far along its ray, in lengths of `away`, each ray enters a solid; 0 where it starts inside, inf: it does not.
+    """The distance at which each ray enters a solid, in units of the length of `directions`.
 
-    In the solid's own units a box is three slabs |x|, |y|, |z| <= 1; a cylinder is x^2 + y^2 <= 1 in the slab |z| <= 1;
-    a ball is x^2 + y^2 + z^2 <= 1, in the same slab.
+    The distance is 0 for a ray that starts inside, and inf for a ray that misses the solid. In the solid's local
+    coordinates a box is the intersection of the three slabs |x|, |y|, |z| <= 1; a cylinder is x^2 + y^2 <= 1 in the
+    slab |z| <= 1; a sphere is x^2 + y^2 + z^2 <= 1, in the same slab.
     """
-    o, d = solid.into(start - solid.centre), solid.into(away)
-    inverse = 1 / torch.where(d.abs() < 1e-9, 1e-9, d)
-    middle, half = -o * inverse, inverse.abs()  # of the stretch in each slab
-    near, far = middle - half, middle + half
-    ball = solid.is_kind("ball").to(d)
+    o, d = solid.to_local(origins - solid.centre), solid.to_local(directions)
+    inverse_d = 1 / torch.where(d.abs() < 1e-9, 1e-9, d)
+    slab_middle, slab_half_length = -o * inverse_d, inverse_d.abs()  # of the ray's interval inside each slab
+    slab_near, slab_far = slab_middle - slab_half_length, slab_middle + slab_half_length
+    is_sphere = solid.has_shape("sphere").to(d)
 
-    def total(v: Tensor) -> Tensor:
-        return v[..., 0] + v[..., 1] + ball * v[..., 2]
+    def radial_sum(v: Tensor) -> Tensor:
+        return v[..., 0] + v[..., 1] + is_sphere * v[..., 2]
 
-    # of the stretch in what is round: its middle is the point nearest to the axis, or to the ball's centre
-    square = total(d * d).clamp(min=1e-12)
-    middle = -total(o * d) / square
-    half = ((1 - total((o + middle[..., None] * d).square())).clamp(min=0) / square).sqrt()
-    box = solid.is_kind("box")
-    enter = torch.where(box, torch.maximum(near[..., 0], near[..., 1]), middle - half)
-    leave = torch.where(box, torch.minimum(far[..., 0], far[..., 1]), middle + half)
-    enter, leave = torch.maximum(enter, near[..., 2]), torch.minimum(leave, far[..., 2])
-    return torch.where((enter < leave) & (leave > 0) & solid.there, enter.clamp(min=0), torch.inf)
+    # the ray's point closest to the cylinder's axis or to the sphere's centre, and half the length inside
+    d_squared = radial_sum(d * d).clamp(min=1e-12)
+    closest = -radial_sum(o * d) / d_squared
+    half_chord = ((1 - radial_sum((o + closest[..., None] * d).square())).clamp(min=0) / d_squared).sqrt()
+    is_box = solid.has_shape("box")
+    near = torch.where(is_box, torch.maximum(slab_near[..., 0], slab_near[..., 1]), closest - half_chord)
+    far = torch.where(is_box, torch.minimum(slab_far[..., 0], slab_far[..., 1]), closest + half_chord)
+    near, far = torch.maximum(near, slab_near[..., 2]), torch.minimum(far, slab_far[..., 2])
+    return torch.where((near < far) & (far > 0) & solid.present, near.clamp(min=0), torch.inf)
 
 
-def first(
-    all_solids: Solids, start: Float[Tensor, "b #m #p 3"], away: Float[Tensor, "b #m #p 3"]
+def closest_hit(
+    solids: Solids, origins: Float[Tensor, "b #m #p 3"], directions: Float[Tensor, "b #m #p 3"]
 ) -> tuple[Float[Tensor, "b m p"], Int[Tensor, "b m p"]]:
-    """How far along its ray each ray meets its first solid, inf where it meets none, and that solid's number."""
-    return torch.stack([enters(all_solids.take(i), start, away) for i in range(TABLE + 1)], -1).min(-1)
+    """The distance from each ray's origin to the closest solid, inf where the ray hits none, and that solid's index.
+
+    Distances are in units of the length of `directions`.
+    """
+    return torch.stack([intersect(solids.select(i), origins, directions) for i in range(TABLE + 1)], -1).min(-1)
 
 
-class Surface(NamedTuple):
-    """Where M x P rays end. In the solid's own axes and units it is at `local`, and the way out is along `out`."""
+class HitRecord(NamedTuple):
+    """The closest hits of M x P rays for each of B scenes."""
 
-    depth: Float[Tensor, "b m p"]  # inf: nowhere
+    depth: Float[Tensor, "b m p"]  # in units of the length of the ray's direction; inf: no hit
     point: Float[Tensor, "b m p 3"]
     normal: Float[Tensor, "b m p 3"]
-    which: Int[Tensor, "b m p"]
+    solid_index: Int[Tensor, "b m p"]
     solid: Solids
-    local: Float[Tensor, "b m p 3"]
-    out: Float[Tensor, "b m p 3"]
+    local_point: Float[Tensor, "b m p 3"]  # the point in the solid's local coordinates
+    local_normal: Float[Tensor, "b m p 3"]  # the outward normal there, of any length
 
 
-def surface(all_solids: Solids, start: Float[Tensor, "b m #p 3"], away: Float[Tensor, "b m p 3"]) -> Surface:
-    """The surface that each ray ends on."""
-    depth, which = first(all_solids, start, away)
-    solid = all_solids.take(which)
-    point = start + torch.where(depth < torch.inf, depth, 0)[..., None] * away
-    local = solid.into(point - solid.centre)
-    high, wide = local[..., 2:].abs(), local[..., :2].norm(dim=-1, keepdim=True)
-    cap = local * torch.where(high > wide, local.new_tensor([0.0, 0.0, 1.0]), local.new_tensor([1.0, 1.0, 0.0]))
-    face = torch.where(local.abs() == local.abs().amax(-1, keepdim=True), local, 0)
-    out = torch.where(solid.is_kind("cylinder")[..., None], cap, local)
-    out = torch.where(solid.is_kind("box")[..., None], face, out)
-    x, y, z = torch.nn.functional.normalize(out / solid.size, dim=-1).unbind(-1)
+def hit_record(solids: Solids, origins: Float[Tensor, "b m #p 3"], directions: Float[Tensor, "b m p 3"]) -> HitRecord:
+    """The closest hit of each ray: its point, normal and solid."""
+    depth, solid_index = closest_hit(solids, origins, directions)
+    solid = solids.select(solid_index)
+    point = origins + torch.where(depth < torch.inf, depth, 0)[..., None] * directions
+    local_point = solid.to_local(point - solid.centre)
+    height, radius = local_point[..., 2:].abs(), local_point[..., :2].norm(dim=-1, keepdim=True)
+    vertical, horizontal = local_point.new_tensor([0.0, 0.0, 1.0]), local_point.new_tensor([1.0, 1.0, 0.0])
+    cylinder_normal = local_point * torch.where(height > radius, vertical, horizontal)
+    box_normal = torch.where(local_point.abs() == local_point.abs().amax(-1, keepdim=True), local_point, 0)
+    local_normal = torch.where(solid.has_shape("cylinder")[..., None], cylinder_normal, local_point)
+    local_normal = torch.where(solid.has_shape("box")[..., None], box_normal, local_normal)
+    x, y, z = torch.nn.functional.normalize(local_normal / solid.half_extents, dim=-1).unbind(-1)
     cos, sin = solid.axis.unbind(-1)
     normal = torch.stack([cos * x - sin * y, sin * x + cos * y, z], -1)
-    return Surface(depth, point, normal, which, solid, local, out)
+    return HitRecord(depth, point, normal, solid_index, solid, local_point, local_normal)
 
 
-def cast(
-    scenes: Scenes, start: Float[Tensor, "b m #p 3"], away: Float[Tensor, "b m p 3"]
+def render_rays(
+    scenes: Scenes, origins: Float[Tensor, "b m #p 3"], directions: Float[Tensor, "b m p 3"]
 ) -> tuple[Float[Tensor, "b m p 3"], Float[Tensor, "b m p"]]:
-    """What rays see: colours in [-1, 1], and how far away, in lengths of `away`; white and inf where nothing is."""
-    all_solids = solids(scenes)
-    s = surface(all_solids, start, away)
-    light = scenes.light[:, None, None]
-    facing = (s.normal * light).sum(-1)
-    lit = first(all_solids, s.point + OFF * s.normal, light)[0] == torch.inf
-    shade = 0.66 + 0.02 * s.normal[..., 2] + 0.10 * facing + 0.26 * facing.clamp(min=0) * lit
-    colour = (albedo(scenes, s) * shade[..., None]).clamp(0, 1)
-    return torch.where((s.depth < torch.inf)[..., None], 2 * colour - 1, 1.0), s.depth
+    """The colour of each ray in [-1, 1], and its depth in units of the length of `directions`.
+
+    A ray that hits nothing is white, with depth inf.
+    """
+    solids = build_solids(scenes)
+    hits = hit_record(solids, origins, directions)
+    light_direction = scenes.light_direction[:, None, None]
+    cosine = (hits.normal * light_direction).sum(-1)
+    lit = closest_hit(solids, hits.point + SHADOW_BIAS * hits.normal, light_direction)[0] == torch.inf
+    shading = 0.66 + 0.02 * hits.normal[..., 2] + 0.10 * cosine + 0.26 * cosine.clamp(min=0) * lit
+    colour = (albedo(scenes, hits) * shading[..., None]).clamp(0, 1)
+    return torch.where((hits.depth < torch.inf)[..., None], 2 * colour - 1, 1.0), hits.depth
 
 
-def albedo(scenes: Scenes, s: Surface) -> Float[Tensor, "b m p 3"]:
-    """The colour in [0, 1] of each point: the solid's own, or the table's pattern, the screen's band, the decal."""
-    x, y, z = s.local.unbind(-1)
-    front, side, up = s.out.unbind(-1)
-    scale, pattern = (v[:, None, None] for v in (scenes.scale, scenes.pattern))
-    stripe, across, ring = ((scale * along + 0.25).floor() % 2 for along in (x, y, s.local[..., :2].norm(dim=-1)))
-    odd = torch.where(pattern == 0, (stripe + across) % 2, torch.where(pattern == 1, stripe, ring)) == 1
-    band = (s.which == SCREEN) & (front > 0.5) & ((z - 0.45).abs() < 0.2)
-    outer = torch.sign(_rotated(scenes.place[:, BOX], -scenes.front)[:, 1])[:, None, None]
-    back, aside = ((s.which == BOX) & face for face in (front < -0.5, side * outer > 0.5))
-    along = torch.where(back, y, x)
-    inked = (back | aside) & (torch.maximum(along.abs(), z.abs()) < 0.92) & (z < 2 * scenes.rise[:, None, None] - 1)
-    decal = DECALS.to(z)[scenes.factor[:, 1]][:, None, None]
-    colour = s.solid.colour
-    for where, ink in (
-        ((s.which == TABLE) & (up > 0.5) & odd, scenes.tones[:, None, :1]),
-        (band, colour.new_tensor(WHITE)),
-        (inked, decal),
+def albedo(scenes: Scenes, hits: HitRecord) -> Float[Tensor, "b m p 3"]:
+    """Each hit's colour in [0, 1] before shading: of a solid, the table's pattern, the screen's band or a decal."""
+    x, y, z = hits.local_point.unbind(-1)
+    normal_x, normal_y, normal_z = hits.local_normal.unbind(-1)
+    frequency, pattern = (v[:, None, None] for v in (scenes.pattern_frequency, scenes.pattern))
+    radius = hits.local_point[..., :2].norm(dim=-1)
+    x_parity, y_parity, ring_parity = ((frequency * coordinate + 0.25).floor() % 2 for coordinate in (x, y, radius))
+    stripes_or_rings = torch.where(pattern == 1, x_parity, ring_parity)
+    odd = torch.where(pattern == 0, (x_parity + y_parity) % 2, stripes_or_rings) == 1
+    on_band = (hits.solid_index == SCREEN) & (normal_x > 0.5) & ((z - 0.45).abs() < 0.2)
+    outer_sign = torch.sign(_rotate(scenes.position[:, BOX], -scenes.front_azimuth)[:, 1])[:, None, None]
+    on_back, on_side = ((hits.solid_index == BOX) & face for face in (normal_x < -0.5, normal_y * outer_sign > 0.5))
+    horizontal = torch.where(on_back, y, x)
+    on_decal = (on_back | on_side) & (torch.maximum(horizontal.abs(), z.abs()) < 0.92)
+    on_decal = on_decal & (z < 2 * scenes.decal_height[:, None, None] - 1)
+    decal_colour = DECAL_COLOURS.to(z)[scenes.factor[:, 1]][:, None, None]
+    colour = hits.solid.colour
+    for mask, new_colour in (
+        ((hits.solid_index == TABLE) & (normal_z > 0.5) & odd, scenes.table_colours[:, None, :1]),
+        (on_band, colour.new_tensor(BAND_COLOUR)),
+        (on_decal, decal_colour),
     ):
-        colour = torch.where(where[..., None], ink, colour)
+        colour = torch.where(mask[..., None], new_colour, colour)
     return colour
 
 
 def render(
     scenes: Scenes, cameras: Float[Tensor, "b m 4 4"], side: int = 64, antialias: int = 2
 ) -> Float[Tensor, "b m 3 {side} {side}"]:
-    """Pictures in [-1, 1]: each pixel is the mean of antialias x antialias rays through it."""
-    _check(scenes, cameras, side, antialias)
-    n = side * antialias
-    colour, _ = cast(scenes, *rays(cameras, pixel_centres(n, n, cameras)))
-    colour = colour.view(*cameras.shape[:2], side, antialias, side, antialias, 3)  # n = side x antialias, twice
+    """Images in [-1, 1]: each pixel is the mean of antialias x antialias rays through it."""
+    _check_render_arguments(scenes, cameras, side, antialias)
+    rays_per_side = side * antialias
+    colour, _ = render_rays(scenes, *rays(cameras, pixel_centres(rays_per_side, rays_per_side, cameras)))
+    colour = colour.view(*cameras.shape[:2], side, antialias, side, antialias, 3)
     return colour.mean((3, 5)).movedim(-1, 2)
 
 
-def depths(scenes: Scenes, cameras: Float[Tensor, "b m 4 4"], side: int = 64) -> Float[Tensor, "b m {side} {side}"]:
-    """How far from the camera the ray through each pixel's centre ends; inf where it meets nothing."""
-    _check(scenes, cameras, side)
-    depth, _ = first(solids(scenes), *rays(cameras, pixel_centres(side, side, cameras)))
+def render_depth(
+    scenes: Scenes, cameras: Float[Tensor, "b m 4 4"], side: int = 64
+) -> Float[Tensor, "b m {side} {side}"]:
+    """The distance from the camera to the closest hit of the ray through each pixel's centre, or inf without a hit."""
+    _check_render_arguments(scenes, cameras, side)
+    depth, _ = closest_hit(build_solids(scenes), *rays(cameras, pixel_centres(side, side, cameras)))
     return depth.view(*cameras.shape[:2], side, side)
 
 
-def trace(
+def render_rgbd(
     scenes: Scenes, cameras: Float[Tensor, "b m 4 4"], side: int = 64, antialias: int = 2
 ) -> tuple[Float[Tensor, "b m 3 {side} {side}"], Float[Tensor, "b m {side} {side}"]]:
-    """Pictures and depths; something is hit where the depth is finite.
+    """Images and depth maps; a pixel shows a solid where its depth is finite.
 
-    For some of the pixels only: cast(scenes, *rays(cameras, uv)), uv their places in the pictures.
+    To render some pixels only: render_rays(scenes, *rays(cameras, uv)), with uv their image coordinates.
     """
-    return render(scenes, cameras, side, antialias), depths(scenes, cameras, side)
+    return render(scenes, cameras, side, antialias), render_depth(scenes, cameras, side)
 
 
-def _check(scenes: Scenes, cameras: Tensor, side: int, antialias: int = 1) -> None:
-    """A ValueError where these are not M cameras for each of B scenes, or no picture could have that many pixels."""
+def _check_render_arguments(scenes: Scenes, cameras: Tensor, side: int, antialias: int = 1) -> None:
+    """ValueError where the cameras are not M for each of B scenes, or an image would have no pixel or no ray."""
     check_cameras(cameras)
     if cameras.ndim != 4 or len(cameras) != len(scenes):
-        raise ValueError(f"cameras {tuple(cameras.shape)} are not for {len(scenes)} scenes: give (B, M, 4, 4)")
+        raise ValueError(f"cameras {tuple(cameras.shape)} do not match {len(scenes)} scenes: give (B, M, 4, 4)")
     if side < 1 or antialias < 1:
-        raise ValueError(f"a picture needs at least one pixel a side and one ray a pixel, got {side} and {antialias}")
+        raise ValueError(
+            f"an image needs at least one pixel per side and one ray per pixel, got {side} and {antialias}"
+        )
 
 
-# --- what a context cannot tell ---------------------------------------------------------------------------------------
+# --- the part of a view that a context does not show ------------------------------------------------------------------
 
 
-def unseen(
+def disocclusion_mask(
     scenes: Scenes,
-    contexts: Float[Tensor, "b c 4 4"],
-    targets: Float[Tensor, "b m 4 4"],
+    context_cameras: Float[Tensor, "b c 4 4"],
+    target_cameras: Float[Tensor, "b m 4 4"],
     side: int = 64,
-    mask: Bool[Tensor, "b c"] | None = None,
+    context_mask: Bool[Tensor, "b c"] | None = None,
 ) -> Bool[Tensor, "b m {side} {side}"]:
-    """The target views' pixels that show a point of a surface which no context camera sees.
+    """Mask of the target views' pixels that show a surface point which no context camera sees.
 
-    It is outside of their images, turned away from them, or hidden behind something. A pixel with nothing but
-    background is never unseen. mask: which contexts are there; default: all.
+    The point is outside of the context images, its surface faces away from the context cameras, or something occludes
+    it. A pixel that shows only background is never in the mask.
 
-    The answer is about these scenes; or-ed over several `redraw_hidden` of them, it is about their fronts alone.
+    context_mask: which contexts exist; default: all
+
+    The mask depends on the scenes' hidden content. The union of the masks of several `resample_hidden` scenes depends
+    on the front view alone.
     """
-    _check(scenes, contexts, side)
-    _check(scenes, targets, side)
-    all_solids = solids(scenes)
-    s = surface(all_solids, *rays(targets, pixel_centres(side, side, targets)))
-    point, normal = (v.flatten(1, 2)[:, None] for v in (s.point, s.normal))  # (B, 1, M P, 3)
-    eye, _ = rays(contexts, contexts.new_zeros(1, 2))  # (B, C, 1, 3)
-    uv, ahead = project(contexts, point)  # (B, C, M P, 2), (B, C, M P)
-    inside = (ahead > 0) & ((uv > 0) & (uv < 1)).all(-1)
+    _check_render_arguments(scenes, context_cameras, side)
+    _check_render_arguments(scenes, target_cameras, side)
+    solids = build_solids(scenes)
+    hits = hit_record(solids, *rays(target_cameras, pixel_centres(side, side, target_cameras)))
+    point, normal = (v.flatten(1, 2)[:, None] for v in (hits.point, hits.normal))  # (B, 1, M P, 3)
+    eye, _ = rays(context_cameras, context_cameras.new_zeros(1, 2))  # (B, C, 1, 3)
+    uv, depth = project(context_cameras, point)  # (B, C, M P, 2), (B, C, M P)
+    in_image = (depth > 0) & ((uv > 0) & (uv < 1)).all(-1)
     to_eye = eye - point
-    free = first(all_solids, point + OFF * normal, to_eye)[0] > 1  # to_eye ends at the camera
-    seen = inside & free & ((normal * to_eye).sum(-1) > 0)
-    if mask is not None:
-        seen = seen & mask[..., None]
-    hidden = (s.depth < torch.inf) & ~seen.any(1).view_as(s.depth)
-    return hidden.view(*targets.shape[:2], side, side)
+    unoccluded = closest_hit(solids, point + SHADOW_BIAS * normal, to_eye)[0] > 1  # to_eye ends at the camera
+    visible = in_image & unoccluded & ((normal * to_eye).sum(-1) > 0)
+    if context_mask is not None:
+        visible = visible & context_mask[..., None]
+    disoccluded = (hits.depth < torch.inf) & ~visible.any(1).view_as(hits.depth)
+    return disoccluded.view(*target_cameras.shape[:2], side, side)
 
 
-# --- reading a factor from a picture ----------------------------------------------------------------------------------
+# --- classifying a factor by templates --------------------------------------------------------------------------------
 
 
-def guesses(
-    scenes: Scenes, cameras: Float[Tensor, "b 1 4 4"], factor: str, places: int = 8, side: int = 64, antialias: int = 2
+def render_factor_templates(
+    scenes: Scenes,
+    cameras: Float[Tensor, "b 1 4 4"],
+    factor: str,
+    num_draws: int = 8,
+    side: int = 64,
+    antialias: int = 2,
 ) -> tuple[Float[Tensor, "b a g 3 {side} {side}"], Bool[Tensor, "b {side} {side}"]]:
-    """Pictures of every category of a factor, all else as in the scene, and the pixels that the factor can change.
+    """Renders of the scenes with every category of a factor, and the mask of the pixels that the category can change.
 
-    g: one picture for each of `places` draws (always the same) of what else is open about it, a body's kind, place and
-    size or a decal's height, since a sample's need not be the scene's. Read at 180 degrees from the front.
+    Each of the A categories has G = num_draws templates. They differ in the other unknowns of the factor, since a
+    sample's values need not be the scene's: a body's shape, position, size and azimuth, or a decal's height. The draws
+    are the same in every call. The cameras should be at 180 degrees from the front, where both factors are visible.
     """
     if factor not in FACTORS:
         raise ValueError(f"unknown factor {factor!r}: choose one of {', '.join(FACTORS)}")
-    _check(scenes, cameras, side, antialias)
-    number, others = list(FACTORS).index(factor), scenes.repeat(places)
-    drawn = _draw_hidden(others.to("cpu"), torch.Generator().manual_seed(0)).to(cameras.device)
-    others = replace(others, rise=drawn.rise) if factor == "decal" else replace(drawn, rise=others.rise)
-    pictures, every = [], cameras.repeat_interleave(places, 0)
-    lots = torch.arange(len(every), device=every.device).split(64)  # of all at once, rays at 128 x 128 take 20 GB
+    _check_render_arguments(scenes, cameras, side, antialias)
+    factor_index, variations = list(FACTORS).index(factor), scenes.repeat(num_draws)
+    drawn = _resample_hidden_geometry(variations.to("cpu"), torch.Generator().manual_seed(0)).to(cameras.device)
+    if factor == "decal":
+        variations = replace(variations, decal_height=drawn.decal_height)
+    else:
+        variations = replace(drawn, decal_height=variations.decal_height)
+    templates, repeated_cameras = [], cameras.repeat_interleave(num_draws, 0)
+    # in chunks: the rays of all templates at once take 20 GB at 128 x 128 pixels
+    chunks = torch.arange(len(repeated_cameras), device=repeated_cameras.device).split(64)
     for category in range(len(FACTORS[factor])):
-        labels = others.factor.clone()
-        labels[:, number] = category
-        shown = replace(others, factor=labels)
-        picture = torch.cat([render(shown[lot], every[lot], side, antialias) for lot in lots])
-        pictures.append(picture.view(len(scenes), places, 3, side, side))
-    pictures = torch.stack(pictures, 1)
-    return pictures, (pictures.amax((1, 2)) - pictures.amin((1, 2)) > 0.1).any(1)
+        labels = variations.factor.clone()
+        labels[:, factor_index] = category
+        labelled = replace(variations, factor=labels)
+        images = torch.cat([render(labelled[rows], repeated_cameras[rows], side, antialias) for rows in chunks])
+        templates.append(images.view(len(scenes), num_draws, 3, side, side))
+    templates = torch.stack(templates, 1)
+    return templates, (templates.amax((1, 2)) - templates.amin((1, 2)) > 0.1).any(1)
 
 
-def read(
-    pictures: Float[Tensor, "b k 3 h w"], guess: Float[Tensor, "b a g 3 h w"], mask: Bool[Tensor, "b h w"]
+def classify_nearest_template(
+    images: Float[Tensor, "b k 3 h w"], templates: Float[Tensor, "b a g 3 h w"], mask: Bool[Tensor, "b h w"]
 ) -> Int[Tensor, "b k"]:
-    """The category that each of K pictures shows: that of the nearest guess, by squared error inside the mask."""
-    x, y = ((p * mask[:, None, None, None]).flatten(3) for p in (pictures[:, None], guess))  # (B, 1 or A, K or G, N)
-    distance = x.square().sum(-1)[..., None] + y.square().sum(-1)[:, :, None] - 2 * x @ y.transpose(-1, -2)
-    return distance.amin(-1).argmin(1)  # (B, A, K, G) -> (B, A, K) -> (B, K)
+    """The category of each of K images: that of the nearest template, by squared error inside the mask."""
+    x, y = ((v * mask[:, None, None, None]).flatten(3) for v in (images[:, None], templates))  # (B, 1 | A, K | G, N)
+    squared_error = x.square().sum(-1)[..., None] + y.square().sum(-1)[:, :, None] - 2 * x @ y.transpose(-1, -2)
+    return squared_error.amin(-1).argmin(1)  # (B, A, K, G) -> (B, A, K) -> (B, K)
 
 
-# --- tuples for training ----------------------------------------------------------------------------------------------
+# --- batches for training ---------------------------------------------------------------------------------------------
 
 
 def batches(
-    size: int = 96,
-    contexts: int = 1,
-    pixels: int | None = None,
+    batch_size: int = 96,
+    max_contexts: int = 1,
+    num_pixels: int | None = None,
     side: int = 64,
     antialias: int = 2,
-    empty: float = 0.0,
+    context_dropout: float = 0.0,
     device: torch.device | str = "cpu",
     compile: bool = False,
 ) -> Callable[[torch.Generator], dict]:
-    """For fit(): fresh scenes seen from 1 to `contexts` cameras, a target and a novel one.
+    """The batch function for fit(): new scenes with 1 to `max_contexts` context views, a target and a novel view.
 
-    The first camera stands in front, all others anywhere around.
+    The first context camera is in front of the scene; all other cameras are at any azimuth. Scenes and cameras are
+    drawn on the CPU; images are rendered on the device.
 
-    pixels: draws the numbers of so many pixels of each target and novel view, "at" and "novel_at", for the loss; only
-        of those whose rays pass the scene's box, the others are known
-    empty: the share of scenes whose context is dropped whole: a model that meets some of them can be guided, one that
-        meets nothing else is unconditional
-    Scenes and cameras are drawn on the CPU and traced on the device.
+    num_pixels: the number of pixels of each target and novel view that the loss uses; their random indices are
+        "pixel_indices" and "novel_pixel_indices". Only pixels whose rays intersect the scene's box are drawn, since the
+        others always show background. None: all pixels, and no indices
+    context_dropout: the fraction of scenes whose whole context is masked out. With a fraction between 0 and 1 a model
+        can be guided; with 1 it is unconditional
     """
-    if size < 1 or contexts < 1 or not (pixels is None or 1 <= pixels <= side**2):
+    if batch_size < 1 or max_contexts < 1 or not (num_pixels is None or 1 <= num_pixels <= side**2):
         raise ValueError(
             f"a batch needs at least one scene, one context and 1 to {side**2} pixels (or None: all), "
-            f"got {size}, {contexts} and {pixels}"
+            f"got {batch_size}, {max_contexts} and {num_pixels}"
         )
-    if not 0 <= empty <= 1:
-        raise ValueError(f"empty is a share of the scenes, from 0 to 1, got {empty}")
-    draw = torch.compile(render) if compile else render
+    if not 0 <= context_dropout <= 1:
+        raise ValueError(f"context_dropout is a fraction of the scenes, from 0 to 1, got {context_dropout}")
+    render_images = torch.compile(render) if compile else render
     box = torch.tensor([LOW, HIGH], device=device)
 
-    def batch(generator: torch.Generator) -> dict:
-        scenes = draw_scenes(size, generator)
-        cameras = torch.cat([front_cameras(scenes, generator), draw_cameras(size, contexts + 1, generator)], 1)
-        many = torch.randint(1, contexts + 1, (size, 1), generator=generator)
-        gone = torch.arange(contexts) >= many
-        if empty:
-            gone = gone | (torch.rand(size, 1, generator=generator) < empty)
-        gone, cameras = (to_device(x, device) for x in (gone, cameras))
-        seen = Observations(draw(scenes.to(device), cameras, side, antialias), cameras)
-        parts = {
-            "context": seen.select(slice(contexts)).mask_out(gone),
-            "target": seen.select(slice(contexts, contexts + 1)),
-            "novel": seen.select(slice(contexts + 1, contexts + 2)),
+    def make_batch(generator: torch.Generator) -> dict:
+        scenes = draw_scenes(batch_size, generator)
+        front_cameras = draw_front_cameras(scenes, generator)
+        cameras = torch.cat([front_cameras, draw_cameras(batch_size, max_contexts + 1, generator)], 1)
+        num_contexts = torch.randint(1, max_contexts + 1, (batch_size, 1), generator=generator)
+        drop_mask = torch.arange(max_contexts) >= num_contexts
+        if context_dropout:
+            drop_mask = drop_mask | (torch.rand(batch_size, 1, generator=generator) < context_dropout)
+        drop_mask, cameras = (to_device(x, device) for x in (drop_mask, cameras))
+        views = Observations(render_images(scenes.to(device), cameras, side, antialias), cameras)
+        batch = {
+            "context": views.select(slice(max_contexts)).mask_out(drop_mask),
+            "target": views.select(slice(max_contexts, max_contexts + 1)),
+            "novel": views.select(slice(max_contexts + 1, max_contexts + 2)),
         }
-        if pixels is not None:
-            shares = to_device(torch.rand(size, 2, pixels, generator=generator), device)
-            parts["pixel_indices"], parts["novel_pixel_indices"] = _pixels(shares, cameras[:, contexts:], side, box).split(1, 1)
-        return parts
+        if num_pixels is not None:
+            fraction = to_device(torch.rand(batch_size, 2, num_pixels, generator=generator), device)
+            pixel_indices = _box_pixel_indices(fraction, cameras[:, max_contexts:], side, box)
+            batch["pixel_indices"], batch["novel_pixel_indices"] = pixel_indices.split(1, 1)
+        return batch
 
-    return batch
+    return make_batch

@@ -1,11 +1,13 @@
-"""View-space diffusion, the baseline without a scene, in the manner of SparseFusion (Zhou and Tulsiani 2023).
+"""View-space diffusion, a baseline that has no 3-D scene, in the manner of SparseFusion (Zhou and Tulsiani 2023).
 
-First, a diffusion model of pictures. Its signal is the target picture itself, and its forward model is the identity.
-It is told what our denoiser is told, a deterministic render of the context at the target's camera, and its encoder is
-the same; but then it paints. What it paints at two cameras need not be of one scene.
+The first part is a diffusion model of images. Its signal is the target image itself, and its forward model is the
+identity. It has the conditioning and the encoder of our 3-D denoiser: a deterministic render of the context by the
+target's camera. A convolution on the encoder's output then predicts the target image. Images that it predicts for two
+cameras need not show the same scene.
 
-Then, `distil` fits one scene to what is painted all around. That takes an optimisation for every scene. SparseFusion's
-second stage begins with deterministic renders and denoises in many steps, ours with samples and in one.
+The second part, `distil`, fits one scene to images that the model predicts for cameras all around. It needs an
+optimisation for every scene. SparseFusion's second stage starts from deterministic renders and denoises in many steps;
+ours starts from samples and denoises in one.
 """
 
 from __future__ import annotations
@@ -19,18 +21,23 @@ from torch import Tensor, nn
 from fwdiff_lite.diffusion import ForwardDiffusion
 from fwdiff_lite.observations import Observations, gather_pixels
 from fwdiff_lite.problems.inverse_graphics.pixelnerf import DENSITY_SCALE, Condition, SceneDenoiser
-from fwdiff_lite.problems.inverse_graphics.volume import Image, VolumeRenderer
+from fwdiff_lite.problems.inverse_graphics.volume import RenderedImages, VolumeRenderer
 
 
 def identity(
-    signal: Float[Tensor, "b m 3 h w"], params: Float[Tensor, "b m 4 4"], pixel_indices: Int[Tensor, "b m n"] | None = None
-) -> Float[Tensor, "b m 3 *places"]:
-    """The forward model of pictures that are their own observation."""
+    signal: Float[Tensor, "b m 3 h w"],
+    params: Float[Tensor, "b m 4 4"],
+    pixel_indices: Int[Tensor, "b m n"] | None = None,
+) -> Float[Tensor, "b m 3 *pixels"]:
+    """The forward model of a diffusion model of images: the observation is the signal."""
     return signal if pixel_indices is None else gather_pixels(signal, pixel_indices)
 
 
 class ViewDenoiser(SceneDenoiser):
-    """The M target pictures, each by itself, instead of a scene: one convolution more on what the encoder says."""
+    """Predicts the M target images independently of each other, not a scene, by a 1 x 1 convolution after the encoder.
+
+    Arguments as of SceneDenoiser.
+    """
 
     def __init__(self, renderer: VolumeRenderer, encoder: str = "unet", width: int = 64, **options):
         super().__init__(renderer, encoder, width, **options)
@@ -39,37 +46,43 @@ class ViewDenoiser(SceneDenoiser):
     def forward(
         self, condition: Condition, noisy_target: Float[Tensor, "b m 3 h w"], t: Float[Tensor, "b"]
     ) -> Float[Tensor, "b m 3 h w"]:
-        """The signal."""
-        maps = self.encode(noisy_target, condition.cameras, condition.known, t)
-        return self.rgb_head(maps.flatten(0, 1)).unflatten(0, maps.shape[:2])
+        """The signal: the predicted target images."""
+        feature_maps = self.encode(noisy_target, condition.cameras, condition.rendered_cond, t)
+        return self.rgb_head(feature_maps.flatten(0, 1)).unflatten(0, feature_maps.shape[:2])
 
 
-# --- from pictures to a scene -----------------------------------------------------------------------------------------
+# --- from images to a scene -------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
-class Grid:
-    """B radiance fields as numbers on a grid over the renderer's box: raw density and colours (B, 4, Z, Y, X)."""
+class VoxelGrid:
+    """B radiance fields, each a grid of values over the renderer's box.
+
+    values: (B, 4, Z, Y, X) density before the softplus, and colours before the tanh
+    """
 
     values: Float[Tensor, "b 4 z y x"]
     renderer: VolumeRenderer
 
     def __call__(self, points: Float[Tensor, "b p 3"]) -> tuple[Float[Tensor, "b p"], Float[Tensor, "b p 3"]]:
-        """Density in one over the unit of length, and colours in [-1, 1]; linear in between, before both are bent."""
-        low, high = (points.new_tensor(corner) for corner in (self.renderer.low, self.renderer.high))
-        place = (2 * (points - low) / (high - low) - 1)[:, :, None, None]  # (B, P, 1, 1, 3)
-        raw = nn.functional.grid_sample(self.values, place, padding_mode="border", align_corners=True)
-        raw = raw[..., 0, 0].transpose(1, 2)  # (B, 4, P, 1, 1) -> (B, P, 4)
-        return DENSITY_SCALE * nn.functional.softplus(raw[..., 0]), raw[..., 1:].tanh()
+        """Density per unit of length, and colours in [-1, 1].
 
-    def render(self, cameras: Float[Tensor, "b m 4 4"]) -> Image:
-        """What M cameras would see: colours, depth and opacity."""
+        The values are interpolated trilinearly, before softplus and tanh.
+        """
+        box_min, box_max = (points.new_tensor(corner) for corner in (self.renderer.box_min, self.renderer.box_max))
+        grid_points = (2 * (points - box_min) / (box_max - box_min) - 1)[:, :, None, None]  # (B, P, 1, 1, 3)
+        values = nn.functional.grid_sample(self.values, grid_points, padding_mode="border", align_corners=True)
+        values = values[..., 0, 0].transpose(1, 2)  # (B, 4, P, 1, 1) -> (B, P, 4)
+        return DENSITY_SCALE * nn.functional.softplus(values[..., 0]), values[..., 1:].tanh()
+
+    def render(self, cameras: Float[Tensor, "b m 4 4"]) -> RenderedImages:
+        """Renders the scenes for M cameras each: colours, depth and opacity, without gradients."""
         with torch.no_grad():
-            return self.renderer.image(self, cameras)
+            return self.renderer.render_images(self, cameras)
 
 
-def roughness(values: Float[Tensor, "b c z y x"]) -> Float[Tensor, ""]:
-    """Mean absolute difference of neighbours along the three axes, added: the total variation of B grids."""
+def total_variation(values: Float[Tensor, "b c z y x"]) -> Float[Tensor, ""]:
+    """Mean absolute difference of neighbouring values along each of the three axes, summed over the axes."""
     return sum(values.diff(dim=axis).abs().mean() for axis in (2, 3, 4))
 
 
@@ -80,54 +93,61 @@ def distil(
     generator: torch.Generator,
     steps: int = 32,
     eta: float = 0.0,
-    rounds: int = 8,
-    updates: int = 150,
-    rays: int = 256,
-    cells: int = 64,
-    smooth: float = 1e-2,
-    rate: float = 0.1,
-) -> tuple[Grid, Float[Tensor, "b m 3 h w"]]:
-    """One scene for each context that looks, from M cameras, as the model of pictures wants; and what it painted first.
+    num_rounds: int = 8,
+    updates_per_round: int = 150,
+    rays_per_camera: int = 256,
+    resolution: int = 64,
+    tv_weight: float = 1e-2,
+    learning_rate: float = 0.1,
+) -> tuple[VoxelGrid, Float[Tensor, "b m 3 h w"]]:
+    """Fits one scene to each context, whose renders by M cameras agree with a view-space diffusion model.
 
-    First the scene is fitted to pictures that the model samples at every camera by itself. Then, in rounds of less and
-    less noise, its own renders are noised, the model denoises them in one step, and the scene follows: score
-    distillation (Poole et al. 2023) with x0 in place of the score. The context's pictures are fitted all the while.
+    Returns the scenes, and the images that the model sampled first.
 
-    steps, eta: of sampling; rounds: of painting, the first included; updates: by Adam in each, at a learning `rate`
-    rays: of each camera in an update
-    cells: of the grid, along its longest side; smooth: weight of its total variation
+    First the scene is fitted to images that the model samples for every camera independently. Then follow rounds with
+    less and less noise: noise is added to renders of the scene, the model denoises them in one step, and the scene is
+    fitted to the result. This is score distillation (Poole et al. 2023) with x0 in place of the score. The context's
+    images are fitted in all rounds.
+
+    steps, eta: of sampling
+    num_rounds: with the first; updates_per_round: steps of Adam in each
+    rays_per_camera: in an update
+    resolution: voxels along the longest side of the grid
+    tv_weight: weight of the grid's total variation
     """
-    renderer, paint = model.denoiser.renderer, model.denoiser
+    view_model, renderer = model.denoiser, model.denoiser.renderer
     with torch.no_grad():
-        condition = paint.condition(context, cameras)
-        painted = model.sample(context, cameras, steps=steps, eta=eta, generator=generator).signal
-    everywhere = torch.cat([context.params, cameras], 1)
-    grid = Grid(empty_grid(len(context), renderer, cells).to(cameras).requires_grad_(), renderer)
-    optimizer = torch.optim.Adam([grid.values], lr=rate)
-    pictures, first = torch.cat([context.value, painted], 1), painted
-    shape = (*everywhere.shape[:2], rays)
-    for t in torch.linspace(1, 0, rounds + 1)[:-1]:
+        condition = view_model.condition(context, cameras)
+        sampled_views = model.sample(context, cameras, steps=steps, eta=eta, generator=generator).signal
+    all_cameras = torch.cat([context.params, cameras], 1)
+    grid = VoxelGrid(initial_grid(len(context), renderer, resolution).to(cameras).requires_grad_(), renderer)
+    optimizer = torch.optim.Adam([grid.values], lr=learning_rate)
+    images = torch.cat([context.value, sampled_views], 1)
+    shape = (*all_cameras.shape[:2], rays_per_camera)
+    for t in torch.linspace(1, 0, num_rounds + 1)[:-1]:
         if t < 1:
-            seen = grid.render(cameras).rgb
-            noise = torch.randn(seen.shape, generator=generator, device=generator.device).to(seen)
-            noisy = model.schedule.alpha(t) * seen + model.schedule.sigma(t) * noise
+            renders = grid.render(cameras).rgb
+            noise = torch.randn(renders.shape, generator=generator, device=generator.device).to(renders)
+            noisy = model.schedule.alpha(t) * renders + model.schedule.sigma(t) * noise
             with torch.no_grad():
-                painted = paint(condition, noisy, t.to(seen).expand(len(seen)))
-            pictures = torch.cat([context.value, painted], 1)
-        for _ in range(updates):
-            pixel_indices = torch.randint(renderer.height * renderer.width, shape, generator=generator, device=generator.device)
+                predicted_views = view_model(condition, noisy, t.to(renders).expand(len(renders)))
+            images = torch.cat([context.value, predicted_views], 1)
+        for _ in range(updates_per_round):
+            num_pixels = renderer.height * renderer.width
+            pixel_indices = torch.randint(num_pixels, shape, generator=generator, device=generator.device)
             pixel_indices = pixel_indices.to(cameras.device)
-            misfit = (renderer(grid, everywhere, pixel_indices) - gather_pixels(pictures, pixel_indices)).square().mean()
+            mse = (renderer(grid, all_cameras, pixel_indices) - gather_pixels(images, pixel_indices)).square().mean()
             optimizer.zero_grad()
-            (misfit + smooth * roughness(grid.values)).backward()  # a mean over scenes: Adam does not mind its scale
+            # a mean over scenes, not a sum: Adam is invariant to the scale of the loss
+            (mse + tv_weight * total_variation(grid.values)).backward()
             optimizer.step()
-    return Grid(grid.values.detach(), renderer), first
+    return VoxelGrid(grid.values.detach(), renderer), sampled_views
 
 
-def empty_grid(n: int, renderer: VolumeRenderer, cells: int) -> Float[Tensor, "n 4 z y x"]:
-    """n grids of a thin grey fog, with cubic cells, `cells` of them along the box's longest side."""
-    sides = [high - low for low, high in zip(renderer.low, renderer.high, strict=True)]
-    x, y, z = (max(2, round(cells * side / max(sides))) for side in sides)
+def initial_grid(n: int, renderer: VolumeRenderer, resolution: int) -> Float[Tensor, "n 4 z y x"]:
+    """Values of n grids of low density and grey colour. The voxels are cubes, `resolution` along the longest side."""
+    sides = [high - low for low, high in zip(renderer.box_min, renderer.box_max, strict=True)]
+    x, y, z = (max(2, round(resolution * side / max(sides))) for side in sides)
     values = torch.zeros(n, 4, z, y, x)
     values[:, 0] = -4.0
     return values

@@ -1,1 +1,1 @@
-"""Motion from a single image (section 4.2): `warping` is the problem, `scenes` its data, `study` its examination."""
+"""Motion from a single image (section 4.2): `warping` is the inverse problem, `scenes` its synthetic data."""

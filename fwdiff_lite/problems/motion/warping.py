@@ -1,15 +1,16 @@
-"""Motion from a single image, through warping (section 4.2).
+"""Motion from a single image, by warping (section 4.2).
 
-The signal S is a still and a field: how far, and which way, each pixel of the still moves in one unit of time. Nobody
-ever sees it. An observation is another frame of the same moment,
+The signal S is a source image with a flow over its pixels: a displacement in pixels for one unit of time. The flow is
+never observed. An observation is another frame of the same motion,
 
-    O = forward(S; tau) = the still, its pixels moved by tau * field,
+    O = forward(S; tau) = the source image, warped by tau * flow,
 
-so the still itself is the observation at tau = 0, and it is the context; a later frame is the target.
+so the source image itself is the observation at tau = 0. It is the context; a later frame is the target.
 
-Two forward models. `BackwardWarp` asks at each pixel of the frame where its colour came from; `SoftmaxSplat` sends
-each pixel of the still where it goes (Niklaus and Liu 2020). Either blends K fields where it is asked to: with one
-field no frame shows two half-moved things, so the mean of two motions has no signal; with two it has one.
+There are two forward models. `BackwardWarp` computes, for each pixel of the frame, where in the source its colour comes
+from. `SoftmaxSplat` moves each pixel of the source to its place in the frame (Niklaus and Liu 2020). Both can blend K
+flows. With one flow, no frame shows an object half at one place and half at another, so no signal has the mean of two
+motions as its frame. With two flows, a signal does.
 """
 
 from dataclasses import dataclass
@@ -24,65 +25,69 @@ from fwdiff_lite.diffusion import ForwardDiffusion
 from fwdiff_lite.observations import Observations
 from fwdiff_lite.schedule import ShiftedCosineSchedule
 
-N = 64  # pixels along a side of a frame
-REACH = 8.0  # pixels: the unit in which the network says how far things move
-SHOWN = 1e-3  # added to how much of a pixel is shown, so that a pixel that is not shown has a displacement too
-SCHEDULE = ShiftedCosineSchedule(0.25)  # a thing's way shows in hundreds of pixels, so under much noise
+IMAGE_SIZE = 64  # pixels along a side of a frame
+FLOW_SCALE = 8.0  # pixels: the unit of the network's flow outputs
+VISIBILITY_EPSILON = 1e-3  # added to the visibility of a pixel, so that an invisible pixel has a displacement too
+SCHEDULE = ShiftedCosineSchedule(0.25)  # the direction of motion shows in hundreds of pixels, so even under much noise
 
 
-class Motion(NamedTuple):
-    """The signal: B stills in [-1, 1] and K fields over each.
+class MotionSignal(NamedTuple):
+    """The signal: B source images in [-1, 1], each with K flows.
 
-    still:      (B, 3, H, W)
-    fields:     (B, K, 2, H, W) displacement (x to the right, y down) in pixels at tau = 1
-    share:      (B, K, H, W) how much of each pixel of a frame comes from which field; over K they sum to 1
-    importance: (B, 1, H, W) who covers whom where several pixels arrive at one place; backward warping ignores it
+    source:        (B, 3, H, W)
+    flows:         (B, K, 2, H, W) displacements (x to the right, y down) in pixels at tau = 1
+    blend_weights: (B, K, H, W) the weight of each flow at each pixel of a frame; the sum over K is 1
+    importance:    (B, 1, H, W) which pixel covers the other where several arrive at one place; only for splatting
     """
 
-    still: Float[Tensor, "b 3 h w"]
-    fields: Float[Tensor, "b k 2 h w"]
-    share: Float[Tensor, "b k h w"]
+    source: Float[Tensor, "b 3 h w"]
+    flows: Float[Tensor, "b k 2 h w"]
+    blend_weights: Float[Tensor, "b k h w"]
     importance: Float[Tensor, "b 1 h w"]
 
 
-def motion(
-    still: Float[Tensor, "b 3 h w"], field: Float[Tensor, "b 2 h w"], importance: Float[Tensor, "b 1 h w"] | None = None
-) -> Motion:
-    """A still with one field. Importance: by default all pixels weigh the same."""
-    one = torch.ones_like(field[:, :1])
-    return Motion(still, field[:, None], one, torch.zeros_like(one) if importance is None else importance)
+def single_flow_signal(
+    source: Float[Tensor, "b 3 h w"], flow: Float[Tensor, "b 2 h w"], importance: Float[Tensor, "b 1 h w"] | None = None
+) -> MotionSignal:
+    """A source image with one flow. Default importance: the same for all pixels."""
+    ones = torch.ones_like(flow[:, :1])
+    return MotionSignal(source, flow[:, None], ones, torch.zeros_like(ones) if importance is None else importance)
 
 
-def take(signal: Motion, rows) -> Motion:
-    """Some of the stills with their motions: whatever a tensor's first axis can be indexed with."""
-    return Motion(*(part[rows] for part in signal))
+def select_signals(signal: MotionSignal, rows) -> MotionSignal:
+    """The signals of some of the B source images. rows: any index of a tensor's first axis."""
+    return MotionSignal(*(part[rows] for part in signal))
 
 
 # --- the forward models -----------------------------------------------------------------------------------------------
 
 
-def bilinear(image: Float[Tensor, "b c h w"], x: Float[Tensor, "b *p"], y: Float[Tensor, "b *p"]) -> Tensor:
-    """The image between its pixels, (B, C, *p): at x = j, y = i exactly image[..., i, j]; outside, its border."""
+def bilinear_sample(image: Float[Tensor, "b c h w"], x: Float[Tensor, "b *p"], y: Float[Tensor, "b *p"]) -> Tensor:
+    """The image at positions between its pixels, (B, C, *p); at x = j, y = i it is exactly image[..., i, j].
+
+    A position outside the image gets the nearest value of the border.
+    """
     h, w = image.shape[-2:]
     x, y = x.clamp(0, w - 1), y.clamp(0, h - 1)
     left, top = x.detach().floor().clamp(max=w - 2), y.detach().floor().clamp(max=h - 2)
-    right, low = x - left, y - top  # weights of the right and of the lower neighbours
-    corner = (top * w + left).long().flatten(1)  # (B, *p) -> (B, P), places in the flattened image
+    right_weight, bottom_weight = x - left, y - top
+    top_left_index = (top * w + left).long().flatten(1)  # (B, *p) -> (B, P), indices into the flattened image
     flat, out = image.flatten(2), 0.0
-    for row, up_or_down in ((0, 1 - low), (w, low)):
-        for step, weight in ((row, (1 - right) * up_or_down), (row + 1, right * up_or_down)):
-            value = flat.gather(2, (corner + step)[:, None].expand(-1, image.shape[1], -1))
+    for row_offset, row_weight in ((0, 1 - bottom_weight), (w, bottom_weight)):
+        weights = ((row_offset, (1 - right_weight) * row_weight), (row_offset + 1, right_weight * row_weight))
+        for offset, weight in weights:
+            value = flat.gather(2, (top_left_index + offset)[:, None].expand(-1, image.shape[1], -1))
             out = out + value.unflatten(2, x.shape[1:]) * weight[:, None]
     return out
 
 
-def splat(values: Float[Tensor, "b c h w"], field: Float[Tensor, "b 2 h w"]) -> Float[Tensor, "b c h w"]:
-    """Sends every pixel's values to where the field takes it, shared among the four pixels there; sums what arrives.
+def splat(values: Float[Tensor, "b c h w"], flow: Float[Tensor, "b 2 h w"]) -> Float[Tensor, "b c h w"]:
+    """Moves the values of every pixel by the flow, adds them to the four nearest pixels with bilinear weights.
 
-    What leaves the frame is lost.
+    Values that leave the frame are lost.
     """
     h, w = values.shape[-2:]
-    x, y = (place + way for place, way in zip(grid(h, w, field), field.unbind(1), strict=True))
+    x, y = (position + shift for position, shift in zip(pixel_grid(h, w, flow), flow.unbind(1), strict=True))
     left, top = x.detach().floor(), y.detach().floor()
     out = torch.zeros_like(values).flatten(2)
     for dx in (0, 1):
@@ -90,108 +95,118 @@ def splat(values: Float[Tensor, "b c h w"], field: Float[Tensor, "b 2 h w"]) -> 
             j, i = left + dx, top + dy
             weight = (1 - (x - j).abs()) * (1 - (y - i).abs())
             weight = weight * ((j >= 0) & (j < w) & (i >= 0) & (i < h))
-            place = (i.clamp(0, h - 1) * w + j.clamp(0, w - 1)).long().flatten(1)
-            arriving = (values * weight[:, None]).flatten(2)
-            out = out.scatter_add(2, place[:, None].expand_as(arriving), arriving)
+            index = (i.clamp(0, h - 1) * w + j.clamp(0, w - 1)).long().flatten(1)
+            weighted = (values * weight[:, None]).flatten(2)
+            out = out.scatter_add(2, index[:, None].expand_as(weighted), weighted)
     return out.unflatten(2, (h, w))
 
 
-def grid(h: int, w: int, like: Tensor) -> tuple[Float[Tensor, "h w"], Float[Tensor, "h w"]]:
-    """x and y of every pixel."""
+def pixel_grid(h: int, w: int, like: Tensor) -> tuple[Float[Tensor, "h w"], Float[Tensor, "h w"]]:
+    """The coordinates x and y of every pixel, on the device and in the type of `like`."""
     x, y = (torch.arange(n, device=like.device, dtype=like.dtype) for n in (w, h))
     return x.expand(h, w), y[:, None].expand(h, w)
 
 
-class _Frames:
-    """What both forward models share: a frame for every tau, blended from the K fields."""
+class _FlowForwardModel:
+    """The common part of both forward models: a frame for every tau, blended from K flows."""
 
-    def __call__(self, signal: Motion, params: Float[Tensor, "b m 1"], pixel_indices=None) -> Float[Tensor, "b m 3 h w"]:
+    def __call__(
+        self, signal: MotionSignal, params: Float[Tensor, "b m 1"], pixel_indices=None
+    ) -> Float[Tensor, "b m 3 h w"]:
         """The frames at times tau = params (Eq. 5)."""
         if pixel_indices is not None:
-            raise ValueError("a moved frame is computed whole: `at` must be None")
-        b, m, k = *params.shape[:2], signal.fields.shape[1]
-        frames = self.move(*_each(signal, params)).unflatten(0, (b, m, k))
-        return (signal.share[:, None, :, None] * frames).sum(2)
+            raise ValueError("a warped frame is computed for all pixels at once: pixel_indices must be None")
+        b, m, k = *params.shape[:2], signal.flows.shape[1]
+        frames = self.apply_flow(*_expand_to_frames(signal, params)).unflatten(0, (b, m, k))
+        return (signal.blend_weights[:, None, :, None] * frames).sum(2)
 
 
-def _each(signal: Motion, params: Float[Tensor, "b m 1"]) -> tuple[Tensor, Tensor, Tensor]:
-    """Still, way = tau * field, and importance for each of B stills, M times and K fields: (B M K, c, H, W) each."""
-    b, k = signal.fields.shape[:2]
+def _expand_to_frames(signal: MotionSignal, params: Float[Tensor, "b m 1"]) -> tuple[Tensor, Tensor, Tensor]:
+    """Source, tau * flow and importance for each of B sources, M times and K flows: (B M K, c, H, W) each."""
+    b, k = signal.flows.shape[:2]
     if params.ndim != 3 or params.shape[0] != b or params.shape[2] != 1:
-        raise ValueError(f"params are the times tau of frames of {b} stills, (B, M, 1); got {tuple(params.shape)}")
-    still, importance = (
+        raise ValueError(
+            f"params must be the times tau of the frames of {b} source images, (B, M, 1); got {tuple(params.shape)}"
+        )
+    source, importance = (
         x[:, None, None].expand(b, params.shape[1], k, *x.shape[1:]).flatten(0, 2)
-        for x in (signal.still, signal.importance)
+        for x in (signal.source, signal.importance)
     )
-    way = params[:, :, None, :, None, None] * signal.fields[:, None]  # (B, M, K, 2, H, W)
-    return still, way.flatten(0, 2), importance
+    flow = params[:, :, None, :, None, None] * signal.flows[:, None]  # (B, M, K, 2, H, W)
+    return source, flow.flatten(0, 2), importance
 
 
-class BackwardWarp(_Frames):
-    """O(x) = still(x - tau F(x)), bilinear between pixels; outside the still, its border's colour.
+class BackwardWarp(_FlowForwardModel):
+    """O(x) = source(x - tau F(x)), bilinear between pixels; outside the source, the colour of its border.
 
-    The field is read where the frame looks, not where the still is: at the front of a moving thing it must reach
-    beyond the thing, and what is uncovered behind is filled with what lies next to it.
+    The flow is evaluated at the pixels of the frame, not of the source. So the flow of a moving object must extend
+    ahead of the object, and the area that the object uncovers is filled with the colours beside it.
     """
 
-    def move(self, still, way, importance) -> Float[Tensor, "n 3 h w"]:
-        """One frame for each still and way."""
-        x, y = grid(*still.shape[-2:], still)
-        return bilinear(still, x - way[:, 0], y - way[:, 1])
+    def apply_flow(self, source, flow, importance) -> Float[Tensor, "n 3 h w"]:
+        """One frame for each source and flow."""
+        x, y = pixel_grid(*source.shape[-2:], source)
+        return bilinear_sample(source, x - flow[:, 0], y - flow[:, 1])
 
-    def displacement(self, signal: Motion) -> Float[Tensor, "b 2 h w"]:
-        """How far each pixel of the still goes by tau = 1: the mean of F over the places that look at it.
+    def displacement(self, signal: MotionSignal) -> Float[Tensor, "b 2 h w"]:
+        """The displacement of each source pixel by tau = 1: the mean of F over the frame's pixels that show it.
 
-        A place y looks at y - F(y), so what is there goes by F(y).
+        The frame's pixel y shows the source at y - F(y), so the source pixel there moves by F(y).
         """
-        fields, share = signal.fields, signal.share[:, :, None]
-        weighted = torch.cat([share * fields, share], 2)  # (B, K, 2 + 1, H, W)
-        looked_at = splat(weighted.flatten(0, 1), -fields.flatten(0, 1)).view_as(weighted)
-        total = (looked_at + SHOWN * weighted).sum(1)
+        flows, blend_weights = signal.flows, signal.blend_weights[:, :, None]
+        weighted = torch.cat([blend_weights * flows, blend_weights], 2)  # (B, K, 2 + 1, H, W)
+        splatted = splat(weighted.flatten(0, 1), -flows.flatten(0, 1)).view_as(weighted)
+        total = (splatted + VISIBILITY_EPSILON * weighted).sum(1)
         return total[:, :2] / total[:, 2:]
 
 
 @dataclass(frozen=True)
-class SoftmaxSplat(_Frames):
-    """Every pixel x of the still goes to x + tau F(x); where several arrive, exp(importance) weighs them.
+class SoftmaxSplat(_FlowForwardModel):
+    """Moves every pixel x of the source to x + tau F(x); where several arrive, exp(importance) weighs them.
 
-    Where little arrives there is a hole, and `holes` says where. It is filled from what is near, the least important
-    first: what opens behind a thing that moves away is what was behind it.
+    Where the coverage is low there is a hole; `hole_mask` says where. A hole is filled with the mean colour around it,
+    in which the least important pixels weigh most: an object that moves away uncovers the background.
 
-    least: below this coverage (1: as many pixels arrive as there are) a place counts as a hole, in part
+    min_coverage: a pixel with less coverage than this counts as a hole in part; the coverage is the sum of the bilinear
+        weights that arrive, 1 without motion
     """
 
-    least: float = 0.25
+    min_coverage: float = 0.25
 
-    def move(self, still, way, importance) -> Float[Tensor, "n 3 h w"]:
-        """One frame for each still and way."""
+    def apply_flow(self, source, flow, importance) -> Float[Tensor, "n 3 h w"]:
+        """One frame for each source and flow."""
         highest, lowest = importance.amax((2, 3), keepdim=True), importance.amin((2, 3), keepdim=True)
         front, back = (importance - highest).exp(), (lowest - importance).exp()
-        values = torch.cat([front * still, front, back * still, back, torch.ones_like(front)], 1)
-        front, back, coverage = splat(values, way).split([4, 4, 1], 1)
+        values = torch.cat([front * source, front, back * source, back, torch.ones_like(front)], 1)
+        front, back, coverage = splat(values, flow).split([4, 4, 1], 1)
         # the mean over 9 x 9 pixels, one axis after the other: at once, its gradient is slow on a GPU
-        near = nn.functional.avg_pool2d(nn.functional.avg_pool2d(back, (9, 1), 1, (4, 0)), (1, 9), 1, (0, 4))
-        near = near + 1e-3 * back.mean((2, 3), keepdim=True)
-        hole = (1 - coverage / self.least).clamp(min=0)
-        return (1 - hole) * _colour(front) + hole * _colour(near)
+        fill = nn.functional.avg_pool2d(nn.functional.avg_pool2d(back, (9, 1), 1, (4, 0)), (1, 9), 1, (0, 4))
+        fill = fill + 1e-3 * back.mean((2, 3), keepdim=True)
+        hole_weight = (1 - coverage / self.min_coverage).clamp(min=0)
+        return (1 - hole_weight) * _weighted_mean(front) + hole_weight * _weighted_mean(fill)
 
-    def displacement(self, signal: Motion) -> Float[Tensor, "b 2 h w"]:
-        """How far each pixel of the still goes by tau = 1: the mean of its K ways, each as far as its end shows."""
-        b, k, _, h, w = signal.fields.shape
-        x, y = (place + way for place, way in zip(grid(h, w, signal.share), signal.fields.unbind(2), strict=True))
-        shown = bilinear(signal.share.reshape(b * k, 1, h, w), x.flatten(0, 1), y.flatten(0, 1)).view(b, k, 1, h, w)
-        shown = shown + SHOWN
-        return (shown * signal.fields).sum(1) / shown.sum(1)
+    def displacement(self, signal: MotionSignal) -> Float[Tensor, "b 2 h w"]:
+        """The displacement of each source pixel by tau = 1: the mean of its K flows.
 
-    def holes(self, signal: Motion, params: Float[Tensor, "b m 1"]) -> Bool[Tensor, "b m h w"]:
-        """True where more of the frame is guessed than arrives."""
-        still, way, _ = _each(signal, params)
-        coverage = splat(torch.ones_like(still[:, :1]), way).unflatten(0, (*params.shape[:2], -1))[:, :, :, 0]
-        return (signal.share[:, None] * coverage).sum(2) < self.least / 2
+        Each flow is weighted by its visibility, which is its blend weight at the place where the pixel arrives.
+        """
+        b, k, _, h, w = signal.flows.shape
+        grid = pixel_grid(h, w, signal.blend_weights)
+        x, y = (position + shift for position, shift in zip(grid, signal.flows.unbind(2), strict=True))
+        weights = signal.blend_weights.reshape(b * k, 1, h, w)
+        visibility = bilinear_sample(weights, x.flatten(0, 1), y.flatten(0, 1)).view(b, k, 1, h, w)
+        visibility = visibility + VISIBILITY_EPSILON
+        return (visibility * signal.flows).sum(1) / visibility.sum(1)
+
+    def hole_mask(self, signal: MotionSignal, params: Float[Tensor, "b m 1"]) -> Bool[Tensor, "b m h w"]:
+        """True where the fill of a hole makes up more than half of the frame's colour."""
+        source, flow, _ = _expand_to_frames(signal, params)
+        coverage = splat(torch.ones_like(source[:, :1]), flow).unflatten(0, (*params.shape[:2], -1))[:, :, :, 0]
+        return (signal.blend_weights[:, None] * coverage).sum(2) < self.min_coverage / 2
 
 
-def _colour(weighted: Float[Tensor, "n 4 h w"]) -> Float[Tensor, "n 3 h w"]:
-    """Weighted colours over their weights."""
+def _weighted_mean(weighted: Float[Tensor, "n 4 h w"]) -> Float[Tensor, "n 3 h w"]:
+    """The sum of weighted colours (3 channels), divided by the sum of the weights (the last channel)."""
     return weighted[:, :3] / weighted[:, 3:].clamp(min=1e-12)
 
 
@@ -202,71 +217,86 @@ FORWARD_MODELS = {"warp": BackwardWarp(), "splat": SoftmaxSplat()}
 
 @dataclass(frozen=True)
 class Condition:
-    """What a denoiser knows before any noise: the still, and when the target was taken."""
+    """The denoiser's input apart from the noisy target: the source image and the target's time."""
 
-    still: Float[Tensor, "b 3 h w"]
+    source: Float[Tensor, "b 3 h w"]
     tau: Float[Tensor, "b"]
 
 
 class MotionDenoiser(nn.Module):
-    """Eq. 4: how the still moves, from the still, one noisy frame, its tau and t, by a U-Net.
+    """Eq. 4 by a U-Net: the signal, given the source image, one noisy frame, the frame's tau, and t.
 
-    The fields are REACH times what the network says. Its last layer begins near zero, not at zero: fields that are
-    alike would stay alike.
+    The network's flow outputs are multiplied by FLOW_SCALE. Its last layer is initialised near zero, not at zero: equal
+    flows would get equal gradients and stay equal.
 
-    fields: K, how many fields a frame may be blended from
+    num_flows: K, the number of flows that a frame is blended from
     """
 
-    def __init__(self, fields: int = 1, widths: tuple[int, ...] = (32, 64, 96, 128)):
+    def __init__(self, num_flows: int = 1, widths: tuple[int, ...] = (32, 64, 96, 128)):
         super().__init__()
-        self.fields = fields
-        self.network = UNet(7, 3 * fields + 1, widths)
+        self.num_flows = num_flows
+        self.network = UNet(7, 3 * num_flows + 1, widths)
         nn.init.normal_(self.network.conv_out[-1].weight, std=0.01)
 
-    def condition(self, context: Observations, target_params: Float[Tensor, "b 1 1"]) -> Condition:
-        """The context's one still and the target's one time; ValueError where they are not, or not in [-1, 1]."""
+    def condition(self, context: Observations, target_params: Float[Tensor, "b 1 1"], target_mask=None) -> Condition:
+        """The context's source image and the target's time.
+
+        Raises ValueError where there is not one of each, or the source is not at tau = 0 or not in [-1, 1].
+        """
         if context.value.shape[1] != 1 or target_params.shape[1:] != (1, 1):
             raise ValueError(
-                f"this denoiser takes one still and one target frame, got {context.value.shape[1]} and "
+                f"this denoiser takes one source image and one target frame, got {context.value.shape[1]} and "
                 f"{tuple(target_params.shape[1:])}"
             )
         if not torch.compiler.is_compiling():
             if (context.params != 0).any():
-                raise ValueError(f"the context is the still, at tau = 0; got tau = {context.params.abs().max():.3g}")
+                raise ValueError(
+                    f"the context must be the source image, at tau = 0; got tau = {context.params.abs().max():.3g}"
+                )
             if (context.value.abs() > 1.01).any():
                 raise ValueError(
-                    f"stills are in [-1, 1], got values from {context.value.min():.3g} to {context.value.max():.3g}"
+                    "source images must be in [-1, 1], "
+                    f"got values from {context.value.min():.3g} to {context.value.max():.3g}"
                 )
         return Condition(context.value[:, 0], target_params[:, 0, 0])
 
     def forward(
         self, condition: Condition, noisy_target: Float[Tensor, "b 1 3 h w"], t: Float[Tensor, "b"]
-    ) -> Motion:
+    ) -> MotionSignal:
         """Eq. 4: the signal."""
-        still, k = condition.still, self.fields
-        tau = condition.tau[:, None, None, None].expand(-1, 1, *still.shape[2:])
-        out = self.network(torch.cat([still, noisy_target[:, 0], tau], 1), t).float()
-        fields, share, importance = out.split([2 * k, k, 1], 1)
-        return Motion(still, REACH * fields.unflatten(1, (k, 2)), share.softmax(1), importance)
+        source, k = condition.source, self.num_flows
+        tau = condition.tau[:, None, None, None].expand(-1, 1, *source.shape[2:])
+        out = self.network(torch.cat([source, noisy_target[:, 0], tau], 1), t).float()
+        flows, blend_logits, importance = out.split([2 * k, k, 1], 1)
+        return MotionSignal(source, FLOW_SCALE * flows.unflatten(1, (k, 2)), blend_logits.softmax(1), importance)
 
     def loss_weight(self, condition: Condition, t: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
-        """One over the error that is to be expected, as a share of a still picture's.
+        """The inverse of the expected squared error, in units of the error of a frame without motion.
 
-        A tenth for what no warp can show, and the rest while it is open which way things go: that is settled where
-        hundreds of pixels, each with a signal-to-noise ratio of (alpha / sigma)^2, say it together.
+        The expected error has two parts. A tenth remains at every t, since no warp can show it. The rest remains while
+        the direction of motion is uncertain. Hundreds of pixels show the direction, each with a signal-to-noise ratio
+        of (alpha / sigma)^2, so the ratio of all of them together decides when it is known.
         """
-        together = 50 * (SCHEDULE.alpha(t) / SCHEDULE.sigma(t)).square()
-        return 1 / (0.1 + 0.9 / (1 + together))
+        pooled_snr = 50 * (SCHEDULE.alpha(t) / SCHEDULE.sigma(t)).square()
+        return 1 / (0.1 + 0.9 / (1 + pooled_snr))
 
 
-def untrained(
-    kind: str = "warp", fields: int = 1, model: type[ForwardDiffusion] = ForwardDiffusion, seed: int = 0, **options
+def build_model(
+    forward_model_name: str = "warp",
+    num_flows: int = 1,
+    model_class: type[ForwardDiffusion] = ForwardDiffusion,
+    seed: int = 0,
+    **options,
 ) -> ForwardDiffusion:
-    """A diffusion model, or with model=ForwardRegression its deterministic baseline, with fresh weights.
+    """A diffusion model with newly initialised weights; with model_class=ForwardRegression, the deterministic baseline.
 
-    kind: which of FORWARD_MODELS; fields: K; options: of MotionDenoiser
+    forward_model_name: a key of FORWARD_MODELS
+    num_flows: K
+    options: of MotionDenoiser
+
+    Raises ValueError if there is no forward model of that name.
     """
-    if kind not in FORWARD_MODELS:
-        raise ValueError(f"unknown forward model {kind!r}: choose one of {', '.join(FORWARD_MODELS)}")
+    if forward_model_name not in FORWARD_MODELS:
+        raise ValueError(f"unknown forward model {forward_model_name!r}: choose one of {', '.join(FORWARD_MODELS)}")
     torch.manual_seed(seed)
-    return model(MotionDenoiser(fields, **options), FORWARD_MODELS[kind], SCHEDULE)
+    return model_class(MotionDenoiser(num_flows, **options), FORWARD_MODELS[forward_model_name], SCHEDULE)

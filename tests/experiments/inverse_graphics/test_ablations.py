@@ -14,8 +14,8 @@ from fwdiff_lite.storage.files import read_json, write_json
 
 SIDE, COUNT, K = 32, 8, 4
 SMALL = {"width": 8, "widths": (8, 16), "samples": 4}
-untrained = train.untrained
-TOY = ablations.Size(count=2, steps=1, side=16, batch=16)
+build_model = train.build_model
+TOY = ablations.EvalConfig(count=2, steps=1, side=16, batch=16)
 
 
 def seeded(seed=0):
@@ -34,7 +34,7 @@ def few():
 
 def awake(arm, **options):
     """A small model whose encoder does not answer zero."""
-    model = untrained(arm, **({"side": 16} | SMALL | options)).eval()
+    model = build_model(arm, **({"side": 16} | SMALL | options)).eval()
     with torch.no_grad():
         for weights in model.parameters():
             weights += 0.05 * torch.randn(weights.shape, generator=seeded(len(weights)))
@@ -46,19 +46,19 @@ def awake(arm, **options):
 
 @pytest.fixture(scope="module")
 def measured(paper):
-    points, means = ablations.common_points(paper), paper.redrawn.mean(1, keepdim=True)
+    points, means = ablations.consistency_points(paper), paper.redrawn.mean(1, keepdim=True)
     found = {}
     for name in ("redrawn", "mixed", "prior"):
-        row = replace(ablations.ROWS[name], degrees=evaluation.BEHIND)
+        row = replace(ablations.ABLATIONS[name], degrees=evaluation.BACK_ANGLES)
         found[name] = ablations.measure(paper, row.answer(None, paper, K)[:, :, 2:], means, row, points)
     return found
 
 
 def test_true_draws_show_what_a_perfect_sampler_would_score(measured):
-    redrawn, mixed, prior = (measured[name]["numbers"] for name in ("redrawn", "mixed", "prior"))
+    redrawn, shuffle_views, prior = (measured[name]["numbers"] for name in ("redrawn", "mixed", "prior"))
     assert redrawn["energy_skill_180"] == redrawn["novel_energy_skill_180"] == pytest.approx(1, abs=1e-6)
-    assert mixed["energy_180"] == redrawn["energy_180"], "view by view the same"
-    assert mixed["consistency_180"] < redrawn["consistency_180_low"] - 9, "but not together"
+    assert shuffle_views["energy_180"] == redrawn["energy_180"], "view by view the same"
+    assert shuffle_views["consistency_180"] < redrawn["consistency_180_low"] - 9, "but not together"
     assert prior["energy_180"] > 1.1 * redrawn["energy_180"]
     assert 0.8 < prior["set_distance_180"] < 1.2, "of the fresh scenes that it should follow"
     assert set(measured["prior"]["each"]) == {"energy_180", "novel_energy_180"}, "its scenes are others"
@@ -71,15 +71,15 @@ def test_true_draws_show_what_a_perfect_sampler_would_score(measured):
 def test_what_has_no_error_has_no_decibels(paper, tmp_path):
     answers, means = paper.redrawn.clone(), paper.redrawn.mean(1, keepdim=True)
     answers[:, 0] = paper.truth
-    row = replace(ablations.ROWS["redrawn"], degrees=evaluation.BEHIND)
-    told = ablations.measure(paper, answers[:, :, 2:], means, row, ablations.common_points(paper))
+    row = replace(ablations.ABLATIONS["redrawn"], degrees=evaluation.BACK_ANGLES)
+    told = ablations.measure(paper, answers[:, :, 2:], means, row, ablations.consistency_points(paper))
     write_json(tmp_path / "row.json", told)  # refuses what is not finite
     assert "psnr_seen_180" not in told["numbers"] and "energy_180" in told["numbers"]
 
 
 def test_a_single_answer_is_judged_by_its_distance(paper):
-    row, means = ablations.ROWS["deterministic"], paper.redrawn.mean(1, keepdim=True)
-    told = ablations.measure(paper, means, means, row, ablations.common_points(paper))
+    row, means = ablations.ABLATIONS["deterministic"], paper.redrawn.mean(1, keepdim=True)
+    told = ablations.measure(paper, means, means, row, ablations.consistency_points(paper))
     assert "spread_skill_180" not in told["numbers"]
     distance = (means[:, 0, 2, 0] - paper.truth[:, 2, 0]).flatten(1).norm(dim=1)
     torch.testing.assert_close(torch.tensor(told["each"]["energy_180"]), distance, rtol=1e-4, atol=0)
@@ -87,24 +87,24 @@ def test_a_single_answer_is_judged_by_its_distance(paper):
 
 def test_who_always_takes_the_likeliest_leans_by_all_that_it_lacks():
     scenes = tabletop.draw_scenes(40, seeded())
-    odds, likeliest = scenes.odds.max(-1)
+    odds, likeliest = scenes.factor_probabilities.max(-1)
     labels = likeliest[..., None].expand(-1, -1, 3)
     assert ablations.lean(labels, scenes, seeded()).value == pytest.approx(1 - float(odds.mean()), abs=1e-6)
-    true = torch.multinomial(scenes.odds.flatten(0, 1), 400, True, generator=seeded(1)).view(40, 2, 400)
+    true = torch.multinomial(scenes.factor_probabilities.flatten(0, 1), 400, True, generator=seeded(1)).view(40, 2, 400)
     assert abs(ablations.lean(true, scenes, seeded()).value) < 0.02
 
 
 def test_sets_of_pictures_are_as_far_apart_as_true_draws_or_farther():
     truth, others, again = torch.randn(3, 40, 4, 3, 4, 4, generator=seeded())
-    assert ablations.set_distance(again, truth, others) == pytest.approx(1, abs=0.15)
-    assert ablations.set_distance(0.5 * again, truth, others) > 1.5
-    assert ablations.set_distance(again.mean(1, keepdim=True).expand_as(again), truth, others) > 1.5
+    assert ablations.relative_sliced_w2(again, truth, others) == pytest.approx(1, abs=0.15)
+    assert ablations.relative_sliced_w2(0.5 * again, truth, others) > 1.5
+    assert ablations.relative_sliced_w2(again.mean(1, keepdim=True).expand_as(again), truth, others) > 1.5
 
 
 def test_a_samplers_own_picture_is_judged_beside_its_scene(paper):
     behind, means = paper.redrawn[:, :, 2:], paper.redrawn.mean(1, keepdim=True)
     answers = torch.cat([behind, behind[:, :, :, :1] + 0.1], 3)
-    row, points = ablations.ROWS["guidance_2"], ablations.common_points(paper)
+    row, points = ablations.ABLATIONS["guidance_2"], ablations.consistency_points(paper)
     numbers = ablations.measure(paper, answers, means, row, points)["numbers"]
     assert numbers["picture_lean"] == numbers["lean"] and numbers["picture_energy_180"] > numbers["energy_180"]
 
@@ -118,13 +118,13 @@ def test_against_another_row_pairs_their_scenes():
     }
     theirs = {"energy_180": [1.1 * x for x in ours["energy_180"]], "consistency_60": [0.1] * 50}
     theirs["novel_energy_60"] = [2.0] * 50
-    gains = ablations.against(ours, theirs)
+    gains = ablations.paired_gains(ours, theirs)
     assert set(gains) == {"energy_180", "novel_energy_60", "consistency_60", "energies"}
     assert gains["energy_180"].value == pytest.approx(0.1, abs=1e-6) and gains["energy_180"].low > 0.09
     first = sum(ours["energy_180"])
     assert gains["energies"].value == pytest.approx(0.1 * first / (first + 100), abs=1e-6)
     assert gains["consistency_60"] == pytest.approx((10, 10, 10), abs=1e-6)
-    assert ablations.against(theirs, theirs)["energy_180"] == (0, 0, 0)
+    assert ablations.paired_gains(theirs, theirs)["energy_180"] == (0, 0, 0)
 
 
 # --- answers ----------------------------------------------------------------------------------------------------------
@@ -132,16 +132,16 @@ def test_against_another_row_pairs_their_scenes():
 
 def test_a_model_of_views_draws_every_view_by_itself(few):
     model = awake("view_space")
-    answers = ablations.answer_in_views(model, few, 2, 2, 0.0, chunk=12)
+    answers = ablations.sample_view_space(model, few, 2, 2, 0.0, chunk=12)
     assert answers.shape == (2, 2, 3, 2, 3, 16, 16)
-    again = ablations.answer_in_views(model, few, 2, 2, 0.0, chunk=24)
+    again = ablations.sample_view_space(model, few, 2, 2, 0.0, chunk=24)
     assert (again[0] - answers[0]).abs().max() < 1e-4, "the first lot has the same noise"
     assert (answers[:, 0] - answers[:, 1]).abs().max() > 1e-3, "samples differ"
 
 
 def test_a_deterministic_scene_is_seen_by_both_cameras(few):
     model = awake("deterministic")
-    answers = ablations.answer_once(model, few, 8, 1, 0.0, chunk=1)
+    answers = ablations.sample_deterministic(model, few, 8, 1, 0.0, chunk=1)
     assert answers.shape == (2, 1, 3, 2, 3, 16, 16)
     asked = evaluation.answer(model, few)
     torch.testing.assert_close(answers[:, :, :, 0], asked[:, :, :, 0], atol=1e-5, rtol=0)
@@ -151,7 +151,7 @@ def test_a_deterministic_scene_is_seen_by_both_cameras(few):
 def test_guidance_moves_the_samplers_picture_away_from_its_scene(few):
     model, apart = awake("guided"), []
     for options in ({}, {"guidance": 3.0}):
-        answers = ablations.answer_with_options(model, few, 2, 1, 0.0, 64, **options)
+        answers = ablations.sample_with_options(model, few, 2, 1, 0.0, 64, **options)
         assert answers.shape == (2, 2, 1, 3, 3, 16, 16)
         scene, _, picture = answers[:, :, 0].unbind(2)
         apart.append((scene - picture).square().mean().sqrt())  # a sampler's picture has one ray a pixel
@@ -160,9 +160,9 @@ def test_guidance_moves_the_samplers_picture_away_from_its_scene(few):
 
 def test_without_a_context_answers_do_not_depend_on_it(few):
     model = awake("unconditional")
-    answers = ablations.answer_blindly(model, few, 2, 1, 1.0, 64)
+    answers = ablations.sample_unconditional(model, few, 2, 1, 1.0, 64)
     flipped = replace(few, context=few.context[[1, 0]])
-    assert torch.equal(ablations.answer_blindly(model, flipped, 2, 1, 1.0, 64), answers)
+    assert torch.equal(ablations.sample_unconditional(model, flipped, 2, 1, 1.0, 64), answers)
     told = evaluation.answer(awake("unet"), few, 2, 1, 1.0)
     assert not torch.equal(evaluation.answer(awake("unet"), flipped, 2, 1, 1.0), told), (
         "the control: a context that is there"
@@ -172,7 +172,7 @@ def test_without_a_context_answers_do_not_depend_on_it(few):
 def test_two_pictures_of_a_front_hide_the_same(paper):
     two = ablations.with_second_context(paper).context
     assert two.value.shape == (COUNT, 2, 3, SIDE, SIDE) and torch.equal(two.select([0]).value, paper.context.value)
-    others = tabletop.redraw_hidden(paper.scenes, seeded(5))
+    others = tabletop.resample_hidden(paper.scenes, seeded(5))
     assert (tabletop.render(others, two.params, SIDE) - two.value).abs().max() < 1e-4
     assert (two.params[:, 0] - two.params[:, 1]).abs().amax((1, 2)).min() > 1e-2, "from another place"
 
@@ -180,8 +180,8 @@ def test_two_pictures_of_a_front_hide_the_same(paper):
 def test_targets_one_after_another_are_seen_from_behind(few):
     model = awake("around")
     once, twice = (
-        ablations.answer_through(model, few, 2, 1, 0.0, 64, targets=targets)
-        for targets in (evaluation.ROUND[:1], evaluation.ROUND)
+        ablations.sample_through_targets(model, few, 2, 1, 0.0, 64, targets=targets)
+        for targets in (evaluation.ORBIT_TARGETS[:1], evaluation.ORBIT_TARGETS)
     )
     assert once.shape == twice.shape == (2, 2, 1, 2, 3, 16, 16)
     assert (once - twice).abs().max() > 1e-3
@@ -190,8 +190,8 @@ def test_targets_one_after_another_are_seen_from_behind(few):
 
 
 def test_a_distilled_scene_is_seen_by_all_cameras(few):
-    model, options = awake("view_space"), {"rounds": 2, "updates": 2, "rays": 8, "cells": 8}
-    answers = ablations.answer_distilled(model, few, 1, 1, 0.0, 64, **options)
+    model, options = awake("view_space"), {"num_rounds": 2, "updates_per_round": 2, "rays_per_camera": 8, "resolution": 8}
+    answers = ablations.sample_distilled(model, few, 1, 1, 0.0, 64, **options)
     assert answers.shape == (2, 1, 3, 2, 3, 16, 16) and answers.isfinite().all()
 
 
@@ -203,7 +203,7 @@ def folder(tmp_path, monkeypatch):
     """With the weights that the toy commands need; what takes long is judged by its shape alone."""
     monkeypatch.setattr(train, "untrained", lambda arm, **options: awake(arm, **options))
     for arm in ("unet", "deterministic", "guided"):
-        train.train(awake(arm), tmp_path, train.named(arm, TOY.side), 2, 16, steps=1, command=f"train {arm}")
+        train.train(awake(arm), tmp_path, train.run_name(arm, TOY.side), 2, 16, steps=1, command=f"train {arm}")
     monkeypatch.setattr(ablations, "common_points", lambda exam: [])
 
     def shallow(exam, answers, baseline, row, points):
@@ -216,25 +216,25 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_rows_are_examined_once_and_shipped(folder, monkeypatch, capsys):
-    ablations.examine(["unet", "deterministic", "redrawn", "guidance_2"], folder, TOY)
+    ablations.run_evaluation(["unet", "deterministic", "redrawn", "guidance_2"], folder, TOY)
     path = folder / "row_unet_16.json"
     record = read_json(path)
     assert record["command"].endswith("comparisons examine unet --count 2 --steps 1 --side 16 --batch 16")
     assert {"commit", "hardware", "gpu_minutes", "seed", "numbers", "each"} < record.keys()
     assert set(record["weights"]) == {"unet_16", "deterministic_16"}
     capsys.readouterr()
-    ablations.examine(["unet"], folder, TOY)
+    ablations.run_evaluation(["unet"], folder, TOY)
     assert "unet: there already; delete" in capsys.readouterr().out and read_json(path) == record
     kept = []
     monkeypatch.setattr(ablations, "save_recorded", lambda name, arrays, **entry: kept.append((name, arrays, entry)))
-    ablations.ship(folder)
+    ablations.export_checkpoint(folder)
     ((name, arrays, entry),) = kept
     rows = {"unet_16", "deterministic_16", "redrawn_16", "guidance_2_16"}
     assert name == "07_ablations" and set(entry["metrics"]) == rows - {"deterministic_16"}, "of one answer, no skill"
     views, guided = (arrays[f"row_{name}_16_pictures"] for name in ("unet", "guidance_2"))
     assert views.shape == (2, 1, 2, 3, 16, 16) and guided.shape == (1, 4, 2, 3, 16, 16)
     assert views.dtype == np.uint8 and len(np.unique(views)) <= 64
-    row, bench = ablations.ROWS["guidance_2"], ablations.Bench(folder, TOY)
+    row, bench = ablations.ABLATIONS["guidance_2"], ablations.Evaluator(folder, TOY)
     model = evaluation.trained("guided", folder, bench.device, TOY.side)
     again = row.answer(model, bench.exam, row.samples, TOY.steps, row.eta, chunk=TOY.batch)
     assert np.array_equal(guided, to_uint8(again[:1, :4, -1, [0, 2]], 64)), "the scene, and the sampler's picture"
@@ -247,16 +247,16 @@ def test_rows_are_examined_once_and_shipped(folder, monkeypatch, capsys):
 
     # other weights: what is there is no longer told of them, and the two do not go together
     train.train(awake("unet"), folder, "unet_16", 2, 16, steps=2, command="train unet")
-    ablations.examine(["unet"], folder, TOY)
+    ablations.run_evaluation(["unet"], folder, TOY)
     assert read_json(path)["weights"]["unet_16"] != record["weights"]["unet_16"]
     train.train(awake("deterministic"), folder, "deterministic_16", 2, 16, steps=2)
-    ablations.examine(["unet"], folder, TOY)
+    ablations.run_evaluation(["unet"], folder, TOY)
     with pytest.raises(ValueError, match="of other weights of deterministic_16 than rows before: examine all"):
-        ablations.ship(folder)
+        ablations.export_checkpoint(folder)
 
 
 def test_scenes_are_kept_as_they_look_from_all_around(folder, monkeypatch):
-    quick = partial(ablations.distil, rounds=1, updates=1, rays=8, cells=8)
+    quick = partial(ablations.distil, num_rounds=1, updates_per_round=1, rays_per_camera=8, resolution=8)
     monkeypatch.setattr(ablations, "distil", quick)
     monkeypatch.setattr(evaluation, "trained", lambda arm, folder, device, side: awake(arm))
     ablations.ring(folder, TOY)
@@ -265,7 +265,7 @@ def test_scenes_are_kept_as_they_look_from_all_around(folder, monkeypatch):
     with np.load(folder / "ring_views.npz") as pictures:
         found = dict(pictures)
     assert set(found) == {"painted", "distilled", "unet"}
-    assert all(views.shape == (1, len(ablations.RING), 3, 16, 16) for views in found.values())
+    assert all(views.shape == (1, len(ablations.ORBIT_ANGLES), 3, 16, 16) for views in found.values())
     assert len({views.tobytes() for views in found.values()}) == 3
 
 
@@ -274,8 +274,8 @@ def test_unknown_rows_are_refused(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         ablations.main()
     assert "unknown vit: choose from unet, reseeded, dit, no_novel" in capsys.readouterr().err
-    assert set(train.ARMS) - set(ablations.ROWS) == {ablations.GUIDED}
-    assert isinstance(ablations.ROWS["one_shot"].answer, partial)
+    assert set(train.VARIANTS) - set(ablations.ABLATIONS) == {ablations.GUIDANCE_VARIANT}
+    assert isinstance(ablations.ABLATIONS["one_shot"].answer, partial)
 
 
 @pytest.mark.parametrize(

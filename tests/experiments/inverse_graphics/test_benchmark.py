@@ -3,7 +3,7 @@
 import torch
 
 from fwdiff_lite.experiments.inverse_graphics import benchmark
-from fwdiff_lite.experiments.inverse_graphics.train import untrained
+from fwdiff_lite.experiments.inverse_graphics.train import build_model
 
 SMALL = {"rays": 16, "samples": 4, "views": 1, "side": 16}
 CPU = torch.device("cpu")
@@ -27,5 +27,5 @@ def test_a_step_changes_the_weights_and_sampling_runs():
     calls = []
     found = benchmark.measure(lambda: calls.append(0), CPU, repeats=3, warmup=2)
     assert len(calls) == 5 and set(found) == {"seconds"} and found["seconds"] >= 0
-    model = untrained("unet", side=16, samples=4, width=16, widths=(8, 16)).eval()
+    model = build_model("unet", side=16, samples=4, width=16, widths=(8, 16)).eval()
     assert benchmark.measure(benchmark.sampling(model, 2, 1, CPU), CPU, 1, 0)["seconds"] > 0

@@ -10,7 +10,7 @@ import torch
 from fwdiff_lite import metrics
 from fwdiff_lite.datasets.realestate10k import evaluation_list, observe, read_folder
 from fwdiff_lite.experiments.inverse_graphics import real_clips, train
-from fwdiff_lite.problems.inverse_graphics.synthetic_realestate10k import write
+from fwdiff_lite.problems.inverse_graphics.synthetic_realestate10k import write_clips
 from fwdiff_lite.storage.files import read_json
 
 NEAR, SIDE = (8, 16), 16
@@ -20,7 +20,7 @@ TINY = {"side": SIDE, "samples": 16, "width": 16, "widths": (16, 32), "blocks": 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("clips")
-    write(folder, 3, 20, seed=1)
+    write_clips(folder, 3, 20, seed=1)
     return folder
 
 
@@ -37,15 +37,15 @@ def seen(clips):
 @pytest.mark.parametrize("arm", ["unet", "deterministic"])
 def test_the_loss_falls_and_answers_come_nearer_to_the_truth(arm, clips, seen, tmp_path, monkeypatch):
     monkeypatch.setattr(train, "RATE", 4e-3)  # so small a model learns faster
-    model = train.untrained(arm, ends=(1.0, 8.0), **TINY)
-    before = real_clips.judge(real_clips.answer(model.eval(), seen, k=2, steps=4), seen)
+    model = train.build_model(arm, ends=(1.0, 8.0), **TINY)
+    before = real_clips.evaluate(real_clips.answer(model.eval(), seen, k=2, steps=4), seen)
     curve = train.train(model, tmp_path, arm, 8, 64, clips=clips, distance=NEAR, steps=100).curve
     for name in ("loss", "target", "novel", "deterministic"):
         first, last = (sum(part) for part in (curve[name][:10], curve[name][-10:]))
         assert last < 0.2 * first, (name, first / 10, last / 10)
     answers = real_clips.answer(model, seen, k=2, steps=4)
     assert answers.shape == (3, 1 if arm == "deterministic" else 2, 2, 3, SIDE, SIDE)
-    after = real_clips.judge(answers, seen)
+    after = real_clips.evaluate(answers, seen)
     for view in ("target", "novel"):
         assert after[f"psnr_{view}_one"] > before[f"psnr_{view}_one"] + 10
     copied = metrics.psnr(seen["context"].value[:, 0], seen["target"].value[:, 0], 2)
@@ -54,12 +54,12 @@ def test_the_loss_falls_and_answers_come_nearer_to_the_truth(arm, clips, seen, t
 
 def test_the_truth_is_judged_best_and_other_frames_are_not(seen):
     truth = torch.cat([seen["target"].value, seen["novel"].value], 1)[:, None]
-    numbers = real_clips.judge(truth, seen)
+    numbers = real_clips.evaluate(truth, seen)
     assert numbers["psnr_target_one"] == torch.inf and numbers["ssim_novel_one"] == pytest.approx(1)
-    swapped = real_clips.judge(truth.flip(2), seen)
+    swapped = real_clips.evaluate(truth.flip(2), seen)
     assert swapped["psnr_target_one"] < 25 and swapped["ssim_target_one"] < 0.9
     noisy = truth + 0.2 * torch.randn((3, 4, *truth.shape[2:]), generator=torch.Generator().manual_seed(0))
-    numbers = real_clips.judge(noisy, seen)
+    numbers = real_clips.evaluate(noisy, seen)
     assert numbers["psnr_target_one"] == pytest.approx(20, abs=0.3)  # 10 log10(4 / 0.04)
     assert numbers["psnr_target_mean"] == pytest.approx(26, abs=0.3), "a mean of four has a quarter of the error"
     assert numbers["psnr_novel_best_of_4"] >= numbers["psnr_novel_one"]
@@ -69,13 +69,13 @@ def test_measures_that_cannot_be_had_are_told_and_stop_nothing(seen, monkeypatch
     truth = torch.cat([seen["target"].value, seen["novel"].value], 1)[:, None]
     monkeypatch.setitem(sys.modules, "torchmetrics.image.lpip", None)
     monkeypatch.setattr("fwdiff_lite.metrics.fid_kid", lambda fake, real: (1.5, 0.25))
-    numbers, told = real_clips.perceptual(truth, seen)
+    numbers, told = real_clips.perceptual_metrics(truth, seen)
     assert numbers == {"fid_target_one": 1.5, "kid_target_one": 0.25}
     assert len(told) == 1 and told[0].startswith("no lpips: LearnedPerceptualImagePatchSimilarity cannot be had (")
 
 
 def test_the_commands_run_to_their_end(folder, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(train, "untrained", partial(train.untrained, **TINY))
+    monkeypatch.setattr(train, "untrained", partial(train.build_model, **TINY))
     data = ["--data", str(folder), "--distance", "8", "16", "--out", str(tmp_path)]
 
     def run(module, *words):
@@ -106,7 +106,7 @@ def test_the_commands_run_to_their_end(folder, tmp_path, monkeypatch, capsys):
 
 
 def test_a_model_of_other_images_is_trained_and_judged(folder, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(train, "untrained", partial(train.untrained, **TINY))
+    monkeypatch.setattr(train, "untrained", partial(train.build_model, **TINY))
     data = ["unet", "--data", str(folder), "--distance", "8", "16", "--out", str(tmp_path), "--unchecked"]
     monkeypatch.setattr(
         "sys.argv", ["train", *data, "--side", "32", "--steps", "1", "--batch", "2", "--ends", "1", "8"]
@@ -156,4 +156,4 @@ def test_a_model_of_something_else_is_not_judged(folder, tmp_path, monkeypatch, 
 
 def test_near_and_far_are_in_their_order():
     with pytest.raises(ValueError, match="near and far are 2 and 1: wanted 0 < near < far"):
-        train.untrained("unet", ends=(2.0, 1.0))
+        train.build_model("unet", ends=(2.0, 1.0))

@@ -24,7 +24,7 @@ def paper():
 @pytest.fixture(scope="module")
 def scenes(paper):
     generator = seeded(1)
-    return [paper.scenes, *(tabletop.redraw_hidden(paper.scenes, generator) for _ in range(6))]
+    return [paper.scenes, *(tabletop.resample_hidden(paper.scenes, generator) for _ in range(6))]
 
 
 @pytest.fixture(scope="module")
@@ -83,12 +83,12 @@ def test_points_are_on_what_stands_still_and_away_from_edges(paper, scenes, poin
     start, away = rays(paper.cameras[:, BACK, :1], pixel_centres(SIDE, SIDE, paper.cameras))
     depths = []
     for some in scenes:
-        hit = tabletop.surface(tabletop.solids(some), start, away)
+        hit = tabletop.hit_record(tabletop.build_solids(some), start, away)
         depths.append(hit.depth.view(COUNT, SIDE, SIDE))
-        which = hit.which.view(COUNT, SIDE, SIDE)
-        assert not (which[points.mask] == tabletop.HIDDEN).any()
+        solid_index = hit.solid_index.view(COUNT, SIDE, SIDE)
+        assert not (solid_index[points.mask] == tabletop.HIDDEN).any()
         for shift in ((0, 1), (1, 0), (-1, 1)):
-            assert (which == which.roll(shift, (1, 2)))[points.mask].all()
+            assert (solid_index == solid_index.roll(shift, (1, 2)))[points.mask].all()
     depths = torch.stack(depths)
     assert (depths.amax(0) - depths.amin(0))[points.mask].max() < 1e-3
     assert 0.05 < points.mask.float().mean() < 0.4

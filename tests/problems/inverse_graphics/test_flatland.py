@@ -95,7 +95,7 @@ def test_a_few_steps_lower_the_loss_and_answers_have_their_shapes():
     small = experiment.exam(2, 2)
     first, second = experiment.answer(model, small, k=2, steps=2)
     assert first.views.shape == second.views.shape == (2, 2, 5, 3, 1, flatland.W)
-    assert second.field.maps.shape[1] == first.field.maps.shape[1] + 1, "the first target has joined the context"
+    assert second.field.feature_maps.shape[1] == first.field.feature_maps.shape[1] + 1, "the first target has joined the context"
     assert flatland.from_above(second.field, 8).shape == (4, 8, 8, 3)
     (only,) = experiment.answer(flatland.untrained(ForwardRegression), small)
     numbers = experiment.judge(small, second.views, only.views[:, 0])

@@ -15,9 +15,9 @@ from fwdiff_lite.problems.inverse_graphics.pixelnerf import (
     FieldNetwork,
     SceneDenoiser,
     contract,
-    gathered,
-    plucker,
-    sample_map,
+    bilinear_by_gather,
+    plucker_coordinates,
+    bilinear_sample,
 )
 from fwdiff_lite.problems.inverse_graphics.volume import VolumeRenderer
 
@@ -31,18 +31,18 @@ def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def small(encoder="unet", side=8, samples=6, shaken=True, width=16):
+def small(encoder="unet", side=8, samples_per_ray=6, randomized=True, width=16):
     """A small denoiser; shaken: with weights at random everywhere, since a new one's encoder answers zero."""
     torch.manual_seed(0)
-    renderer = VolumeRenderer((-1.0, -1.0, -1.0), (1.0, 1.0, 1.0), side, side, samples)
-    denoiser = SceneDenoiser(renderer, encoder, width, features=4, channels=16, options=OPTIONS[encoder])
-    if shaken:
+    renderer = VolumeRenderer((-1.0, -1.0, -1.0), (1.0, 1.0, 1.0), side, side, samples_per_ray)
+    denoiser = SceneDenoiser(renderer, encoder, width, num_features=4, encoder_channels=16, options=OPTIONS[encoder])
+    if randomized:
         for w in denoiser.parameters():
             w.data += 0.2 * torch.randn(w.shape, generator=generator(w.numel()))
     return denoiser
 
 
-def around(b, m, seed=0, dtype=torch.float32):
+def orbit_cameras(b, m, seed=0, dtype=torch.float32):
     """Cameras that see the whole box."""
     azimuth = 6 * torch.rand(b, m, generator=generator(seed), dtype=dtype)
     return orbit(azimuth, 0.2 + torch.rand(b, m, generator=generator(seed + 1), dtype=dtype), 3.0, 0.9)
@@ -51,7 +51,7 @@ def around(b, m, seed=0, dtype=torch.float32):
 def noise_images(b, m, side=8, seed=0, dtype=torch.float32):
     """Observations of nothing: every pixel at random."""
     value = torch.rand(b, m, 3, side, side, generator=generator(seed), dtype=dtype)
-    return Observations(2 * value - 1, around(b, m, seed, dtype))
+    return Observations(2 * value - 1, orbit_cameras(b, m, seed, dtype))
 
 
 # --- features of points -----------------------------------------------------------------------------------------------
@@ -60,10 +60,10 @@ def noise_images(b, m, side=8, seed=0, dtype=torch.float32):
 def test_features_are_those_of_pixels_at_their_centres_and_between_them_in_between():
     maps = torch.randn(2, 5, 3, 4, generator=generator(), dtype=torch.float64)
     uv = pixel_centres(3, 4, maps).expand(2, 12, 2)
-    torch.testing.assert_close(sample_map(maps, uv), maps.flatten(2).mT)
-    off = sample_map(maps, uv + torch.tensor([0.5 / 4, 0.0]).double())
+    torch.testing.assert_close(bilinear_sample(maps, uv), maps.flatten(2).mT)
+    off = bilinear_sample(maps, uv + torch.tensor([0.5 / 4, 0.0]).double())
     torch.testing.assert_close(off.mT.unflatten(2, (3, 4))[..., :3], (maps[..., 1:] + maps[..., :-1]) / 2)
-    corner = sample_map(maps, torch.tensor([0.01, 0.01]).double().expand(2, 1, 2))
+    corner = bilinear_sample(maps, torch.tensor([0.01, 0.01]).double().expand(2, 1, 2))
     torch.testing.assert_close(corner[:, 0], maps[:, :, 0, 0])
 
 
@@ -72,9 +72,9 @@ def test_features_gathered_by_hand_are_the_same(size):
     """Inside and outside of the image, with their gradients."""
     maps = torch.randn(3, 4, *size, generator=generator(), dtype=torch.float64, requires_grad=True)
     uv = 1.4 * torch.rand(3, 50, 2, generator=generator(1), dtype=torch.float64) - 0.2
-    torch.testing.assert_close(gathered(maps, uv), sample_map(maps, uv))
+    torch.testing.assert_close(bilinear_by_gather(maps, uv), bilinear_sample(maps, uv))
     weight = torch.randn(3, 50, 4, generator=generator(2), dtype=torch.float64)
-    slopes = [torch.autograd.grad((look(maps, uv) * weight).sum(), maps)[0] for look in (gathered, sample_map)]
+    slopes = [torch.autograd.grad((look(maps, uv) * weight).sum(), maps)[0] for look in (bilinear_by_gather, bilinear_sample)]
     torch.testing.assert_close(*slopes)
 
 
@@ -90,14 +90,14 @@ def test_a_field_is_the_same_however_many_points_are_asked_at_once(monkeypatch):
 
 
 def test_features_projected_before_sampling_are_those_projected_after_to_rounding():
-    for dtype, slack in ((torch.float64, 1e-13), (torch.float32, 1e-5)):
+    for dtype, tolerance in ((torch.float64, 1e-13), (torch.float32, 1e-5)):
         layer = nn.Conv2d(5, 7, 1).to(dtype)
         maps = torch.randn(2, 5, 6, 6, generator=generator(), dtype=dtype)
         uv = torch.rand(2, 50, 2, generator=generator(1), dtype=dtype)
-        before = sample_map(layer(maps), uv)
-        after = sample_map(maps, uv) @ layer.weight[:, :, 0, 0].T + layer.bias
-        torch.testing.assert_close(before, after, rtol=0, atol=slack)
-        bent = sample_map(layer(maps).relu(), uv) - after.relu()
+        depth_ahead = bilinear_sample(layer(maps), uv)
+        after = bilinear_sample(maps, uv) @ layer.weight[:, :, 0, 0].T + layer.bias
+        torch.testing.assert_close(depth_ahead, after, rtol=0, atol=tolerance)
+        bent = bilinear_sample(layer(maps).relu(), uv) - after.relu()
         assert bent.abs().max() > 0.01, "the control: what is not linear may not come before"
     model = small().double()
     assert isinstance(model.project, nn.Conv2d) and model.project.kernel_size == (1, 1)
@@ -120,18 +120,18 @@ def test_points_behind_a_camera_or_off_its_image_get_no_feature_and_those_inside
     cameras = look_at(eye, 0 * eye, 0.6)[None, None]
     inside = torch.tensor([0.1, 0.2, -0.3], dtype=torch.float64)
     uv = torch.tensor([[0.99, 0.01], [1.01, 0.5], [0.5, -0.01]], dtype=torch.float64)
-    start, away = rays(cameras[0, 0], uv)
+    origins, directions = rays(cameras[0, 0], uv)
     for point, there in (
         (inside, True),
         (2 * eye - inside, False),
-        *zip(start + 3 * away, (True, False, False), strict=True),
+        *zip(origins + 3 * directions, (True, False, False), strict=True),
     ):
         first, second = (looked_up(network, point[None, None], cameras, seed) for seed in (0, 1))
         for a, b in zip(first, second, strict=True):
             assert torch.equal(a, b) != there, point
-    (mirrored, true), (behind, before) = project(cameras[0, 0], torch.stack([2 * eye - inside, inside]))
+    (mirrored, true), (behind, depth_ahead) = project(cameras[0, 0], torch.stack([2 * eye - inside, inside]))
     torch.testing.assert_close(mirrored, true)
-    assert behind < 0 < before and ((true > 0) & (true < 1)).all(), "the control: depth alone tells them apart"
+    assert behind < 0 < depth_ahead and ((true > 0) & (true < 1)).all(), "the control: depth alone tells them apart"
 
 
 def test_a_point_that_one_view_has_behind_it_is_still_looked_up_in_the_other(network):
@@ -149,7 +149,7 @@ def test_a_point_that_one_view_has_behind_it_is_still_looked_up_in_the_other(net
 
 
 def test_a_point_far_off_and_without_features_has_a_finite_answer(network):
-    cameras = around(1, 2, dtype=torch.float64)
+    cameras = orbit_cameras(1, 2, dtype=torch.float64)
     eye = rays(cameras, torch.tensor([[0.5, 0.5]]).double())[0][0, 0]
     for point in (eye[None], torch.full((1, 1, 3), 1e4).double()):
         density, colour = looked_up(network, point, cameras, 0)
@@ -158,7 +158,7 @@ def test_a_point_far_off_and_without_features_has_a_finite_answer(network):
 
 
 def test_the_order_of_views_does_not_matter_and_their_cameras_do(network):
-    cameras, mask = around(2, 3, dtype=torch.float64), torch.tensor([[True, True, True], [True, False, True]])
+    cameras, mask = orbit_cameras(2, 3, dtype=torch.float64), torch.tensor([[True, True, True], [True, False, True]])
     points = torch.rand(2, 40, 3, generator=generator(), dtype=torch.float64) - 0.5
     maps = torch.randn(2, 3, 16, 8, 8, generator=generator(1), dtype=torch.float64)
     order = [2, 0, 1]
@@ -170,13 +170,13 @@ def test_the_order_of_views_does_not_matter_and_their_cameras_do(network):
 
 
 def test_a_view_that_is_not_there_changes_nothing(network):
-    cameras, points = around(1, 3, dtype=torch.float64), torch.rand(1, 40, 3, generator=generator()).double() - 0.5
+    cameras, points = orbit_cameras(1, 3, dtype=torch.float64), torch.rand(1, 40, 3, generator=generator()).double() - 0.5
     maps = torch.randn(1, 3, 16, 8, 8, generator=generator(1)).double()
     mask = torch.tensor([[True, False, True]])
     answers = []
     for value in (0.0, 1.0, 1e6):
         changed, moved = maps.clone(), cameras.clone()
-        changed[:, 1], moved[:, 1] = value, around(1, 1, int(value) % 7, torch.float64)[:, 0]
+        changed[:, 1], moved[:, 1] = value, orbit_cameras(1, 1, int(value) % 7, torch.float64)[:, 0]
         answers.append(network(points, changed, moved, mask))
     answers.append(network(points, maps[:, [0, 2]], cameras[:, [0, 2]], mask[:, [0, 2]]))
     for other in answers[1:]:
@@ -196,22 +196,22 @@ def test_a_view_that_is_not_there_changes_nothing(network):
 def test_a_dropped_image_changes_no_loss_and_no_sample_whatever_it_holds(value):
     seen, target = noise_images(2, 2), noise_images(2, 1, seed=5)
     model = ForwardDiffusion(small().eval(), small().renderer)
-    draw = model.sample_time_and_noise(target, generator())
+    time_and_noise = model.sample_time_and_noise(target, generator())
     there = torch.tensor([[True, False], [True, False]])
     image = seen.value.clone()
     image[:, 1] = value
     dropped = Observations(image, seen.params, there)
     for context in (seen.select([0]), dropped):
         context.check("context")
-    alone, beside = (model.loss(context, target, *draw) for context in (seen.select([0]), dropped))
+    alone, beside = (model.loss(context, target, *time_and_noise) for context in (seen.select([0]), dropped))
     for name in alone:
         torch.testing.assert_close(alone[name], beside[name], rtol=1e-5, atol=1e-6)
-    samples = [
+    samples_per_ray = [
         model.sample(context, target.params, steps=3, generator=generator(1)).observation
         for context in (seen.select([0]), dropped, seen)
     ]
-    torch.testing.assert_close(samples[0], samples[1], rtol=0, atol=1e-4)
-    assert (samples[0] - samples[2]).abs().max() > 1e-2, "the control: a second image that is there"
+    torch.testing.assert_close(samples_per_ray[0], samples_per_ray[1], rtol=0, atol=1e-4)
+    assert (samples_per_ray[0] - samples_per_ray[2]).abs().max() > 1e-2, "the control: a second image that is there"
 
 
 def test_what_a_target_is_told_of_the_context_is_in_known_units():
@@ -219,16 +219,16 @@ def test_what_a_target_is_told_of_the_context_is_in_known_units():
     denoiser, seen = small().eval(), noise_images(2, 2)
     target = orbit(torch.tensor([[0.1, 2.0, 4.0]]).expand(2, 3), 0.5, 3.0, 0.4)  # all of whose rays meet the box
     condition = denoiser.condition(seen, target)
-    assert condition.known.shape == (2, 3, 3 + 2 + 4, 8, 8) and condition.deterministic_prediction.value.shape == (2, 3, 3, 4, 4)
-    coarse = condition.known[..., ::2, ::2]
-    assert all(torch.equal(condition.known[..., i::2, j::2], coarse) for i in (0, 1) for j in (0, 1))
+    assert condition.rendered_cond.shape == (2, 3, 3 + 2 + 4, 8, 8) and condition.deterministic_prediction.value.shape == (2, 3, 3, 4, 4)
+    coarse = condition.rendered_cond[..., ::2, ::2]
+    assert all(torch.equal(condition.rendered_cond[..., i::2, j::2], coarse) for i in (0, 1) for j in (0, 1))
     assert torch.equal(coarse[:, :, :3], condition.deterministic_prediction.value)
-    raw = denoiser.renderer.cast(condition.context, target, coarser=2)
+    raw = denoiser.renderer.render_rays(condition.context, target, downsample=2)
     depth = raw.depth.unflatten(-1, (4, 4))
     torch.testing.assert_close(coarse[:, :, 3], (depth - 3.0) / math.sqrt(3), rtol=0, atol=1e-5)
     assert coarse[:, :, 3].abs().max() < 1 < depth.min(), "the control: raw depth"
     torch.testing.assert_close(coarse[:, :, 4], raw.opacity.unflatten(-1, (4, 4)))
-    torch.testing.assert_close(coarse[:, :, 5:].flatten(3).mT, raw.colour[..., 3:])
+    torch.testing.assert_close(coarse[:, :, 5:].flatten(3).mT, raw.rgb_features[..., 3:])
 
 
 def test_what_a_target_is_not_told_of_the_context_is_zero():
@@ -237,13 +237,13 @@ def test_what_a_target_is_not_told_of_the_context_is_zero():
     parts, seen, conditions = {"colour": [0, 1, 2], "depth": [3, 4], "features": [5, 6, 7, 8]}, noise_images(2, 2), {}
     for told in (tuple(parts), ("colour", "depth"), ("colour", "features"), ()):
         denoiser = small().eval()
-        denoiser.told = told
+        denoiser.conditioning = told
         conditions[told] = denoiser.condition(seen, target)
     whole = conditions[tuple(parts)]
     for told, condition in conditions.items():
-        for name, channels in parts.items():
-            found = condition.known[:, :, channels]
-            assert torch.equal(found, whole.known[:, :, channels] if name in told else torch.zeros_like(found)), told
+        for name, encoder_channels in parts.items():
+            found = condition.rendered_cond[:, :, encoder_channels]
+            assert torch.equal(found, whole.rendered_cond[:, :, encoder_channels] if name in told else torch.zeros_like(found)), told
         if told:
             assert torch.equal(condition.deterministic_prediction.value, whole.deterministic_prediction.value)
     assert conditions[()].deterministic_prediction is None
@@ -253,9 +253,9 @@ def test_what_a_target_is_not_told_of_the_context_is_zero():
 
 
 def test_an_untrained_encoder_shows_nothing_and_the_field_is_the_same_for_all():
-    denoiser = small(shaken=False).eval()
+    denoiser = small(randomized=False).eval()
     points = torch.rand(2, 30, 3, generator=generator()) - 0.5
-    cameras = around(2, 1)
+    cameras = orbit_cameras(2, 1)
     answers = [
         denoiser.condition(Observations(noise_images(2, 1, seed=seed).value, cameras), cameras).context(points)
         for seed in (0, 1)
@@ -272,12 +272,12 @@ def test_time_and_noise_reach_the_scene_but_not_the_context(encoder):
         for value, t in ((target.value, 0.1), (target.value, 0.9), (target.value + 0.5, 0.1))
     ]
     for other in scenes[1:]:
-        assert torch.equal(scenes[0].maps[:, 0], other.maps[:, 0])
-        assert (scenes[0].maps[:, 1] - other.maps[:, 1]).abs().max() > 1e-2
+        assert torch.equal(scenes[0].feature_maps[:, 0], other.feature_maps[:, 0])
+        assert (scenes[0].feature_maps[:, 1] - other.feature_maps[:, 1]).abs().max() > 1e-2
     assert torch.equal(scenes[0].cameras, torch.cat([seen.params, target.params], 1))
-    assert torch.equal(scenes[0].maps[:, 0], condition.context.maps[:, 0])
+    assert torch.equal(scenes[0].feature_maps[:, 0], condition.context.feature_maps[:, 0])
     told = target.value, target.params
-    flag = denoiser.encode(*told, torch.zeros_like(condition.known), torch.zeros(2))
+    flag = denoiser.encode(*told, torch.zeros_like(condition.rendered_cond), torch.zeros(2))
     assert not torch.allclose(flag, denoiser.encode(*told, None, torch.zeros(2))), "a target is flagged as one"
     elsewhere = denoiser.encode(target.value, seen.params, None, torch.zeros(2))
     assert not torch.allclose(elsewhere, denoiser.encode(*told, None, torch.zeros(2))), "an encoder knows its camera"
@@ -285,24 +285,24 @@ def test_time_and_noise_reach_the_scene_but_not_the_context(encoder):
 
 def test_contracted_space_is_a_ball_of_radius_two_and_what_is_near_stays():
     """In float64; a step away from the origin is as much longer as is said."""
-    away = nn.functional.normalize(torch.randn(20, 3, generator=generator(), dtype=torch.float64), dim=-1)
+    directions = nn.functional.normalize(torch.randn(20, 3, generator=generator(), dtype=torch.float64), dim=-1)
     distance = torch.logspace(-1, 4, 20, dtype=torch.float64).requires_grad_()
-    near, longer = contract(distance[:, None] * away, 3.0)
-    radius = (near * away).sum(-1)
-    torch.testing.assert_close(near, radius[:, None] * away)
+    near, stretch = contract(distance[:, None] * directions, 3.0)
+    radius = (near * directions).sum(-1)
+    torch.testing.assert_close(near, radius[:, None] * directions)
     expected = torch.where(distance < 3, distance / 3, 2 - 3 / distance)
     torch.testing.assert_close(radius, expected)
-    torch.testing.assert_close(torch.autograd.grad(radius.sum(), distance)[0], 1 / longer)
+    torch.testing.assert_close(torch.autograd.grad(radius.sum(), distance)[0], 1 / stretch)
     assert radius.max() < 2
 
 
 def test_scenes_all_around_do_not_depend_on_the_unit_of_length():
     """The same views of a scene ten times as large, with near and far so, show the same: a clip's unit is its own."""
-    signals, known = [], []
+    signals, rendered_conds = [], []
     for scale, near in ((1.0, 1.0), (10.0, 10.0), (10.0, 1.0)):
         torch.manual_seed(0)
         renderer = VolumeRenderer((-50.0 * near,) * 3, (50.0 * near,) * 3, 8, 8, 12, near=near)
-        denoiser = SceneDenoiser(renderer, "unet", 16, features=4, channels=16, options=OPTIONS["unet"])
+        denoiser = SceneDenoiser(renderer, "unet", 16, num_features=4, encoder_channels=16, options=OPTIONS["unet"])
         for w in denoiser.parameters():
             w.data += 0.2 * torch.randn(w.shape, generator=generator(w.numel()))
         eyes = torch.tensor([[[0.0, 0, 0], [0.5, 0.2, 0.1]]])
@@ -311,19 +311,19 @@ def test_scenes_all_around_do_not_depend_on_the_unit_of_length():
         condition = denoiser.condition(Observations(images[:, :1], cameras[:, :1]), cameras[:, 1:])
         scene = denoiser(condition, images[:, 1:], torch.tensor([0.5]))
         signals.append(scene.render(cameras).rgb)
-        known.append(condition.known)
-    for (one, ten, other), close in ((signals, 1e-3), (known, 1e-3)):
+        rendered_conds.append(condition.rendered_cond)
+    for (one, ten, other), close in ((signals, 1e-3), (rendered_conds, 1e-3)):
         assert (one - ten).abs().max() < close
         assert (one - other).abs().max() > 0.03, "the control: another near and far"
-    assert known[0][:, :, 3].min() >= 0 and known[0][:, :, 3].max() <= 1, "depth, from near to far"
+    assert rendered_conds[0][:, :, 3].min() >= 0 and rendered_conds[0][:, :, 3].max() <= 1, "depth, from near to far"
 
 
 def test_plucker_coordinates_are_those_of_the_ray_wherever_on_it_they_are_taken():
-    cameras = around(2, 3).double()
-    d, moment = plucker(cameras, 4, 6).flatten(-2).mT.split(3, -1)  # (B, M, P, 3) twice
-    start, away = rays(cameras, pixel_centres(4, 6, cameras))
-    torch.testing.assert_close(d, away)
-    torch.testing.assert_close(moment, torch.linalg.cross(start + 1.7 * away, away))
+    cameras = orbit_cameras(2, 3).double()
+    d, moment = plucker_coordinates(cameras, 4, 6).flatten(-2).mT.split(3, -1)  # (B, M, P, 3) twice
+    origins, directions = rays(cameras, pixel_centres(4, 6, cameras))
+    torch.testing.assert_close(d, directions)
+    torch.testing.assert_close(moment, torch.linalg.cross(origins + 1.7 * directions, directions))
     assert (d * moment).sum(-1).abs().max() < 1e-12
 
 
@@ -331,8 +331,8 @@ def test_plucker_coordinates_are_those_of_the_ray_wherever_on_it_they_are_taken(
 def test_a_loss_has_no_randomness_and_trains_the_estimate(model):
     denoiser = small()
     model, seen, target, novel = model(denoiser, denoiser.renderer), *(noise_images(2, 1, seed=s) for s in (0, 5, 7))
-    at, draw = torch.randint(64, (2, 1, 20), generator=generator()), model.sample_time_and_noise(target, generator())
-    losses = [model.loss(seen, target, *draw, novel, at, at) for _ in range(2)]
+    at, time_and_noise = torch.randint(64, (2, 1, 20), generator=generator()), model.sample_time_and_noise(target, generator())
+    losses = [model.loss(seen, target, *time_and_noise, novel, at, at) for _ in range(2)]
     assert set(losses[0]) == {"target", "novel", "deterministic", "loss"}
     assert all(torch.equal(losses[0][name], losses[1][name]) for name in losses[0])
     total = losses[0]["target"] + losses[0]["novel"] + losses[0]["deterministic"]
@@ -351,10 +351,10 @@ def test_a_loss_has_no_randomness_and_trains_the_estimate(model):
 def test_in_half_precision_losses_are_nearly_the_same():
     denoiser = small(side=16)
     model, seen, target = ForwardDiffusion(denoiser, denoiser.renderer), *(noise_images(4, 1, 16, s) for s in (0, 5))
-    draw = model.sample_time_and_noise(target, generator())
-    full = model.loss(seen, target, *draw)
+    time_and_noise = model.sample_time_and_noise(target, generator())
+    full = model.loss(seen, target, *time_and_noise)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        half = model.loss(seen, target, *draw)
+        half = model.loss(seen, target, *time_and_noise)
     for name in full:
         assert half[name].dtype == torch.float32 and not torch.equal(half[name], full[name])
         torch.testing.assert_close(half[name], full[name], rtol=0.02, atol=0)
@@ -384,7 +384,7 @@ def dead(model, steps=6):
 
 @pytest.mark.parametrize("encoder", ["unet", "dit"])
 def test_every_parameter_has_a_gradient(encoder):
-    denoiser = small(encoder, shaken=False)
+    denoiser = small(encoder, randomized=False)
     assert dead(ForwardDiffusion(denoiser, denoiser.renderer)) == []
 
 
@@ -395,8 +395,8 @@ def test_parameters_that_have_no_gradient_are_found():
         def encode(self, *told):
             return super().encode(*told).detach()
 
-    denoiser = small(shaken=False)
-    cut = CutOff(denoiser.renderer, width=16, features=4, channels=16, options=OPTIONS["unet"])
+    denoiser = small(randomized=False)
+    cut = CutOff(denoiser.renderer, width=16, num_features=4, encoder_channels=16, options=OPTIONS["unet"])
     found = dead(ForwardDiffusion(cut, cut.renderer))
     assert {name.split(".")[1] for name in found} >= {"encoder", "project"}
     assert {f"denoiser.encoder.{name}" for name, _ in cut.encoder.named_parameters()} <= set(found)
@@ -407,21 +407,21 @@ def test_parameters_that_have_no_gradient_are_found():
     class Unread(SceneDenoiser):
         def condition(self, context, target_params):
             found = super().condition(context, target_params)
-            return replace(found, known=torch.cat([found.known[:, :, :5], found.known[:, :, 5:].detach()], 2))
+            return replace(found, rendered_conds=torch.cat([found.rendered_cond[:, :, :5], found.rendered_cond[:, :, 5:].detach()], 2))
 
-    unread = Unread(denoiser.renderer, width=16, features=4, channels=16, options=OPTIONS["unet"])
+    unread = Unread(denoiser.renderer, width=16, num_features=4, encoder_channels=16, options=OPTIONS["unet"])
     found = dead(ForwardDiffusion(unread, unread.renderer))
     assert "denoiser.field.answer.weight" in found, "features that are rendered for nobody"
 
 
 def balls(cameras, side):
     """A red ball and a blue one in front of white, traced: (M, 4, 4) -> (M, 3, side, side), one ray a pixel."""
-    start, away = rays(cameras, pixel_centres(side, side, cameras))
+    origins, directions = rays(cameras, pixel_centres(side, side, cameras))
     image, nearest = cameras.new_ones(len(cameras), side * side, 3), cameras.new_full((len(cameras), side * side), 99)
     red, blue = ((0.3, 0.3, 0.0), 0.45, (0.8, -0.8, -0.8)), ((-0.4, -0.3, 0.1), 0.4, (-0.8, -0.6, 0.8))
     for centre, radius, colour in (red, blue):
-        from_centre = start - cameras.new_tensor(centre)
-        b = (away * from_centre).sum(-1)
+        from_centre = origins - cameras.new_tensor(centre)
+        b = (directions * from_centre).sum(-1)
         inside = b.square() - from_centre.square().sum(-1) + radius**2
         depth = -b - inside.clamp(min=0).sqrt()
         first = (inside > 0) & (depth < nearest)
@@ -431,7 +431,7 @@ def balls(cameras, side):
 
 def test_two_views_of_one_scene_are_overfitted():
     """A pixelNeRF (Eq. 10) of two views shows both, and a third view, to within a small share of their variance."""
-    denoiser = small(side=16, samples=16, shaken=False, width=32)
+    denoiser = small(side=16, samples_per_ray=16, randomized=False, width=32)
     cameras = orbit(torch.tensor([0.2, 1.4, 0.8]), torch.tensor([0.3, 0.5, 0.4]), 3.0, 0.8)
     images = balls(cameras, 16)[None]
     seen = Observations(images, cameras[None])
@@ -447,12 +447,12 @@ def test_two_views_of_one_scene_are_overfitted():
         optimizer.step()
     denoiser.eval()
 
-    def misfit(pair):
+    def relative_mse(pair):
         scene = denoiser.condition(pair, seen.params[:, :1]).context
         return (scene.render(seen.params).rgb - images).square().mean(dim=(0, 2, 3, 4)) / images.var()
 
-    assert misfit(pair).max() < 0.05
-    swapped = misfit(Observations(pair.value.flip(1), pair.params))
+    assert relative_mse(pair).max() < 0.05
+    swapped = relative_mse(Observations(pair.value.flip(1), pair.params))
     assert swapped.min() > 0.2, "the control: each image beside the other's camera"
 
 
@@ -462,7 +462,7 @@ def test_two_views_of_one_scene_are_overfitted():
 @pytest.mark.parametrize("encoder", ["unet", "dit"])
 def test_a_sampled_scene_renders_from_any_camera(encoder):
     denoiser = small(encoder).eval()
-    model, seen, target = ForwardDiffusion(denoiser, denoiser.renderer), noise_images(3, 2), around(3, 2, seed=5)
+    model, seen, target = ForwardDiffusion(denoiser, denoiser.renderer), noise_images(3, 2), orbit_cameras(3, 2, seed=5)
     calls = []
     hook = denoiser.encoder.register_forward_hook(lambda *_: calls.append(1))
     step = model.sample(seen, target, steps=4, generator=generator())
@@ -471,7 +471,7 @@ def test_a_sampled_scene_renders_from_any_camera(encoder):
     assert step.observation.shape == (3, 2, 3, 8, 8) and torch.isfinite(step.observation).all()
     image = step.signal.render(target)
     torch.testing.assert_close(image.rgb, step.observation, rtol=0, atol=1e-6)
-    other = step.signal.render(around(3, 5, seed=9))
+    other = step.signal.render(orbit_cameras(3, 5, seed=9))
     assert other.rgb.shape == (3, 5, 3, 8, 8) and other.depth.shape == other.opacity.shape == (3, 5, 8, 8)
     assert other.opacity.min() >= 0 and other.opacity.max() <= 1 and other.opacity.std() > 1e-3
     assert other.rgb.abs().max() <= 1 and other.depth.min() > 3 - math.sqrt(3) and not other.rgb.requires_grad
@@ -496,8 +496,8 @@ def test_rows_of_pixels_are_images_too(encoder):
 @pytest.mark.parametrize("rows", [slice(1, 3), [2, 0], torch.tensor([1]), torch.tensor([True, False, True])])
 def test_some_scenes_are_picked_by_their_rows(rows):
     denoiser = small().eval()
-    scenes = denoiser.condition(noise_images(3, 2), around(3, 1)).context
-    cameras = around(3, 2, seed=9)
+    scenes = denoiser.condition(noise_images(3, 2), orbit_cameras(3, 1)).context
+    cameras = orbit_cameras(3, 2, seed=9)
     whole, some = scenes.render(cameras), scenes[rows].render(cameras[rows])
     for a, b in zip(whole, some, strict=True):
         torch.testing.assert_close(a[rows], b, rtol=0, atol=1e-5)
@@ -507,14 +507,14 @@ def test_some_scenes_are_picked_by_their_rows(rows):
 
 def test_sampled_images_join_the_context():
     denoiser = small().eval()
-    model, seen, path = ForwardDiffusion(denoiser, denoiser.renderer), noise_images(2, 1), around(2, 3, seed=5)
+    model, seen, path = ForwardDiffusion(denoiser, denoiser.renderer), noise_images(2, 1), orbit_cameras(2, 3, seed=5)
     step, context = model.sample_autoregressive(seen, path, steps=2, generator=generator())
     assert context.value.shape == (2, 4, 3, 8, 8) and torch.equal(context.params[:, 1:], path)
-    assert step.signal.maps.shape[1] == 4 and torch.equal(context.value[:, 3:], step.observation)
+    assert step.signal.feature_maps.shape[1] == 4 and torch.equal(context.value[:, 3:], step.observation)
 
 
 def test_rendering_is_the_same_every_time_in_testing_and_asks_elsewhere_in_training():
-    denoiser, seen, target = small(), noise_images(2, 1), around(2, 1, seed=5)
+    denoiser, seen, target = small(), noise_images(2, 1), orbit_cameras(2, 1, seed=5)
     images = {}
     for training in (True, False):
         denoiser.train(training)
@@ -522,16 +522,16 @@ def test_rendering_is_the_same_every_time_in_testing_and_asks_elsewhere_in_train
         images[training] = scene.render(target).rgb
         assert scene.training is training and torch.equal(images[training], scene.render(target).rgb)
     assert (images[True] - images[False]).abs().max() > 1e-4
-    for samples in (50, 200):  # both are the same integral
-        denoiser.renderer = replace(denoiser.renderer, samples=samples)
+    for samples_per_ray in (50, 200):  # both are the same integral
+        denoiser.renderer = replace(denoiser.renderer, samples_per_ray=samples_per_ray)
         both = [denoiser.train(x).condition(seen, target).context.render(target).rgb for x in (True, False)]
-        apart = (both[0] - both[1]).abs().max()
-        assert apart < (images[True] - images[False]).abs().max() * 12 / samples
+        difference = (both[0] - both[1]).abs().max()
+        assert difference < (images[True] - images[False]).abs().max() * 12 / samples_per_ray
 
 
 def test_without_any_context_a_scene_is_sampled_where_that_is_asked_for():
     denoiser = small().eval()
-    model, seen, target = ForwardDiffusion(denoiser, denoiser.renderer), noise_images(2, 2), around(2, 1, seed=5)
+    model, seen, target = ForwardDiffusion(denoiser, denoiser.renderer), noise_images(2, 2), orbit_cameras(2, 1, seed=5)
     empty = seen.mask_out(torch.ones(2, 2, dtype=torch.bool))
     step = model.sample(empty, target, steps=2, generator=generator(), allow_empty=True)
     assert torch.isfinite(step.observation).all()
@@ -541,21 +541,21 @@ def test_without_any_context_a_scene_is_sampled_where_that_is_asked_for():
     other = Observations(seen.value + 1, seen.params, empty.mask)
     same = model.sample(other, target, steps=2, generator=generator(), allow_empty=True)
     torch.testing.assert_close(same.observation, step.observation, rtol=0, atol=1e-5)
-    known = model.sample(seen, target, steps=2, generator=generator())
-    assert (known.observation - step.observation).abs().max() > 1e-2, "the control: a context that is there"
+    rendered_conds = model.sample(seen, target, steps=2, generator=generator())
+    assert (rendered_conds.observation - step.observation).abs().max() > 1e-2, "the control: a context that is there"
 
 
 def test_bad_input_is_refused_in_one_line():
     denoiser = small().eval()
     model, seen, target = ForwardDiffusion(denoiser, denoiser.renderer), noise_images(2, 1), noise_images(2, 1, seed=5)
     large = noise_images(2, 1, side=16)
-    draw = model.sample_time_and_noise(target, generator())
+    time_and_noise = model.sample_time_and_noise(target, generator())
     mirror = target.params.clone()
     mirror[..., 0, :] = mirror[..., 1, :]
     scenes = denoiser.condition(seen, target.params).context
     for call, message in (
         (lambda: model.sample(large, target.params), "images of 16x16 pixels, but this model's have 8x8"),
-        (lambda: model.loss(large, target, *draw), "images of 16x16 pixels, but this model's have 8x8"),
+        (lambda: model.loss(large, target, *time_and_noise), "images of 16x16 pixels, but this model's have 8x8"),
         (lambda: model.loss(seen, large, *model.sample_time_and_noise(large, generator())), "images of 16x16 pixels, but this"),
         (
             lambda: SceneDenoiser(denoiser.renderer, told=("depth", "smell")),
@@ -575,11 +575,11 @@ def test_bad_input_is_refused_in_one_line():
 
 
 def test_cameras_of_other_scenes_are_refused_in_one_line():
-    scenes = small().eval().condition(noise_images(2, 1), around(2, 1)).context
+    scenes = small().eval().condition(noise_images(2, 1), orbit_cameras(2, 1)).context
     for cameras, message in (
-        (around(3, 1), r"cameras \(3, 1, 4, 4\) are not for 2 scenes: give \(B, M, 4, 4\)"),
-        (around(1, 5), r"cameras \(1, 5, 4, 4\) are not for 2 scenes"),
-        (around(2, 1)[:, 0], r"cameras \(2, 4, 4\) are not for 2 scenes"),
+        (orbit_cameras(3, 1), r"cameras \(3, 1, 4, 4\) are not for 2 scenes: give \(B, M, 4, 4\)"),
+        (orbit_cameras(1, 5), r"cameras \(1, 5, 4, 4\) are not for 2 scenes"),
+        (orbit_cameras(2, 1)[:, 0], r"cameras \(2, 4, 4\) are not for 2 scenes"),
     ):
         with pytest.raises(ValueError, match=message) as caught:
             scenes.render(cameras)

@@ -32,8 +32,8 @@ def scenes():
     """Two scenes, their fronts, and cameras all around them."""
     generator = seeded(3)
     scenes = tabletop.draw_scenes(2, generator)
-    fronts = tabletop.front_cameras(scenes, generator)
-    return scenes, fronts, torch.cat([tabletop.turned(fronts, d) for d in range(30, 360, 30)], 1)
+    fronts = tabletop.draw_front_cameras(scenes, generator)
+    return scenes, fronts, torch.cat([tabletop.rotate_about_z(fronts, d) for d in range(30, 360, 30)], 1)
 
 
 def context_of(scenes):
@@ -117,7 +117,7 @@ def test_pictures_of_one_scene_become_that_scene_and_those_of_two_do_not(scenes)
     """Also from a camera that was not fitted."""
     drawn, fronts, cameras = scenes
     renderer, found = VolumeRenderer(tabletop.LOW, tabletop.HIGH, SIDE, SIDE, 24), {}
-    between = tabletop.turned(fronts, 45)
+    between = tabletop.rotate_about_z(fronts, 45)
     for wrong in (False, True):
         model = ForwardDiffusion(Oracle(drawn, renderer, wrong), identity)
         options = {"rounds": 2, "steps": 1, "updates": 60, "rays": 128, "cells": 24}
