@@ -56,7 +56,8 @@ def check_cameras(cameras: Float[Tensor, "*b r c"]) -> Float[Tensor, "*b 4 4"]:
         raise ValueError("a camera holds NaN or infinite numbers")
     if not bool((cameras[..., 3, :] == cameras.new_tensor([0.0, 0.0, 0.0, 1.0])).all()):
         raise ValueError("a camera's last row must be 0 0 0 1: it maps the world to (u d, v d, d, 1)")
-    least = torch.linalg.det(cameras[..., :3, :3].to(widest_float(cameras.device))).abs().min() if cameras.numel() else 1.0
+    wide = cameras[..., :3, :3].to(widest_float(cameras.device))
+    least = torch.linalg.det(wide).abs().min() if cameras.numel() else 1.0
     if least < 1e-9:
         raise ValueError(f"a camera is not invertible (determinant {least:.2g}): its three axes must differ")
     return cameras
@@ -80,7 +81,8 @@ def rays(cameras: Float[Tensor, "*b 4 4"], uv: Float[Tensor, "*#b p 2"]) -> tupl
 def inverse(cameras: Float[Tensor, "*b 4 4"]) -> tuple[Float[Tensor, "*b 3 3"], Float[Tensor, "*b 3"]]:
     """A and e of x = d A (u, v, 1) + e; e is where the camera stands.
 
-    By Cramer's rule, in double precision where the device has it: torch.linalg.inv makes a GPU wait, to hear whether there is an inverse.
+    By Cramer's rule, in double precision where the device has it. torch.linalg.inv would make a GPU wait, to hear
+    whether there is an inverse.
     """
     wide = cameras.to(widest_float(cameras.device))
     a, b, c = wide[..., :3, :3].unbind(-2)
