@@ -18,6 +18,7 @@ import argparse
 import json
 import math
 import time
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
