@@ -18,7 +18,7 @@ from fwdiff_lite.notebook import badges, bootstrap_text, pyproject
 from fwdiff_lite.readme import MOVING_PICTURE, render
 
 ROOT = root()
-CORE = {"diffusion", "schedule", "observations", "backbones", "training"}
+CORE = {"devices", "diffusion", "schedule", "observations", "backbones", "training"}
 PIPELINE = {"notebook", "pairs", "contents", "reproduce", "readme"}
 PACKAGE = sorted((ROOT / "fwdiff_lite").rglob("*.py"))
 
