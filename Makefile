@@ -8,8 +8,9 @@ TORCH_PIP_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 # The environment is whole when its marker is there. The marker is written last, and its name holds the lock, the
-# Python and the place that the environment was made for: when one of them changes, it is made anew. No file times.
-MARKER := $(VENV)/ready-$(shell { cat requirements.lock; $(PYTHON) -VV; pwd; } | $(PYTHON) -c \
+# Python, the place and the recipe that the environment was made with: when one changes, it is made anew. No file times.
+MARKER := $(VENV)/ready-$(shell { cat requirements.lock; $(PYTHON) -VV; pwd; sed -n '/^.(MARKER):/,/^$$/p' Makefile; } \
+	| $(PYTHON) -c \
 	"import hashlib, sys; print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest()[:16])")
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input -qq
 
@@ -28,7 +29,7 @@ test: $(MARKER)  ## the tests, and every notebook run again and compared with wh
 		tests notebooks
 
 lab: $(MARKER)  ## open the notebooks in JupyterLab
-	@$(BIN)/jupyter lab --notebook-dir . notebooks
+	@$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks/00_one_page.ipynb
 
 smoke: $(MARKER)  ## run every notebook in seconds, into build/smoke
 	@$(BIN)/python -m fwdiff_lite.pipeline.reproduce --profile smoke --jobs $(JOBS)
@@ -39,9 +40,9 @@ lint: $(MARKER)  ## ruff
 readme: $(MARKER)  ## renew the generated parts of the README
 	@$(BIN)/python -m fwdiff_lite.pipeline.reproduce --readme
 
-browser-test: $(MARKER)  ## install Chromium (Debian), open JupyterLab in it and move a slider
+browser-test: $(MARKER)  ## install Chromium (Debian), open every notebook in it and move every slider
 	@command -v chromium > /dev/null || { apt-get update -qq && apt-get install -y -qq chromium; }
-	@$(BIN)/python -m pytest -q tests/browser
+	@FWDIFF_EVERY_SLIDER=1 $(BIN)/python -m pytest -q tests/browser
 
 clean:  ## remove everything that make made, but for the results
 	@rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis
@@ -56,6 +57,7 @@ $(MARKER):
 	&& $(PIP) install $(TORCH_PIP_ARGS) $$(grep '^torch==' requirements.lock) \
 	&& $(PIP) install -r requirements.lock \
 	&& $(PIP) install --no-deps --no-build-isolation -e . \
+	&& $(BIN)/python -m fwdiff_lite.pipeline.contents \
 	&& $(PIP) check \
 	&& echo $$(($$(date +%s) - start)) > $@
 

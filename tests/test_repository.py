@@ -18,8 +18,8 @@ from fwdiff_lite.pipeline.readme import MOVING_PICTURE, render
 from fwdiff_lite.storage.files import repo_root
 
 ROOT = repo_root()
-CORE = {"diffusion", "schedule", "observations", "backbones", "training"}
-PIPELINE = {"notebook", "reproduce", "readme"}
+CORE = {"devices", "diffusion", "schedule", "observations", "backbones", "training"}
+PIPELINE = {"notebook", "pairs", "contents", "reproduce", "readme"}
 PACKAGE = sorted((ROOT / "fwdiff_lite").rglob("*.py"))
 
 
@@ -118,6 +118,19 @@ def test_binder_builds_that_environment():
     assert (ROOT / ".binder" / "environment.yml").read_text() == (ROOT / "environment.yml").read_text()
     assert os.access(ROOT / ".binder" / "postBuild", os.X_OK)
     assert "pip install --no-deps" in (ROOT / ".binder" / "postBuild").read_text()
+
+
+def test_jupyter_is_told_of_the_pairs_wherever_it_is_installed():
+    for path in ("Makefile", "environment.yml", ".binder/postBuild"):
+        assert "python -m fwdiff_lite.pipeline.contents" in (ROOT / path).read_text(), path
+
+
+def test_badges_open_what_make_lab_serves():
+    """The server's root is the checkout, so that notebooks/ is part of the address."""
+    recipe = re.search(r"^lab:.*\n(.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1]
+    assert "--ServerApp.root_dir=. " in recipe
+    assert "/lab/tree/notebooks/00_one_page.ipynb" in recipe
+    assert "/lab/tree/notebooks/00_one_page.ipynb)" in badges("00_one_page")
 
 
 def test_binder_accepts_it():

@@ -19,11 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from IPython.display import Image as Picture
 from IPython.display import Markdown
 from jaxtyping import UInt8
 from matplotlib.figure import Figure
-from PIL import Image, PngImagePlugin
+from PIL import Image, ImageSequence, PngImagePlugin
 
 from fwdiff_lite import plotting
 from fwdiff_lite.storage.files import atomic_write, read_json, repo_root, write_json
@@ -73,8 +72,10 @@ class Run:
             fig.savefig(part, dpi=DPI, metadata=origin)
             part.write_bytes(opaque(part.read_bytes()))
 
-    def save_gif(self, frames: Sequence[UInt8[np.ndarray, "h w 3"]], name: str, fps: float = 12) -> Picture:
-        """Writes OUT/NOTEBOOK_name.gif, which loops; returns it, so that a cell that ends with it shows it.
+    def save_gif(
+        self, frames: Sequence[UInt8[np.ndarray, "h w 3"]], name: str, fps: float = 12
+    ) -> "Animation":
+        """Writes OUT/NOTEBOOK_name.gif, which loops. A cell that ends with the returned Animation shows it.
 
         All frames have one size and share one palette of 256 colours. ValueError if they do not fit together.
         """
@@ -82,7 +83,7 @@ class Run:
         path = self.folder / f"{self.name}_{name}.gif"
         with atomic_write(path) as part:
             first.save(part, save_all=True, append_images=rest, duration=round(1000 / fps), loop=0)
-        return Picture(path.read_bytes(), format="gif")
+        return Animation(path.name, path.read_bytes())
 
     def record(self, **numbers: Any) -> None:
         """Keeps numbers, strings, or lists of them for metrics.json. ValueError on NaN or infinity."""
@@ -91,6 +92,47 @@ class Run:
     def finish(self) -> None:
         """Writes what was recorded to OUT/NOTEBOOK.metrics.json."""
         write_json(self.folder / f"{self.name}.metrics.json", self.numbers)
+
+
+class Animation:
+    """A GIF that a notebook shows as an animated PNG.
+
+    nbconvert and GitHub do not show an image/gif. JupyterLab prefers image/png to image/gif, so a still PNG beside the
+    GIF would replace it there. Every browser plays an animated PNG, whose type is image/png.
+    """
+
+    def __init__(self, name: str, gif: bytes):
+        self.name, self.gif = name, gif
+
+    def _repr_png_(self) -> bytes:
+        return animated_png(self.gif)
+
+    def __repr__(self) -> str:
+        with Image.open(io.BytesIO(self.gif)) as picture:
+            return f"{self.name}: {picture.n_frames} frames of {picture.width} x {picture.height} pixels"
+
+
+def animated_png(gif: bytes) -> bytes:
+    """A GIF as an animated PNG with the same frames, colours and durations.
+
+    A viewer that cannot play it shows the last frame. ValueError if the frames have more than 256 colours in all.
+    """
+    with Image.open(io.BytesIO(gif)) as picture:
+        sequence = ImageSequence.Iterator(picture)
+        frames = [(np.asarray(frame.convert("RGB")), frame.info.get("duration", 0)) for frame in sequence]
+    codes = np.stack([pixels for pixels, _ in frames]).astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
+    colours, indices = np.unique(codes, return_inverse=True)
+    if len(colours) > 256:
+        raise ValueError(f"an animated PNG has at most 256 colours, got {len(colours)}: use Run.save_gif")
+    palette = np.stack([colours >> 16, colours >> 8 & 255, colours & 255], 1).astype(np.uint8)
+    images = [Image.fromarray(frame) for frame in indices.reshape(codes.shape).astype(np.uint8)]
+    for image in images:
+        image.putpalette(palette.tobytes())
+    moving = io.BytesIO()
+    durations = [duration for _, duration in frames]
+    animated = {"save_all": True, "default_image": True, "append_images": images, "duration": durations, "loop": 0}
+    images[-1].save(moving, "png", optimize=True, **animated)
+    return moving.getvalue()
 
 
 def opaque(picture: bytes) -> bytes:

@@ -11,7 +11,6 @@ machine.
 
 import argparse
 import ast
-import hashlib
 import importlib.metadata
 import os
 import platform
@@ -28,12 +27,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-import jupytext
 import nbformat
 import psutil
 from nbformat import NotebookNode
 
 from fwdiff_lite.pipeline.notebook import OPENING, check_notebook, check_profile, notebook_names, opaque, opening_text
+from fwdiff_lite.pipeline.pairs import edited_separately, edited_separately_text, read_source, write_source
 from fwdiff_lite.pipeline.readme import update_readme
 from fwdiff_lite.storage.files import atomic_write, read_json, repo_root, write_json, write_text
 from fwdiff_lite.storage.provenance import git_commit
@@ -81,6 +80,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "-p", nargs=2, metavar=("NAME", "VALUE"), action="append", help="set a parameter"
     )
+    parser.add_argument(
+        "--keep",
+        choices=("source", "notebook"),
+        help="which cells to keep of a notebook that was edited separately from its source",
+    )
     parser.add_argument("--readme", action="store_true", help="only renew the README's generated parts")
     try:
         given = parser.parse_args(arguments)
@@ -88,7 +92,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if given.readme:
                 update_readme()
                 return 0
-            return reproduce(given.profile, given.only, given.jobs, given.output, dict(given.p or []))
+            return reproduce(
+                given.profile, given.only, given.jobs, given.output, dict(given.p or []), given.keep
+            )
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -105,10 +111,12 @@ def reproduce(
     jobs: int = 2,
     output: Path | None = None,
     parameters: dict[str, str] | None = None,
+    keep: str | None = None,
 ) -> int:
     """Runs notebooks, `jobs` at a time, the longest first. Returns 0 if all ended well, else 1.
 
-    ValueError, before anything runs, on an unknown profile, notebook or parameter.
+    ValueError, before anything runs, on an unknown profile, notebook or parameter, and where the committed run would
+    overwrite a notebook whose cells were edited separately from its source; `keep` says which of the two to keep.
     """
     check_profile(profile)
     names = select(only)
@@ -119,6 +127,10 @@ def reproduce(
         raise ValueError(
             "the committed run takes no parameters: give --output DIR, or change the notebook's source"
         )
+    if committed:
+        resolve_edits(names, keep)
+    elif keep:
+        raise ValueError("--keep is for the committed run, which overwrites notebooks")
     figures = repo_root() / "figures" if committed else (output or repo_root() / "build" / profile).resolve()
     notebooks = repo_root() / "notebooks" if committed else figures
     sources = {name: read_source(name) for name in names}
@@ -165,7 +177,7 @@ def select(only: Sequence[str] | None) -> list[str]:
     """The notebooks' names for numbers such as '01' (or whole names); all if none are given."""
     names = notebook_names()
     if not names:
-        raise ValueError(f"no notebooks in {root() / 'notebooks' / 'py'}: run this in a checkout")
+        raise ValueError(f"no notebooks in {repo_root() / 'notebooks' / 'py'}: run this in a checkout")
     by_number = {name[:2]: name for name in names}
     return sorted({by_number.get(word) or check_notebook(word) for word in only}) if only else names
 
@@ -179,18 +191,13 @@ def longest_first(names: Sequence[str], profile: str) -> list[str]:
 # ----- from source to notebook
 
 
-def read_source(name: str) -> NotebookNode:
-    """The notebook that notebooks/py/NAME.py stands for, without outputs; cell ids follow from the source."""
-    notebook = jupytext.read(repo_root() / "notebooks" / "py" / f"{name}.py", fmt="py:percent")
-    notebook.metadata = {
-        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-        "language_info": {"name": "python"},
-    }
-    notebook.nbformat, notebook.nbformat_minor = 4, 5
-    for place, cell in enumerate(notebook.cells):
-        cell.id = hashlib.sha256(f"{place} {cell.cell_type} {cell.source}".encode()).hexdigest()[:12]
-        cell.metadata = {"tags": cell.metadata["tags"]} if cell.metadata.get("tags") else {}
-    return notebook
+def resolve_edits(names: Sequence[str], keep: str | None) -> None:
+    """Keeps one of the two versions of every notebook that was edited separately. ValueError if `keep` is None."""
+    for name in filter(edited_separately, names):
+        if not keep:
+            raise ValueError(edited_separately_text(name))
+        if keep == "notebook":
+            write_source(name)
 
 
 def changed_parameters(

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import shutil
 import socket
 import subprocess
@@ -15,7 +17,9 @@ from pathlib import Path
 from playwright.sync_api import Error, Page, sync_playwright
 
 WIDTH, HEIGHT = 1100, 1600
-FAILURE = Path(__file__).parents[2] / "build" / "browser-failed.png"
+ROOT = Path(__file__).parents[2]
+PAGES = ROOT / "build" / "pages"
+FAILURE = ROOT / "build" / "browser-failed.png"
 # As root in a container there is no sandbox; the rest keeps the browser from calling home.
 FLAGS = """--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
            --disable-component-update --disable-sync""".split()
@@ -30,9 +34,15 @@ def chromium() -> str | None:
     return shutil.which("chromium") or shutil.which("chromium-browser")
 
 
+def lab_command() -> list[str]:
+    """What `make lab` starts, with this Python."""
+    recipe = re.search(r"^lab:.*\n\t@\$\(BIN\)/jupyter (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    return [sys.executable, "-m", "jupyter", *shlex.split(recipe[1])]
+
+
 @contextmanager
 def serve(folder: Path, scratch: Path) -> Iterator[str]:
-    """A JupyterLab server of a folder, with settings of its own; yields its address."""
+    """The server that `make lab` starts in a folder, with settings of its own; yields its address."""
     for name, settings in SETTINGS.items():
         path = scratch / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -47,20 +57,15 @@ def serve(folder: Path, scratch: Path) -> Iterator[str]:
     own |= {
         "JUPYTERLAB_SETTINGS_DIR": str(scratch / "settings"),
         "JUPYTERLAB_WORKSPACES_DIR": str(scratch / "spaces"),
+        "FWDIFF_OUTPUT": str(scratch / "figures"),
     }
-    command = [
-        sys.executable,
-        "-m",
-        "jupyterlab",
-        "--no-browser",
-        "--allow-root",
-        f"--port={port}",
-        "--ip=127.0.0.1",
-    ]
-    command += [f"--ServerApp.root_dir={folder}", "--IdentityProvider.token=", "--ServerApp.port_retries=0"]
+    if (folder / "notebooks" / "py").is_dir():
+        own["FWDIFF_ROOT"] = str(folder)  # a checkout of its own
+    command = [*lab_command(), "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}"]
+    command += ["--ServerApp.port_retries=0", "--IdentityProvider.token="]
     command += ["--LabApp.expose_app_in_browser=True"]  # for `kernel_is_ready`
     with open(scratch / "server.log", "w") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | own)
+        server = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | own, cwd=folder)
     address = f"http://127.0.0.1:{port}"
     try:
         wait_for(f"{address}/api", server, scratch / "server.log")
@@ -86,15 +91,15 @@ def wait_for(address: str, server: subprocess.Popen, log: Path, seconds: float =
 
 
 @contextmanager
-def browse(address: str) -> Iterator[Page]:
-    """A page of a headless Chromium."""
+def browse(address: str, wait_for: str = ".jp-Notebook .jp-Cell") -> Iterator[Page]:
+    """A page of a headless Chromium, once it shows what a selector selects."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium(), headless=True, args=FLAGS)
         page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
         page.set_default_timeout(60_000)
         try:
             page.goto(address, wait_until="domcontentloaded")
-            page.wait_for_selector(".jp-Notebook .jp-Cell")
+            page.wait_for_selector(wait_for)
             yield page
         except (AssertionError, Error):
             page.screenshot(path=FAILURE)  # what was there instead
@@ -117,6 +122,18 @@ def kernel_is_ready(page: Page) -> None:
         }""",
         timeout=180_000,
     )
+
+
+def run_all(page: Page) -> None:
+    """Tells the page's notebook to run all its cells, and does not wait for them."""
+    kernel_is_ready(page)
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_text("Run All Cells", exact=True).click()
+
+
+def save(page: Page) -> None:
+    """Saves the page's notebook, and returns when it is written."""
+    page.evaluate("window.jupyterapp.commands.execute('docmanager:save')")
 
 
 def unfold(page: Page) -> int:

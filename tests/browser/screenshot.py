@@ -31,12 +31,12 @@ if __name__ == "__main__":
         sys.exit("error: no Chromium found: make browser-test installs it")
     if len(sys.argv) < 2:
         sys.exit("error: name notebooks by number, or by path: python tests/browser/screenshot.py 01")
-    root = Path(__file__).parents[2]
+    repo_root = Path(__file__).parents[2]
     for word in sys.argv[1:]:
         found = (
-            [Path(word)] if word.endswith(".ipynb") else sorted((root / "notebooks").glob(f"{word}*.ipynb"))
+            [Path(word)] if word.endswith(".ipynb") else sorted((repo_root / "notebooks").glob(f"{word}*.ipynb"))
         )
         if not found or not found[0].exists():
-            sys.exit(f"error: no executed notebook {word!r} in {root / 'notebooks'}")
+            sys.exit(f"error: no executed notebook {word!r} in {repo_root / 'notebooks'}")
         for path in found:
-            print(*pages(path.resolve(), root / "build" / "pages"), sep="\n")
+            print(*pages(path.resolve(), repo_root / "build" / "pages"), sep="\n")

@@ -1,35 +1,36 @@
-"""A reader's first minutes: open the one page in JupyterLab, run it all, move the slider."""
+"""A reader's first minutes: open a notebook in JupyterLab, run it all, move the slider."""
 
+import os
 import time
 
 import nbformat
 import pytest
 
 from fwdiff_lite.pipeline.notebook import notebook_names
-from fwdiff_lite.pipeline.reproduce import read_source
-from fwdiff_lite.storage.files import repo_root
+from fwdiff_lite.pipeline.pairs import read_source
 
 lab = pytest.importorskip("lab", reason="playwright is not installed")
-NAME = "00_one_page"
+QUICK = ("00_one_page", "05_flatland")  # the smoke profile of the others takes a minute or two
+EVERY = "FWDIFF_EVERY_SLIDER"
 COMPLAINT = '.jp-OutputArea [data-mime-type="application/vnd.jupyter.stderr"]'
 PICTURE = ".jp-Notebook .jp-Cell:has(.noUi-handle) .jp-OutputArea img"
 
 
 @pytest.mark.skipif(lab.chromium() is None, reason="no Chromium found: make browser-test installs it")
-@pytest.mark.skipif(NAME not in notebook_names(), reason=f"no {NAME} yet")
-def test_slider_moves_the_picture(tmp_path):
-    notebook = read_source(NAME)
+@pytest.mark.parametrize("name", notebook_names())
+def test_slider_moves_the_picture(name, tmp_path):
+    if name not in QUICK and EVERY not in os.environ:
+        pytest.skip("takes long: make browser-test moves every slider")
+    notebook = read_source(name)
     for cell in notebook.cells:
         cell.source = cell.source.replace('PROFILE = "cpu"', 'PROFILE = "smoke"')
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "scratch").mkdir()
-    nbformat.write(notebook, tmp_path / "notebooks" / f"{NAME}.ipynb")
+    nbformat.write(notebook, tmp_path / "notebooks" / f"{name}.ipynb")
 
     with lab.serve(tmp_path, tmp_path / "scratch") as address:
-        with lab.browse(f"{address}/lab/tree/notebooks/{NAME}.ipynb") as page:
-            lab.kernel_is_ready(page)
-            page.get_by_role("menuitem", name="Run", exact=True).click()
-            page.get_by_text("Run All Cells", exact=True).click()
+        with lab.browse(f"{address}/lab/tree/notebooks/{name}.ipynb") as page:
+            lab.run_all(page)
             handle = page.locator(".noUi-handle").first
             handle.wait_for(timeout=300_000)
             before = settled(page)
@@ -42,9 +43,9 @@ def test_slider_moves_the_picture(tmp_path):
             )
             assert settled(page) != before
             assert page.locator(COMPLAINT).count() == 0
-            (repo_root() / "build").mkdir(exist_ok=True)
+            lab.PAGES.mkdir(parents=True, exist_ok=True)
             page.locator(PICTURE).first.scroll_into_view_if_needed()
-            page.screenshot(path=repo_root() / "build" / "browser.png")
+            page.screenshot(path=lab.PAGES / f"slider-{name}.png")
 
 
 def settled(page, seconds: float = 2) -> str:

@@ -1,13 +1,19 @@
 """The committed notebooks: made from their current source, executed in one go, clean, small."""
 
 import ast
+import io
 import re
+from base64 import b64decode
 
+import jupytext
 import nbformat
 import pytest
+from jupytext.config import load_jupytext_configuration_file
+from nbconvert import HTMLExporter
+from PIL import Image
 
 from fwdiff_lite.pipeline.notebook import bootstrap_text, notebook_names
-from fwdiff_lite.pipeline.reproduce import read_source
+from fwdiff_lite.pipeline.pairs import cell_sources, normal_form, read_source, source_path
 from fwdiff_lite.storage.files import repo_root
 
 NAMES = (
@@ -52,10 +58,21 @@ def test_every_notebook_has_its_source():
 
 def test_pair(source, committed):
     """jupytext's own checks look at file times or ignore markdown; this compares what a reader sees."""
-    assert [(cell.cell_type, cell.source) for cell in committed.cells] == [
-        (cell.cell_type, cell.source) for cell in source.cells
-    ], "the notebook is not of its current source: make reproduce"
+    assert cell_sources(committed) == cell_sources(source), "the notebook is not of its current source: make reproduce"
     assert [cell.id for cell in committed.cells] == [cell.id for cell in source.cells]
+
+
+def test_header_and_metadata(name, source, committed):
+    """To jupytext the two files have the same header, and Jupyter would write the same metadata on any Python."""
+    settings = repo_root() / "pyproject.toml"
+    config = load_jupytext_configuration_file(str(settings), settings.read_text())
+    source_text = source_path(name).read_text()
+    header = {
+        jupytext.writes(notebook, fmt="py:percent", config=config).split("# %%")[0]
+        for notebook in (jupytext.reads(source_text, fmt="py:percent"), committed)
+    }
+    assert header == {source_text.split("# %%")[0]}
+    assert committed.metadata == source.metadata and normal_form(committed) == committed
 
 
 def test_executed_in_one_go(committed):
@@ -80,6 +97,38 @@ def test_no_trace_of_the_run(committed):
             texts = [value for kind, value in output.get("data", {}).items() if kind.startswith("text/")]
             shown = "".join([output.get("text", ""), *texts])
             assert not re.search(r"running-\w+/|/home/|/tmp/", shown), shown
+
+
+def pictures(notebook, kind: str) -> list[dict]:
+    """The data of every output that holds a picture of a kind."""
+    data = [output.get("data", {}) for cell in code(notebook) for output in cell.outputs]
+    return [item for item in data if kind in item]
+
+
+def moving_pictures(notebook) -> list[dict]:
+    """The data of every output with a PNG of several frames."""
+    return [
+        item
+        for item in pictures(notebook, "image/png")
+        if Image.open(io.BytesIO(b64decode(item["image/png"]))).n_frames > 1
+    ]
+
+
+def test_moving_pictures(committed):
+    """What moves is a PNG: nbconvert and GitHub know no image/gif, and show the output's text in its place."""
+    assert all("image/png" in item for item in pictures(committed, "image/gif"))
+    cells = [cell for cell in code(committed) if cell.source.splitlines()[-1].startswith("run.save_gif(")]
+    assert len(moving_pictures(committed)) == len(cells)
+    assert all("frames of" in item["text/plain"] for item in moving_pictures(committed))
+
+
+def test_every_picture_is_in_the_html(committed):
+    html, _ = HTMLExporter().from_notebook_node(committed)
+    assert "IPython.core.display.Image object" not in html
+    every = len(pictures(committed, "image/png")) + len(pictures(committed, "image/gif"))
+    assert len(re.findall(r'<img[^>]*src="data:image/(?:png|gif);base64,', html, re.DOTALL)) >= every > 0
+    for item in moving_pictures(committed):
+        assert "".join(item["image/png"].split())[:2000] in "".join(html.split()), "it moves there, too"
 
 
 def test_size(name, committed):

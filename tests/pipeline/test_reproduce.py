@@ -14,12 +14,14 @@ import nbformat
 import numpy as np
 import psutil
 import pytest
-from PIL import Image, PngImagePlugin
+from IPython.core.formatters import DisplayFormatter
+from PIL import Image, ImageSequence, PngImagePlugin
 
 from fwdiff_lite.pipeline import notebook
-from fwdiff_lite.pipeline.notebook import OPENING, Run, badges, gif_frames, opening_text, plain
+from fwdiff_lite.pipeline.notebook import OPENING, Run, animated_png, badges, gif_frames, opening_text, plain
+from fwdiff_lite.pipeline.pairs import read_source
 from fwdiff_lite.pipeline.readme import render, update_readme
-from fwdiff_lite.pipeline.reproduce import clean_outputs, main, read_source, record_total
+from fwdiff_lite.pipeline.reproduce import clean_outputs, main, record_total
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -224,9 +226,29 @@ def test_run(checkout):
         "words": ["a"],
     }
     frames = [np.full((8, 8, 3), shade, np.uint8) for shade in (0, 128, 255)]
-    assert run.save_gif(frames, "fade", fps=10).format == "gif"
+    shown = run.save_gif(frames, "fade", fps=10)
     picture = Image.open(run.folder / "90_tiny_fade.gif")
     assert picture.n_frames == 3 and picture.info["duration"] == 100
+    assert repr(shown) == "90_tiny_fade.gif: 3 frames of 8 x 8 pixels"
+    data, _ = DisplayFormatter().format(shown)
+    assert set(data) == {"image/png", "text/plain"}
+    as_sent = {"image/png": b64encode(data["image/png"]).decode()}
+    (output,) = clean_outputs([nbformat.v4.new_output("display_data", as_sent)])
+    assert b64decode(output.data["image/png"]) == data["image/png"], "cleaning leaves it alone"
+
+
+@pytest.mark.parametrize("count", [1, 6])
+def test_animated_png_has_the_frames_of_its_gif(count):
+    frames = np.random.default_rng(0).integers(0, 8, (count, 9, 7, 3), np.uint8) * 30
+    first, *rest = gif_frames(list(frames))
+    gif = io.BytesIO()
+    first.save(gif, "gif", save_all=True, append_images=rest, duration=40, loop=0)
+    before = [frame.convert("RGB") for frame in ImageSequence.Iterator(Image.open(gif))]
+    picture = Image.open(io.BytesIO(animated_png(gif.getvalue())))
+    still, *after = [frame.convert("RGB") for frame in ImageSequence.Iterator(picture)]
+    assert [frame.tobytes() for frame in after] == [frame.tobytes() for frame in before]
+    assert still.tobytes() == before[-1].tobytes(), "where nothing can move, the last frame"
+    assert picture.info["loop"] == 0 and picture.info["duration"] == pytest.approx(40)
 
 
 def test_bad_use_of_run(checkout):
@@ -239,6 +261,13 @@ def test_bad_use_of_run(checkout):
         Run("90_tiny", "cpu").record(c2st=float("nan"))
     with pytest.raises(ValueError, match="cannot record c2st of type object"):
         plain("c2st", object())
+    with pytest.raises(ValueError, match="an animated PNG has at most 256 colours, got 300"):
+        many = io.BytesIO()
+        ramp = np.arange(300)
+        colours = np.stack([ramp // 2, ramp % 2, 0 * ramp], 1).astype(np.uint8).reshape(2, 1, 150, 3)
+        first, second = map(Image.fromarray, colours)
+        first.save(many, "gif", save_all=True, append_images=[second])
+        animated_png(many.getvalue())
     with pytest.raises(ValueError, match="a GIF needs frames of one shape"):
         gif_frames([np.zeros((4, 4, 3), np.uint8), np.zeros((5, 4, 3), np.uint8)])
 

@@ -1,13 +1,15 @@
-"""The table of 07_ablations: baselines, ablations and options of a sampler sit one examination.
+"""The table of 07_ablations: evaluates baselines, ablations and options of the sampler on one test set.
 
-    python -m fwdiff_lite.experiments.inverse_graphics.ablations examine unet no_depth view_space --out build/ablations
-    python -m fwdiff_lite.experiments.inverse_graphics.ablations ring --out build/ablations
-    python -m fwdiff_lite.experiments.inverse_graphics.ablations ship --out build/ablations
+    python -m fwdiff_lite.experiments.inverse_graphics.ablations evaluate unet no_depth view_space --out build/ablations
+    python -m fwdiff_lite.experiments.inverse_graphics.ablations orbit --out build/ablations
+    python -m fwdiff_lite.experiments.inverse_graphics.ablations export --out build/ablations
 
-The models are those that `train` left in the folder, the deterministic one among them. `examine` draws each row's
-samples for the same held-out scenes and judges them as `study` does, and their consistency from view to view; it leaves
-row_ROW.json. What is there already from the same command and weights is not made again. `ring` keeps what a scene
-looks like from all around. Beside both are pictures, as .npz. `ship` puts all of it into checkpoints/.
+The folder holds the models that `train` wrote, with the deterministic baseline among them.
+`evaluate` draws the samples of each ablation for the same held-out scenes. It computes the metrics of the module
+evaluation and the consistency between views, and writes ablation_NAME.json. It skips an ablation whose file has the same
+command and the same weights already.
+`orbit` renders one scene from all around, to orbit_views.json.
+Both commands also write images, to an .npz of the same name. `export` writes all of these results to checkpoints/.
 """
 
 from __future__ import annotations
@@ -32,11 +34,23 @@ from fwdiff_lite.colours import to_uint8
 from fwdiff_lite.command_line import positive_int
 from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
 from fwdiff_lite.experiments.inverse_graphics import evaluation
-from fwdiff_lite.experiments.inverse_graphics.evaluation import BASELINE, BACK_ANGLES, TARGET_ANGLES, ORBIT_TARGETS, STEPS, TestSet
-from fwdiff_lite.experiments.inverse_graphics.train import VARIANTS, SIDE, run_name
+from fwdiff_lite.experiments.inverse_graphics.evaluation import (
+    BASELINE,
+    BACK_ANGLES,
+    TARGET_ANGLES,
+    ORBIT_TARGETS,
+    STEPS,
+    TestSet,
+)
+from fwdiff_lite.experiments.inverse_graphics.train import SIDE, VARIANTS, run_name
 from fwdiff_lite.observations import Observations
 from fwdiff_lite.problems.inverse_graphics import tabletop
-from fwdiff_lite.problems.inverse_graphics.consistency import CovisiblePoints, covisible_points, inconsistency, psnr_interval
+from fwdiff_lite.problems.inverse_graphics.consistency import (
+    CovisiblePoints,
+    covisible_points,
+    inconsistency,
+    psnr_interval,
+)
 from fwdiff_lite.problems.inverse_graphics.viewspace import distil
 from fwdiff_lite.storage.checkpoints import load_recorded, save_recorded
 from fwdiff_lite.storage.files import read_json, write_json
@@ -44,32 +58,33 @@ from fwdiff_lite.storage.provenance import merge_provenance, provenance
 
 NAME = "07_ablations"
 COMMAND = "python -m fwdiff_lite.experiments.inverse_graphics.ablations"
-COUNT, K = 128, 8  # scenes of the examination, samples of each
-ORBIT_ANGLES = tuple(range(10, 360, 30))  # degrees of the pictures that are distilled into one scene: none is examined
-FULL_MODEL = "unet"  # the row that others are compared with
-SECTIONS = ("training", "row", "ring")  # of what is recorded
-GUIDANCE_VARIANT = "guided"  # the arm whose sampler is given options: one that has met empty contexts
+COUNT, K = 128, 8  # scenes of the test set; samples of each
+ORBIT_ANGLES = tuple(range(10, 360, 30))  # of the views that are distilled into one scene; none is a test view
+FULL_MODEL = "unet"  # the ablation that others are compared with
+SECTIONS = ("training", "row", "ring")  # keys of the exported JSON: records of trainings, ablations, the orbit
+FILE_SECTIONS = {"ablation": "row", "orbit": "ring"}  # prefix of a file in the folder -> the section of its record
+GUIDANCE_VARIANT = "guided"  # the variant for the sampler's options: it was trained with context dropout
 SAMPLER_OPTIONS = {
     "plain": {},
     **{f"guidance_{weight:g}": {"guidance": weight} for weight in (1.5, 2.0, 3.0)},
     **{f"temperature_{scale:g}": {"temperature": scale} for scale in (0.85, 0.7)},
-    # renders never leave [-1, 1] of themselves: only guidance takes them out, and then there is something to threshold
+    # with guidance, since only guidance moves a render out of [-1, 1], where thresholding has an effect
     **{f"threshold_{quantile:g}": {"guidance": 2.0, "threshold": quantile} for quantile in (0.995, 0.95, 0.9)},
 }
 
-Samples = Float[Tensor, "c k d v 3 h w"]  # v: from the target, from the novel camera
+Samples = Float[Tensor, "c k d v 3 h w"]  # v: the views of the target camera and of the novel camera
 
 
-# --- what a row of the table answers ----------------------------------------------------------------------------------
+# --- samplers ---------------------------------------------------------------------------------------------------------
 
 
 def without_context(test_set: TestSet) -> TestSet:
-    """The examination of those who are not shown the contexts."""
+    """The test set with all contexts masked out."""
     return replace(test_set, context=test_set.context.mask_out(torch.ones_like(test_set.context.mask)))
 
 
 def with_second_context(test_set: TestSet, seed: int = 7) -> TestSet:
-    """The examination of those who are shown two pictures of each front, which hide the same."""
+    """The test set with a second context image of each front, which hides the same parts of the scene."""
     side = test_set.truth.shape[-1]
     cameras = tabletop.draw_front_cameras(test_set.scenes, torch.Generator().manual_seed(seed))
     second = Observations(tabletop.render(test_set.scenes, cameras, side), cameras)
@@ -79,21 +94,23 @@ def with_second_context(test_set: TestSet, seed: int = 7) -> TestSet:
 def sample_deterministic(
     model: ForwardRegression, test_set: TestSet, k: int, steps: int, eta: float, chunk_size: int
 ) -> Float[Tensor, "c 1 d v 3 h w"]:
-    """The deterministic scene for each target, as it looks from there and from the novel camera."""
+    """Predicts one scene for each target, and renders it at the target and at the novel camera."""
     views = []
     for cameras in test_set.cameras.unbind(1):
         chunks = torch.arange(len(cameras), device=cameras.device).split(chunk_size)
         scenes = [model.sample(test_set.context[rows], cameras[rows, :1]).signal for rows in chunks]
-        views.append(torch.cat([evaluation.render_views(scene, cameras[rows]) for scene, rows in zip(scenes, chunks, strict=True)]))
+        rendered = [evaluation.render_views(scene, cameras[rows]) for scene, rows in zip(scenes, chunks, strict=True)]
+        views.append(torch.cat(rendered))
     return torch.stack(views, 1)[:, None]
 
 
 def sample_with_options(
     model: ForwardDiffusion, test_set: TestSet, k: int, steps: int, eta: float, chunk_size: int, **options
 ) -> Float[Tensor, "c k 1 3 3 h w"]:
-    """Scenes sampled with options of `model.sample`, seen from behind; the third view is the sampler's own picture.
+    """Samples scenes with options of `model.sample`, and renders them from behind. The third view is the sampled image.
 
-    With guidance these differ: no scene is guided, only its picture, and the scene is what the model makes of the last.
+    With guidance the sampled image differs from the scene's render: guidance changes the image in each step, and the
+    scene is the model's output for the last noisy image.
     """
     generator, contexts, views = torch.Generator().manual_seed(0), test_set.context.repeat(k), []
     cameras = test_set.cameras[:, TARGET_ANGLES.index(180)].repeat_interleave(k, 0)
@@ -103,18 +120,26 @@ def sample_with_options(
     return torch.cat(views).unflatten(0, (-1, k))[:, :, None]
 
 
-def sample_unconditional(model: ForwardDiffusion, test_set: TestSet, k: int, steps: int, eta: float, chunk_size: int) -> Samples:
-    """Scenes sampled without any context, seen from where the targets are."""
-    return evaluation.sample_posterior(model, without_context(test_set), k, steps, eta, chunk_size=chunk_size, allow_empty=True)
+def sample_unconditional(
+    model: ForwardDiffusion, test_set: TestSet, k: int, steps: int, eta: float, chunk_size: int
+) -> Samples:
+    """Samples scenes without context, and renders them at the test cameras."""
+    return evaluation.sample_posterior(
+        model, without_context(test_set), k, steps, eta, chunk_size=chunk_size, allow_empty=True
+    )
 
 
-def sample_two_contexts(model: ForwardDiffusion, test_set: TestSet, k: int, steps: int, eta: float, chunk_size: int) -> Samples:
-    """Scenes sampled with two pictures in the context."""
+def sample_two_contexts(
+    model: ForwardDiffusion, test_set: TestSet, k: int, steps: int, eta: float, chunk_size: int
+) -> Samples:
+    """Samples scenes with two context images, and renders them at the test cameras."""
     return evaluation.sample_posterior(model, with_second_context(test_set), k, steps, eta, chunk_size=chunk_size)
 
 
-def sample_view_space(model: ForwardDiffusion, test_set: TestSet, k: int, steps: int, eta: float, chunk_size: int) -> Samples:
-    """Pictures sampled by a model that has no scene: every view of one sample by itself, cut off at [-1, 1]."""
+def sample_view_space(
+    model: ForwardDiffusion, test_set: TestSet, k: int, steps: int, eta: float, chunk_size: int
+) -> Samples:
+    """Samples images with a view-space model, which has no scene: each view separately, clamped to [-1, 1]."""
     generator, cameras = torch.Generator().manual_seed(0), test_set.cameras.flatten(1, 2).repeat_interleave(k, 0)
     contexts = test_set.context.repeat(k)
     options = {"steps": steps, "eta": eta, "generator": generator}
@@ -126,20 +151,34 @@ def sample_view_space(model: ForwardDiffusion, test_set: TestSet, k: int, steps:
 def sample_distilled(
     model: ForwardDiffusion, test_set: TestSet, k: int, steps: int, eta: float, chunk_size: int, **options
 ) -> Samples:
-    """The same model's pictures from RING, distilled into one scene for each sample; options: of `distil`."""
+    """Samples images at ORBIT_ANGLES with a view-space model, and distils those of each sample into one scene.
+
+    options: of `distil`
+    """
     generator, cameras = torch.Generator().manual_seed(0), test_set.cameras.flatten(1, 2).repeat_interleave(k, 0)
     contexts, views = test_set.context.repeat(k), []
-    save_orbit_views = torch.cat([tabletop.rotate_about_z(contexts.params, target_angles) for target_angles in ORBIT_ANGLES], 1)
+    save_orbit_views = torch.cat(
+        [tabletop.rotate_about_z(contexts.params, target_angles) for target_angles in ORBIT_ANGLES], 1
+    )
     for rows in torch.arange(len(cameras), device=cameras.device).split(max(1, chunk_size // len(ORBIT_ANGLES))):
-        scene, _ = distil(model, contexts[rows], save_orbit_views[rows], generator, steps, eta, **options)
+        scene, _ = distil(model, contexts[rows], orbit_cameras[rows], generator, steps, eta, **options)
         views.append(evaluation.render_views(scene, cameras[rows]))
     return torch.cat(views).unflatten(0, (-1, k)).unflatten(2, test_set.cameras.shape[1:3])
 
 
 def sample_through_targets(
-    model: ForwardDiffusion, test_set: TestSet, k: int, steps: int, eta: float, chunk_size: int, targets: tuple[int, ...]
+    model: ForwardDiffusion,
+    test_set: TestSet,
+    k: int,
+    steps: int,
+    eta: float,
+    chunk_size: int,
+    targets: tuple[int, ...],
 ) -> Samples:
-    """Scenes sampled through targets at so many degrees, each joining the context of the next, and seen from behind."""
+    """Samples scenes autoregressively through targets at the given angles, and renders them from behind.
+
+    Each sampled target joins the context of the next one.
+    """
     generator, contexts, views = torch.Generator().manual_seed(0), test_set.context.repeat(k), []
     cameras = test_set.cameras[:, TARGET_ANGLES.index(180)].repeat_interleave(k, 0)
     way = torch.cat([tabletop.rotate_about_z(contexts.params, target_angles) for target_angles in targets], 1)
@@ -151,37 +190,40 @@ def sample_through_targets(
 
 
 def sample_prior(test_set: TestSet, k: int, seed: int) -> Samples:
-    """k fresh scenes for each of the exam's, seen by its cameras: what can be known without any context."""
+    """Draws k true scenes from the prior for each scene of the test set, and renders them at the test cameras."""
     side, cameras = test_set.truth.shape[-1], test_set.cameras.flatten(1, 2).repeat_interleave(k, 0)
-    fresh = tabletop.draw_scenes(len(cameras), torch.Generator().manual_seed(seed)).to(cameras.device)
+    scenes = tabletop.draw_scenes(len(cameras), torch.Generator().manual_seed(seed)).to(cameras.device)
     chunks = torch.arange(len(cameras), device=cameras.device).split(16)
-    views = torch.cat([tabletop.render(fresh[rows], cameras[rows], side) for rows in chunks])
+    views = torch.cat([tabletop.render(scenes[rows], cameras[rows], side) for rows in chunks])
     return views.unflatten(0, (-1, k)).unflatten(2, test_set.cameras.shape[1:3])
 
 
 def shuffle_views(samples: Samples) -> Samples:
-    """Samples whose views are of different ones: each view by itself is as good as before."""
+    """Pairs the target view of each sample with the novel view of another one: correct marginals, wrong joint."""
     target, novel = samples.unbind(3)
     return torch.stack([target, novel.roll(1, 1)], 3)
 
 
 @dataclass(frozen=True)
 class Ablation:
-    """A row of the table: an arm, how it answers (model, exam, k, steps, eta, chunk), and at which of DEGREES.
+    """One row of the table: a trained variant and a way to sample it.
 
-    Without an arm there is no model: these are true draws, for what a perfect sampler would score.
-    blind: whether it has no context, and true draws of what it should follow are those of `prior`
-    samples, eta: of sampling; shown: scenes and samples of which pictures are kept; views: and which of their views
+    variant: without a variant there is no model; the sampler returns true draws, as a perfect sampler would
+    sampler: takes model, test_set, k, steps, eta, chunk_size, and returns the views of the samples
+    target_angles: the subset of TARGET_ANGLES that the sampler returns
+    unconditional: whether samples follow the prior instead of the posterior, so that they are compared with sample_prior
+    num_samples, eta: of sampling
+    num_examples: number of scenes, and of samples of each, whose images are stored; example_views: indices of the views
     """
 
     variant: str | None
-    answer: Callable[..., Samples] = evaluation.sample_posterior
+    sampler: Callable[..., Samples] = evaluation.sample_posterior
     target_angles: tuple[int, ...] = TARGET_ANGLES
-    blind: bool = False
+    unconditional: bool = False
     num_samples: int = K
     eta: float = 1.0
-    shown: tuple[int, int] = (3, 1)
-    views: tuple[int, int] = (0, 1)
+    num_examples: tuple[int, int] = (3, 1)
+    example_views: tuple[int, int] = (0, 1)
 
 
 ABLATIONS = {
@@ -191,13 +233,22 @@ ABLATIONS = {
     "one_shot": Ablation("around", partial(sample_through_targets, targets=ORBIT_TARGETS[:1]), BACK_ANGLES),
     "autoregressive": Ablation("around", partial(sample_through_targets, targets=ORBIT_TARGETS), BACK_ANGLES),
     "view_space": Ablation("view_space", sample_view_space),
-    "distilled": Ablation("view_space", sample_distilled, num_samples=2),  # each is an optimisation
-    "unconditional": Ablation("unconditional", sample_unconditional, blind=True),
+    "distilled": Ablation("view_space", sample_distilled, num_samples=2),  # each sample needs an optimisation
+    "unconditional": Ablation("unconditional", sample_unconditional, unconditional=True),
     "redrawn": Ablation(None, lambda _, test_set, k, *rest, **more: test_set.posterior_draws[:, :k]),
     "mixed": Ablation(None, lambda _, test_set, k, *rest, **more: shuffle_views(test_set.posterior_draws[:, :k])),
-    "prior": Ablation(None, lambda _, test_set, k, *rest, **more: sample_prior(test_set, k, seed=1), blind=True),
+    "prior": Ablation(
+        None, lambda _, test_set, k, *rest, **more: sample_prior(test_set, k, seed=1), unconditional=True
+    ),
     **{
-        name: Ablation(GUIDANCE_VARIANT, partial(sample_with_options, **options), BACK_ANGLES, eta=0.0, shown=(1, 4), views=(0, 2))
+        name: Ablation(
+            GUIDANCE_VARIANT,
+            partial(sample_with_options, **options),
+            BACK_ANGLES,
+            eta=0.0,
+            num_examples=(1, 4),
+            example_views=(0, 2),
+        )
         for name, options in SAMPLER_OPTIONS.items()
     },
 }
@@ -205,15 +256,17 @@ ABLATIONS = {
 # --- measures ---------------------------------------------------------------------------------------------------------
 
 
-def consistency_points(test_set: TestSet, target_angles: tuple[int, ...] = TARGET_ANGLES, redraws: int = evaluation.MASK_DRAWS) -> list[CovisiblePoints]:
+def consistency_points(
+    test_set: TestSet, target_angles: tuple[int, ...] = TARGET_ANGLES, redraws: int = evaluation.MASK_DRAWS
+) -> list[CovisiblePoints]:
     """Which of a target's pixels show what the novel camera sees and the context does not, at each of degrees."""
     generator, side = torch.Generator().manual_seed(0), test_set.truth.shape[-1]
     scenes = [test_set.scenes, *(tabletop.resample_hidden(test_set.scenes, generator) for _ in range(redraws))]
     found = []
     for d in map(TARGET_ANGLES.index, target_angles):
         points = covisible_points(scenes, test_set.cameras[:, d, :1], test_set.cameras[:, d, 1:], side)
-        found.append(points._replace(mask=points.mask & test_set.disocclusion_mask[:, d, 0]))
-    return found
+        points_by_angle.append(points._replace(mask=points.mask & test_set.disocclusion_mask[:, d, 0]))
+    return points_by_angle
 
 
 def mode_bias(labels: Int[Tensor, "c f k"], scenes: tabletop.Scenes, generator: torch.Generator) -> metrics.Interval:
@@ -224,16 +277,16 @@ def mode_bias(labels: Int[Tensor, "c f k"], scenes: tabletop.Scenes, generator: 
 
 
 def relative_sliced_w2(
-    drawn: Float[Tensor, "c k 3 h w"], truth: Float[Tensor, "c k 3 h w"], others: Float[Tensor, "c k 3 h w"]
+    samples: Float[Tensor, "c k 3 h w"], draws_a: Float[Tensor, "c k 3 h w"], draws_b: Float[Tensor, "c k 3 h w"]
 ) -> float:
-    """How far samples are, as a set, from two sets of true draws, over how far these are from each other: 1 is perfect.
+    """The sliced W2 distance of samples from true draws over the distance of two sets of true draws: 1 is perfect.
 
-    Sliced W2 of whole pictures.
+    The distance is that of sets of whole images. The numerator is the mean over both sets of true draws.
     """
-    drawn, truth, others = (x.flatten(0, 1).flatten(1).cpu() for x in (drawn, truth, others))
-    pairs = (drawn, truth), (drawn, others), (truth, others)
-    first, second, floor = (metrics.sliced_w2(*pair, torch.Generator().manual_seed(0)) for pair in pairs)
-    return (first + second) / (2 * floor)
+    samples, draws_a, draws_b = (x.flatten(0, 1).flatten(1).cpu() for x in (samples, draws_a, draws_b))
+    pairs = (samples, draws_a), (samples, draws_b), (draws_a, draws_b)
+    to_a, to_b, between = (metrics.sliced_w2(*pair, torch.Generator().manual_seed(0)) for pair in pairs)
+    return (to_a + to_b) / (2 * between)
 
 
 def evaluate_ablation(
@@ -244,73 +297,79 @@ def evaluate_ablation(
     points: list[CovisiblePoints],
     seed: int = 0,
 ) -> dict[str, dict]:
-    """All that is told of a row: "numbers", as of `study.judge` and more, and "each", scores of every scene.
+    """The metrics of an ablation: "numbers" holds means over scenes with intervals, "each" the scores of every scene.
 
-    energy_DEGREES, novel_energy_DEGREES: the energy score, of a single answer its distance; for each scene, too
-    consistency_DEGREES: in dB; for each scene, the squared difference
-    lean: how much too often samples hold what is the likeliest
-    picture_energy_180, picture_lean: of a third view, which is the sampler's own picture. Without guidance it differs
-        from what the scene shows as well, since a sampler's picture has one ray a pixel
-    Of a blind row, whose scenes are others, beside its energy only set_distance_DEGREES and novel_set_distance_DEGREES
-    as of `set_distance`, and sharpness_ratio_DEGREES over true draws.
+    energy_ANGLE, novel_energy_ANGLE: the energy score; of a single prediction its Euclidean error. Also for each scene
+    consistency_ANGLE: in dB; for each scene the mean squared difference of its two views
+    lean: the value of mode_bias
+    picture_energy_180, picture_lean: of the third view, the sampled image, if there is one. Without guidance it differs
+        from the scene's render too, because a sampled image has only one ray a pixel
+    All further numbers are those of evaluation.evaluate.
+    An unconditional ablation samples other scenes. It has only its energy scores, set_distance_ANGLE and
+    novel_set_distance_ANGLE (the value of relative_sliced_w2), and sharpness_ratio_ANGLE relative to true draws.
     """
     generator, k = torch.Generator().manual_seed(seed), samples.shape[1]
     numbers, per_scene = {}, {}
-    truths = [sample_prior(test_set, k, seed=seed) for seed in (2, 3)] if ablation.blind else []
+    prior_draws = [sample_prior(test_set, k, seed=seed) for seed in (2, 3)] if ablation.unconditional else []
 
-    for i, turn in enumerate(ablation.target_angles):
-        d = TARGET_ANGLES.index(turn)
-        for v, novel in enumerate(("", "novel_")):
-            drawn, name = samples[:, :, i, v].cpu(), f"{novel}{{}}_{turn}".format
-            per_scene[name("energy")] = _energies(drawn, test_set.truth[:, d, v].cpu())
-            if truths:
-                some, others = (truth[:, :, d, v].cpu() for truth in truths)
-                numbers[name("set_distance")] = relative_sliced_w2(drawn, some, others)
-                sharpness = metrics.total_variation(drawn).mean() / metrics.total_variation(some).mean()
-                numbers[name("sharpness_ratio")] = float(sharpness)
-        if not ablation.blind:
+    for i, angle in enumerate(ablation.target_angles):
+        d = TARGET_ANGLES.index(angle)
+        for v, prefix in enumerate(("", "novel_")):
+            views, name = samples[:, :, i, v].cpu(), f"{prefix}{{}}_{angle}".format
+            per_scene[name("energy")] = _energy_scores(views, test_set.truth[:, d, v].cpu())
+            if prior_draws:
+                draws_a, draws_b = (draws[:, :, d, v].cpu() for draws in prior_draws)
+                numbers[name("set_distance")] = relative_sliced_w2(views, draws_a, draws_b)
+                tv_ratio = metrics.total_variation(views).mean() / metrics.total_variation(draws_a).mean()
+                numbers[name("sharpness_ratio")] = float(tv_ratio)
+        if not ablation.unconditional:
             error = inconsistency(samples[:, :, i, 0], samples[:, :, i, 1], points[d]).cpu()
-            per_scene[f"consistency_{turn}"] = error
-            numbers |= psnr_interval(error, generator).named(f"consistency_{turn}")
+            per_scene[f"consistency_{angle}"] = error
+            numbers |= psnr_interval(error, generator).named(f"consistency_{angle}")
     numbers |= {name: float(energy.mean()) for name, energy in per_scene.items() if "energy" in name}
-    if k > 1 and not ablation.blind:
+    if k > 1 and not ablation.unconditional:
         numbers |= evaluation.evaluate(test_set, samples[:, :, :, :2], baseline, ablation.target_angles)
-        behind = samples[:, :, ablation.target_angles.index(180)]
-        labels = evaluation.classify_factors(behind[:, :, 0], test_set)
+        back_views = samples[:, :, ablation.target_angles.index(180)]
+        labels = evaluation.classify_factors(back_views[:, :, 0], test_set)
         numbers |= mode_bias(labels, test_set.scenes, generator).named("lean")
-        if behind.shape[2] == 3:
-            picture = behind[:, :, 2]
-            numbers |= mode_bias(evaluation.classify_factors(picture, test_set), test_set.scenes, generator).named("picture_lean")
+        if back_views.shape[2] == 3:
+            images = back_views[:, :, 2]
+            labels = evaluation.classify_factors(images, test_set)
+            numbers |= mode_bias(labels, test_set.scenes, generator).named("picture_lean")
             truth = test_set.truth[:, TARGET_ANGLES.index(180), 0]
-            numbers["picture_energy_180"] = float(_energies(picture.cpu(), truth.cpu()).mean())
+            numbers["picture_energy_180"] = float(_energy_scores(images.cpu(), truth.cpu()).mean())
     per_scene = {name: [float(f"{value:.6g}") for value in values.tolist()] for name, values in per_scene.items()}
-    numbers = {name: value for name, value in numbers.items() if not math.isinf(value)}  # of no error at all
+    numbers = {name: value for name, value in numbers.items() if not math.isinf(value)}  # the PSNR of no error
     return {"numbers": numbers, "each": per_scene}
 
 
-def _energies(drawn: Float[Tensor, "c k 3 h w"], truth: Float[Tensor, "c 3 h w"]) -> Float[Tensor, "c"]:
-    return metrics.energy_score(drawn, truth) if drawn.shape[1] > 1 else metrics.euclidean_error(drawn[:, 0], truth)
+def _energy_scores(views: Float[Tensor, "c k 3 h w"], truth: Float[Tensor, "c 3 h w"]) -> Float[Tensor, "c"]:
+    return metrics.energy_score(views, truth) if views.shape[1] > 1 else metrics.euclidean_error(views[:, 0], truth)
 
 
-def paired_gains(ours: dict[str, list[float]], theirs: dict[str, list[float]], seed: int = 0) -> dict[str, metrics.Interval]:
-    """By how much we are better than they, paired over the scenes, in each measure that both have.
+def paired_gains(
+    ours: dict[str, list[float]], theirs: dict[str, list[float]], seed: int = 0
+) -> dict[str, metrics.Interval]:
+    """The gain of one ablation (ours) over another (theirs), paired over scenes, for each score that both have.
 
-    Of an energy score: how much more theirs is, over ours; "energies": of the sum of all. Of consistency: how many dB
-    more ours is.
+    Of an energy score: (theirs - ours) / ours; "energies": the same of the sum of all energy scores. Of consistency:
+    ours - theirs in dB.
     """
-    generator, found = torch.Generator().manual_seed(seed), {}
-    both = {
-        name: [torch.tensor(x[name], dtype=torch.float64) for x in (ours, theirs)] for name in ours if name in theirs
+    generator, gains = torch.Generator().manual_seed(seed), {}
+    pairs = {
+        name: [torch.tensor(scores[name], dtype=torch.float64) for scores in (ours, theirs)]
+        for name in ours
+        if name in theirs
     }
-    energies = [pair for name, pair in both.items() if "energy" in name]
-    both["energies"] = [sum(part) for part in zip(*energies, strict=True)]
-    for name, (mine, other) in both.items():
+    energy_pairs = [pair for name, pair in pairs.items() if "energy" in name]
+    pairs["energies"] = [sum(scores) for scores in zip(*energy_pairs, strict=True)]
+    for name, (our_scores, their_scores) in pairs.items():
         if name.startswith("consistency"):
-            gain = lambda m, o: 10 * (o.mean() / m.mean()).log10()  # noqa: E731
-            found[name] = metrics.bootstrap(gain, mine, other, generator=generator)
+            gain = lambda a, b: 10 * (b.mean() / a.mean()).log10()  # noqa: E731
+            gains[name] = metrics.bootstrap(gain, our_scores, their_scores, generator=generator)
         else:
-            found[name] = metrics.energy_gap(other, mine, generator)
-    return found
+            gains[name] = metrics.energy_gap(their_scores, our_scores, generator)
+    return gains
 
 
 # --- the commands -----------------------------------------------------------------------------------------------------
@@ -349,9 +408,13 @@ class Evaluator:
     def run(self, ablation: Ablation) -> tuple[dict[str, dict], dict[str, np.ndarray]]:
         """What is told of a row's answers, and pictures of as many as are shown."""
         size = self.size
-        model = evaluation.load_model(ablation.variant, self.folder, self.device, size.side) if ablation.variant else None
+        model = (
+            evaluation.load_model(ablation.variant, self.folder, self.device, size.side) if ablation.variant else None
+        )
         with self.fast:
-            samples = ablation.sample_posterior(model, self.test_set, ablation.num_samples, size.steps, ablation.eta, chunk_size=size.batch).float()
+            samples = ablation.sample_posterior(
+                model, self.test_set, ablation.num_samples, size.steps, ablation.eta, chunk_size=size.batch
+            ).float()
         scenes, num_samples = ablation.shown
         shown = to_uint8(samples[:scenes, :num_samples, -1, list(ablation.views)], 64)
         return evaluate_ablation(self.test_set, samples, self.baseline, ablation, self.points), {"pictures": shown}
@@ -362,7 +425,9 @@ def run_evaluation(names: Iterable[str], folder: Path, size: EvalConfig) -> None
     bench = None
     for name in names:
         path, made = folder / f"row_{run_name(name, size.side)}.json", {"command": f"{COMMAND} examine {name} {size}"}
-        paths = [evaluation.weights(variant, folder, size.side) for variant in (ABLATIONS[name].variant, BASELINE) if variant]
+        paths = [
+            evaluation.weights(variant, folder, size.side) for variant in (ABLATIONS[name].variant, BASELINE) if variant
+        ]
         made["weights"] = {path.stem: _sha256(path) for path in paths}
         if made.items() <= read_json(path).items():
             print(f"{name}: there already; delete {path} to examine it anew", flush=True)
@@ -386,9 +451,16 @@ def save_orbit_views(folder: Path, size: EvalConfig) -> None:
     Leaves ring_views.json, with the seconds that painting and distilling took, and ring_views.npz.
     """
     started, (device, fast) = time.monotonic(), evaluation.sampling_device()
-    painter, model = (evaluation.load_model(variant, folder, device, size.side) for variant in ("view_space", FULL_MODEL))
-    test_set, generator = evaluation.make_test_set(1, 1, side=size.side, device=device), torch.Generator().manual_seed(0)
-    cameras = torch.cat([tabletop.rotate_about_z(test_set.context.params, target_angles) for target_angles in ORBIT_ANGLES], 1)
+    painter, model = (
+        evaluation.load_model(variant, folder, device, size.side) for variant in ("view_space", FULL_MODEL)
+    )
+    test_set, generator = (
+        evaluation.make_test_set(1, 1, side=size.side, device=device),
+        torch.Generator().manual_seed(0),
+    )
+    cameras = torch.cat(
+        [tabletop.rotate_about_z(test_set.context.params, target_angles) for target_angles in ORBIT_ANGLES], 1
+    )
     with fast:
         began = time.monotonic()
         scenes, painted = distil(painter, test_set.context, cameras, generator, size.steps, eta=1.0)
@@ -429,7 +501,11 @@ def export_checkpoint(folder: Path) -> None:
         raise ValueError(f"{folder} holds no row: examine some first")
     parts = [record for kind in texts.values() for record in kind.values()]
     arrays |= {key: np.array(json.dumps(text)) for key, text in texts.items()}
-    skilled = {name: ablation["numbers"] for name, ablation in texts["row"].items() if "energy_skill_180" in ablation["numbers"]}
+    skilled = {
+        name: ablation["numbers"]
+        for name, ablation in texts["row"].items()
+        if "energy_skill_180" in ablation["numbers"]
+    }
     scores = {name: round(numbers["energy_skill_180"], 4) for name, numbers in skilled.items()}
     save_recorded(NAME, arrays, metrics=scores, **merge_provenance(parts))
 
@@ -442,27 +518,27 @@ def load_results() -> tuple[dict[str, dict], dict[str, np.ndarray]]:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description="Compare baselines, ablations and options of sampling.")
-    parser.add_argument("what", choices=("examine", "ring", "ship"))
-    parser.add_argument("rows", nargs="*", help="of the table, to be examined; default: all")
-    parser.add_argument("--out", type=Path, default=Path("build/ablations"))
-    parser.add_argument("--count", type=positive_int, default=COUNT, help="scenes of the examination")
-    parser.add_argument("--steps", type=positive_int, default=STEPS, help="of sampling")
-    parser.add_argument("--side", type=positive_int, default=SIDE, help="pixels along a side of an image")
-    parser.add_argument("--batch", type=positive_int, default=64, help="samples at once")
-    parser.add_argument("--sharing", type=positive_int, default=1, help="how many such commands have the device at once")
+    parser = argparse.ArgumentParser(description="Evaluate baselines, ablations and options of the sampler.")
+    parser.add_argument("command", choices=("evaluate", "orbit", "export"))
+    parser.add_argument("ablations", nargs="*", help="to be evaluated; default: all")
+    parser.add_argument("--out", type=Path, default=Path("build/ablations"), help="the folder of the trainings")
+    parser.add_argument("--count", type=positive_int, default=COUNT, help="scenes of the test set")
+    parser.add_argument("--steps", type=positive_int, default=STEPS, help="sampling steps")
+    parser.add_argument("--side", type=positive_int, default=SIDE, help="pixels along each side of an image")
+    parser.add_argument("--chunk-size", type=positive_int, default=64, help="samples at once")
+    parser.add_argument("--jobs-per-gpu", type=positive_int, default=1, help="such commands that share the device")
     options = vars(parser.parse_args())
-    what, rows, folder = (options.pop(key) for key in ("what", "rows", "out"))
-    if unknown := [ablation for rows in rows if ablation not in ABLATIONS]:
-        parser.error(f"unknown {', '.join(unknown)}: choose from {', '.join(ABLATIONS)}")
-    if rows and what != "examine":
-        parser.error(f"{what} takes no rows")
+    command, names, folder = (options.pop(key) for key in ("command", "ablations", "out"))
+    if unknown := [name for name in names if name not in ABLATIONS]:
+        parser.error(f"unknown ablation {', '.join(unknown)}: choose from {', '.join(ABLATIONS)}")
+    if names and command != "evaluate":
+        parser.error(f"{command} takes no ablations")
     if not 2 <= options["count"] <= COUNT:
-        parser.error(f"the examination has {COUNT} scenes, and intervals need two: --count is {options['count']}")
+        parser.error(f"the test set has {COUNT} scenes, and intervals need two: --count is {options['count']}")
     try:
-        if what == "examine":
-            run_evaluation(rows or ABLATIONS, folder, EvalConfig(**options))
-        elif what == "ring":
+        if command == "evaluate":
+            run_evaluation(names or ABLATIONS, folder, EvalConfig(**options))
+        elif command == "orbit":
             save_orbit_views(folder, EvalConfig(**options))
         else:
             export_checkpoint(folder)
