@@ -1,4 +1,4 @@
-"""Time-conditioned networks that know no problem: numbers in, numbers out."""
+"""Time-conditioned networks, for any problem: MLP, ResidualMLP, UNet, Encoder, DiT."""
 
 import math
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 def timestep_embedding(t: Float[Tensor, "b"], num_freqs: int = 6) -> Float[Tensor, "b f"]:
-    """Sines and cosines of pi t / 2 times 1, 2, 4, ...: f = 2 num_freqs features of time in [0, 1]."""
+    """Sines and cosines of pi t / 2 times 1, 2, 4, ...: f = 2 num_freqs features of a time in [0, 1]."""
     frequencies = (math.pi / 2) * 2.0 ** torch.arange(num_freqs, device=t.device, dtype=t.dtype)
     angles = t[:, None] * frequencies
     return torch.cat([angles.sin(), angles.cos()], 1)
@@ -16,17 +16,25 @@ def timestep_embedding(t: Float[Tensor, "b"], num_freqs: int = 6) -> Float[Tenso
 
 def _check_sizes(in_features: int, out_features: int, width: int, depth: int, num_freqs: int) -> None:
     if min(in_features, out_features, width, depth, num_freqs) < 1:
-        raise ValueError(f"a network needs positive sizes, got {in_features=}, {out_features=}, {width=}, {depth=}, {num_freqs=}")
+        raise ValueError(
+            f"a network needs positive sizes, got {in_features=}, {out_features=}, {width=}, {depth=}, {num_freqs=}"
+        )
 
 
 class MLP(nn.Module):
-    """`depth` hidden layers of `width` SiLU units between `in_features` numbers with their time and `out_features` numbers.
+    """Vectors to vectors at time t: `depth` hidden layers of `width` SiLU units.
 
-    dropout: share of the hidden units silenced in training, against over-confidence on small training sets
+    dropout: fraction of the hidden units that are dropped in training, against over-confidence on small training sets
     """
 
     def __init__(
-        self, in_features: int, out_features: int, width: int = 128, depth: int = 3, dropout: float = 0.0, num_freqs: int = 6
+        self,
+        in_features: int,
+        out_features: int,
+        width: int = 128,
+        depth: int = 3,
+        dropout: float = 0.0,
+        num_freqs: int = 6,
     ):
         super().__init__()
         _check_sizes(in_features, out_features, width, depth, num_freqs)
@@ -40,18 +48,24 @@ class MLP(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Linear(width, out_features))
 
     def forward(self, x: Float[Tensor, "b i"], t: Float[Tensor, "b"]) -> Float[Tensor, "b o"]:
-        """The network's answer at time t."""
+        """The output at time t."""
         return self.layers(torch.cat([x, timestep_embedding(t, self.num_freqs)], 1))
 
 
 class ResidualMLP(nn.Module):
-    """As MLP, with `depth` residual blocks of two layers each: trains faster where in_features must be copied or refined.
+    """Like MLP, with `depth` residual blocks of two layers: it trains faster where inputs must be copied or refined.
 
-    dropout: share of the hidden units silenced in training, against over-confidence on small training sets
+    dropout: see MLP
     """
 
     def __init__(
-        self, in_features: int, out_features: int, width: int = 384, depth: int = 2, dropout: float = 0.0, num_freqs: int = 6
+        self,
+        in_features: int,
+        out_features: int,
+        width: int = 384,
+        depth: int = 2,
+        dropout: float = 0.0,
+        num_freqs: int = 6,
     ):
         super().__init__()
         _check_sizes(in_features, out_features, width, depth, num_freqs)
@@ -67,7 +81,7 @@ class ResidualMLP(nn.Module):
         self.linear_out = nn.Sequential(nn.LayerNorm(width), nn.SiLU(), nn.Linear(width, out_features))
 
     def forward(self, x: Float[Tensor, "b i"], t: Float[Tensor, "b"]) -> Float[Tensor, "b o"]:
-        """The network's answer at time t."""
+        """The output at time t."""
         h = self.linear_in(torch.cat([x, timestep_embedding(t, self.num_freqs)], 1))
         for block in self.blocks:
             h = h + block(h)
@@ -75,30 +89,39 @@ class ResidualMLP(nn.Module):
 
 
 class _UNetEncoder(nn.Module):
-    """Residual blocks on an image's pixels, halved again and again: what UNet and Encoder begin with."""
+    """Residual blocks at several resolutions, each half of the one before: the first part of UNet and Encoder."""
 
-    def __init__(self, in_channels: int, widths: tuple[int, ...], blocks: int, attention: int, num_freqs: int, row: bool):
+    def __init__(
+        self,
+        in_channels: int,
+        widths: tuple[int, ...],
+        num_blocks: int,
+        num_attention_levels: int,
+        num_freqs: int,
+        dims: int,
+    ):
         super().__init__()
         if any(width % 8 for width in widths):
             raise ValueError(f"widths must be multiples of 8, got {widths}")
-        self.num_freqs, self.row, self.attends = num_freqs, row, len(widths) - attention
+        self.num_freqs, self.dims, self.first_attention_level = num_freqs, dims, len(widths) - num_attention_levels
         self.time_features = 4 * widths[0]
         self.time = nn.Sequential(
             nn.Linear(2 * num_freqs, self.time_features), nn.SiLU(), nn.Linear(self.time_features, self.time_features)
         )
-        self.conv_in = _conv3(in_channels, widths[0], row)
-        self.down = nn.ModuleList(self._level(i, width, width, blocks) for i, width in enumerate(widths))
-        self.downsample = nn.ModuleList(_conv3(a, b, row, 2) for a, b in zip(widths, widths[1:], strict=False))
+        self.conv_in = _conv3(in_channels, widths[0], dims)
+        self.down = nn.ModuleList(self._level(i, width, width, num_blocks) for i, width in enumerate(widths))
+        self.downsample = nn.ModuleList(_conv3(a, b, dims, 2) for a, b in zip(widths, widths[1:], strict=False))
 
-    def _level(self, i: int, entering: int, width: int, blocks: int) -> nn.ModuleList:
-        """The blocks of the i-th resolution."""
-        sizes = [entering] + [width] * blocks
+    def _level(self, i: int, in_channels: int, width: int, num_blocks: int) -> nn.ModuleList:
+        """The residual blocks of the i-th resolution."""
+        sizes = [in_channels] + [width] * num_blocks
         return nn.ModuleList(
-            _ResBlock(a, b, self.time_features, i >= self.attends, self.row) for a, b in zip(sizes, sizes[1:], strict=False)
+            _ResBlock(a, b, self.time_features, i >= self.first_attention_level, self.dims)
+            for a, b in zip(sizes, sizes[1:], strict=False)
         )
 
     def _encode(self, x: Float[Tensor, "b i h w"], t: Float[Tensor, "b"]) -> tuple[list[Tensor], Tensor]:
-        """What each resolution says, from fine to coarse, and the features of time."""
+        """The features at each resolution, from fine to coarse, and the features of the time."""
         time = self.time(timestep_embedding(t, self.num_freqs))
         h, features = self.conv_in(x), []
         for i, level in enumerate(self.down):
@@ -110,16 +133,16 @@ class _UNetEncoder(nn.Module):
 
 
 class UNet(_UNetEncoder):
-    """Images to images at time t: residual blocks on halved and halved again pixels, and back up (Ronneberger 2015).
+    """Images to images at time t: residual blocks at falling, then at rising resolutions (Ronneberger et al. 2015).
 
-    Time acts as a scale and a shift after each block's second group norm (Dhariwal and Nichol 2021, Table 3). The last
-    convolution begins at zero, so an untrained network answers zero.
+    The time sets a scale and a shift after each block's second group norm (Dhariwal and Nichol 2021, Table 3). The last
+    convolution is initialised to zero, so an untrained network returns zero.
 
     widths: channels at each resolution, from fine to coarse; multiples of 8. The sides of an image must be divisible
         by 2 ** (len(widths) - 1)
-    blocks: residual blocks at each resolution, on either way
-    attention: how many of the coarsest resolutions attend over all their pixels
-    row: images are of height 1, and so are the convolutions
+    num_blocks: residual blocks at each resolution, in each of the two halves
+    num_attention_levels: how many of the coarsest resolutions have self-attention over all their pixels
+    dims: 2 for images; 1 for rows, images of height 1, with convolutions along the row
     """
 
     def __init__(
@@ -127,26 +150,26 @@ class UNet(_UNetEncoder):
         in_channels: int,
         out_channels: int,
         widths: tuple[int, ...] = (32, 64, 96, 128),
-        blocks: int = 2,
-        attention: int = 2,
+        num_blocks: int = 2,
+        num_attention_levels: int = 2,
         num_freqs: int = 6,
-        row: bool = False,
+        dims: int = 2,
     ):
-        _check_sizes(in_channels, out_channels, min(widths, default=0), blocks, num_freqs)
-        super().__init__(in_channels, widths, blocks, attention, num_freqs, row)
+        _check_sizes(in_channels, out_channels, min(widths, default=0), num_blocks, num_freqs)
+        super().__init__(in_channels, widths, num_blocks, num_attention_levels, num_freqs, dims)
         each = range(len(widths) - 1)
-        self.upsample = nn.ModuleList(_conv3(widths[i + 1], widths[i], row) for i in each)
-        self.up = nn.ModuleList(self._level(i, 2 * widths[i], widths[i], blocks) for i in each)
-        self.conv_out = nn.Sequential(nn.GroupNorm(8, widths[0]), nn.SiLU(), _conv3(widths[0], out_channels, row))
+        self.upsample = nn.ModuleList(_conv3(widths[i + 1], widths[i], dims) for i in each)
+        self.up = nn.ModuleList(self._level(i, 2 * widths[i], widths[i], num_blocks) for i in each)
+        self.conv_out = nn.Sequential(nn.GroupNorm(8, widths[0]), nn.SiLU(), _conv3(widths[0], out_channels, dims))
         nn.init.zeros_(self.conv_out[-1].weight)
         nn.init.zeros_(self.conv_out[-1].bias)
 
     def forward(self, x: Float[Tensor, "b i h w"], t: Float[Tensor, "b"]) -> Float[Tensor, "b o h w"]:
-        """The network's answer at time t."""
+        """The output at time t."""
         side = 2 ** len(self.downsample)
-        if self.row and x.shape[-2] != 1:
+        if self.dims == 1 and x.shape[-2] != 1:
             raise ValueError(f"images of {x.shape[-2]}x{x.shape[-1]} pixels: this network takes rows, of height 1")
-        if x.shape[-1] % side or (x.shape[-2] % side and not self.row):
+        if x.shape[-1] % side or (x.shape[-2] % side and self.dims == 2):
             raise ValueError(f"images of {x.shape[-2]}x{x.shape[-1]} pixels: both sides must be divisible by {side}")
         (*skips, h), time = self._encode(x, t)
         for i in reversed(range(len(self.up))):
@@ -157,22 +180,22 @@ class UNet(_UNetEncoder):
         return self.conv_out(h)
 
 
-def _conv3(in_channels: int, out_channels: int, row: bool, stride: int = 1) -> nn.Conv2d:
-    """Over 3 x 3 pixels, or in images of height 1 over 1 x 3."""
-    if row:
+def _conv3(in_channels: int, out_channels: int, dims: int, stride: int = 1) -> nn.Conv2d:
+    """A convolution over 3 x 3 pixels, or with dims = 1 over 1 x 3 pixels."""
+    if dims == 1:
         return nn.Conv2d(in_channels, out_channels, (1, 3), (1, stride), (0, 1))
     return nn.Conv2d(in_channels, out_channels, 3, stride, 1)
 
 
 class _ResBlock(nn.Module):
-    """Two convolutions around a skip, and attention where asked for; adds nothing at first."""
+    """Two convolutions beside a skip connection, then optional self-attention; initialised to the skip alone."""
 
-    def __init__(self, in_channels: int, out_channels: int, features: int, attends: bool, row: bool):
+    def __init__(self, in_channels: int, out_channels: int, features: int, attends: bool, dims: int):
         super().__init__()
-        self.conv1 = nn.Sequential(nn.GroupNorm(8, in_channels), nn.SiLU(), _conv3(in_channels, out_channels, row))
+        self.conv1 = nn.Sequential(nn.GroupNorm(8, in_channels), nn.SiLU(), _conv3(in_channels, out_channels, dims))
         self.norm = nn.GroupNorm(8, out_channels, affine=False)
         self.time = nn.Linear(features, 2 * out_channels)
-        self.conv2 = _conv3(out_channels, out_channels, row)
+        self.conv2 = _conv3(out_channels, out_channels, dims)
         self.skip = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
         self.attention = _Attention(out_channels) if attends else nn.Identity()
         nn.init.zeros_(self.conv2.weight)
@@ -185,7 +208,7 @@ class _ResBlock(nn.Module):
 
 
 class _Attention(nn.Module):
-    """Every pixel looks at every pixel, in heads of at most 32 channels; adds nothing at first."""
+    """Self-attention over all pixels, with at most 32 channels a head; initialised to the identity."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -201,17 +224,17 @@ class _Attention(nn.Module):
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         # (B, 3 C, H, W) -> three of (B, heads, H W, C / heads)
         qkv = self.qkv(self.norm(x)).flatten(2).unflatten(1, (3, self.heads, -1)).transpose(-1, -2)
-        q, k, v = qkv.contiguous().unbind(1)  # fused attention wants the channels of a pixel side by side
+        q, k, v = qkv.contiguous().unbind(1)  # fused attention needs the channels of a pixel side by side in memory
         h = nn.functional.scaled_dot_product_attention(q, k, v)
         return x + self.proj(h.transpose(-1, -2).reshape(x.shape))
 
 
 class Encoder(_UNetEncoder):
-    """Square images to numbers at time t: a UNet's way down, then two layers. Untrained it answers zero.
+    """Square images to vectors at time t: the first half of a UNet, then two layers. Untrained it returns zero.
 
     side: pixels of an image, divisible by 2 ** (len(widths) - 1)
-    widths, blocks: as of a UNet
-    hidden: units between its last pixels and the answer
+    widths, num_blocks: see UNet
+    hidden: width of the layer before the output
     """
 
     def __init__(
@@ -220,12 +243,12 @@ class Encoder(_UNetEncoder):
         out_channels: int,
         side: int,
         widths: tuple[int, ...] = (32, 64, 96, 128, 128),
-        blocks: int = 1,
+        num_blocks: int = 1,
         hidden: int = 256,
         num_freqs: int = 6,
     ):
-        _check_sizes(in_channels, out_channels, min((hidden, *widths), default=0), blocks, num_freqs)
-        super().__init__(in_channels, widths, blocks, 0, num_freqs, row=False)
+        _check_sizes(in_channels, out_channels, min((hidden, *widths), default=0), num_blocks, num_freqs)
+        super().__init__(in_channels, widths, num_blocks, 0, num_freqs, dims=2)
         self.side, smaller = side, 2 ** (len(widths) - 1)
         if side % smaller:
             raise ValueError(f"images of {side}x{side} pixels: both sides must be divisible by {smaller}")
@@ -238,7 +261,7 @@ class Encoder(_UNetEncoder):
         nn.init.zeros_(self.head[-1].bias)
 
     def forward(self, x: Float[Tensor, "b i h w"], t: Float[Tensor, "b"]) -> Float[Tensor, "b o"]:
-        """The network's answer at time t."""
+        """The output at time t."""
         if x.shape[-2:] != (self.side, self.side):
             sides = f"{x.shape[-2]}x{x.shape[-1]}"
             raise ValueError(f"images of {sides} pixels: this network takes {self.side}x{self.side}")
@@ -247,12 +270,12 @@ class Encoder(_UNetEncoder):
 
 
 class DiT(nn.Module):
-    """Images to images at time t: a transformer over patches (Peebles and Xie 2023), adaptive norms that begin at zero.
+    """Images to images at time t: a transformer over patches (Peebles and Xie 2023), with adaLN-Zero.
 
-    Where a patch is, it knows from sines and cosines, so any image will do whose sides are multiples of `patch`.
+    The position embedding is made of sines and cosines, so the sides of an image may be any multiples of `patch`.
 
-    width: channels of a patch, a multiple of 4 and of `heads`; depth: blocks; patch: pixels along a patch's side
-    row: images are of height 1, and so are the patches
+    width: channels of a patch, a multiple of 4 and of `heads`; depth: number of blocks; patch: pixels along a side
+    dims: 2 for images; 1 for rows, images of height 1, with patches of height 1
     """
 
     def __init__(
@@ -264,14 +287,14 @@ class DiT(nn.Module):
         heads: int = 4,
         patch: int = 4,
         num_freqs: int = 6,
-        row: bool = False,
+        dims: int = 2,
     ):
         super().__init__()
         _check_sizes(in_channels, out_channels, width, depth, num_freqs)
         if width % 4 or width % heads:
             raise ValueError(f"width must be a multiple of 4 and of heads, got {width} with {heads} heads")
         self.num_freqs = num_freqs
-        self.patch = (1 if row else patch, patch)
+        self.patch = (1 if dims == 1 else patch, patch)
         self.time = nn.Sequential(nn.Linear(2 * num_freqs, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
         self.patch_embed = nn.Conv2d(in_channels, width, self.patch, self.patch)
         self.blocks = nn.ModuleList(_TransformerBlock(width, heads) for _ in range(depth))
@@ -283,7 +306,7 @@ class DiT(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, x: Float[Tensor, "b i h w"], t: Float[Tensor, "b"]) -> Float[Tensor, "b o h w"]:
-        """The network's answer at time t."""
+        """The output at time t."""
         if any(side % patch for side, patch in zip(x.shape[-2:], self.patch, strict=True)):
             raise ValueError(
                 f"images of {x.shape[-2]}x{x.shape[-1]} pixels: sides must be multiples of a patch's {self.patch}"
@@ -299,7 +322,7 @@ class DiT(nn.Module):
 
 
 def _sincos_2d_pos_embed(rows: int, columns: int, like: Float[Tensor, "b d h w"]) -> Float[Tensor, "p d"]:
-    """Sines and cosines of a patch's row and column, D / 4 of each."""
+    """The position embedding: sines and cosines of a patch's row and column, D / 4 of each."""
     quarter = like.shape[1] // 4
     frequencies = 1e-2 ** (torch.arange(quarter, device=like.device) / quarter)
     y, x = (torch.arange(n, device=like.device)[:, None] * frequencies for n in (rows, columns))
@@ -307,14 +330,14 @@ def _sincos_2d_pos_embed(rows: int, columns: int, like: Float[Tensor, "b d h w"]
     return torch.cat([f(z) for z in (y, x) for f in (torch.sin, torch.cos)], -1).flatten(0, 1)
 
 
-def _modulate(x: Float[Tensor, "b p d"], change: Float[Tensor, "b e"]) -> Float[Tensor, "b p d"]:
-    """A scale and a shift, the two halves of `change`."""
-    scale, shift = change[:, None].chunk(2, -1)
+def _modulate(x: Float[Tensor, "b p d"], scale_and_shift: Float[Tensor, "b e"]) -> Float[Tensor, "b p d"]:
+    """Applies a scale and a shift, the two halves of the second argument."""
+    scale, shift = scale_and_shift[:, None].chunk(2, -1)
     return x * (1 + scale) + shift
 
 
 class _TransformerBlock(nn.Module):
-    """Attention, then two layers, each gated and modulated by time; adds nothing at first."""
+    """Self-attention, then two layers, each modulated and gated by the time; initialised to the identity."""
 
     def __init__(self, width: int, heads: int):
         super().__init__()
@@ -328,9 +351,9 @@ class _TransformerBlock(nn.Module):
         nn.init.zeros_(self.time.bias)
 
     def forward(self, x: Float[Tensor, "b p d"], time: Float[Tensor, "b d"]) -> Float[Tensor, "b p d"]:
-        attend, gate, change, open_ = self.time(time).split([2 * x.shape[-1], x.shape[-1]] * 2, -1)
+        mod_msa, gate_msa, mod_mlp, gate_mlp = self.time(time).split([2 * x.shape[-1], x.shape[-1]] * 2, -1)
         # (B, P, 3 D) -> three of (B, heads, P, D / heads)
-        q, k, v = self.qkv(_modulate(self.norm(x), attend)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        q, k, v = self.qkv(_modulate(self.norm(x), mod_msa)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         h = nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-        x = x + gate[:, None] * self.proj(h)
-        return x + open_[:, None] * self.layers(_modulate(self.norm(x), change))
+        x = x + gate_msa[:, None] * self.proj(h)
+        return x + gate_mlp[:, None] * self.layers(_modulate(self.norm(x), mod_mlp))

@@ -1,8 +1,8 @@
-"""One look for every figure: a style, a small palette safe for colour-blind readers, and drawing helpers.
+"""Plotting: one style, a small palette for colour-blind readers too, image grids, and colours of flows and depths.
 
-A colour means the same thing everywhere: what is TRUE, what was sampled (SAMPLES), what was observed
-(CONTEXT), what is aimed at (TARGET), the deterministic BASELINE, a CONTROL that must fail, and MUTED for
-what only sets the scene. Helpers draw on axes or return arrays; they never show or save.
+A colour has the same meaning in every figure: the TRUE signal or distribution, SAMPLES of a model, the CONTEXT
+observation, the TARGET, the deterministic BASELINE, a CONTROL that must fail, and MUTED for the background. The
+functions draw on axes or return arrays; none of them shows or saves a figure.
 """
 
 import math
@@ -63,8 +63,8 @@ STYLE = {
 }
 
 
-def style() -> None:
-    """Give all later figures the repository's look: readable at notebook width, saved at 150 dpi."""
+def set_style() -> None:
+    """Sets the style of all later figures: readable at the width of a notebook, saved at 150 dpi."""
     mpl.rcParams.update(STYLE)
 
 
@@ -78,13 +78,14 @@ def image_grid(
     cmap: str = "gray",
     size: float = 1.1,
 ) -> Figure:
-    """A table of images, rows labelled on the left and columns above.
+    """A figure with a grid of images, with labels at the left of the rows and titles above the columns.
 
-    images: (rows, cols, h, w) drawn with `cmap`, or (rows, cols, h, w, 3) as RGB, clipped to [0, 1].
-    vmin, vmax: grey levels of the ends of the map, by default the extremes of all images together, so that
-    pictures of one table can be compared. A picture that is NaN everywhere leaves its place empty.
-    size: height of one picture in inches.
-    Raises ValueError where the shape or a number of labels does not fit, or no image has a finite value.
+    images: (rows, cols, h, w) drawn with `cmap`, or (rows, cols, h, w, 3) as RGB, clipped to [0, 1]. The place of an
+        image that is NaN everywhere stays empty.
+    vmin, vmax: the values at the ends of the colour map; default: the extremes of all images together, so that the
+        images of a grid can be compared
+    size: height of one image in inches
+    ValueError if the shape or the number of labels does not fit, or no image has a finite value.
     """
     images = to_numpy(images)
     if images.ndim not in (4, 5) or (images.ndim == 5 and images.shape[-1] != 3):
@@ -92,9 +93,9 @@ def image_grid(
     rows, cols, h, w = images.shape[:4]
     for name, labels, count in (("row_labels", row_labels, rows), ("col_titles", col_titles, cols)):
         if labels is not None and len(labels) != count:
-            raise ValueError(f"{name} has {len(labels)} entries for {count} of them: give one each")
+            raise ValueError(f"{name} has {len(labels)} entries, wanted {count}: give one for each row and column")
     if not np.isfinite(images).any():
-        raise ValueError("images hold no finite value: give at least one picture")
+        raise ValueError("images hold no finite value: give at least one image")
     if images.ndim == 5:
         images = np.clip(images, 0, 1) if images.dtype.kind == "f" else images
     else:
@@ -119,33 +120,31 @@ def image_grid(
     return fig
 
 
-def flow_to_rgb(
-    flow: Float[Array, "*b h w 2"], largest: float | None = None
-) -> Float[np.ndarray, "*b h w 3"]:
-    """Colour a field of 2-D vectors: hue is direction, colour deepens with length, white stands still.
+def flow_to_rgb(flow: Float[Array, "*b h w 2"], max_length: float | None = None) -> Float[np.ndarray, "*b h w 3"]:
+    """RGB colours in [0, 1] of a field of 2-D vectors: the hue is the direction, the saturation grows with the length.
 
-    flow: (..., h, w, 2), x to the right and y down, any unit.
-    largest: length at which the colour is full, by default the longest vector; longer ones keep that colour.
-    Returns RGB in [0, 1]. Raises ValueError where the last axis is not 2 or `largest` is not positive.
+    flow: (..., h, w, 2), x to the right and y down, in any unit. A zero vector is white.
+    max_length: the length of full saturation; default: that of the longest vector. Longer vectors have the same colour.
+    ValueError if the last axis is not 2, or `max_length` is not positive.
     """
     flow = to_numpy(flow)
     if flow.ndim < 3 or flow.shape[-1] != 2:
         raise ValueError(f"flow has shape {flow.shape}: give (..., h, w, 2)")
-    if largest is not None and not largest > 0:
-        raise ValueError(f"largest is {largest}: give a positive length")
+    if max_length is not None and not max_length > 0:
+        raise ValueError(f"max_length is {max_length}: give a positive length")
     length = np.hypot(flow[..., 0], flow[..., 1])
-    largest = largest or float(length.max()) or 1.0  # a field that is zero everywhere is white
+    max_length = max_length or float(length.max()) or 1.0  # a field that is zero everywhere is white
     hue = np.arctan2(flow[..., 1], flow[..., 0]) / (2 * math.pi) % 1.0
-    full = mpl.colors.hsv_to_rgb(np.stack([hue, np.ones_like(hue), np.full_like(hue, 0.9)], -1))
-    strength = np.clip(length / largest, 0, 1)[..., None]
-    return 1 - strength * (1 - full)
+    saturated = mpl.colors.hsv_to_rgb(np.stack([hue, np.ones_like(hue), np.full_like(hue, 0.9)], -1))
+    saturation = np.clip(length / max_length, 0, 1)[..., None]
+    return 1 - saturation * (1 - saturated)
 
 
 def flow_wheel(size: int = 65) -> Float[np.ndarray, "size size 3"]:
-    """The key to `flow_to_rgb`: a disc, each point in the colour of the vector that leads to it."""
+    """The legend of `flow_to_rgb`: a disc, with each point in the colour of the vector from the centre to it."""
     axis = np.linspace(-1, 1, size)
     x, y = np.meshgrid(axis, axis)
-    rgb = flow_to_rgb(np.stack([x, y], -1), largest=1.0)
+    rgb = flow_to_rgb(np.stack([x, y], -1), max_length=1.0)
     rgb[np.hypot(x, y) > 1] = 1.0
     return rgb
 
@@ -153,34 +152,34 @@ def flow_wheel(size: int = 65) -> Float[np.ndarray, "size size 3"]:
 def depth_to_rgb(
     depth: Float[Array, "*b h w"], near: float | None = None, far: float | None = None
 ) -> Float[np.ndarray, "*b h w 3"]:
-    """Colour distances: near is bright, far is dark, and what has no finite distance is white.
+    """RGB colours in [0, 1] of a depth map: near is bright, far is dark, a depth that is not finite is white.
 
-    depth: (..., h, w) in scene units; near, far: ends of the scale, by default the extremes of `depth`.
-    Returns RGB in [0, 1]. Raises ValueError where near is beyond far, or nothing finite gives an end.
+    depth: (..., h, w) in scene units; near, far: the ends of the scale, by default the extremes of `depth`
+    ValueError if near is larger than far, or if a default is needed and no depth is finite.
     """
     depth = to_numpy(depth)
-    known = np.isfinite(depth)
-    if (near is None or far is None) and not known.any():
+    finite = np.isfinite(depth)
+    if (near is None or far is None) and not finite.any():
         raise ValueError("depth holds no finite value: give near and far")
-    near = float(depth[known].min()) if near is None else near
-    far = float(depth[known].max()) if far is None else far
+    near = float(depth[finite].min()) if near is None else near
+    far = float(depth[finite].max()) if far is None else far
     if near > far:
         raise ValueError(f"near is {near} and far is {far}: give near below far")
-    closeness = 1 - np.clip((np.where(known, depth, near) - near) / ((far - near) or 1.0), 0, 1)
-    rgb = mpl.colormaps["cividis"](closeness)[..., :3]
-    rgb[~known] = 1.0
+    brightness = 1 - np.clip((np.where(finite, depth, near) - near) / ((far - near) or 1.0), 0, 1)
+    rgb = mpl.colormaps["cividis"](brightness)[..., :3]
+    rgb[~finite] = 1.0
     return rgb
 
 
-def frames_from_figure(fig: Figure) -> UInt8[np.ndarray, "H W 3"]:
-    """The figure as pixels at its own dpi, (H, W, 3) uint8: one frame of a moving picture."""
+def figure_to_rgb(fig: Figure) -> UInt8[np.ndarray, "H W 3"]:
+    """The pixels of a figure at its own dpi, (H, W, 3) uint8: one frame of an animation."""
     canvas = FigureCanvasAgg(fig)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def plane(ax: Axes, limit: float, *, ticks: bool = False) -> Axes:
-    """Make `ax` a square window [-limit, limit]^2 on the plane with equal scales, and return it."""
+def set_square_limits(ax: Axes, limit: float, *, ticks: bool = False) -> Axes:
+    """Sets the limits of both axes to [-limit, limit], with equal scales; returns the axes."""
     ax.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
     ax.grid(ticks)
     if not ticks:
@@ -190,7 +189,7 @@ def plane(ax: Axes, limit: float, *, ticks: bool = False) -> Axes:
 
 
 def to_numpy(array: Array) -> np.ndarray:
-    """A tensor on any device, or an array, as a numpy array; half precision becomes single."""
+    """A tensor on any device, or an array, as a numpy array; half precision becomes single precision."""
     if isinstance(array, Tensor):
         array = array.detach().cpu()
         array = array.float() if array.dtype in (torch.float16, torch.bfloat16) else array

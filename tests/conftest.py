@@ -10,11 +10,11 @@ from jaxtyping import install_import_hook
 for threads in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(threads, "1")  # two test processes share two cores
 
-install_import_hook("fwdiff_lite", "typecheck.checked")
+install_import_hook("fwdiff_lite", "typecheck.typechecker")
 
 
 @pytest.fixture(autouse=True)
-def what_a_user_sees(request):
+def no_type_checks_for_value_errors(request):
     """No type checks where a test asks for the package's own error: users run without beartype."""
     function = getattr(request, "function", None)
     checks = function is None or "raises(ValueError" not in inspect.getsource(function)
@@ -44,7 +44,7 @@ import torch
 from fwdiff_lite.pipeline.notebook import Run
 
 run = Run("{name}", PROFILE)
-run.opening()
+run.header()
 
 # %%
 x = torch.randn(1000, generator=torch.Generator().manual_seed(0))

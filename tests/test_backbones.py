@@ -44,7 +44,7 @@ def test_sizes_must_be_positive(kind):
 
 
 def test_unet_begins_at_zero_and_depends_on_time_and_on_far_pixels():
-    net = UNet(3, 2, (8, 16, 16), blocks=1, attention=1)
+    net = UNet(3, 2, (8, 16, 16), num_blocks=1, num_attention_levels=1)
     x, t = torch.randn(2, 3, 16, 24), torch.tensor([0.1, 0.9])
     assert net(x, t).shape == (2, 2, 16, 24) and (net(x, t) == 0).all()
     for w in net.parameters():
@@ -57,7 +57,7 @@ def test_unet_begins_at_zero_and_depends_on_time_and_on_far_pixels():
 
 
 def test_unet_counts_its_parameters():
-    net, features = UNet(3, 2, (8, 16), blocks=1, attention=0), 32
+    net, features = UNet(3, 2, (8, 16), num_blocks=1, num_attention_levels=0), 32
 
     def block(i, o):
         convolutions = 9 * i * o + o + 9 * o * o + o + (i * o + o if i != o else 0)
@@ -80,7 +80,7 @@ def test_unet_refuses_what_it_cannot_halve():
 
 
 def test_a_row_unet_takes_rows_and_depends_on_time_and_on_far_pixels():
-    net = UNet(3, 2, (8, 16, 16), blocks=1, attention=1, row=True)
+    net = UNet(3, 2, (8, 16, 16), num_blocks=1, num_attention_levels=1, dims=1)
     x, t = torch.randn(2, 3, 1, 24), torch.tensor([0.1, 0.9])
     assert net(x, t).shape == (2, 2, 1, 24) and (net(x, t) == 0).all()
     assert all(w.shape[2] == 1 for w in net.parameters() if w.ndim == 4), "no weights above or below a row"
@@ -95,7 +95,7 @@ def test_a_row_unet_takes_rows_and_depends_on_time_and_on_far_pixels():
 
 def test_a_row_unet_is_the_square_one_without_what_lies_above_and_below():
     """On an image of height 1 only the middle rows of a square network's 3 x 3 weights meet any pixel."""
-    square, row = (UNet(3, 2, (16,), blocks=2, attention=1, row=row) for row in (False, True))
+    square, row = (UNet(3, 2, (16,), num_blocks=2, num_attention_levels=1, dims=dims) for dims in (2, 1))
     for a, b in zip(square.parameters(), row.parameters(), strict=True):
         torch.nn.init.normal_(a, std=0.2)
         b.data = a.data if a.shape == b.shape else a.data[:, :, 1:2]
@@ -106,7 +106,7 @@ def test_a_row_unet_is_the_square_one_without_what_lies_above_and_below():
 
 
 def test_a_row_unet_refuses_what_is_no_row_and_what_it_cannot_halve():
-    net = UNet(3, 2, (8, 8, 8), row=True)
+    net = UNet(3, 2, (8, 8, 8), dims=1)
     with pytest.raises(ValueError, match="images of 4x16 pixels: this network takes rows, of height 1") as caught:
         net(torch.zeros(1, 3, 4, 16), torch.zeros(1))
     assert "\n" not in str(caught.value)
@@ -116,11 +116,11 @@ def test_a_row_unet_refuses_what_is_no_row_and_what_it_cannot_halve():
         UNet(3, 2, (8, 8, 8))(torch.zeros(1, 3, 1, 16), torch.zeros(1))
 
 
-@pytest.mark.parametrize("row", [False, True])
-def test_dit_begins_at_zero_and_depends_on_time_and_on_far_pixels(row):
+@pytest.mark.parametrize("dims", [2, 1])
+def test_dit_begins_at_zero_and_depends_on_time_and_on_far_pixels(dims):
     torch.manual_seed(0)
-    net = DiT(3, 2, width=16, depth=2, heads=2, patch=4, row=row)
-    h = 1 if row else 8
+    net = DiT(3, 2, width=16, depth=2, heads=2, patch=4, dims=dims)
+    h = 1 if dims == 1 else 8
     x, t = torch.randn(2, 3, h, 24), torch.tensor([0.1, 0.9])
     assert net(x, t).shape == (2, 2, h, 24) and (net(x, t) == 0).all()
     for w in net.parameters():
@@ -138,17 +138,17 @@ def test_dit_knows_where_its_patches_are():
     net, t = DiT(1, 1, width=16, depth=1, heads=2, patch=2), torch.zeros(1)
     for w in net.parameters():
         torch.nn.init.normal_(w, std=0.3)
-    answers = net(torch.ones(1, 1, 2, 2).repeat(1, 1, 4, 3), t).unfold(2, 2, 2).unfold(3, 2, 2).reshape(12, 4)
-    assert (torch.cdist(answers, answers) + 9 * torch.eye(12)).min() > 1e-2
-    row = DiT(1, 1, width=16, depth=1, heads=2, patch=2, row=True)
-    answers = row(torch.ones(1, 1, 1, 8), t)
-    assert torch.equal(answers, torch.zeros(1, 1, 1, 8)), "the control: untrained, all are zero"
+    outputs = net(torch.ones(1, 1, 2, 2).repeat(1, 1, 4, 3), t).unfold(2, 2, 2).unfold(3, 2, 2).reshape(12, 4)
+    assert (torch.cdist(outputs, outputs) + 9 * torch.eye(12)).min() > 1e-2
+    row = DiT(1, 1, width=16, depth=1, heads=2, patch=2, dims=1)
+    outputs = row(torch.ones(1, 1, 1, 8), t)
+    assert torch.equal(outputs, torch.zeros(1, 1, 1, 8)), "the control: untrained, all are zero"
 
 
-@pytest.mark.parametrize("row", [False, True])
-def test_dit_counts_its_parameters(row):
+@pytest.mark.parametrize("dims", [2, 1])
+def test_dit_counts_its_parameters(dims):
     i, o, w, patch, pairs = 3, 2, 16, 4, 6
-    net, pixels = DiT(i, o, w, 3, 2, patch, pairs, row), patch if row else patch**2
+    net, pixels = DiT(i, o, w, 3, 2, patch, pairs, dims), patch if dims == 1 else patch**2
     time = 2 * pairs * w + w + w * w + w
     attention = 3 * (w * w + w) + w * w + w
     layers = 4 * w * w + 4 * w + 4 * w * w + w
@@ -178,7 +178,7 @@ def test_dit_refuses_what_is_not_whole_patches():
             r"images of 8x10 pixels: sides must be multiples of a patch's \(4, 4\)",
         ),
         (DiT(3, 2, 16, 1, 2, 4), (1, 3, 1, 8), "images of 1x8 pixels: sides must be multiples"),
-        (DiT(3, 2, 16, 1, 2, 4, row=True), (1, 3, 1, 10), r"images of 1x10 pixels.*multiples of a patch's \(1, 4\)"),
+        (DiT(3, 2, 16, 1, 2, 4, dims=1), (1, 3, 1, 10), r"images of 1x10 pixels.*multiples of a patch's \(1, 4\)"),
     ):
         with pytest.raises(ValueError, match=message) as caught:
             net(torch.zeros(shape), torch.zeros(1))
@@ -193,7 +193,7 @@ def test_dit_refuses_what_is_not_whole_patches():
 
 def test_an_encoder_answers_numbers_and_learns_with_all_its_weights():
     torch.manual_seed(0)
-    network = Encoder(3, 5, 16, widths=(8, 16, 16), blocks=2, hidden=12)
+    network = Encoder(3, 5, 16, widths=(8, 16, 16), num_blocks=2, hidden=12)
     x, t = torch.randn(4, 3, 16, 16), torch.rand(4)
     assert network(x, t).shape == (4, 5) and not network(x, t).any(), "untrained it answers zero"
     for w in network.parameters():

@@ -36,21 +36,21 @@ def four_gpus(monkeypatch):
     return launch
 
 
-class Asked(Exception):
+class DeviceAsked(Exception):
     """Carries the device that a command asked for."""
 
 
-def ask(device):
-    raise Asked(torch.device(device))
+def refuse(device):
+    raise DeviceAsked(torch.device(device))
 
 
 class Textures:
-    to = staticmethod(ask)
+    to = staticmethod(refuse)
 
 
 TRAIN_COMMANDS = {
     "motion": lambda folder: motion.train("warp_1", folder, minutes=1),
-    "inverse graphics": lambda folder: train.train(train.untrained("unet", side=32), folder, "unet", size=4),
+    "inverse graphics": lambda folder: train.train(train.build_model("unet", side=32), folder, "unet", batch_size=4),
     "GAN inversion": lambda folder: gan_inversion.main(["wplus", "--out", str(folder)]),
 }
 
@@ -59,12 +59,12 @@ TRAIN_COMMANDS = {
 @pytest.mark.parametrize("command", TRAIN_COMMANDS)
 def test_each_of_four_processes_draws_its_data_on_its_own_gpu(command, rank, four_gpus, monkeypatch, tmp_path):
     monkeypatch.setattr(motion_scenes, "make_textures", lambda *args: Textures())
-    monkeypatch.setattr(tabletop, "batches", lambda *args, device, **options: ask(device))
-    monkeypatch.setattr(gan_inversion, "_frozen", lambda folder, device: ask(device))
+    monkeypatch.setattr(tabletop, "batches", lambda *args, device, **options: refuse(device))
+    monkeypatch.setattr(gan_inversion, "_load_generator", lambda folder, device: refuse(device))
     wanted = four_gpus(rank)
-    with pytest.raises(Asked) as asked:
+    with pytest.raises(DeviceAsked) as error:
         TRAIN_COMMANDS[command](tmp_path)
-    assert asked.value.args[0] == wanted
+    assert error.value.args[0] == wanted
 
 
 def test_without_a_launcher_the_current_gpu_is_taken_and_without_a_gpu_the_cpu(four_gpus, monkeypatch):
@@ -97,8 +97,8 @@ def test_only_the_main_process_writes_files(command, four_gpus, monkeypatch, tmp
     for module in (motion, train, gan_inversion):
         monkeypatch.setattr(module, "fit", trained)
         monkeypatch.setattr(module, "default_device", lambda: torch.device("cpu"))
-    monkeypatch.setattr(gan_inversion, "_frozen", lambda folder, device: gan_inversion.adversaries(device).G)
-    monkeypatch.setattr(gan_inversion, "drawn", lambda *args: lambda n, generator: None)
+    monkeypatch.setattr(gan_inversion, "_load_generator", lambda folder, device: gan_inversion.build_trainer(device).G)
+    monkeypatch.setattr(gan_inversion, "make_image_sampler", lambda *args: lambda n, generator: None)
     for name, value in zip(LAUNCHED, (1, 1, 2, "true"), strict=True):
         monkeypatch.setenv(name, str(value))
     TRAIN_COMMANDS[command](tmp_path)
@@ -163,9 +163,9 @@ class NoFloat64(TorchDispatchMode):
         return out
 
 
-def graphics(arm):
-    model = train.untrained(arm, side=16, width=16)
-    pixels = 16 if train.ARMS[arm].pixels else None
+def graphics(variant):
+    model = train.build_model(variant, side=16, width=16)
+    pixels = 16 if train.VARIANTS[variant].pixels else None
     return model, tabletop.batches(2, 1, pixels, side=16)(torch.Generator().manual_seed(0))
 
 
@@ -173,7 +173,9 @@ def rows_of_pixels():
     return flatland.build_model(), flatland.batches(2)(torch.Generator().manual_seed(0))
 
 
-MODELS = {"05": rows_of_pixels} | {arm: lambda arm=arm: graphics(arm) for arm in ("unet", "dit", "view_space")}
+MODELS = {"05": rows_of_pixels} | {
+    variant: lambda variant=variant: graphics(variant) for variant in ("unet", "dit", "view_space")
+}
 
 
 @pytest.mark.parametrize("name", MODELS)

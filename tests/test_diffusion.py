@@ -152,7 +152,7 @@ def test_ancestral_step_is_the_posterior_of_the_forward_process():
     mean = a_s * clean + gain * (noisy - a_t * clean)
     variance = s_s**2 - gain * ratio * s_s**2
     one, zero = torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
-    step = [float(model._reverse(one * noisy, one * clean, t, s, 1.0, lambda z=z: z)) for z in (zero, one)]
+    step = [float(model._reverse_step(one * noisy, one * clean, t, s, 1.0, lambda z=z: z)) for z in (zero, one)]
     assert step[0] == pytest.approx(mean, abs=1e-12)
     assert (step[1] - step[0]) ** 2 == pytest.approx(variance, abs=1e-12)
 
@@ -240,11 +240,11 @@ def test_regression_never_sees_its_target():
     context, target = seen.select([0]), seen.select([1])
     t, noise = model.sample_time_and_noise(target, torch.Generator())
     assert (t == 1).all() and noise.abs().max() == 0
-    answers = []
+    noisy_targets = []
     for value in (target.value, target.value + 7):
         other = Observations(value, target.params)
-        answers.append(model._add_noise(other.value, noise, t))
-    assert torch.equal(*answers)
+        noisy_targets.append(model._add_noise(other.value, noise, t))
+    assert torch.equal(*noisy_targets)
     steps = list(model.trajectory(context, target.params))
     assert len(steps) == 1 and torch.equal(steps[0].signal, 0.5 * context.value[:, 0] / context.params)
 
@@ -257,7 +257,9 @@ def test_a_deterministic_prediction_of_the_denoiser_is_trained():
             return Observations(seen.value[:, 1:] + 0.5, seen.params[:, 1:])
 
     model = ForwardDiffusion(Predicting(signal), scale)
-    losses = model.loss(seen.select([0]), seen.select([1]), *model.sample_time_and_noise(seen.select([1]), torch.Generator()))
+    losses = model.loss(
+        seen.select([0]), seen.select([1]), *model.sample_time_and_noise(seen.select([1]), torch.Generator())
+    )
     assert float(losses["deterministic"]) == pytest.approx(0.25) and losses["loss"] == losses["deterministic"]
 
 
@@ -324,7 +326,7 @@ def test_bad_input_is_named():
         model.loss(context, target, t + 1, noise)
     with pytest.raises(ValueError, match=r"noise \(6, 1, 2\) do not fit a target of \(6, 1, 3\)"):
         model.loss(context, target, t, noise[..., :2])
-    with pytest.raises(ValueError, match="give at and novel_at, or neither"):
+    with pytest.raises(ValueError, match="give pixel_indices and novel_pixel_indices, or neither"):
         model.loss(context, target, t, noise, target, pixel_indices=torch.zeros(6, 1, 1, dtype=torch.long))
     with pytest.raises(ValueError, match="NaN or infinite"):
         model.sample(Observations(context.value * torch.nan, context.params), target.params)

@@ -34,12 +34,12 @@ def test_repeat_is_in_a_row():
 
 def test_nothing_of_a_dropped_observation_is_left():
     x = some()
-    gone = torch.zeros(4, 3, dtype=torch.bool)
-    gone[1, 2] = True
-    y = x.mask_out(gone)
+    drop_mask = torch.zeros(4, 3, dtype=torch.bool)
+    drop_mask[1, 2] = True
+    y = x.mask_out(drop_mask)
     assert not y.mask[1, 2] and y.value[1, 2].abs().sum() == 0
-    assert torch.equal(y.value[~gone], x.value[~gone])
-    nan = Observations(torch.where(gone[..., None, None], torch.nan, x.value), x.params).mask_out(gone)
+    assert torch.equal(y.value[~drop_mask], x.value[~drop_mask])
+    nan = Observations(torch.where(drop_mask[..., None, None], torch.nan, x.value), x.params).mask_out(drop_mask)
     assert torch.isfinite(nan.value).all(), "a NaN under the mask must not survive"
 
 
@@ -89,10 +89,10 @@ def test_append_refuses_another_canvas():
 
 def test_windows_are_counted_by_hand_and_merged():
     params = torch.tensor([[[0.0, 1.0, 2.0], [1.0, 2.0, 2.0], [3.0, 0.0, 1.0]]])
-    there = crop_mask(params, 4)
-    assert there.shape == (1, 3, 4, 4) and there.sum((2, 3)).tolist() == [[4, 4, 1]]
-    assert there[0, 0].nonzero().tolist() == [[0, 1], [0, 2], [1, 1], [1, 2]] and there[0, 2, 3, 0] == 1
-    picture, seen = composite_crops(there * torch.tensor([1.0, 3.0, 5.0]).view(1, 3, 1, 1), there)
+    mask = crop_mask(params, 4)
+    assert mask.shape == (1, 3, 4, 4) and mask.sum((2, 3)).tolist() == [[4, 4, 1]]
+    assert mask[0, 0].nonzero().tolist() == [[0, 1], [0, 2], [1, 1], [1, 2]] and mask[0, 2, 3, 0] == 1
+    picture, seen = composite_crops(mask * torch.tensor([1.0, 3.0, 5.0]).view(1, 3, 1, 1), mask)
     wanted = torch.tensor([[0.0, 1, 1, 0], [0, 1, 2, 3], [0, 0, 3, 3], [5, 0, 0, 0]])
     assert torch.equal(picture[0], wanted) and torch.equal(seen[0], (wanted > 0).float())
 

@@ -1,4 +1,4 @@
-"""The one page keeps its promises: short, self-contained, true to the equations, and never shown a point."""
+"""The one page: short, self-contained, true to the equations, and trained without a single point."""
 
 import ast
 import io
@@ -19,35 +19,35 @@ from fwdiff_lite import plotting  # noqa: E402
 
 PAGE = Path(__file__).parents[1] / "notebooks" / "py" / "00_one_page.py"
 PARTS = re.split(r"^# %%(.*)\n", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
-CELLS = list(zip(PARTS[::2], PARTS[1::2], strict=True))  # (what stands behind %%, source)
-PROSE = "".join(source for head, source in CELLS if "[markdown]" in head)
-CODE = [source for head, source in CELLS if "[markdown]" not in head]
+CELLS = list(zip(PARTS[::2], PARTS[1::2], strict=True))  # (rest of the line after %%, source)
+PROSE = "".join(source for header, source in CELLS if "[markdown]" in header)
+CODE = [source for header, source in CELLS if "[markdown]" not in header]
 *PAGE_CELLS, RECORDING, SLIDER = CODE
 
 
-def imported(source):
+def imported_packages(source):
     """The top-level packages that a cell imports."""
-    names = set()
+    packages = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            names |= {alias.name.split(".")[0] for alias in node.names}
+            packages |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            names.add(node.module.split(".")[0])
-    return names
+            packages.add(node.module.split(".")[0])
+    return packages
 
 
-def names(source):
+def variable_names(source):
     return {node.id for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Name)}
 
 
 @pytest.fixture(scope="module")
 def page():
-    """What the page defines, after it ran in the smoke profile without the recording cell."""
-    space = {"__name__": "one_page"}
+    """The names that the page defines, after a run in the smoke profile without the recording cell."""
+    namespace = {"__name__": "one_page"}
     with torch.random.fork_rng(devices=[]), mpl.rc_context():
         for cell in PAGE_CELLS:
-            exec(cell.replace('PROFILE = "cpu"', 'PROFILE = "smoke"'), space)
-        yield space
+            exec(cell.replace('PROFILE = "cpu"', 'PROFILE = "smoke"'), namespace)
+        yield namespace
     plt.close("all")
 
 
@@ -59,9 +59,9 @@ def test_at_most_120_lines_of_code():
 
 
 def test_imports_torch_and_matplotlib_alone_and_widgets_in_the_last_cell_only():
-    assert set().union(*map(imported, PAGE_CELLS)) == {"torch", "matplotlib"}
-    assert imported(SLIDER) == {"ipywidgets"}
-    assert "fwdiff_lite" in imported(RECORDING)
+    assert set().union(*map(imported_packages, PAGE_CELLS)) == {"torch", "matplotlib"}
+    assert imported_packages(SLIDER) == {"ipywidgets"}
+    assert "fwdiff_lite" in imported_packages(RECORDING)
     assert "tests" in RECORDING.splitlines()[0]
 
 
@@ -72,9 +72,9 @@ def test_every_equation_of_the_method_is_marked_in_code_and_stated_in_prose():
         assert rf"\tag{{{number}}}" in PROSE, f"equation {number} is not stated"
 
 
-def test_training_never_touches_a_point():
+def test_training_never_uses_a_point():
     (training,) = [cell for cell in PAGE_CELLS if "optimiser.step()" in cell]
-    assert not names(training) & {"nature", "crowd", "clouds"}
+    assert not variable_names(training) & {"sample_signals", "true_points", "sets"}
     (definition,) = [
         node
         for cell in PAGE_CELLS
@@ -82,7 +82,7 @@ def test_training_never_touches_a_point():
         if isinstance(node, ast.FunctionDef) and node.name == "observe"
     ]
     returned = ast.unparse(definition.body[-1])
-    assert returned == "return (forward(nature(n), phi), phi)"
+    assert returned == "return (forward(sample_signals(n), phi), phi)"
 
 
 def test_colours_are_those_of_every_other_notebook(page):
@@ -91,22 +91,22 @@ def test_colours_are_those_of_every_other_notebook(page):
         assert getattr(plotting, name) == page[shared.get(name, name)]
 
 
-def test_every_sample_casts_the_observed_shadow(page):
+def test_every_sample_agrees_with_its_context(page):
     (context, *_), (phi, *_) = page["observe"](500)
     samples = page["sample"](context, phi)
     assert samples.shape == (500, 2) and samples.isfinite().all()
     assert (page["forward"](samples, phi) - context).abs().max() < 1e-5
-    # A shadow in another direction is not given: the same test must see that it differs.
+    # Control: in another direction the projection differs.
     assert (page["forward"](samples, phi + 1) - context).abs().max() > 0.5
 
 
-def test_samples_of_one_context_differ_and_the_first_estimates_agree(page):
+def test_samples_of_one_context_differ_and_their_first_predictions_agree(page):
     context, phi = torch.full((200,), 0.6), torch.full((200,), 1.6)
     assert page["sample"](context, phi).std(0).max() > 0.2
     assert page["sample"](context, phi, 0).std(0).max() < 0.02
 
 
-def test_without_its_correction_the_network_gives_the_gaussian_posterior_mean(page, monkeypatch):
+def test_with_a_zero_network_the_signal_is_the_gaussian_posterior_mean(page, monkeypatch):
     """v ~ N(0, 1), noisy = alpha (o cos + v sin) + sigma eps: E[v | noisy] by completing the square."""
     monkeypatch.setitem(page, "net", lambda features: torch.zeros(len(features), 2, dtype=features.dtype))
     phi, psi, context, noisy, t = torch.rand(5, 50, dtype=torch.float64)
@@ -117,31 +117,31 @@ def test_without_its_correction_the_network_gives_the_gaussian_posterior_mean(pa
     torch.testing.assert_close(page["forward"](S, phi + math.pi / 2), v)
 
 
-def test_a_direction_and_its_opposite_are_one_observation(page):
+def test_opposite_directions_give_the_same_signal(page):
     (context, target, _), (phi, psi, _) = page["observe"](100)
-    t, turned = torch.full((100,), 0.4), torch.pi
+    t = torch.full((100,), 0.4)
     with torch.no_grad():
         S = page["denoise"](context, phi, target, psi, t)
-        opposite_context = page["denoise"](-context, phi + turned, target, psi, t)
-        opposite_target = page["denoise"](context, phi, -target, psi + turned, t)
-        another_context = page["denoise"](-context, phi, target, psi, t)
+        opposite_context = page["denoise"](-context, phi + torch.pi, target, psi, t)
+        opposite_target = page["denoise"](context, phi, -target, psi + torch.pi, t)
+        wrong_context = page["denoise"](-context, phi, target, psi, t)
     torch.testing.assert_close(opposite_context, S, atol=1e-4, rtol=0)
     torch.testing.assert_close(opposite_target, S, atol=1e-4, rtol=0)
-    assert (another_context - S).abs().max() > 0.1
+    assert (wrong_context - S).abs().max() > 0.1
 
 
-def test_noise_levels_and_blur_at_their_ends(page):
-    zero, one, across = torch.tensor(0.0), torch.tensor(1.0), torch.tensor(torch.pi / 2)
+def test_noise_levels_and_posterior_std_at_their_limits(page):
+    zero, one, right_angle = torch.tensor(0.0), torch.tensor(1.0), torch.tensor(torch.pi / 2)
     assert page["alpha"](zero) == 1 and page["sigma"](one) == 1
     t = torch.linspace(0, 1, 11)
     torch.testing.assert_close(page["alpha"](t) ** 2 + page["sigma"](t) ** 2, torch.ones(11))
-    assert page["blur"](zero, across) == 0 and page["blur"](one, across) == 1
-    assert page["blur"](torch.tensor(0.1), zero) == 1  # a target along the context says nothing new
+    assert page["posterior_std"](zero, right_angle) == 0 and page["posterior_std"](one, right_angle) == 1
+    assert page["posterior_std"](torch.tensor(0.1), zero) == 1  # a target parallel to the context is no new information
 
 
-def test_the_sampler_ends_on_the_truth_when_the_estimate_is_the_truth(page, monkeypatch):
-    """With a denoiser that knows S, the noisy target ends at S's observation plus the smallest noise."""
-    S = page["nature"](300)
+def test_with_an_exact_denoiser_the_sampler_ends_at_the_truth(page, monkeypatch):
+    """With a denoiser that returns the true S, the noisy target ends at S's observation plus the smallest noise."""
+    S = page["sample_signals"](300)
     phi = torch.pi * torch.rand(300)
     monkeypatch.setitem(page, "denoise", lambda *_: S)
     context = page["forward"](S, phi)
@@ -154,12 +154,12 @@ def test_moving_the_slider_moves_the_samples_and_moving_it_back_restores_them(pa
     pytest.importorskip("ipywidgets")
     exec(SLIDER, page)
 
-    def dots(**at):
-        page["look"](**at)
+    def plotted_samples(**options):
+        page["show_samples"](**options)
         return torch.tensor(plt.gcf().axes[0].collections[-1].get_offsets().data)
 
-    start = dots(degrees=92)
-    assert (dots(degrees=40) - start).abs().max() > 0.5
-    assert (dots(degrees=92, observed=-0.6) - start).abs().max() > 0.5
-    assert (dots(degrees=92, step=0) - start).abs().max() > 0.1
-    assert torch.equal(dots(degrees=92), start)
+    initial = plotted_samples(degrees=92)
+    assert (plotted_samples(degrees=40) - initial).abs().max() > 0.5
+    assert (plotted_samples(degrees=92, observed=-0.6) - initial).abs().max() > 0.5
+    assert (plotted_samples(degrees=92, step=0) - initial).abs().max() > 0.1
+    assert torch.equal(plotted_samples(degrees=92), initial)

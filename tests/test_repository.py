@@ -13,13 +13,13 @@ import pytest
 import torch
 import yaml
 
-from fwdiff_lite.pipeline.notebook import badges, bootstrap_text, pyproject
+from fwdiff_lite.pipeline.notebook import badges, colab_setup_cell, pyproject
 from fwdiff_lite.pipeline.readme import MOVING_PICTURE, render
 from fwdiff_lite.storage.files import repo_root
 
 ROOT = repo_root()
-CORE = {"devices", "diffusion", "schedule", "observations", "backbones", "training"}
-PIPELINE = {"notebook", "pairs", "contents", "reproduce", "readme"}
+METHOD = {"protocols", "diffusion", "schedule", "observations", "training", "backbones"}
+HELPERS = {"devices", "crops", "colours", "command_line", "plotting", "metrics", "datasets", "storage"}
 PACKAGE = sorted((ROOT / "fwdiff_lite").rglob("*.py"))
 
 
@@ -52,9 +52,9 @@ def test_speaks_of_itself_alone():
         "registry.np" + "mjs",
         "/simp" + "le/",
     ]
-    places = ["/wo" + "rk/", "/ro" + "ot/", "/tmp" + "/w/", "/opt" + "/wheels"]
+    paths = ["/wo" + "rk/", "/ro" + "ot/", "/tmp" + "/w/", "/opt" + "/wheels"]
     notes = ["DESI" + "GN.md", "measur" + "ing.md", "FAC" + "TS.md", "seed" + ".txt", "issue" + " 2"]
-    words = re.compile("|".join(map(re.escape, [*hosts, *places, *notes])))
+    words = re.compile("|".join(map(re.escape, [*hosts, *paths, *notes])))
     for path in tracked():
         if path.suffix in (".png", ".gif", ".safetensors", ".npz"):
             continue
@@ -69,9 +69,7 @@ def imports(path: Path) -> set[str]:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            package = (
-                ".".join(path.relative_to(ROOT).with_suffix("").parts[: -node.level]) if node.level else ""
-            )
+            package = ".".join(path.relative_to(ROOT).with_suffix("").parts[: -node.level]) if node.level else ""
             module = ".".join(filter(None, [package, node.module]))
             found |= {module} | {f"{module}.{alias.name}" for alias in node.names}
     return found
@@ -79,19 +77,35 @@ def imports(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("path", PACKAGE, ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_run_one_way(path):
-    parts = path.relative_to(ROOT / "fwdiff_lite").with_suffix("").parts
-    wanted = {name for name in imports(path) if name.startswith("fwdiff_lite.")}
-    modules = {name.split(".")[1] for name in wanted}
+    """Notebooks -> experiments -> problems -> method and helpers; no problem imports another."""
+    layer, *rest = path.relative_to(ROOT / "fwdiff_lite").with_suffix("").parts
+    modules = [name.split(".")[1:] for name in imports(path) if name.startswith("fwdiff_lite.")]
+    layers = {module[0] for module in modules}
+    allowed = METHOD | HELPERS
+    if layer == "problems":
+        allowed |= {"problems"}
+        others = {module[1] for module in modules if module[0] == "problems" and len(module) > 1}
+        assert others <= {rest[0]}, "no problem imports another"
+    elif layer == "experiments":
+        allowed |= {"problems", "experiments"}
+    elif layer == "pipeline":
+        allowed |= {"pipeline"}
+    elif layer in METHOD:
+        allowed = METHOD | {"devices", "storage"}
+    assert layer == "__init__" or layers <= allowed, layers - allowed
     assert not any(name.split(".")[0] in ("notebooks", "tests") for name in imports(path))
-    if parts[0] in CORE:
-        assert modules <= CORE | {"files"}, "the core imports nothing but the core"
-    if parts[0] == "problems":
-        others = {name.split(".")[2] for name in wanted if name.startswith("fwdiff_lite.problems.")}
-        assert all(parts[1].startswith(other) for other in others), "no problem imports another"
-    else:
-        assert "problems" not in modules, "only notebooks import problems"
-    if parts[0] not in PIPELINE:
-        assert not modules & PIPELINE, "the pipeline is the notebooks' business"
+
+
+def modules_after(statement: str) -> set[str]:
+    """The top-level modules that a fresh Python has loaded after a statement."""
+    code = f"{statement}\nimport sys\nprint(*{{name.split('.')[0] for name in sys.modules}})"
+    return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+
+
+def test_an_import_loads_only_what_it_needs():
+    assert "matplotlib" not in modules_after("import fwdiff_lite.problems.inverse_graphics.tabletop")
+    assert not {"accelerate", "matplotlib"} & modules_after("import fwdiff_lite")
+    assert "matplotlib" in modules_after("import fwdiff_lite.plotting"), "the control"
 
 
 def requirement(line: str) -> tuple[str, str]:
@@ -141,12 +155,8 @@ def test_binder_accepts_it():
 
 
 def test_lock_pins_every_dependency():
-    lines = [
-        line for line in (ROOT / "requirements.lock").read_text().splitlines() if not line.startswith("#")
-    ]
-    assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][0-9A-Za-z.]*", line) for line in lines), (
-        "exact, no local tags"
-    )
+    lines = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if not line.startswith("#")]
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][0-9A-Za-z.]*", line) for line in lines), "exact, no local tags"
     pins = {line.split("==")[0].lower().replace("_", "-"): line.split("==")[1] for line in lines}
     project = pyproject()
     extras = project["optional-dependencies"]
@@ -190,7 +200,7 @@ def test_lint():
 def test_address_stands_once():
     """The repository's address is settled in pyproject; everything else is generated from it."""
     url = pyproject()["urls"]["Repository"]
-    assert url in bootstrap_text() and url.removeprefix("https://github.com/") in badges("01_toy_proof")
+    assert url in colab_setup_cell() and url.removeprefix("https://github.com/") in badges("01_toy_proof")
     for path in tracked():
         if (
             path.suffix in (".py", ".md", ".yml", ".toml")
@@ -212,12 +222,12 @@ def colab(monkeypatch, commands):
 def test_bootstrap_on_colab(monkeypatch):
     commands = []
     colab(monkeypatch, commands)
-    gone = {"einops", "torch", "numpy"}
-    there = importlib_distributions()
+    missing = {"einops", "torch", "numpy"}
+    distributions = importlib_distributions()
     monkeypatch.setattr(
-        "importlib.metadata.distributions", lambda: [d for d in there if d.metadata["Name"] not in gone]
+        "importlib.metadata.distributions", lambda: [d for d in distributions if d.metadata["Name"] not in missing]
     )
-    exec(bootstrap_text(), {})
+    exec(colab_setup_cell(), {})
     clone, install, cd = commands
     assert clone[:2] == ["git", "clone"] and "--depth" in clone
     assert "--no-deps" in install and install[-2] == "-e"
@@ -236,7 +246,7 @@ def test_bootstrap_elsewhere(monkeypatch):
     commands = []
     colab(monkeypatch, commands)
     monkeypatch.setitem(sys.modules, "google.colab", None)  # importing it fails
-    exec(bootstrap_text(), {})
+    exec(colab_setup_cell(), {})
     assert commands == []
 
 
@@ -262,11 +272,11 @@ def test_readme_example():
     torch.manual_seed(0)
     names: dict = {}
     exec(compile(source.replace("steps=2000", "steps=2000, progress=False"), "README.md", "exec"), names)
-    walks, given = names["walks"], names["given"]
+    walks, batch = names["walks"], names["test"]
     assert walks.shape == (256, 16)
-    context = given["context"]
+    context = batch["context"]
     residual = names["window"](walks, context.params) - context.value
-    assert residual.abs().max() < 1e-5, "samples agree with what was seen"
+    assert residual.abs().max() < 1e-5, "samples agree with their contexts"
     truth = names["batch"](torch.Generator().manual_seed(2), 4096)["target"].value.flatten(1)
     assert torch.allclose(walks.std(0), truth.std(0), rtol=0.25), "as wide as the truth, at every place"
     steps = walks.diff(dim=1).std()

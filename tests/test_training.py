@@ -75,12 +75,12 @@ def test_same_seed_same_bits_and_another_seed_others():
 
 def test_it_ends_with_the_moving_average_of_its_weights():
     """Against the recursion by hand, over the raw weights that each step begins with."""
-    model, endless = model_and_batch()
+    model, make_batch = model_and_batch()
     raw = []
 
     def batch(generator):
         raw.append([w.detach().clone() for w in model.denoiser.parameters()])
-        return endless(generator)
+        return make_batch(generator)
 
     fit(model, batch, steps=12, warmup=1, ema=0.5, progress=False, checkpoint=None)
     ended = [w.detach() for w in model.denoiser.parameters()]
@@ -167,9 +167,9 @@ def test_a_budget_of_seconds_ends_at_one_step_on_all_processes(tmp_path):
 @pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
 def test_a_compiled_loss_is_the_same_loss(tmp_path, uninterrupted):
     run(tmp_path / "compiled", compile=True)
-    _, compiled = read(tmp_path / "compiled")
+    _, compiled_run = read(tmp_path / "compiled")
     _, eager = read(uninterrupted)
-    assert compiled["curve"]["loss"] == pytest.approx(eager["curve"]["loss"], abs=1e-4)
+    assert compiled_run["curve"]["loss"] == pytest.approx(eager["curve"]["loss"], abs=1e-4)
 
 
 def test_bf16_stays_near_float32():
@@ -195,13 +195,13 @@ def test_nan_observations_are_named_before_the_first_step():
 
 
 def test_a_loss_that_is_not_finite_stops_the_training_and_writes_nothing(tmp_path):
-    model, endless = model_and_batch()
+    model, make_batch = model_and_batch()
 
     def batch(generator):
-        whole = endless(generator)
+        full_batch = make_batch(generator)
         batch.calls += 1
-        value = whole["target"].value * (torch.nan if batch.calls == 3 else 1)
-        return whole | {"target": Observations(value, whole["target"].params)}
+        value = full_batch["target"].value * (torch.nan if batch.calls == 3 else 1)
+        return full_batch | {"target": Observations(value, full_batch["target"].params)}
 
     batch.calls = 0
     path = tmp_path / "run.safetensors"
@@ -260,8 +260,8 @@ def test_a_step_that_is_not_finite_does_not_reach_the_weights(term, message, fus
 @pytest.mark.parametrize("where", ["in the batch", "in the update"])
 def test_an_interrupt_keeps_the_training(where, tmp_path, monkeypatch, capsys):
     """Ctrl-C: curve, average and state are kept, and what is resumed is bit for bit the uninterrupted training."""
-    whole, wanted = trained(steps=30)
-    model, endless = model_and_batch()
+    uninterrupted_model, wanted = trained(steps=30)
+    model, make_batch = model_and_batch()
     calls, lerp = [], torch._foreach_lerp_
 
     def press(place):
@@ -270,9 +270,9 @@ def test_an_interrupt_keeps_the_training(where, tmp_path, monkeypatch, capsys):
             signal.raise_signal(signal.SIGINT)
 
     def batch(generator):
-        drawn = endless(generator)
+        full_batch = make_batch(generator)
         press("in the batch")
-        return drawn
+        return full_batch
 
     monkeypatch.setattr(torch, "_foreach_lerp_", lambda *args: (press("in the update"), lerp(*args)))
     path = tmp_path / "run.safetensors"
@@ -289,28 +289,28 @@ def test_an_interrupt_keeps_the_training(where, tmp_path, monkeypatch, capsys):
     resumed, batch = model_and_batch()
     done = fit(resumed, batch, steps=30, progress=False, checkpoint=path)
     assert done.curve == wanted.curve and not done.interrupted
-    assert all(torch.equal(w, x) for w, x in zip(resumed.parameters(), whole.parameters(), strict=True))
+    assert all(torch.equal(w, x) for w, x in zip(resumed.parameters(), uninterrupted_model.parameters(), strict=True))
 
 
 def test_an_interrupt_without_a_checkpoint_says_so_and_keeps_the_average(capsys):
-    model, endless = model_and_batch()
-    fit(Spoilt(model, 3, interrupt), endless, steps=30, progress=False)
+    model, make_batch = model_and_batch()
+    fit(Spoilt(model, 3, interrupt), make_batch, steps=30, progress=False)
     assert "interrupted after step 3: " in (said := capsys.readouterr().out)
     assert "no checkpoint was named to resume from" in said and said.count("\n") == 1
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_an_interrupt_before_the_first_step_ends_well(capsys):
-    model, endless = model_and_batch()
-    done = fit(Spoilt(model, 0, interrupt), endless, steps=30, progress=False)
+    model, make_batch = model_and_batch()
+    done = fit(Spoilt(model, 0, interrupt), make_batch, steps=30, progress=False)
     assert (done.steps, done.curve, done.interrupted) == (0, {}, True)
     assert "interrupted after step 0" in capsys.readouterr().out
 
 
 def test_whatever_ends_a_training_the_model_is_left_in_eval_mode():
-    model, endless = model_and_batch()
+    model, make_batch = model_and_batch()
     with pytest.raises(ZeroDivisionError):
-        fit(Spoilt(model, 3, lambda w: 1 / 0), endless, steps=30, progress=False)
+        fit(Spoilt(model, 3, lambda w: 1 / 0), make_batch, steps=30, progress=False)
     assert not model.denoiser.training and all(w.isfinite().all() for w in model.parameters())
 
 
@@ -339,13 +339,13 @@ def test_a_batch_that_processes_cannot_share_is_refused():
         _rows(8, Three())
 
 
-def test_a_recorded_function_is_called_as_it_is_on_a_cpu_and_keeps_to_its_generator():
+def test_a_captured_function_is_called_directly_on_a_cpu_and_keeps_to_its_generator():
     generator = torch.Generator().manual_seed(0)
     noisy = CUDAGraphCallable(lambda x, g: {"x": x + torch.rand((), generator=g)}, generator)
-    drawn = torch.stack([noisy(torch.zeros(2), generator)["x"] for _ in range(6)])
+    values = torch.stack([noisy(torch.zeros(2), generator)["x"] for _ in range(6)])
     again = torch.rand(6, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(drawn, again[:, None].expand(-1, 2)), "every call draws anew, and none is left out"
-    with pytest.raises(ValueError, match="draws from the generator that it was recorded with: give that one"):
+    assert torch.equal(values, again[:, None].expand(-1, 2)), "every call draws anew, and none is left out"
+    with pytest.raises(ValueError, match="draws from the generator that it was captured with: give that one"):
         noisy(torch.zeros(2), torch.Generator())
 
 

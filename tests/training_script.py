@@ -22,11 +22,11 @@ def main(out: str, options: str = "{}") -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     model = p.build_diffusion(2, width=16, depth=2)
-    infinite_batch = p.infinite_batches(p.make_prior(2), 64)
+    make_batch = p.infinite_batches(p.make_prior(2), 64)
 
     def batch(generator):
         time.sleep(pause)
-        return infinite_batch(generator)
+        return make_batch(generator)
 
     accelerator = Accelerator(cpu=True)
     clock, own = time.monotonic, pace[accelerator.process_index % len(pace)]

@@ -1,5 +1,5 @@
-"""The type checker of the tests. An int will do where a float is asked for, as everywhere in Python."""
+"""The type checker of the tests. As everywhere in Python, an int is accepted for a float."""
 
 from beartype import BeartypeConf, beartype
 
-checked = beartype(conf=BeartypeConf(is_pep484_tower=True))
+typechecker = beartype(conf=BeartypeConf(is_pep484_tower=True))

@@ -1,1 +1,1 @@
-"""Data in other people's formats on disk, as Observations."""
+"""Readers of data sets in common formats: folders of images, videos, and clips with camera poses."""

@@ -1,6 +1,6 @@
-"""A folder of pictures, of faces or whatever else a generator is to learn: in place of problems/gan_inversion's own.
+"""A folder of images, for example of faces: training data for a generator in place of problems/gan_inversion/portraits.
 
-Pictures (png, jpg) are cut to a square in the middle, brought to one size, and scaled to [-1, 1].
+Images (png, jpg) are cropped to the square at their centre, resized to one size, and scaled to [-1, 1].
 """
 
 from pathlib import Path
@@ -12,15 +12,17 @@ from torch import Tensor
 from fwdiff_lite.datasets.videos import IMAGE_SUFFIXES, crop_and_resize, image_files, read_frames
 
 
-def read_portraits(folder: Path | str, size: int = 64) -> Float[Tensor, "n 3 size size"]:
-    """All pictures of a folder, in the order of their names.
+def read_images(folder: Path | str, size: int = 64) -> Float[Tensor, "n 3 size size"]:
+    """Reads all images of a folder, in the order of their names.
 
-    ValueError where there is none, or one cannot be read, is smaller than `size` or has pixels of more than 8 bits.
+    size: pixels along each side of the result
+    ValueError if there is no image, or if an image cannot be read, is smaller than `size`, or has more than 8 bits a
+    channel.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise ValueError(f"{folder} is not a folder: give one that holds pictures")
-    found = image_files(folder)
-    if not found:
-        raise ValueError(f"{folder} holds no picture: wanted files ({', '.join(IMAGE_SUFFIXES)})")
-    return torch.cat([crop_and_resize(read_frames(file, True)[0][None], size, file) for file in found])
+        raise ValueError(f"{folder} is not a folder: give one that holds images")
+    files = image_files(folder)
+    if not files:
+        raise ValueError(f"{folder} holds no image: wanted files ({', '.join(IMAGE_SUFFIXES)})")
+    return torch.cat([crop_and_resize(read_frames(file, single_image=True)[0][None], size, file) for file in files])

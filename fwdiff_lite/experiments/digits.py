@@ -50,7 +50,7 @@ def run_sweep(data: DigitSplits, steps: int) -> dict[str, np.ndarray]:
     train, truth = data.train[:SWEEP_TRAINING_DIGITS], data.train[SWEEP_TRAINING_DIGITS:]
     context = make_test_windows(truth, 1)
     rows = []
-    hidden = composite_context(context)[1] == 0
+    hidden_mask = composite_context(context)[1] == 0
     for name, (denoiser_options, batch_options, fit_options) in SWEEP_VARIANTS.items():
         model = build_model(train, **denoiser_options)
         fit(model, batches(train, **batch_options), steps=steps, progress=False, **(FIT_OPTIONS | fit_options))
@@ -59,7 +59,7 @@ def run_sweep(data: DigitSplits, steps: int) -> dict[str, np.ndarray]:
             samples = sample_posterior(model, context, 16, num_windows)
             generator = torch.Generator().manual_seed(0)
             row += [metrics.energy_score(samples, truth).mean()]
-            row += [metrics.spread_skill(samples, truth, generator, hidden).value]
+            row += [metrics.spread_skill(samples, truth, generator, hidden_mask).value]
             row += [psnr_from_squared_error(context_squared_error(samples, truth, context))]
         rows.append([float(x) for x in row])
         print(f"{name:20}", *(f"{x:.3f}" for x in rows[-1]), flush=True)

@@ -56,7 +56,7 @@ def training_batches(num_signals: int, num_observations: int, seed: int) -> Call
     if num_signals == 0:
         return projections.infinite_batches(prior, BATCH_SIZE)
     generator = torch.Generator().manual_seed(1000 + seed)
-    observations = projections.observe(prior.sample(num_signals, generator), num_observations, generator)
+    observations = projections.sample_observations(prior.sample(num_signals, generator), num_observations, generator)
     return projections.dataset_batches(observations.to(torch.float32), BATCH_SIZE)
 
 
@@ -142,8 +142,8 @@ def run_wedge_variant(
 def null_c2st(prior: projections.GaussianMixture, n: int, i: int) -> float:
     """C2ST accuracy of exact posterior draws against exact posterior draws: chance alone."""
     truth, context = projections.make_test_set(prior, n, 10_000 + i)
-    redraw = prior.posterior(context).sample(1, torch.Generator().manual_seed(20_000 + i))[:, 0]
-    return c2st_accuracy(projections.c2st_features(truth, context), projections.c2st_features(redraw, context))
+    draws = prior.posterior(context).sample(1, torch.Generator().manual_seed(20_000 + i))[:, 0]
+    return c2st_accuracy(projections.c2st_features(truth, context), projections.c2st_features(draws, context))
 
 
 HEADLINE_METRICS = ("wedge_0_signal", "finite_3000_8_0", "null")  # the arrays whose means the manifest quotes

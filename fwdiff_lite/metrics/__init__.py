@@ -1,17 +1,21 @@
-"""Measures of a learnt conditional distribution p(S | context), and of images.
+"""Metrics of a learnt conditional distribution p(S | context), and of images. The modules differ in what is known:
 
-Four kinds, by what is known:
+    posterior  the true posterior can be sampled    c2st  wasserstein1  sliced_w2  sbc_ranks  sbc_pvalues  holm  tarp
+               or evaluated                         tarp_max_gap
+    scores     one true value for each context      energy_score  euclidean_error  energy_gap  energy_ratio
+                                                    energy_skill  spread_skill  squared_error
+                                                    debiased_ensemble_mean_mse
+    factors    the true probabilities of a          label_frequencies  factor_tv  per_context_calibration_rms
+               discrete factor, or its true label   log_loss  label_entropy  calibration_error
+    images     true images, or a set of real        psnr  ssim  best_of  total_variation  variance_inside_outside
+               images or of their features          frechet_distance  precision_recall
+                                                    with torchmetrics: lpips  fid_kid
+    bootstrap  intervals of all of them             bootstrap  Interval
 
-    the true posterior can be sampled  c2st  wasserstein1  sliced_w2  energy_gap  sbc_*  tarp*
-    only held-out truths are known     energy_score  energy_ratio  energy_skill  spread_skill  debiased_ensemble_mean_mse
-    there is a known discrete factor   factor_*  calibration_error  log_loss  label_entropy
-    pictures, or sets of pictures      psnr  ssim  best_of  total_variation  variance_inside_outside  mmd
-      by networks that others trained  lpips  fid_kid
-
-Throughout, `samples` is (c, K, *obs): K samples for each of c contexts; `truth` is (c, *obs). Contexts are
-the independent unit, so every interval is a bootstrap over contexts. A function that returns one number per
-context is built so that its mean over contexts is the pooled value. Bad input (a NaN, an empty tensor, shapes
-that do not fit, K = 1 where a variance is needed) is a ValueError of one line.
+Throughout, `samples` is (c, K, *obs): K samples for each of c contexts; `truth` is (c, *obs). Contexts are the
+independent unit, so every interval is a bootstrap over contexts. A function with one number for each context is scaled
+so that its mean over contexts is the mean over all elements. Invalid input (a NaN, an empty tensor, shapes that do not
+fit, K = 1 where a variance is needed) is a ValueError of one line.
 """
 
 from fwdiff_lite.metrics.bootstrap import (
@@ -68,11 +72,12 @@ __all__ = [
     "bootstrap",
     "c2st",
     "calibration_error",
+    "debiased_ensemble_mean_mse",
     "energy_gap",
     "energy_ratio",
     "energy_score",
     "energy_skill",
-    "per_context_calibration_rms",
+    "euclidean_error",
     "factor_tv",
     "fid_kid",
     "frechet_distance",
@@ -81,8 +86,7 @@ __all__ = [
     "label_frequencies",
     "log_loss",
     "lpips",
-    "debiased_ensemble_mean_mse",
-    "euclidean_error",
+    "per_context_calibration_rms",
     "precision_recall",
     "psnr",
     "sbc_pvalues",

@@ -11,14 +11,14 @@ from fwdiff_lite.metrics.checks import check_finite
 
 
 class Interval(NamedTuple):
-    """A statistic and the two ends of its bootstrap interval."""
+    """The value of a statistic and the two ends of its bootstrap interval."""
 
     value: float
     low: float
     high: float
 
-    def named(self, name: str) -> dict[str, float]:
-        """As in metrics.json: name, name_low, name_high."""
+    def as_metrics(self, name: str) -> dict[str, float]:
+        """The three numbers with their keys in metrics.json: name, name_low, name_high."""
         return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
 
 
@@ -29,11 +29,12 @@ def bootstrap(
     resamples: int = 1000,
     level: float = 0.95,
 ) -> Interval:
-    """Percentile bootstrap of `statistic(*arrays)` over contexts, the first axis that all arrays share.
+    """Percentile bootstrap of `statistic(*arrays)` over contexts, which are the first axis of every array.
 
-    The arrays are resampled with the same rows, so a statistic of paired values stays paired. A statistic
-    that cannot be negative (a distance) keeps its upward bias, and its upper end is on the safe side.
-    ValueError: fewer than two contexts, arrays of different lengths, a statistic that is not finite.
+    All arrays are resampled with the same rows, so paired values stay paired. A statistic that cannot be negative, such
+    as a distance, keeps its upward bias: the upper end of its interval is then too high rather than too low.
+    resamples: the number of bootstrap resamples; level: the coverage of the interval
+    ValueError if there are fewer than two contexts, the arrays differ in length, or the statistic is not finite.
     """
     if not arrays:
         raise ValueError("bootstrap got no array: pass at least one, with contexts as its first axis")
@@ -45,11 +46,11 @@ def bootstrap(
         raise ValueError(f"arrays have {sorted(lengths)} contexts, wanted the same number in each")
     c = lengths.pop()
     if c < 2:
-        raise ValueError(f"got {c} context, wanted at least 2: a bootstrap over one context says nothing")
+        raise ValueError(f"got {c} context, wanted at least 2: a bootstrap resamples contexts")
     rows = torch.randint(c, (resamples, c), generator=generator, device=generator.device).to(arrays[0].device)
     value = float(statistic(*arrays))
-    draws = torch.tensor([float(statistic(*(a[r] for a in arrays))) for r in rows], dtype=torch.float64)
-    if not (math.isfinite(value) and draws.isfinite().all()):
+    resampled = torch.tensor([float(statistic(*(a[r] for a in arrays))) for r in rows], dtype=torch.float64)
+    if not (math.isfinite(value) and resampled.isfinite().all()):
         raise ValueError(f"the statistic is not finite (value {value:.3g}): does it divide by zero?")
-    low, high = draws.quantile(torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)).tolist()
+    low, high = resampled.quantile(torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)).tolist()
     return Interval(value, low, high)

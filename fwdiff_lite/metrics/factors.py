@@ -1,21 +1,20 @@
-"""Known discrete factors: sampled frequencies against true probabilities."""
-
+"""Metrics of a discrete factor with known conditional probabilities, such as a class label or an attribute."""
 
 import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
 from fwdiff_lite.metrics.bootstrap import Interval, bootstrap
-from fwdiff_lite.metrics.checks import at_least, check_finite, match, shape
+from fwdiff_lite.metrics.checks import check_finite, check_num_samples, check_shape, format_shape
 
 
 def label_frequencies(
     labels: Int[Tensor, "c K"], categories: int, smoothing: float = 0.0
 ) -> Float[Tensor, "c {categories}"]:
-    """Frequency of each category among the K labels of a context, `smoothing` counts added to each."""
+    """The frequency of each category among the K labels of a context; `smoothing` is added to each count."""
     check_finite(labels=labels)
     if labels.ndim != 2 or labels.is_floating_point():
-        raise ValueError(f"labels has shape {shape(labels)}, {labels.dtype}, wanted whole numbers (contexts, K)")
+        raise ValueError(f"labels has shape {format_shape(labels)}, {labels.dtype}, wanted integers (contexts, K)")
     if labels.min() < 0 or labels.max() >= categories or smoothing < 0:
         raise ValueError(
             f"got labels {int(labels.min())}..{int(labels.max())} and smoothing {smoothing}, wanted labels"
@@ -26,81 +25,88 @@ def label_frequencies(
 
 
 def _check_probabilities(probabilities: Tensor) -> None:
+    """ValueError unless `probabilities` (c, a) are distributions."""
     check_finite(probabilities=probabilities)
     if probabilities.ndim != 2:
-        raise ValueError(f"probabilities has shape {shape(probabilities)}, wanted (contexts, categories)")
+        raise ValueError(f"probabilities has shape {format_shape(probabilities)}, wanted (contexts, categories)")
     if probabilities.min() < 0 or (probabilities.sum(-1) - 1).abs().max() > 1e-4:
         raise ValueError("probabilities must be 0 or more and sum to 1 in each context: normalise them first")
 
 
-def _check_truths(probabilities: Tensor, labels: Tensor) -> None:
+def _check_probabilities_and_labels(probabilities: Tensor, labels: Tensor) -> None:
+    """ValueError unless `probabilities` (c, a) are distributions and `labels` (c,) are categories."""
     _check_probabilities(probabilities)
     check_finite(labels=labels)
-    match("labels", labels, probabilities.shape[:1], f"probabilities {shape(probabilities)}")
+    check_shape("labels", labels, probabilities.shape[:1], f"probabilities {format_shape(probabilities)}")
     if labels.is_floating_point() or labels.min() < 0 or labels.max() >= probabilities.shape[1]:
-        raise ValueError(f"labels must be whole numbers from 0 to {probabilities.shape[1] - 1}, one a context")
+        raise ValueError(f"labels must be integers from 0 to {probabilities.shape[1] - 1}, one for each context")
 
 
 def factor_tv(labels: Int[Tensor, "c K"], probabilities: Float[Tensor, "c a"], generator: Generator) -> Interval:
-    """Total variation between pooled sample frequencies of a factor and its pooled true conditional ones.
+    """Total variation distance between the frequencies of a factor's categories in all samples and the true ones.
 
-    `labels` is the factor as read from each sample, `probabilities` its true distribution given each context.
-    Sees a bias towards likely modes; blind to a sampler that gives each scene one mode (`factor_scene_rms`).
-    The upper end of perfect samplers of 2 to 4 categories: .019 to .027 on average at 256 scenes x 16 samples
-    (.022 for two even ones), .027 to .037 at 128 x 16.
+    labels: the factor's category in each sample; probabilities: its true distribution given each context. Both are
+        averaged over contexts before they are compared.
+    The metric detects a bias towards likely modes. It does not detect a sampler with one mode for each context; use
+    `per_context_calibration_rms` for that. The upper end of the interval of perfect samplers with 2 to 4 categories is
+    .019 to .027 on average with 256 contexts x 16 samples (.022 for two equally likely categories), and .027 to .037
+    with 128 x 16.
     """
     _check_probabilities(probabilities)
     frequencies = label_frequencies(labels, probabilities.shape[1])
-    match("probabilities", probabilities, frequencies.shape, f"labels {shape(labels)}")
-    excess = frequencies - probabilities
-    return bootstrap(lambda e: e.mean(0).abs().sum() / 2, excess, generator=generator)
+    check_shape("probabilities", probabilities, frequencies.shape, f"labels {format_shape(labels)}")
+    errors = frequencies - probabilities
+    return bootstrap(lambda e: e.mean(0).abs().sum() / 2, errors, generator=generator)
 
 
-def per_context_calibration_rms(labels: Int[Tensor, "c K"], probabilities: Float[Tensor, "c a"], generator: Generator) -> Interval:
-    """Root mean square over scenes of the error of a scene's own frequencies, free of the noise of K samples.
+def per_context_calibration_rms(
+    labels: Int[Tensor, "c K"], probabilities: Float[Tensor, "c a"], generator: Generator
+) -> Interval:
+    """Root mean square over contexts of the error of each context's frequencies, without the noise of K samples.
 
-    The root of the mean over scenes of half the sum over categories of (p_hat - p)^2 - p_hat (1 - p_hat) /
-    (K - 1), whose expectation is half the squared distance of the sampler's own frequencies to p; 0 where the
-    mean is negative. The upper end of perfect samplers: .046 to .052 on average at 256 scenes x 16 samples, 95%
-    below .07; .054 to .058 at 128 x 16, 95% below .09.
+    It is the root of the mean over contexts of half the sum over categories of (p_hat - p)^2 - p_hat (1 - p_hat) /
+    (K - 1). The expectation of that term is half the squared distance between the sampler's probabilities and p. The
+    result is 0 if the mean is negative. The upper end of the interval of perfect samplers is .046 to .052 on average
+    with 256 contexts x 16 samples, and below .07 for 95%; it is .054 to .058 with 128 x 16, and below .09 for 95%.
     """
     _check_probabilities(probabilities)
     frequencies, K = label_frequencies(labels, probabilities.shape[1]), labels.shape[1]
-    match("probabilities", probabilities, frequencies.shape, f"labels {shape(labels)}")
-    at_least(K, 2)
-    noise = frequencies * (1 - frequencies) / (K - 1)
-    scene = ((frequencies - probabilities).square() - noise).sum(-1) / 2
-    return bootstrap(lambda s: s.mean().clamp(min=0).sqrt(), scene, generator=generator)
+    check_shape("probabilities", probabilities, frequencies.shape, f"labels {format_shape(labels)}")
+    check_num_samples(K, 2)
+    variance = frequencies * (1 - frequencies) / (K - 1)
+    squared_errors = ((frequencies - probabilities).square() - variance).sum(-1) / 2
+    return bootstrap(lambda e: e.mean().clamp(min=0).sqrt(), squared_errors, generator=generator)
 
 
 def log_loss(probabilities: Float[Tensor, "c a"], labels: Int[Tensor, "c"]) -> Float[Tensor, "c"]:
-    """- log probability of each context's true label, in nats."""
-    _check_truths(probabilities, labels)
-    chosen = probabilities.gather(1, labels.long()[:, None])[:, 0]
-    zero = int((chosen == 0).sum())
-    if zero:
-        raise ValueError(f"{zero} true labels have probability 0, wanted above 0: smooth the frequencies")
-    return -chosen.log()
+    """The negative log probability of each context's true label, in nats."""
+    _check_probabilities_and_labels(probabilities, labels)
+    label_probabilities = probabilities.gather(1, labels.long()[:, None])[:, 0]
+    num_zero = int((label_probabilities == 0).sum())
+    if num_zero:
+        raise ValueError(f"{num_zero} true labels have probability 0, wanted above 0: smooth the frequencies")
+    return -label_probabilities.log()
 
 
 def label_entropy(probabilities: Float[Tensor, "c a"]) -> Float[Tensor, "c"]:
-    """Entropy of each context's label distribution, in nats; log(a) when nothing is known."""
+    """The entropy of each context's label distribution, in nats; log(a) for a uniform distribution."""
     _check_probabilities(probabilities)
     return torch.special.entr(probabilities).sum(-1)
 
 
 def calibration_error(probabilities: Float[Tensor, "c a"], labels: Int[Tensor, "c"], bins: int = 10) -> float:
-    """Binned calibration error of label distributions, on the scale of a total variation: 0 is calibrated.
+    """Binned calibration error of label distributions, on the scale of a total variation distance; 0 is calibrated.
 
-    Every (context, category) pair falls into one of `bins` equal bins by its probability; half the sum over
-    bins of |summed probability - number of hits|, over contexts. Frequencies of K samples look over-confident
-    by their own noise, and c contexts add more: compare with the same number under true draws.
+    Every pair (context, category) falls into one of `bins` equal bins by its probability. The error is half the sum
+    over bins of |sum of probabilities - number of true labels|, divided by the number of contexts. The noise of K
+    samples makes their frequencies look over-confident, and c contexts add more noise: compare with the same error of
+    labels drawn from the probabilities.
     """
-    _check_truths(probabilities, labels)
+    _check_probabilities_and_labels(probabilities, labels)
     if bins < 1:
         raise ValueError(f"got bins = {bins}, wanted at least 1")
-    hits = torch.nn.functional.one_hot(labels.long(), probabilities.shape[1])
-    which = (probabilities * bins).long().clamp(max=bins - 1).flatten()
-    gaps = torch.zeros(bins, dtype=torch.float64, device=probabilities.device)
-    gaps.index_add_(0, which, (probabilities - hits).double().flatten())
-    return float(gaps.abs().sum() / (2 * len(labels)))
+    one_hot_labels = torch.nn.functional.one_hot(labels.long(), probabilities.shape[1])
+    bin_index = (probabilities * bins).long().clamp(max=bins - 1).flatten()
+    bin_errors = torch.zeros(bins, dtype=torch.float64, device=probabilities.device)
+    bin_errors.index_add_(0, bin_index, (probabilities - one_hot_labels).double().flatten())
+    return float(bin_errors.abs().sum() / (2 * len(labels)))

@@ -1,4 +1,4 @@
-"""Images, and sets of images."""
+"""Metrics of images, and of sets of images or of their features."""
 
 import importlib
 import math
@@ -8,43 +8,51 @@ from jaxtyping import Bool, Float
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
-from fwdiff_lite.metrics.checks import check_finite, check_samples, check_sets, mask_like, match, shape
+from fwdiff_lite.metrics.checks import (
+    broadcast_mask,
+    check_finite,
+    check_samples,
+    check_sets,
+    check_shape,
+    format_shape,
+)
 from fwdiff_lite.metrics.scores import squared_error
 
 
 def frechet_distance(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> float:
-    """Squared distance of two sets as if they were normal: |mx - my|^2 + tr(Cx + Cy - 2 (Cx Cy)^(1/2)).
+    """Squared Fréchet distance of two sets, each taken as normal: |mx - my|^2 + tr(Cx + Cy - 2 (Cx Cy)^(1/2)).
 
-    In the features' units, squared; two halves of one set of n rows are about d / n times their variance apart, so
-    state that beside it. With features of another network than Inception's it is no FID. Source: Heusel et al. 2017.
+    It has the squared unit of the features. Two halves of one set of n rows have a distance of about d / n times their
+    variance: report that distance too. It is an FID only with the features of the Inception network.
+    Source: Heusel et al. 2017.
     """
-    check_sets(x, y, least=2)
+    check_sets(x, y, min_rows=2)
     x, y = x.double(), y.double()
-    means, (a, b) = (z.mean(0) for z in (x, y)), (torch.cov(z.T).reshape(x.shape[1], -1) for z in (x, y))
-    mx, my = means
-    values, vectors = torch.linalg.eigh(a)
-    root = vectors * values.clamp(min=0).sqrt() @ vectors.T
+    mean_x, mean_y = (z.mean(0) for z in (x, y))
+    cov_x, cov_y = (torch.cov(z.T).reshape(x.shape[1], -1) for z in (x, y))
+    eigenvalues, eigenvectors = torch.linalg.eigh(cov_x)
+    sqrt_cov_x = eigenvectors * eigenvalues.clamp(min=0).sqrt() @ eigenvectors.T
     # the trace of (Cx Cy)^(1/2) is that of (Cx^(1/2) Cy Cx^(1/2))^(1/2), which is symmetric
-    mixed = torch.linalg.eigvalsh(root @ b @ root).clamp(min=0).sqrt().sum()
-    return float((mx - my).square().sum() + a.trace() + b.trace() - 2 * mixed)
+    trace_sqrt = torch.linalg.eigvalsh(sqrt_cov_x @ cov_y @ sqrt_cov_x).clamp(min=0).sqrt().sum()
+    return float((mean_x - mean_y).square().sum() + cov_x.trace() + cov_y.trace() - 2 * trace_sqrt)
 
 
 def precision_recall(real: Float[Tensor, "n d"], fake: Float[Tensor, "m d"], k: int = 3) -> tuple[float, float]:
-    """The share of fakes within the real set's manifold, and of real ones within the fakes' (precision, recall).
+    """Precision, the fraction of fake points in the real set's manifold, and recall, that of real points in the fakes'.
 
-    A set's manifold is the union of balls around its points, each reaching to the k-th nearest other point.
-    Source: Kynkäänniemi et al. 2019.
+    The manifold of a set is the union of balls around its points. The radius of a ball is the distance to the k-th
+    nearest other point of the set. Source: Kynkäänniemi et al. 2019.
     """
-    check_sets(real, fake, least=k + 1)
+    check_sets(real, fake, min_rows=k + 1)
 
-    def inside(points: Tensor, manifold: Tensor) -> float:
-        # distances to a thousand points at a time, for memory; the nearest of a set's points is the point itself
-        near = (torch.cdist(lot, manifold).topk(k + 1, largest=False).values for lot in manifold.split(1000))
-        radii = torch.cat([distances[:, -1] for distances in near])
-        within = [(torch.cdist(lot, manifold) <= radii).any(1) for lot in points.split(1000)]
-        return float(torch.cat(within).double().mean())
+    def fraction_inside(points: Tensor, manifold: Tensor) -> float:
+        # chunks of a thousand points save memory; the nearest point of the set to a point of it is the point itself
+        nearest = (torch.cdist(chunk, manifold).topk(k + 1, largest=False).values for chunk in manifold.split(1000))
+        radii = torch.cat([distances[:, -1] for distances in nearest])
+        is_inside = [(torch.cdist(chunk, manifold) <= radii).any(1) for chunk in points.split(1000)]
+        return float(torch.cat(is_inside).double().mean())
 
-    return inside(fake, real), inside(real, fake)
+    return fraction_inside(fake, real), fraction_inside(real, fake)
 
 
 def psnr(
@@ -55,8 +63,8 @@ def psnr(
 ) -> float:
     """Peak signal-to-noise ratio in dB of the squared error pooled over all scored elements and contexts.
 
-    `peak` is the range of the data: 1 for [0, 1], 2 for [-1, 1]. A perfect posterior sample lies 3 dB BELOW
-    the perfect mean. For an interval, bootstrap 10 log10(peak^2 / mean) over `squared_error`.
+    `peak` is the range of the data: 1 for [0, 1], 2 for [-1, 1]. The PSNR of a perfect posterior sample is 3 dB BELOW
+    that of the posterior mean. For an interval, bootstrap 10 log10(peak^2 / mean) over `squared_error`.
     """
     if peak <= 0:
         raise ValueError(f"got peak = {peak}, wanted the data's range, above 0")
@@ -65,7 +73,7 @@ def psnr(
 
 
 def best_of(samples: Float[Tensor, "c K *obs"], truth: Float[Tensor, "c *obs"]) -> Float[Tensor, "c *obs"]:
-    """The sample of each context with the smallest squared error: always say which K it is the best of."""
+    """The sample of each context with the smallest squared error. Report K with every number that it gives."""
     check_samples(samples, truth)
     error = (samples - truth[:, None]).reshape(*samples.shape[:2], -1).square().sum(-1)
     return samples[torch.arange(len(samples), device=samples.device), error.argmin(1)]
@@ -74,14 +82,14 @@ def best_of(samples: Float[Tensor, "c K *obs"], truth: Float[Tensor, "c *obs"]) 
 def ssim(
     prediction: Float[Tensor, "c channels h w"], truth: Float[Tensor, "c channels h w"], peak: float
 ) -> Float[Tensor, "c"]:
-    """Structural similarity of each picture, Gaussian window of sigma 1.5 (11 x 11), mean over channels.
+    """Structural similarity (SSIM) of each image, with a Gaussian window of sigma 1.5 (11 x 11), mean over channels.
 
-    `peak` is the range of the data. Pictures smaller than 11 x 11 are refused. Source: Wang et al. 2004.
+    `peak` is the range of the data. ValueError if the images are smaller than 11 x 11. Source: Wang et al. 2004.
     """
     check_finite(prediction=prediction, truth=truth)
-    match("truth", truth, prediction.shape, f"prediction {shape(prediction)}")
+    check_shape("truth", truth, prediction.shape, f"prediction {format_shape(prediction)}")
     if prediction.ndim != 4 or min(prediction.shape[-2:]) < 11:
-        raise ValueError(f"prediction has shape {shape(prediction)}, wanted (c, channels, h >= 11, w >= 11)")
+        raise ValueError(f"prediction has shape {format_shape(prediction)}, wanted (c, channels, h >= 11, w >= 11)")
     if peak <= 0:
         raise ValueError(f"got peak = {peak}, wanted the data's range, above 0")
     window = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
@@ -91,70 +99,71 @@ def ssim(
 
 
 def total_variation(images: Float[Tensor, "*batch h w"]) -> Float[Tensor, "*batch"]:
-    """Mean absolute difference between neighbouring pixels, down and across; h = 1 is a one-row picture.
+    """Mean absolute difference between vertical and horizontal neighbours; h = 1 is an image of one row.
 
-    Sharpness is total_variation(samples).mean() over that of real observations: 1 is right, below is blurred.
+    The ratio of total_variation(samples).mean() to that of real observations is 1 for right samples, and below 1 for
+    blurred ones.
     """
     check_finite(images=images)
     if images.ndim < 2 or images.shape[-2] * images.shape[-1] < 2:
-        raise ValueError(f"images has shape {shape(images)}, wanted (..., h, w) with two pixels or more")
-    down, across = images.diff(dim=-2).abs(), images.diff(dim=-1).abs()
-    pairs = down.shape[-2] * down.shape[-1] + across.shape[-2] * across.shape[-1]
-    return (down.sum((-2, -1)) + across.sum((-2, -1))) / pairs
+        raise ValueError(f"images has shape {format_shape(images)}, wanted (..., h, w) with at least two pixels")
+    vertical, horizontal = images.diff(dim=-2).abs(), images.diff(dim=-1).abs()
+    num_pairs = vertical.shape[-2] * vertical.shape[-1] + horizontal.shape[-2] * horizontal.shape[-1]
+    return (vertical.sum((-2, -1)) + horizontal.sum((-2, -1))) / num_pairs
 
 
 def variance_inside_outside(samples: Float[Tensor, "c K *obs"], mask: Bool[Tensor, "..."]) -> tuple[float, float]:
-    """Pooled sample variance (unbiased) where `mask` is True, say what the context sees, and where it is not.
+    """The unbiased sample variance, averaged over the elements where `mask` is True, and over those where it is False.
 
-    `mask` broadcasts to (c, *obs).
+    `mask` broadcasts to (c, *obs); for example, it is True for the pixels that the context shows.
     """
-    check_samples(samples, least=2)
+    check_samples(samples, min_samples=2)
     variance = samples.var(1)
-    inside, outside = mask_like(mask, variance), mask_like(~mask, variance)
+    inside, outside = broadcast_mask(mask, variance), broadcast_mask(~mask, variance)
     return float(variance[inside].mean()), float(variance[outside].mean())
 
 
 class OptionalDependencyError(RuntimeError):
-    """A measure that needs a package or weights which are not here and cannot be had."""
+    """A metric needs an optional package, or the weights of a network, and they are not available."""
 
 
 def _torchmetric(module: str, name: str, **options):
-    """A measure of torchmetrics, which fetches its network's weights where it does not have them."""
+    """An image metric of torchmetrics, which downloads the weights of its network if it does not have them."""
     try:
         return getattr(importlib.import_module(f"torchmetrics.image.{module}"), name)(**options)
-    except (ImportError, OSError, RuntimeError) as error:  # what is missing is a package, or the weights
+    except (ImportError, OSError, RuntimeError) as error:  # a package or the weights are missing
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise OptionalDependencyError(
-            f"{name} cannot be had ({reason}): pip install 'torchmetrics[image]', and let it fetch its weights once"
+            f"{name} is not available ({reason}): pip install 'torchmetrics[image]', and download its weights once"
         ) from None
 
 
 def lpips(prediction: Float[Tensor, "c 3 h w"], truth: Float[Tensor, "c 3 h w"]) -> float:
-    """Learned perceptual distance of pictures in [-1, 1], by AlexNet, mean over them; 0 is the same. Zhang et al. 2018.
+    """Learned perceptual distance (LPIPS) with AlexNet of images in [-1, 1], mean over images; 0 for equal images.
 
-    Unavailable without torchmetrics, torchvision and weights.
+    OptionalDependencyError without torchmetrics, torchvision and the weights. Source: Zhang et al. 2018.
     """
     check_finite(prediction=prediction, truth=truth)
-    match("truth", truth, prediction.shape, f"prediction {shape(prediction)}")
-    measure = _torchmetric("lpip", "LearnedPerceptualImagePatchSimilarity", net_type="alex").to(truth.device)
+    check_shape("truth", truth, prediction.shape, f"prediction {format_shape(prediction)}")
+    metric = _torchmetric("lpip", "LearnedPerceptualImagePatchSimilarity", net_type="alex").to(truth.device)
     with torch.no_grad():
-        return float(measure(prediction.float().clamp(-1, 1), truth.float()))
+        return float(metric(prediction.float().clamp(-1, 1), truth.float()))
 
 
 def fid_kid(fake: Float[Tensor, "n 3 h w"], real: Float[Tensor, "m 3 h w"]) -> tuple[float, float]:
-    """Fréchet and kernel distance of Inception's features of two sets of pictures in [-1, 1]: FID and KID.
+    """FID and KID: Fréchet and kernel distance of the Inception features of two sets of images in [-1, 1].
 
-    FID falls as sets grow: compare it at one size only. Heusel et al. 2017; Bińkowski et al. 2018. Unavailable without
-    torchmetrics, torch-fidelity and weights.
+    The FID falls as the sets grow: compare it for sets of one size only. OptionalDependencyError without torchmetrics,
+    torch-fidelity and the weights. Sources: Heusel et al. 2017; Bińkowski et al. 2018.
     """
     check_finite(fake=fake, real=real)
     if min(len(fake), len(real)) < 3:
-        raise ValueError(f"got {len(fake)} and {len(real)} pictures, wanted at least 3 in each set")
-    subset = min(1000, len(fake) - 1, len(real) - 1)
+        raise ValueError(f"got {len(fake)} and {len(real)} images, wanted at least 3 in each set")
+    subset_size = min(1000, len(fake) - 1, len(real) - 1)
     fid = _torchmetric("fid", "FrechetInceptionDistance", normalize=True).to(real.device)
-    kid = _torchmetric("kid", "KernelInceptionDistance", normalize=True, subset_size=subset).to(real.device)
-    for pictures, are_real in ((real, True), (fake, False)):
-        for lot in pictures.float().clamp(-1, 1).add(1).div(2).split(64):
-            fid.update(lot, real=are_real)
-            kid.update(lot, real=are_real)
+    kid = _torchmetric("kid", "KernelInceptionDistance", normalize=True, subset_size=subset_size).to(real.device)
+    for images, is_real in ((real, True), (fake, False)):
+        for chunk in images.float().clamp(-1, 1).add(1).div(2).split(64):
+            fid.update(chunk, real=is_real)
+            kid.update(chunk, real=is_real)
     return float(fid.compute()), float(kid.compute()[0])

@@ -1,27 +1,33 @@
-"""Proper scores and spread, where only held-out truths are known."""
-
+"""Scores of samples against one true value for each context, where the true posterior is not known."""
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
 from fwdiff_lite.metrics.bootstrap import Interval, bootstrap
-from fwdiff_lite.metrics.checks import check_finite, check_samples, mask_like, match, pool, shape
+from fwdiff_lite.metrics.checks import (
+    broadcast_mask,
+    check_finite,
+    check_samples,
+    check_shape,
+    format_shape,
+    pool_per_context,
+)
 
 
 def energy_score(samples: Float[Tensor, "c K *obs"], truth: Float[Tensor, "c *obs"]) -> Float[Tensor, "c"]:
     """Energy score of each context: mean |x - truth| - half the mean |x - x'|; lower is better.
 
-    Euclidean norm over all of *obs, in the data's units. The second mean runs over the K (K - 1) pairs of
-    different samples, so the score is unbiased at any K >= 2. A deterministic prediction has no such pairs:
-    use `point_score`. Memory: at most 4M pairwise distances at a time. Source: Gneiting and Raftery 2007.
+    |.| is the Euclidean norm over all of *obs, in the data's units. The second mean is over the K (K - 1) pairs of
+    different samples, so the score is unbiased for every K >= 2. A deterministic prediction has no such pair: use
+    `euclidean_error` for it. Memory: at most 4M pairwise distances at a time. Source: Gneiting and Raftery 2007.
     """
     check_samples(samples, truth)
     c, K = samples.shape[:2]
     if K < 2:
-        raise ValueError("got K = 1 sample a context, wanted at least 2; for a deterministic one, point_score")
+        raise ValueError("got K = 1 sample for each context, wanted at least 2; for a prediction, use euclidean_error")
     x, y = samples.reshape(c, K, -1), truth.reshape(c, 1, -1)
-    exact = {"compute_mode": "donot_use_mm_for_euclid_dist"}  # the other way cancels between close samples
+    exact = {"compute_mode": "donot_use_mm_for_euclid_dist"}  # a matrix product has cancellation for close samples
     chunk = max(1, 2**22 // K**2)
     return torch.cat([
         torch.cdist(a, b, **exact).mean((1, 2)) - torch.cdist(a, a, **exact).sum((1, 2)) / (2 * K * (K - 1))
@@ -30,31 +36,32 @@ def energy_score(samples: Float[Tensor, "c K *obs"], truth: Float[Tensor, "c *ob
 
 
 def euclidean_error(prediction: Float[Tensor, "c *obs"], truth: Float[Tensor, "c *obs"]) -> Float[Tensor, "c"]:
-    """Energy score of a deterministic prediction, a point mass: its distance to the truth."""
+    """Euclidean distance of a deterministic prediction to the truth: the energy score of a point mass."""
     check_finite(prediction=prediction, truth=truth)
-    match("truth", truth, prediction.shape, f"prediction {shape(prediction)}")
+    check_shape("truth", truth, prediction.shape, f"prediction {format_shape(prediction)}")
     return (prediction - truth).reshape(len(truth), -1).norm(dim=-1)
 
 
 def energy_gap(model: Float[Tensor, "c"], exact: Float[Tensor, "c"], generator: Generator) -> Interval:
-    """How much worse the model scores than the exact posterior, paired over contexts, over the exact score.
+    """Mean difference of the model's energy score to that of exact posterior samples, divided by the latter's mean.
 
-    0 is perfect; `.high` is the upper end of the interval of the difference over the score. Also compares two
-    samplers. It cannot see a variance wrong by a fifth.
+    The difference is paired over contexts; 0 is perfect. It does not detect a variance that is wrong by a fifth. The
+    same function compares two samplers.
     """
     check_finite(model=model, exact=exact)
-    match("exact", exact, model.shape, f"model {shape(model)}")
-    scale = float(exact.mean())
-    if scale <= 0:
-        raise ValueError(f"the exact score is {scale:.3g} on average, wanted above 0")
-    return Interval(*(end / scale for end in bootstrap(torch.mean, model - exact, generator=generator)))
+    check_shape("exact", exact, model.shape, f"model {format_shape(model)}")
+    mean_exact = float(exact.mean())
+    if mean_exact <= 0:
+        raise ValueError(f"the exact score is {mean_exact:.3g} on average, wanted above 0")
+    return Interval(*(end / mean_exact for end in bootstrap(torch.mean, model - exact, generator=generator)))
 
 
 def energy_ratio(model: Float[Tensor, "c"], baseline: Float[Tensor, "c"], generator: Generator) -> Interval:
-    """Mean energy score of the samples over that of the deterministic baseline; below 1 the samples win.
+    """Mean energy score of the samples divided by that of the deterministic baseline; below 1, the samples are better.
 
-    A perfect sampler against the perfect mean: .707 for Gaussians and for many independent unknowns; .64
-    for one unknown hue; .50, .60, .65, .67 for 1, 2, 3, 4 fair signs. Much lower means a weak baseline.
+    The ratio of a perfect sampler to the posterior mean is .707 for Gaussians and for many independent unknowns, .64
+    for one unknown hue, and .50, .60, .65, .67 for 1, 2, 3, 4 signs with equal odds. A much lower ratio means a weak
+    baseline.
     """
     return bootstrap(lambda m, b: m.mean() / b.mean(), model, baseline, generator=generator)
 
@@ -62,14 +69,13 @@ def energy_ratio(model: Float[Tensor, "c"], baseline: Float[Tensor, "c"], genera
 def energy_skill(
     model: Float[Tensor, "c"], baseline: Float[Tensor, "c"], exact: Float[Tensor, "c"], generator: Generator
 ) -> Interval:
-    """Share of the way from the deterministic baseline's score to that of true draws; 1 is perfect.
+    """Skill score: 0 for the energy score of the deterministic baseline, 1 for that of exact posterior samples.
 
-    For a Gaussian unknown, 0.8 is half the right spread or a bias of 0.4 sigma.
+    For a Gaussian unknown, half the right standard deviation and a bias of 0.4 sigma both have a skill of 0.8.
     """
-    gain = lambda m, b, e: (b - m).mean() / (b - e).mean()  # noqa: E731
-    skill = bootstrap(gain, model, baseline, exact, generator=generator)
+    skill = bootstrap(lambda m, b, e: (b - m).mean() / (b - e).mean(), model, baseline, exact, generator=generator)
     if float((baseline - exact).mean()) <= 0:
-        raise ValueError("the baseline scores no worse than exact draws, wanted a gap to measure: check both")
+        raise ValueError("the baseline scores no worse than exact samples, wanted a difference: check both")
     return skill
 
 
@@ -78,10 +84,10 @@ def squared_error(
     truth: Float[Tensor, "c *obs"],
     mask: Bool[Tensor, "..."] | None = None,
 ) -> Float[Tensor, "c"]:
-    """Squared error of each context; the mean over contexts is the MSE pooled over all scored elements."""
+    """Squared error of each context; its mean over contexts is the mean squared error over all scored elements."""
     check_finite(prediction=prediction, truth=truth)
-    match("truth", truth, prediction.shape, f"prediction {shape(prediction)}")
-    return pool((prediction - truth).square(), mask_like(mask, truth))
+    check_shape("truth", truth, prediction.shape, f"prediction {format_shape(prediction)}")
+    return pool_per_context((prediction - truth).square(), broadcast_mask(mask, truth))
 
 
 def debiased_ensemble_mean_mse(
@@ -89,15 +95,15 @@ def debiased_ensemble_mean_mse(
     truth: Float[Tensor, "c *obs"],
     mask: Bool[Tensor, "..."] | None = None,
 ) -> Float[Tensor, "c"]:
-    """Squared error of the mean of infinitely many samples, estimated from K, for each context.
+    """Squared error of each context of the mean of infinitely many samples, estimated from K samples.
 
-    It is that of the mean of K less (unbiased sample variance) / K, so it compares with a deterministic
-    baseline's `squared_error`, which estimates the same thing. One context's value may be negative; the mean
-    over contexts is the pooled estimate.
+    It is the squared error of the mean of K samples, minus (unbiased sample variance) / K. So it is comparable with the
+    `squared_error` of a deterministic baseline. The value of one context may be negative; the mean over contexts is the
+    estimate over all scored elements.
     """
-    check_samples(samples, truth, least=2)
+    check_samples(samples, truth, min_samples=2)
     error = (samples.mean(1) - truth).square() - samples.var(1) / samples.shape[1]
-    return pool(error, mask_like(mask, truth))
+    return pool_per_context(error, broadcast_mask(mask, truth))
 
 
 def spread_skill(
@@ -106,15 +112,15 @@ def spread_skill(
     generator: Generator,
     mask: Bool[Tensor, "..."] | None = None,
 ) -> Interval:
-    """Spread over skill: sqrt(mean sample variance (K + 1) / K) over the RMSE of the mean of K samples.
+    """Spread-skill ratio: sqrt(mean sample variance (K + 1) / K) divided by the RMSE of the mean of K samples.
 
-    1 for a calibrated sampler, below 1 when over-confident or biased. Variance (unbiased) and squared error
-    are each pooled over every scored element and context before the root and the division. Score the elements
-    that the context does not see (`mask` True). The prior passes it: never use it alone.
-    Source: Fortin et al. 2014.
+    It is 1 for a calibrated sampler, and below 1 for an over-confident or biased one. The unbiased variance and the
+    squared error are each averaged over all scored elements and contexts, before the root and the division. Set `mask`
+    to True for the elements that the context does not show. Samples of the prior have a ratio of 1 too, so never use it
+    alone. Source: Fortin et al. 2014.
     """
-    check_samples(samples, truth, least=2)
-    scored, K = mask_like(mask, truth), samples.shape[1]
-    spread = pool(samples.var(1), scored) * (K + 1) / K
-    error = pool((samples.mean(1) - truth).square(), scored)
-    return bootstrap(lambda s, e: (s.mean() / e.mean()).sqrt(), spread, error, generator=generator)
+    check_samples(samples, truth, min_samples=2)
+    mask, K = broadcast_mask(mask, truth), samples.shape[1]
+    variance = pool_per_context(samples.var(1), mask) * (K + 1) / K
+    error = pool_per_context((samples.mean(1) - truth).square(), mask)
+    return bootstrap(lambda v, e: (v.mean() / e.mean()).sqrt(), variance, error, generator=generator)

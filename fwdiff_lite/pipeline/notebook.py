@@ -1,7 +1,7 @@
-"""What every notebook needs and no reader wants to see: its profile, its output folder, its numbers.
+"""The services of a notebook's run: its profile, its output folder, its recorded numbers.
 
     run = Run("01_toy_proof", PROFILE)
-    run.opening()                                  # badges, minutes and memory, as last measured
+    run.header()                                   # badges, minutes and memory of the last measured run
     steps = run.pick(smoke=20, cpu=4000, gpu=40000)
     run.savefig(fig, "ideal")                      # OUT/01_toy_proof_ideal.png
     run.record(joint_c2st=0.51)
@@ -28,7 +28,7 @@ from fwdiff_lite import plotting
 from fwdiff_lite.storage.files import atomic_write, read_json, repo_root, write_json
 
 PROFILES = ("smoke", "cpu", "gpu")
-OPENING = "fwdiff_lite_opening"  # marks the output that the runner renews after it has measured the notebook
+HEADER = "fwdiff_lite_opening"  # marks the output that the runner renews after it has measured the notebook
 DPI = 110
 
 
@@ -45,11 +45,11 @@ class Run:
         self.name = check_notebook(name)
         self.profile = check_profile(profile)
         self.numbers: dict[str, Any] = {}
-        plotting.style()
+        plotting.set_style()
 
     @property
     def folder(self) -> Path:
-        """Where this run writes; made when first asked for."""
+        """The output folder of this run; it is created at the first use."""
         folder = Path(os.environ.get("FWDIFF_OUTPUT") or repo_root() / "build" / "figures")
         folder.mkdir(parents=True, exist_ok=True)
         return folder
@@ -58,23 +58,21 @@ class Run:
         """The value for this profile."""
         return {"smoke": smoke, "cpu": cpu, "gpu": gpu}[self.profile]
 
-    def opening(self) -> Markdown:
+    def header(self) -> Markdown:
         """Badges, minutes and memory, from the last measured run in figures/provenance.json."""
-        return Markdown(opening_text(self.name), metadata={OPENING: self.name})
+        return Markdown(header_text(self.name), metadata={HEADER: self.name})
 
     def savefig(self, fig: Figure, name: str) -> None:
-        """Writes OUT/NOTEBOOK_name.png, which carries the notebook and the profile it came from."""
-        origin = {
+        """Writes OUT/NOTEBOOK_name.png, with the names of notebook and profile in its metadata."""
+        metadata = {
             "Title": f"{self.name}: {name}",
             "Source": f"notebooks/{self.name}.ipynb, profile {self.profile}",
         }
         with atomic_write(self.folder / f"{self.name}_{name}.png") as part:
-            fig.savefig(part, dpi=DPI, metadata=origin)
-            part.write_bytes(opaque(part.read_bytes()))
+            fig.savefig(part, dpi=DPI, metadata=metadata)
+            part.write_bytes(drop_alpha(part.read_bytes()))
 
-    def save_gif(
-        self, frames: Sequence[UInt8[np.ndarray, "h w 3"]], name: str, fps: float = 12
-    ) -> "Animation":
+    def save_gif(self, frames: Sequence[UInt8[np.ndarray, "h w 3"]], name: str, fps: float = 12) -> "Animation":
         """Writes OUT/NOTEBOOK_name.gif, which loops. A cell that ends with the returned Animation shows it.
 
         All frames have one size and share one palette of 256 colours. ValueError if they do not fit together.
@@ -86,11 +84,11 @@ class Run:
         return Animation(path.name, path.read_bytes())
 
     def record(self, **numbers: Any) -> None:
-        """Keeps numbers, strings, or lists of them for metrics.json. ValueError on NaN or infinity."""
-        self.numbers |= {key: plain(key, value) for key, value in numbers.items()}
+        """Records numbers, strings, or lists of them for metrics.json. ValueError on NaN or infinity."""
+        self.numbers |= {key: to_jsonable(key, value) for key, value in numbers.items()}
 
     def finish(self) -> None:
-        """Writes what was recorded to OUT/NOTEBOOK.metrics.json."""
+        """Writes the recorded numbers to OUT/NOTEBOOK.metrics.json."""
         write_json(self.folder / f"{self.name}.metrics.json", self.numbers)
 
 
@@ -135,8 +133,8 @@ def animated_png(gif: bytes) -> bytes:
     return moving.getvalue()
 
 
-def opaque(picture: bytes) -> bytes:
-    """A PNG without its alpha channel, where that tells nothing. Colours, texts and resolution stay."""
+def drop_alpha(picture: bytes) -> bytes:
+    """A PNG without its alpha channel if every pixel is opaque. Colours, texts and resolution stay."""
     image = Image.open(io.BytesIO(picture))
     if image.mode != "RGBA" or image.getextrema()[3] != (255, 255):
         return picture
@@ -156,9 +154,7 @@ def notebook_names() -> list[str]:
 def check_notebook(name: str) -> str:
     """The name itself, or a ValueError if there is no such notebook."""
     if name not in notebook_names():
-        raise ValueError(
-            f"unknown notebook {name!r}: notebooks/py holds {', '.join(notebook_names()) or 'none'}"
-        )
+        raise ValueError(f"unknown notebook {name!r}: notebooks/py holds {', '.join(notebook_names()) or 'none'}")
     return name
 
 
@@ -169,38 +165,36 @@ def check_profile(profile: str) -> str:
     return profile
 
 
-def plain(key: str, value: Any) -> Any:
-    """A number as JSON keeps it, to six significant digits so that files do not churn; lists by item."""
+def to_jsonable(key: str, value: Any) -> Any:
+    """A number rounded to six significant digits, so that metrics.json changes seldom; lists item by item."""
     if hasattr(value, "tolist"):  # numpy and torch, arrays and scalars alike
         value = value.tolist()
     if isinstance(value, list | tuple):
-        return [plain(key, item) for item in value]
+        return [to_jsonable(key, item) for item in value]
     if isinstance(value, bool | int | str):
         return value
     if not isinstance(value, float):
-        raise ValueError(
-            f"cannot record {key} of type {type(value).__name__}: give numbers, strings or lists of them"
-        )
+        raise ValueError(f"cannot record {key} of type {type(value).__name__}: give numbers, strings or lists of them")
     if not math.isfinite(value):
         raise ValueError(f"cannot record {key} = {value}: metrics.json holds finite numbers only")
     return float(f"{value:.6g}")
 
 
 def gif_frames(frames: Sequence[UInt8[np.ndarray, "h w 3"]]) -> list[Image.Image]:
-    """The frames in the 256 colours that suit them all best."""
+    """The frames as palette images that share one palette of 256 colours."""
     shapes = {frame.shape for frame in frames}
     if len(shapes) != 1 or any(frame.dtype != np.uint8 for frame in frames):
         raise ValueError(
             f"a GIF needs frames of one shape (H, W, 3) in uint8, got {sorted(map(str, shapes)) or 'none'}"
         )
-    some = frames[:: max(1, len(frames) // 8)]  # enough to know the colours
+    sample = frames[:: max(1, len(frames) // 8)]  # enough to choose the palette
     # a median cut spends its colours on large areas and would lose a small bright dot
-    palette = Image.fromarray(np.concatenate(some)).quantize(256, method=Image.Quantize.MAXCOVERAGE, kmeans=1)
+    palette = Image.fromarray(np.concatenate(sample)).quantize(256, method=Image.Quantize.MAXCOVERAGE, kmeans=1)
     return [Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
 
 
 def pyproject() -> dict:
-    """pyproject's [project]: the one place where the dependencies and the repository's address stand."""
+    """The [project] table of pyproject.toml, which holds the dependencies and the repository's address."""
     path = Path(__file__).parents[2] / "pyproject.toml"
     return tomllib.loads(path.read_text(encoding="utf-8"))["project"]
 
@@ -208,23 +202,21 @@ def pyproject() -> dict:
 def badges(name: str) -> str:
     """Markdown badges that open the notebook in JupyterLab (after `make lab`), on Binder and on Colab."""
     url, path = pyproject()["urls"]["Repository"], f"notebooks/{name}.ipynb"
-    place = url.removeprefix("https://github.com/")
+    repository = url.removeprefix("https://github.com/")
     links = [
         ("JupyterLab", "open-JupyterLab-f37726", f"http://localhost:8888/lab/tree/{path}"),
         (
             "Binder",
             "launch-Binder-579aca",
-            f"https://mybinder.org/v2/gh/{place}/HEAD?urlpath=lab/tree/{path}",
+            f"https://mybinder.org/v2/gh/{repository}/HEAD?urlpath=lab/tree/{path}",
         ),
         (
             "Colab",
             "open_in-Colab-f9ab00",
-            f"https://colab.research.google.com/github/{place}/blob/main/{path}",
+            f"https://colab.research.google.com/github/{repository}/blob/main/{path}",
         ),
     ]
-    return " ".join(
-        f"[![{what}](https://img.shields.io/badge/{badge})]({link})" for what, badge, link in links
-    )
+    return " ".join(f"[![{label}](https://img.shields.io/badge/{badge})]({link})" for label, badge, link in links)
 
 
 def cost_text(name: str, profile: str) -> str | None:
@@ -233,15 +225,15 @@ def cost_text(name: str, profile: str) -> str | None:
     return record and f"{record['minutes']:.1f} minutes, {record['peak_gb']:.1f} GB of memory"
 
 
-def opening_text(name: str) -> str:
-    """The lines that open a notebook."""
+def header_text(name: str) -> str:
+    """The first lines of a notebook's output: badges and cost."""
     cpu, gpu = cost_text(name, "cpu"), cost_text(name, "gpu")
     cost = f"about {cpu}, on one of two CPU cores" if cpu else "not measured yet"
     more = f"; from scratch on one GPU {gpu}" if gpu else ""
     return f"{badges(name)}\n\n**How long it takes:** {cost}{more}."
 
 
-def bootstrap_text() -> str:
+def colab_setup_cell() -> str:
     """The first code cell of every notebook but the first: does nothing outside Google Colab.
 
     There it clones the repository, since weights and figures are no part of a wheel, and adds the light
@@ -262,9 +254,9 @@ else:
     if not os.path.isdir(folder):
         address = "{project["urls"]["Repository"]}"
         subprocess.run(["git", "clone", "--quiet", "--depth", "1", address, folder], check=True)
-    there = {{d.metadata["Name"].lower().replace("_", "-") for d in importlib.metadata.distributions()}}
+    installed = {{d.metadata["Name"].lower().replace("_", "-") for d in importlib.metadata.distributions()}}
     light = "{" ".join(light)}".split()
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
-    subprocess.run([*install, *(name for name in light if name not in there), "-e", folder], check=True)
+    subprocess.run([*install, *(name for name in light if name not in installed), "-e", folder], check=True)
     sys.path.insert(0, folder)
     os.chdir(f"{{folder}}/notebooks")'''

@@ -11,6 +11,7 @@ from pathlib import Path
 import jupytext
 import nbformat
 from nbformat import NotebookNode
+from nbformat.reader import NotJSONError
 
 from fwdiff_lite.storage.files import repo_root, write_text
 
@@ -23,25 +24,25 @@ FILTERS = {"notebook_metadata_filter": "-kernelspec,-all", "cell_metadata_filter
 
 
 def notebook_path(name: str) -> Path:
-    """Where the executed notebook is."""
+    """The path of the executed notebook."""
     return repo_root() / "notebooks" / f"{name}.ipynb"
 
 
 def source_path(name: str) -> Path:
-    """Where the notebook's source is."""
+    """The path of the notebook's source."""
     return repo_root() / "notebooks" / "py" / f"{name}.py"
 
 
 def pair_of(path: Path) -> str | None:
     """The name of the pair that a file belongs to; None if it belongs to none."""
     name = path.stem
-    found = path in (notebook_path(name), source_path(name)) and source_path(name).exists()
-    return name if found else None
+    paired = path in (notebook_path(name), source_path(name)) and source_path(name).exists()
+    return name if paired else None
 
 
-def cell_id(place: int, cell: NotebookNode) -> str:
-    """The id that follows from a cell's place, type and source."""
-    return hashlib.sha256(f"{place} {cell.cell_type} {cell.source}".encode()).hexdigest()[:12]
+def cell_id(index: int, cell: NotebookNode) -> str:
+    """The id that follows from a cell's index, type and source."""
+    return hashlib.sha256(f"{index} {cell.cell_type} {cell.source}".encode()).hexdigest()[:12]
 
 
 def normal_form(notebook: dict) -> NotebookNode:
@@ -49,8 +50,8 @@ def normal_form(notebook: dict) -> NotebookNode:
     notebook = nbformat.from_dict(notebook)
     notebook.metadata = nbformat.from_dict(METADATA)
     notebook.nbformat, notebook.nbformat_minor = 4, 5
-    for place, cell in enumerate(notebook.cells):
-        cell.id = cell_id(place, cell)
+    for index, cell in enumerate(notebook.cells):
+        cell.id = cell_id(index, cell)
         cell.metadata = {key: cell.metadata[key] for key in CELL_METADATA if cell.metadata.get(key)}
     return notebook
 
@@ -71,11 +72,11 @@ def edited_separately(name: str) -> bool:
     """Whether a program that does not know the source has changed the cells of notebooks/NAME.ipynb."""
     try:
         notebook = nbformat.read(notebook_path(name), as_version=4)
-    except (FileNotFoundError, nbformat.reader.NotJSONError):
+    except (FileNotFoundError, NotJSONError):
         return False  # not run yet, or a conflict that git left
     if cell_sources(notebook) == cell_sources(read_source(name)):
         return False
-    return any(cell.get("id") != cell_id(place, cell) for place, cell in enumerate(notebook.cells))
+    return any(cell.get("id") != cell_id(index, cell) for index, cell in enumerate(notebook.cells))
 
 
 def cell_sources(notebook: NotebookNode) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""The README's generated parts: its moving picture, the table of notebooks, the times. No number is typed."""
+"""The generated parts of README.md: its animation, the table of notebooks, the times. No number is typed."""
 
 import re
 
@@ -16,14 +16,13 @@ THUMBNAILS = {  # notebook: which of its pictures stands in the table; its first
     "06_inverse_graphics": "06_inverse_graphics_orbit.gif",
     "07_ablations": "07_ablations_ring.png",
 }
-PROVES = {  # notebook: what it proves, with numbers from figures/metrics.json
+CLAIMS = {  # notebook: its claim, with numbers from figures/metrics.json
     "00_one_page": "The whole method from scratch on one page, with nothing but torch and matplotlib.",
     "01_toy_proof": (
         "Proposition 1. A model trained on 1-D projections alone samples the 2-D signals behind them: a "
-        "classifier tells its samples from the exact posterior with an accuracy of {joint_c2st:.3f}, where a "
-        "coin has 0.5 and deterministic regression {deterministic_c2st:.2f}. And where it stops: in R³ "
-        "one-shot sampling is told apart with {one_shot_c2st:.2f}, autoregressive sampling with "
-        "{autoregressive_c2st:.2f}."
+        "classifier tells its samples from exact posterior draws with an accuracy of {joint_c2st:.3f} (0.5 is "
+        "chance; deterministic regression {deterministic_c2st:.2f}). Its limit: in R³ this accuracy is "
+        "{one_shot_c2st:.2f} for one-shot sampling, and {autoregressive_c2st:.2f} for autoregressive sampling."
     ),
     "02_keyhole_digits": (
         "Real handwritten digits, never seen whole, sampled from one window: {energy_ratio:.2f} of the "
@@ -31,18 +30,18 @@ PROVES = {  # notebook: what it proves, with numbers from figures/metrics.json
         "{window_consistency_psnr:.0f} dB, spread over error {spread_skill:.2f} (1 is calibrated)."
     ),
     "03_motion_warping": (
-        "Section 4.2: several motions for one still, learnt from stills and later frames. Pooled, sampled signs are "
+        "Section 4.2: several motions for one image, learnt from images and later frames. Pooled, sampled signs are "
         "within {factor_tv_high:.3f} of their true odds; 16 samples hit {mode_coverage:.0%} of the modes, and the "
-        "best of them lies {epe_ratio:.2f} times as far from the truth as the deterministic answer. With the "
-        "paper's one field the likelier motion is drawn {warp_1_eta_0_excess:.0f} points too often; two blended "
-        "fields mend that. Spread over error is {spread_skill:.2f} (1 is calibrated)."
+        "best of them lies {epe_ratio:.2f} times as far from the truth as the deterministic prediction. With the "
+        "paper's one flow field the likelier motion is drawn {warp_1_eta_0_excess:.0f} points too often; two blended "
+        "flow fields remove this bias. Spread over error is {spread_skill:.2f} (1 is calibrated)."
     ),
     "04_gan_inversion": (
         "Section 4.3: a StyleGAN2 inverted from one patch, learnt from patches alone. Samples meet a held-out patch "
-        "with {wplus_eta_1_energy_ratio:.2f} of the deterministic answer's energy score, and differ "
+        "with {wplus_eta_1_energy_ratio:.2f} of the deterministic prediction's energy score, and differ "
         "{wplus_eta_1_diversity_outside_over_inside:.0f} times as much outside the patch as inside. How often they "
         "draw a hidden attribute is within {wplus_eta_1_factor_tv:.2f} of the true odds for the worst one (the "
-        "deterministic answer: {wplus_eta_1_deterministic_factor_tv:.2f}). Spread over error is "
+        "deterministic prediction: {wplus_eta_1_deterministic_factor_tv:.2f}). Spread over error is "
         "{wplus_eta_1_spread_skill:.2f} (1 is calibrated)."
     ),
     "05_flatland": (
@@ -65,7 +64,7 @@ PROVES = {  # notebook: what it proves, with numbers from figures/metrics.json
         "view-space diffusion, which has no scene, and whose single pictures score better "
         "({view_space_energies_gain:.0%} of energy score). Without the loss on novel views scores are "
         "{no_novel_energies_gain:.0%} larger, without the render's features {no_features_energies_gain:.0%}, without "
-        "its depth {no_depth_energies_gain:.0%}. Gone on with at 128 x 128, samples from behind come "
+        "its depth {no_depth_energies_gain:.0%}. Trained further at 128 x 128, samples from behind come "
         "{unet_128_energy_skill_180:.0%} of the way from a deterministic model's energy score to the truth's."
     ),
 }
@@ -73,7 +72,7 @@ UNMEASURED = "*not measured yet: run `make reproduce`*"
 
 
 def update_readme() -> None:
-    """Renews README.md from figures/, and takes in how long the last `make test` took."""
+    """Renews README.md from figures/, with the minutes of the last `make test`."""
     figures = repo_root() / "figures"
     if tested := read_json(repo_root() / "build" / "test.json"):
         write_json(figures / "provenance.json", read_json(figures / "provenance.json") | tested)
@@ -83,7 +82,7 @@ def update_readme() -> None:
 
 
 def render(text: str) -> str:
-    """The README with every part between <!-- generated: NAME --> and <!-- end --> made anew."""
+    """The README text, with new content between each <!-- generated: NAME --> and <!-- end -->."""
     parts = {"picture": picture, "notebooks": notebooks, "times": times}
 
     def part(match: re.Match) -> str:
@@ -93,16 +92,14 @@ def render(text: str) -> str:
 
 
 def picture() -> str:
-    """The picture that moves."""
+    """The animation."""
     found = sorted((repo_root() / "figures").glob(MOVING_PICTURE))
-    return (
-        f'<img src="figures/{found[0].name}" alt="samples as they form" width="640">' if found else UNMEASURED
-    )
+    return f'<img src="figures/{found[0].name}" alt="samples as they form" width="640">' if found else UNMEASURED
 
 
 def notebooks() -> str:
-    """One row a notebook: thumbnail, what it proves, minutes and memory."""
-    rows = ["| | notebook | what it proves | cost |", "|---|---|---|---|"]
+    """One row a notebook: thumbnail, claim, minutes and memory."""
+    rows = ["| | notebook | claim | cost |", "|---|---|---|---|"]
     for name in notebook_names():
         thumbnail = f'<img src="figures/{found}" width="220">' if (found := thumbnail_of(name)) else ""
         link = f"[{name}](notebooks/{name}.ipynb)"
@@ -111,21 +108,21 @@ def notebooks() -> str:
 
 
 def thumbnail_of(name: str) -> str | None:
-    """The file name of the picture that stands for a notebook."""
+    """The file name of a notebook's thumbnail."""
     pictures = sorted(path.name for path in (repo_root() / "figures").glob(f"{name}_*.*"))
     return THUMBNAILS.get(name) or next(iter(pictures), None)
 
 
 def claim(name: str) -> str:
-    """What a notebook proves, in numbers that it measured itself."""
+    """The claim of a notebook, with the numbers that it measured itself."""
     try:
-        return PROVES.get(name, "").format(**read_json(repo_root() / "figures" / "metrics.json").get(name, {}))
+        return CLAIMS.get(name, "").format(**read_json(repo_root() / "figures" / "metrics.json").get(name, {}))
     except KeyError:
         return UNMEASURED
 
 
 def times() -> str:
-    """How long the two commands took when they were last measured."""
+    """The minutes of the two make commands in their last measured runs."""
     provenance = read_json(repo_root() / "figures" / "provenance.json")
     lines = []
     for command in ("make reproduce", "make test"):

@@ -1,11 +1,10 @@
 """Runs the notebooks and gathers their figures and numbers: `python -m fwdiff_lite.pipeline.reproduce`.
 
-Each notebook is made from its source in notebooks/py, executed by papermill in a process of its own, and only
-when it ended well are its parts put in place: the executed notebook in notebooks/, pictures in figures/,
-numbers in figures/metrics.json, costs in figures/provenance.json. That is the cpu profile; the other profiles
-write to build/PROFILE, or wherever --output says.
+Each notebook is made from its source in notebooks/py and executed by papermill in a process of its own. If it succeeds,
+its parts are published: the executed notebook in notebooks/, pictures in figures/, numbers in figures/metrics.json,
+costs in figures/provenance.json. That is the cpu profile. The other profiles write to build/PROFILE, or to --output.
 
-One thread a kernel and one instruction set: floats then repeat from run to run and, nearly, from machine to
+Every kernel has one thread and one instruction set, so that floats repeat from run to run and, nearly, from machine to
 machine.
 """
 
@@ -15,71 +14,36 @@ import importlib.metadata
 import os
 import platform
 import shutil
-import signal
-import subprocess
 import sys
 import tempfile
 import time
-from base64 import b64decode, b64encode
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import nbformat
-import psutil
 from nbformat import NotebookNode
 
-from fwdiff_lite.pipeline.notebook import OPENING, check_notebook, check_profile, notebook_names, opaque, opening_text
+from fwdiff_lite.pipeline.execution import NotebookFailed, NotebookRun, closing_all
+from fwdiff_lite.pipeline.notebook import HEADER, check_notebook, check_profile, header_text, notebook_names
 from fwdiff_lite.pipeline.pairs import edited_separately, edited_separately_text, read_source, write_source
 from fwdiff_lite.pipeline.readme import update_readme
+from fwdiff_lite.pipeline.signals import Stop, defer_signals, handle_signals
 from fwdiff_lite.storage.files import atomic_write, read_json, repo_root, write_json, write_text
 from fwdiff_lite.storage.provenance import git_commit
 
-PATIENCE = {"smoke": 300, "cpu": 900, "gpu": 4 * 3600}  # seconds that one cell may take
-STALLED = 60  # seconds without any work after which a kernel's reply counts as lost
-# papermill, without nbclient's own handling of output widgets: it sends to the kernel while it waits for the kernel's
-# reply, and now and then misses it (nbclient's issue 312). What a widget shows at first lands in the cell's output.
-# At its end it writes its kernel's largest memory beside its input. Asked by us, the system would count our own memory
-# at the time of starting papermill as papermill's: Linux keeps that figure through exec.
-PAPERMILL = """
-import atexit, pathlib, resource, sys
-from nbclient.client import NotebookClient
-from papermill.cli import papermill
-
-def keep_peak():
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    pathlib.Path(sys.argv[1]).with_name("peak").write_text(str(peak))
-
-atexit.register(keep_peak)
-NotebookClient.on_comm_open_jupyter_widget = lambda self, message: None
-papermill()
-"""
-LOST_KERNEL = 138  # papermill's exit status when the kernel died
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-WIDGET = "application/vnd.jupyter.widget-view+json"
 PACKAGES = ("torch", "numpy", "matplotlib", "scikit-learn", "scikit-image")
 
 
-class Failed(Exception):
-    """A notebook did not end well; the message is one line."""
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line. Exit status: 0 all well, 1 a notebook failed, 2 a bad argument, 128+n signal."""
+    """The command line. Exit status: 0 success, 1 a notebook failed, 2 a bad argument, 128 + n signal n."""
     parser = Arguments(prog="python -m fwdiff_lite.pipeline.reproduce", description=__doc__.splitlines()[0])
     parser.add_argument("--profile", default="cpu", help="smoke (seconds), cpu (minutes, the default) or gpu")
-    parser.add_argument(
-        "--only", metavar="NN", action="append", help="this notebook only; repeatable"
-    )
+    parser.add_argument("--only", metavar="NN", action="append", help="this notebook only; repeatable")
     parser.add_argument("--jobs", metavar="N", type=int, default=2, help="notebooks at a time (default: 2)")
-    parser.add_argument(
-        "--output", metavar="DIR", type=Path, help="write everything here (default: build/PROFILE)"
-    )
-    parser.add_argument(
-        "-p", nargs=2, metavar=("NAME", "VALUE"), action="append", help="set a parameter"
-    )
+    parser.add_argument("--output", metavar="DIR", type=Path, help="write everything here (default: build/PROFILE)")
+    parser.add_argument("-p", nargs=2, metavar=("NAME", "VALUE"), action="append", help="set a parameter")
     parser.add_argument(
         "--keep",
         choices=("source", "notebook"),
@@ -88,20 +52,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--readme", action="store_true", help="only renew the README's generated parts")
     try:
         given = parser.parse_args(arguments)
-        with stoppable():
+        with handle_signals():
             if given.readme:
                 update_readme()
                 return 0
-            return reproduce(
-                given.profile, given.only, given.jobs, given.output, dict(given.p or []), given.keep
-            )
+            return reproduce(given.profile, given.only, given.jobs, given.output, dict(given.p or []), given.keep)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except Stop as stop:
-        print(
-            f"stopped by {stop.signal.name}: notebooks not reported as done are as they were", file=sys.stderr
-        )
+        print(f"stopped by {stop.signal.name}: notebooks not reported as done are as they were", file=sys.stderr)
         return 128 + stop.signal
 
 
@@ -124,9 +84,7 @@ def reproduce(
         raise ValueError(f"--jobs is {jobs}: at least one notebook must run at a time")
     committed = profile == "cpu" and output is None
     if committed and parameters:
-        raise ValueError(
-            "the committed run takes no parameters: give --output DIR, or change the notebook's source"
-        )
+        raise ValueError("the committed run takes no parameters: give --output DIR, or change the notebook's source")
     if committed:
         resolve_edits(names, keep)
     elif keep:
@@ -136,45 +94,57 @@ def reproduce(
     sources = {name: read_source(name) for name in names}
     changes = {name: changed_parameters(name, sources[name], profile, parameters or {}) for name in names}
 
-    began, facts, failures = time.monotonic(), origin(profile), []
-    with scratch() as folder, closing_all() as running:
-        waiting = longest_first(names, profile)
+    started, facts, failures = time.monotonic(), provenance(profile), []
+    with scratch() as folder:
+        for run in finished_runs(longest_first(names, profile), sources, changes, profile, jobs, folder):
+            try:
+                run.check()
+                with defer_signals():
+                    publish(run, figures, notebooks, profile, facts)
+                print(f"{run.name}: done in {run.seconds / 60:.1f} minutes, {run.peak_gb:.1f} GB", flush=True)
+            except NotebookFailed as failure:
+                failures.append(run.name)
+                print(f"{run.name}: FAILED: {failure}", file=sys.stderr, flush=True)
+    if committed:
+        if not only and not failures:
+            record_total(figures / "provenance.json", "make reproduce", time.monotonic() - started)
+        with defer_signals():
+            update_readme()
+    minutes = (time.monotonic() - started) / 60
+    print(f"{len(names) - len(failures)} of {len(names)} notebooks in {minutes:.1f} minutes: {figures}")
+    return 1 if failures else 0
+
+
+def finished_runs(
+    names: list[str],
+    sources: dict[str, NotebookNode],
+    changes: dict[str, dict[str, str]],
+    profile: str,
+    jobs: int,
+    folder: Path,
+) -> Iterator[NotebookRun]:
+    """Runs the notebooks in this order, `jobs` at a time; yields each run when it has ended, well or not.
+
+    sources, changes: each notebook's source, and the parameters that differ from its defaults; folder: of all runs
+    """
+    waiting = list(names)
+    with closing_all() as running:
         while waiting or running:
             while waiting and len(running) < jobs:
                 name = waiting.pop(0)
                 print(f"{name}: running", flush=True)
-                with unstoppable():
-                    running.append(Execution(name, sources[name], changes[name], profile, folder / name))
+                with defer_signals():
+                    running.append(NotebookRun(name, sources[name], changes[name], profile, folder / name))
             time.sleep(0.2)
-            with unstoppable():
+            with defer_signals():
                 ended = [run for run in running if run.ended()]
             for run in ended:
                 running.remove(run)
-                try:
-                    run.check()
-                    with unstoppable():
-                        publish(run, figures, notebooks, profile, facts)
-                    print(
-                        f"{run.name}: done in {run.seconds / 60:.1f} minutes, {run.peak_gb:.1f} GB",
-                        flush=True,
-                    )
-                except Failed as failure:
-                    failures.append(run.name)
-                    print(f"{run.name}: FAILED: {failure}", file=sys.stderr, flush=True)
-    if committed:
-        if not only and not failures:
-            record_total(figures / "provenance.json", "make reproduce", time.monotonic() - began)
-        with unstoppable():
-            update_readme()
-    minutes = (time.monotonic() - began) / 60
-    print(
-        f"{len(names) - len(failures)} of {len(names)} notebooks in {minutes:.1f} minutes: {figures}"
-    )
-    return 1 if failures else 0
+                yield run
 
 
 def select(only: Sequence[str] | None) -> list[str]:
-    """The notebooks' names for numbers such as '01' (or whole names); all if none are given."""
+    """The names of the notebooks with these numbers, such as '01', or names; all notebooks if none are given."""
     names = notebook_names()
     if not names:
         raise ValueError(f"no notebooks in {repo_root() / 'notebooks' / 'py'}: run this in a checkout")
@@ -183,7 +153,7 @@ def select(only: Sequence[str] | None) -> list[str]:
 
 
 def longest_first(names: Sequence[str], profile: str) -> list[str]:
-    """By the last measured time; what was never measured goes first."""
+    """The names, sorted by the last measured time; notebooks that were never measured come first."""
     past = read_json(repo_root() / "figures" / "provenance.json")
     return sorted(names, key=lambda name: -past.get(name, {}).get(profile, {}).get("minutes", 1e9))
 
@@ -200,18 +170,14 @@ def resolve_edits(names: Sequence[str], keep: str | None) -> None:
             write_source(name)
 
 
-def changed_parameters(
-    name: str, source: NotebookNode, profile: str, given: dict[str, str]
-) -> dict[str, str]:
-    """What to inject into the `parameters` cell's names; nothing if the defaults already say it.
+def changed_parameters(name: str, source: NotebookNode, profile: str, given: dict[str, str]) -> dict[str, str]:
+    """The values that differ from the defaults of the cell tagged `parameters`, by name.
 
     ValueError on a name that the cell does not assign: papermill would only warn and ignore it.
     """
     cells = [cell.source for cell in source.cells if "parameters" in cell.metadata.get("tags", [])]
     if len(cells) != 1:
-        raise ValueError(
-            f"{name} has {len(cells)} cells tagged 'parameters': it needs one, with PROFILE = \"cpu\""
-        )
+        raise ValueError(f"{name} has {len(cells)} cells tagged 'parameters': it needs one, with PROFILE = \"cpu\"")
     assigned = {
         target.id: ast.unparse(line.value)
         for line in ast.parse(cells[0]).body
@@ -222,233 +188,16 @@ def changed_parameters(
     wanted = {"PROFILE": profile} | given
     for parameter in wanted:
         if parameter not in assigned:
-            raise ValueError(
-                f"{name} has no parameter {parameter!r}: it has {', '.join(assigned)}"
-            )
+            raise ValueError(f"{name} has no parameter {parameter!r}: it has {', '.join(assigned)}")
     check_profile(wanted["PROFILE"])
     return {key: value for key, value in wanted.items() if assigned[key] not in (value, repr(value))}
-
-
-def executed(source: NotebookNode, run: NotebookNode) -> NotebookNode:
-    """The source with the outputs of its run, and nothing else that an execution leaves in a notebook."""
-    notebook = nbformat.from_dict(source)
-    for cell, done in zip(notebook.cells, own_cells(run), strict=True):
-        if cell.cell_type == "code":
-            cell.execution_count = done.execution_count
-            cell.outputs = clean_outputs(done.outputs)
-    return notebook
-
-
-def own_cells(run: NotebookNode) -> list[NotebookNode]:
-    """The notebook's own cells, without what papermill adds: injected parameters, notes on an error."""
-    added = {"injected-parameters", "papermill-error-cell-tag"}
-    return [cell for cell in run.cells if not added & set(cell.metadata.get("tags", []))]
-
-
-def clean_outputs(outputs: Sequence[NotebookNode]) -> list[NotebookNode]:
-    """Outputs as a reader without a kernel can see them, pictures small; the pieces of a text stream become one."""
-    clean: list[NotebookNode] = []
-    for output in outputs:
-        if WIDGET in output.get("data", {}):
-            continue  # a widget is alive with a kernel only; a static figure stands beside it
-        if (
-            clean
-            and output.output_type == "stream" == clean[-1].output_type
-            and output.name == clean[-1].name
-        ):
-            clean[-1].text += output.text
-            continue
-        if picture := output.get("data", {}).get("image/png"):
-            output.data["image/png"] = b64encode(opaque(b64decode(picture))).decode()
-        clean.append(output)
-    return clean
-
-
-# ----- running notebooks
-
-
-class Execution:
-    """One notebook executed by papermill in a session of its own; once more if its kernel gets lost.
-
-    `folder` is this run's own: input.ipynb, output.ipynb, log.txt, and out/, where the notebook writes.
-    """
-
-    def __init__(self, name: str, source: NotebookNode, parameters: dict, profile: str, folder: Path):
-        self.name, self.source, self.parameters, self.profile, self.folder = (
-            name,
-            source,
-            parameters,
-            profile,
-            folder,
-        )
-        self.tries = 0
-        self.start()
-
-    @property
-    def out(self) -> Path:
-        return self.folder / "out"
-
-    def start(self) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self.out.mkdir(parents=True)
-        nbformat.write(self.source, self.folder / "input.ipynb")
-        command = [
-            sys.executable,
-            "-c",
-            PAPERMILL,
-            self.folder / "input.ipynb",
-            self.folder / "output.ipynb",
-        ]
-        command += ["-k", "python3", "--cwd", repo_root() / "notebooks", "--no-progress-bar"]
-        command += ["--start-timeout", "120", "--execution-timeout", str(PATIENCE[self.profile])]
-        for key, value in self.parameters.items():
-            command += ["-p", key, value]
-        with open(self.folder / "log.txt", "w") as log:
-            self.process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=self.environment(),
-                start_new_session=True,
-            )
-        self.tries += 1
-        self.began = self.worked_at = time.monotonic()
-        self.work, self.stalled = 0.0, False
-
-    def environment(self) -> dict[str, str]:
-        """The kernel's: where to write, one thread, one instruction set, nothing of the caller's set-up."""
-        package = str(Path(__file__).parents[2])
-        mine = {
-            "FWDIFF_OUTPUT": str(self.out),
-            "FWDIFF_ROOT": str(repo_root()),
-            "PYTHONPATH": os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")])),
-            "PYTHONHASHSEED": "0",
-            "IPYTHONDIR": str(self.folder / "ipython"),
-            "JUPYTER_RUNTIME_DIR": str(self.folder / "runtime"),
-        }
-        if self.profile != "gpu":
-            mine |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-            if platform.machine() in ("x86_64", "AMD64"):
-                mine |= {"ATEN_CPU_CAPABILITY": "avx2", "MKL_CBWR": "AVX2"}
-        return {key: value for key, value in os.environ.items() if key != "MPLBACKEND"} | mine
-
-    def ended(self) -> bool:
-        """Whether papermill is through; starts it once more if it lost its kernel."""
-        if self.process.poll() is None:
-            if not self.is_stalled():
-                return False
-            self.stalled = True
-            self.stop()
-        if self.tries == 1 and self.lost_kernel():
-            print(f"{self.name}: its kernel was lost, trying once more", flush=True)
-            self.start()
-            return False
-        self.seconds = time.monotonic() - self.began
-        return True
-
-    def is_stalled(self) -> bool:
-        """Whether the kernel has not worked for a long time: a reply got lost on the way."""
-        if time.monotonic() - self.worked_at < 5:
-            return False
-        work = 0.0
-        for process in self.tree()[1:]:  # papermill itself polls
-            try:
-                work += sum(process.cpu_times()[:2])
-            except psutil.Error:
-                continue
-        if abs(work - self.work) > 0.5:
-            self.work, self.worked_at = work, time.monotonic()
-        return time.monotonic() - self.worked_at > STALLED
-
-    def lost_kernel(self) -> bool:
-        return self.stalled or self.process.returncode == LOST_KERNEL or "Kernel didn't respond" in self.log()
-
-    @property
-    def peak_gb(self) -> float:
-        """The kernel's largest resident memory; 0 where papermill did not live to write it."""
-        path = self.folder / "peak"
-        unit = 1e9 if sys.platform == "darwin" else 1e6  # macOS counts in bytes, Linux in KiB
-        return int(path.read_text()) / unit if path.exists() else 0.0
-
-    def log(self) -> str:
-        return (self.folder / "log.txt").read_text(errors="replace")
-
-    def tree(self) -> list[psutil.Process]:
-        """papermill and all under it: the kernel has a session of its own and outlives a plain kill."""
-        try:
-            process = psutil.Process(self.process.pid)
-            return [process, *process.children(recursive=True)]
-        except psutil.Error:
-            return []
-
-    def stop(self) -> None:
-        """Ends papermill and its kernel. All that they wrote lies in this run's folder."""
-        tree = self.tree()
-        for process in tree:
-            try:
-                process.kill()
-            except psutil.Error:
-                continue
-        psutil.wait_procs(tree, timeout=10)
-        self.process.wait()
-
-    def check(self) -> None:
-        """Failed, with one line that says where and why, unless the notebook ended well with a picture."""
-        if self.stalled or self.process.returncode != 0:
-            raise Failed(f"{self.reason()} (log: {self.keep_log()})")
-        strays = sorted(path.name for path in self.out.iterdir() if not path.name.startswith(self.name))
-        if strays:
-            raise Failed(f"wrote {', '.join(strays)}: every file it makes must begin with its name")
-        notebook = executed(self.source, nbformat.read(self.folder / "output.ipynb", as_version=4))
-        if not self.pictures():
-            harvest(notebook, self.out, self.name)
-        if not self.pictures():
-            raise Failed("it made no picture")
-        self.notebook = notebook
-
-    def pictures(self) -> list[Path]:
-        return sorted(path for path in self.out.iterdir() if path.suffix in (".png", ".gif"))
-
-    def reason(self) -> str:
-        if self.lost_kernel():
-            return "its kernel was lost twice"
-        path = self.folder / "output.ipynb"
-        cells = own_cells(nbformat.read(path, as_version=4)) if path.exists() else []
-        for place, cell in enumerate(cells):
-            for output in cell.get("outputs", []):
-                if output.output_type == "error":
-                    return f"cell {place}: {output.ename}: {(output.evalue.splitlines() or [''])[0]}"
-        return (self.log().strip().splitlines() or ["papermill said nothing"])[-1]
-
-    def keep_log(self) -> Path:
-        path = repo_root() / "build" / "log" / f"{self.name}.txt"
-        write_text(path, self.log())
-        return path
-
-    def cell_seconds(self) -> list[float]:
-        """The seconds that each code cell took."""
-        cells = own_cells(nbformat.read(self.folder / "output.ipynb", as_version=4))
-        times = [
-            cell.metadata.get("papermill", {}).get("duration") for cell in cells if cell.cell_type == "code"
-        ]
-        return [round(seconds or 0.0, 1) for seconds in times]
-
-
-def harvest(notebook: NotebookNode, folder: Path, name: str) -> None:
-    """The pictures that a notebook shows, as files, for one that writes none itself."""
-    for place, cell in enumerate(notebook.cells):
-        for output in cell.get("outputs", []):
-            for kind in ("png", "gif"):
-                if picture := output.get("data", {}).get(f"image/{kind}"):
-                    (folder / f"{name}_cell{place:02d}.{kind}").write_bytes(b64decode(picture))
 
 
 # ----- results in place
 
 
-def publish(run: Execution, figures: Path, notebooks: Path, profile: str, facts: dict) -> None:
-    """Puts in place what a run made that ended well; what the other notebooks made stays."""
+def publish(run: NotebookRun, figures: Path, notebooks: Path, profile: str, facts: dict) -> None:
+    """Publishes the results of a run that succeeded; the results of other notebooks stay."""
     pictures = run.pictures()
     for path in pictures:
         with atomic_write(figures / path.name) as part:
@@ -467,27 +216,27 @@ def publish(run: Execution, figures: Path, notebooks: Path, profile: str, facts:
         "peak_gb": round(run.peak_gb, 2),
         "cells": run.cell_seconds(),
     }
-    places = {figures / "provenance.json"}
+    paths = {figures / "provenance.json"}
     if profile == "gpu" and facts["hardware"]["gpu"]:
         # minutes on a GPU are stated beside those on the CPU, wherever the pictures go
-        places.add(repo_root() / "figures" / "provenance.json")
-    for path in places:
+        paths.add(repo_root() / "figures" / "provenance.json")
+    for path in paths:
         provenance = read_json(path)
         provenance.setdefault(run.name, {})[profile] = facts | cost
         write_json(path, provenance)
 
     for cell in run.notebook.cells:
         for output in cell.get("outputs", []):
-            if OPENING in output.get("metadata", {}).get("text/markdown", {}):
-                output["data"]["text/markdown"] = opening_text(run.name)  # with the minutes measured just now
+            if HEADER in output.get("metadata", {}).get("text/markdown", {}):
+                output["data"]["text/markdown"] = header_text(run.name)  # with the minutes measured just now
             if "metadata" in output:
                 output["metadata"] = {}
     nbformat.validate(run.notebook)
     write_text(notebooks / f"{run.name}.ipynb", nbformat.writes(run.notebook) + "\n")
 
 
-def origin(profile: str) -> dict:
-    """When, where and of what a run was made."""
+def provenance(profile: str) -> dict:
+    """Date, commit, hardware and versions of a run."""
     import torch
 
     gpu = torch.cuda.get_device_name() if profile == "gpu" and torch.cuda.is_available() else None
@@ -509,7 +258,7 @@ def cpu_model() -> str:
 
 
 def record_total(path: Path, what: str, seconds: float) -> None:
-    """Keeps how long a whole make target took, and how long the environment had taken that it ran in."""
+    """Records the minutes of a whole make target, and those that its environment took to install."""
     marker = next(Path(sys.prefix).glob("ready-*"), None)
     install = float(marker.read_text()) if marker else 0.0
     total = {
@@ -523,64 +272,11 @@ def record_total(path: Path, what: str, seconds: float) -> None:
 # ----- stopping in safety
 
 
-@dataclass
-class Stop(BaseException):
-    """A signal asked this process to stop. Not an Exception, so that nothing takes it for a failure."""
-
-    signal: signal.Signals
-
-
 class Arguments(argparse.ArgumentParser):
-    """A parser whose errors are one line."""
+    """An argument parser whose errors are one line."""
 
     def error(self, message: str):
         raise ValueError(f"{message}; see --help")
-
-
-@contextmanager
-def stoppable() -> Iterator[None]:
-    """Signals that ask to stop raise Stop, so that everything open is closed on the way out."""
-
-    def stop(number, frame):
-        if HELD:
-            HELD.append(number)
-        else:
-            raise Stop(signal.Signals(number))
-
-    before = {number: signal.signal(number, stop) for number in SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-HELD: list[int] = []  # not empty within `unstoppable`: a zero, then the signals that wait
-
-
-@contextmanager
-def unstoppable() -> Iterator[None]:
-    """Signals wait until the block is through: no result is put in place by half, no process gets lost."""
-    HELD.append(0)  # a flag and not the process's signal mask, which a kernel would inherit
-    try:
-        yield
-    finally:
-        waiting = HELD[1:]
-        HELD.clear()
-        if waiting:
-            raise Stop(signal.Signals(waiting[0]))
-
-
-@contextmanager
-def closing_all() -> Iterator[list[Execution]]:
-    """A list of executions; those still running when the block ends are stopped."""
-    running: list[Execution] = []
-    try:
-        yield running
-    finally:
-        with unstoppable():
-            for run in running:
-                run.stop()
 
 
 @contextmanager

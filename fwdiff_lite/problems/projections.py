@@ -212,7 +212,7 @@ def sample_axis_directions(
     return torch.cat([torch.eye(dims, dtype=dtype)[order], sample_directions(n, m, dims, generator, dtype)], 1)[:, :m]
 
 
-def observe(
+def sample_observations(
     signal: Float[Tensor, "b d"],
     m: int,
     generator: torch.Generator,
@@ -261,7 +261,7 @@ def infinite_batches(
 
     def batch(generator: torch.Generator) -> dict:
         signal = prior.sample(batch_size, generator)
-        observations = observe(signal, max_contexts + 2, generator, direction_sampler)
+        observations = sample_observations(signal, max_contexts + 2, generator, direction_sampler)
         return assign_roles(observations, max_contexts, generator)
 
     return batch
@@ -418,7 +418,7 @@ def oracle_batches(prior: GaussianMixture, batch_size: int) -> Callable:
 
     def batch(generator: torch.Generator) -> dict:
         signal = prior.sample(batch_size, generator)
-        context = observe(signal, 1, generator)
+        context = sample_observations(signal, 1, generator)
         return {"context": context, "target": Observations(signal[:, None], context.params)}
 
     return batch
@@ -495,7 +495,7 @@ def make_test_set(
     """n new signals in float64 (the truth), and one projection of each (the context)."""
     generator = torch.Generator().manual_seed(seed)
     signal = prior.sample(n, generator)
-    return signal, observe(signal, 1, generator, direction_sampler)
+    return signal, sample_observations(signal, 1, generator, direction_sampler)
 
 
 def nullspace_coordinate(signal: Float[Tensor, "*b 2"], context: Observations) -> Float[Tensor, "*b"]:

@@ -1,8 +1,8 @@
-"""Weights and recorded runs in checkpoints/, each checked against manifest.toml there before it is used.
+"""Weights and recorded runs in checkpoints/, each checked against the manifest there before it is used.
 
-Weights are NAME.safetensors in half precision; recorded arrays (sweeps, ablations, curves that took long)
-are NAME.npz. Loading compares size and sha256 with the manifest and never unpickles. Saving writes the file
-and its manifest entry: what it is, how it was made, what it scored.
+Weights are NAME.safetensors in half precision; recorded arrays (sweeps, ablations, long curves) are NAME.npz. Loading
+compares size and sha256 with manifest.toml, and never unpickles. Saving writes the file and its manifest entry: hash,
+command, commit, hardware and headline metrics.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from torch import Tensor
 from fwdiff_lite.storage.files import atomic_write, repo_root, write_text
 from fwdiff_lite.storage.provenance import git_commit
 
-FILE_MB, ALL_MB = 15, 32  # what a file, and all of them together, may take in a checkout
+FILE_MB, ALL_MB = 15, 32  # the largest sizes of one file and of all files together
 TOGETHER = "all together"
 HEAD = """\
 # What lies in this folder. Written by fwdiff_lite.storage.checkpoints; loading checks bytes and sha256.
@@ -49,8 +49,8 @@ def save_pretrained(
 ) -> Path:
     """Writes weights in half precision to checkpoints/NAME.safetensors, and their manifest entry.
 
-    provenance: command, seed, gpu_minutes, hardware, metrics: whatever tells how they were made; the commit is
-        that of the checkout unless it is given.
+    provenance: the manifest entry: command, seed, gpu_minutes, hardware, metrics, ...; the commit is that of the
+        checkout unless it is given
     ValueError if a weight is not finite in half precision, or the file would be too large.
     """
     half = {
@@ -59,15 +59,11 @@ def save_pretrained(
     }
     bad = [key for key, value in half.items() if not torch.isfinite(value).all()]
     if bad:
-        raise ValueError(
-            f"weights {', '.join(bad)} of {name} are not finite in half precision: nothing was saved"
-        )
+        raise ValueError(f"weights {', '.join(bad)} of {name} are not finite in half precision: nothing was saved")
     return save(f"{name}.safetensors", lambda part: save_file(half, part), folder, provenance)
 
 
-def save_recorded(
-    name: str, arrays: dict[str, np.ndarray], folder: Path | None = None, **provenance: Any
-) -> Path:
+def save_recorded(name: str, arrays: dict[str, np.ndarray], folder: Path | None = None, **provenance: Any) -> Path:
     """Writes arrays to checkpoints/NAME.npz, and their manifest entry; provenance as in save_pretrained.
 
     ValueError if an array holds Python objects, or the file would be too large.
@@ -86,37 +82,33 @@ def read_manifest(folder: Path | None = None) -> dict[str, dict]:
 
 
 def verified_path(file: str, folder: Path | None) -> Path:
-    """The path of a file whose bytes are those that the manifest names; otherwise ValueError."""
+    """The path of a file, after its size and sha256 were compared with the manifest; otherwise ValueError."""
     folder = folder or repo_root() / "checkpoints"
     manifest = read_manifest(folder)
     path = folder / file
     if file not in manifest:
-        raise ValueError(
-            f"unknown checkpoint {file}: {folder / 'manifest.toml'} lists {', '.join(manifest) or 'none'}"
-        )
+        raise ValueError(f"unknown checkpoint {file}: {folder / 'manifest.toml'} lists {', '.join(manifest) or 'none'}")
     if not path.exists():
+        raise ValueError(f"checkpoint {path} is missing: fetch it again with 'git checkout -- {path.parent.name}'")
+    expected, content = manifest[file], path.read_bytes()
+    if len(content) != expected["bytes"]:
         raise ValueError(
-            f"checkpoint {path} is missing: fetch it again with 'git checkout -- {path.parent.name}'"
-        )
-    wanted, content = manifest[file], path.read_bytes()
-    if len(content) != wanted["bytes"]:
-        raise ValueError(
-            f"checkpoint {path} has {len(content)} bytes instead of {wanted['bytes']}: "
+            f"checkpoint {path} has {len(content)} bytes instead of {expected['bytes']}: "
             "it is truncated or was replaced; fetch it again"
         )
-    if hashlib.sha256(content).hexdigest() != wanted["sha256"]:
+    if hashlib.sha256(content).hexdigest() != expected["sha256"]:
         raise ValueError(f"checkpoint {path} was altered: its sha256 is not the manifest's; fetch it again")
     return path
 
 
 def save(file: str, write, folder: Path | None, provenance: dict[str, Any]) -> Path:
-    """Writes a file, then the manifest that knows it; nothing if it is too large."""
+    """Writes a file and its manifest entry; neither if the file is too large."""
     folder = folder or repo_root() / "checkpoints"
     manifest = read_manifest(folder)
     provenance = {"commit": git_commit() or "unknown"} | provenance  # before this file itself counts as a change
-    with atomic_write(folder / file) as part:
-        write(part)
-        content = part.read_bytes()
+    with atomic_write(folder / file) as temporary:
+        write(temporary)
+        content = temporary.read_bytes()
         others = sum(entry["bytes"] for name, entry in manifest.items() if name != file)
         if len(content) > FILE_MB * 1e6 or len(content) + others > ALL_MB * 1e6:
             raise ValueError(
@@ -134,11 +126,11 @@ def save(file: str, write, folder: Path | None, provenance: dict[str, Any]) -> P
 
 
 def manifest_text(manifest: dict[str, dict]) -> str:
-    """The manifest as TOML, under a table that adds up the megabytes."""
+    """The manifest as TOML, under a comment with the sizes in megabytes."""
     sizes = {file: manifest[file]["bytes"] / 1e6 for file in sorted(manifest)}
-    wide = max(map(len, [*sizes, TOGETHER]))
-    rows = [f"# {file:<{wide}}  {size:6.2f} MB" for file, size in sizes.items()]
-    total = f"# {TOGETHER:<{wide}}  {sum(sizes.values()):6.2f} MB of {ALL_MB}"
+    width = max(map(len, [*sizes, TOGETHER]))
+    rows = [f"# {file:<{width}}  {size:6.2f} MB" for file, size in sizes.items()]
+    total = f"# {TOGETHER:<{width}}  {sum(sizes.values()):6.2f} MB of {ALL_MB}"
     entries = [
         "\n".join([f"[{toml(file)}]", *(f"{key} = {toml(value)}" for key, value in manifest[file].items())])
         for file in sizes

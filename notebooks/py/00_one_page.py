@@ -1,21 +1,21 @@
 # %% [markdown]
 # # The whole method on one page
 #
-# A camera sees pictures of scenes, never scenes. A scanner sees shadows of bodies, never bodies. Can a
-# diffusion model learn to draw samples of a thing that no training example ever shows?
+# A camera records images of scenes, never scenes. A scanner records projections of bodies, never bodies. Can a
+# diffusion model learn to sample a signal that no training example ever shows?
 #
-# **What you will see.** Somewhere in the plane hides a distribution of points. Nobody shows the network a
-# point. It gets single numbers: a point's shadow on a line, and the direction of that line. From one such
-# number it learns to sample all the points that could have cast it, and its samples together draw the picture
-# that was hidden.
+# **What you will see.** There is a hidden distribution of points in the plane. The network never gets a point.
+# It gets single numbers: the projection of a point on a direction, and this direction. It learns to sample,
+# given one such number, the points whose projection is this number. All its samples together have the hidden
+# distribution.
 #
 # **What you need.** Python, `torch` and `matplotlib`, and `ipywidgets` for the slider at the end. The method
 # takes nothing from this repository, and nothing is downloaded. The network trains while you watch, on one
-# CPU core. How long the page takes, as last measured, and links that open it elsewhere stand below section 7.
+# CPU core. The measured run time, and links that open the page elsewhere, stand below section 7.
 #
 # **What it rebuilds.** Equations 4, 5, 6, 8 and 9 of *Diffusion with Forward Models* (Tewari et al., NeurIPS
-# 2023, [arXiv 2306.11719](https://arxiv.org/abs/2306.11719)). They are marked in the code. The rest is
-# decoration.
+# 2023, [arXiv 2306.11719](https://arxiv.org/abs/2306.11719)). They are marked in the code. All other code
+# draws figures.
 
 # %% tags=["parameters"]
 PROFILE = "cpu"
@@ -24,26 +24,26 @@ PROFILE = "cpu"
 import matplotlib.pyplot as plt
 import torch
 
-# Training steps and points in the pictures; a network as small as this one gains nothing from a GPU.
-STEPS, MANY = {"smoke": (50, 2_000), "cpu": (6_000, 20_000), "gpu": (6_000, 20_000)}[PROFILE]
+# Training steps and points in the figures; a network as small as this one is no faster on a GPU.
+STEPS, NUM_POINTS = {"smoke": (50, 2_000), "cpu": (6_000, 20_000), "gpu": (6_000, 20_000)}[PROFILE]
 HIDDEN, SAMPLES, CONTEXT, TARGET, NOVEL, MEAN = "#4a4a4a", "#0072b2", "#d55e00", "#009e73", "#e69f00", "#cc79a7"
 torch.manual_seed(0)
 plt.rcParams.update({"figure.constrained_layout.use": True, "axes.titlesize": 10, "axes.titlelocation": "left"})
 
 # %% [markdown]
-# ## 1. What is hidden, and what is seen
+# ## 1. Signals and observations
 #
-# A signal $S$ is a point in the plane, drawn from a distribution that only nature knows. An observation is
+# A signal $S$ is a point in the plane, drawn from an unknown distribution. An observation is
 # one number, the projection of $S$ on a direction $\phi$. This is the **forward model**:
 #
 # $$O = \mathrm{forward}(S, \phi) = S_x \cos\phi + S_y \sin\phi .$$
 #
-# Each training example is a handful of observations of the same point: a *context*, a *target* and a *novel*
-# one. The point itself never leaves the function `observe`.
+# Each training example is three observations of the same point: a *context*, a *target* and a *novel*
+# observation. The point itself is known in the function `observe` only.
 
 # %%
-def nature(n):
-    # Four arcs: share of the points, centre, radii, from and to in half turns.
+def sample_signals(n):
+    # Four arcs: fraction of the points, centre (x, y), radii (x, y), first and last angle in multiples of pi.
     arcs = torch.tensor([[0.50, 0, 0, 1.7, 1.7, 0, 2], [0.24, 0, 0, 1.05, 1.05, 1.15, 1.85],
                          [0.12, -0.65, 0.55, 0.08, 0.08, 0, 2], [0.14, 0.65, 0.45, 0.4, 0.25, 0.1, 0.9]])
     arc = arcs[torch.multinomial(arcs[:, 0], n, replacement=True)]
@@ -61,27 +61,27 @@ def forward(S, phi):
 
 def observe(n):
     phi = torch.pi * torch.rand(3, n)
-    return forward(nature(n), phi), phi  # (3, n) numbers and the (3, n) directions they belong to
+    return forward(sample_signals(n), phi), phi  # values (3, n) and their directions (3, n)
 
 
 # %% [markdown]
-# On the left, what nature keeps to itself, with one point and the three directions in which it is observed.
-# On the right, all that the network gets: dots. One point casts three of them, and they lie on one wave.
+# Left: the hidden points, with one point and three directions in which it is observed. Right: the observations,
+# which are the only input of the training. The three observations of one point lie on one sine curve.
 
 # %% tags=["nbval-ignore-output"]
-def plane(ax, title=None):
+def format_plane(ax, title=None):
     ax.set(xlim=(-2.1, 2.1), ylim=(-2.1, 2.1), xticks=[], yticks=[], aspect="equal", frame_on=False, title=title)
 
 
-S, phi, turn = torch.tensor([0.98, 0.55]), torch.tensor([2.3, 1.25, 0.2]), torch.linspace(0, torch.pi, 200)
-numbers, dots, angles = forward(S, phi), *(part.flatten() for part in observe(4000))
-data, (left, right) = plt.subplots(1, 2, figsize=(9, 3.8), width_ratios=[1, 1.35])
-plane(left, "hidden: points, one of them singled out")
-left.scatter(*nature(6000).T, s=3, color=HIDDEN, alpha=0.2, lw=0)
-right.scatter(angles, dots, s=3, color=HIDDEN, alpha=0.2, lw=0)
-right.plot(turn, forward(S, turn), color="black", lw=1)
-right.set(title="seen: numbers and their directions", xlabel=r"direction $\phi$ (radians)", ylabel="observation $O$")
-for o, p, color, name in zip(numbers, phi, (CONTEXT, TARGET, NOVEL), ("context", "target", "novel"), strict=True):
+S, phi, grid = torch.tensor([0.98, 0.55]), torch.tensor([2.3, 1.25, 0.2]), torch.linspace(0, torch.pi, 200)
+values, all_values, all_phi = forward(S, phi), *(part.flatten() for part in observe(4000))
+data_figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.8), width_ratios=[1, 1.35])
+format_plane(left, "hidden: signals, one of them marked")
+left.scatter(*sample_signals(6000).T, s=3, color=HIDDEN, alpha=0.2, lw=0)
+right.scatter(all_phi, all_values, s=3, color=HIDDEN, alpha=0.2, lw=0)
+right.plot(grid, forward(S, grid), color="black", lw=1)
+right.set(title="observed: values and their directions", xlabel=r"direction $\phi$ (radians)", ylabel="observation $O$")
+for o, p, color, name in zip(values, phi, (CONTEXT, TARGET, NOVEL), ("context", "target", "novel"), strict=True):
     left.plot(*torch.stack([0 * S, o * direction(p)]).T, color=color, lw=4, solid_capstyle="round")
     left.plot(*torch.stack([o * direction(p), S]).T, ":o", color=color, markevery=[1], mec="black", mfc="black")
     right.plot(p, o, "o", color=color, ms=10, mec="white")
@@ -90,16 +90,16 @@ for o, p, color, name in zip(numbers, phi, (CONTEXT, TARGET, NOVEL), ("context",
 # %% [markdown]
 # ## 2. The network: from a noisy observation to a signal
 #
-# An ordinary diffusion model adds noise to signals and learns to take it away. We have no signals. So we add
+# An ordinary diffusion model adds noise to signals and learns to remove it. We have no signals. So we add
 # noise to the *target observation*, $O^{trgt}_t = \alpha(t)\, O^{trgt} + \sigma(t)\,\varepsilon$ with time
-# $t$ from 0 (clean) to 1 (all noise), and ask the network for the *signal*:
+# $t$ from 0 (clean) to 1 (pure noise), and the network predicts the *signal*:
 #
 # $$S_{t-1} = \mathrm{denoise}(O^{ctxt}, O^{trgt}_t, t, \phi^{ctxt}, \phi^{trgt}). \tag{4}$$
 #
-# A context $O^{ctxt} = o$ leaves a line of candidates open: $S = o\,u + v\,n$, with $u$ in the context's
-# direction and $n$ across it. The network is asked only for what is open, the place $v$ on the line, so that
-# every answer casts the observed shadow exactly. It starts from the place that the noisy target suggests, and
-# corrects it by no more than that suggestion is blurred.
+# A context $O^{ctxt} = o$ leaves a line of possible signals: $S = o\,u + v\,n$, with $u$ the context's
+# direction and $n$ perpendicular to it. The network predicts only the unknown coordinate $v$ along the line, so that
+# every signal agrees with the context exactly. The prediction is the posterior mean of $v$ for a Gaussian prior, given
+# the noisy target, plus a correction, which is scaled by the posterior standard deviation.
 
 # %%
 def alpha(t):
@@ -110,8 +110,8 @@ def sigma(t):
     return torch.sin(torch.pi / 2 * t)
 
 
-def blur(t, turn):  # what is left to find out about v, whose spread is about 1: from 0, all known, to 1, nothing
-    return sigma(t) / (sigma(t) ** 2 + (alpha(t) * turn.sin()) ** 2).sqrt()
+def posterior_std(t, delta_phi):  # of v given the noisy target, for v ~ N(0, 1): from 0 (known) to 1 (unknown)
+    return sigma(t) / (sigma(t) ** 2 + (alpha(t) * delta_phi.sin()) ** 2).sqrt()
 
 
 net = torch.nn.Sequential(torch.nn.Linear(14, 128), torch.nn.ReLU(), torch.nn.Linear(128, 128), torch.nn.ReLU(),
@@ -119,28 +119,28 @@ net = torch.nn.Sequential(torch.nn.Linear(14, 128), torch.nn.ReLU(), torch.nn.Li
 
 
 def denoise(context, phi_context, noisy, phi_target, t):
-    u, n, turn = direction(phi_context), direction(phi_context + torch.pi / 2), phi_target - phi_context
-    b = blur(t, turn)
-    v = alpha(t) * turn.sin() * (noisy - alpha(t) * turn.cos() * context) * (b / sigma(t)) ** 2
-    S, b = context[:, None] * u + v[:, None] * n, b[:, None]
-    wave = [(2 * S).sin(), (2 * S).cos(), (4 * S).sin(), (4 * S).cos()]
-    correction = net(torch.cat([S, direction(2 * phi_context), b, b.log() / 2, *wave], -1))
-    return S + b * (n * correction).sum(-1, keepdim=True) * n  # moves along the line, never off it
-
+    u, n, delta_phi = direction(phi_context), direction(phi_context + torch.pi / 2), phi_target - phi_context
+    std = posterior_std(t, delta_phi)
+    v = alpha(t) * delta_phi.sin() * (noisy - alpha(t) * delta_phi.cos() * context) * (std / sigma(t)) ** 2
+    S, std = context[:, None] * u + v[:, None] * n, std[:, None]
+    encoding = [(2 * S).sin(), (2 * S).cos(), (4 * S).sin(), (4 * S).cos()]
+    correction = net(torch.cat([S, direction(2 * phi_context), std, std.log() / 2, *encoding], -1))
+    return S + std * (n * correction).sum(-1, keepdim=True) * n  # moves S along the line only
 
 # %% [markdown]
 # ## 3. Training: the forward model closes the loop
 #
-# The signal cannot be compared with anything, since nobody has seen the true one. Its *observations* can. The
-# forward model takes them, of the target and of a third direction that the network knows nothing about:
+# The predicted signal cannot be compared with the true one, which is unknown. Its *observations* can be compared with
+# the true ones. The forward model gives them, for the target and for a third direction, which is no input of the
+# network:
 #
 # $$\hat O = \mathrm{forward}(S_{t-1}, \phi) \tag{5}$$
 # $$L^{trgt} = \| O^{trgt} - \mathrm{forward}(S_{t-1}, \phi^{trgt}) \|^2 \tag{8}$$
 # $$L^{novel} = \| O^{novel} - \mathrm{forward}(S_{t-1}, \phi^{novel}) \|^2 \tag{9}$$
 #
-# What the losses are divided by makes small errors count where little noise is left. It depends on time and
-# directions alone, so it changes how fast the network learns, not what the best answer is: the mean of all
-# signals that fit.
+# The losses are weighted, so that small errors count where little noise is left. The weight depends on time and
+# directions alone, so it changes how fast the network learns, not the minimiser of the loss: the conditional mean of
+# the signal.
 
 # %% tags=["nbval-ignore-output"]
 optimiser = torch.optim.Adam(net.parameters())
@@ -152,7 +152,7 @@ for step in range(STEPS):
     S = denoise(context, phi_context, noisy, phi_target, t)  # Eq. 4
     loss_target = (target - forward(S, phi_target)) ** 2  # Eq. 5 inside Eq. 8
     loss_novel = (novel - forward(S, phi_novel)) ** 2  # Eq. 9
-    loss = ((loss_target + loss_novel) / (0.05**2 + blur(t, phi_target - phi_context) ** 2)).mean()
+    loss = ((loss_target + loss_novel) / (0.05**2 + posterior_std(t, phi_target - phi_context) ** 2)).mean()
     optimiser.zero_grad()
     loss.backward()
     optimiser.step()
@@ -163,18 +163,18 @@ for step in range(STEPS):
 # %% [markdown]
 # ## 4. Sampling: denoise, observe, repeat
 #
-# Start with a target that is nothing but noise. Estimate the signal (4), observe it (5), and step to a little
-# less noise (6); here with the deterministic step known as DDIM, which keeps the noise that the estimate
+# Start with a target of pure noise. Predict the signal (4), apply the forward model (5), and step to a lower noise
+# level (6). The step here is the deterministic one of DDIM, which reuses the noise that the prediction
 # implies:
 #
 # $$O^{trgt}_{t-1} = \alpha(t-1)\,\hat O + \sigma(t-1)\,\hat\varepsilon, \qquad
 #   \hat\varepsilon = (O^{trgt}_t - \alpha(t)\,\hat O) / \sigma(t). \tag{6}$$
 #
-# We look along the line that the context leaves open: the target's direction is at right angles to the
-# context's. What comes out at the end is the signal estimated at the smallest $t > 0$.
+# The target's direction is perpendicular to the context's, so the target measures the unknown coordinate. The sample
+# is the signal predicted at the smallest $t > 0$.
 
 # %%
-TIMES = 0.001 + 0.998 * torch.linspace(1, 0, 64) ** 2  # short steps where little noise is left
+TIMES = 0.001 + 0.998 * torch.linspace(1, 0, 64) ** 2  # smaller steps at low noise levels
 
 
 @torch.no_grad()
@@ -192,110 +192,109 @@ def sample(context, phi_context, step=-1):
 
 
 # %% [markdown]
-# One observation, a thousand samples. Above, the noisy targets, drawn as the places on the line that they
-# stand for. Below, the signals that the network estimates from them. At first all agree on one answer, the
-# mean of what is possible (the cross), which lies where no point ever was. A regression would stop there. As
-# the noise goes, each sample makes up its mind.
+# One observation, a thousand samples. Above: the noisy targets, drawn as points on the context's line. Below: the
+# signals that the network predicts from them. At pure noise all predictions are equal to the conditional mean (the
+# cross), which lies where there is no point. This is the result of a regression. At lower noise levels the predictions
+# separate.
 
 # %% tags=["nbval-ignore-output"]
-crowd, noise = nature(100 * MANY), torch.randn(1000)  # the points are for the reader's eyes only
+true_points, noise = sample_signals(100 * NUM_POINTS), torch.randn(1000)  # the points are for the figures only
 
 
-def scene(ax, value, angle, dots, title=None):
-    plane(ax, title)
-    ax.scatter(*crowd[:6000].T, s=3, color=HIDDEN, alpha=0.1, lw=0)
+def plot_plane(ax, value, angle, points, title=None):
+    format_plane(ax, title)
+    ax.scatter(*true_points[:6000].T, s=3, color=HIDDEN, alpha=0.1, lw=0)
     ax.axline(value * direction(angle), value * direction(angle) + direction(angle + torch.pi / 2), color=CONTEXT, lw=1)
-    ax.scatter(*dots.T, s=9, color=SAMPLES, alpha=0.25, lw=0, zorder=2)
+    ax.scatter(*points.T, s=9, color=SAMPLES, alpha=0.25, lw=0, zorder=2)
     ax.plot(*sample(value[None], angle[None], 0).T, "X", color=MEAN, ms=9, mec="white")
 
 
 value, angle = torch.tensor(0.6), torch.tensor(1.6)
-moments = list(trajectory(value.expand(1000), angle.expand(1000), noise))
-flow, axes = plt.subplots(2, 5, figsize=(10, 4.5))
+steps = list(trajectory(value.expand(1000), angle.expand(1000), noise))
+trajectory_figure, axes = plt.subplots(2, 5, figsize=(10, 4.5))
 for column, k in zip(axes.T, (0, 16, 32, 48, 63), strict=True):
-    scene(column[0], value, angle, moments[k][1], f"noisy targets, t = {TIMES[k]:.2g}")
-    scene(column[1], value, angle, moments[k][0], "estimated signals")
+    plot_plane(column[0], value, angle, steps[k][1], f"noisy targets, t = {TIMES[k]:.2g}")
+    plot_plane(column[1], value, angle, steps[k][0], "predicted signals")
 
 # %% [markdown]
 # ## 5. Is it right?
 #
-# *Every sample casts the observed shadow*, by construction, up to rounding. *The samples spread along the
-# line as the truth does*: below the pictures, their histogram over that of two million true points, of those
-# within a hair of the line. The cross and the bar are the network's first answer, made from noise alone: the
-# mean of what is possible, which is what a regression trained on the same loss would give.
+# *Every sample agrees with its context*, by construction, up to rounding. *The samples are distributed along the
+# line as the truth is*: the lower row compares their histogram with that of the true points close to the line, out
+# of two million. The cross and the bar are the network's prediction from pure noise: the conditional mean, which a
+# regression with the same loss would predict.
 
 # %% tags=["nbval-ignore-output"]
-def profile(ax, value, angle, dots):
-    place, near = angle - torch.pi / 2, crowd[(forward(crowd, angle) - value).abs() < 0.01]
-    ax.hist(forward(near, place), 64, range=(-2.1, 2.1), density=True, color=HIDDEN, alpha=0.3, label="truth")
-    ax.hist(forward(dots, place), 64, range=(-2.1, 2.1), density=True, color=SAMPLES, histtype="step", label="samples")
-    ax.axvline(forward(sample(value[None], angle[None], 0)[0], place), color=MEAN, lw=2.5, label="mean (regression)")
-    ax.set(xlim=(-2.1, 2.1), yticks=[], xlabel="place on the line", frame_on=False)
+def plot_histogram(ax, value, angle, points):
+    psi, near = angle - torch.pi / 2, true_points[(forward(true_points, angle) - value).abs() < 0.01]
+    ax.hist(forward(near, psi), 64, range=(-2.1, 2.1), density=True, color=HIDDEN, alpha=0.3, label="truth")
+    ax.hist(forward(points, psi), 64, range=(-2.1, 2.1), density=True, color=SAMPLES, histtype="step", label="samples")
+    ax.axvline(forward(sample(value[None], angle[None], 0)[0], psi), color=MEAN, lw=2.5, label="mean (regression)")
+    ax.set(xlim=(-2.1, 2.1), yticks=[], xlabel="coordinate along the line", frame_on=False)
 
 
-contexts, axes = plt.subplots(2, 3, figsize=(9, 5), height_ratios=[2.4, 1])
+contexts_figure, axes = plt.subplots(2, 3, figsize=(9, 5), height_ratios=[2.4, 1])
 for (top, bottom), (value, angle) in zip(axes.T, torch.tensor([(0.6, 1.6), (-0.7, 1.65), (0.3, 0.1)]), strict=True):
-    dots = sample(value.expand(4000), angle.expand(4000))
-    scene(top, value, angle, dots[:1000], f"O = {value:.1f} at {angle.rad2deg():.0f}°")
-    profile(bottom, value, angle, dots)
-legend = contexts.legend(*bottom.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    points = sample(value.expand(4000), angle.expand(4000))
+    plot_plane(top, value, angle, points[:1000], f"O = {value:.1f} at {angle.rad2deg():.0f}°")
+    plot_histogram(bottom, value, angle, points)
+legend = contexts_figure.legend(*bottom.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
 
 # %% [markdown]
-# *All samples together draw what was hidden.* Take 20,000 fresh contexts in random directions and one sample
-# for each. If every conditional distribution is right, these samples are spread as the truth is.
+# *All samples together have the hidden distribution.* Take 20,000 new contexts in random directions and one sample
+# for each. If every conditional distribution is right, these samples are distributed as the truth is.
 
 # %% tags=["nbval-ignore-output"]
-def distance(A, B):  # sliced Wasserstein: how far apart the shadows of two clouds are, over all directions
-    A, B = ((cloud @ direction(torch.linspace(0, torch.pi, 64)).T).sort(0).values for cloud in (A, B))
+def sliced_wasserstein(A, B):  # distance of two point sets: Wasserstein-2 of their projections on 64 directions
+    A, B = ((points @ direction(torch.linspace(0, torch.pi, 64)).T).sort(0).values for points in (A, B))
     return (A - B).square().mean().sqrt()
 
 
-(seen, *_), (angles, *_) = observe(MANY)
-clouds = {"truth, drawn anew": nature(MANY), "samples": sample(seen, angles), "regression": sample(seen, angles, 0)}
-everything, axes = plt.subplots(1, 3, figsize=(9, 3.3))
-for ax, (name, cloud), color in zip(axes, clouds.items(), (HIDDEN, SAMPLES, MEAN), strict=True):
-    plane(ax, f"{name}: {distance(cloud, nature(MANY)):.2g} from the truth")
-    ax.scatter(*cloud.T, s=2, color=color, alpha=0.25, lw=0)
+(values, *_), (angles, *_) = observe(NUM_POINTS)
+sets = {"exact": sample_signals(NUM_POINTS), "samples": sample(values, angles), "regression": sample(values, angles, 0)}
+marginal_figure, axes = plt.subplots(1, 3, figsize=(9, 3.3))
+for ax, (name, points), color in zip(axes, sets.items(), (HIDDEN, SAMPLES, MEAN), strict=True):
+    format_plane(ax, f"{name}: {sliced_wasserstein(points, sample_signals(NUM_POINTS)):.2g} from the truth")
+    ax.scatter(*points.T, s=2, color=color, alpha=0.25, lw=0)
 
 # %% [markdown]
-# The first number compares the truth with another draw of itself, so it is chance alone, and differs from
-# draw to draw; no sampler can be expected to come closer. The regression, too, knows every context exactly
-# and has learnt from the same numbers. But its answers are means, and means of a face are no face.
+# The first number is the distance between two exact draws of the truth. It is sampling error alone, and no sampler can
+# be expected to come closer. The regression agrees with every context, too, and was trained on the same observations.
+# But its predictions are conditional means, and these do not have the distribution of the signals.
 #
 # ## 6. What held, and what did not
 #
-# **Held.** No point was ever shown, and the samples draw the face. Each lies on the line that its context
-# leaves open, to the rounding of single precision. A deterministic model that gives the mean puts it into
-# empty space.
+# **Held.** No training example shows a point, and the samples draw the face. Each lies on the line of its context,
+# up to the rounding of single precision. A deterministic model predicts the conditional mean, where there is no point.
 #
-# **Did not, quite.** Some samples are astray, in the space between the face's parts: the network is small,
-# and where it has to choose between two parts it sometimes ends halfway. The peaks along a line are a little
-# too narrow and too tall. The numbers below section 7 say how much: in the plane the samples are as close to
-# the truth as another draw of it, along single lines they are several times as far. Both measures are blunt.
-# `01_toy_proof` checks every conditional distribution against a closed form, with tests that can fail.
+# **Did not, quite.** Some samples lie between the parts of the face, where there are no points: the network is small,
+# and its prediction is sometimes a blend of two parts. The peaks along a line are a little
+# too narrow and too high. The numbers below section 7 say how much: in the plane the samples are as close to
+# the truth as another draw of it; along single lines their distance is several times as large. Both measures have
+# little power. `01_toy_proof` checks every conditional distribution against a closed form, with tests that can fail.
 #
-# **Not shown here.** Two directions pin a point of the plane down, so the context and one target determine
-# the signal. Where they do not, what neither of them sees comes out as a mean and must be sampled by further
-# targets, one after another. And a projection is linear: a forward model that cannot produce the mean of its
-# observations biases the samples. Both are shown in `01_toy_proof`.
+# **Not shown here.** Two directions determine a point of the plane, so the context and one target determine
+# the signal. Where they do not, the remaining part of the signal is a conditional mean and must be sampled by further
+# targets, one after another. And a projection is linear: a non-linear forward model for which the mean of the
+# observations is unreachable biases the samples. Both are shown in `01_toy_proof`.
 #
 # ## 7. On your own
 #
-# 1. Draw another picture: change `arcs`. What does the network find hard?
-# 2. Leave `loss_novel` out. Do the samples get worse? Why can they do without it here?
-# 3. Let all observations of a point share one direction. In `observe`, write
+# 1. Draw another picture: change `arcs`. What is hard for the network?
+# 2. Leave `loss_novel` out. Do the samples get worse? Why is it not needed here?
+# 3. Let all observations of a point have one direction. In `observe`, write
 #    `phi = (torch.pi * torch.rand(1, n)).expand(3, n)`.
-#    What becomes of the samples, and which assumption did you break?
+#    What happens to the samples, and which assumption is violated?
 #
 # <details><summary>Answers</summary>
 #
-# 1. Look first at fine lines, and at contexts whose line just touches a part: there the distribution along the
-#    line changes fast with the context, and a small network is slow to follow.
-# 2. They stay about as good. With the context known, target and novel observation both depend on the one
-#    unknown $v$ alone, so their losses have the same minimum. That ends where the target does not determine
+# 1. Look first at thin lines, and at contexts whose line is tangent to a part: there the distribution along the
+#    line changes fast with the context, and a small network approximates it poorly.
+# 2. They stay about as good. Given the context, target and novel observation both depend on the one
+#    unknown $v$ alone, so their losses have the same minimum. This no longer holds where the target does not determine
 #    the signal.
-# 3. Every target now repeats its context, and nothing says where on the line a point lies. The losses are
-#    zero from the first step, whatever the network answers; the samples follow its first weights. Proposition
+# 3. Every target now repeats its context, and no observation depends on the coordinate along the line. The losses are
+#    zero from the first step, whatever the network predicts; the samples depend on its initial weights. Proposition
 #    1 assumes that all observations together determine the signal.
 #
 # </details>
@@ -303,96 +302,99 @@ for ax, (name, cloud), color in zip(axes, clouds.items(), (HIDDEN, SAMPLES, MEAN
 # **Further reading.** The paper, [arXiv 2306.11719](https://arxiv.org/abs/2306.11719); denoising diffusion,
 # [arXiv 2006.11239](https://arxiv.org/abs/2006.11239); the deterministic step, [arXiv
 # 2010.02502](https://arxiv.org/abs/2010.02502); and Cramér and Wold (1936), *Some theorems on distribution
-# functions*, on why all shadows together determine a distribution. Then `01_toy_proof`.
+# functions*, on why all projections together determine a distribution. Then `01_toy_proof`.
 
 # %% tags=["nbval-ignore-output"]
-# This cell serves this repository's tests and README only: it keeps the figures, the numbers and a moving picture.
+# This cell serves this repository's tests and README only: it saves the figures, the numbers and an animation.
 import importlib.util
 
 if importlib.util.find_spec("fwdiff_lite"):
     from IPython.display import display
 
     from fwdiff_lite.pipeline.notebook import Run
-    from fwdiff_lite.plotting import frames_from_figure
+    from fwdiff_lite.plotting import figure_to_rgb
 
     run = Run("00_one_page", PROFILE)
-    for name, figure in {"data": data, "flow": flow, "contexts": contexts, "everything": everything}.items():
+    figures = {"data": data_figure, "flow": trajectory_figure, "contexts": contexts_figure}
+    figures["everything"] = marginal_figure
+    for name, figure in figures.items():
         run.savefig(figure, name)
-    def apart(cloud):  # the distance of quarters of a cloud from as many true points, on average
-        return sum(distance(part, nature(len(part))) for part in cloud.split(MANY // 4)) / 4
+    def mean_distance(points):  # of each quarter of the points to as many true points
+        return sum(sliced_wasserstein(part, sample_signals(len(part))) for part in points.split(NUM_POINTS // 4)) / 4
 
-    def stray(cloud):  # the share of points that lie where the truth has none
-        return (torch.cdist(cloud[:4000], crowd[:6000]).amin(1) > 0.2).float().mean()
+    def stray_fraction(points):  # the fraction of points that are far from all true points
+        return (torch.cdist(points[:4000], true_points[:6000]).amin(1) > 0.2).float().mean()
 
-    floor = (apart(nature(MANY)) + apart(nature(MANY))) / 2
-    ratios = []  # on ten lines, the distance of samples to true points over that of true points to one another
-    for value, angle in zip(seen[:10], angles[:10], strict=True):
-        near = forward(crowd[(forward(crowd, angle) - value).abs() < 0.01], angle + torch.pi / 2)
+    sampling_error = (mean_distance(sample_signals(NUM_POINTS)) + mean_distance(sample_signals(NUM_POINTS))) / 2
+    ratios = []  # on ten lines: Wasserstein-1 of samples to true points, over that of two sets of true points
+    for value, angle in zip(values[:10], angles[:10], strict=True):
+        near = forward(true_points[(forward(true_points, angle) - value).abs() < 0.01], angle + torch.pi / 2)
         half = len(near) // 2
-        drawn = forward(sample(value.expand(half), angle.expand(half)), angle + torch.pi / 2).sort().values
-        one, two = near[:half].sort().values, near[half : 2 * half].sort().values
-        ratios.append(((drawn - one).abs().mean() / (one - two).abs().mean()).item())
+        samples = forward(sample(value.expand(half), angle.expand(half)), angle + torch.pi / 2).sort().values
+        exact, exact_redraw = near[:half].sort().values, near[half : 2 * half].sort().values
+        ratios.append(((samples - exact).abs().mean() / (exact - exact_redraw).abs().mean()).item())
     run.record(
-        context_residual_max=(forward(clouds["samples"], angles) - seen).abs().max(),
-        plane_sw2_over_floor=apart(clouds["samples"]) / floor,
-        regression_sw2_over_floor=apart(clouds["regression"]) / floor,
+        context_residual_max=(forward(sets["samples"], angles) - values).abs().max(),
+        plane_sw2_over_floor=mean_distance(sets["samples"]) / sampling_error,
+        regression_sw2_over_floor=mean_distance(sets["regression"]) / sampling_error,
         line_w1_over_floor=sum(ratios) / len(ratios),
-        stray_share=stray(clouds["samples"]),
-        regression_stray_share=stray(clouds["regression"]),
+        stray_share=stray_fraction(sets["samples"]),
+        regression_stray_share=stray_fraction(sets["regression"]),
     )
 
-    movie, (left, right) = plt.subplots(1, 2, figsize=(6.4, 3.3), dpi=100)
-    turns, settle, value = run.pick(smoke=4, cpu=64, gpu=64), run.pick(smoke=2, cpu=20, gpu=20), torch.tensor(0.35)
-    sweep = torch.linspace(0, 2 * torch.pi, turns + 1) + 0.1
-    flows = [list(trajectory(value.expand(120), angle.expand(120), noise[:120])) for angle in sweep]
-    steps = [round(63 * k / settle) for k in range(settle)]  # from noise to clean, on the first line
-    story = [(0, k) for k in steps] + [(i, 63) for i in range(turns)]  # (which line, which step)
-    story += [(turns, 63)] * 8 + [(turns, k) for k in steps[::-2]]
-    scene(left, value, sweep[0], flows[0][0][1], "one number leaves a line open")
-    (line, cross), moving = left.lines, left.collections[-1]
-    moving.set(alpha=0.6, sizes=[14])
-    plane(right, "all samples so far")
-    printed = right.scatter([], [], s=4, color=SAMPLES, lw=0)
-    frames_from_figure(movie)  # lays the figure out,
-    movie.set_layout_engine("none")  # once for all
-    prints, frames = torch.empty(0, 2), []
-    for place, k in story:
+    animation, (left, right) = plt.subplots(1, 2, figsize=(6.4, 3.3), dpi=100)
+    num_angles, num_steps = run.pick(smoke=4, cpu=64, gpu=64), run.pick(smoke=2, cpu=20, gpu=20)
+    value, orbit = torch.tensor(0.35), torch.linspace(0, 2 * torch.pi, num_angles + 1) + 0.1
+    trajectories = [list(trajectory(value.expand(120), angle.expand(120), noise[:120])) for angle in orbit]
+    step_indices = [round(63 * k / num_steps) for k in range(num_steps)]  # from noise to clean
+    frame_indices = [(0, k) for k in step_indices] + [(i, 63) for i in range(num_angles)]  # (angle, step) of each frame
+    frame_indices += [(num_angles, 63)] * 8 + [(num_angles, k) for k in step_indices[::-2]]
+    plot_plane(left, value, orbit[0], trajectories[0][0][1], "one observation leaves a line")
+    (line, mean_marker), sample_dots = left.lines, left.collections[-1]
+    sample_dots.set(alpha=0.6, sizes=[14])
+    format_plane(right, "all samples so far")
+    all_dots = right.scatter([], [], s=4, color=SAMPLES, lw=0)
+    figure_to_rgb(animation)  # computes the layout,
+    animation.set_layout_engine("none")  # which then stays fixed
+    all_samples, frames = torch.empty(0, 2), []
+    for i, k in frame_indices:
         line.remove()
-        start = value * direction(sweep[place])
-        line = left.axline(start, start + direction(sweep[place] + torch.pi / 2), color=CONTEXT, lw=1, zorder=1)
-        cross.set_data(*flows[place][0][0].mean(0)[:, None])
-        moving.set_offsets(flows[place][k][1])
-        if k == 63 and place < turns:
-            between = torch.lerp(sweep[place], sweep[place + 1], torch.rand(120))
-            prints = torch.cat([prints, sample(value.expand(120), between)])
-        printed.set(offsets=prints, alpha=0.5 * k / 63)
-        frames.append(frames_from_figure(movie))
-    plt.close(movie)
+        foot = value * direction(orbit[i])
+        line = left.axline(foot, foot + direction(orbit[i] + torch.pi / 2), color=CONTEXT, lw=1, zorder=1)
+        mean_marker.set_data(*trajectories[i][0][0].mean(0)[:, None])
+        sample_dots.set_offsets(trajectories[i][k][1])
+        if k == 63 and i < num_angles:
+            random_angles = torch.lerp(orbit[i], orbit[i + 1], torch.rand(120))
+            all_samples = torch.cat([all_samples, sample(value.expand(120), random_angles)])
+        all_dots.set(offsets=all_samples, alpha=0.5 * k / 63)
+        frames.append(figure_to_rgb(animation))
+    plt.close(animation)
     run.save_gif(frames, "samples", fps=12)
     run.finish()
-    found = run.numbers
-    print(f"largest error in the context: {found['context_residual_max']:.0e}")
-    print(f"astray: {found['stray_share']:.1%} of samples, {found['regression_stray_share']:.1%} of means")
-    print(f"samples against truth in the plane: {found['plane_sw2_over_floor']:.1f} times the least possible")
-    print(f"samples against truth along ten lines: {found['line_w1_over_floor']:.1f} times the least possible")
-    display(run.opening())
+    numbers = run.numbers
+    print(f"largest error in the context: {numbers['context_residual_max']:.0e}")
+    stray, regression_stray = numbers["stray_share"], numbers["regression_stray_share"]
+    print(f"far from all true points: {stray:.1%} of samples, {regression_stray:.1%} of means")
+    print("distance of samples from the truth over the sampling error: "
+          f"{numbers['plane_sw2_over_floor']:.1f} in the plane, {numbers['line_w1_over_floor']:.1f} along ten lines")
+    display(run.header())
 
 # %% [markdown]
-# ## 8. Move it
+# ## 8. Interactive
 #
-# Turn the context, change its value, and step through the denoising. The same picture for three contexts
-# stands in section 5, for readers without a kernel.
+# Change the direction and the value of the context, and step through the denoising. Section 5 shows the same figure
+# for three contexts, for readers without a kernel.
 
 # %% tags=["nbval-ignore-output"]
 from ipywidgets import interact
 
 
-def look(degrees=92, observed=0.6, step=63):
+def show_samples(degrees=92, observed=0.6, step=63):
     value, angle = torch.tensor(observed), torch.tensor(degrees).deg2rad()
-    dots = list(trajectory(value.expand(1000), angle.expand(1000), noise))[step][1]
+    points = list(trajectory(value.expand(1000), angle.expand(1000), noise))[step][1]
     _, (left, right) = plt.subplots(1, 2, figsize=(8, 3.6))
-    scene(left, value, angle, dots, f"O = {observed:.2f} at {degrees}°, t = {TIMES[step]:.2g}")
-    profile(right, value, angle, dots)
+    plot_plane(left, value, angle, points, f"O = {observed:.2f} at {degrees}°, t = {TIMES[step]:.2g}")
+    plot_histogram(right, value, angle, points)
 
 
-moving = interact(look, degrees=(0, 180, 2), observed=(-1.7, 1.7, 0.05), step=(0, 63))
+widget = interact(show_samples, degrees=(0, 180, 2), observed=(-1.7, 1.7, 0.05), step=(0, 63))

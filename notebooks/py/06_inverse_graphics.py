@@ -27,16 +27,16 @@ else:
     if not os.path.isdir(folder):
         address = "https://github.com/fwdiff-lite/fwdiff-lite"
         subprocess.run(["git", "clone", "--quiet", "--depth", "1", address, folder], check=True)
-    there = {d.metadata["Name"].lower().replace("_", "-") for d in importlib.metadata.distributions()}
+    installed = {d.metadata["Name"].lower().replace("_", "-") for d in importlib.metadata.distributions()}
     light = "accelerate einops imageio jaxtyping matplotlib safetensors scikit-image scikit-learn scipy tqdm wadler-lindig".split()
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
-    subprocess.run([*install, *(name for name in light if name not in there), "-e", folder], check=True)
+    subprocess.run([*install, *(name for name in light if name not in installed), "-e", folder], check=True)
     sys.path.insert(0, folder)
     os.chdir(f"{folder}/notebooks")
 
 # %% tags=["parameters"]
 PROFILE = "cpu"
-# The profile "gpu" trains the weights anew, and goes on where an earlier run stopped.
+# The profile "gpu" trains the weights anew, and resumes an earlier run.
 MINUTES = 13.0  # of training
 BATCH = 128  # scenes a step
 FOLDER = "../build/06_inverse_graphics"  # for its weights
@@ -59,10 +59,10 @@ from fwdiff_lite.problems.inverse_graphics import tabletop
 from fwdiff_lite.problems.inverse_graphics.cameras import rays
 
 run = Run("06_inverse_graphics", PROFILE)
-N, K = run.pick(smoke=2, cpu=4, gpu=4), run.pick(smoke=2, cpu=4, gpu=4)  # held-out scenes shown, redraws of each
+N, K = run.pick(smoke=2, cpu=4, gpu=4), run.pick(smoke=2, cpu=4, gpu=4)  # held-out scenes shown; posterior draws of each
 DENOISING = run.pick(smoke=2, cpu=24, gpu=24)  # steps of sampling
 device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-run.opening()
+run.header()
 
 # %% [markdown]
 # ## 1. What a picture hides
@@ -73,87 +73,92 @@ run.opening()
 #
 # The colour of the screen sets the odds of what is behind it, the colour of the box those of its decal. So given a
 # picture, what it hides has a known distribution. Left, pictures from the front; then the same scenes from three other
-# sides; right, what could as well have been there: other draws, which look exactly the same from the front.
+# sides; right, exact draws from the posterior: other scenes that look exactly the same from the front.
 
 # %%
-exam = evaluation.exam(N, K, device=device)
+test_set = evaluation.make_test_set(N, K, device=device)
 
 
-def rgb(pictures):
-    """Pictures (..., 3, H, W), in [-1, 1] or in 256 levels, for matplotlib."""
-    pictures = torch.as_tensor(pictures)
-    levels = pictures / 255 if pictures.dtype == torch.uint8 else pictures / 2 + 0.5
-    return levels.float().movedim(-3, -1).clamp(0, 1).cpu()
+def rgb(images):
+    """Images (..., 3, H, W), in [-1, 1] or in 256 levels, for matplotlib."""
+    images = torch.as_tensor(images)
+    values = images / 255 if images.dtype == torch.uint8 else images / 2 + 0.5
+    return values.float().movedim(-3, -1).clamp(0, 1).cpu()
 
 
 BACK = evaluation.TARGET_ANGLES.index(180)
-rows = [
-    torch.cat([rgb(exam.context.value[i]), rgb(exam.truth[i, :, 0]), rgb(exam.redrawn[i, :2, BACK, 0])]) for i in range(N)
-]
-degrees = [f"{d}°" for d in evaluation.TARGET_ANGLES]
-fig = plotting.image_grid(torch.stack(rows), col_titles=["front", *degrees, "180°, redrawn", "and again"], size=1.25)
+context, truth, draws = test_set.context.value, test_set.truth[:, :, 0], test_set.posterior_draws[:, :2, BACK, 0]
+rows = [torch.cat([rgb(context[i]), rgb(truth[i]), rgb(draws[i])]) for i in range(N)]
+angles = [f"{angle}°" for angle in evaluation.TARGET_ANGLES]
+fig = plotting.image_grid(
+    torch.stack(rows), col_titles=["front", *angles, "180°, draw 1", "180°, draw 2"], size=1.25
+)
 run.savefig(fig, "scenes")
 plt.show()
 
-for (name, kinds), cues, odds in zip(tabletop.FACTORS.items(), tabletop.CUES.values(), tabletop.FACTOR_PROBABILITIES, strict=True):
-    print(f"{name:10}" + "".join(f"{kind:>9}" for kind in kinds) + "   entropy")
-    for cue, row in zip(cues, odds, strict=True):
-        bits = float(-(row * row.log2()).sum())
-        print(f"  {cue:8}" + "".join(f"{float(p):9.2f}" for p in row) + f"{bits:8.2f} bits")
+for (name, categories), cues, table in zip(
+    tabletop.FACTORS.items(), tabletop.CUES.values(), tabletop.FACTOR_PROBABILITIES, strict=True
+):
+    print(f"{name:10}" + "".join(f"{category:>9}" for category in categories) + "   entropy")
+    for cue, probabilities in zip(cues, table, strict=True):
+        bits = float(-(probabilities * probabilities.log2()).sum())
+        print(f"  {cue:8}" + "".join(f"{float(p):9.2f}" for p in probabilities) + f"{bits:8.2f} bits")
 
 # %% [markdown]
-# The hidden body's kind, place, size and turn and the decal's height are drawn too. All of that is known to us and told
-# to no model: what it sees of a scene while it trains are pictures, one from the front and two from anywhere around.
+# The hidden body's shape, position, size and orientation and the decal's height are random too. We know their
+# distribution. No model is given it: in training, a model sees pictures of a scene only, one from the front and two from
+# anywhere around.
 #
 # ## 2. The denoiser
 #
 # The signal is a radiance field, and the forward model is volume rendering (Eq. 12). A U-Net turns the context's picture
-# and the noisy target's into maps of features, and each point of space looks up what the two show of it (Eq. 10, 14):
+# and the noisy target's into feature maps, and each point of space looks up its features in both (Eq. 10, 14):
 #
 # $$S = S\big(\cdot \mid \mathrm{enc}(O^\text{ctxt}; 0),\ \mathrm{enc}(O_t^\text{trgt}, O^\text{det}; t)\big).$$
 #
-# Beside colours the encoder is given the ray of light that each pixel sees, as Plücker coordinates. The encoder of the
-# target is *told* what follows from the context alone (figure 2): a deterministic render $O^\text{det}$ of the target's
-# view, of half the resolution, in colour, depth, opacity and features. Where nothing is hidden it is right. What is
-# hidden it can only average.
+# Beside colours, the encoder gets the ray of each pixel in Plücker coordinates. The encoder of the target is
+# *conditioned* on a prediction from the context alone (figure 2): a deterministic render $O^\text{det}$ of the target's
+# view at half the resolution, with colour, depth, opacity and features. Where nothing is hidden, this render is right.
+# Of hidden parts it shows the average.
 
 # %% tags=["nbval-ignore-output"]
 if PROFILE == "gpu":
     Path(FOLDER).mkdir(parents=True, exist_ok=True)
     train.train(train.build_model("unet"), Path(FOLDER), "unet", BATCH, seconds=60 * MINUTES)
-    model = evaluation.trained("unet", Path(FOLDER), device)
+    model = evaluation.load_model("unet", Path(FOLDER), device)
 else:
     model = evaluation.load_pretrained_model().to(device)
-entry = read_manifest()[f"{study.NAME}_unet.safetensors"]
-measured, recorded = evaluation.recorded()
+entry = read_manifest()[f"{evaluation.NAME}_unet.safetensors"]
+all_numbers, recorded = evaluation.load_results()
 print(f"{sum(w.numel() for w in model.denoiser.parameters()) / 1e6:.1f} million weights")
 print(f"loaded: {entry['steps']} steps on {entry['hardware']}, {entry['gpu_minutes']} GPU-minutes")
 
-shown = range(min(3, N))
+shown = list(range(min(3, N)))
 with torch.no_grad():
-    told = model.denoiser.condition(exam.context, exam.cameras[:, BACK, :1]).rendered_cond[:, 0]
-grey = lambda x: x[:, None].expand(-1, 3, -1, -1)  # noqa: E731
-solid = torch.where(told[:, 4] > 0.5, told[:, 3], torch.inf)
-depth = torch.as_tensor(plotting.depth_to_rgb(solid.cpu())).float().movedim(-1, 1) * 2 - 1
-parts = [exam.context.value[:, 0], exam.truth[:, BACK, 0], told[:, :3], depth, 2 * grey(told[:, 4]) - 1]
+    rendered = model.denoiser.condition(test_set.context, test_set.cameras[:, BACK, :1]).rendered_cond[:, 0]
+colour, depth, opacity = rendered[:, :3], rendered[:, 3], rendered[:, 4]
+surface = torch.where(opacity > 0.5, depth, torch.inf)
+depth_rgb = torch.as_tensor(plotting.depth_to_rgb(surface.cpu())).float().movedim(-1, 1) * 2 - 1
+opacity_rgb = 2 * opacity[:, None].expand(-1, 3, -1, -1) - 1
+columns = [test_set.context.value[:, 0], test_set.truth[:, BACK, 0], colour, depth_rgb, opacity_rgb]
 fig = plotting.image_grid(
-    torch.stack([rgb(part.cpu()[list(shown)]) for part in parts], 1), size=1.25,
-    col_titles=["context", "true target", "told: colour", "told: depth", "told: opacity"],
+    torch.stack([rgb(column.cpu()[shown]) for column in columns], 1), size=1.25,
+    col_titles=["context", "true target", "render: colour", "render: depth", "render: opacity"],
 )
 run.savefig(fig, "told")
 plt.show()
 
 # %% [markdown]
-# The losses compare pictures: 320 pixels of the target (Eq. 8), as many of a novel view that the network is not told of
-# (Eq. 9), and the deterministic render. The curve is that of the last stretch of training, which went on from weights
-# made before; the dots are a few more steps, taken here.
+# The losses compare pictures: 320 pixels of the target (Eq. 8), 320 pixels of a novel view that the network does not get
+# as input (Eq. 9), and the deterministic render. The curve shows the last part of the training, which resumed from
+# earlier weights; the dots are a few more steps, taken here.
 
 # %% tags=["nbval-ignore-output"]
-trainee = train.build_model("unet").to(device)
-trainee.denoiser.load_state_dict(model.denoiser.state_dict())
-size, count = run.pick(smoke=(1, 1), cpu=(1, 12), gpu=(16, 4))
-batch = tabletop.batches(size, 1, train.PIXELS, device=device)
-live = fit(trainee, batch, steps=count, learning_rate=1e-5, warmup=1, progress=False).curve
+resumed = train.build_model("unet").to(device)
+resumed.denoiser.load_state_dict(model.denoiser.state_dict())
+batch_size, steps = run.pick(smoke=(1, 1), cpu=(1, 12), gpu=(16, 4))
+batch = tabletop.batches(batch_size, 1, train.PIXELS, device=device)
+live = fit(resumed, batch, steps=steps, learning_rate=1e-5, warmup=1, progress=False).curve
 curve, record = (json.loads(str(recorded[key]))["unet"] for key in ("curves", "records"))
 fig, ax = plt.subplots(figsize=(6, 2.6))
 for name, color in (("target", plotting.TARGET), ("novel", plotting.SAMPLES), ("deterministic", plotting.MUTED)):
@@ -169,93 +174,94 @@ plt.show()
 # %% [markdown]
 # ## 3. One picture, many scenes
 #
-# Samples for held-out pictures, each with its target behind the table (recorded), beside the one answer of a
-# *deterministic* pixelNeRF: the same network, trained on its own, that sees no noisy target. The last columns show the
-# same sampled scenes, and the true one, from a camera at 135° that sampling never looked through. Samples of one row
-# agree with the picture and differ in what it hides; the deterministic answer is a blend of them.
+# Samples for held-out pictures, each with its target behind the table (recorded), beside the single prediction of a
+# *deterministic* pixelNeRF: the same network, trained separately, without a noisy target as input. The last columns
+# show the same sampled scenes, and the true one, from a novel camera at 135°, which sampling did not use. Samples of one
+# row agree with the picture and differ in the hidden parts; the deterministic prediction is a blend of them.
 
 # %%
-arm = evaluation.sampler("unet")
+sampler = evaluation.sampler_name("unet")
 rows = []
 for i in range(4):
-    samples = torch.from_numpy(recorded[arm][i, :4, BACK])
+    samples = torch.from_numpy(recorded[sampler][i, :4, BACK])
     truth = torch.from_numpy(recorded["truth"][i, BACK])
-    single = recorded["deterministic"][i, BACK, 0]
-    pictures = [recorded["context"][i], truth[0], single, *samples[:, 0], truth[1], *samples[:2, 1]]
-    rows.append(torch.stack([rgb(picture) for picture in pictures]))
+    prediction = recorded["deterministic"][i, BACK, 0]
+    images = [recorded["context"][i], truth[0], prediction, *samples[:, 0], truth[1], *samples[:2, 1]]
+    rows.append(torch.stack([rgb(image) for image in images]))
 titles = ["context", "truth, 180°", "deterministic"]
 titles += [*(f"sample {j + 1}" for j in range(4)), "truth, 135°", *(f"{j + 1}, at 135°" for j in range(2))]
 fig = plotting.image_grid(torch.stack(rows), col_titles=titles, size=1.05)
 run.savefig(fig, "samples")
 plt.show()
 
-single = json.loads(str(recorded["records"]))[evaluation.BASELINE]
-for words, made in (("this model", entry), ("deterministic", single)):
-    print(f"{words:14}{made['steps']:6} steps, {made['gpu_minutes']:.1f} GPU-minutes")
+baseline_record = json.loads(str(recorded["records"]))[evaluation.BASELINE]
+for label, record in (("this model", entry), ("deterministic", baseline_record)):
+    print(f"{label:14}{record['steps']:6} steps, {record['gpu_minutes']:.1f} GPU-minutes")
 
 # %% [markdown]
 # ## 4. All around
 #
-# What neither context nor target sees comes out as a mean. So a scene to walk around is sampled *autoregressively*: first
-# a target at 120°, which joins the context, then one at 240°. The weights are earlier ones of this model, trained for some
-# minutes more with one or two pictures in the context. Two samples of each of a few scenes, recorded, with their depth
-# (bright is near); the true scene is in the first row.
+# Parts that neither context nor target shows are rendered as an average. So a scene to walk around is sampled
+# *autoregressively*: first a target at 120°, which joins the context, then one at 240°. The weights are earlier ones of
+# this model, trained for some minutes more with one or two context pictures. Two samples of each of a few scenes,
+# recorded, with their depth (bright is near); the true scene is in the first row.
 
 # %% tags=["nbval-ignore-output"]
-around, distance = (torch.from_numpy(recorded[f"orbit{part}"]) for part in ("", "_depth"))
-count, frames = len(around) // 2, around.shape[1]
-scenes, fronts, _ = evaluation.held_out_scenes()
-turn = [tabletop.rotate_about_z(fronts[:count], 360 * i / frames) for i in range(frames)]
-true = torch.stack([tabletop.render(scenes[:count], camera)[:, 0] for camera in turn], 1)  # (c, F, 3, H, W)
-near, far = (float(end) for end in distance[distance.isfinite()].float().aminmax())
+orbit, orbit_depth = (torch.from_numpy(recorded[f"orbit{part}"]) for part in ("", "_depth"))
+count, frames = len(orbit) // 2, orbit.shape[1]
+scenes, context_cameras, _ = evaluation.held_out_scenes()
+cameras = [tabletop.rotate_about_z(context_cameras[:count], 360 * i / frames) for i in range(frames)]
+true_orbit = torch.stack([tabletop.render(scenes[:count], camera)[:, 0] for camera in cameras], 1)  # (c, F, 3, H, W)
+near, far = (float(end) for end in orbit_depth[orbit_depth.isfinite()].float().aminmax())
 
 
-def ring(scene, frame):
-    """One moment of the orbit: truth, two samples and their depth, side by side."""
-    samples = [rgb(around[2 * scene + j, frame]) for j in range(2)]
-    ways = [distance[2 * scene + j, frame].float() for j in range(2)]
-    depths = [torch.as_tensor(plotting.depth_to_rgb(way, near, far)) for way in ways]
-    return torch.stack([rgb(true[scene, frame]), *samples, *depths])
+def orbit_frame(scene, frame):
+    """One frame of the orbit: truth, two samples and their depth, side by side."""
+    samples = [rgb(orbit[2 * scene + j, frame]) for j in range(2)]
+    depths = [orbit_depth[2 * scene + j, frame].float() for j in range(2)]
+    depths = [torch.as_tensor(plotting.depth_to_rgb(depth, near, far)) for depth in depths]
+    return torch.stack([rgb(true_orbit[scene, frame]), *samples, *depths])
 
 
 names = ["truth", "sample 1", "sample 2", "depth 1", "depth 2"]
 strip = range(0, frames, frames // 6)
 fig = plotting.image_grid(
-    torch.stack([ring(0, f) for f in strip], 1), row_labels=names,
+    torch.stack([orbit_frame(0, f) for f in strip], 1), row_labels=names,
     col_titles=[f"{360 * f // frames}°" for f in strip], size=1.1,
 )
 run.savefig(fig, "orbit")
 plt.show()
 
 # %% tags=["nbval-ignore-output"]
-moving = []
+animation = []
 for f in range(frames):
-    pictures = torch.stack([ring(scene, f)[:4] for scene in range(count)])
-    fig = plotting.image_grid(pictures, col_titles=names[:4], size=1.2)
-    moving.append(plotting.frames_from_figure(fig))
+    images = torch.stack([orbit_frame(scene, f)[:4] for scene in range(count)])
+    fig = plotting.image_grid(images, col_titles=names[:4], size=1.2)
+    animation.append(plotting.figure_to_rgb(fig))
     plt.close(fig)
-run.save_gif(moving, "orbit", fps=6)
+run.save_gif(animation, "orbit", fps=6)
 
 # %% [markdown]
 # ## 5. Where samples differ
 #
-# Below, the standard deviation over the samples of each pixel, and the pixels that the tracer says a front view cannot
-# know: they show, or could show, a point that the context's camera does not see. Samples should differ there, and only
-# there where something is open: the table behind the screen is out of sight too, but it goes on as it does elsewhere.
+# Below, the standard deviation of each pixel over the samples, and the disocclusion mask from ray tracing: the pixels
+# that show, or could show, a point that the context camera does not see. Samples should differ there, where something
+# is uncertain. The table behind the screen is out of sight too, but its pattern is certain.
 
 # %%
 rows = []
 for i in shown:
     for d in (0, BACK):
-        deviation = torch.from_numpy(recorded[f"{arm}_deviation"][i, d, 0]).float()
-        unseen = exam.unseen[i, d, 0].cpu().float()
-        panels = [rgb(exam.context.value[i, 0]), rgb(recorded["truth"][i, d, 0]), rgb(recorded[arm][i, 0, d, 0])]
+        deviation = torch.from_numpy(recorded[f"{sampler}_deviation"][i, d, 0]).float()
+        mask = test_set.disocclusion_mask[i, d, 0].cpu().float()
+        images = [test_set.context.value[i, 0], recorded["truth"][i, d, 0], recorded[sampler][i, 0, d, 0]]
+        panels = [rgb(image) for image in images]
         colours = plt.get_cmap("magma")((deviation / 0.7).clamp(0, 1).numpy())[..., :3]
-        panels += [torch.from_numpy(colours).float(), unseen[..., None].expand(-1, -1, 3)]
+        panels += [torch.from_numpy(colours).float(), mask[..., None].expand(-1, -1, 3)]
         rows.append(torch.stack(panels))
 fig = plotting.image_grid(
-    torch.stack(rows), size=1.15, row_labels=[f"{study.TARGET_ANGLES[d]}°" for _ in shown for d in (0, BACK)],
-    col_titles=["context", "true target", "sample", "deviation", "not seen (white)"],
+    torch.stack(rows), size=1.15, row_labels=[f"{evaluation.TARGET_ANGLES[d]}°" for _ in shown for d in (0, BACK)],
+    col_titles=["context", "true target", "sample", "deviation", "disoccluded (white)"],
 )
 run.savefig(fig, "variance")
 plt.show()
@@ -263,149 +269,155 @@ plt.show()
 # %% [markdown]
 # ## 6. Are the odds right?
 #
-# From a sample's picture at 180° one reads what it put behind the screen and on the box: the nearest of true pictures with
-# every content that there can be. Bars: how often samples hold what, by the colour of the screen and of the box; black
-# lines: the true odds.
+# The view of a sample at 180° shows its hidden body and its decal. A classifier compares this view with rendered templates
+# of all categories and takes the nearest one. Bars: the frequency of each category in the samples, by the colour of the
+# screen and of the box; black lines: the true probabilities.
 
 # %%
-labels = torch.from_numpy(recorded[f"{arm}_labels"]).long()  # (c, 2, K)
-drawn = scenes[: len(labels)]
+labels = torch.from_numpy(recorded[f"{sampler}_labels"]).long()  # (c, 2, K)
+cues = scenes[: len(labels)].cue
 fig, axes = plt.subplots(2, 3, figsize=(8, 4.2), sharey=True, layout="constrained")
-palette = {"nothing": [0.75] * 3} | dict(zip(tabletop.FACTORS["hidden"][1:], tabletop.BODY_COLOURS[1:].tolist(), strict=True))
+palette = {"nothing": [0.75] * 3}
+palette |= dict(zip(tabletop.FACTORS["hidden"][1:], tabletop.BODY_COLOURS[1:].tolist(), strict=True))
 palette |= dict(zip(tabletop.FACTORS["decal"], tabletop.DECAL_COLOURS.tolist(), strict=True))
-for f, (factor, kinds) in enumerate(tabletop.FACTORS.items()):
+for f, (factor, categories) in enumerate(tabletop.FACTORS.items()):
     for c, cue in enumerate(tabletop.CUES[factor]):
-        ax, found = axes[f, c], labels[drawn.cue[:, f] == c, f].flatten()
-        ax.bar(kinds, [float((found == k).float().mean()) if len(found) else 0.0 for k in range(3)],
-               color=[palette[kind] for kind in kinds], width=0.7)
+        ax, cue_labels = axes[f, c], labels[cues[:, f] == c, f].flatten()
+        ax.bar(categories, [float((cue_labels == k).float().mean()) if len(cue_labels) else 0.0 for k in range(3)],
+               color=[palette[category] for category in categories], width=0.7)
         for k, p in enumerate(tabletop.FACTOR_PROBABILITIES[f, c].tolist()):
             ax.plot([k - 0.42, k + 0.42], [p, p], color="k", lw=2)
-        ax.set(title=f"{cue} {'screen' if f == 0 else 'box'} ({len(found)})", ylim=(0, 1))
+        ax.set(title=f"{cue} {'screen' if f == 0 else 'box'} ({len(cue_labels)})", ylim=(0, 1))
         ax.grid(axis="x")
-for ax, what in zip(axes[:, 0], ("behind the screen", "on the box"), strict=True):
-    ax.set_ylabel(what)
+for ax, label in zip(axes[:, 0], ("behind the screen", "on the box"), strict=True):
+    ax.set_ylabel(label)
 run.savefig(fig, "odds")
 plt.show()
 
 # %% [markdown]
-# In brackets, how many samples were read. The distance of pooled frequencies from the odds (`tv`; of both, the larger), and
-# that of each scene's frequencies from its own odds, less what chance explains (`rms`; of both, all together), with the
-# upper ends of their intervals over scenes. Eta is 1 for ancestral sampling, 0 for DDIM. Beside the model above one trained
-# without the novel loss (Eq. 9), and for a shorter time.
+# In brackets, the number of classified samples. `tv`: the total variation between pooled frequencies and probabilities
+# (`both`: the larger value of the two factors). `rms`: the deviation of each scene's frequencies from its own
+# probabilities, less the part that chance explains (`both`: pooled over the two factors). Both with the upper ends of
+# their intervals over scenes. Eta is 1 for ancestral sampling, 0 for DDIM. Beside the model above, one that was trained
+# without the novel loss (Eq. 9) and for a shorter time.
 
 # %% tags=["nbval-ignore-output"]
-row = measured[arm]
-print(json.loads(str(recorded["parts"]))["examination_unet"]["command"].split("study ")[1])
+numbers = all_numbers[sampler]
+command = json.loads(str(recorded["parts"]))["examination_unet"]["command"]
+print(command.split(maxsplit=3)[3])  # without the module
 print(f"{'':30}" + "".join(f"{title:>18}" for title in ("tv (up to)", "rms (up to)")))
-for sampler, found in sorted(measured.items(), reverse=True):
-    words, _, eta = sampler.partition("_eta_")
-    words = f"{'no novel loss' if words == 'no_novel' else 'main model'}, eta {eta}"
-    for factor in ("", *(f"{name}_" for name in tabletop.FACTORS)):
-        pairs = [(found[f"{factor}factor_{key}"], found[f"{factor}factor_{key}_high"]) for key in ("tv", "scene_rms")]
-        cells = "".join(f"{at:9.3f} ({high:.3f}) " for at, high in pairs)
-        print(f"{words:22}{factor.strip('_') or 'both':8}" + cells)
+for name, sampler_numbers in sorted(all_numbers.items(), reverse=True):
+    variant, _, eta = name.partition("_eta_")
+    label = f"{'no novel loss' if variant == 'no_novel' else 'main model'}, eta {eta}"
+    for factor in ("", *(f"{factor}_" for factor in tabletop.FACTORS)):
+        keys = [f"{factor}factor_{key}" for key in ("tv", "scene_rms")]
+        cells = "".join(f"{sampler_numbers[key]:9.3f} ({sampler_numbers[f'{key}_high']:.3f}) " for key in keys)
+        print(f"{label:22}{factor.strip('_') or 'both':8}" + cells)
     keys = ("factor_tv_high", "factor_scene_rms_high", "novel_energy_skill_180")
-    run.record(**{f"{sampler}_{key}": found[key] for key in keys})
-run.record(**row, examined=len(recorded[f"{arm}_labels"]))
+    run.record(**{f"{name}_{key}": sampler_numbers[key] for key in keys})
+run.record(**numbers, examined=len(recorded[f"{sampler}_labels"]))
 
 # %% [markdown]
 # ## 7. Are the scenes right?
 #
-# The energy score asks how far samples are from the truth, less half of how far they are from each other; no sampler can
-# beat true draws. Its *skill* is 0 where samples are no better than the deterministic answer and 1 where they are as good
-# as true draws of what the picture hides. Left, with intervals over scenes, for the target and for a novel view at three
-# quarters of the way to it. Middle, the standard deviation of samples over the error of their mean, on the pixels that the
-# picture cannot know: 1 is calibrated.
+# The energy score is the mean distance of samples from the truth, less half of their mean distance from each other; no
+# sampler can beat exact posterior draws. Its *skill* is 0 if samples are no better than the deterministic prediction, and
+# 1 if they are as good as exact draws. Left, the skill with intervals over scenes, for the target and for a novel view at
+# three quarters of its angle. Middle, the standard deviation of samples over the error of their mean, on disoccluded
+# pixels: 1 is calibrated.
 #
-# Right, what limits the skill: how far true draws differ from each other, and how wrong one sample is where the picture
-# leaves nothing open. Some of that error no training removes (dotted). In training a ray through a pixel's middle is to
-# have the colour of the pixel, which is the mean of 2 x 2 rays of the true scene. A picture of a sample is the mean of
-# 2 x 2 such rays again, and so it is filtered twice.
+# Right, the limits of the skill: the difference between exact draws, and the error of one sample on visible pixels. No
+# training removes all of this error (dotted). In training, a ray through the centre of a pixel learns the colour of the
+# pixel, which is the mean of 2 x 2 rays of the true scene. A render of a sample is the mean of 2 x 2 such rays again, and
+# so it is filtered twice.
 
 # %% tags=["nbval-ignore-output"]
+angles = evaluation.TARGET_ANGLES
 fig, (skill, spread, error) = plt.subplots(1, 3, figsize=(9.5, 2.9), layout="constrained")
-for kind, color, label in (("", plotting.TARGET, "target"), ("novel_", plotting.SAMPLES, "novel view")):
+for prefix, color, label in (("", plotting.TARGET, "target"), ("novel_", plotting.SAMPLES, "novel view")):
     for ax, key in ((skill, "energy_skill"), (spread, "spread_skill")):
-        ends = [[row[f"{kind}{key}_{d}{end}"] for d in evaluation.TARGET_ANGLES] for end in ("", "_low", "_high")]
-        at, low, high = map(np.array, ends)
-        place = np.array(evaluation.TARGET_ANGLES) + (3 if kind else -3)
-        ax.errorbar(place, at, (at - low, high - at), fmt="o", color=color, label=label, capsize=3)
-for ax, words in ((skill, {0: "deterministic", 1: "true draws"}), (spread, {1: "calibrated"})):
-    for level, text in words.items():
+        bounds = [[numbers[f"{prefix}{key}_{d}{end}"] for d in angles] for end in ("", "_low", "_high")]
+        value, low, high = map(np.array, bounds)
+        x = np.array(angles) + (3 if prefix else -3)
+        ax.errorbar(x, value, (value - low, high - value), fmt="o", color=color, label=label, capsize=3)
+for ax, lines in ((skill, {0: "deterministic", 1: "exact draws"}), (spread, {1: "calibrated"})):
+    for level, text in lines.items():
         ax.axhline(level, color=plotting.MUTED, lw=1)
         ax.annotate(text, (0.29, level), xycoords=("axes fraction", "data"), ha="center", va="bottom", fontsize=8)
 skill.set(title="energy skill", ylim=(-0.1, 1.2))
-spread.set(title="spread, unseen pixels", ylim=(0, 1.2))
+spread.set(title="spread, disoccluded pixels", ylim=(0, 1.2))
 spread.legend(loc="lower right")
 for key, color, label in (
-    ("psnr_redrawn", plotting.TRUE, "true draws differ"),
-    ("psnr_seen", plotting.TARGET, "error on seen pixels"),
+    ("psnr_redrawn", plotting.TRUE, "difference of exact draws"),
+    ("psnr_seen", plotting.TARGET, "error on visible pixels"),
 ):
-    rms = [2 * 10 ** (-row[f"{key}_{d}"] / 20) for d in evaluation.TARGET_ANGLES]
-    error.plot(evaluation.TARGET_ANGLES, rms, "o-", color=color, label=label)
+    rms = [2 * 10 ** (-numbers[f"{key}_{d}"] / 20) for d in angles]
+    error.plot(angles, rms, "o-", color=color, label=label)
 half = torch.linspace(0, 1, 129, device=device)  # rays half a pixel apart, those through the pixels' edges included
-seen, _ = tabletop.render_rays(exam.scenes, *rays(exam.cameras[:, :, 0], torch.cartesian_prod(half, half).flip(1)))
-once = torch.nn.functional.avg_pool2d(seen.unflatten(2, (129, 129)).movedim(-1, 2).flatten(0, 1), 2, 1)
-twice = torch.nn.functional.avg_pool2d(once, 2).unflatten(0, exam.cameras.shape[:2])
-filtered = (twice - exam.truth[:, :, 0]).square().mean().sqrt().item()
+ray_uv = torch.cartesian_prod(half, half).flip(1)
+colours, _ = tabletop.render_rays(test_set.scenes, *rays(test_set.cameras[:, :, 0], ray_uv))
+once = torch.nn.functional.avg_pool2d(colours.unflatten(2, (129, 129)).movedim(-1, 2).flatten(0, 1), 2, 1)
+twice = torch.nn.functional.avg_pool2d(once, 2).unflatten(0, test_set.cameras.shape[:2])
+filtered = (twice - test_set.truth[:, :, 0]).square().mean().sqrt().item()
 error.axhline(filtered, color=plotting.TARGET, ls=":", label="filtered twice")
 error.set(title="rms, colours in [-1, 1]", ylim=(0, None))
 error.legend()
 for ax in (skill, spread, error):
-    ax.set(xlabel="target's degrees around the table", xticks=evaluation.TARGET_ANGLES)
+    ax.set(xlabel="target angle around the table, degrees", xticks=angles)
 run.savefig(fig, "skill")
 plt.show()
 
 # %% [markdown]
-# More measures of the same, as a table.
+# More measures of the same samples, as a table.
 #
-# - `energy`: energy score of samples over that of the deterministic answer.
-# - `sharp`: total variation of samples over that of true pictures; blurred below 1, mottled above.
-# - `unseen/seen`: variance of samples where the context does not see over that where it does.
-# - PSNR: of one sample on the pixels that the context sees (`seen`), of the `mean` and the `best` of all samples everywhere,
-#   and of the deterministic answer (`single`). `mean-single`: their difference, had there been no end of samples.
+# - `energy`: energy score of samples over that of the deterministic prediction.
+# - `image tv`: total variation of samples over that of true pictures; below 1 samples are blurred, above 1 noisy.
+# - `var ratio`: variance of samples on disoccluded pixels over that on visible pixels.
+# - PSNR: of one sample on visible pixels (`visible`); on all pixels, of the `mean` and the `best` of all samples, and of the
+#   deterministic prediction (`determ.`). `mean-det.`: the difference of the two, extrapolated to infinitely many samples.
 
 # %% tags=["nbval-ignore-output"]
 columns = {
-    "energy_ratio": "energy", "sharpness_ratio": "sharp", "variance_unseen_over_seen": "unseen/seen",
-    "psnr_seen": "seen", "psnr_mean": "mean", "psnr_best": "best", "psnr_deterministic": "single",
-    "psnr_mean_over_deterministic": "mean-single",
+    "energy_ratio": "energy", "sharpness_ratio": "image tv", "variance_unseen_over_seen": "var ratio",
+    "psnr_seen": "visible", "psnr_mean": "mean", "psnr_best": "best", "psnr_deterministic": "determ.",
+    "psnr_mean_over_deterministic": "mean-det.",
 }
 print(f"{'':12}" + "".join(f"{title:>12}" for title in columns.values()))
-for kind in ("", "novel_"):
+for prefix in ("", "novel_"):
     for d in evaluation.TARGET_ANGLES:
-        cells = "".join(f"{row[f'{kind}{key}_{d}']:12.3g}" for key in columns)
-        print(f"{(kind or 'target').strip('_'):6}{d:4}° {cells}")
+        cells = "".join(f"{numbers[f'{prefix}{key}_{d}']:12.3g}" for key in columns)
+        print(f"{(prefix or 'target').strip('_'):6}{d:4}° {cells}")
 
 # %% [markdown]
 # ## 8. A scene, here and now
 #
-# Two held-out pictures again, two samples of each from the same noise as in the record, on this machine: targets at 60°.
+# Two held-out pictures again, and two samples of each, computed on this machine from the noise of the recorded reference
+# samples: targets at 60°.
 
 # %% tags=["nbval-ignore-output"]
-first = torch.from_numpy(recorded["live"][:, :, 0, 0]).float()  # (2, 2, 3, H, W)
-live = evaluation.REFERENCE | run.pick(smoke={"count": 1, "steps": 2}, cpu={}, gpu={})
-few = evaluation.exam(live["count"], 1, device=device)
-again = evaluation.answer(model, few, live["k"], live["steps"], degrees=evaluation.TARGET_ANGLES[:1])[:, :, 0, 0].cpu()
-apart = (again - first[: live["count"]]).square().mean().sqrt()
-scatter = (first[:, 0] - first[:, 1]).square().mean().sqrt()
-print(f"this machine against the record: {apart:.3f} apart (rms); two samples of one picture: {scatter:.3f}")
-run.record(live_apart=apart, live_scatter=scatter)
+reference = torch.from_numpy(recorded["live"][:, :, 0, 0]).float()  # (2, 2, 3, H, W)
+config = evaluation.REFERENCE | run.pick(smoke={"count": 1, "steps": 2}, cpu={}, gpu={})
+small_set = evaluation.make_test_set(config["count"], 1, device=device)
+samples = evaluation.sample_posterior(
+    model, small_set, config["k"], config["steps"], target_angles=evaluation.TARGET_ANGLES[:1]
+)[:, :, 0, 0].cpu()
+difference = (samples - reference[: config["count"]]).square().mean().sqrt()
+scatter = (reference[:, 0] - reference[:, 1]).square().mean().sqrt()
+print(f"this machine against the reference: {difference:.3f} (rms); two samples of one picture: {scatter:.3f}")
+run.record(live_apart=difference, live_scatter=scatter)
 
 # %% [markdown]
 # And one scene from behind, to walk around. The slider moves the camera through the radiance field; the strip shows six of
 # its positions.
 
 # %% tags=["nbval-ignore-output"]
-step = model.sample(
-    exam.context[[1]], exam.cameras[[1], BACK, :1], steps=DENOISING, generator=torch.Generator().manual_seed(4)
-)
-front = exam.context.params[[1]]
+context, target_camera = test_set.context[[1]], test_set.cameras[[1], BACK, :1]
+step = model.sample(context, target_camera, steps=DENOISING, generator=torch.Generator().manual_seed(4))
 VIEWS = run.pick(smoke=2, cpu=12, gpu=24)
-walk = [step.signal.render(tabletop.rotate_about_z(front, 360 * i / VIEWS)) for i in range(VIEWS)]
+walk = [step.signal.render(tabletop.rotate_about_z(context.params, 360 * i / VIEWS)) for i in range(VIEWS)]
 
 
-def look(view):
+def show_view(view):
     image = walk[view]
     depth = torch.as_tensor(plotting.depth_to_rgb(evaluation.surface_depth(image)[0, 0].cpu())).float()
     plotting.image_grid(torch.stack([rgb(image.rgb[0, 0]), depth])[None], size=2, col_titles=["colour", "depth"])
@@ -414,7 +426,7 @@ def look(view):
 
 strip = walk[:: max(1, VIEWS // 6)]
 fig = plotting.image_grid(
-    torch.stack([rgb(exam.context.value[1, 0]), *(rgb(image.rgb[0, 0]) for image in strip)])[None], size=1.2,
+    torch.stack([rgb(test_set.context.value[1, 0]), *(rgb(image.rgb[0, 0]) for image in strip)])[None], size=1.2,
     col_titles=["context", *(f"{360 * i // len(strip)}°" for i in range(len(strip)))],
 )
 run.savefig(fig, "walk")
@@ -423,89 +435,94 @@ plt.show()
 # %% tags=["nbval-ignore-output"]
 from ipywidgets import IntSlider, interact
 
-moving = interact(look, view=IntSlider(0, min=0, max=VIEWS - 1))
+slider = interact(show_view, view=IntSlider(0, min=0, max=VIEWS - 1))
 
 # %% [markdown]
 # ## 9. What it costs
 #
-# One training step of a scene, in steps of 16 on an H100, recorded: operations and bytes, which are counted, beside time and
-# memory, which are measured. Operations are those of matrix products and convolutions; bytes are what moves if every
-# operation reads its inputs and writes its outputs. One thing is varied at a time, from 640 rays a picture, 40 samples a
-# ray, one context view and 64 pixels a side.
+# The cost of a training step per scene, recorded on an H100 with 16 scenes in a step: operations and bytes, which are counted,
+# beside time and memory, which are measured. Operations are those of matrix products and convolutions; bytes are the
+# traffic if every operation reads its inputs and writes its outputs. One setting is varied at a time, from 640 rays a
+# picture, 40 samples a ray, one context view and 64 pixels a side.
 
 # %% tags=["nbval-ignore-output"]
-timed = json.loads(str(recorded["benchmark"]))
-names = {"rays": "rays a picture", "samples": "samples a ray", "views": "context views", "side": "pixels a side"}
+costs = json.loads(str(recorded["benchmark"]))
+setting_labels = {
+    "rays": "rays a picture", "samples": "samples a ray", "views": "context views", "side": "pixels a side"
+}
 lines = {
     "gigaflop": (plotting.TARGET, "billion operations"), "gigabytes_moved": (plotting.SAMPLES, "GB moved"),
     "milliseconds": (plotting.TRUE, "milliseconds"), "gigabytes": (plotting.MUTED, "GB of memory"),
 }
 fig, axes = plt.subplots(1, 4, figsize=(9.5, 2.8), sharey=True, layout="constrained")
 for ax, (name, values) in zip(axes, benchmark.SWEEPS.items(), strict=True):
-    found = [timed["sweep"][f"{name}_{value}"] for value in values]
-    costs = [{"milliseconds": 1e3 * cost["seconds"] / cost["batch"]} for cost in found]
-    costs = [{key: cost[key] / cost["batch"] for key in cost} | more for cost, more in zip(found, costs, strict=True)]
+    steps = [costs["sweep"][f"{name}_{value}"] for value in values]
+    per_scene = [{key: step[key] / step["batch"] for key in step} for step in steps]
+    for scene_cost, step in zip(per_scene, steps, strict=True):
+        scene_cost["milliseconds"] = 1e3 * step["seconds"] / step["batch"]
     for key, (color, label) in lines.items():
         style = "o-" if key.startswith(("gigaflop", "gigabytes_")) else "s:"
-        ax.plot(values, [cost[key] for cost in costs], style, color=color, label=label)
-        run.record(**{f"cost_{name}_{key}": [cost[key] for cost in costs]})
-    ax.set(xlabel=names[name], yscale="log", xticks=values)
+        ax.plot(values, [cost[key] for cost in per_scene], style, color=color, label=label)
+        run.record(**{f"cost_{name}_{key}": [cost[key] for cost in per_scene]})
+    ax.set(xlabel=setting_labels[name], yscale="log", xticks=values)
 fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
 run.savefig(fig, "cost")
 plt.show()
 
-setting = benchmark.DEFAULT | {"side": 32}
-here = benchmark.count(benchmark.training_step(1, **setting, device=torch.device("cpu")))["gigaflop"]
-there = timed["sweep"]["side_32"]
-print(f"operations of a scene of 32 x 32 pixels: {here:.2f} billion here, {there['gigaflop'] / there['batch']:.2f} there")
+small = benchmark.DEFAULT | {"side": 32}
+counted = benchmark.count_operations(benchmark.training_step(1, **small, device=torch.device("cpu")))["gigaflop"]
+recorded_step = costs["sweep"]["side_32"]
+recorded_count = recorded_step["gigaflop"] / recorded_step["batch"]
+print(f"billion operations of a scene of 32 x 32 pixels: {counted:.2f} here, {recorded_count:.2f} recorded")
 speed = {
-    "training_scenes_a_second": timed["batch"] / timed["training"]["seconds"],
-    "sampling_ms_in_a_batch": 1e3 * timed["sampling_64"]["seconds"] / 64,
-    "sampling_seconds_alone": timed["sampling_1"]["seconds"],
+    "training_scenes_a_second": costs["batch"] / costs["training"]["seconds"],
+    "sampling_ms_in_a_batch": 1e3 * costs["sampling_64"]["seconds"] / 64,
+    "sampling_seconds_alone": costs["sampling_1"]["seconds"],
 }
-for what, value in speed.items():
-    print(f"{what.replace('_', ' '):26}{value:8.3g}")
+for name, value in speed.items():
+    print(f"{name.replace('_', ' '):26}{value:8.3g}")
 run.record(**speed)
 
 # %% [markdown]
 # ## What held, and what did not
 #
-# **Held.** From pictures alone the model learns to draw scenes. What one picture hides it fills in by its odds, within
-# five points, with eta 1 and 0. Samples differ where the picture cannot know, and agree with it where it can. They have as
-# much contrast from pixel to pixel as true pictures, and from the side and from behind they come more than four fifths of
-# the way from the deterministic answer to true draws. The mean of many samples is as good as that answer, which is a blend,
-# though the model that gives it learns nothing else. A sampled scene can be looked at from all sides.
+# **Held.** From pictures alone the model learns to sample scenes. It fills in the hidden parts of one picture with the right
+# probabilities, within five points, with eta 1 and 0. Samples differ on disoccluded pixels, and agree with the picture on
+# visible pixels. They have as much total variation as true pictures. Their energy score, from the side and from behind,
+# comes more than four fifths of the way from the deterministic prediction to exact draws. The mean of many samples is as
+# good as that prediction, which is a blend, though its model learns nothing else. A sampled scene can be rendered from all
+# sides.
 #
-# **Ancestral sampling pays.** Where the picture leaves nothing open, samples of eta 0 keep the errors of the first steps:
-# DDIM takes its own estimates for noise that was there. Fresh noise lets later steps look again.
+# **Ancestral sampling pays.** On visible pixels, samples with eta 0 keep the errors of the first steps: DDIM reuses its own
+# noise estimate, errors included. With fresh noise, later steps correct these errors.
 #
-# **Without the novel loss** the targets are nearly as good, and the odds of decals are off by eight points where these are
-# off by five. But the scenes are not as good: from the novel camera they are no better than a blend. Nothing but the
-# target's picture was asked of them.
+# **Without the novel loss** the targets are nearly as good, and the frequencies of decals are wrong by eight points where
+# these are wrong by five. But the scenes are not as good: from the novel camera they are no better than a blend. The loss
+# compared nothing but the target's picture.
 #
-# **Did not.** At 60° we wanted a skill of 0.8, too, and of novel views 0.75 everywhere; both have it only farther around,
-# where more is hidden. The right panel of section 7 says why. Near the front less is open, while a sample's error, at the
-# edges of what both pictures show, stays the same, and true draws are without any. Novel views have less skill than targets
-# since no encoder sees them. Filtering twice is as large an error as the one that we see. One ray a pixel would be filtered
-# once and gain some skill, but then samples have more contrast from pixel to pixel than true pictures. More training still
-# helps: at 18 of the GPU-minutes the skill at 60° was less by a tenth.
+# **Did not.** We wanted a skill of 0.8 at 60° too, and 0.75 for all novel views; both are reached only farther around, where
+# more is hidden. The right panel of section 7 shows the reason. Near the front less is uncertain, while a sample's error at
+# the edges of visible things stays the same, and exact draws have no such error. Novel views have less skill than targets
+# since no encoder gets them as input. The error of filtering twice is as large as the error that we measure. With one ray a
+# pixel, renders would be filtered once and gain some skill, but then samples have more total variation than true pictures.
+# More training still helps: after 18 of the GPU-minutes the skill at 60° was lower by a tenth.
 #
-# **Not quite fair.** The deterministic model had fewer minutes than this one (section 3); it had learnt most of what it
-# would by then.
+# **Not quite fair.** The deterministic model had fewer minutes than this one (section 3); by then it had learnt most of
+# what it would.
 #
 # ## On your own
 #
-# 1. In section 5 the table behind the screen is not seen, and yet hardly any sample differs from another there. Why?
-# 2. Follow one sampling with `model.trajectory` and compare each step's picture with the truth where the context sees it.
-#    Which step is the nearest?
+# 1. In section 5 the table behind the screen is not visible, and yet samples hardly differ there. Why?
+# 2. Follow one sampling with `model.trajectory` and compare each step's picture with the truth on visible pixels. Which
+#    step is the nearest?
 # 3. Sample the target at 60° first and let it join the context for one at 180° (`sample_autoregressive`). What breaks?
 #
 # <details><summary>Answers</summary>
 #
-# 1. It is out of sight, but not open: in all scenes the pattern goes on behind things.
+# 1. It is out of sight, but not uncertain: in all scenes the pattern goes on behind things.
 # 2. With eta 1, one in the middle: from there on the network trusts the noisy target more than the context, and the target
-#    is its own estimate. The last steps sharpen what the context does not see, at half a decibel where it does.
-# 3. Thin things: the screen dissolves. The field's network averages over views, and it has never met three of them.
+#    is its own estimate. The last steps sharpen disoccluded pixels, at the cost of half a decibel on visible ones.
+# 3. Thin things: the screen dissolves. The field's network averages over views, and it was never trained with three.
 #
 # </details>
 #

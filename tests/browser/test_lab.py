@@ -33,7 +33,7 @@ def test_slider_moves_the_picture(name, tmp_path):
             lab.run_all(page)
             handle = page.locator(".noUi-handle").first
             handle.wait_for(timeout=300_000)
-            before = settled(page)
+            before = stable_picture(page)
             handle.focus()
             for _ in range(3):
                 page.keyboard.press("ArrowRight")
@@ -41,14 +41,14 @@ def test_slider_moves_the_picture(name, tmp_path):
                 "([where, before]) => document.querySelector(where)?.getAttribute('src') != before",
                 arg=[PICTURE, before],
             )
-            assert settled(page) != before
+            assert stable_picture(page) != before
             assert page.locator(COMPLAINT).count() == 0
             lab.PAGES.mkdir(parents=True, exist_ok=True)
             page.locator(PICTURE).first.scroll_into_view_if_needed()
             page.screenshot(path=lab.PAGES / f"slider-{name}.png")
 
 
-def settled(page, seconds: float = 2) -> str:
+def stable_picture(page, seconds: float = 2) -> str:
     """The picture beside the slider, once it has stayed the same for a while."""
     last, since = None, time.monotonic()
     while last is None or time.monotonic() - since < seconds:

@@ -165,4 +165,3 @@ def test_an_edit_made_elsewhere_is_not_lost(checkout, address):
         assert LINE in notebook.read_text() and LINE not in source.read_text()
     finally:
         git(checkout, "checkout", "--quiet", ".")
-

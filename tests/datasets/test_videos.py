@@ -1,4 +1,4 @@
-"""Clips are read as they were written, and every bad clip is refused by name."""
+"""Videos are read as they were written, and every bad video is refused by name."""
 
 import imageio.v3 as imageio
 import numpy as np
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fwdiff_lite import fit
-from fwdiff_lite.datasets.videos import batches, read_clip, read_clips
+from fwdiff_lite.datasets.videos import batches, read_video, read_videos
 from fwdiff_lite.problems.motion.warping import build_model
 
 
@@ -27,12 +27,13 @@ def write_images(folder, frames):
 def test_gifs_and_folders_of_images_are_read_frame_by_frame(tmp_path):
     imageio.imwrite(tmp_path / "a.gif", moving_block(), loop=0)
     write_images(tmp_path / "b", moving_block(4))
-    (tmp_path / "notes.txt").write_text("not a clip")
-    clips = read_clips(tmp_path)
-    assert {name: tuple(clip.shape) for name, clip in clips.items()} == {"a.gif": (5, 3, 64, 64), "b": (4, 3, 64, 64)}
+    (tmp_path / "notes.txt").write_text("not a video")
+    videos = read_videos(tmp_path)
+    shapes = {name: tuple(video.shape) for name, video in videos.items()}
+    assert shapes == {"a.gif": (5, 3, 64, 64), "b": (4, 3, 64, 64)}
     expected = torch.from_numpy(moving_block(4)).permute(0, 3, 1, 2) / 127.5 - 1
-    torch.testing.assert_close(clips["b"], expected)
-    assert (clips["a.gif"][:4] - expected).abs().max() < 0.1, "a palette rounds colours"
+    torch.testing.assert_close(videos["b"], expected)
+    assert (videos["a.gif"][:4] - expected).abs().max() < 0.1, "a palette rounds colours"
 
 
 def test_frames_are_cropped_at_their_centre_and_resized(tmp_path):
@@ -41,55 +42,55 @@ def test_frames_are_cropped_at_their_centre_and_resized(tmp_path):
     frames[1, :64] = 100
     frames[1, :, :32] = frames[1, :, -32:] = 255
     write_images(tmp_path / "wide", frames)
-    clip = read_clip(tmp_path / "wide")
-    assert clip.shape == (2, 3, 64, 64) and (clip[0] == -1).all()
-    torch.testing.assert_close(clip[1, :, :30], torch.full((3, 30, 64), 100 / 127.5 - 1))
+    video = read_video(tmp_path / "wide")
+    assert video.shape == (2, 3, 64, 64) and (video[0] == -1).all()
+    torch.testing.assert_close(video[1, :, :30], torch.full((3, 30, 64), 100 / 127.5 - 1))
 
 
 def test_grey_images_get_three_equal_channels(tmp_path):
     write_images(tmp_path / "grey", moving_block(2)[..., 0])
-    clip = read_clip(tmp_path / "grey")
-    assert clip.shape == (2, 3, 64, 64) and torch.equal(clip[:, 0], clip[:, 2])
+    video = read_video(tmp_path / "grey")
+    assert video.shape == (2, 3, 64, 64) and torch.equal(video[:, 0], video[:, 2])
 
 
 @pytest.mark.parametrize(
     "frames, message",
     [
-        ([moving_block(1)[0]], "clip has 1 frame: a clip needs two or more"),
-        ([moving_block(1)[0], moving_block(1, 70)[0]], r"clip has frames of several sizes .*\(64, 64\), \(70, 64\)"),
-        (list(moving_block(2, 40, 200)), "clip has frames of 40x200 pixels: wanted at least 64x64"),
+        ([moving_block(1)[0]], "video has 1 frame: a video needs two or more"),
+        ([moving_block(1)[0], moving_block(1, 70)[0]], r"video has frames of several sizes .*\(64, 64\), \(70, 64\)"),
+        (list(moving_block(2, 40, 200)), "video has frames of 40x200 pixels: wanted at least 64x64"),
         ([np.zeros((64, 64), np.uint16)] * 2, "000.png has pixels of type uint16: wanted 8 bits"),
     ],
 )
-def test_bad_clips_are_refused_by_name(tmp_path, frames, message):
-    write_images(tmp_path / "clip", frames)
+def test_bad_videos_are_refused_by_name(tmp_path, frames, message):
+    write_images(tmp_path / "video", frames)
     with pytest.raises(ValueError, match=message) as error:
-        read_clips(tmp_path)
+        read_videos(tmp_path)
     assert "\n" not in str(error.value)
 
 
 def test_unreadable_files_are_refused_by_name(tmp_path):
     (tmp_path / "broken.gif").write_bytes(b"GIF89a and then nothing")
     with pytest.raises(ValueError, match="broken.gif cannot be read: ") as error:
-        read_clips(tmp_path)
+        read_videos(tmp_path)
     assert "\n" not in str(error.value)
     (tmp_path / "broken.gif").rename(tmp_path / "broken.mp4")
     with pytest.raises(ValueError, match="broken.mp4 cannot be read: .*pip install imageio"):
-        read_clips(tmp_path)
+        read_videos(tmp_path)
     with pytest.raises(ValueError, match="none.gif does not exist"):
-        read_clip(tmp_path / "none.gif")
+        read_video(tmp_path / "none.gif")
     with pytest.raises(ValueError, match="nowhere is not a folder"):
-        read_clips(tmp_path / "nowhere")
+        read_videos(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="empty holds no clip"):
-        read_clips(tmp_path / "empty")
+    with pytest.raises(ValueError, match="empty holds no video"):
+        read_videos(tmp_path / "empty")
 
 
-def test_batches_are_source_images_with_later_frames_of_the_same_clip():
-    clips = {name: torch.full((4 + i, 3, 8, 8), float(i)) for i, name in enumerate("abc")}
-    for i, clip in enumerate(clips.values()):
-        clip[:, 0, 0, 0] = 10 * i + torch.arange(4.0 + i)  # identifies clip and frame
-    batch = batches(clips, 300)(torch.Generator().manual_seed(0))
+def test_batches_are_source_images_with_later_frames_of_the_same_video():
+    videos = {name: torch.full((4 + i, 3, 8, 8), float(i)) for i, name in enumerate("abc")}
+    for i, video in enumerate(videos.values()):
+        video[:, 0, 0, 0] = 10 * i + torch.arange(4.0 + i)  # identifies video and frame
+    batch = batches(videos, 300)(torch.Generator().manual_seed(0))
     frame_id = {name: observations.value[:, 0, 0, 0, 0] for name, observations in batch.items()}
     assert (batch["context"].params == 0).all()
     source_ids = set()
@@ -99,12 +100,12 @@ def test_batches_are_source_images_with_later_frames_of_the_same_clip():
         assert set((3 * tau).round().int().tolist()) == {1, 2, 3}
         source_ids |= set(frame_id["context"].tolist())
     assert source_ids == {0.0, 10.0, 11.0, 20.0, 21.0, 22.0}, "every frame that leaves room for the largest gap"
-    with pytest.raises(ValueError, match="a gap of 4 frames does not fit the shortest clip, which has 4"):
-        batches(clips, max_frame_gap=4)
+    with pytest.raises(ValueError, match="a gap of 4 frames does not fit the shortest video, which has 4"):
+        batches(videos, max_frame_gap=4)
 
 
-def test_a_model_trains_on_a_clip(tmp_path):
+def test_a_model_trains_on_a_video(tmp_path):
     imageio.imwrite(tmp_path / "a.gif", moving_block(), loop=0)
     model = build_model("warp", widths=(8, 8, 8, 16), seed=1)
-    curve = fit(model, batches(read_clips(tmp_path), 8), steps=60, learning_rate=3e-3, warmup=5, progress=False).curve
+    curve = fit(model, batches(read_videos(tmp_path), 8), steps=60, learning_rate=3e-3, warmup=5, progress=False).curve
     assert sum(curve["loss"][-10:]) < 0.7 * sum(curve["loss"][:10])

@@ -12,7 +12,7 @@ from jupytext.config import load_jupytext_configuration_file
 from nbconvert import HTMLExporter
 from PIL import Image
 
-from fwdiff_lite.pipeline.notebook import bootstrap_text, notebook_names
+from fwdiff_lite.pipeline.notebook import colab_setup_cell, notebook_names
 from fwdiff_lite.pipeline.pairs import cell_sources, normal_form, read_source, source_path
 from fwdiff_lite.storage.files import repo_root
 
@@ -143,7 +143,7 @@ def test_source_can_be_compared(source):
         assert tags <= TAGS, f"unknown tags {tags - TAGS}"
         assert not cell.source.rstrip().endswith(";"), cell.source
         assert "clear_output" not in cell.source
-        if cell.source == bootstrap_text():
+        if cell.source == colab_setup_cell():
             continue
         alive = re.search(r"\b(interact|interactive|widgets|tqdm)\b", cell.source)
         assert not alive or "nbval-ignore-output" in tags, f"tag it nbval-ignore-output: {cell.source}"
@@ -162,28 +162,24 @@ def test_opening_and_end(name, source):
     if name.startswith("00"):
         pytest.skip("the one page imports nothing of this package")
     cells = [cell.source for cell in code(source)]
-    assert cells[0] == bootstrap_text(), (
+    assert cells[0] == colab_setup_cell(), (
         "its first code cell is not that of fwdiff_lite.pipeline.notebook.bootstrap_text()"
     )
     assert f'Run("{name}", PROFILE)' in "\n".join(cells)
-    assert "run.opening()" in "\n".join(cells) and "run.finish()" in "\n".join(cells)
+    assert "run.header()" in "\n".join(cells) and "run.finish()" in "\n".join(cells)
     assert source.cells[0].cell_type == "markdown" and source.cells[0].source.startswith("# ")
 
 
 @pytest.mark.skipif("00_one_page" not in notebook_names(), reason="no 00_one_page yet")
 def test_one_page_is_one_page():
     """A reader needs torch and matplotlib alone; the cell that keeps figures for this repository is apart."""
-    cells = [
-        cell for cell in code(read_source("00_one_page")) if 'find_spec("fwdiff_lite")' not in cell.source
-    ]
+    cells = [cell for cell in code(read_source("00_one_page")) if 'find_spec("fwdiff_lite")' not in cell.source]
     modules = [
         (place, module.split(".")[0])
         for place, cell in enumerate(cells)
         for node in ast.walk(ast.parse(cell.source))
         if isinstance(node, ast.Import | ast.ImportFrom)
-        for module in (
-            [node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
-        )
+        for module in ([node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names])
     ]
     assert {module for _, module in modules} == {"torch", "matplotlib", "ipywidgets"}
     assert {place for place, module in modules if module == "ipywidgets"} == {len(cells) - 1}

@@ -24,7 +24,7 @@ def test_motion_is_trained_anew(tmp_path):
 
 @pytest.mark.skipif("04_gan_inversion" not in notebook_names(), reason="no 04_gan_inversion yet")
 def test_a_generator_is_trained_and_inverted_anew(tmp_path):
-    parameters = {"MINUTES": "0.2", "READING": "3", "PORTRAITS": "64", "FOLDER": str(tmp_path / "training")}
+    parameters = {"MINUTES": "0.2", "CLASSIFIER_STEPS": "3", "PORTRAITS": "64", "FOLDER": str(tmp_path / "training")}
     options = [word for name, value in parameters.items() for word in ("-p", name, value)]
     output = tmp_path / "output"
     assert main(["--profile", "gpu", "--only", "04_gan_inversion", "--output", str(output), *options]) == 0

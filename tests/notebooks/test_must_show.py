@@ -84,8 +84,12 @@ BOUNDS = {  # notebook: {number: (at least, at most)}
         **{f"variance_unseen_over_seen_{d}": (4.0, math.inf) for d in (60, 120, 180)},
         "factor_tv_high": (0.0, 0.10),
         "factor_scene_rms_high": (0.0, 0.15),
-        **{f"{arm}_eta_{eta}_factor_tv_high": (0.0, 0.10) for arm in ("unet", "no_novel") for eta in (0, 1)},
-        **{f"{arm}_eta_{eta}_factor_scene_rms_high": (0.0, 0.15) for arm in ("unet", "no_novel") for eta in (0, 1)},
+        **{f"{variant}_eta_{eta}_factor_tv_high": (0.0, 0.10) for variant in ("unet", "no_novel") for eta in (0, 1)},
+        **{
+            f"{variant}_eta_{eta}_factor_scene_rms_high": (0.0, 0.15)
+            for variant in ("unet", "no_novel")
+            for eta in (0, 1)
+        },
         **{f"energy_skill_{d}_low": (0.70, math.inf) for d in (60, 120, 180)},
         **{f"psnr_mean_over_deterministic_{d}": (-0.2, math.inf) for d in (60, 120, 180)},
         "readings_right": (1.0, 1.0),
@@ -98,15 +102,15 @@ BOUNDS = {  # notebook: {number: (at least, at most)}
     "07_ablations": {
         **{f"view_space_consistency_gain_{d}_low": (3.0, math.inf) for d in (60, 120, 180)},
         **{f"no_{part}_energies_gain_low": (0.0, math.inf) for part in ("render", "features", "depth", "novel")},
-        **{f"{arm}_energies_gain_low": (0.0, math.inf) for arm in ("dit", "unconditional", "around")},
-        **{f"{arm}_gpu_minutes": (3.0, 4.0) for arm in ("unet", "view_space", "no_render", "no_novel", "dit")},
+        **{f"{variant}_energies_gain_low": (0.0, math.inf) for variant in ("dit", "unconditional", "around")},
+        **{f"{variant}_gpu_minutes": (3.0, 4.0) for variant in ("unet", "view_space", "no_render", "no_novel", "dit")},
         "deterministic_128_energy_180": ANY,
         "redrawn_128_energy_180": ANY,
         "clips_shifted_caught": (1, 1),
         "clips_left": (1, 1),
         "clips_loss_ratio": (0.0, 0.2),
         "clips_psnr_target_one": ANY,
-        **{f"unet_128_{kind}energy_skill_{d}": ANY for kind in ("", "novel_") for d in (60, 120, 180)},
+        **{f"unet_128_{name}energy_skill_{d}": ANY for name in ("", "novel_") for d in (60, 120, 180)},
     },
 }
 NOT_YET = {
@@ -117,7 +121,7 @@ NOT_YET = {
         **{f"energy_skill_60{end}": "pictures are filtered twice, and little is open" for end in ("", "_low")},
         **{f"novel_energy_skill_{d}": "what neither view shows is a blend" for d in (60, 120)},
         "no_novel_eta_0_factor_tv_high": "decals are drawn by odds off by eight points, with the shorter training",
-    }
+    },
 }
 XFAILS = {
     (name, key): pytest.mark.xfail(strict=True, reason=why)
@@ -179,11 +183,11 @@ def test_digits_are_read_and_sampled_well(metrics):
 def test_one_field_follows_the_likelier_motion_and_two_do_not(metrics):
     """The bias of a mean out of reach, in both forward models; less of it under ancestral sampling; its remedy."""
     numbers = metrics["03_motion_warping"]
-    for kind in ("warp", "splat"):
-        one, two = numbers[f"{kind}_1_eta_0_excess"], numbers[f"{kind}_2_eta_0_excess"]
-        assert one > 4 and abs(two) < 4 and one - abs(two) > 3, kind
-        assert numbers[f"{kind}_1_eta_1_excess"] < one, kind
-        assert numbers[f"{kind}_2_eta_0_energy_skill"] > numbers[f"{kind}_1_eta_0_energy_skill"], kind
+    for name in ("warp", "splat"):
+        one, two = numbers[f"{name}_1_eta_0_excess"], numbers[f"{name}_2_eta_0_excess"]
+        assert one > 4 and abs(two) < 4 and one - abs(two) > 3, name
+        assert numbers[f"{name}_1_eta_1_excess"] < one, name
+        assert numbers[f"{name}_2_eta_0_energy_skill"] > numbers[f"{name}_1_eta_0_energy_skill"], name
     assert numbers["splat_floor_best_fit"] < numbers["warp_floor_best_fit"] < numbers["warp_floor_true_field"]
 
 

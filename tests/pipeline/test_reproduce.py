@@ -18,10 +18,11 @@ from IPython.core.formatters import DisplayFormatter
 from PIL import Image, ImageSequence, PngImagePlugin
 
 from fwdiff_lite.pipeline import notebook
-from fwdiff_lite.pipeline.notebook import OPENING, Run, animated_png, badges, gif_frames, opening_text, plain
+from fwdiff_lite.pipeline.execution import clean_outputs
+from fwdiff_lite.pipeline.notebook import HEADER, Run, animated_png, badges, gif_frames, header_text, to_jsonable
 from fwdiff_lite.pipeline.pairs import read_source
 from fwdiff_lite.pipeline.readme import render, update_readme
-from fwdiff_lite.pipeline.reproduce import clean_outputs, main, record_total
+from fwdiff_lite.pipeline.reproduce import main, record_total
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -60,16 +61,14 @@ def test_committed_run_puts_everything_in_place(checkout, capsys):
 
     done = nbformat.read(folder / "notebooks" / "90_tiny.ipynb", as_version=4)
     source = read_source("90_tiny")
-    assert [(c.cell_type, c.source, c.id) for c in done.cells] == [
-        (c.cell_type, c.source, c.id) for c in source.cells
-    ]
+    assert [(c.cell_type, c.source, c.id) for c in done.cells] == [(c.cell_type, c.source, c.id) for c in source.cells]
     assert [c.execution_count for c in done.cells if c.cell_type == "code"] == [1, 2, 3, 4, 5]
     assert set(done.metadata) == {"kernelspec", "language_info"}
     assert all(set(cell.metadata) <= {"tags"} for cell in done.cells)
     data = [output["data"] for cell in done.cells for output in cell.get("outputs", []) if "data" in output]
     opening = next(item["text/markdown"] for item in data if "text/markdown" in item)
-    assert opening == opening_text("90_tiny"), "it states the minutes just measured"
-    assert "not measured" not in opening_text("90_tiny")
+    assert opening == header_text("90_tiny"), "it states the minutes just measured"
+    assert "not measured" not in header_text("90_tiny")
 
 
 def test_smoke_run_touches_nothing_but_its_output(checkout, tmp_path_factory):
@@ -78,9 +77,7 @@ def test_smoke_run_touches_nothing_but_its_output(checkout, tmp_path_factory):
     assert main(["--profile", "smoke", "--output", str(output), "-p", "STEPS", "5"]) == 0
     assert files(folder) == before
     assert json.loads((output / "metrics.json").read_text())["90_tiny"]["steps"] == 5
-    assert {"90_tiny.ipynb", "90_tiny_line.png", "provenance.json"} <= {
-        path.name for path in output.iterdir()
-    }
+    assert {"90_tiny.ipynb", "90_tiny_line.png", "provenance.json"} <= {path.name for path in output.iterdir()}
 
 
 @pytest.mark.parametrize(
@@ -174,9 +171,7 @@ def test_interrupted(checkout, number):
     finally:
         runner.kill()
     assert runner.returncode == 128 + number
-    assert (
-        error.splitlines()[-1] == f"stopped by {number.name}: notebooks not reported as done are as they were"
-    )
+    assert error.splitlines()[-1] == f"stopped by {number.name}: notebooks not reported as done are as they were"
     assert "Traceback" not in error
     assert files(folder) == before
     assert list((folder / "build").iterdir()) == []
@@ -216,8 +211,8 @@ def test_run(checkout):
     run = Run("90_tiny", "smoke")
     assert run.pick(smoke=1, cpu=2, gpu=3) == 1
     assert run.folder == folder / "build" / "figures", "a reader's run never touches figures/"
-    assert "not measured yet" in run.opening().data and badges("90_tiny") in run.opening().data
-    assert OPENING in run.opening().metadata
+    assert "not measured yet" in run.header().data and badges("90_tiny") in run.header().data
+    assert HEADER in run.header().metadata
     run.record(number=np.float32(0.5), words=["a"], several=np.arange(3))
     run.finish()
     assert json.loads((run.folder / "90_tiny.metrics.json").read_text()) == {
@@ -260,7 +255,7 @@ def test_bad_use_of_run(checkout):
     with pytest.raises(ValueError, match="cannot record c2st = nan"):
         Run("90_tiny", "cpu").record(c2st=float("nan"))
     with pytest.raises(ValueError, match="cannot record c2st of type object"):
-        plain("c2st", object())
+        to_jsonable("c2st", object())
     with pytest.raises(ValueError, match="an animated PNG has at most 256 colours, got 300"):
         many = io.BytesIO()
         ramp = np.arange(300)

@@ -34,7 +34,7 @@ def test_the_posterior_is_bayes_rule_on_a_grid(dims):
     """The density on the line of possible signals equals prior(S) on that line, normalised numerically."""
     prior = projections.make_prior(dims)
     signal, _ = projections.make_test_set(prior, 3, 0)
-    context = projections.observe(signal, dims - 1, generator(1))
+    context = projections.sample_observations(signal, dims - 1, generator(1))
     posterior = prior.posterior(context)
     _, _, vh = torch.linalg.svd(context.params)
     direction = vh[:, -1]  # of the context's nullspace
@@ -65,7 +65,7 @@ def test_posterior_draws_agree_with_the_context_and_a_repeated_observation_chang
 def test_masked_observations_have_no_influence():
     prior = projections.make_prior(2)
     signal, context = projections.make_test_set(prior, 4, 0)
-    other = projections.observe(signal, 1, generator(3))
+    other = projections.sample_observations(signal, 1, generator(3))
     with_masked = context.append(other).mask_out(torch.tensor([[False, True]]).expand(4, 2))
     torch.testing.assert_close(prior.posterior(with_masked).mean(), prior.posterior(context).mean(), atol=1e-8, rtol=0)
     assert (prior.posterior(context.append(other)).mean() - signal).abs().max() < 1e-6, "two directions determine S"
@@ -130,7 +130,7 @@ def test_exact_sampling_reaches_the_posterior_and_few_steps_do_not():
 def test_the_denoiser_agrees_with_its_context_whatever_its_weights(dims, num_contexts):
     torch.manual_seed(0)
     signal = projections.make_prior(dims).sample(64, generator()).float()
-    context = projections.observe(signal, num_contexts, generator(1))
+    context = projections.sample_observations(signal, num_contexts, generator(1))
     model = projections.build_diffusion(dims, max(num_contexts, dims - 1), width=16, depth=2)
     sample = model.sample(
         context, projections.sample_directions(64, 1, dims, generator(2)), steps=3, generator=generator(3)
@@ -142,7 +142,7 @@ def test_the_denoiser_agrees_with_its_context_whatever_its_weights(dims, num_con
 def test_the_denoiser_ignores_what_is_masked_and_repeated():
     torch.manual_seed(0)
     signal = projections.make_prior(3).sample(32, generator())
-    context = projections.observe(signal, 2, generator(1))
+    context = projections.sample_observations(signal, 2, generator(1))
     denoiser = projections.build_diffusion(3, 2, width=16, depth=2).double().denoiser
     target, noisy, t = context.params[:, :1].roll(1, 0), torch.ones(32, 1).double(), torch.full((32,), 0.5).double()
     drop_mask = torch.tensor([[False, True]]).expand(32, 2)
@@ -178,7 +178,7 @@ def test_nullspace_coordinate_and_c2st_features_are_the_signal_in_the_contexts_f
 
 
 def test_dataset_batches_hold_the_observations_of_the_data_set_only():
-    observations = projections.observe(projections.make_prior(2).sample(5, generator()), 4, generator(1))
+    observations = projections.sample_observations(projections.make_prior(2).sample(5, generator()), 4, generator(1))
     batch = projections.dataset_batches(observations, 1000)(generator(2))
     values = {round(x, 9) for x in observations.value.flatten().tolist()}
     for name in ("context", "target", "novel"):
@@ -234,7 +234,7 @@ def test_bad_input_is_named():
         projections.make_prior(4)
     with pytest.raises(ValueError, match="for signals in R.2, got dims=3"):
         projections.sample_directions(1, 1, 3, generator(), wedge=0.1)
-    observations = projections.observe(projections.make_prior(2).sample(5, generator()), 1, generator(1))
+    observations = projections.sample_observations(projections.make_prior(2).sample(5, generator()), 1, generator(1))
     with pytest.raises(ValueError, match="needs 1 contexts and a target, got 1 observations of each signal"):
         projections.assign_roles(observations, 1)
     model = projections.build_diffusion(2, width=8, depth=1).double()

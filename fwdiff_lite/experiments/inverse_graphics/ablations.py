@@ -6,8 +6,8 @@
 
 The folder holds the models that `train` wrote, with the deterministic baseline among them.
 `evaluate` draws the samples of each ablation for the same held-out scenes. It computes the metrics of the module
-evaluation and the consistency between views, and writes ablation_NAME.json. It skips an ablation whose file has the same
-command and the same weights already.
+evaluation and the consistency between views, and writes ablation_NAME.json. It skips an ablation if this file
+comes from the same command and the same weights.
 `orbit` renders one scene from all around, to orbit_views.json.
 Both commands also write images, to an .npz of the same name. `export` writes all of these results to checkpoints/.
 """
@@ -35,11 +35,11 @@ from fwdiff_lite.command_line import positive_int
 from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
 from fwdiff_lite.experiments.inverse_graphics import evaluation
 from fwdiff_lite.experiments.inverse_graphics.evaluation import (
-    BASELINE,
     BACK_ANGLES,
-    TARGET_ANGLES,
+    BASELINE,
     ORBIT_TARGETS,
     STEPS,
+    TARGET_ANGLES,
     TestSet,
 )
 from fwdiff_lite.experiments.inverse_graphics.train import SIDE, VARIANTS, run_name
@@ -157,9 +157,7 @@ def sample_distilled(
     """
     generator, cameras = torch.Generator().manual_seed(0), test_set.cameras.flatten(1, 2).repeat_interleave(k, 0)
     contexts, views = test_set.context.repeat(k), []
-    save_orbit_views = torch.cat(
-        [tabletop.rotate_about_z(contexts.params, target_angles) for target_angles in ORBIT_ANGLES], 1
-    )
+    orbit_cameras = torch.cat([tabletop.rotate_about_z(contexts.params, angle) for angle in ORBIT_ANGLES], 1)
     for rows in torch.arange(len(cameras), device=cameras.device).split(max(1, chunk_size // len(ORBIT_ANGLES))):
         scene, _ = distil(model, contexts[rows], orbit_cameras[rows], generator, steps, eta, **options)
         views.append(evaluation.render_views(scene, cameras[rows]))
@@ -181,10 +179,10 @@ def sample_through_targets(
     """
     generator, contexts, views = torch.Generator().manual_seed(0), test_set.context.repeat(k), []
     cameras = test_set.cameras[:, TARGET_ANGLES.index(180)].repeat_interleave(k, 0)
-    way = torch.cat([tabletop.rotate_about_z(contexts.params, target_angles) for target_angles in targets], 1)
-    for rows in torch.arange(len(way), device=way.device).split(chunk_size):
+    target_cameras = torch.cat([tabletop.rotate_about_z(contexts.params, angle) for angle in targets], 1)
+    for rows in torch.arange(len(target_cameras), device=target_cameras.device).split(chunk_size):
         options = {"steps": steps, "eta": eta, "generator": generator}
-        step, _ = model.sample_autoregressive(contexts[rows], way[rows], **options)
+        step, _ = model.sample_autoregressive(contexts[rows], target_cameras[rows], **options)
         views.append(evaluation.render_views(step.signal, cameras[rows]))
     return torch.cat(views).unflatten(0, (-1, k))[:, :, None]
 
@@ -211,7 +209,7 @@ class Ablation:
     variant: without a variant there is no model; the sampler returns true draws, as a perfect sampler would
     sampler: takes model, test_set, k, steps, eta, chunk_size, and returns the views of the samples
     target_angles: the subset of TARGET_ANGLES that the sampler returns
-    unconditional: whether samples follow the prior instead of the posterior, so that they are compared with sample_prior
+    unconditional: whether samples follow the prior, not the posterior; then sample_prior gives the true draws
     num_samples, eta: of sampling
     num_examples: number of scenes, and of samples of each, whose images are stored; example_views: indices of the views
     """
@@ -253,16 +251,19 @@ ABLATIONS = {
     },
 }
 
-# --- measures ---------------------------------------------------------------------------------------------------------
+# --- metrics ----------------------------------------------------------------------------------------------------------
 
 
 def consistency_points(
-    test_set: TestSet, target_angles: tuple[int, ...] = TARGET_ANGLES, redraws: int = evaluation.MASK_DRAWS
+    test_set: TestSet, target_angles: tuple[int, ...] = TARGET_ANGLES, draws: int = evaluation.MASK_DRAWS
 ) -> list[CovisiblePoints]:
-    """Which of a target's pixels show what the novel camera sees and the context does not, at each of degrees."""
+    """The points, for each angle, that the target and the novel camera see and the context camera does not see.
+
+    draws: posterior draws in which a point must be at the same place as in the true scene
+    """
     generator, side = torch.Generator().manual_seed(0), test_set.truth.shape[-1]
-    scenes = [test_set.scenes, *(tabletop.resample_hidden(test_set.scenes, generator) for _ in range(redraws))]
-    found = []
+    scenes = [test_set.scenes, *(tabletop.resample_hidden(test_set.scenes, generator) for _ in range(draws))]
+    points_by_angle = []
     for d in map(TARGET_ANGLES.index, target_angles):
         points = covisible_points(scenes, test_set.cameras[:, d, :1], test_set.cameras[:, d, 1:], side)
         points_by_angle.append(points._replace(mask=points.mask & test_set.disocclusion_mask[:, d, 0]))
@@ -270,10 +271,13 @@ def consistency_points(
 
 
 def mode_bias(labels: Int[Tensor, "c f k"], scenes: tabletop.Scenes, generator: torch.Generator) -> metrics.Interval:
-    """How much too often samples hold what is the likeliest in their scene: above 0, they lean towards the mode."""
-    odds, likeliest = scenes.factor_probabilities.double().cpu().max(-1)  # (c, f)
-    often = (labels.cpu() == likeliest[..., None]).double().mean(-1)
-    return metrics.bootstrap(torch.mean, (often - odds).mean(1), generator=generator)
+    """How often samples have the mode, the most probable category of their scene, minus the mode's true probability.
+
+    Above 0, samples are biased towards the mode.
+    """
+    probability, mode = scenes.factor_probabilities.double().cpu().max(-1)  # (c, f)
+    frequency = (labels.cpu() == mode[..., None]).double().mean(-1)
+    return metrics.bootstrap(torch.mean, (frequency - probability).mean(1), generator=generator)
 
 
 def relative_sliced_w2(
@@ -325,17 +329,17 @@ def evaluate_ablation(
         if not ablation.unconditional:
             error = inconsistency(samples[:, :, i, 0], samples[:, :, i, 1], points[d]).cpu()
             per_scene[f"consistency_{angle}"] = error
-            numbers |= psnr_interval(error, generator).named(f"consistency_{angle}")
+            numbers |= psnr_interval(error, generator).as_metrics(f"consistency_{angle}")
     numbers |= {name: float(energy.mean()) for name, energy in per_scene.items() if "energy" in name}
     if k > 1 and not ablation.unconditional:
         numbers |= evaluation.evaluate(test_set, samples[:, :, :, :2], baseline, ablation.target_angles)
         back_views = samples[:, :, ablation.target_angles.index(180)]
         labels = evaluation.classify_factors(back_views[:, :, 0], test_set)
-        numbers |= mode_bias(labels, test_set.scenes, generator).named("lean")
+        numbers |= mode_bias(labels, test_set.scenes, generator).as_metrics("lean")
         if back_views.shape[2] == 3:
             images = back_views[:, :, 2]
             labels = evaluation.classify_factors(images, test_set)
-            numbers |= mode_bias(labels, test_set.scenes, generator).named("picture_lean")
+            numbers |= mode_bias(labels, test_set.scenes, generator).as_metrics("picture_lean")
             truth = test_set.truth[:, TARGET_ANGLES.index(180), 0]
             numbers["picture_energy_180"] = float(_energy_scores(images.cpu(), truth.cpu()).mean())
     per_scene = {name: [float(f"{value:.6g}") for value in values.tolist()] for name, values in per_scene.items()}
@@ -377,143 +381,145 @@ def paired_gains(
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """How much is examined: scenes, steps of sampling, side of images, samples at once.
+    """The size of an evaluation: scenes of the test set, sampling steps, side of images, samples at once.
 
-    sharing: how many such commands have the device at once, for the record
+    jobs_per_gpu: the number of such commands that share the device, for the record
     """
 
     count: int = COUNT
     steps: int = STEPS
     side: int = SIDE
-    batch: int = 64
+    chunk_size: int = 64
     jobs_per_gpu: int = 1
 
     def __str__(self) -> str:
-        parts = f"--count {self.count} --steps {self.steps}"
-        return parts + (f" --side {self.side}" if self.side != SIDE else "") + f" --batch {self.batch}"
+        side = f" --side {self.side}" if self.side != SIDE else ""
+        return f"--count {self.count} --steps {self.steps}{side} --chunk-size {self.chunk_size}"
 
 
 class Evaluator:
-    """An examination ready to be sat: its scenes, the deterministic answers, the points of all pairs of views."""
+    """The test set, the deterministic predictions and the points of the consistency measure, for all ablations."""
 
-    def __init__(self, folder: Path, size: EvalConfig):
-        self.folder, self.size = folder, size
-        self.device, self.fast = evaluation.sampling_device()
-        self.test_set = evaluation.make_test_set(size.count, K, side=size.side, device=self.device)
-        with self.fast:
-            model = evaluation.load_model(BASELINE, folder, self.device, size.side)
-            self.baseline = evaluation.sample_posterior(model, self.test_set, chunk_size=size.batch)
+    def __init__(self, folder: Path, config: EvalConfig):
+        self.folder, self.config = folder, config
+        self.device, self.autocast = evaluation.sampling_device()
+        self.test_set = evaluation.make_test_set(config.count, K, side=config.side, device=self.device)
+        with self.autocast:
+            model = evaluation.load_model(BASELINE, folder, self.device, config.side)
+            self.baseline = evaluation.sample_posterior(model, self.test_set, chunk_size=config.chunk_size)
         self.points = consistency_points(self.test_set)
 
     def run(self, ablation: Ablation) -> tuple[dict[str, dict], dict[str, np.ndarray]]:
-        """What is told of a row's answers, and pictures of as many as are shown."""
-        size = self.size
-        model = (
-            evaluation.load_model(ablation.variant, self.folder, self.device, size.side) if ablation.variant else None
-        )
-        with self.fast:
-            samples = ablation.sample_posterior(
-                model, self.test_set, ablation.num_samples, size.steps, ablation.eta, chunk_size=size.batch
+        """The metrics of an ablation, and the images of its examples."""
+        config, model = self.config, None
+        if ablation.variant:
+            model = evaluation.load_model(ablation.variant, self.folder, self.device, config.side, compile=True)
+        with self.autocast:
+            samples = ablation.sampler(
+                model, self.test_set, ablation.num_samples, config.steps, ablation.eta, chunk_size=config.chunk_size
             ).float()
-        scenes, num_samples = ablation.shown
-        shown = to_uint8(samples[:scenes, :num_samples, -1, list(ablation.views)], 64)
-        return evaluate_ablation(self.test_set, samples, self.baseline, ablation, self.points), {"pictures": shown}
+        scenes, num_samples = ablation.num_examples
+        images = to_uint8(samples[:scenes, :num_samples, -1, list(ablation.example_views)], 64)
+        return evaluate_ablation(self.test_set, samples, self.baseline, ablation, self.points), {"pictures": images}
 
 
-def run_evaluation(names: Iterable[str], folder: Path, size: EvalConfig) -> None:
-    """Judges rows of the table; leaves row_NAME.json and row_NAME.npz for each."""
-    bench = None
+def run_evaluation(names: Iterable[str], folder: Path, config: EvalConfig) -> None:
+    """Evaluates ablations; writes ablation_NAME.json and ablation_NAME.npz for each."""
+    evaluator = None
     for name in names:
-        path, made = folder / f"row_{run_name(name, size.side)}.json", {"command": f"{COMMAND} examine {name} {size}"}
-        paths = [
-            evaluation.weights(variant, folder, size.side) for variant in (ABLATIONS[name].variant, BASELINE) if variant
-        ]
-        made["weights"] = {path.stem: _sha256(path) for path in paths}
-        if made.items() <= read_json(path).items():
-            print(f"{name}: there already; delete {path} to examine it anew", flush=True)
+        path = folder / f"ablation_{run_name(name, config.side)}.json"
+        variants = [variant for variant in (ABLATIONS[name].variant, BASELINE) if variant]
+        weights_paths = [evaluation.weights_path(variant, folder, config.side) for variant in variants]
+        cache_key = {
+            "command": f"{COMMAND} evaluate {name} {config}",
+            "weights": {weights_path.stem: _sha256(weights_path) for weights_path in weights_paths},
+        }
+        if cache_key.items() <= read_json(path).items():
+            print(f"{name}: evaluated already; delete {path} to evaluate it again", flush=True)
             continue
-        started, bench = time.monotonic(), bench or Evaluator(folder, size)
-        told, pictures = bench.run(ABLATIONS[name])
-        np.savez_compressed(path.with_suffix(".npz"), **pictures)
-        write_json(path, _record(made["command"], started, size) | made | told)
+        start_time, evaluator = time.monotonic(), evaluator or Evaluator(folder, config)
+        results, images = evaluator.run(ABLATIONS[name])
+        np.savez_compressed(path.with_suffix(".npz"), **images)
+        write_json(path, _record(cache_key["command"], start_time, config) | cache_key | results)
         keys = ("energy_180", "energy_skill_180", "spread_skill_180", "consistency_180", "set_distance_180", "lean")
-        found = {key: round(told["numbers"][key], 3) for key in keys if key in told["numbers"]}
-        print(name, json.dumps(found), flush=True)
+        summary = {key: round(results["numbers"][key], 3) for key in keys if key in results["numbers"]}
+        print(name, json.dumps(summary), flush=True)
 
 
 def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
-def save_orbit_views(folder: Path, size: EvalConfig) -> None:
-    """Keeps a scene as all of RING see it: painted by view-space diffusion, distilled, and sampled.
+def save_orbit_views(folder: Path, config: EvalConfig) -> None:
+    """Renders one scene at ORBIT_ANGLES: predicted by view-space diffusion, distilled from these views, and sampled.
 
-    Leaves ring_views.json, with the seconds that painting and distilling took, and ring_views.npz.
+    Writes orbit_views.json, with the seconds that view-space sampling and distillation took, and orbit_views.npz.
     """
-    started, (device, fast) = time.monotonic(), evaluation.sampling_device()
-    painter, model = (
-        evaluation.load_model(variant, folder, device, size.side) for variant in ("view_space", FULL_MODEL)
+    start_time, (device, autocast) = time.monotonic(), evaluation.sampling_device()
+    view_model, model = (
+        evaluation.load_model(variant, folder, device, config.side) for variant in ("view_space", FULL_MODEL)
     )
-    test_set, generator = (
-        evaluation.make_test_set(1, 1, side=size.side, device=device),
-        torch.Generator().manual_seed(0),
-    )
-    cameras = torch.cat(
-        [tabletop.rotate_about_z(test_set.context.params, target_angles) for target_angles in ORBIT_ANGLES], 1
-    )
-    with fast:
-        began = time.monotonic()
-        scenes, painted = distil(painter, test_set.context, cameras, generator, size.steps, eta=1.0)
-        seconds = time.monotonic() - began
-        behind = test_set.cameras[:, TARGET_ANGLES.index(180), :1]
-        step = model.sample(test_set.context, behind, steps=size.steps, eta=1.0, generator=generator)
-        sampled, distilled = (evaluation.render_views(scene, cameras) for scene in (step.signal, scenes))
-    views = {"painted": painted.clamp(-1, 1), "distilled": distilled, FULL_MODEL: sampled}
-    path, command = folder / "ring_views.json", f"{COMMAND} ring --steps {size.steps}"
+    test_set = evaluation.make_test_set(1, 1, side=config.side, device=device)
+    generator = torch.Generator().manual_seed(0)
+    cameras = torch.cat([tabletop.rotate_about_z(test_set.context.params, angle) for angle in ORBIT_ANGLES], 1)
+    with autocast:
+        distil_start = time.monotonic()
+        distilled_scene, predicted_views = distil(
+            view_model, test_set.context, cameras, generator, config.steps, eta=1.0
+        )
+        seconds = time.monotonic() - distil_start
+        back_camera = test_set.cameras[:, TARGET_ANGLES.index(180), :1]
+        step = model.sample(test_set.context, back_camera, steps=config.steps, eta=1.0, generator=generator)
+        sampled, distilled = (evaluation.render_views(scene, cameras) for scene in (step.signal, distilled_scene))
+    views = {"painted": predicted_views.clamp(-1, 1), "distilled": distilled, FULL_MODEL: sampled}
+    path, command = folder / "orbit_views.json", f"{COMMAND} orbit --steps {config.steps}"
     np.savez_compressed(path.with_suffix(".npz"), **{name: to_uint8(view, 64) for name, view in views.items()})
-    write_json(path, _record(command, started, size) | {"seconds": seconds})
+    write_json(path, _record(command, start_time, config) | {"seconds": seconds})
 
 
-def _record(command: str, started: float, size: EvalConfig) -> dict:
-    minutes = (time.monotonic() - started) / 60 / size.jobs_per_gpu if torch.cuda.is_available() else 0.0
+def _record(command: str, start_time: float, config: EvalConfig) -> dict:
+    minutes = (time.monotonic() - start_time) / 60 / config.jobs_per_gpu if torch.cuda.is_available() else 0.0
     return provenance(command) | {"gpu_minutes": minutes, "seed": 0}
 
 
 def export_checkpoint(folder: Path) -> None:
-    """Puts what trainings, `examine` and `ring` left in the folder into checkpoints/07_ablations.npz.
+    """Writes the results of `train`, `evaluate` and `orbit` in the folder to checkpoints/07_ablations.npz.
 
-    Of trainings all but their curves. ValueError without any row, or where two are of different weights of one arm.
+    The loss curves of trainings are left out. ValueError if there is no ablation, or if two ablations used different
+    weights of one variant.
     """
-    texts, arrays, weights = {kind: {} for kind in SECTIONS}, {}, {}
+    texts, arrays, weights = {section: {} for section in SECTIONS}, {}, {}
     for path in sorted(folder.glob("*.json")):
-        kind, _, name = path.stem.partition("_")
+        prefix, _, name = path.stem.partition("_")
         record = read_json(path)
         for variant, digest in record.get("weights", {}).items():
             if weights.setdefault(variant, digest) != digest:
-                raise ValueError(f"{path} is of other weights of {variant} than rows before: examine all of them anew")
-        if kind in SECTIONS:
-            texts[kind][name] = record
-            with np.load(path.with_suffix(".npz")) as found:
-                arrays |= {f"{path.stem}_{key}": value for key, value in found.items()}
+                raise ValueError(
+                    f"{path} used other weights of {variant} than earlier ablations: evaluate all of them again"
+                )
+        if section := FILE_SECTIONS.get(prefix):
+            texts[section][name] = record
+            with np.load(path.with_suffix(".npz")) as images:
+                arrays |= {f"{section}_{name}_{key}": value for key, value in images.items()}
         elif "curve" in record:
             texts["training"][path.stem] = {key: value for key, value in record.items() if key != "curve"}
     if not texts["row"]:
-        raise ValueError(f"{folder} holds no row: examine some first")
-    parts = [record for kind in texts.values() for record in kind.values()]
+        raise ValueError(f"{folder} holds no ablation: evaluate some first")
+    parts = [record for section in texts.values() for record in section.values()]
     arrays |= {key: np.array(json.dumps(text)) for key, text in texts.items()}
-    skilled = {
-        name: ablation["numbers"]
-        for name, ablation in texts["row"].items()
-        if "energy_skill_180" in ablation["numbers"]
+    numbers_by_name = {name: record["numbers"] for name, record in texts["row"].items()}
+    skills = {
+        name: round(numbers["energy_skill_180"], 4)
+        for name, numbers in numbers_by_name.items()
+        if "energy_skill_180" in numbers
     }
-    scores = {name: round(numbers["energy_skill_180"], 4) for name, numbers in skilled.items()}
-    save_recorded(NAME, arrays, metrics=scores, **merge_provenance(parts))
+    save_recorded(NAME, arrays, metrics=skills, **merge_provenance(parts))
 
 
 def load_results() -> tuple[dict[str, dict], dict[str, np.ndarray]]:
-    """What `ship` kept: of each of KINDS what its command left, by name, and the pictures."""
+    """The results in checkpoints/: for each of SECTIONS its records by name, and the arrays of images."""
     arrays = load_recorded(NAME)
-    return {kind: json.loads(str(arrays.pop(kind))) for kind in SECTIONS}, arrays
+    return {section: json.loads(str(arrays.pop(section))) for section in SECTIONS}, arrays
 
 
 def main() -> None:

@@ -206,9 +206,10 @@ def predict_deterministic(
 def classify_factors(views: Float[Tensor, "c k 3 h w"], test_set: TestSet) -> Int[Tensor, "c f k"]:
     """The category of each hidden factor that the views from behind (180 degrees) show."""
     camera, side = test_set.cameras[:, TARGET_ANGLES.index(180), :1], views.shape[-1]
-    labels = [
-        tabletop.classify_nearest_template(views, *tabletop.render_factor_templates(test_set.scenes, camera, name, side=side)) for name in tabletop.FACTORS
-    ]
+    labels = []
+    for name in tabletop.FACTORS:
+        templates, mask = tabletop.render_factor_templates(test_set.scenes, camera, name, side=side)
+        labels.append(tabletop.classify_nearest_template(views, templates, mask))
     return torch.stack(labels, 1)
 
 
@@ -238,7 +239,7 @@ def evaluate(
             name = f"{prefix}{{}}_{angle}".format
             views, truth = samples[:, :, i, v].cpu(), test_set.truth[:, d, v].cpu()
             mask = test_set.disocclusion_mask[:, d, v, None].expand_as(truth).cpu()
-            numbers |= metrics.spread_skill(views, truth, generator, mask).named(name("spread_skill"))
+            numbers |= metrics.spread_skill(views, truth, generator, mask).as_metrics(name("spread_skill"))
             tv_ratio = metrics.total_variation(views).mean() / metrics.total_variation(truth).mean()
             visible_variance, hidden_variance = metrics.variance_inside_outside(views, ~mask)
             # a few exact draws may all be equal on the visible pixels
@@ -250,28 +251,27 @@ def evaluate(
                 images["deterministic"] = prediction = baseline[:, 0, d, v].cpu()
                 scores = metrics.energy_score(views, truth), metrics.euclidean_error(prediction, truth)
                 optimal_score = metrics.energy_score(test_set.posterior_draws[:, :, d, v].cpu(), truth)
-                numbers |= metrics.energy_ratio(*scores, generator).named(name("energy_ratio"))
-                numbers |= metrics.energy_skill(*scores, optimal_score, generator).named(name("energy_skill"))
+                numbers |= metrics.energy_ratio(*scores, generator).as_metrics(name("energy_ratio"))
+                numbers |= metrics.energy_skill(*scores, optimal_score, generator).as_metrics(name("energy_skill"))
                 errors = metrics.debiased_ensemble_mean_mse(views, truth), metrics.squared_error(prediction, truth)
                 gain = metrics.bootstrap(lambda m, b: 10 * (b.mean() / m.mean()).log10(), *errors, generator=generator)
-                numbers |= gain.named(name("psnr_mean_over_deterministic"))
+                numbers |= gain.as_metrics(name("psnr_mean_over_deterministic"))
             numbers |= {name(f"psnr_{key}"): metrics.psnr(image, truth, 2) for key, image in images.items()}
             numbers[name("psnr_seen")] = metrics.psnr(views[:, 0], truth, 2, ~mask)
     back_views = samples[:, :, target_angles.index(180), 0].to(test_set.truth)
     back_views = torch.cat([test_set.truth[:, None, TARGET_ANGLES.index(180), 0], back_views], 1)
     true_labels, labels = classify_factors(back_views, test_set).cpu().split([1, samples.shape[1]], 2)
-    odds = test_set.scenes.factor_probabilities.double().cpu()
+    probabilities = test_set.scenes.factor_probabilities.double().cpu()
     for i, name in enumerate(tabletop.FACTORS):
-        numbers |= metrics.factor_tv(labels[:, i], odds[:, i], generator).named(f"{name}_factor_tv")
-        numbers |= metrics.per_context_calibration_rms(labels[:, i], odds[:, i], generator).named(
+        numbers |= metrics.factor_tv(labels[:, i], probabilities[:, i], generator).as_metrics(f"{name}_factor_tv")
+        numbers |= metrics.per_context_calibration_rms(labels[:, i], probabilities[:, i], generator).as_metrics(
             f"{name}_factor_scene_rms"
         )
     # not pooled over factors: their categories have nothing in common but an index, so opposite errors would cancel
     worst = max(tabletop.FACTORS, key=lambda name: numbers[f"{name}_factor_tv"])
     numbers |= {f"factor_tv{end}": numbers[f"{worst}_factor_tv{end}"] for end in ("", "_low", "_high")}
-    numbers |= metrics.per_context_calibration_rms(labels.flatten(0, 1), odds.flatten(0, 1), generator).named(
-        "factor_scene_rms"
-    )
+    pooled_rms = metrics.per_context_calibration_rms(labels.flatten(0, 1), probabilities.flatten(0, 1), generator)
+    numbers |= pooled_rms.as_metrics("factor_scene_rms")
     numbers["readings_right"] = (true_labels[..., 0] == test_set.scenes.factor.cpu()).double().mean()
     return {name: float(value) for name, value in numbers.items()}
 

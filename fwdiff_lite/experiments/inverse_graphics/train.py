@@ -26,7 +26,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fwdiff_lite.command_line import positive_int
-from fwdiff_lite.datasets import realestate10k
+from fwdiff_lite.datasets import realestate10k, view_sampler
+from fwdiff_lite.datasets.posed_clips import Clip
 from fwdiff_lite.devices import default_device, is_main_process, num_processes
 from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
 from fwdiff_lite.problems.inverse_graphics import tabletop
@@ -47,7 +48,7 @@ BATCH_SIZE = 128  # scenes a step: with 64, an H100 waits for Python a quarter o
 LEARNING_RATE = 5e-4
 NEAR_FAR = (1.0, 100.0)  # the near and far plane of a clip's scenes, in the clip's own unit
 ENCODER_OPTIONS = {
-    "unet": {"widths": (64, 128, 192, 256), "blocks": 1, "attention": 2},
+    "unet": {"widths": (64, 128, 192, 256), "num_blocks": 1, "num_attention_levels": 2},
     "dit": {"width": 256, "depth": 5, "heads": 4, "patch": 4},
 }
 
@@ -169,8 +170,8 @@ def train(
     command: str = "",
     parent_run: dict | None = None,
     options: dict[str, Any] | None = None,
-    clips: list[realestate10k.Clip] | None = None,
-    frame_gap: tuple[int, int] = realestate10k.DISTANCE,
+    clips: list[Clip] | None = None,
+    frame_gap: tuple[int, int] = view_sampler.FRAME_GAP,
     resume_config: dict[str, Any] | None = None,
     **budget,
 ) -> TrainingLog:
@@ -212,7 +213,7 @@ def train(
             compile=on_gpu,
         )
     else:
-        batch = realestate10k.batches(clips, batch_size, frame_gap, pixels, side, workers=os.cpu_count() or 1)
+        batch = view_sampler.batches(clips, batch_size, frame_gap, pixels, side, num_threads=os.cpu_count() or 1)
     log = fit(
         model,
         batch,
@@ -248,16 +249,16 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, help="a folder in RealEstate10K's format")
     gap_help = "least and largest number of frames from context to target; default: 100 180"
     parser.add_argument("--frame-gap", type=positive_int, nargs=2, metavar=("MIN", "MAX"), help=gap_help)
-    error_help = "stop at an invalid clip or frame, or skip it; default: %(default)s"
-    parser.add_argument("--on-error", choices=realestate10k.BAD, default=realestate10k.BAD[0], help=error_help)
+    actions, error_help = realestate10k.ON_ERROR, "stop at an invalid clip or frame, or skip it; default: %(default)s"
+    parser.add_argument("--on-error", choices=actions, default=actions[0], help=error_help)
     parser.add_argument(
         "--skip-pose-check", action="store_true", help="do not check frames and poses of the clips again"
     )
 
 
-def read_data(parser: argparse.ArgumentParser, options: argparse.Namespace) -> list[realestate10k.Clip]:
+def read_data(parser: argparse.ArgumentParser, options: argparse.Namespace) -> list[Clip]:
     """Reads the clips in --data and prints what was skipped; exits with a one-line error if they cannot be used."""
-    options.frame_gap = tuple(options.frame_gap or realestate10k.DISTANCE)
+    options.frame_gap = tuple(options.frame_gap or view_sampler.FRAME_GAP)
     if options.out.resolve() == options.data.resolve():
         parser.error("--out and --data are one folder: the output would be read as clips")
     if options.frame_gap[0] > options.frame_gap[1]:

@@ -137,9 +137,7 @@ def joint_probability_table() -> Float[Tensor, "*categories"]:
     return table
 
 
-def conditional_probabilities(
-    portraits: Portraits, observed: Bool[Tensor, "b a"], name: str
-) -> Float[Tensor, "b k"]:
+def conditional_probabilities(portraits: Portraits, observed: Bool[Tensor, "b a"], name: str) -> Float[Tensor, "b k"]:
     """The probabilities of an attribute's categories, given the observed attributes of each portrait.
 
     ValueError on an unknown attribute, or where it is among the observed ones.

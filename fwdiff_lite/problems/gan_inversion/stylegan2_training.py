@@ -50,7 +50,7 @@ def augment(
 
     A mirror image or not; a rotation by a multiple of 90 degrees; a shift by whole pixels (along both axes, at most an
     eighth of the side); a scale 2^(0.2 n); brightness + 0.2 n, contrast times 2^(0.5 n), saturation times 2^n, with
-    n ~ N(0, 1). An image is continued by reflection at its borders. The result can be differentiated once with respect to
+    n ~ N(0, 1). An image is continued by reflection at its borders. The result is differentiable once with respect to
     the images. The generator lives on their device.
     """
     b, _, h, _ = images.shape

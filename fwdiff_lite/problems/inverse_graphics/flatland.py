@@ -287,7 +287,7 @@ def build_model(
 ) -> ForwardDiffusion:
     """A diffusion model, or with model_class=ForwardRegression the deterministic baseline, with initial weights."""
     torch.manual_seed(seed)
-    encoder_options = {"widths": (32, 64), "blocks": 1, "attention": 1, "row": True}
+    encoder_options = {"widths": (32, 64), "num_blocks": 1, "num_attention_levels": 1, "dims": 1}
     denoiser = SceneDenoiser(
         build_renderer(),
         width=32,

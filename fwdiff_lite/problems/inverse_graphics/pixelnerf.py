@@ -123,7 +123,7 @@ def contract(points: Float[Tensor, "*b 3"], radius: float) -> tuple[Float[Tensor
 
     Points are divided by `radius`. A point at a distance r > 1 from the origin then moves to the distance 2 - 1 / r, so
     far away, equal steps of the result are equal steps of disparity (1 / r). Nearer points stay.
-    The stretch (*b,) is the length of a short radial step of the result, before contraction and division.
+    The stretch (*b,) is the length of a short radial step before division and contraction, over its length after them.
     """
     points = points / radius
     distance = points.norm(dim=-1, keepdim=True).clamp(min=1)

@@ -62,14 +62,21 @@ SHADOW_BIAS = 1e-3  # offset of the origins of shadow and visibility rays along 
 class Scenes:
     """B scenes of five solids on a table; lengths in units of the table's radius, angles in radians.
 
-    front_azimuth: (B,) azimuth of the front; light_direction: (B, 3) unit vector towards the light
-    pattern, pattern_frequency, pattern_azimuth: (B,) index into PATTERNS, periods per unit of length, and orientation
-    table_colours: (B, 2, 3) the two colours of the pattern; distractor_colours: (B, 2, 3)
-    shape_index: (B, 5) index into SHAPES, -1 for no solid; position: (B, 5, 2) on the table;
-    half_extents: (B, 5, 3) half of the length along each axis; azimuth: (B, 5) of the first axis
-    decal_height: (B,) upper end of the decal, as a fraction of the height of the box's faces
-    cue, factor: (B, 2) indices into the categories of CUES and of FACTORS, in their order; where factor 0 is 0, the
-        hidden body is absent, whatever its shape, position, half_extents and azimuth
+    front_azimuth:      (B,) the azimuth of the front
+    light_direction:    (B, 3) unit vector towards the light
+    pattern:            (B,) index into PATTERNS, of the table top's pattern
+    pattern_frequency:  (B,) periods of the pattern per unit of length
+    pattern_azimuth:    (B,) orientation of the pattern
+    table_colours:      (B, 2, 3) the two colours of the pattern
+    distractor_colours: (B, 2, 3) the colour of each distractor
+    shape_index:        (B, 5) index into SHAPES of each solid; -1: there is no solid
+    position:           (B, 5, 2) of each solid's centre on the table
+    half_extents:       (B, 5, 3) half of each solid's length along its axes
+    azimuth:            (B, 5) of each solid's first axis
+    decal_height:       (B,) upper end of the decal, as a fraction of the height of the box's faces
+    cue:                (B, 2) index of the category of each of CUES
+    factor:             (B, 2) index of the category of each of FACTORS. Where factor 0 is 0, the hidden body is absent,
+                        whatever its shape, position, half extents and azimuth
     """
 
     front_azimuth: Float[Tensor, "b"]

@@ -63,22 +63,16 @@ def select_signals(signal: MotionSignal, rows) -> MotionSignal:
 
 
 def bilinear_sample(image: Float[Tensor, "b c h w"], x: Float[Tensor, "b *p"], y: Float[Tensor, "b *p"]) -> Tensor:
-    """The image at positions between its pixels, (B, C, *p); at x = j, y = i it is exactly image[..., i, j].
+    """The image at positions between its pixels, (B, C, *p); at x = j, y = i it is image[..., i, j].
 
-    A position outside the image gets the nearest value of the border.
+    A position outside the image gets the nearest value of the border. Its gradient with respect to x and y is 0, also
+    on the border itself. Where h and w are powers of two, whole positions are exact; else they are rounded.
     """
     h, w = image.shape[-2:]
-    x, y = x.clamp(0, w - 1), y.clamp(0, h - 1)
-    left, top = x.detach().floor().clamp(max=w - 2), y.detach().floor().clamp(max=h - 2)
-    right_weight, bottom_weight = x - left, y - top
-    top_left_index = (top * w + left).long().flatten(1)  # (B, *p) -> (B, P), indices into the flattened image
-    flat, out = image.flatten(2), 0.0
-    for row_offset, row_weight in ((0, 1 - bottom_weight), (w, bottom_weight)):
-        weights = ((row_offset, (1 - right_weight) * row_weight), (row_offset + 1, right_weight * row_weight))
-        for offset, weight in weights:
-            value = flat.gather(2, (top_left_index + offset)[:, None].expand(-1, image.shape[1], -1))
-            out = out + value.unflatten(2, x.shape[1:]) * weight[:, None]
-    return out
+    grid = torch.stack([(2 * x + 1) / w - 1, (2 * y + 1) / h - 1], -1)  # (B, *p, 2): -1 and 1 are the image's edges
+    flat_grid = grid.flatten(1, -2)[:, None]  # (B, 1, P, 2)
+    sampled = nn.functional.grid_sample(image, flat_grid, padding_mode="border", align_corners=False)  # (B, C, 1, P)
+    return sampled.flatten(2).unflatten(2, x.shape[1:])
 
 
 def splat(values: Float[Tensor, "b c h w"], flow: Float[Tensor, "b 2 h w"]) -> Float[Tensor, "b c h w"]:

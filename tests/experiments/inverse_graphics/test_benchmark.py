@@ -1,4 +1,4 @@
-"""Operations and bytes are counted as by hand; a measured call is called as often as was asked for."""
+"""Operations and bytes are counted correctly; a measured call runs as often as requested."""
 
 import torch
 
@@ -9,23 +9,23 @@ SMALL = {"rays": 16, "samples": 4, "views": 1, "side": 16}
 CPU = torch.device("cpu")
 
 
-def test_a_product_of_matrices_is_counted_as_by_hand():
+def test_a_matrix_product_is_counted_correctly():
     a, b = torch.ones(3, 5), torch.ones(5, 7)
-    counted = benchmark.count(lambda: (a @ b).T)  # the transposed view moves nothing
+    counted = benchmark.count_operations(lambda: (a @ b).T)  # the transposed view moves nothing
     assert counted["gigaflop"] == 2 * 3 * 5 * 7 / 1e9
     assert counted["gigabytes_moved"] == 4 * (3 * 5 + 5 * 7 + 3 * 7) / 1e9
 
 
-def test_more_of_anything_costs_more():
-    base = benchmark.count(benchmark.training_step(1, **SMALL, device=CPU))
+def test_a_larger_setting_costs_more():
+    base = benchmark.count_operations(benchmark.training_step(1, **SMALL, device=CPU))
     for name, value in SMALL.items():
-        more = benchmark.count(benchmark.training_step(1, **(SMALL | {name: 2 * value}), device=CPU))
-        assert all(more[key] > base[key] for key in base), name
+        doubled = benchmark.count_operations(benchmark.training_step(1, **(SMALL | {name: 2 * value}), device=CPU))
+        assert all(doubled[key] > base[key] for key in base), name
 
 
-def test_a_step_changes_the_weights_and_sampling_runs():
+def test_calls_are_measured_and_sampling_runs():
     calls = []
-    found = benchmark.measure(lambda: calls.append(0), CPU, repeats=3, warmup=2)
-    assert len(calls) == 5 and set(found) == {"seconds"} and found["seconds"] >= 0
-    model = build_model("unet", side=16, samples=4, width=16, widths=(8, 16)).eval()
-    assert benchmark.measure(benchmark.sampling(model, 2, 1, CPU), CPU, 1, 0)["seconds"] > 0
+    cost = benchmark.measure(lambda: calls.append(0), CPU, repeats=3, warmup=2)
+    assert len(calls) == 5 and set(cost) == {"seconds"} and cost["seconds"] >= 0
+    model = build_model("unet", side=16, samples_per_ray=4, width=16, widths=(8, 16)).eval()
+    assert benchmark.measure(benchmark.sampling_call(model, 2, 1, CPU), CPU, 1, 0)["seconds"] > 0

@@ -1,4 +1,4 @@
-"""Whether two views show one scene: true views do, those of different redraws do not; edges and bodies do not count."""
+"""Views of one scene are consistent, views of different posterior draws are not; edges and bodies are excluded."""
 
 import pytest
 import torch
@@ -6,10 +6,17 @@ import torch
 from fwdiff_lite.experiments.inverse_graphics import evaluation
 from fwdiff_lite.problems.inverse_graphics import consistency, tabletop
 from fwdiff_lite.problems.inverse_graphics.cameras import pixel_centres, rays
-from fwdiff_lite.problems.inverse_graphics.consistency import Shared, carried, decibels, inconsistency, settled, shared
+from fwdiff_lite.problems.inverse_graphics.consistency import (
+    CovisiblePoints,
+    covisible_points,
+    inconsistency,
+    psnr_interval,
+    static_points,
+    warp,
+)
 
 SIDE, COUNT, K = 32, 12, 4
-BACK = evaluation.DEGREES.index(180)
+BACK = evaluation.TARGET_ANGLES.index(180)
 
 
 def seeded(seed=0):
@@ -17,73 +24,70 @@ def seeded(seed=0):
 
 
 @pytest.fixture(scope="module")
-def paper():
-    return evaluation.exam(COUNT, K, side=SIDE)
+def test_set():
+    return evaluation.make_test_set(COUNT, K, side=SIDE)
 
 
 @pytest.fixture(scope="module")
-def scenes(paper):
+def scene_draws(test_set):
     generator = seeded(1)
-    return [paper.scenes, *(tabletop.resample_hidden(paper.scenes, generator) for _ in range(6))]
+    return [test_set.scenes, *(tabletop.resample_hidden(test_set.scenes, generator) for _ in range(6))]
 
 
 @pytest.fixture(scope="module")
-def points(paper, scenes):
-    found = shared(scenes, *paper.cameras[:, BACK].split(1, 1), SIDE)
-    return found._replace(mask=found.mask & paper.unseen[:, BACK, 0])
+def points(test_set, scene_draws):
+    points = covisible_points(scene_draws, *test_set.cameras[:, BACK].split(1, 1), SIDE)
+    return points._replace(mask=points.mask & test_set.disocclusion_mask[:, BACK, 0])
 
 
-def dB(first, second, points):
-    return decibels(inconsistency(first, second, points), seeded()).value
+def psnr(first_views, second_views, points):
+    return psnr_interval(inconsistency(first_views, second_views, points), seeded()).value
 
 
-def test_a_picture_is_carried_to_where_its_points_are():
-    """One that is linear in u and v says where it was asked."""
+def test_warp_takes_the_colours_at_the_given_image_coordinates():
+    """The colours of the image are linear in u and v."""
     uv = 0.25 + 0.5 * torch.rand(2, 16, 2, generator=seeded())
-    plane = pixel_centres(8, 8, uv).T.reshape(2, 8, 8)
-    picture = torch.cat([plane, plane.sum(0, keepdim=True)]).expand(2, 5, 3, 8, 8)
-    found = carried(picture[..., :4, :4], uv / 2)  # 4 x 4 of the pixels
-    assert found.shape == (2, 5, 3, 4, 4)
-    wanted = torch.cat([uv, uv.sum(-1, keepdim=True)], -1).transpose(1, 2).reshape(2, 1, 3, 4, 4) / 4
-    torch.testing.assert_close(found, wanted.expand_as(found) * 1.0, atol=1e-6, rtol=0)
+    ramp = pixel_centres(8, 8, uv).T.reshape(2, 8, 8)
+    image = torch.cat([ramp, ramp.sum(0, keepdim=True)]).expand(2, 5, 3, 8, 8)
+    warped = warp(image[..., :4, :4], uv / 2)  # 4 x 4 of the pixels
+    assert warped.shape == (2, 5, 3, 4, 4)
+    expected = torch.cat([uv, uv.sum(-1, keepdim=True)], -1).transpose(1, 2).reshape(2, 1, 3, 4, 4) / 4
+    torch.testing.assert_close(warped, expected.expand_as(warped) * 1.0, atol=1e-6, rtol=0)
 
 
-def test_a_view_agrees_with_itself_whatever_it_shows(paper, scenes):
-    camera = paper.cameras[:, BACK, :1]
-    same = shared(scenes, camera, camera, SIDE)
-    torch.testing.assert_close(same.uv[same.mask.flatten(1)], _centres(same)[same.mask.flatten(1)], atol=1e-5, rtol=0)
+def test_every_view_is_consistent_with_itself(test_set, scene_draws):
+    camera = test_set.cameras[:, BACK, :1]
+    points = covisible_points(scene_draws, camera, camera, SIDE)
+    mask, centres = points.mask.flatten(1), pixel_centres(SIDE, SIDE, points.uv).expand_as(points.uv)
+    torch.testing.assert_close(points.uv[mask], centres[mask], atol=1e-5, rtol=0)
     noise = torch.randn(COUNT, K, 3, SIDE, SIDE, generator=seeded())
-    assert inconsistency(noise, noise, same).max() < 1e-8
-    assert 0.95 < same.mask.sum() / settled(scenes, camera, SIDE)[0].sum() <= 1
+    assert inconsistency(noise, noise, points).max() < 1e-8
+    assert 0.95 < points.mask.sum() / static_points(scene_draws, camera, SIDE)[0].sum() <= 1
 
 
-def _centres(points):
-    return pixel_centres(SIDE, SIDE, points.uv).expand_as(points.uv)
-
-
-def test_views_of_one_scene_agree_and_those_of_two_do_not(paper, points):
-    target, novel = paper.redrawn[:, :, BACK].unbind(2)
-    true = dB(target, novel, points)
-    assert true > 27
+def test_views_of_one_scene_are_consistent_and_views_of_two_are_not(test_set, points):
+    target, novel = test_set.posterior_draws[:, :, BACK].unbind(2)
+    true_psnr = psnr(target, novel, points)
+    assert true_psnr > 27
     controls = {
-        "views of different redraws": dB(target, novel.roll(1, 1), points),
-        "views of different scenes": dB(target, novel.roll(1, 0), points),
-        "a pixel aside": dB(target, novel.roll(1, -1), points),
-        "noise of a tenth of the range": dB(target, novel + 0.2 * torch.randn(novel.shape, generator=seeded()), points),
+        "views of different posterior draws": psnr(target, novel.roll(1, 1), points),
+        "views of different scenes": psnr(target, novel.roll(1, 0), points),
+        "views shifted by a pixel": psnr(target, novel.roll(1, -1), points),
+        "noise of a tenth of the range": psnr(
+            target, novel + 0.2 * torch.randn(novel.shape, generator=seeded()), points
+        ),
     }
-    assert all(found < true - 3 for found in controls.values()), (true, controls)
-    assert controls["views of different redraws"] < true - 9
-    flat = torch.zeros_like(target)
-    assert (inconsistency(flat, flat, points) == 0).all(), (
-        "a blur agrees with itself: the measure is not to be had alone"
-    )
+    assert all(control_psnr < true_psnr - 3 for control_psnr in controls.values()), (true_psnr, controls)
+    assert controls["views of different posterior draws"] < true_psnr - 9
+    constant = torch.zeros_like(target)
+    assert (inconsistency(constant, constant, points) == 0).all(), "blurred views are consistent, too"
 
 
-def test_points_are_on_what_stands_still_and_away_from_edges(paper, scenes, points):
-    start, away = rays(paper.cameras[:, BACK, :1], pixel_centres(SIDE, SIDE, paper.cameras))
+def test_points_are_static_and_not_next_to_edges(test_set, scene_draws, points):
+    origins, directions = rays(test_set.cameras[:, BACK, :1], pixel_centres(SIDE, SIDE, test_set.cameras))
     depths = []
-    for some in scenes:
-        hit = tabletop.hit_record(tabletop.build_solids(some), start, away)
+    for scenes in scene_draws:
+        hit = tabletop.hit_record(tabletop.build_solids(scenes), origins, directions)
         depths.append(hit.depth.view(COUNT, SIDE, SIDE))
         solid_index = hit.solid_index.view(COUNT, SIDE, SIDE)
         assert not (solid_index[points.mask] == tabletop.HIDDEN).any()
@@ -92,19 +96,18 @@ def test_points_are_on_what_stands_still_and_away_from_edges(paper, scenes, poin
     depths = torch.stack(depths)
     assert (depths.amax(0) - depths.amin(0))[points.mask].max() < 1e-3
     assert 0.05 < points.mask.float().mean() < 0.4
-    bodies = (
-        settled(scenes[:1], paper.cameras[:, BACK, :1], SIDE)[0] & ~settled(scenes, paper.cameras[:, BACK, :1], SIDE)[0]
-    )
-    assert bodies.any(), "the control: one scene alone has bodies"
+    camera = test_set.cameras[:, BACK, :1]
+    bodies = static_points(scene_draws[:1], camera, SIDE)[0] & ~static_points(scene_draws, camera, SIDE)[0]
+    assert bodies.any(), "the control: with a single draw, hidden bodies are static"
 
 
-def test_without_a_point_there_is_nothing_to_measure(points):
-    pictures = torch.zeros(COUNT, 1, 3, SIDE, SIDE)
+def test_inconsistency_without_points_raises(points):
+    images = torch.zeros(COUNT, 1, 3, SIDE, SIDE)
     with pytest.raises(ValueError, match="mask selects no element at all"):
-        inconsistency(pictures, pictures, Shared(points.uv, torch.zeros_like(points.mask)))
+        inconsistency(images, images, CovisiblePoints(points.uv, torch.zeros_like(points.mask)))
 
 
-def test_decibels_are_of_the_pooled_error():
-    found = decibels(torch.tensor([0.02, 0.06]), seeded())
-    assert found.value == pytest.approx(20, abs=1e-5) and found.low < 20 < found.high
-    assert consistency.SAME < 1e-3
+def test_the_psnr_is_that_of_the_pooled_error():
+    interval = psnr_interval(torch.tensor([0.02, 0.06]), seeded())
+    assert interval.value == pytest.approx(20, abs=1e-5) and interval.low < 20 < interval.high
+    assert consistency.POINT_TOLERANCE < 1e-3

@@ -1,10 +1,10 @@
-"""The made scenes move as they say they do, and their stills do not tell how they will."""
+"""The synthetic scenes move as documented, and their source images do not tell the motion."""
 
 import pytest
 import torch
 
 from fwdiff_lite.problems.motion import scenes as p
-from fwdiff_lite.problems.motion.warping import bilinear, grid
+from fwdiff_lite.problems.motion.warping import bilinear_sample, pixel_grid
 
 
 def generator(seed=0):
@@ -12,128 +12,135 @@ def generator(seed=0):
 
 
 @pytest.fixture(scope="module")
-def bank():
-    return p.textures(["brick.png", "rocket.jpg"], 16)
+def textures():
+    return p.make_textures(["brick.png", "rocket.jpg"], 16)
 
 
 @pytest.fixture(scope="module")
-def many():
-    return p.draw_scenes(4000, 16, generator())
+def random_scenes():
+    return p.sample_scenes(4000, 16, generator())
 
 
-def one(kind, angle=0.0, cue=0, radius=8.0):
-    """A scene with one sprite in the middle."""
+def single_sprite(sprite_type, angle=0.0, cue=0, radius=8.0):
+    """A scene with one sprite at the centre."""
     return p.Scenes(
-        kind=torch.tensor([[p.KINDS.index(kind)]]),
+        sprite_type=torch.tensor([[p.SPRITE_TYPES.index(sprite_type)]]),
         cue=torch.tensor([[cue]]),
         centre=torch.tensor([[[31.0, 33.0]]]),
         radius=torch.tensor([[radius]]),
         angle=torch.tensor([[angle]]),
-        texture=torch.tensor([[3]]),
+        texture_index=torch.tensor([[3]]),
         tint=torch.zeros(1, 1, 3),
-        background=torch.tensor([5]),
-        ground=torch.zeros(1, 3),
+        background_index=torch.tensor([5]),
+        background_tint=torch.zeros(1, 3),
     )
 
 
-def test_photographs_are_split_and_textures_have_something_on_them():
-    assert not set(p.TRAIN) & set(p.HELD_OUT)
-    for names in (p.TRAIN, p.HELD_OUT):
-        some = p.textures(names, 2 * len(names))
-        assert some.shape == (2 * len(names), 3, 64, 64) and some.abs().max() <= 1
-        assert some.flatten(1).std(1).min() > 0.2 and some.flatten(1).mean(1).abs().max() < 0.15
-    assert torch.equal(p.textures(p.HELD_OUT, 4), p.textures(p.HELD_OUT, 4))
-    assert not torch.equal(p.textures(p.HELD_OUT, 4), p.textures(p.HELD_OUT, 4, seed=1))
+def test_photographs_are_split_and_textures_have_contrast():
+    assert not set(p.TRAIN_PHOTOGRAPHS) & set(p.TEST_PHOTOGRAPHS)
+    for names in (p.TRAIN_PHOTOGRAPHS, p.TEST_PHOTOGRAPHS):
+        textures = p.make_textures(names, 2 * len(names))
+        assert textures.shape == (2 * len(names), 3, 64, 64) and textures.abs().max() <= 1
+        assert textures.flatten(1).std(1).min() > 0.2 and textures.flatten(1).mean(1).abs().max() < 0.15
+    textures = p.make_textures(p.TEST_PHOTOGRAPHS, 4)
+    assert torch.equal(textures, p.make_textures(p.TEST_PHOTOGRAPHS, 4))
+    assert not torch.equal(textures, p.make_textures(p.TEST_PHOTOGRAPHS, 4, seed=1))
 
 
-def test_scenes_have_one_to_three_sprites_of_every_kind_and_cue(many):
-    counts = torch.bincount(many.there.sum(1), minlength=4)
+def test_scenes_have_one_to_three_sprites_of_every_type_and_cue(random_scenes):
+    present_mask = random_scenes.present_mask
+    counts = torch.bincount(present_mask.sum(1), minlength=4)
     assert counts[0] == 0 and (counts[1:] / 4000 - 1 / 3).abs().max() < 5 * (2 / 9 / 4000) ** 0.5
-    there = many.there
-    for share, numbers in ((torch.full((4,), 0.25), many.kind[there]), (p.CUE_SHARES, many.cue[there])):
-        found = torch.bincount(numbers, minlength=len(share)) / len(numbers)
-        assert ((found - share).abs() < 5 * (share * (1 - share) / len(numbers)).sqrt()).all()
+    types, cues = random_scenes.sprite_type[present_mask], random_scenes.cue[present_mask]
+    for probability, indices in ((torch.full((4,), 0.25), types), (p.CUE_FREQUENCIES, cues)):
+        frequency = torch.bincount(indices, minlength=len(probability)) / len(indices)
+        standard_error = (probability * (1 - probability) / len(indices)).sqrt()
+        assert ((frequency - probability).abs() < 5 * standard_error).all()
 
 
-def test_motions_follow_the_cue_and_nothing_else(many):
-    motion = p.draw_motions(many, generator(1))
-    assert (motion[~many.there] == 0).all()
-    amount = motion[many.there].abs()
-    assert amount.min() >= 0.5 and amount.max() <= 1 and abs(float(amount.mean()) - 0.75) < 0.01
-    for cue, chance in enumerate(p.CUES.values()):
-        for kind in range(4):
-            positive = motion[many.there & (many.cue == cue) & (many.kind == kind)] > 0
-            assert abs(float(positive.float().mean()) - chance) < 5 * (0.25 / len(positive)) ** 0.5
-    assert sorted(p.CUES.values()) == [0.3, 0.5, 0.8], "fair coins alone would hide a bias"
+def test_amplitudes_follow_the_cue_and_nothing_else(random_scenes):
+    amplitudes, present_mask = p.sample_amplitudes(random_scenes, generator(1)), random_scenes.present_mask
+    assert (amplitudes[~present_mask] == 0).all()
+    magnitude = amplitudes[present_mask].abs()
+    assert magnitude.min() >= 0.5 and magnitude.max() <= 1 and abs(float(magnitude.mean()) - 0.75) < 0.01
+    for cue, probability in enumerate(p.CUE_PROBABILITIES.values()):
+        for sprite_type in range(4):
+            selected = present_mask & (random_scenes.cue == cue) & (random_scenes.sprite_type == sprite_type)
+            positive = amplitudes[selected] > 0
+            assert abs(float(positive.float().mean()) - probability) < 5 * (0.25 / len(positive)) ** 0.5
+    assert sorted(p.CUE_PROBABILITIES.values()) == [0.3, 0.5, 0.8], "fair coins alone would hide a bias"
 
 
-def test_the_still_does_not_tell_the_motion(bank):
-    scenes = p.draw_scenes(6, 16, generator(2))
-    stills = [p.render(scenes, p.draw_motions(scenes, generator(i)), torch.zeros(6, 1), bank) for i in (3, 4)]
-    torch.testing.assert_close(*stills)
-    moved = p.render(scenes, p.draw_motions(scenes, generator(3)), torch.ones(6, 1), bank)
-    assert ((moved - stills[0]).abs().amax((1, 2, 3, 4)) > 0.1).all()
+def test_the_source_image_does_not_tell_the_motion(textures):
+    scenes = p.sample_scenes(6, 16, generator(2))
+    amplitudes = [p.sample_amplitudes(scenes, generator(i)) for i in (3, 4)]
+    sources = [p.render(scenes, amplitude, torch.zeros(6, 1), textures) for amplitude in amplitudes]
+    torch.testing.assert_close(*sources)
+    frames = p.render(scenes, amplitudes[0], torch.ones(6, 1), textures)
+    assert ((frames - sources[0]).abs().amax((1, 2, 3, 4)) > 0.1).all()
 
 
 @pytest.mark.parametrize("cue", range(3))
-def test_the_badge_shows_the_cue_and_only_the_badge_does(bank, cue):
-    wheels = one("wheel", cue=cue), one("wheel", cue=cue - 1)
-    still, other = (p.render(wheel, torch.ones(1, 1), torch.zeros(1, 1), bank)[0, 0] for wheel in wheels)
-    torch.testing.assert_close(still[:, 33, 31], p.COLOURS[cue])
-    assert ((still - other).abs().amax(0) > 0).sum() <= 25
+def test_the_badge_shows_the_cue_and_only_the_badge_does(textures, cue):
+    wheels = single_sprite("wheel", cue=cue), single_sprite("wheel", cue=cue - 1)
+    source, other_source = (p.render(wheel, torch.ones(1, 1), torch.zeros(1, 1), textures)[0, 0] for wheel in wheels)
+    torch.testing.assert_close(source[:, 33, 31], p.CUE_COLOURS[cue])
+    assert ((source - other_source).abs().amax(0) > 0).sum() <= 25
 
 
-def test_a_bead_slides_by_whole_pixels_exactly(bank):
-    scenes, motion = one("bead"), torch.tensor([[4 / p.SLIDE]])
-    still, frame = p.render(scenes, motion, torch.tensor([[0.0, 1.0]]), bank)[0]
-    inside = torch.nn.functional.avg_pool2d(p.owner(scenes)[0].float(), 5, 1, 2)[0] == 1
-    rows, columns = inside.nonzero().unbind(1)
-    torch.testing.assert_close(frame[:, rows, columns + 4], still[:, rows, columns])
-    field = p.true_field(scenes, motion)[0]
-    torch.testing.assert_close(field[:, rows, columns], torch.tensor([[4.0], [0.0]]).expand(2, len(rows)))
+def test_a_bead_slides_by_whole_pixels_exactly(textures):
+    scenes, amplitudes = single_sprite("bead"), torch.tensor([[4 / p.SLIDE_DISTANCE]])
+    source, frame = p.render(scenes, amplitudes, torch.tensor([[0.0, 1.0]]), textures)[0]
+    interior = torch.nn.functional.avg_pool2d(p.sprite_masks(scenes)[0].float(), 5, 1, 2)[0] == 1
+    rows, columns = interior.nonzero().unbind(1)
+    torch.testing.assert_close(frame[:, rows, columns + 4], source[:, rows, columns])
+    displacement = p.true_displacement(scenes, amplitudes)[0]
+    torch.testing.assert_close(displacement[:, rows, columns], torch.tensor([[4.0], [0.0]]).expand(2, len(rows)))
 
 
-@pytest.mark.parametrize("kind", p.KINDS)
+@pytest.mark.parametrize("sprite_type", p.SPRITE_TYPES)
 @pytest.mark.parametrize("sign", [-1.0, 1.0])
-def test_pixels_are_found_where_the_true_field_sends_them(bank, kind, sign):
-    """At every tau, the colour at x + tau F(x) is the still's at x: all motions are linear in tau."""
-    scenes, motion = one(kind, angle=0.4 if kind != "pendulum" else 0.0), torch.tensor([[0.8 * sign]])
-    tau = torch.tensor([[0.0, 0.5, 1.0]])
-    frames = p.render(scenes, motion, tau, bank)[0]
-    field, inside = p.true_field(scenes, motion), p.owner(scenes)[0, 0]
-    x, y = grid(64, 64, field)
+def test_pixels_arrive_where_the_true_displacement_sends_them(textures, sprite_type, sign):
+    """At every tau, the colour at x + tau F(x) is the source's at x: all motions are linear in tau."""
+    scenes = single_sprite(sprite_type, angle=0.4 if sprite_type != "pendulum" else 0.0)
+    amplitudes, tau = torch.tensor([[0.8 * sign]]), torch.tensor([[0.0, 0.5, 1.0]])
+    frames = p.render(scenes, amplitudes, tau, textures)[0]
+    displacement, mask = p.true_displacement(scenes, amplitudes), p.sprite_masks(scenes)[0, 0]
+    x, y = pixel_grid(64, 64, displacement)
     for i in (1, 2):
-        for way, good in ((1, True), (-1, False)):
-            there = bilinear(frames[i][None], x + way * tau[0, i] * field[:, 0], y + way * tau[0, i] * field[:, 1])[0]
-            error = (there - frames[0]).square().mean(0)[inside].mean()
-            stays = (frames[i] - frames[0]).square().mean(0)[inside].mean()
-            assert bool(error < 0.35 * stays) is good, (kind, i, way)
+        for factor, correct in ((1, True), (-1, False)):
+            shift = factor * tau[0, i] * displacement
+            moved = bilinear_sample(frames[i][None], x + shift[:, 0], y + shift[:, 1])[0]
+            error = (moved - frames[0]).square().mean(0)[mask].mean()
+            static_error = (frames[i] - frames[0]).square().mean(0)[mask].mean()
+            assert bool(error < 0.35 * static_error) is correct, (sprite_type, i, factor)
 
 
 def test_signs_mean_what_the_notebook_says():
-    for kind, point, way in (
-        ("pendulum", (33, 31), (1, 0)),  # the bob goes right
+    for sprite_type, (row, column), direction in (
+        ("pendulum", (33, 31), (1, 0)),  # the bob moves to the right
         ("bead", (33, 31), (1, 0)),
-        ("disc", (33, 36), (1, 0)),  # its right side goes right: it grows
-        ("wheel", (28, 31), (1, 0)),  # its top goes right: clockwise
+        ("disc", (33, 36), (1, 0)),  # its right side moves to the right: it grows
+        ("wheel", (28, 31), (1, 0)),  # its top moves to the right: clockwise
     ):
-        field = p.true_field(one(kind), torch.ones(1, 1))[0, :, point[0], point[1]]
-        assert field @ torch.tensor(way).float() > 0.9 * field.norm() > 0, kind
+        displacement = p.true_displacement(single_sprite(sprite_type), torch.ones(1, 1))[0, :, row, column]
+        assert displacement @ torch.tensor(direction).float() > 0.9 * displacement.norm() > 0, sprite_type
 
 
-def test_sprites_keep_out_of_one_another_and_in_the_frame(many):
-    own = p.owner(many[:400])
-    assert own.sum(1).max() == 1
-    assert (own.sum((2, 3)) > 0)[many[:400].there].all()
+def test_sprites_do_not_overlap_and_stay_in_the_frame(random_scenes):
+    scenes = random_scenes[:400]
+    masks = p.sprite_masks(scenes)
+    assert masks.sum(1).max() == 1
+    assert (masks.sum((2, 3)) > 0)[scenes.present_mask].all()
     border = torch.ones(64, 64, dtype=torch.bool)
     border[1:-1, 1:-1] = False
-    assert not (own & border).any()
+    assert not (masks & border).any()
 
 
-def test_batches_hold_a_still_and_two_frames_of_one_moment(bank):
-    batch = p.batches(bank, 5)(generator())
+def test_batches_hold_a_source_image_and_two_frames_of_one_motion(textures):
+    batch = p.batches(textures, 5)(generator())
     assert (batch["context"].params == 0).all()
     for name in ("target", "novel"):
         assert batch[name].params.min() >= 0.25 and batch[name].params.max() <= 1
-    again = p.batches(bank, 5)(generator())
-    assert all(torch.equal(again[name].value, seen.value) for name, seen in batch.items())
+    same_batch = p.batches(textures, 5)(generator())
+    assert all(torch.equal(same_batch[name].value, observations.value) for name, observations in batch.items())

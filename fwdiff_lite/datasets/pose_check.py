@@ -1,0 +1,319 @@
+"""Checks whether the camera poses of a clip belong to its frames, by epipolar geometry.
+
+In a static scene, a point that two frames show must lie on the epipolar lines that the two poses imply (Hartley and
+Zisserman 2004, Chapter 9). SIFT matches between frames show whether it does: with the stated poses, and with poses that
+are offset by some frames, as if a line of the text file were lost or doubled.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from skimage.color import rgb2gray
+from skimage.feature import SIFT, match_descriptors
+from torch import Tensor
+
+from fwdiff_lite.datasets.posed_clips import Clip
+from fwdiff_lite.datasets.videos import read_frames
+from fwdiff_lite.metrics import Interval, bootstrap
+
+MAX_OFFSET = 6  # the largest offset of poses that is tried, in frames
+MAX_FRAMES = 64  # the number of frames of a clip that are compared, at most
+GAP_DIVISORS = (14, 7, 4)  # the two frames of a pair are 1/14, 1/7 or 1/4 of the clip apart
+MAX_IMAGE_SIDE = 256  # pixels along a frame's longer side: larger frames are downsampled before SIFT
+TRUNCATION = 0.01  # of the longer side: a larger epipolar distance counts as this much; the match may be false
+MIN_TRANSLATION = 1e-6  # in the clip's unit: between two cameras that are closer, there is no translation
+MIN_MATCHES = 40  # in all pairs together: fewer are too few for a result
+# A mean error above this part of the truncation is inconsistent. Measured: .27 to .63 for right poses, .66 to .99 for
+# wrong ones at one gap.
+INCONSISTENT_ERROR = 2 / 3
+# The error with another offset over the stated error must be below this, and the interval of the ratio below 1.
+MAX_ERROR_RATIO = 0.95
+# The error reduction that the offset of one segment must exceed is MIN_ERROR_REDUCTION over the square root of the
+# number of matches, which counts up to MAX_COUNTED_MATCHES, because poses are estimates. Measured, times that root: up
+# to .47 for right poses; .7 to 5 for poses with an offset from the middle on.
+MIN_ERROR_REDUCTION, MAX_COUNTED_MATCHES = 0.6, 1600
+MIN_SEGMENT_PAIRS = 4  # pairs with a frame in the segment
+ERROR_EPSILON = 0.01  # pixels, added to every distance: a static camera has no error, whatever the offset
+
+
+class Segment(NamedTuple):
+    """A part of a clip whose frames fit other poses better.
+
+    first_line, last_line: its lines in the text file, counted from 1
+    offset: the offset of the poses, in frames, that fits better
+    error_reduction: the part of the whole clip's error that the offset removes
+    """
+
+    first_line: int
+    last_line: int
+    offset: int
+    error_reduction: float
+
+
+class PoseCheck(NamedTuple):
+    """How well the poses of a clip explain its frames.
+
+    errors: mean epipolar distance of the matches, in pixels, for each offset of all poses; each distance is truncated
+        at `truncation`. Offset 0 is the stated poses. With an offset, some pairs have no poses: the error is then the
+        stated error of the clip times the ratio of errors over the other pairs.
+    best_offset: the offset other than 0 with the smallest error
+    error_ratio: the error with that offset over the stated error, with an interval
+    segment: the segment whose error is reduced most if it alone has an offset; None if nothing reduces the error
+    num_pairs, num_matches: pairs of frames, and matches in all pairs. With too few, `errors` is empty and `error_ratio`
+        is None.
+    """
+
+    errors: dict[int, float]
+    best_offset: int
+    error_ratio: Interval | None
+    segment: Segment | None
+    num_pairs: int
+    num_matches: int
+    truncation: float
+
+    @property
+    def has_offset(self) -> bool:
+        """Whether another offset of all poses explains the frames clearly better."""
+        return self.error_ratio is not None and self.error_ratio.high < 1 and self.error_ratio.value < MAX_ERROR_RATIO
+
+    @property
+    def has_partial_offset(self) -> bool:
+        """Whether the poses of a segment have an offset: its error reduction is larger than by chance."""
+        if self.segment is None:
+            return False
+        return self.segment.error_reduction > MIN_ERROR_REDUCTION / math.sqrt(
+            min(self.num_matches, MAX_COUNTED_MATCHES)
+        )
+
+    @property
+    def is_inconsistent(self) -> bool:
+        """Whether the stated poses explain nothing of the frames."""
+        return self.error_ratio is not None and self.errors[0] > INCONSISTENT_ERROR * self.truncation
+
+
+def check_poses(clip: Clip, max_offset: int = MAX_OFFSET, max_frames: int = MAX_FRAMES) -> PoseCheck:
+    """Compares the frames of a clip with their stated poses, and with the poses of earlier and later frames.
+
+    Pairs of at most `max_frames` frames are matched by SIFT. The matches' distances to their epipolar lines are
+    measured with the stated poses, and with poses that are offset by up to `max_offset` frames: the poses of all
+    frames, and those of one segment alone, as behind a lost line. If the camera's motion repeats itself exactly, poses
+    with an offset imply the same epipolar lines as the stated ones; such an offset is not detected, and does no harm.
+    The thresholds were measured on rendered clips, whose poses may be off by .1 degrees and a tenth of the motion
+    between two frames. An offset of few frames can stay undetected.
+    """
+    pairs = select_frame_pairs(clip, max_frames)
+    features = {i: _sift_features(clip.files[i]) for i in pairs.unique().tolist()}
+    matches = [_match_features(features[i], features[j]) for i, j in pairs.tolist()]
+    matches_per_pair = torch.tensor([len(pair_matches.points1) for pair_matches in matches], dtype=torch.long)
+    num_matches = int(matches_per_pair.sum())
+    if num_matches < MIN_MATCHES or (matches_per_pair > 0).sum() < 2:
+        return PoseCheck({}, 0, None, None, len(pairs), num_matches, 0.0)
+    offsets = [k for k in range(-max_offset, max_offset + 1) if k]
+    error_sums = [
+        _error_sums(clip, pair, pair_matches, offsets)
+        for pair, pair_matches in zip(pairs.tolist(), matches, strict=True)
+    ]
+    error_sums = torch.stack(error_sums) + ERROR_EPSILON * matches_per_pair[:, None, None, None]
+    stated, both_offset = error_sums[:, 0, 0, 0], error_sums[:, :, 1, 1]
+    stated_error, has_poses = float(stated.sum()) / num_matches - ERROR_EPSILON, both_offset.isfinite()
+    ratios = both_offset.nansum(0) / (has_poses * stated[:, None]).sum(0)
+    # with a large offset, few pairs have poses; they do not represent all pairs
+    representative = (2 * has_poses.sum(0) >= len(pairs)) & (has_poses.sum(0) > 1)
+    errors = {0: stated_error}
+    errors |= {k: stated_error * float(r) for k, r, valid in zip(offsets, ratios, representative, strict=True) if valid}
+    best_offset = min((k for k in errors if k), key=errors.__getitem__, default=0)
+    error_ratio = None
+    if best_offset:
+        m = offsets.index(best_offset)
+        valid = has_poses[:, m]
+        generator = torch.Generator().manual_seed(0)
+        error_ratio = bootstrap(
+            lambda error, stated: error.sum() / stated.sum(),
+            both_offset[:, m][valid],
+            stated[valid],
+            generator=generator,
+            resamples=500,
+        )
+    truncation = sum(pair_matches.truncation * len(pair_matches.points1) for pair_matches in matches) / num_matches
+    segment = find_offset_segment(pairs, error_sums, offsets)
+    return PoseCheck(errors, best_offset, error_ratio, segment, len(pairs), num_matches, truncation)
+
+
+def select_frame_pairs(clip: Clip, max_frames: int = MAX_FRAMES) -> Int[Tensor, "p 2"]:
+    """The frame indices of pairs to match, among at most `max_frames` frames with an image and a pose.
+
+    The two frames are about 1/14, 1/7 or 1/4 of the clip apart (GAP_DIVISORS).
+    """
+    frames = (clip.has_image & clip.poses.isfinite().all((1, 2))).nonzero()[:, 0]
+    frames = frames[torch.linspace(0, len(frames) - 1, min(max_frames, len(frames))).round().long()]
+    pairs = [torch.zeros(0, 2, dtype=torch.long)]
+    for gap in (max(1, len(clip) // divisor) for divisor in GAP_DIVISORS):
+        partner = torch.searchsorted(frames, frames + gap)  # the first frame at that gap or behind it
+        pairs.append(torch.stack([frames[partner < len(frames)], frames[partner[partner < len(frames)]]], 1))
+    return torch.cat(pairs).unique(dim=0)
+
+
+def find_offset_segment(
+    pairs: Int[Tensor, "p 2"], error_sums: Float[Tensor, "p offsets 2 2"], offsets: list[int]
+) -> Segment | None:
+    """The segment with the largest error reduction if its poses alone have an offset; None if nothing is reduced.
+
+    error_sums: one [first frame's pose offset?][second frame's pose offset?] table for each pair and offset, as from
+        `_error_sums`
+    """
+    edges = torch.cat([pairs.unique(), pairs.max()[None] + 1])
+    first, end = torch.combinations(edges).T  # segments are first, ..., end - 1
+    inside = (pairs >= first[:, None, None]) & (pairs < end[:, None, None])  # (segments, pairs, 2)
+    first_offset, second_offset = inside.long().unbind(-1)
+    best, stated, pair = None, error_sums[:, 0, 0, 0], torch.arange(len(pairs))
+    for m, offset in enumerate(offsets):
+        segment_errors = error_sums[pair, m, first_offset, second_offset]  # (segments, pairs)
+        counted = inside.any(-1) & segment_errors.isfinite()
+        reduction = torch.where(counted, stated - segment_errors, 0).sum(1) / stated.sum()
+        reduction[counted.sum(1) < MIN_SEGMENT_PAIRS] = 0
+        s = int(reduction.argmax())
+        if reduction[s] > (best.error_reduction if best else 0):
+            # frame 0 is line 2 of the text file
+            best = Segment(int(first[s]) + 2, int(end[s]) + 1, offset, float(reduction[s]))
+    return best
+
+
+def reject_mismatched(clip: Clip, on_error: str = "raise") -> list[str]:
+    """Raises a ValueError if the poses of a clip have an offset or explain nothing; else returns warnings.
+
+    on_error: for a clip that cannot be checked: "raise" raises a ValueError, "skip" returns a warning
+    """
+    check = check_poses(clip)
+    mismatch = f"{clip.name}: poses and frames do not belong together"
+    if check.has_offset:
+        raise ValueError(
+            f"{mismatch}: poses moved by {check.best_offset:+d} lines explain the frames better "
+            f"({check.errors[check.best_offset]:.2f} against {check.errors[0]:.2f} pixels off epipolar lines): "
+            "extract the frames again by their timestamps"
+        )
+    if check.is_inconsistent:
+        raise ValueError(
+            f"{mismatch}: matches are {check.errors[0]:.2f} pixels off their epipolar lines, of {check.truncation:.2f} "
+            "at most: is it the text file of another clip? A pose is world to camera; its axes point right, down and "
+            "forward"
+        )
+    if check.has_partial_offset:
+        segment = check.segment
+        raise ValueError(
+            f"{mismatch}: about lines {segment.first_line} to {segment.last_line} of the text file, poses moved by "
+            f"{segment.offset:+d} lines explain the frames better (by {segment.error_reduction:.0%} of the clip's "
+            "error): is a line lost or doubled there?"
+        )
+    if check.error_ratio is not None:
+        return []
+    too_few = f"{check.num_matches} matches between frames are too few to compare poses with"
+    reason = too_few if check.num_pairs else "there are no two frames whose poses could be compared"
+    if on_error == "raise":
+        raise ValueError(
+            f"{clip.name}: {reason}: look at the clip, and read it without the check "
+            "(check_poses=False, --skip-pose-check)"
+        )
+    return [f"{clip.name}: {reason}: not checked"]
+
+
+class Features(NamedTuple):
+    """The SIFT features of a frame: keypoints (x, y) in pixels, their descriptors, and the frame's (width, height)."""
+
+    keypoints: Float[Tensor, "k 2"]
+    descriptors: Tensor
+    size: tuple[int, int]
+
+
+def _sift_features(file: Path) -> Features:
+    """The SIFT features of an image, downsampled to at most MAX_IMAGE_SIDE pixels along its longer side."""
+    image = torch.from_numpy(rgb2gray(read_frames(file, single_image=True)[0]))
+    height, width = image.shape
+    scale = min(1.0, MAX_IMAGE_SIDE / max(height, width))
+    height, width = round(scale * height), round(scale * width)
+    image = torch.nn.functional.interpolate(image[None, None], (height, width), mode="bilinear", antialias=True)[0, 0]
+    sift = SIFT()
+    try:
+        sift.detect_and_extract(image.numpy())
+    except RuntimeError:  # SIFT raises it if there is no feature
+        return Features(torch.zeros(0, 2).double(), torch.zeros(0, 128), (width, height))
+    keypoints = torch.from_numpy(sift.keypoints[:, ::-1] + 0.5)  # (row, column) to (x, y)
+    return Features(keypoints, torch.from_numpy(sift.descriptors), (width, height))
+
+
+class Matches(NamedTuple):
+    """Matched points (x, y) of two frames, in pixels of each frame, and the (width, height) of both frames."""
+
+    points1: Float[Tensor, "k 2"]
+    points2: Float[Tensor, "k 2"]
+    sizes: tuple[tuple[int, int], tuple[int, int]]
+
+    @property
+    def truncation(self) -> float:
+        """The largest distance that a match counts for, in pixels."""
+        return TRUNCATION * max(map(max, self.sizes))
+
+
+def _match_features(features1: Features, features2: Features) -> Matches:
+    """Nearest neighbours in both directions that pass the ratio test."""
+    points1, points2, sizes = features1.keypoints, features2.keypoints, (features1.size, features2.size)
+    if min(len(points1), len(points2)) < 2:
+        return Matches(points1[:0], points2[:0], sizes)
+    descriptors1, descriptors2 = features1.descriptors.numpy(), features2.descriptors.numpy()
+    indices = match_descriptors(descriptors1, descriptors2, max_ratio=0.75, cross_check=True)
+    return Matches(points1[indices[:, 0]], points2[indices[:, 1]], sizes)
+
+
+def _error_sums(clip: Clip, pair: list[int], matches: Matches, offsets: list[int]) -> Float[Tensor, "offsets 2 2"]:
+    """The sum of truncated epipolar distances of a pair's matches, for each offset of the two poses.
+
+    The last two axes are: first frame's pose (0: as stated, 1: with the offset), second frame's pose (0, 1).
+    NaN if there is no pose at that offset.
+    """
+    frame_scales = torch.tensor([[*size, 1.0] for size in matches.sizes]).double().diag_embed()
+    has_pose = clip.poses.isfinite().all((1, 2)).tolist()
+
+    def error_sum(i: int, j: int) -> float:
+        if min(i, j) < 0 or max(i, j) >= len(clip) or not (has_pose[i] and has_pose[j]):
+            return math.nan
+        intrinsics = frame_scales @ clip.intrinsics[[i, j]]
+        distances = sampson_distance(intrinsics, clip.poses[[i, j]], matches.points1, matches.points2)
+        return float(distances.clamp(max=matches.truncation).sum())
+
+    i, j = pair
+    stated = error_sum(i, j)
+    return torch.tensor(
+        [[[stated, error_sum(i, j + k)], [error_sum(i + k, j), error_sum(i + k, j + k)]] for k in offsets]
+    ).double()
+
+
+def sampson_distance(
+    intrinsics: Float[Tensor, "2 3 3"],
+    poses: Float[Tensor, "2 4 4"],
+    points1: Float[Tensor, "k 2"],
+    points2: Float[Tensor, "k 2"],
+) -> Float[Tensor, "k"]:
+    """Sampson's distance of matched points (x, y) to the epipolar lines of two cameras, in the units of the intrinsics.
+
+    To first order, it is the distance that a match must be moved to satisfy x2^T F x1 = 0, with F the fundamental
+    matrix (Hartley and Zisserman 2004, Eq. 11.9). Two cameras at one place have no epipolar lines: the camera has only
+    rotated, and the distance is that of points2 to the points1 that the rotation has moved.
+    """
+    relative_pose = poses[1] @ torch.linalg.inv(poses[0])
+    points1, points2 = (torch.cat([x, torch.ones_like(x[:, :1])], 1) for x in (points1, points2))
+    x, y, z = relative_pose[:3, 3].tolist()
+    inverse_intrinsics1, rotation = torch.linalg.inv(intrinsics[0]), relative_pose[:3, :3]
+    if math.hypot(x, y, z) < MIN_TRANSLATION:
+        rotated = points1 @ (intrinsics[1] @ rotation @ inverse_intrinsics1).T
+        return (rotated[:, :2] / rotated[:, 2:] - points2[:, :2]).norm(dim=1)
+    # the matrix of the cross product with the unit translation
+    translation_cross = torch.tensor([[0, -z, y], [z, 0, -x], [-y, x, 0]], dtype=relative_pose.dtype)
+    translation_cross = translation_cross / math.hypot(x, y, z)
+    fundamental = torch.linalg.inv(intrinsics[1]).T @ translation_cross @ rotation @ inverse_intrinsics1
+    lines2, lines1 = points1 @ fundamental.T, points2 @ fundamental
+    squared_gradient = lines2[:, :2].square().sum(1) + lines1[:, :2].square().sum(1)
+    return (points2 * lines2).sum(1).abs() / squared_gradient.sqrt().clamp(min=1e-12)

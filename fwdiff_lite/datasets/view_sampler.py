@@ -1,0 +1,162 @@
+"""Views of posed clips: a context, a target and a novel frame, for training and for evaluation.
+
+The target is a given number of frames away from the context, and the novel frame lies between them.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from fwdiff_lite.datasets.posed_clips import Clip, abbreviate
+from fwdiff_lite.observations import Observations
+
+FRAME_GAP = (100, 180)  # the smallest and the largest number of frames from the context to the target
+
+
+class ViewTimestamps(NamedTuple):
+    """The timestamps of a clip's context, target and novel frame. The novel frame lies between the other two."""
+
+    clip: str
+    context: int
+    target: int
+    novel: int
+
+
+def context_target_pairs(clip: Clip, frame_gap: tuple[int, int] = FRAME_GAP) -> Int[Tensor, "p 2"]:
+    """The frame indices of all pairs (context, target) with such a gap, in either order, with a frame between them."""
+    with_image = clip.has_image.nonzero()[:, 0]
+    rank = torch.arange(len(with_image))
+    gaps, frame_between = (with_image[:, None] - with_image).abs(), (rank[:, None] - rank).abs() > 1
+    return with_image[((gaps >= frame_gap[0]) & (gaps <= frame_gap[1]) & frame_between).nonzero()]
+
+
+def sample_views(clip: Clip, frame_gap: tuple[int, int], generator: torch.Generator) -> list[int]:
+    """The frame indices of a random context, target and novel frame.
+
+    All pairs of context and target are equally likely, and so are all frames between them.
+    """
+
+    def choose(x: Tensor) -> Tensor:
+        return x[torch.randint(len(x), (), generator=generator)]
+
+    pair = choose(context_target_pairs(clip, frame_gap))
+    with_image = clip.has_image.nonzero()[:, 0]
+    return [*pair.tolist(), int(choose(with_image[(with_image > pair.min()) & (with_image < pair.max())]))]
+
+
+def evaluation_list(clips: list[Clip], frame_gap: tuple[int, int] = FRAME_GAP) -> list[ViewTimestamps]:
+    """One context, target and novel frame of each clip. They depend on the clip's name and frames only."""
+    views = []
+    for clip in clips:
+        generator = torch.Generator().manual_seed(zlib.crc32(clip.name.encode()))
+        frame_indices = sample_views(clip, frame_gap, generator)
+        views.append(ViewTimestamps(clip.name, *(clip.timestamps[i] for i in frame_indices)))
+    return views
+
+
+def write_evaluation_list(path: Path | str, views: list[ViewTimestamps]) -> None:
+    """Writes one line for each clip: its name and three timestamps."""
+    Path(path).write_text("".join(" ".join(map(str, view)) + "\n" for view in views), encoding="utf-8")
+
+
+def read_evaluation_list(path: Path | str) -> list[ViewTimestamps]:
+    """Reads a file of `write_evaluation_list`. ValueError, with the line's number, if a line has another form."""
+    views = []
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8").rstrip().splitlines(), 1):
+        name, *timestamps = line.rsplit(maxsplit=3) or [""]  # a name may have spaces
+        if len(timestamps) != 3 or not all(timestamp.isdigit() for timestamp in timestamps):
+            raise ValueError(f"{path} line {number} is {line!r}: wanted a clip and three timestamps")
+        context, target, novel = map(int, timestamps)
+        if not min(context, target) < novel < max(context, target):
+            raise ValueError(f"{path} line {number} is {line!r}: wanted the third timestamp between the other two")
+        views.append(ViewTimestamps(name, context, target, novel))
+    if not views:
+        raise ValueError(f"{path} is empty: delete it, and a new list is written")
+    return views
+
+
+def load_views(
+    clips: list[Clip], views: list[ViewTimestamps], side: int, frame_gap: tuple[int, int] | None = None
+) -> dict[str, Observations]:
+    """The context, target and novel frames of an evaluation list.
+
+    frame_gap: the smallest and the largest number of frames from context to target that the list may have; default: any
+    ValueError, with the clip's name, if a clip or a frame is missing, or a gap is smaller or larger.
+    """
+    clips_by_name, frames_to_load = {clip.name: clip for clip in clips}, []
+    for view in views:
+        if view.clip not in clips_by_name:
+            raise ValueError(
+                f"the list has the clip {view.clip}, which is missing or was skipped: give the list of this folder"
+            )
+        clip = clips_by_name[view.clip]
+        frame_of_timestamp = dict(zip(clip.timestamps, range(len(clip)), strict=True))
+        timestamps = view[1:]
+        missing = [t for t in timestamps if t not in frame_of_timestamp or clip.files[frame_of_timestamp[t]] is None]
+        if missing:
+            raise ValueError(f"the list has frames of {view.clip} that are missing: {abbreviate(missing)}")
+        frame_indices = [frame_of_timestamp[t] for t in timestamps]
+        gap = abs(frame_indices[1] - frame_indices[0])
+        if frame_gap and not frame_gap[0] <= gap <= frame_gap[1]:
+            raise ValueError(
+                f"the list has a frame gap of {gap} in {view.clip}, not {frame_gap[0]} to {frame_gap[1]}: "
+                "give the frame gap of the list, or another list"
+            )
+        frames_to_load.append((clip, frame_indices))
+    return _load_observations(frames_to_load, side, 1)
+
+
+def _load_observations(
+    frames_to_load: list[tuple[Clip, list[int]]], side: int, num_threads: int
+) -> dict[str, Observations]:
+    """Loads the three frames of each example. Threads help, because decoding an image releases Python's lock."""
+    with ThreadPoolExecutor(num_threads) as pool:
+        examples = pool.map(
+            lambda clip, frame_indices: clip.load_frames(frame_indices, side), *zip(*frames_to_load, strict=True)
+        )
+        images, cameras = zip(*examples, strict=True)
+    views = Observations(torch.stack(images), torch.stack(cameras))
+    return {name: views.select([i]) for i, name in enumerate(("context", "target", "novel"))}
+
+
+def batches(
+    clips: list[Clip],
+    batch_size: int = 96,
+    frame_gap: tuple[int, int] = FRAME_GAP,
+    pixels: int | None = None,
+    side: int = 64,
+    num_threads: int = 1,
+) -> Callable[[torch.Generator], dict]:
+    """A batch function for fit(): a context, a target and a novel frame of a random clip for each example.
+
+    pixels: the number of random pixels of each target and novel view for the loss, whose indices are in the batch as
+        "pixel_indices" and "novel_pixel_indices"; None: all pixels
+    side: pixels along each side of an image
+    num_threads: threads that load images. All random draws come from the generator alone, so they do not depend on the
+        threads. No two batches are alike, and several processes that share a batch have different examples.
+    """
+    for clip in clips:
+        if not len(context_target_pairs(clip, frame_gap)):
+            raise ValueError(
+                f"{clip.name} has no two frames {frame_gap[0]} to {frame_gap[1]} apart with a frame between them: "
+                "leave it out"
+            )
+
+    def batch(generator: torch.Generator) -> dict:
+        clip_indices = torch.randint(len(clips), (batch_size,), generator=generator).tolist()
+        frames_to_load = [(clips[i], sample_views(clips[i], frame_gap, generator)) for i in clip_indices]
+        examples = _load_observations(frames_to_load, side, num_threads)
+        if pixels is not None:
+            pixel_indices = torch.randint(side**2, (2, batch_size, 1, pixels), generator=generator)
+            examples["pixel_indices"], examples["novel_pixel_indices"] = pixel_indices
+        return examples
+
+    return batch

@@ -1,0 +1,266 @@
+"""The execution of one notebook by papermill, in a process of its own, and the parts of its output that are kept."""
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from base64 import b64decode, b64encode
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import nbformat
+import psutil
+from nbformat import NotebookNode
+
+from fwdiff_lite.pipeline.notebook import drop_alpha
+from fwdiff_lite.pipeline.signals import defer_signals
+from fwdiff_lite.storage.files import repo_root, write_text
+
+CELL_TIMEOUT = {"smoke": 300, "cpu": 900, "gpu": 4 * 3600}  # seconds that one cell may take
+STALL_TIMEOUT = 60  # seconds without any work, after which a kernel's reply counts as lost
+# papermill without nbclient's handling of output widgets, which sends to the kernel while it waits for the kernel's
+# reply, and sometimes misses the reply (nbclient's issue 312). A widget's first content is in the cell's output anyway.
+# At its end the script writes its kernel's largest memory beside its input. If this process asked the system, the
+# answer would include its own memory at the start of papermill: Linux keeps that figure through exec.
+PAPERMILL = """
+import atexit, pathlib, resource, sys
+from nbclient.client import NotebookClient
+from papermill.cli import papermill
+
+def keep_peak():
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    pathlib.Path(sys.argv[1]).with_name("peak").write_text(str(peak))
+
+atexit.register(keep_peak)
+NotebookClient.on_comm_open_jupyter_widget = lambda self, message: None
+papermill()
+"""
+KERNEL_DIED = 138  # papermill's exit status when the kernel died
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
+
+class NotebookFailed(Exception):
+    """A notebook failed; the message is one line."""
+
+
+def executed(source: NotebookNode, run: NotebookNode) -> NotebookNode:
+    """The source with the outputs of its run, without the other metadata of an execution."""
+    notebook = nbformat.from_dict(source)
+    for cell, run_cell in zip(notebook.cells, own_cells(run), strict=True):
+        if cell.cell_type == "code":
+            cell.execution_count = run_cell.execution_count
+            cell.outputs = clean_outputs(run_cell.outputs)
+    return notebook
+
+
+def own_cells(run: NotebookNode) -> list[NotebookNode]:
+    """The notebook's own cells, without what papermill adds: injected parameters, notes on an error."""
+    added = {"injected-parameters", "papermill-error-cell-tag"}
+    return [cell for cell in run.cells if not added & set(cell.metadata.get("tags", []))]
+
+
+def clean_outputs(outputs: Sequence[NotebookNode]) -> list[NotebookNode]:
+    """The outputs that a reader without a kernel can see: no widgets, opaque pictures, one output a text stream."""
+    clean: list[NotebookNode] = []
+    for output in outputs:
+        if WIDGET in output.get("data", {}):
+            continue  # a widget needs a kernel; a static figure stands beside it
+        if clean and output.output_type == "stream" == clean[-1].output_type and output.name == clean[-1].name:
+            clean[-1].text += output.text
+            continue
+        if picture := output.get("data", {}).get("image/png"):
+            output.data["image/png"] = b64encode(drop_alpha(b64decode(picture))).decode()
+        clean.append(output)
+    return clean
+
+
+class NotebookRun:
+    """One notebook, executed by papermill in a session of its own, a second time if its kernel is lost.
+
+    folder: this run's own folder, for input.ipynb, output.ipynb, log.txt, and out/, where the notebook writes
+    """
+
+    def __init__(self, name: str, source: NotebookNode, parameters: dict, profile: str, folder: Path):
+        self.name, self.source, self.parameters = name, source, parameters
+        self.profile, self.folder = profile, folder
+        self.tries = 0
+        self.start()
+
+    @property
+    def out(self) -> Path:
+        """The folder that the notebook writes to."""
+        return self.folder / "out"
+
+    def start(self) -> None:
+        """Starts papermill."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.out.mkdir(parents=True)
+        nbformat.write(self.source, self.folder / "input.ipynb")
+        command = [
+            sys.executable,
+            "-c",
+            PAPERMILL,
+            self.folder / "input.ipynb",
+            self.folder / "output.ipynb",
+        ]
+        command += ["-k", "python3", "--cwd", repo_root() / "notebooks", "--no-progress-bar"]
+        command += ["--start-timeout", "120", "--execution-timeout", str(CELL_TIMEOUT[self.profile])]
+        for key, value in self.parameters.items():
+            command += ["-p", key, value]
+        with open(self.folder / "log.txt", "w") as log:
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=self.environment(),
+                start_new_session=True,
+            )
+        self.tries += 1
+        self.started_at = self.worked_at = time.monotonic()
+        self.work, self.stalled = 0.0, False
+
+    def environment(self) -> dict[str, str]:
+        """The kernel's environment: its output folder, one thread, one instruction set, no settings of the caller."""
+        package = str(Path(__file__).parents[2])
+        own = {
+            "FWDIFF_OUTPUT": str(self.out),
+            "FWDIFF_ROOT": str(repo_root()),
+            "PYTHONPATH": os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")])),
+            "PYTHONHASHSEED": "0",
+            "IPYTHONDIR": str(self.folder / "ipython"),
+            "JUPYTER_RUNTIME_DIR": str(self.folder / "runtime"),
+        }
+        if self.profile != "gpu":
+            own |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+            if platform.machine() in ("x86_64", "AMD64"):
+                own |= {"ATEN_CPU_CAPABILITY": "avx2", "MKL_CBWR": "AVX2"}
+        return {key: value for key, value in os.environ.items() if key != "MPLBACKEND"} | own
+
+    def ended(self) -> bool:
+        """Whether papermill has ended. If it lost its kernel for the first time, it is started again."""
+        if self.process.poll() is None:
+            if not self.is_stalled():
+                return False
+            self.stalled = True
+            self.stop()
+        if self.tries == 1 and self.lost_kernel():
+            print(f"{self.name}: its kernel was lost, trying once more", flush=True)
+            self.start()
+            return False
+        self.seconds = time.monotonic() - self.started_at
+        return True
+
+    def is_stalled(self) -> bool:
+        """Whether the kernel has not worked for STALL_TIMEOUT seconds: one of its replies was lost."""
+        if time.monotonic() - self.worked_at < 5:
+            return False
+        work = 0.0
+        for process in self.tree()[1:]:  # papermill itself polls
+            try:
+                work += sum(process.cpu_times()[:2])
+            except psutil.Error:
+                continue
+        if abs(work - self.work) > 0.5:
+            self.work, self.worked_at = work, time.monotonic()
+        return time.monotonic() - self.worked_at > STALL_TIMEOUT
+
+    def lost_kernel(self) -> bool:
+        """Whether the kernel died or stopped answering."""
+        return self.stalled or self.process.returncode == KERNEL_DIED or "Kernel didn't respond" in self.log()
+
+    @property
+    def peak_gb(self) -> float:
+        """The kernel's largest resident memory; 0 if papermill was killed before it wrote the figure."""
+        path = self.folder / "peak"
+        unit = 1e9 if sys.platform == "darwin" else 1e6  # macOS counts in bytes, Linux in KiB
+        return int(path.read_text()) / unit if path.exists() else 0.0
+
+    def log(self) -> str:
+        """Everything that papermill printed."""
+        return (self.folder / "log.txt").read_text(errors="replace")
+
+    def tree(self) -> list[psutil.Process]:
+        """papermill and its descendants: the kernel has a session of its own and would survive a kill of papermill."""
+        try:
+            process = psutil.Process(self.process.pid)
+            return [process, *process.children(recursive=True)]
+        except psutil.Error:
+            return []
+
+    def stop(self) -> None:
+        """Ends papermill and its kernel. Everything that they wrote is in this run's folder."""
+        tree = self.tree()
+        for process in tree:
+            try:
+                process.kill()
+            except psutil.Error:
+                continue
+        psutil.wait_procs(tree, timeout=10)
+        self.process.wait()
+
+    def check(self) -> None:
+        """NotebookFailed, with cell and reason in one line, unless the notebook succeeded and made a picture."""
+        if self.stalled or self.process.returncode != 0:
+            raise NotebookFailed(f"{self.reason()} (log: {self.keep_log()})")
+        misnamed = sorted(path.name for path in self.out.iterdir() if not path.name.startswith(self.name))
+        if misnamed:
+            raise NotebookFailed(f"wrote {', '.join(misnamed)}: every file it makes must begin with its name")
+        notebook = executed(self.source, nbformat.read(self.folder / "output.ipynb", as_version=4))
+        if not self.pictures():
+            extract_images(notebook, self.out, self.name)
+        if not self.pictures():
+            raise NotebookFailed("it made no picture")
+        self.notebook = notebook
+
+    def pictures(self) -> list[Path]:
+        """The pictures that the notebook wrote."""
+        return sorted(path for path in self.out.iterdir() if path.suffix in (".png", ".gif"))
+
+    def reason(self) -> str:
+        """Why the notebook failed, in one line."""
+        if self.lost_kernel():
+            return "its kernel was lost twice"
+        path = self.folder / "output.ipynb"
+        cells = own_cells(nbformat.read(path, as_version=4)) if path.exists() else []
+        for index, cell in enumerate(cells):
+            for output in cell.get("outputs", []):
+                if output.output_type == "error":
+                    return f"cell {index}: {output.ename}: {(output.evalue.splitlines() or [''])[0]}"
+        return (self.log().strip().splitlines() or ["papermill printed nothing"])[-1]
+
+    def keep_log(self) -> Path:
+        """Copies the log to build/log."""
+        path = repo_root() / "build" / "log" / f"{self.name}.txt"
+        write_text(path, self.log())
+        return path
+
+    def cell_seconds(self) -> list[float]:
+        """The seconds that each code cell took."""
+        cells = own_cells(nbformat.read(self.folder / "output.ipynb", as_version=4))
+        times = [cell.metadata.get("papermill", {}).get("duration") for cell in cells if cell.cell_type == "code"]
+        return [round(seconds or 0.0, 1) for seconds in times]
+
+
+def extract_images(notebook: NotebookNode, folder: Path, name: str) -> None:
+    """Writes the pictures of a notebook's outputs as files, for a notebook that writes none itself."""
+    for index, cell in enumerate(notebook.cells):
+        for output in cell.get("outputs", []):
+            for suffix in ("png", "gif"):
+                if picture := output.get("data", {}).get(f"image/{suffix}"):
+                    (folder / f"{name}_cell{index:02d}.{suffix}").write_bytes(b64decode(picture))
+
+
+@contextmanager
+def closing_all() -> Iterator[list[NotebookRun]]:
+    """Yields a list of runs; those that are still in it at the end of the block are stopped."""
+    running: list[NotebookRun] = []
+    try:
+        yield running
+    finally:
+        with defer_signals():
+            for run in running:
+                run.stop()

@@ -1,0 +1,208 @@
+"""Poses with an offset and poses of other clips are detected; right poses pass."""
+
+import shutil
+from dataclasses import replace
+
+import imageio.v3 as imageio
+import numpy as np
+import pytest
+import torch
+from clip_helpers import FRAME_GAP, NUM_FRAMES, double, frame_name, generator, offset_poses
+
+from fwdiff_lite.datasets.pose_check import (
+    MIN_MATCHES,
+    check_poses,
+    find_offset_segment,
+    reject_mismatched,
+    sampson_distance,
+)
+from fwdiff_lite.datasets.posed_clips import camera_matrices
+from fwdiff_lite.datasets.realestate10k import read_clip, read_folder
+from fwdiff_lite.problems.inverse_graphics.cameras import look_at, project
+from fwdiff_lite.problems.inverse_graphics.synthetic_realestate10k import (
+    FRAME_INTERVAL,
+    format_clip_text,
+    write_clips,
+)
+
+
+def poses_looking_at(eyes, targets):
+    """World-to-camera poses without intrinsics."""
+    poses = look_at(eyes, targets, torch.pi / 2)
+    poses[:, :2] = 2 * (poses[:, :2] - 0.5 * poses[:, 2:3])
+    return poses
+
+
+# --- distances to epipolar lines --------------------------------------------------------------------------------------
+
+
+def test_matches_lie_on_their_epipolar_lines():
+    """In float64, for any two cameras; not with a wrong camera; and a moved match has the distance of its move."""
+    points = torch.randn(50, 3, generator=generator(), dtype=torch.float64)
+    intrinsics = double([[[90, 0, 50], [0, 80, 40], [0, 0, 1]], [[110, 0, 60], [0, 90, 30], [0, 0, 1]]])
+    poses = poses_looking_at(double([[4, 1, 1], [3, 2, 0.5], [3, -2, 0.5]]), torch.zeros(3, 3).double())
+    points1, points2 = project(camera_matrices(intrinsics, poses[:2]), points)[0]
+    assert sampson_distance(intrinsics, poses[:2], points1, points2).max() < 1e-9
+    assert sampson_distance(intrinsics, poses[[0, 2]], points1, points2).mean() > 1
+    sideways = torch.eye(4).double().repeat(2, 1, 1)
+    sideways[1, 0, 3] = 1.0  # epipolar lines are rows; half of an error of 2 is corrected in each frame
+    distances = sampson_distance(intrinsics[[0, 0]], sideways, points1, points1 + double([7, 2]))
+    torch.testing.assert_close(distances, torch.full_like(distances, 2**0.5))
+
+
+def test_without_translation_the_distance_is_to_the_rotated_points():
+    points = torch.randn(50, 3, generator=generator(), dtype=torch.float64) + double([9, 0, 0])
+    intrinsics = double([[90, 0, 50], [0, 80, 40], [0, 0, 1]]).expand(2, 3, 3)
+    poses = poses_looking_at(torch.zeros(2, 3).double(), double([[9, 0, 0], [9, 1, 0.5]]))
+    points1, points2 = project(camera_matrices(intrinsics, poses), points)[0]
+    assert sampson_distance(intrinsics, poses, points1, points2).max() < 1e-9
+    distances = sampson_distance(intrinsics, poses, points1, points2 + double([3, 4]))
+    torch.testing.assert_close(distances, torch.full_like(distances, 5.0))
+    assert sampson_distance(intrinsics, poses[[0, 0]], points1, points2).min() > 1, "the camera has rotated"
+
+
+# --- an offset of all poses -------------------------------------------------------------------------------------------
+
+
+def test_an_offset_of_all_poses_is_detected_and_right_poses_pass(clips):
+    for clip in clips:
+        right = check_poses(clip)
+        assert not right.has_offset and right.error_ratio.value > 1.1
+        assert min(right.errors, key=right.errors.get) == 0
+        for k in (1, -1, 2):
+            wrong = check_poses(offset_poses(clip, k))
+            assert wrong.has_offset and wrong.best_offset == k, (clip.name, k, wrong)
+            assert wrong.errors[0] > 1.1 * right.errors[0]
+
+
+def test_no_offset_is_reported_if_all_parts_of_the_path_are_alike(tmp_path, monkeypatch):
+    """A camera with a constant turn: poses with an offset imply the same epipolar lines as the stated ones."""
+
+    def constant_turn(frames, generator):
+        angle = torch.linspace(0, 1.2, frames, dtype=torch.float64)
+        eyes = torch.stack([2.7 * angle.cos(), 2.7 * angle.sin(), torch.full_like(angle, 1.4)], -1)
+        return poses_looking_at(eyes, torch.zeros_like(eyes))
+
+    module = "fwdiff_lite.problems.inverse_graphics.synthetic_realestate10k"
+    monkeypatch.setattr(f"{module}.draw_camera_path", constant_turn)
+    write_clips(tmp_path, 1, 24)
+    clip, _ = read_clip(tmp_path / "clip00.txt")
+    for k in (0, 1):
+        check = check_poses(offset_poses(clip, k))
+        assert not check.has_offset and check.error_ratio.value == pytest.approx(1, abs=1e-4)
+
+
+def test_a_clip_with_an_offset_is_refused(copy):
+    """Each frame has the timestamp of the next one: every timestamp has a frame, and each is wrong."""
+    (copy / "clip00" / frame_name(NUM_FRAMES - 1)).unlink()
+    for i in range(NUM_FRAMES - 2, -1, -1):
+        (copy / "clip00" / frame_name(i)).rename(copy / "clip00" / frame_name(i + 1))
+    shutil.copy(copy / "clip00" / frame_name(1), copy / "clip00" / frame_name(0))
+    with pytest.raises(ValueError, match=r"clip00: poses .* moved by -1 lines explain the frames better") as error:
+        read_folder(copy, FRAME_GAP)
+    assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match="no usable clip; the first problem: clip00: poses and frames"):
+        read_folder(copy, FRAME_GAP, "skip")
+    assert read_folder(copy, FRAME_GAP, check_poses=False)[1] == [], "only the images can show it"
+
+
+# --- poses that explain nothing ---------------------------------------------------------------------------------------
+
+
+def test_inconsistent_poses_are_refused(clips):
+    """Poses of another clip, inverted, with other axes, or all the same; right poses pass."""
+    other_axes = torch.tensor([1.0, -1, -1, 1]).double().diag()
+    for clip, other in zip(clips[:2], clips[1:], strict=True):
+        assert not check_poses(clip).is_inconsistent
+        for poses in (
+            other.poses,
+            torch.linalg.inv(clip.poses),
+            other_axes @ clip.poses,
+            clip.poses[:1].expand(NUM_FRAMES, 4, 4),
+        ):
+            with pytest.raises(ValueError, match=f"{clip.name}: poses and frames do not belong together") as error:
+                reject_mismatched(replace(clip, poses=poses))
+            assert "\n" not in str(error.value)
+    message = "pixels off their epipolar lines, of 1.60 at most: is it the text file of another clip"
+    with pytest.raises(ValueError, match=message):
+        reject_mismatched(replace(clips[0], poses=torch.linalg.inv(clips[0].poses)))
+
+
+# --- an offset of a segment -------------------------------------------------------------------------------------------
+
+
+def offset_from(clip, k, frame):
+    """The clip with poses that are offset by k frames from one frame on."""
+    return replace(clip, poses=torch.cat([clip.poses[:frame], offset_poses(clip, k).poses[frame:]]))
+
+
+@pytest.mark.parametrize("k, frame", [(1, 18), (2, 24), (6, 18), (-2, 27)])
+def test_an_offset_from_the_middle_on_is_detected_and_its_lines_are_named(clips, k, frame):
+    for clip in clips:
+        assert not check_poses(clip).has_partial_offset
+        check = check_poses(offset_from(clip, k, frame))
+        assert check.has_partial_offset and abs(check.segment.first_line - 2 - frame) <= 6, (clip.name, check)
+    with pytest.raises(ValueError, match=r"clip02: poses and frames .* lines \d+ to 3\d of the text file, poses moved"):
+        reject_mismatched(offset_from(clip, k, frame))
+
+
+def test_the_offset_segment_is_the_one_with_the_largest_error_reduction():
+    """Ten frames, pairs of neighbours; the poses of frames 4 to 7 have an offset of one frame."""
+    pairs = torch.stack([torch.arange(9), torch.arange(1, 10)], 1)
+    wrong = ((pairs >= 4) & (pairs < 8)).long()
+    error_sums = torch.full((9, 2, 2, 2), 5.0).double()
+    error_sums[:, :, 0, 0] = 1.0 + 4 * (wrong.sum(1) > 0)[:, None]
+    error_sums[torch.arange(9), 1, wrong[:, 0], wrong[:, 1]] = 1.0
+    assert find_offset_segment(pairs, error_sums, [-1, 1]) == (6, 9, 1, pytest.approx(20 / 29))
+    assert find_offset_segment(pairs, torch.full((9, 2, 2, 2), 5.0).double(), [-1, 1]) is None
+
+
+# --- clips with few frames or few matches -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("step", [2, 5])
+def test_clips_with_missing_frames_are_checked(clips, step):
+    clip = replace(clips[0], files=tuple(file if i % step == 0 else None for i, file in enumerate(clips[0].files)))
+    assert check_poses(clip).num_matches > MIN_MATCHES and reject_mismatched(clip) == []
+    with pytest.raises(ValueError, match="clip00: poses and frames do not belong together: poses moved by"):
+        reject_mismatched(offset_poses(clip, 2))
+
+
+def test_frames_may_have_different_sizes(clips, tmp_path):
+    """Intrinsics are in units of width and height, so they do not depend on the scale."""
+    files = list(clips[0].files)
+    for i in range(1, NUM_FRAMES, 2):
+        image = imageio.imread(files[i])
+        files[i] = tmp_path / files[i].name
+        imageio.imwrite(files[i], image[::2, ::2] if i % 4 == 1 else image.repeat(2, 0)[:, :, :])
+    clip = replace(clips[0], files=tuple(files))
+    assert len({imageio.imread(file).shape for file in files}) == 3
+    assert reject_mismatched(clip) == []
+    assert check_poses(offset_poses(clip, 2)).has_offset
+
+
+def test_a_static_camera_has_no_offset(copy):
+    for i in range(1, NUM_FRAMES):
+        shutil.copy(copy / "clip00" / frame_name(0), copy / "clip00" / frame_name(i))
+    clip, _ = read_clip(copy / "clip00.txt")
+    static = replace(clip, poses=clip.poses[:1].expand(NUM_FRAMES, 4, 4))
+    assert check_poses(static).errors[0] < 0.01 and reject_mismatched(static) == []
+
+
+def test_a_clip_without_matches_is_an_error_or_a_warning(tmp_path):
+    (tmp_path / "plain").mkdir()
+    for i in range(24):
+        imageio.imwrite(tmp_path / "plain" / frame_name(i), np.full((32, 32, 3), 200, np.uint8))
+    timestamps = [500_000 + FRAME_INTERVAL * i for i in range(24)]
+    poses = torch.eye(4).double().repeat(24, 1, 1)
+    (tmp_path / "plain.txt").write_text(format_clip_text("plain", timestamps, poses))
+    message = "plain: 0 matches between frames are too few .* read it without the check"
+    with pytest.raises(ValueError, match=message) as error:
+        read_folder(tmp_path, FRAME_GAP)
+    assert "\n" not in str(error.value)
+    (clip,), warnings = read_folder(tmp_path, FRAME_GAP, "skip")
+    assert warnings == ["plain: 0 matches between frames are too few to compare poses with: not checked"]
+    assert read_folder(tmp_path, FRAME_GAP, check_poses=False)[1] == []
+    one_frame = replace(clip, files=clip.files[:1] + (None,) * 23)
+    (warning,) = reject_mismatched(one_frame, "skip")
+    assert warning == "plain: there are no two frames whose poses could be compared: not checked"
