@@ -17,9 +17,12 @@ def default_device() -> torch.device:
     Launchers number the processes of a host in LOCAL_RANK; `accelerate launch --cpu` sets ACCELERATE_USE_CPU.
     Apple's MPS is never chosen: it has no float64. A caller may still ask for it.
     """
-    if not torch.cuda.is_available() or os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes"):
+    if not torch.cuda.is_available() or os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes", "on"):
         return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", torch.cuda.current_device())))
+    index = int(os.environ.get("LOCAL_RANK", torch.cuda.current_device()))
+    return torch.device(
+        "cuda", max(index, 0) % torch.cuda.device_count()
+    )  # a launcher may show one GPU to each process
 
 
 def num_processes() -> int:

@@ -122,7 +122,8 @@ class ForwardDiffusion(nn.Module):
                     "pixels of target or novel observation only: give pixel_indices and novel_pixel_indices, or neither"
                 )
             views["novel"] = (novel, novel_pixel_indices)
-        noisy_target = self._add_noise(target.value, noise, t) * self._support(target.params)
+        clean = torch.where(_expand(target.mask, target.value), target.value, 0)  # a masked NaN would spread
+        noisy_target = self._add_noise(clean, noise, t) * self._support(target.params)
         condition = self.denoiser.condition(context, target.params, target.mask)
         signal = self.denoiser(condition, noisy_target, t)
         mse = self._per_example_mse(signal, views)
@@ -132,7 +133,7 @@ class ForwardDiffusion(nn.Module):
         prediction = self.denoiser.deterministic_prediction(condition) if self.predicts_target else None
         if prediction is not None:
             squared_error = (prediction.value - _downsample_to(target.value, prediction.value.shape)).square()
-            losses["deterministic"] = (_expand(target.mask, target.value) * squared_error).mean()
+            losses["deterministic"] = torch.where(_expand(target.mask, target.value), squared_error, 0).mean()
             total = total + losses["deterministic"]
         return {**losses, "loss": total}
 
@@ -168,21 +169,22 @@ class ForwardDiffusion(nn.Module):
         if steps < 1:
             raise ValueError(f"steps must be at least 1, got {steps}")
         grad_mode = nullcontext if enable_grad else torch.no_grad
-        support = self._support(target_params)
-
-        def noise():
-            z = torch.randn(shape, generator=generator, device=generator.device if generator else None)
-            return temperature * z.to(context.value) * support
 
         def iterate() -> Iterator[Step]:
             with grad_mode():
+                support = self._support(target_params)
+
+                def noise():
+                    z = torch.randn(shape, generator=generator, device=generator.device if generator else None)
+                    return temperature * z.to(context.value) * support
+
                 condition = self.denoiser.condition(context, target_params)
                 unconditional = None
                 if guidance != 1.0:
                     empty = context.mask_out(torch.ones_like(context.mask))
                     unconditional = self.denoiser.condition(empty, target_params)
+                noisy_target = noise()
             times = torch.linspace(T_MAX, 0, steps + 1, dtype=torch.float64)[:-1].tolist()
-            noisy_target = noise()
             for t, t_next in zip(times, times[1:] + [None], strict=True):
                 with grad_mode():
                     signal, observation = self._predict(
@@ -245,13 +247,20 @@ class ForwardDiffusion(nn.Module):
         batch_t = noisy_target.new_full(noisy_target.shape[:1], t)
         signal = self.denoiser(condition, noisy_target, batch_t)
         if unconditional is None:
-            return signal, self.forward_model(signal, target_params)
+            return signal, self._observe(signal, target_params, noisy_target.shape)
         unguided = self.denoiser(unconditional, noisy_target, batch_t)
         if isinstance(signal, Tensor):
             signal = unguided + guidance * (signal - unguided)
-            return signal, self.forward_model(signal, target_params)
-        unguided, observation = (self.forward_model(x, target_params) for x in (unguided, signal))
+            return signal, self._observe(signal, target_params, noisy_target.shape)
+        unguided, observation = (self._observe(x, target_params, noisy_target.shape) for x in (unguided, signal))
         return signal, unguided + guidance * (observation - unguided)
+
+    def _observe(self, signal: Signal, params: Tensor, shape: torch.Size) -> Tensor:
+        """forward(S, phi), or a ValueError if it has another shape than the targets."""
+        observation = self.forward_model(signal, params)
+        if observation.shape != shape:
+            raise ValueError(f"forward_model gave {tuple(observation.shape)} where the targets are {tuple(shape)}")
+        return observation
 
     def _add_noise(self, clean: Tensor, noise: Tensor, t: Float[Tensor, "b"]) -> Tensor:
         """alpha_t clean + sigma_t noise (Eq. 1)."""
@@ -281,8 +290,8 @@ class ForwardDiffusion(nn.Module):
                 raise ValueError(
                     f"forward_model gave {tuple(prediction.shape)} where the observations are {tuple(value.shape)}"
                 )
-            mask = _expand(truth.mask, value) * self._support(truth.params)
-            mse[name] = (mask * (prediction - value).square()).flatten(1).mean(1)
+            squared_error = torch.where(_expand(truth.mask, value), (prediction - value).square(), 0)
+            mse[name] = (squared_error * self._support(truth.params)).flatten(1).mean(1)
         return mse
 
     def _reverse_step(self, noisy_target, observation, t: float, t_next: float, eta: float, noise) -> Tensor:
@@ -318,11 +327,15 @@ class ForwardRegression(ForwardDiffusion):
     ) -> Iterator[Step]:
         """One step, at t = 1: nothing is iterated. enable_grad: see ForwardDiffusion.trajectory."""
         zeros = context.value.new_zeros(self._target_shape(context, target_params, allow_empty))
-        with nullcontext() if enable_grad else torch.no_grad():
-            condition = self.denoiser.condition(context, target_params)
-            signal = self.denoiser(condition, zeros, zeros.new_ones(len(context)))
-            step = Step(1.0, zeros, signal, self.forward_model(signal, target_params))
-        return iter([step])
+
+        def iterate() -> Iterator[Step]:
+            with nullcontext() if enable_grad else torch.no_grad():
+                condition = self.denoiser.condition(context, target_params)
+                signal = self.denoiser(condition, zeros, zeros.new_ones(len(context)))
+                step = Step(1.0, zeros, signal, self._observe(signal, target_params, zeros.shape))
+            yield step
+
+        return iterate()
 
 
 def _expand(mask: Bool[Tensor, "b m"], value: Float[Tensor, "b m *obs"]) -> Bool[Tensor, "b m *one"]:
@@ -339,6 +352,7 @@ def _downsample_to(value: Float[Tensor, "b m *obs"], shape: torch.Size) -> Float
 
 def _dynamic_threshold(observation: Float[Tensor, "b m *obs"], quantile: float) -> Float[Tensor, "b m *obs"]:
     """Dynamic thresholding: clip at the larger of 1 and the quantile of |observation|, and divide by it."""
-    size = observation.abs().flatten(2).quantile(quantile, dim=2).clamp(min=1)
+    magnitudes = observation.abs().reshape(*observation.shape[:2], -1).float()  # quantile knows no half precision
+    size = magnitudes.quantile(quantile, dim=2).clamp(min=1).to(observation)
     size = size.reshape(size.shape + (1,) * (observation.ndim - 2))
     return observation.clamp(-size, size) / size

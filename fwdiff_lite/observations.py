@@ -56,7 +56,8 @@ class Observations:
     def __getitem__(self, rows) -> Observations:
         """The observations of some of the signals; rows: a slice, an index tensor or a mask over B."""
         if isinstance(rows, int):
-            rows = slice(rows, rows + 1 or None)
+            row = range(len(self))[rows]  # IndexError out of range, so that iterating over the signals ends
+            rows = slice(row, row + 1)
         return Observations(self.value[rows], self.params[rows], self.mask[rows])
 
     def select(self, index) -> Observations:
@@ -86,8 +87,8 @@ class Observations:
 
     def to(self, *args, **kwargs) -> Observations:
         """The same observations on another device, or with values and parameters in another floating type."""
-        device = torch.empty(0).to(*args, **kwargs).device if args or kwargs else self.mask.device
-        return Observations(self.value.to(*args, **kwargs), self.params.to(*args, **kwargs), self.mask.to(device))
+        value = self.value.to(*args, **kwargs)
+        return Observations(value, self.params.to(*args, **kwargs), self.mask.to(value.device))
 
     def check(self, name: str = "context", allow_empty: bool = False) -> Observations:
         """These observations. ValueError if an unmasked value or a parameter is not finite, or a signal has none.

@@ -13,7 +13,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from jaxtyping import Float, Shaped, UInt8
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -73,17 +72,12 @@ def image_grid(
     row_labels: Sequence[str] | None = None,
     col_titles: Sequence[str] | None = None,
     *,
-    vmin: float | None = None,
-    vmax: float | None = None,
-    cmap: str = "gray",
     size: float = 1.1,
 ) -> Figure:
     """A figure with a grid of images, with labels at the left of the rows and titles above the columns.
 
-    images: (rows, cols, h, w) drawn with `cmap`, or (rows, cols, h, w, 3) as RGB, clipped to [0, 1]. The place of an
-        image that is NaN everywhere stays empty.
-    vmin, vmax: the values at the ends of the colour map; default: the extremes of all images together, so that the
-        images of a grid can be compared
+    images: (rows, cols, h, w) drawn in grey, from black at the minimum of all images to white at their maximum, or
+        (rows, cols, h, w, 3) as RGB, clipped to [0, 1]. The place of an image that is NaN everywhere stays empty.
     size: height of one image in inches
     ValueError if the shape or the number of labels does not fit, or no image has a finite value.
     """
@@ -96,11 +90,9 @@ def image_grid(
             raise ValueError(f"{name} has {len(labels)} entries, wanted {count}: give one for each row and column")
     if not np.isfinite(images).any():
         raise ValueError("images hold no finite value: give at least one image")
-    if images.ndim == 5:
-        images = np.clip(images, 0, 1) if images.dtype.kind == "f" else images
-    else:
-        vmin = float(np.nanmin(images)) if vmin is None else vmin
-        vmax = float(np.nanmax(images)) if vmax is None else vmax
+    if images.ndim == 5 and np.issubdtype(images.dtype, np.floating):
+        images = np.clip(images, 0, 1)
+    vmin, vmax = np.nanmin(images), np.nanmax(images)  # of grey images only: matplotlib ignores them for RGB
 
     left = 0.1 + 0.075 * max(len(label) for label in row_labels) if row_labels else 0.0
     figsize = (cols * size * w / h + left, rows * size + (0.3 if col_titles else 0.0))
@@ -112,7 +104,7 @@ def image_grid(
         ax.grid(False)
         ax.spines[:].set_visible(False)
         if np.isfinite(images[r, c]).any():
-            ax.imshow(images[r, c], cmap=cmap, vmin=vmin, vmax=vmax)
+            ax.imshow(images[r, c], cmap="gray", vmin=vmin, vmax=vmax)
         if r == 0 and col_titles:
             ax.set_title(col_titles[c], loc="center", fontsize=9)
         if c == 0 and row_labels:
@@ -176,16 +168,6 @@ def figure_to_rgb(fig: Figure) -> UInt8[np.ndarray, "H W 3"]:
     canvas = FigureCanvasAgg(fig)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
-
-
-def set_square_limits(ax: Axes, limit: float, *, ticks: bool = False) -> Axes:
-    """Sets the limits of both axes to [-limit, limit], with equal scales; returns the axes."""
-    ax.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
-    ax.grid(ticks)
-    if not ticks:
-        ax.set(xticks=[], yticks=[])
-        ax.spines[:].set_visible(False)
-    return ax
 
 
 def to_numpy(array: Array) -> np.ndarray:

@@ -18,7 +18,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -100,65 +100,88 @@ def fit(
     Such a step never changes the weights. However a training ends, the model holds the EMA and is in eval mode, on the
     device where it was.
     """
-    from accelerate import Accelerator
-
-    _check_budget(steps, seconds)
-    accelerator = accelerator or Accelerator(cpu=torch.backends.mps.is_available())
-    original_device = next(model.denoiser.parameters()).device
-    denoiser = model.denoiser.to(accelerator.device).train()
-    state = _TrainingState(denoiser, seed, lr=learning_rate, weight_decay=weight_decay)
+    _check_options(model, steps, seconds, warmup, clip, ema, checkpoint_every)
     path = Path(checkpoint) if checkpoint is not None else None
-    if path is not None and path.exists():
-        state.load(path)
-    log = state.log
-    loss = accelerator.prepare(model)
-    if compile:
-        loss = compile_model(loss)
-    clock, recent = _Clock(log.seconds, accelerator), _RecentSteps()
+    original_device = next(model.denoiser.parameters()).device
+    interrupts: list = []
+    try:
+        with _collected_interrupts(interrupts):  # imports that are cut off leave torch unusable
+            from accelerate import Accelerator
+
+            if accelerator is None:
+                accelerator = Accelerator(cpu=torch.backends.mps.is_available(), mixed_precision="no")
+            denoiser = model.denoiser.to(accelerator.device)
+            state = _TrainingState(denoiser, seed, lr=learning_rate, weight_decay=weight_decay)
+            clock = _Clock(accelerator)
+            if path is not None:
+                clock.resume(state, path)
+            loss = accelerator.prepare(model)
+            if compile:
+                loss = compile_model(loss)
+    except BaseException:
+        model.denoiser.to(original_device).eval()
+        raise
+    log, recent = state.log, _RecentSteps()
     hidden = not (progress and accelerator.is_main_process)
     bar = tqdm(total=steps, initial=log.steps, disable=hidden, leave=False)
+    # several processes must end at the same step: the clock tells all of them of one's interrupt
+    handling = _collected_interrupts(interrupts) if clock.group is not None else nullcontext()
     try:
-        while (fraction := _budget_fraction(log, steps, seconds)) < 1:
-            state.set_learning_rate(learning_rate * min(1, (log.steps + 1) / warmup), fraction)
-            local_batch, random_numbers = _draw(model, batch, state, accelerator)
-            with autocast_bf16(accelerator.device, bf16):
-                losses = loss(local_batch.pop("context"), local_batch.pop("target"), *random_numbers, **local_batch)
-            state.optimizer.zero_grad()
-            # The factor is 1, or NaN if the loss is not finite: then every gradient is NaN, on every process.
-            accelerator.backward(losses["loss"] * (1 + 0 * losses["loss"].detach()))
-            norm = nn.utils.clip_grad_norm_(state.weights, clip)
-            with _deferred_interrupt():  # weights, EMA, log and file are always those of one step
-                updated = state.update(norm, ema)
-                recent.append(losses, norm)
-                log.seconds = clock.read()
-                bar.update()
-                ended = _budget_fraction(log, steps, seconds) >= 1
-                saves = path is not None and (ended or log.steps % checkpoint_every == 0)
-                if ended or saves or not updated or len(recent) == CHECK_EVERY:
-                    recent.move_to(log, accelerator)
-                    bar.set_postfix(loss=f"{log.curve['loss'][-1]:.3g}")
-                if saves and accelerator.is_main_process:
-                    state.save(path)
+        with handling:
+            _raise_interrupt(bool(interrupts))
+            denoiser.train()
+            while (fraction := _budget_fraction(log, steps, seconds)) < 1:
+                state.set_learning_rate(learning_rate * min(1, (log.steps + 1) / max(warmup, 1)), fraction)
+                local_batch, random_numbers = _draw(model, batch, state, accelerator)
+                with autocast_bf16(accelerator.device, bf16):
+                    losses = loss(local_batch.pop("context"), local_batch.pop("target"), *random_numbers, **local_batch)
+                state.optimizer.zero_grad()
+                # The factor is 1, or NaN if the loss is not finite: then every gradient is NaN, on every process.
+                accelerator.backward(losses["loss"] * (1 + 0 * losses["loss"].detach()))
+                norm = nn.utils.clip_grad_norm_(state.weights, clip)
+                with _deferred_interrupt():  # weights, EMA, log and file are always those of one step
+                    updated = state.update(norm, ema)
+                    recent.append(losses, norm)
+                    log.seconds, interrupted = clock.read(bool(interrupts))
+                    bar.update()
+                    ended = _budget_fraction(log, steps, seconds) >= 1
+                    saves = path is not None and (ended or log.steps % checkpoint_every == 0)
+                    if ended or saves or not updated or len(recent) == CHECK_EVERY:
+                        recent.move_to(log, accelerator)
+                        bar.set_postfix(loss=f"{log.curve['loss'][-1]:.3g}")
+                    if saves and accelerator.is_main_process:
+                        state.save(path)
+                    if ended:
+                        accelerator.wait_for_everyone()  # the file is complete before a process reads it again
+                    _raise_interrupt(interrupted and not ended)
     except KeyboardInterrupt:
-        log.interrupted = True
-        recent.move_to(log, None)
-        if accelerator.is_main_process:
-            if path is not None:
-                state.save(path)
-            resume = f"call fit again to resume from {path}" if path else "no checkpoint was named to resume from"
-            print(f"interrupted after step {log.steps}: the model holds the average of its weights; {resume}")
+        with _deferred_interrupt():
+            log.interrupted = _budget_fraction(log, steps, seconds) < 1
+            recent.move_to(log, None)
+            if accelerator.is_main_process and log.interrupted:
+                if path is not None:
+                    state.save(path)
+                resume = f"call fit again to resume from {path}" if path else "no checkpoint was named to resume from"
+                print(f"interrupted after step {log.steps}: the model holds the average of its weights; {resume}")
     finally:
-        bar.close()
-        state.use_ema()
-        denoiser.to(original_device).eval()
+        with _deferred_interrupt():
+            bar.close()
+            state.finish()
+            model.to(original_device)
+            denoiser.eval()
     return log
 
 
 class _TrainingState:
-    """Everything that a checkpoint holds: weights, buffers, their EMA, optimiser, random numbers and log."""
+    """Everything that a checkpoint holds: weights, buffers, EMA of the weights, optimiser, random numbers and log.
+
+    buffers, random_state: as they were after the last step that was finite; a step that is cut off has no effect
+    """
 
     def __init__(self, denoiser: nn.Module, seed: int, **optimizer):
-        self.denoiser, self.weights = denoiser, list(denoiser.parameters())
+        self.denoiser = denoiser
+        self.weights = [w for w in denoiser.parameters() if w.is_floating_point()]
+        self.buffers = [b.clone() for b in denoiser.buffers()]
         fused = self.weights[0].device.type == "cuda"
         self.optimizer = torch.optim.AdamW(self.weights, betas=(0.9, 0.99), fused=fused, **optimizer)
         self.ema = [w.detach().clone() for w in self.weights]
@@ -187,18 +210,23 @@ class _TrainingState:
         torch._foreach_lerp_(self.ema, [w.detach() for w in self.weights], 1 - decay)
         self.log.steps += 1
         self.random_state = self._random_state()
+        for buffer, present in zip(self.buffers, self.denoiser.buffers(), strict=True):
+            buffer.copy_(torch.where(norm.isfinite(), present, buffer))
         return updated
 
     @torch.no_grad()
-    def use_ema(self) -> None:
-        """Copies the EMA into the weights."""
+    def finish(self) -> None:
+        """Copies the EMA into the weights, and the buffers of the last finite step into the denoiser."""
         for w, average in zip(self.weights, self.ema, strict=True):
             w.copy_(average)
+        for buffer, kept in zip(self.denoiser.buffers(), self.buffers, strict=True):
+            buffer.copy_(kept)
+        self.optimizer.zero_grad()
 
     def save(self, path: Path) -> None:
         """Writes a checkpoint, under a temporary name first: a killed process leaves the old file or the new one."""
         tensors = {f"weights.{i}": w.detach().contiguous() for i, w in enumerate(self.weights)}
-        tensors |= {f"buffers.{i}": b.detach().contiguous() for i, b in enumerate(self.denoiser.buffers())}
+        tensors |= {f"buffers.{i}": b.contiguous() for i, b in enumerate(self.buffers)}
         tensors |= {f"average.{i}": average for i, average in enumerate(self.ema)}
         for i, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{i}.{name}": x.contiguous() for name, x in state.items()}
@@ -210,35 +238,40 @@ class _TrainingState:
         os.replace(temporary, path)
 
     def load(self, path: Path) -> None:
-        """Reads a checkpoint. ValueError if it is damaged or belongs to another network."""
+        """Reads a checkpoint. ValueError, before anything is changed, if it is damaged or of another network."""
         try:
             with safe_open(path, "pt") as file:
-                log = json.loads(file.metadata()["fit"])
+                log = TrainingLog(**json.loads(file.metadata()["fit"]))
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+            groups: dict[str, dict[int, Any]] = {"weights": {}, "buffers": {}, "average": {}, "optimizer": {}}
+            for name, x in tensors.items():
+                group, *rest = name.split(".")
+                if group == "optimizer":
+                    groups[group].setdefault(int(rest[0]), {})[rest[1]] = x
+                elif group != "random":
+                    groups[group][int(rest[0])] = x
+            batch_state, torch_state = tensors["random.batch"], tensors["random.torch"]
+        except (SafetensorError, OSError, KeyError, IndexError, TypeError, ValueError) as error:
             raise ValueError(f"checkpoint {path} cannot be read ({error}): delete it to start anew") from None
-        targets = {"weights": self.weights, "buffers": list(self.denoiser.buffers()), "average": self.ema}
-        for group, target in targets.items():
-            saved = [tensors[f"{group}.{i}"] for i in range(sum(name.startswith(group + ".") for name in tensors))]
-            if [x.shape for x in saved] != [x.shape for x in target]:
+        pairs = {"weights": self.weights, "buffers": list(self.denoiser.buffers()), "average": self.ema}
+        for group, target in pairs.items():
+            shapes = {i: x.shape for i, x in groups[group].items()}
+            if shapes != {i: x.shape for i, x in enumerate(target)}:
                 raise ValueError(
                     f"checkpoint {path} holds the {group} of another network: delete it or name another file"
                 )
-            with torch.no_grad():
-                for x, y in zip(target, saved, strict=True):
-                    x.copy_(y)
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, x in tensors.items():
-            group, *rest = name.split(".")
-            if group == "optimizer":
-                state.setdefault(int(rest[0]), {})[rest[1]] = x
-        self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
-        self.generator.set_state(tensors["random.batch"])
-        torch.set_rng_state(tensors["random.torch"])
+        with torch.no_grad():
+            for group, target in pairs.items():
+                for i, x in enumerate(target):
+                    x.copy_(groups[group][i])
+        groups_of_parameters = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": groups["optimizer"], "param_groups": groups_of_parameters})
+        self.generator.set_state(batch_state)
+        torch.set_rng_state(torch_state)
         if "random.cuda" in tensors and torch.cuda.is_available():
             torch.cuda.set_rng_state(tensors["random.cuda"])
-        self.random_state = self._random_state()
-        self.log = TrainingLog(log["steps"], log["seconds"], log["curve"])
+        self.random_state, self.log = self._random_state(), log
+        self.buffers = [b.clone() for b in self.denoiser.buffers()]
 
     def _random_state(self) -> dict[str, Tensor]:
         """The state of all random numbers that the next step may draw."""
@@ -291,48 +324,100 @@ class _RecentSteps:
 class _Clock:
     """Seconds of training, earlier calls included. This call's first step, which compiles, does not count.
 
-    Every process reads the main process's clock. With clocks of their own, processes would end at different steps, and
-    compute different learning rates.
+    Every process reads the main process's clock, and learns of an interrupt of any other. Otherwise they would end at
+    different steps, and compute different learning rates.
     """
 
-    def __init__(self, seconds: float, accelerator: Accelerator):
-        self.earlier, self.started = seconds, None
+    def __init__(self, accelerator: Accelerator):
+        self.earlier, self.started, self.is_main = 0.0, None, accelerator.is_main_process
+        self.accelerator = accelerator
         shared = accelerator.num_processes > 1 and torch.distributed.is_initialized()
         self.group = torch.distributed.new_group(backend="gloo") if shared else None  # gloo: no GPU is waited for
 
-    def read(self) -> float:
-        """The seconds until now; all processes must call it equally often."""
+    def resume(self, state: _TrainingState, path: Path) -> None:
+        """Loads the checkpoint if it exists. ValueError if some processes find it and others do not."""
+        self.accelerator.wait_for_everyone()
+        if path.exists():
+            state.load(path)
+        self.earlier = state.log.seconds
+        steps = torch.tensor([state.log.steps, -state.log.steps])
+        if self.group is not None:
+            torch.distributed.all_reduce(steps, torch.distributed.ReduceOp.MAX, group=self.group)
+        if steps.sum():
+            raise ValueError(f"processes resume {path} at different steps: every host needs the same file")
+
+    def read(self, interrupted: bool = False) -> tuple[float, bool]:
+        """The seconds until now, and whether a process was interrupted; all processes must call it equally often."""
         now = time.monotonic()
         if self.started is None:
             self.started = now
-        seconds = torch.tensor(self.earlier + (now - self.started), dtype=torch.float64)
+        seconds = self.earlier + (now - self.started) if self.is_main else 0.0
+        values = torch.tensor([seconds, float(interrupted)], dtype=torch.float64)
         if self.group is not None:
-            torch.distributed.broadcast(seconds, 0, group=self.group)
-        return seconds.item()
+            torch.distributed.all_reduce(values, torch.distributed.ReduceOp.MAX, group=self.group)
+        return values[0].item(), bool(values[1])
 
 
 @contextmanager
-def _deferred_interrupt() -> Iterator[None]:
-    """Raises an interrupt that arrives in the block at the end of the block. Only the main thread gets interrupts."""
+def _collected_interrupts(interrupts: list) -> Iterator[None]:
+    """Appends interrupts that arrive in the block to the list. Only the main thread gets interrupts."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    interrupts = []
     handler = signal.signal(signal.SIGINT, lambda *arguments: interrupts.append(arguments))
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, handler)
-    if interrupts and callable(handler):
-        handler(*interrupts[0])
+        signal.signal(signal.SIGINT, signal.default_int_handler if handler is None else handler)
 
 
-def _check_budget(steps: int | None, seconds: float | None) -> None:
+@contextmanager
+def _deferred_interrupt() -> Iterator[None]:
+    """Sends interrupts that arrive in the block again at its end."""
+    interrupts: list = []
+    with _collected_interrupts(interrupts):
+        yield
+    for _ in interrupts:
+        signal.raise_signal(signal.SIGINT)
+
+
+def _raise_interrupt(interrupted: bool) -> None:
+    if interrupted:
+        raise KeyboardInterrupt
+
+
+def _check_options(
+    model: nn.Module,
+    steps: int | None,
+    seconds: float | None,
+    warmup: int,
+    clip: float,
+    ema: float,
+    checkpoint_every: int,
+) -> None:
+    """ValueError, in one line, on options of `fit` that cannot be meant."""
     if steps is None and seconds is None:
         raise ValueError("fit needs a budget: give steps, seconds or both")
     for name, budget in (("steps", steps), ("seconds", seconds)):
-        if budget is not None and budget <= 0:
+        if budget is not None and not budget > 0:
             raise ValueError(f"{name} is {budget}: a budget is above 0")
+    wanted = {
+        "warmup": (warmup, warmup >= 0, "0 or more"),
+        "clip": (clip, clip is not None and clip > 0, "above 0; math.inf clips nothing"),
+        "ema": (ema, 0 <= ema < 1, "from 0 to below 1"),
+        "checkpoint_every": (checkpoint_every, checkpoint_every >= 1, "1 or more"),
+    }
+    for name, (value, fits, text) in wanted.items():
+        if not fits:
+            raise ValueError(f"{name} is {value}: wanted {text}")
+    if not isinstance(getattr(model, "denoiser", None), nn.Module):
+        raise ValueError(f"fit trains a model with a denoiser, such as ForwardDiffusion; got {type(model).__name__}")
+    weights = [w for w in model.denoiser.parameters() if w.requires_grad]
+    if not weights:
+        raise ValueError("the denoiser has no parameter that requires a gradient: there is nothing to train")
+    halves = {w.dtype for w in weights} & {torch.float16, torch.bfloat16}
+    if halves:
+        raise ValueError(f"the denoiser has weights of {halves.pop()}: train float32 weights, with bf16=True for speed")
 
 
 def _budget_fraction(log: TrainingLog, steps: int | None, seconds: float | None) -> float:

@@ -1,6 +1,7 @@
 """Every process computes on a device of its own, and nothing needs what a device lacks."""
 
 import ast
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,11 +10,11 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fwdiff_lite import devices
-from fwdiff_lite.experiments import gan_inversion, motion
-from fwdiff_lite.experiments.inverse_graphics import train
-from fwdiff_lite.problems import projections
+from fwdiff_lite.experiments import gan_inversion, harness, motion
+from fwdiff_lite.experiments.inverse_graphics import evaluation, variants
 from fwdiff_lite.problems.inverse_graphics import cameras, flatland, tabletop, volume
 from fwdiff_lite.problems.motion import scenes as motion_scenes
+from fwdiff_lite.problems.toy import projections
 from fwdiff_lite.training import TrainingLog, fit
 
 PACKAGE = Path(devices.__file__).parent
@@ -27,6 +28,7 @@ def four_gpus(monkeypatch):
     def launch(rank: int) -> torch.device:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
         monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "stand-in")
         monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)  # commands turn it on
         for name, value in zip(LAUNCHED, (rank, rank, 4, "false"), strict=True):
@@ -49,8 +51,8 @@ class Textures:
 
 
 TRAIN_COMMANDS = {
-    "motion": lambda folder: motion.train("warp_1", folder, minutes=1),
-    "inverse graphics": lambda folder: train.train(train.build_model("unet", side=32), folder, "unet", batch_size=4),
+    "motion": lambda folder: harness.train(motion.EXPERIMENT, "warp_1", folder, minutes=1),
+    "inverse graphics": lambda folder: harness.train(evaluation.EXPERIMENT, "unet", folder, minutes=1),
     "GAN inversion": lambda folder: gan_inversion.main(["wplus", "--out", str(folder)]),
 }
 
@@ -94,7 +96,7 @@ def test_only_the_main_process_writes_files(command, four_gpus, monkeypatch, tmp
     def trained(*args, **options):
         return TrainingLog(steps=1, seconds=1.0, curve={"loss": [1.0]})
 
-    for module in (motion, train, gan_inversion):
+    for module in (harness, gan_inversion):
         monkeypatch.setattr(module, "fit", trained)
         monkeypatch.setattr(module, "default_device", lambda: torch.device("cpu"))
     monkeypatch.setattr(gan_inversion, "_load_generator", lambda folder, device: gan_inversion.build_trainer(device).G)
@@ -164,8 +166,9 @@ class NoFloat64(TorchDispatchMode):
 
 
 def graphics(variant):
-    model = train.build_model(variant, side=16, width=16)
-    pixels = 16 if train.VARIANTS[variant].pixels else None
+    settings = replace(variants.SETTINGS[variant], side=16)
+    model = variants.build_model(settings, width=16)
+    pixels = 16 if settings.pixels else None
     return model, tabletop.batches(2, 1, pixels, side=16)(torch.Generator().manual_seed(0))
 
 

@@ -25,8 +25,8 @@ class Scalers(nn.Module):
 
     def condition(self, context, target_params, target_mask=None):
         self.conditions += 1
-        there = context.mask[..., None]
-        return (there * context.value / context.params[..., None]).sum(1), target_params
+        mask = context.mask[..., None]
+        return (mask * context.value / context.params[..., None]).sum(1), target_params
 
     def forward(self, condition, noisy_target, t):
         known, phi = condition
@@ -78,7 +78,7 @@ def test_a_denoiser_may_weigh_its_examples():
         def loss_weight(self, condition, t):
             return 1 / t
 
-    plain, weighing = (ForwardDiffusion(kind(0.3), scale) for kind in (Scalers, Weighing))
+    plain, weighing = (ForwardDiffusion(model_class(0.3), scale) for model_class in (Scalers, Weighing))
     t, noise = plain.sample_time_and_noise(seen.select([1]), torch.Generator())
     each = [
         plain.loss(x.select([0]), x.select([1]), t[i : i + 1], noise[i : i + 1], x.select([2]))["loss"].detach().item()
@@ -352,10 +352,10 @@ def learner():
     return ForwardDiffusion(Scalers(trust=0.5), scale), seen.select([0]), seen.params[:, 1:]
 
 
-@pytest.mark.parametrize("kind", [ForwardDiffusion, ForwardRegression])
-def test_a_model_trains_between_two_steps_of_a_trajectory(kind):
+@pytest.mark.parametrize("model_class", [ForwardDiffusion, ForwardRegression])
+def test_a_model_trains_between_two_steps_of_a_trajectory(model_class):
     diffusion, context, params = learner()
-    model = kind(diffusion.denoiser, scale)
+    model = model_class(diffusion.denoiser, scale)
     target = Observations(context.value, params)
     for _ in zip(model.trajectory(context, params), model.trajectory(context, params), strict=True):
         assert torch.is_grad_enabled()
@@ -399,3 +399,62 @@ def test_wrong_arguments_of_a_trajectory_are_refused_at_once():
         model.trajectory(context, params, steps=0)
     with pytest.raises(ValueError, match="target_params"):
         model.trajectory(context, params[:2])
+
+
+class Covering:
+    """A forward model whose support depends on its parameters, smoothly."""
+
+    def __call__(self, signal, params):
+        return scale(signal, params) * self.support(params)
+
+    def support(self, params):
+        return torch.sigmoid(5 * params)[..., None]
+
+
+@pytest.mark.parametrize("model_class", [ForwardDiffusion, ForwardRegression])
+def test_the_mode_of_gradients_is_that_of_the_iteration(model_class):
+    """A trajectory may be made under no_grad and iterated outside: all of its gradients count."""
+    denoiser, context, params = learner()[0].denoiser, *learner()[1:]
+    model = model_class(denoiser, Covering())
+    options = {} if model_class is ForwardRegression else {"steps": 3}
+
+    def gradient(mode):
+        phi = params.clone().requires_grad_()
+        with mode:
+            generator = {} if not options else {"generator": torch.Generator().manual_seed(0)}
+            steps = model.trajectory(context, phi, enable_grad=True, **options, **generator)
+        *_, last = steps
+        return torch.autograd.grad(last.observation.square().sum(), phi)[0]
+
+    torch.testing.assert_close(gradient(torch.no_grad()), gradient(torch.enable_grad()))
+    phi = params.clone().requires_grad_()
+    assert not next(model.trajectory(context, phi, **options)).noisy_target.requires_grad
+
+
+def test_thresholding_takes_scalars_and_half_precision():
+    signal = 3 * torch.ones(2, 1)
+    for dtype in (torch.float32, torch.bfloat16):
+        observation = _dynamic_threshold((signal * torch.ones(2, 4)).to(dtype), 0.9)
+        assert observation.dtype == dtype and observation.abs().max() <= 1
+
+
+def test_a_masked_nan_reaches_neither_loss_nor_gradient():
+    signal, seen = observed(m=3)
+    model = ForwardDiffusion(Scalers(trust=0.5), scale)
+    target = seen.select([1])
+    mask = torch.ones(6, 1, dtype=torch.bool)
+    mask[0, 0] = False
+    spoilt_value = torch.where(mask[..., None], target.value, torch.nan)
+    t, noise = model.sample_time_and_noise(target, torch.Generator().manual_seed(0))
+    losses = [
+        model.loss(seen.select([0]), Observations(value, target.params, mask), t, noise)["loss"]
+        for value in (spoilt_value, torch.where(mask[..., None], target.value, 0))
+    ]
+    assert losses[0].isfinite() and losses[0] == losses[1]
+
+
+def test_observations_of_another_shape_are_refused_in_sampling_too():
+    model, context, params = learner()
+    wrong = ForwardDiffusion(model.denoiser, lambda signal, params: signal[:, None, :1])
+    with pytest.raises(ValueError, match="forward_model gave .* where the targets are"):
+        wrong.sample(context, params, steps=2)

@@ -103,3 +103,16 @@ def test_values_without_a_floating_type_are_refused(dtype):
     value = torch.zeros(4, 1, 3, dtype=dtype)
     with pytest.raises(ValueError, match=f"need a floating type, got value of {dtype}: scale pictures to"):
         Observations(value, torch.ones(4, 1, 2))
+
+
+def test_iterating_over_signals_ends():
+    x = some(b=3)
+    assert [float(row.value.sum()) for row in x] == [float(x[i].value.sum()) for i in range(3)]
+    with pytest.raises(IndexError):
+        x[3]
+
+
+def test_the_mask_follows_the_values():
+    """A stand-in for a GPU: only the type is given, so the device must stay."""
+    x = Observations(torch.zeros(2, 1, 3, device="meta"), torch.zeros(2, 1, 2, device="meta"))
+    assert x.to(torch.float64).mask.device.type == "meta" and x.to(torch.float64).value.dtype == torch.float64

@@ -52,9 +52,8 @@ def test_image_grid_shows_each_array_in_its_place():
 
 def test_all_images_of_a_grid_have_one_scale():
     images = np.stack([np.zeros((1, 2, 2)), np.full((1, 2, 2), 7.0)])
-    for limits, scale in (({}, (0.0, 7.0)), ({"vmin": -1.0, "vmax": 1.0}, (-1.0, 1.0))):
-        fig = plotting.image_grid(images, **limits)
-        assert {ax.images[0].get_clim() for ax in fig.axes} == {scale}
+    fig = plotting.image_grid(images)
+    assert {ax.images[0].get_clim() for ax in fig.axes} == {(0.0, 7.0)}
 
 
 def test_image_grid_clips_rgb_and_leaves_out_images_of_nan():
@@ -150,12 +149,6 @@ def test_frames_of_a_changed_figure_differ_and_do_not_share_memory():
     frame2 = plotting.figure_to_rgb(fig)
     np.testing.assert_array_equal(frame1, copy)
     assert (frame1 != frame2).any()
-
-
-def test_square_limits_are_equal_on_both_axes():
-    _, ax = plt.subplots()
-    assert plotting.set_square_limits(ax, 2.0) is ax
-    assert ax.get_xlim() == ax.get_ylim() == (-2.0, 2.0) and ax.get_aspect() == 1.0
 
 
 def test_half_precision_becomes_single_precision():

@@ -26,10 +26,10 @@ PACKAGE = sorted((ROOT / "fwdiff_lite").rglob("*.py"))
 def tracked() -> list[Path]:
     """Every file that is or would be committed."""
     command = ["git", "-C", ROOT, "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    names = subprocess.run(command, capture_output=True, text=True)
-    if names.returncode:
+    listing = subprocess.run(command, capture_output=True, text=True)
+    if listing.returncode:
         pytest.skip("not a git checkout")
-    return [path for name in names.stdout.split("\0") if name and (path := ROOT / name).is_file()]
+    return [path for name in listing.stdout.split("\0") if name and (path := ROOT / name).is_file()]
 
 
 def megabytes(paths) -> float:
@@ -59,20 +59,20 @@ def test_speaks_of_itself_alone():
         if path.suffix in (".png", ".gif", ".safetensors", ".npz"):
             continue
         text = re.sub(r'"image/(png|gif)": "[^"]*"', "", path.read_text(encoding="utf-8"))
-        assert not (found := words.search(text)), f"{path.relative_to(ROOT)} says {found[0]}"
+        assert not (names := words.search(text)), f"{path.relative_to(ROOT)} says {names[0]}"
 
 
 def imports(path: Path) -> set[str]:
     """The modules that a file imports, as dotted names."""
-    found = set()
+    names = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             package = ".".join(path.relative_to(ROOT).with_suffix("").parts[: -node.level]) if node.level else ""
             module = ".".join(filter(None, [package, node.module]))
-            found |= {module} | {f"{module}.{alias.name}" for alias in node.names}
-    return found
+            names |= {module} | {f"{module}.{alias.name}" for alias in node.names}
+    return names
 
 
 @pytest.mark.parametrize("path", PACKAGE, ids=lambda path: str(path.relative_to(ROOT)))
@@ -222,7 +222,7 @@ def colab(monkeypatch, commands):
 def test_bootstrap_on_colab(monkeypatch):
     commands = []
     colab(monkeypatch, commands)
-    missing = {"einops", "torch", "numpy"}
+    missing = {"jaxtyping", "torch", "numpy"}
     distributions = importlib_distributions()
     monkeypatch.setattr(
         "importlib.metadata.distributions", lambda: [d for d in distributions if d.metadata["Name"] not in missing]
@@ -231,7 +231,7 @@ def test_bootstrap_on_colab(monkeypatch):
     clone, install, cd = commands
     assert clone[:2] == ["git", "clone"] and "--depth" in clone
     assert "--no-deps" in install and install[-2] == "-e"
-    assert "einops" in install and "tqdm" not in install, "only what is missing"
+    assert "jaxtyping" in install and "tqdm" not in install, "only what is missing"
     assert not {"torch", "numpy"} & set(install)
     assert cd == ["cd", "/content/fwdiff-lite/notebooks"] and "/content/fwdiff-lite" in sys.path
 

@@ -13,12 +13,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from fwdiff_lite.command_line import positive_int
 from fwdiff_lite.devices import CUDAGraphCallable
+from fwdiff_lite.diffusion import ForwardDiffusion
 from fwdiff_lite.observations import Observations
-from fwdiff_lite.problems import projections as p
+from fwdiff_lite.problems.toy import projections as p
 from fwdiff_lite.storage.provenance import merge_provenance
 from fwdiff_lite.training import fit
 
@@ -351,9 +353,9 @@ def test_a_captured_function_is_called_directly_on_a_cpu_and_keeps_to_its_genera
 
 def test_where_several_commands_results_come_from():
     first = {"command": "a", "gpu_minutes": 1.26, "hardware": "one GPU", "commit": "1"}
-    found = merge_provenance([first, first | {"command": "b", "commit": "2"}])
+    merged = merge_provenance([first, first | {"command": "b", "commit": "2"}])
     wanted = {"command": "a; b", "gpu_minutes": 2.5, "hardware": "one GPU", "commit": "1; 2", "seed": 0}
-    assert found == wanted
+    assert merged == wanted
 
 
 def test_what_counts_something_is_a_whole_number_above_0():
@@ -361,3 +363,116 @@ def test_what_counts_something_is_a_whole_number_above_0():
     for text in ("0", "-1", "1.5", "many", ""):
         with pytest.raises(argparse.ArgumentTypeError, match="is no whole number above 0"):
             positive_int(text)
+
+
+class WithBuffers(torch.nn.Module):
+    """Wraps a denoiser: a buffer counts its forward passes and adds up its outputs, as batch norm does."""
+
+    def __init__(self, denoiser):
+        super().__init__()
+        self.inner = denoiser
+        self.condition = denoiser.condition
+        self.register_buffer("total", torch.zeros(()))
+        self.register_buffer("passes", torch.zeros((), dtype=torch.long))
+
+    def forward(self, condition, noisy_target, t):
+        signal = self.inner(condition, noisy_target, t)
+        if self.training:
+            self.passes += 1
+            self.total += signal.detach().sum()
+        return signal
+
+
+@pytest.mark.parametrize("spoil", ["nan", "interrupt"])
+def test_buffers_stay_those_of_the_last_finite_step(spoil, tmp_path):
+    model, make_batch = model_and_batch()
+    model = ForwardDiffusion(WithBuffers(model.denoiser), model.forward_model)
+    term = interrupt if spoil == "interrupt" else (lambda w: (w * torch.nan).sum())
+    path = tmp_path / "run.safetensors"
+    if spoil == "nan":
+        with pytest.raises(ValueError, match="the loss loss is nan at step 4"):
+            fit(Spoilt(model, 4, term), make_batch, steps=9, progress=False)
+    else:
+        fit(Spoilt(model, 4, term), make_batch, steps=9, progress=False, checkpoint=path)
+        assert load_file(path)["buffers.1"] == 4
+    assert model.denoiser.passes == 4 and model.denoiser.total.isfinite()
+
+
+def test_an_interrupt_during_the_preparation_is_one_before_the_first_step(monkeypatch, capsys):
+    monkeypatch.setattr(
+        "fwdiff_lite.training.compile_model", lambda loss: (signal.raise_signal(signal.SIGINT), loss)[1]
+    )
+    model, make_batch = model_and_batch()
+    log = fit(model, make_batch, steps=9, progress=False, compile=True)
+    assert log.interrupted and log.steps == 0 and not model.denoiser.training
+    assert "interrupted after step 0" in capsys.readouterr().out
+
+
+def test_an_interrupt_in_the_last_step_is_none():
+    model, make_batch = model_and_batch()
+    steps = []
+
+    def batch(generator):
+        steps.append(None)
+        return make_batch(generator)
+
+    lerp = torch._foreach_lerp_
+    with pytest.MonkeyPatch.context() as patch:
+        press = lambda *args: (lerp(*args), signal.raise_signal(signal.SIGINT) if len(steps) == 5 else None)  # noqa: E731
+        patch.setattr(torch, "_foreach_lerp_", press)
+        log = fit(model, batch, steps=5, progress=False)
+    assert log.steps == 5 and not log.interrupted
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_an_interrupt_of_one_process_ends_both_at_one_step(rank, tmp_path):
+    run_on_two_processes(tmp_path / "two", interrupt=[rank, 5], checkpoint=str(tmp_path / "run.safetensors"))
+    ends = [json.loads((tmp_path / f"two.{r}").read_text()) for r in range(2)]
+    assert ends[0] == ends[1] and ends[0][1] and 5 <= ends[0][0] <= 7
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"seconds": float("nan")}, "seconds is nan: a budget is above 0"),
+        ({"warmup": -1}, "warmup is -1: wanted 0 or more"),
+        ({"clip": 0.0}, "clip is 0.0: wanted above 0"),
+        ({"clip": None}, "clip is None: wanted above 0"),
+        ({"ema": 1.0}, "ema is 1.0: wanted from 0 to below 1"),
+        ({"checkpoint_every": 0}, "checkpoint_every is 0: wanted 1 or more"),
+    ],
+)
+def test_options_that_cannot_be_meant_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        trained(**{"steps": 2} | options)
+
+
+def test_models_that_cannot_be_trained_are_refused():
+    model, batch = model_and_batch()
+    with pytest.raises(ValueError, match="fit trains a model with a denoiser, such as ForwardDiffusion; got"):
+        fit(model.denoiser, batch, steps=1)
+    model.denoiser.half()
+    with pytest.raises(ValueError, match="the denoiser has weights of torch.float16: train float32 weights"):
+        fit(model, batch, steps=1)
+    model.denoiser.float().requires_grad_(False)
+    with pytest.raises(ValueError, match="no parameter that requires a gradient"):
+        fit(model, batch, steps=1)
+
+
+def test_a_refused_checkpoint_changes_nothing(tmp_path):
+    path = tmp_path / "run.safetensors"
+    trained(steps=3, checkpoint=path)
+    tensors = load_file(path)
+    for missing in ("random.batch", "weights.0", "average.1"):
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata()
+        damaged = tmp_path / "damaged.safetensors"
+        save_file({name: x for name, x in tensors.items() if name != missing}, damaged, metadata=metadata)
+        model, batch = model_and_batch()
+        before = [w.detach().clone() for w in model.parameters()]
+        with pytest.raises(
+            ValueError, match="damaged.safetensors (cannot be read|holds the (weights|average) of another)"
+        ):
+            fit(model, batch, steps=5, progress=False, checkpoint=damaged)
+        assert all(torch.equal(w, x) for w, x in zip(model.parameters(), before, strict=True))
+        assert not model.denoiser.training

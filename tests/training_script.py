@@ -1,6 +1,7 @@
 """A training that tests/test_training.py runs in processes of its own: python training_script.py OUT [OPTIONS]."""
 
 import json
+import signal
 import sys
 import time
 
@@ -9,7 +10,7 @@ from accelerate import Accelerator
 from safetensors.torch import save_file
 
 from fwdiff_lite import training
-from fwdiff_lite.problems import projections as p
+from fwdiff_lite.problems.toy import projections as p
 from fwdiff_lite.training import fit
 
 STEPS = 60
@@ -19,6 +20,8 @@ def main(out: str, options: str = "{}") -> None:
     """Train the toy's model with dropout-free weights from a fixed seed; write its weights and its loss curve."""
     options = json.loads(options)
     pause, pace = options.pop("pause", 0), options.pop("pace", [1.0])
+    interrupted_rank, interrupted_step = options.pop("interrupt", [-1, -1])
+    calls = []
     torch.set_num_threads(1)
     torch.manual_seed(0)
     model = p.build_diffusion(2, width=16, depth=2)
@@ -26,6 +29,9 @@ def main(out: str, options: str = "{}") -> None:
 
     def batch(generator):
         time.sleep(pause)
+        calls.append(None)
+        if accelerator.process_index == interrupted_rank and len(calls) == interrupted_step:
+            signal.raise_signal(signal.SIGINT)
         return make_batch(generator)
 
     accelerator = Accelerator(cpu=True)

@@ -163,8 +163,8 @@ def find_offset_segment(
 ) -> Segment | None:
     """The segment with the largest error reduction if its poses alone have an offset; None if nothing is reduced.
 
-    error_sums: one [first frame's pose offset?][second frame's pose offset?] table for each pair and offset, as from
-        `_error_sums`
+    error_sums: the result of `_error_sums` for each pair. The last two axes are whether the first and the second
+        frame's pose have the offset.
     """
     edges = torch.cat([pairs.unique(), pairs.max()[None] + 1])
     first, end = torch.combinations(edges).T  # segments are first, ..., end - 1

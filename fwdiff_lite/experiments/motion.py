@@ -1,33 +1,27 @@
-"""Training and evaluation of the models of 03_motion_warping.
+"""The experiment of 03_motion_warping: variants, test set, measures.
 
-    python -m fwdiff_lite.experiments.motion train warp_2 warp_2_mean --minutes 8 --out build/motion
-    python -m fwdiff_lite.experiments.motion evaluate --out build/motion
-    python -m fwdiff_lite.experiments.motion export warp_2 --out build/motion --hardware "one NVIDIA H200"
+    python -m fwdiff_lite.experiments motion train warp_2 warp_2_mean --minutes 8
+    python -m fwdiff_lite.experiments motion evaluate
+    python -m fwdiff_lite.experiments motion export warp_2
 
 A variant is a forward model with a number of flows; the suffix `_mean` marks the deterministic baseline of the same
-size. `train` resumes an earlier call, and writes each variant's weights and losses to the folder. `evaluate` draws
-samples for held-out scenes from every variant in the folder, and writes all measures to evaluation.json and examples to
-examples.npz. `export` writes one variant's weights, all measures and the examples to checkpoints/.
+size. An evaluation draws samples for held-out scenes from a variant, and compares them with its baseline.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fwdiff_lite import metrics
 from fwdiff_lite.colours import to_uint8
-from fwdiff_lite.command_line import positive_int
-from fwdiff_lite.devices import default_device, is_main_process, num_processes
 from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
+from fwdiff_lite.experiments.harness import Evaluation, Experiment, Results, Session, Variant
 from fwdiff_lite.observations import Observations
 from fwdiff_lite.problems.motion import scenes as motion_scenes
 from fwdiff_lite.problems.motion.warping import (
@@ -37,37 +31,14 @@ from fwdiff_lite.problems.motion.warping import (
     select_signals,
     single_flow_signal,
 )
-from fwdiff_lite.storage.checkpoints import load_recorded, save_pretrained, save_recorded
-from fwdiff_lite.storage.files import read_json, write_json
-from fwdiff_lite.storage.provenance import git_commit
-from fwdiff_lite.training import INTERRUPTED, fit
+from fwdiff_lite.protocols import BatchFunction
 
-NAME = "03_motion_warping"
-COMMAND = "python -m fwdiff_lite.experiments.motion"
-HEADLINE_METRICS = ("factor_tv", "factor_scene_rms", "mode_coverage", "epe_best_of_16", "energy_skill", "spread_skill")
-VARIANTS = tuple(
-    f"{forward_model}_{num_flows}{suffix}"
-    for suffix in ("", "_mean")
-    for num_flows in (1, 2)
-    for forward_model in FORWARD_MODELS
-)
 BATCH_SIZE, LEARNING_RATE = 64, 6e-4
 NUM_SCENES, NUM_SAMPLES = 256, 16  # of the test set; for each of its scenes
 TEST_TIMES = (0.5, 1.0)  # tau of the test frames; the last one is the target's
 NUM_EXAMPLES = 6  # scenes of which images are recorded
 TEMPLATE_AMPLITUDES = (-1.0, -0.75, -0.5, 0.5, 0.75, 1.0)  # of the template frames that `classify_frames` compares with
 RECORDED_PARTS = {"flows": "fields", "blend_weights": "share", "importance": "importance"}  # field of MotionSignal: key
-
-
-def build_variant(name: str, **options) -> ForwardDiffusion:
-    """The model of a variant with newly initialised weights; options: of MotionDenoiser.
-
-    Raises ValueError if there is no variant of that name.
-    """
-    if name not in VARIANTS:
-        raise ValueError(f"unknown variant {name!r}: choose one of {', '.join(VARIANTS)}")
-    forward_model, num_flows, *suffix = name.split("_")
-    return build_model(forward_model, int(num_flows), ForwardRegression if suffix else ForwardDiffusion, **options)
 
 
 # --- the test set -----------------------------------------------------------------------------------------------------
@@ -391,95 +362,45 @@ def representation_error(test_set: TestSet, forward_model_name: str, fit_steps: 
     return {f"floor_{name}": float(value) for name, value in numbers.items()}
 
 
-# --- the commands -----------------------------------------------------------------------------------------------------
+# --- the experiment ---------------------------------------------------------------------------------------------------
 
 
-def train(name: str, folder: Path, minutes: float, batch_size: int = BATCH_SIZE, jobs_per_gpu: int = 1) -> None:
-    """Trains a variant for `minutes`, those of earlier calls included; writes weights and losses to the folder.
-
-    An interrupted training is resumed by the next call.
-
-    jobs_per_gpu: number of trainings that share the GPU at the same time; it is recorded, and divides the GPU minutes
-    """
-    device = default_device()
-    model = build_variant(name)
-    log = fit(
-        model,
-        motion_scenes.batches(motion_scenes.make_textures(motion_scenes.TRAIN_PHOTOGRAPHS).to(device), batch_size),
-        seconds=60 * minutes,
-        learning_rate=LEARNING_RATE,
-        bf16=device.type == "cuda",
-        compile=device.type == "cuda",
-        checkpoint=folder / f"{name}.state",
-        checkpoint_every=100,
-        progress=False,
+def make_variant(forward_model: str, num_flows: int, model_class: type[ForwardDiffusion]) -> Variant:
+    """A forward model with a number of flows; with ForwardRegression, the deterministic baseline of the same size."""
+    return Variant(
+        build=partial(build_model, forward_model, num_flows, model_class),
+        batches=training_batches,
+        batch_size=BATCH_SIZE,
+        fit_options={"learning_rate": LEARNING_RATE, "checkpoint_every": 100},
+        options={"forward_model": forward_model, "num_flows": num_flows, "model_class": model_class.__name__},
     )
-    if log.interrupted:
-        raise SystemExit(INTERRUPTED)
-    if not is_main_process():
-        return
-    weights = {key: value.half() for key, value in model.denoiser.state_dict().items()}
-    save_file(weights, folder / f"{name}.safetensors")
-    losses = {key: downsample_curve(values) for key, values in log.curve.items()}
-    options = f"--minutes {minutes:g} --batch {batch_size} --jobs-per-gpu {jobs_per_gpu}"
-    record = {
-        "command": f"{COMMAND} train {name} {options}",
-        "commit": git_commit() or "unknown",
-        "steps": log.steps,
-        "minutes": log.seconds / 60,
-        "gpu_minutes": log.seconds / 60 * num_processes() / jobs_per_gpu,
-        "losses": losses,
-    }
-    write_json(folder / f"{name}.json", record)
-    summary = f"{log.steps} steps of {batch_size}, {log.seconds / 60:.1f} minutes, losses {losses['loss']}"
-    print(f"{name}: {summary}", flush=True)
 
 
-def downsample_curve(values: list[float], count: int = 50) -> list[float]:
-    """At most `count` values: the means of successive values."""
-    size = -(-len(values) // count)
-    return [round(sum(values[i : i + size]) / len(values[i : i + size]), 6) for i in range(0, len(values), size)]
+def training_batches(device: torch.device, batch_size: int) -> BatchFunction:
+    """Batches of scenes with the textures of the training photographs, rendered on the device."""
+    textures = motion_scenes.make_textures(motion_scenes.TRAIN_PHOTOGRAPHS).to(device)
+    return motion_scenes.batches(textures, batch_size)
 
 
-def load_model(name: str, folder: Path, device: torch.device) -> ForwardDiffusion:
-    """A variant with the weights that `train` wrote to the folder."""
-    model, weights = build_variant(name), load_file(folder / f"{name}.safetensors")
-    model.denoiser.load_state_dict({key: value.float() for key, value in weights.items()})
-    return model.to(device).eval()
+def evaluate_sampler(name: str, eta: int, session: Session) -> Results:
+    """The measures of a variant's samples, and for all samples the labels and endpoint errors.
 
-
-def run_evaluation(folder: Path, num_scenes: int = NUM_SCENES, num_samples: int = NUM_SAMPLES, steps: int = 32) -> None:
-    """Evaluates every variant whose weights and whose baseline's weights are in the folder, and records examples.
-
-    Recorded are the labels and endpoint errors of all samples, some frames of the first scenes, and the deterministic
-    signals of these scenes.
+    With eta = 0 also frames of the first scenes, and the baseline's frames and signals.
     """
-    device = default_device()
-    textures = motion_scenes.make_textures(motion_scenes.TEST_PHOTOGRAPHS).to(device)
-    test_set = make_test_set(textures, num_scenes, num_samples)
-    numbers = {forward_model: representation_error(test_set, forward_model) for forward_model in FORWARD_MODELS}
-    examples = {}
-    available = {path.stem for path in folder.glob("*.safetensors")}
-    for name in [name for name in VARIANTS if {name, f"{name}_mean"} <= available]:
-        baseline = sample_posterior(load_model(f"{name}_mean", folder, device), test_set)
-        examples[f"{name}_mean_frames"] = last_frames(baseline)
+    test_set, baseline = session.test_set, session.predict(f"{name}_mean")
+    num_samples, steps = session.options["samples"], session.options["steps"]
+    samples = sample_posterior(session.model(name), test_set, num_samples, steps, eta)
+    arrays = {
+        f"{name}_eta_{eta}_labels": classify_displacement(samples.displacement, test_set).byte().cpu().numpy(),
+        f"{name}_eta_{eta}_epe": endpoint_error(samples.displacement, test_set).half().cpu().numpy(),
+    }
+    if eta == 0:
         signal = select_signals(baseline.signal, slice(NUM_EXAMPLES))
-        examples |= {
+        arrays |= {f"{name}_frames": last_frames(samples), f"{name}_mean_frames": last_frames(baseline)}
+        arrays |= {
             f"{name}_mean_{key}": getattr(signal, part).half().cpu().numpy() for part, key in RECORDED_PARTS.items()
         }
-        model = load_model(name, folder, device)
-        for eta in (0, 1):
-            samples = sample_posterior(model, test_set, num_samples, steps, eta)
-            numbers[f"{name}_eta_{eta}"] = measures = evaluate(test_set, samples, baseline)
-            labels = classify_displacement(samples.displacement, test_set)
-            examples[f"{name}_eta_{eta}_labels"] = labels.byte().cpu().numpy()
-            epe = endpoint_error(samples.displacement, test_set)
-            examples[f"{name}_eta_{eta}_epe"] = epe.half().cpu().numpy()
-            if eta == 0:
-                examples[f"{name}_frames"] = last_frames(samples)
-            print(name, eta, json.dumps({key: round(value, 3) for key, value in measures.items()}), flush=True)
-    write_json(folder / "evaluation.json", numbers)
-    np.savez_compressed(folder / "examples.npz", **examples)
+    return Results(evaluate(test_set, samples, baseline), arrays)
 
 
 def last_frames(samples: Samples, count: int = 3) -> np.ndarray:
@@ -487,71 +408,37 @@ def last_frames(samples: Samples, count: int = 3) -> np.ndarray:
     return to_uint8(samples.frames[:NUM_EXAMPLES, :count, -1], 64)
 
 
-def export_checkpoint(name: str, folder: Path, hardware: str) -> None:
-    """Writes a variant's weights and the whole evaluation to checkpoints/, with their provenance."""
-    record, numbers = read_json(folder / f"{name}.json"), read_json(folder / "evaluation.json")
-    records = {path.stem: read_json(path) for path in sorted(folder.glob("*_[12]*.json"))}
-    steps = {variant: variant_record["steps"] for variant, variant_record in records.items()}
-    provenance = {"hardware": hardware, "seed": 0, "commit": record["commit"]}
-    measures = numbers[f"{name}_eta_0"]
-    weights_provenance = {
-        "arm": name,
-        "command": record["command"],
-        "gpu_minutes": round(record["gpu_minutes"], 1),
-        "steps": record["steps"],
-        "metrics": {key: round(value, 4) for key, value in measures.items() if key in HEADLINE_METRICS},
-    }
-    save_pretrained(NAME, load_file(folder / f"{name}.safetensors"), **weights_provenance, **provenance)
-    arrays = {"numbers": np.array(json.dumps(numbers)), "steps": np.array(json.dumps(steps))}
+def exported_arrays(variant: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """All arrays but the signals of other baselines than the variant's, which no figure shows."""
     suffixes = tuple(f"_{key}" for key in RECORDED_PARTS.values())
-    with np.load(folder / "examples.npz") as examples:
-        signal_keys = {key for key in examples if key.endswith(suffixes)}
-        unused_keys = {key for key in signal_keys if not key.startswith(f"{name}_mean_")}  # no figure shows them
-        arrays |= {key: examples[key] for key in examples if key not in unused_keys}
-    commands = [variant_record["command"] for variant_record in records.values()]
-    gpu_minutes = sum(variant_record["gpu_minutes"] for variant_record in records.values())
-    save_recorded(
-        NAME,
-        arrays,
-        command="; ".join([*commands, f"{COMMAND} evaluate"]),
-        gpu_minutes=round(gpu_minutes, 1),
-        metrics={key: round(row["energy_skill"], 4) for key, row in numbers.items() if "energy_skill" in row},
-        **provenance,
-    )
+    return {key: x for key, x in arrays.items() if not key.endswith(suffixes) or key.startswith(f"{variant}_mean_")}
 
 
-def load_results() -> tuple[dict[str, dict[str, float]], dict[str, np.ndarray]]:
-    """The recorded measures of every variant, and the recorded examples, from checkpoints/."""
-    arrays = load_recorded(NAME)
-    return json.loads(str(arrays["numbers"])), arrays
-
-
-def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(description="Train, evaluate and export the models of 03_motion_warping.")
-    parser.add_argument("command", choices=("train", "evaluate", "export"))
-    parser.add_argument(
-        "variants", nargs="*", help=f"of {', '.join(VARIANTS)}; `train` without any: all, one after another"
-    )
-    parser.add_argument("--out", type=Path, default=Path("build/motion"), help="folder of weights and results")
-    parser.add_argument("--minutes", type=float, default=5.0, help="training time of each variant")
-    parser.add_argument("--batch", type=positive_int, default=BATCH_SIZE, help="scenes a training step")
-    parser.add_argument(
-        "--jobs-per-gpu", type=positive_int, default=1, help="number of trainings that share the GPU at the same time"
-    )
-    parser.add_argument("--scenes", type=positive_int, default=NUM_SCENES, help="size of the test set")
-    parser.add_argument("--hardware", default="CPU", help="description of the hardware, which `export` records")
-    options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
-    if options.command == "train":
-        for name in options.variants or VARIANTS:
-            train(name, options.out, options.minutes, options.batch, options.jobs_per_gpu)
-    elif options.command == "evaluate":
-        run_evaluation(options.out, options.scenes)
-    else:
-        for name in options.variants:
-            export_checkpoint(name, options.out, options.hardware)
-
-
-if __name__ == "__main__":
-    main()
+DIFFUSION_VARIANTS = tuple(f"{forward_model}_{num_flows}" for num_flows in (1, 2) for forward_model in FORWARD_MODELS)
+EXPERIMENT = Experiment(
+    name="motion",
+    checkpoint="03_motion_warping",
+    variants={
+        f"{forward_model}_{num_flows}{suffix}": make_variant(forward_model, num_flows, model_class)
+        for suffix, model_class in (("", ForwardDiffusion), ("_mean", ForwardRegression))
+        for num_flows in (1, 2)
+        for forward_model in FORWARD_MODELS
+    },
+    evaluations={
+        f"{name}_eta_{eta}": Evaluation(partial(evaluate_sampler, name, eta), name, (f"{name}_mean",))
+        for name in DIFFUSION_VARIANTS
+        for eta in (0, 1)
+    }
+    | {
+        name: Evaluation(lambda session, name=name: Results(representation_error(session.test_set, name), {}))
+        for name in FORWARD_MODELS
+    },
+    make_test_set=lambda device, options: make_test_set(
+        motion_scenes.make_textures(motion_scenes.TEST_PHOTOGRAPHS).to(device), options["scenes"], options["samples"]
+    ),
+    sample=sample_posterior,
+    evaluation_options={"scenes": NUM_SCENES, "samples": NUM_SAMPLES, "steps": 32},
+    headline=(
+        "energy_skill", "factor_tv", "factor_scene_rms", "mode_coverage", "epe_best_of_16", "spread_skill"
+    ),
+)  # fmt: skip

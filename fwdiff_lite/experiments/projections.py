@@ -29,7 +29,8 @@ from torch import Tensor
 
 from fwdiff_lite.command_line import positive_int
 from fwdiff_lite.metrics import c2st
-from fwdiff_lite.problems import projections
+from fwdiff_lite.problems.toy import projections
+from fwdiff_lite.problems.toy.mixture import GaussianMixture
 from fwdiff_lite.storage.checkpoints import save_recorded
 from fwdiff_lite.training import fit
 
@@ -65,7 +66,7 @@ def wedge_sampler(degrees: int) -> Callable:
     return partial(projections.sample_directions, wedge=math.radians(degrees))
 
 
-def build_baselines(prior: projections.GaussianMixture) -> dict[str, tuple]:
+def build_baselines(prior: GaussianMixture) -> dict[str, tuple]:
     """The baselines, untrained: name -> (model, its batches)."""
     return {
         "regression": (
@@ -116,7 +117,7 @@ def run_variant(name: str, steps: int, dataset_steps: int, n: int) -> dict[str, 
 
 
 def run_wedge_variant(
-    degrees: int, prior: projections.GaussianMixture, steps: int, n: int, generator: torch.Generator
+    degrees: int, prior: GaussianMixture, steps: int, n: int, generator: torch.Generator
 ) -> dict[str, np.ndarray]:
     """Train and evaluate the model with all directions, in training and at test, in a wedge."""
     name, direction_sampler = f"wedge_{degrees}", wedge_sampler(degrees)
@@ -139,7 +140,7 @@ def run_wedge_variant(
     return arrays | ({name: signal_features[1].numpy()} if degrees in WEDGE_EXAMPLES else {})
 
 
-def null_c2st(prior: projections.GaussianMixture, n: int, i: int) -> float:
+def null_c2st(prior: GaussianMixture, n: int, i: int) -> float:
     """C2ST accuracy of exact posterior draws against exact posterior draws: chance alone."""
     truth, context = projections.make_test_set(prior, n, 10_000 + i)
     draws = prior.posterior(context).sample(1, torch.Generator().manual_seed(20_000 + i))[:, 0]

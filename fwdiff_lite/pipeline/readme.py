@@ -93,15 +93,15 @@ def render(text: str) -> str:
 
 def picture() -> str:
     """The animation."""
-    found = sorted((repo_root() / "figures").glob(MOVING_PICTURE))
-    return f'<img src="figures/{found[0].name}" alt="samples as they form" width="640">' if found else UNMEASURED
+    matches = sorted((repo_root() / "figures").glob(MOVING_PICTURE))
+    return f'<img src="figures/{matches[0].name}" alt="samples as they form" width="640">' if matches else UNMEASURED
 
 
 def notebooks() -> str:
     """One row a notebook: thumbnail, claim, minutes and memory."""
     rows = ["| | notebook | claim | cost |", "|---|---|---|---|"]
     for name in notebook_names():
-        thumbnail = f'<img src="figures/{found}" width="220">' if (found := thumbnail_of(name)) else ""
+        thumbnail = f'<img src="figures/{picture}" width="220">' if (picture := thumbnail_of(name)) else ""
         link = f"[{name}](notebooks/{name}.ipynb)"
         rows.append(f"| {thumbnail} | {link} | {claim(name)} | {cost_text(name, 'cpu') or UNMEASURED} |")
     return "\n".join(rows)

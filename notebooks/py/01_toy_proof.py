@@ -31,7 +31,7 @@ else:
         address = "https://github.com/fwdiff-lite/fwdiff-lite"
         subprocess.run(["git", "clone", "--quiet", "--depth", "1", address, folder], check=True)
     installed = {d.metadata["Name"].lower().replace("_", "-") for d in importlib.metadata.distributions()}
-    light = "accelerate einops imageio jaxtyping matplotlib safetensors scikit-image scikit-learn scipy tqdm wadler-lindig".split()
+    light = "accelerate imageio jaxtyping matplotlib safetensors scikit-image scikit-learn scipy tqdm wadler-lindig".split()
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
     subprocess.run([*install, *(name for name in light if name not in installed), "-e", folder], check=True)
     sys.path.insert(0, folder)
@@ -51,7 +51,7 @@ from fwdiff_lite import ForwardDiffusion, Observations, fit, metrics
 from fwdiff_lite.pipeline.notebook import Run
 from fwdiff_lite.plotting import BASELINE, CONTEXT, CONTROL, MUTED, SAMPLES, TARGET, TRUE
 from fwdiff_lite.storage.checkpoints import load_recorded
-from fwdiff_lite.problems import projections, unreachable_mean
+from fwdiff_lite.problems.toy import projections, unreachable_mean
 from fwdiff_lite.experiments import projections as experiment
 
 run = Run("01_toy_proof", PROFILE)

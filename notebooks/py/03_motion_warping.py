@@ -32,7 +32,7 @@ else:
         address = "https://github.com/fwdiff-lite/fwdiff-lite"
         subprocess.run(["git", "clone", "--quiet", "--depth", "1", address, folder], check=True)
     installed = {d.metadata["Name"].lower().replace("_", "-") for d in importlib.metadata.distributions()}
-    light = "accelerate einops imageio jaxtyping matplotlib safetensors scikit-image scikit-learn scipy tqdm wadler-lindig".split()
+    light = "accelerate imageio jaxtyping matplotlib safetensors scikit-image scikit-learn scipy tqdm wadler-lindig".split()
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
     subprocess.run([*install, *(name for name in light if name not in installed), "-e", folder], check=True)
     sys.path.insert(0, folder)
@@ -46,7 +46,6 @@ FOLDER = "../build/03_motion_warping"  # of the weights
 SCENES = 256  # size of the test set in the profile "gpu", at least 6
 
 # %% tags=["nbval-ignore-output"]
-import json
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -57,7 +56,9 @@ from fwdiff_lite import Observations, fit, plotting
 from fwdiff_lite.pipeline.notebook import Run
 from fwdiff_lite.storage.checkpoints import load_pretrained, read_manifest
 from fwdiff_lite.problems.motion import warping as problem
+from fwdiff_lite.experiments import harness
 from fwdiff_lite.experiments import motion as experiment
+from fwdiff_lite.experiments.measurements import to_flat
 from fwdiff_lite.problems.motion import scenes
 
 run = Run("03_motion_warping", PROFILE)
@@ -150,7 +151,8 @@ plt.show()
 # displacement: where a sprite has no texture, many flows give the same frames.
 
 # %% tags=["nbval-ignore-output"]
-results, arrays = experiment.load_results()  # recorded measures and arrays
+recorded = harness.load_results(experiment.EXPERIMENT)
+results, arrays = to_flat(recorded.rows), recorded.arrays
 for name in problem.FORWARD_MODELS:
     errors, live_errors = results[name], experiment.representation_error(test_set, name, fit_steps=1)
     relative = {key: errors[f"floor_{key}"] / errors["floor_still"] for key in ("true_field", "best_fit")}
@@ -183,16 +185,17 @@ for name in problem.FORWARD_MODELS:
 
 # %% tags=["nbval-ignore-output"]
 entry = read_manifest()["03_motion_warping.safetensors"]
-VARIANT = entry["arm"]
+VARIANT = entry["variant"]
+variant = experiment.EXPERIMENT.variant(VARIANT)
 if PROFILE == "gpu":
-    experiment.train(VARIANT, Path(FOLDER), MINUTES)
-    model = experiment.load_model(VARIANT, Path(FOLDER), device)
+    harness.train(experiment.EXPERIMENT, VARIANT, Path(FOLDER), MINUTES)
+    model = harness.load_model(experiment.EXPERIMENT, VARIANT, Path(FOLDER), device)
 else:
-    model = experiment.build_variant(VARIANT)
+    model = variant.build_model()
     model.denoiser.load_state_dict(load_pretrained("03_motion_warping"))
 model.to(device).denoiser.eval()
 
-trained_model = experiment.build_variant(VARIANT)
+trained_model = variant.build_model()
 trained_model.denoiser.load_state_dict(model.denoiser.state_dict())
 batch = scenes.batches(scenes.make_textures(scenes.TRAIN_PHOTOGRAPHS), run.pick(smoke=2, cpu=8, gpu=8))
 steps = run.pick(smoke=2, cpu=8, gpu=8)
@@ -308,7 +311,7 @@ run.save_gif(frames, "clips", fps=10)
 # would show.
 
 # %%
-variants = [name for name in experiment.VARIANTS if f"{name}_eta_0" in results]
+variants = [name for name in experiment.EXPERIMENT.variants if f"{name}_eta_0" in results]
 labels = {"warp_1": "warping, one flow", "splat_1": "splatting, one flow",
           "warp_2": "warping, two flows", "splat_2": "splatting, two flows"}
 percents = [50, 70, 80]  # true probabilities of the mode sign
@@ -381,13 +384,12 @@ for row in results.values():
         row |= {"psnr_gain": row["psnr_best"] - row["psnr_deterministic"],
                 "epe_ratio": row["epe_best_of_16"] / row["epe_deterministic"],
                 "deterministic_over_zero": row["epe_deterministic"] / row["epe_zero"]}
-training_steps = json.loads(str(arrays["steps"]))
 print(f"{'':18}" + "".join(f"{title:>9}" for title in columns.values()) + "    steps")
 for name in variants:
     for eta in (0, 1):
         row = results[f"{name}_eta_{eta}"]
         numbers = "".join(f"{row[column]:9.3g}" for column in columns)
-        print(f"{name:8}{('DDIM', 'ancestral')[eta]:10}" + numbers + f"{training_steps[name]:9}")
+        print(f"{name:8}{('DDIM', 'ancestral')[eta]:10}" + numbers + f"{recorded.trainings[name]['steps']:9}")
         run.record(**{f"{name}_eta_{eta}_{key}": row[key] for key in [*columns, *intervals]})
 main = results[f"{VARIANT}_eta_0"]
 print(f"\nendpoint error without motion {main['epe_zero']:.2f}, of one sample of {VARIANT} {main['epe_sample']:.2f}:")
@@ -495,7 +497,7 @@ widget = interact(
 # ## On your own
 #
 # 1. Set all probabilities in `scenes.CUE_PROBABILITIES` to 0.5 and train one flow anew: `python -m
-#    fwdiff_lite.experiments.motion train warp_1 warp_1_mean --minutes 5`, then `... motion evaluate`. How much of the
+#    fwdiff_lite.experiments motion train warp_1 warp_1_mean --minutes 5`, then `... motion evaluate`. How much of the
 #    bias remains?
 # 2. Sample with `eta=1`, and with 8 or 16 steps: `experiment.sample_posterior(model, test_set, 16, steps=8)`. What
 #    changes, the signs or the amplitudes?

@@ -28,7 +28,7 @@ else:
         address = "https://github.com/fwdiff-lite/fwdiff-lite"
         subprocess.run(["git", "clone", "--quiet", "--depth", "1", address, folder], check=True)
     installed = {d.metadata["Name"].lower().replace("_", "-") for d in importlib.metadata.distributions()}
-    light = "accelerate einops imageio jaxtyping matplotlib safetensors scikit-image scikit-learn scipy tqdm wadler-lindig".split()
+    light = "accelerate imageio jaxtyping matplotlib safetensors scikit-image scikit-learn scipy tqdm wadler-lindig".split()
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
     subprocess.run([*install, *(name for name in light if name not in installed), "-e", folder], check=True)
     sys.path.insert(0, folder)
@@ -52,9 +52,11 @@ import torch
 from fwdiff_lite import fit, plotting
 from fwdiff_lite.pipeline.notebook import Run
 from fwdiff_lite.storage.checkpoints import read_manifest
+from fwdiff_lite.experiments import harness
+from fwdiff_lite.experiments.measurements import to_flat
 from fwdiff_lite.experiments.inverse_graphics import benchmark
 from fwdiff_lite.experiments.inverse_graphics import evaluation
-from fwdiff_lite.experiments.inverse_graphics import train
+from fwdiff_lite.experiments.inverse_graphics import variants
 from fwdiff_lite.problems.inverse_graphics import tabletop
 from fwdiff_lite.problems.inverse_graphics.cameras import rays
 
@@ -123,13 +125,13 @@ for (name, categories), cues, table in zip(
 
 # %% tags=["nbval-ignore-output"]
 if PROFILE == "gpu":
-    Path(FOLDER).mkdir(parents=True, exist_ok=True)
-    train.train(train.build_model("unet"), Path(FOLDER), "unet", BATCH, seconds=60 * MINUTES)
-    model = evaluation.load_model("unet", Path(FOLDER), device)
+    harness.train(evaluation.EXPERIMENT, "unet", Path(FOLDER), MINUTES, batch_size=BATCH)
+    model = harness.load_model(evaluation.EXPERIMENT, "unet", Path(FOLDER), device)
 else:
     model = evaluation.load_pretrained_model().to(device)
-entry = read_manifest()[f"{evaluation.NAME}_unet.safetensors"]
-all_numbers, recorded = evaluation.load_results()
+entry = read_manifest()[f"{variants.PRETRAINED}.safetensors"]
+results = harness.load_results(evaluation.EXPERIMENT)
+all_numbers, recorded = to_flat(results.rows), results.arrays
 print(f"{sum(w.numel() for w in model.denoiser.parameters()) / 1e6:.1f} million weights")
 print(f"loaded: {entry['steps']} steps on {entry['hardware']}, {entry['gpu_minutes']} GPU-minutes")
 
@@ -154,17 +156,17 @@ plt.show()
 # earlier weights; the dots are a few more steps, taken here.
 
 # %% tags=["nbval-ignore-output"]
-resumed = train.build_model("unet").to(device)
+resumed = variants.VARIANTS["unet"].build_model().to(device)
 resumed.denoiser.load_state_dict(model.denoiser.state_dict())
 batch_size, steps = run.pick(smoke=(1, 1), cpu=(1, 12), gpu=(16, 4))
-batch = tabletop.batches(batch_size, 1, train.PIXELS, device=device)
+batch = tabletop.batches(batch_size, 1, variants.PIXELS, device=device)
 live = fit(resumed, batch, steps=steps, learning_rate=1e-5, warmup=1, progress=False).curve
-curve, record = (json.loads(str(recorded[key]))["unet"] for key in ("curves", "records"))
+record = results.trainings["unet"]
 fig, ax = plt.subplots(figsize=(6, 2.6))
 for name, color in (("target", plotting.TARGET), ("novel", plotting.SAMPLES), ("deterministic", plotting.MUTED)):
-    values = np.array(curve[name])
+    values = np.array(record["curve"][name])
     smooth = np.convolve(values, np.ones(10) / 10, "valid")
-    ax.plot(np.linspace(record["before"].get("steps", 0), entry["steps"], len(smooth)), smooth, color=color, label=name)
+    ax.plot(np.linspace(record["parent"].get("steps", 0), entry["steps"], len(smooth)), smooth, color=color, label=name)
     ax.plot(entry["steps"], np.mean(live[name]), "o", color=color, ms=5)
 ax.set(yscale="log", xlabel="training step (recorded; dots: live steps)", ylabel="squared error")
 ax.legend()
@@ -180,7 +182,7 @@ plt.show()
 # row agree with the picture and differ in the hidden parts; the deterministic prediction is a blend of them.
 
 # %%
-sampler = evaluation.sampler_name("unet")
+sampler = evaluation.MAIN_SAMPLER
 rows = []
 for i in range(4):
     samples = torch.from_numpy(recorded[sampler][i, :4, BACK])
@@ -194,7 +196,7 @@ fig = plotting.image_grid(torch.stack(rows), col_titles=titles, size=1.05)
 run.savefig(fig, "samples")
 plt.show()
 
-baseline_record = json.loads(str(recorded["records"]))[evaluation.BASELINE]
+baseline_record = results.trainings[variants.BASELINE]
 for label, record in (("this model", entry), ("deterministic", baseline_record)):
     print(f"{label:14}{record['steps']:6} steps, {record['gpu_minutes']:.1f} GPU-minutes")
 
@@ -303,7 +305,7 @@ plt.show()
 
 # %% tags=["nbval-ignore-output"]
 numbers = all_numbers[sampler]
-command = json.loads(str(recorded["parts"]))["examination_unet"]["command"]
+command = results.evaluations[evaluation.MAIN_SAMPLER]["command"]
 print(command.split(maxsplit=3)[3])  # without the module
 print(f"{'':30}" + "".join(f"{title:>18}" for title in ("tv (up to)", "rms (up to)")))
 for name, sampler_numbers in sorted(all_numbers.items(), reverse=True):

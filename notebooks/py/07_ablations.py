@@ -29,7 +29,7 @@ else:
         address = "https://github.com/fwdiff-lite/fwdiff-lite"
         subprocess.run(["git", "clone", "--quiet", "--depth", "1", address, folder], check=True)
     installed = {d.metadata["Name"].lower().replace("_", "-") for d in importlib.metadata.distributions()}
-    light = "accelerate einops imageio jaxtyping matplotlib safetensors scikit-image scikit-learn scipy tqdm wadler-lindig".split()
+    light = "accelerate imageio jaxtyping matplotlib safetensors scikit-image scikit-learn scipy tqdm wadler-lindig".split()
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
     subprocess.run([*install, *(name for name in light if name not in installed), "-e", folder], check=True)
     sys.path.insert(0, folder)
@@ -51,17 +51,20 @@ import torch
 
 from fwdiff_lite import fit, plotting
 from fwdiff_lite.pipeline.notebook import Run
+from fwdiff_lite.experiments import harness
+from fwdiff_lite.experiments.measurements import to_flat
 from fwdiff_lite.experiments.inverse_graphics import ablations
 from fwdiff_lite.experiments.inverse_graphics import evaluation
-from fwdiff_lite.experiments.inverse_graphics import train
+from fwdiff_lite.experiments.inverse_graphics import variants
 from fwdiff_lite.problems.inverse_graphics import tabletop
 from fwdiff_lite.experiments.inverse_graphics.ablations import ABLATIONS, FULL_MODEL, SAMPLER_OPTIONS
 from fwdiff_lite.problems.inverse_graphics.consistency import inconsistency, psnr_interval
 
 run = Run("07_ablations", PROFILE)
 STEPS = run.pick(smoke=1, cpu=4, gpu=20)  # of the training in this notebook
-sections, images = ablations.load_results()
-records, trainings = sections["row"], sections["training"]
+results = harness.load_results(ablations.EXPERIMENT)
+all_numbers, scores, images = to_flat(results.rows), ablations.scene_scores(results), results.arrays
+records, trainings = results.evaluations, results.trainings
 LABELS = {
     "redrawn": "true draws", "mixed": "true draws, shuffled views", "prior": "prior draws", "unet": "the full model",
     "reseeded": "another seed", "view_space": "view space", "distilled": "view space, distilled",
@@ -76,12 +79,12 @@ run.header()
 
 def number(name, key):
     """A metric of an ablation, nan if it has none."""
-    return records[name]["numbers"].get(key, np.nan)
+    return all_numbers[name].get(key, np.nan)
 
 
 def example_views(name):
     """Two views, from behind and from 135 degrees, of one sample of each example scene (scenes, 2, H, W, 3)."""
-    return torch.from_numpy(images[f"row_{name}_pictures"])[:, 0].movedim(-3, -1) / 255
+    return torch.from_numpy(images[f"{name}_images"])[:, 0].movedim(-3, -1) / 255
 
 
 def percent(interval, digits=1):
@@ -108,7 +111,7 @@ def with_interval(numbers, key):
 # two views of view space show one decal in yellow and in red.
 
 # %%
-test_set = evaluation.make_test_set(len(images[f"row_{FULL_MODEL}_pictures"]), 2)
+test_set = evaluation.make_test_set(len(images[f"{FULL_MODEL}_images"]), 2)
 front = test_set.context.value.movedim(-3, -1) / 2 + 0.5  # (scenes, 1, H, W, 3)
 names = ["redrawn", "unet", "view_space"]
 fig = plotting.image_grid(
@@ -126,14 +129,14 @@ plt.show()
 
 # %%
 for name, label in (("distilled", "sampling the pictures and distilling them"), (FULL_MODEL, "sampling a scene")):
-    num_samples = len(records[name]["each"]["energy_180"]) * ABLATIONS[name].num_samples
+    num_samples = len(scores[name]["energy_180"]) * ABLATIONS[name].num_samples
     num_samples *= len(ABLATIONS[name].target_angles) if name == FULL_MODEL else 1  # one scene for each target
     seconds = 60 * records[name]["gpu_minutes"] / num_samples
     print(f"{label}: {seconds:.2f} seconds of {records[name]['hardware']}, many at once, evaluation included")
-orbit_record = sections["ring"]["views"]
-print(f"the scene below, its pictures included: {orbit_record['seconds']:.0f} seconds on a {orbit_record['hardware']}")
+orbit_seconds = all_numbers["orbit"]["seconds"]
+print(f"the scene below, its pictures included: {orbit_seconds:.0f} seconds on a {records['orbit']['hardware']}")
 orbits = {"painted": "view space", "distilled": "distilled", FULL_MODEL: LABELS[FULL_MODEL]}
-views = torch.cat([torch.from_numpy(images[f"ring_views_{name}"]).movedim(-3, -1) / 255 for name in orbits])
+views = torch.cat([torch.from_numpy(images[f"orbit_{name}"]).movedim(-3, -1) / 255 for name in orbits])
 fig = plotting.image_grid(
     views, size=0.9, row_labels=[*orbits.values()], col_titles=[f"{d}°" for d in ablations.ORBIT_ANGLES]
 )
@@ -166,9 +169,9 @@ ax.legend(loc="lower left", ncols=3)
 run.savefig(fig, "consistency")
 plt.show()
 print("gain of the full model over another: its consistency, and how much larger the other's energy scores are:")
-full_model = records[FULL_MODEL]
+full_model = scores[FULL_MODEL]
 for name in ("view_space", "distilled"):
-    gains = ablations.paired_gains(full_model["each"], records[name]["each"])
+    gains = ablations.paired_gains(full_model, scores[name])
     for d in evaluation.TARGET_ANGLES:
         gain = gains[f"consistency_{d}"]
         cells = "".join(f"{percent(gains[f'{prefix}energy_{d}'], 0):>20}" for prefix in ("", "novel_"))
@@ -178,9 +181,9 @@ for name in ("view_space", "distilled"):
     print(f"{LABELS[name]:22} all six scores together {percent(gains['energies'], 0)}")
     run.record(**gains["energies"].as_metrics(f"{name}_energies_gain"))
 
-longer_training = evaluation.load_results()[0][evaluation.sampler_name("unet")]
+longer_training = to_flat(harness.load_results(evaluation.EXPERIMENT).rows)[evaluation.MAIN_SAMPLER]
 print("\nskill (0: the deterministic model, 1: true draws) of targets, and of novel views, at 60, 120, 180 degrees")
-models = {LABELS[name]: records[name]["numbers"] for name in (FULL_MODEL, "view_space")}
+models = {LABELS[name]: all_numbers[name] for name in (FULL_MODEL, "view_space")}
 for label, numbers in (models | {"06's, 32 minutes": longer_training}).items():
     keys = (f"{prefix}energy_skill_{d}" for prefix in ("", "novel_") for d in evaluation.TARGET_ANGLES)
     print(f"{label:22}" + "".join(f"{numbers[key]:6.2f}" for key in keys))
@@ -250,9 +253,7 @@ columns = {
 
 def training_cost(name):
     """The GPU-minutes and the steps of the training of an ablation's model; zeros without a model."""
-    variant = ABLATIONS[name.removesuffix("_128")].variant
-    run_name = train.run_name(variant, 128) if variant and name.endswith("_128") else variant
-    record = trainings.get(run_name, {})
+    record = trainings.get(ABLATIONS[name].variant, {})
     return record.get("gpu_minutes", 0.0), record.get("steps", 0)
 
 
@@ -265,7 +266,7 @@ def print_table(names):
         cost = f"{minutes:8.1f}{steps:6}" if minutes else " " * 14
         print(f"{LABELS[name.removesuffix('_128')]:29}{cost}" + "".join(cells).replace("nan", "  -"))
         keys = [f"{key}{end}" for key in columns for end in ("", "_low", "_high")]
-        run.record(**{f"{name}_{key}": number(name, key) for key in keys if key in records[name]["numbers"]})
+        run.record(**{f"{name}_{key}": number(name, key) for key in keys if key in all_numbers[name]})
         run.record(**{f"{name}_gpu_minutes": minutes})
 
 
@@ -304,7 +305,7 @@ plt.show()
 parts = ["reseeded", *parts[:-1], "around", "around_two"]
 gains_over = {
     full: {
-        name: ablations.paired_gains(records[full]["each"], records[name]["each"]) for name in (*parts, "unconditional")
+        name: ablations.paired_gains(scores[full], scores[name]) for name in (*parts, "unconditional")
     }
     for full in (FULL_MODEL, "reseeded")
 }
@@ -349,10 +350,9 @@ for name in (*parts, "unconditional"):
 # %% tags=["nbval-ignore-output"]
 variant = "no_depth"
 if PROFILE == "gpu":
-    Path(FOLDER).mkdir(parents=True, exist_ok=True)
-    log = train.train(train.build_model(variant), Path(FOLDER), variant, BATCH, seconds=60 * MINUTES)
+    log = harness.train(ablations.EXPERIMENT, variant, Path(FOLDER), MINUTES, batch_size=BATCH)
 else:
-    log = fit(train.build_model(variant), tabletop.batches(1, 1, train.PIXELS), steps=STEPS, progress=False)
+    log = fit(variants.VARIANTS[variant].build_model(), tabletop.batches(1, 1, variants.PIXELS), steps=STEPS, progress=False)
 print(f"{LABELS[variant]}: {log.steps} steps, loss {log.curve['loss'][0]:.2f} to {log.curve['loss'][-1]:.2f}")
 
 # %% [markdown]
@@ -370,7 +370,7 @@ fig = plotting.image_grid(
 )
 run.savefig(fig, "in_turn")
 plt.show()
-gains = ablations.paired_gains(records["autoregressive"]["each"], records["one_shot"]["each"])
+gains = ablations.paired_gains(scores["autoregressive"], scores["one_shot"])
 print("one-shot relative to autoregressive sampling, from behind:")
 for key, label in (("energy_180", "energy score"), ("novel_energy_180", "of the novel view")):
     print(f"{label:20}{percent(gains[key])} more")
@@ -408,7 +408,7 @@ print_table(names)
 # model of its own image size, which at 64 x 64 had 17 minutes:
 
 # %% tags=["nbval-ignore-output"]
-coarse, fine = evaluation.load_results()[0][evaluation.sampler_name(FULL_MODEL)], records["unet_128"]["numbers"]
+coarse, fine = to_flat(harness.load_results(evaluation.EXPERIMENT).rows)[evaluation.MAIN_SAMPLER], all_numbers["unet_128"]
 print(f"{'skill':20}{'128 x 128':24}64 x 64")
 for prefix, view in (("", "target"), ("novel_", "novel view")):
     for d in evaluation.TARGET_ANGLES:
@@ -445,8 +445,8 @@ for name in SAMPLER_OPTIONS:
         settings[option][value] = name
 plain_energy = number("plain", "energy_180")
 for name in SAMPLER_OPTIONS:
-    gain = ablations.paired_gains(records["plain"]["each"], records[name]["each"])["energy_180"]
-    numbers, bounds = records[name]["numbers"], {"": gain.value, "_low": gain.low, "_high": gain.high}
+    gain = ablations.paired_gains(scores["plain"], scores[name])["energy_180"]
+    numbers, bounds = all_numbers[name], {"": gain.value, "_low": gain.low, "_high": gain.high}
     numbers |= {f"energy_gain{end}": 100 * value for end, value in bounds.items()}
     numbers["picture_energy_gain"] = 100 * (number(name, "picture_energy_180") / plain_energy - 1)
 for option, values in settings.items():
@@ -478,7 +478,7 @@ from ipywidgets import SelectionSlider, interact
 
 
 def show_samples(name):
-    views = torch.from_numpy(images[f"row_{name}_pictures"])[0].movedim(-3, -1) / 255  # (samples, 2, H, W, 3)
+    views = torch.from_numpy(images[f"{name}_images"])[0].movedim(-3, -1) / 255  # (samples, 2, H, W, 3)
     cells = torch.cat([front[:1].expand(-1, 2, -1, -1, -1), views]).transpose(0, 1)
     plotting.image_grid(cells, size=1.5, row_labels=["scene", "picture"], col_titles=["front", *["sample"] * 4])
     plt.show()
@@ -490,8 +490,8 @@ slider = interact(show_samples, name=SelectionSlider(options=list(SAMPLER_OPTION
 # ## 8. Clips in another format
 #
 # The paper trains on clips of RealEstate10K: a text file with a camera in each line, and frames named by their times.
-# The commands `train --data` and `real_clips --data` run on such a folder. We may not distribute that data set, so here
-# two clips of the tabletop are written in its format, from a simulated hand-held camera.
+# The commands `python -m fwdiff_lite.experiments real_clips train` and `... evaluate` read such a folder, `--data`. We
+# may not distribute that data set, so here two clips of the tabletop are written in its format, from a simulated hand-held camera.
 
 # %%
 import tempfile
@@ -538,8 +538,8 @@ run.record(clips_read=len(clips), clips_left=len(valid_clips), clips_shifted_cau
 
 # %% tags=["nbval-ignore-output"]
 steps = run.pick(smoke=4, cpu=100, gpu=100)
-tiny = {"side": side, "samples_per_ray": 16, "width": 16, "widths": (16, 32), "num_blocks": 1, "num_attention_levels": 0}
-model = train.build_model("unet", near_far=(1.0, 8.0), **tiny)
+tiny = {"samples_per_ray": 16, "width": 16, "widths": (16, 32), "num_blocks": 1, "num_attention_levels": 0}
+model = variants.make_clip_variant("unet", clips, frame_gap, (1.0, 8.0), side=side).build_model(**tiny)
 views = view_sampler.load_views(clips, view_sampler.evaluation_list(clips, frame_gap), side)
 initial_numbers = real_clips.evaluate(real_clips.sample_posterior(model.eval(), views, k=2, steps=4), views)
 batch = view_sampler.batches(clips, 8, frame_gap, 64, side)

@@ -33,8 +33,8 @@ if __name__ == "__main__":
         sys.exit("error: name notebooks by number, or by path: python tests/browser/screenshot.py 01")
     repo_root = Path(__file__).parents[2]
     for word in sys.argv[1:]:
-        found = [Path(word)] if word.endswith(".ipynb") else sorted((repo_root / "notebooks").glob(f"{word}*.ipynb"))
-        if not found or not found[0].exists():
+        matches = [Path(word)] if word.endswith(".ipynb") else sorted((repo_root / "notebooks").glob(f"{word}*.ipynb"))
+        if not matches or not matches[0].exists():
             sys.exit(f"error: no executed notebook {word!r} in {repo_root / 'notebooks'}")
-        for path in found:
+        for path in matches:
             print(*pages(path.resolve(), repo_root / "build" / "pages"), sep="\n")

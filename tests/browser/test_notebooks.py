@@ -67,13 +67,13 @@ def make_newer(newer, older) -> None:
 def pictures(notebook) -> list[dict]:
     """The data of every output of a notebook that holds a picture."""
     data = [output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", [])]
-    return [kinds for kinds in data if any(kind.startswith("image/") for kind in kinds)]
+    return [bundle for bundle in data if any(mime.startswith("image/") for mime in bundle)]
 
 
 def is_moving(data: dict) -> bool:
     """Whether an output's picture has several frames."""
-    kind = "image/png" if "image/png" in data else "image/gif"
-    return Image.open(io.BytesIO(b64decode(data[kind]))).n_frames > 1
+    mime = "image/png" if "image/png" in data else "image/gif"
+    return Image.open(io.BytesIO(b64decode(data[mime]))).n_frames > 1
 
 
 def wait_until_it_moves(page, place: int) -> None:

@@ -1,16 +1,18 @@
 """The evaluation passes samples of the true posterior, and fails all others."""
 
-import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from fwdiff_lite import ForwardDiffusion, ForwardRegression
+from fwdiff_lite.experiments import harness
 from fwdiff_lite.experiments import motion as experiment
+from fwdiff_lite.experiments.measurements import to_flat
 from fwdiff_lite.problems.motion import scenes as motion_scenes
 from fwdiff_lite.problems.motion.warping import single_flow_signal
-from fwdiff_lite.storage.checkpoints import load_pretrained, read_manifest
+from fwdiff_lite.storage.checkpoints import read_manifest
 
 NUM_SCENES = 40
 
@@ -138,7 +140,7 @@ def test_mode_frequency_is_that_of_the_samples(test_set, exact_amplitudes):
 
 
 def test_fewer_scenes_get_the_first_of_the_samples(textures):
-    model = experiment.build_variant("splat_2", widths=(8, 8, 8, 16))
+    model = experiment.EXPERIMENT.variant("splat_2").build_model(widths=(8, 8, 8, 16))
     test_sets = {n: experiment.make_test_set(textures, n, 1) for n in (2, 3)}
     large, small = (
         experiment.sample_posterior(model, test_sets[n], 2, steps=2, chunk_size=chunk_size)
@@ -151,17 +153,18 @@ def test_fewer_scenes_get_the_first_of_the_samples(textures):
     assert not torch.allclose(large.frames[:, 0], large.frames[:, 1]), "two samples differ"
     other_seed = experiment.sample_posterior(model, test_sets[2], 2, steps=2, seed=1)
     assert not torch.allclose(other_seed.frames, small.frames)
-    baseline = experiment.build_variant("splat_2_mean", widths=(8,))
+    baseline = experiment.EXPERIMENT.variant("splat_2_mean").build_model(widths=(8,))
     assert experiment.sample_posterior(baseline, test_sets[2], 5).displacement.shape[1] == 1
 
 
 def test_variants_are_models_and_their_baselines():
-    assert len(experiment.VARIANTS) == 8
-    assert type(experiment.build_variant("splat_2_mean", widths=(8,))) is ForwardRegression
-    model = experiment.build_variant("splat_2", widths=(8,))
+    variants = experiment.EXPERIMENT.variants
+    assert len(variants) == 8
+    assert type(variants["splat_2_mean"].build_model(widths=(8,))) is ForwardRegression
+    model = variants["splat_2"].build_model(widths=(8,))
     assert type(model) is ForwardDiffusion and model.denoiser.num_flows == 2
-    with pytest.raises(ValueError, match="unknown variant 'warp_3': choose one of warp_1, splat_1"):
-        experiment.build_variant("warp_3")
+    with pytest.raises(ValueError, match="unknown variant 'warp_3' of motion: choose one of warp_1, splat_1"):
+        experiment.EXPERIMENT.variant("warp_3")
 
 
 def test_a_forward_model_has_a_representation_error(textures):
@@ -172,31 +175,33 @@ def test_a_forward_model_has_a_representation_error(textures):
     assert splat["floor_best_fit"] < warp["floor_best_fit"], "its flow moves the source's pixels"
 
 
-def test_the_commands_train_resume_evaluate_and_export(tmp_path, monkeypatch):
-    for minutes in (0.02, 0.04):
-        for name in ("warp_1", "warp_1_mean"):
-            experiment.train(name, tmp_path, minutes, batch_size=2)
-    record = json.loads((tmp_path / "warp_1.json").read_text())
-    assert record["minutes"] >= 0.04 and len(record["losses"]["novel"]) <= 50
-    experiment.run_evaluation(tmp_path, num_scenes=2, num_samples=3, steps=2)
-    numbers = json.loads((tmp_path / "evaluation.json").read_text())
-    assert set(numbers) == {"warp", "splat", "warp_1_eta_0", "warp_1_eta_1"}
-    assert 0 < numbers["warp_1_eta_0"]["epe_sample"] < 20
-    assert (tmp_path / "examples.npz").stat().st_size > 1000
+def test_variants_are_trained_evaluated_and_exported(tmp_path, monkeypatch):
+    for name in ("warp_1", "warp_1_mean"):
+        harness.train(experiment.EXPERIMENT, name, tmp_path, steps=1, batch_size=2)
+    harness.evaluate(experiment.EXPERIMENT, (), tmp_path, {"scenes": 2, "samples": 3, "steps": 2})
     monkeypatch.setenv("FWDIFF_ROOT", str(tmp_path))
-    monkeypatch.setenv("FWDIFF_COMMIT", "of the export")
-    experiment.export_checkpoint("warp_1", tmp_path, "a test's CPU")
-    measures, arrays = experiment.load_results()
-    assert measures == numbers and arrays["warp_1_eta_1_epe"].shape == (2, 3)
-    assert arrays["warp_1_eta_0_labels"].shape == (2, 3, 3) and arrays["warp_1_frames"].shape == (2, 3, 3, 64, 64)
+    harness.export_weights(experiment.EXPERIMENT, "warp_1", tmp_path)
+    harness.export_results(experiment.EXPERIMENT, "warp_1", tmp_path)
+    recorded = harness.load_results(experiment.EXPERIMENT)
+    numbers, arrays = to_flat(recorded.rows), recorded.arrays
+    assert set(numbers) == {"warp", "splat", "warp_1_eta_0", "warp_1_eta_1"}
+    assert 0 < numbers["warp_1_eta_0"]["epe_sample"] < 20 and numbers["warp"]["floor_still"] > 0
+    assert arrays["warp_1_eta_1_epe"].shape == (2, 3) and arrays["warp_1_eta_0_labels"].shape == (2, 3, 3)
+    assert arrays["warp_1_frames"].shape == (2, 3, 3, 64, 64)
     assert arrays["warp_1_mean_frames"].shape == (2, 1, 3, 64, 64)
     assert arrays["warp_1_mean_fields"].shape == (2, 1, 2, 64, 64)
     assert arrays["warp_1_mean_share"].shape == (2, 1, 64, 64)
-    entries = read_manifest()
-    assert set(entries) == {f"{experiment.NAME}.safetensors", f"{experiment.NAME}.npz"}
-    assert entries[f"{experiment.NAME}.safetensors"]["arm"] == "warp_1"
-    for entry in entries.values():
-        assert entry["commit"] == record["commit"] != "of the export", "the commit that trained"
-        assert record["command"] in entry["command"] and "train warp_1 --minutes 0.04 --batch 2" in entry["command"]
-    weights = load_pretrained(experiment.NAME)
-    experiment.build_variant("warp_1").denoiser.load_state_dict(weights)
+    entry = read_manifest()["03_motion_warping.safetensors"]
+    assert entry["variant"] == "warp_1" and set(entry["metrics"]) == set(experiment.EXPERIMENT.headline)
+
+
+def test_only_the_signals_of_the_exported_baseline_are_exported():
+    arrays = dict.fromkeys(("warp_1_mean_fields", "splat_1_mean_fields", "splat_1_mean_frames"), np.zeros(1))
+    assert set(experiment.exported_arrays("warp_1", arrays)) == {"warp_1_mean_fields", "splat_1_mean_frames"}
+
+
+def test_the_shipped_results_have_every_sampler_and_every_number_of_steps():
+    recorded = harness.load_results(experiment.EXPERIMENT)
+    assert set(to_flat(recorded.rows)) == set(experiment.EXPERIMENT.evaluations)
+    assert set(recorded.trainings) == set(experiment.EXPERIMENT.variants)
+    assert all(record["steps"] > 1000 for record in recorded.trainings.values())

@@ -16,6 +16,7 @@ from invalid_input import (
     public_functions_without_case,
 )
 from scipy.stats import wasserstein_distance
+from tarp import get_tarp_coverage
 from toy_posterior import CONTROLS, COVARIANCES, MEANS, WEIGHTS, ToyPosterior, normal, seed
 
 from fwdiff_lite.metrics import (
@@ -202,6 +203,17 @@ def test_tarp_passes_the_exact_posterior_and_rejects_every_control(toy):
     assert max_gap("exact") < 0.043
     for control in CONTROLS:
         assert max_gap(control) > 0.043, control
+
+
+def test_tarp_coverage_is_that_of_the_package_tarp():
+    g = seed(18)
+    samples, truth, references = (normal(*shape, 3, generator=g) for shape in ((200, 32), (200,), (200,)))
+    curve, levels = get_tarp_coverage(samples.transpose(0, 1).numpy(), truth.numpy(), references.numpy())
+    coverage = tarp(samples, truth, references).numpy()
+    below = (coverage[:, None] < levels[:-1]).mean(0)  # its last level is the largest coverage, and counts it
+    np.testing.assert_allclose(below, curve[:-1], atol=1e-12)
+    wrong_truth = tarp(samples, truth.roll(1, 0), references).numpy()
+    assert np.abs((wrong_truth[:, None] < levels[:-1]).mean(0) - curve[:-1]).max() > 0.01
 
 
 def test_tarp_max_gap_is_the_largest_distance_of_the_coverage_curve_from_the_diagonal():

@@ -4,6 +4,7 @@ import math
 import sys
 
 import pytest
+import scoringrules
 import torch
 from invalid_input import SAMPLES, X_NAN, X, is_one_line, public_functions_without_case
 from toy_posterior import normal, seed
@@ -36,6 +37,18 @@ def test_energy_score_is_its_definition_in_chunks_and_in_every_shape():
     assert torch.allclose(energy_score(samples, truth)[1090:], energy_score(samples[1090:], truth[1090:]))
     close = 100 + 1e-3 * torch.randn(3, 32, 50, generator=g)  # no cancellation between samples that are close
     assert torch.allclose(energy_score(close, close[:, 0]), energy_score(close.double(), close[:, 0].double()).float())
+
+
+@pytest.mark.parametrize("K", [2, 16])
+def test_energy_score_is_the_fair_estimate_of_scoringrules_and_not_its_other_one(K):
+    g = seed(23)
+    samples, truth = normal(50, K, 6, generator=g), normal(50, 6, generator=g)
+    fair, biased = (
+        torch.as_tensor(scoringrules.es_ensemble(truth.numpy(), samples.numpy(), estimator=name, backend="numpy"))
+        for name in ("fair", "nrg")
+    )
+    torch.testing.assert_close(energy_score(samples, truth), fair, rtol=0, atol=1e-13)
+    assert (energy_score(samples, truth) < biased - 0.05).all()
 
 
 @pytest.mark.parametrize("K", [2, 16])

@@ -94,15 +94,15 @@ def test_no_trace_of_the_run(committed):
         for output in cell.get("outputs", []):
             assert not output.get("metadata")
             assert "application/vnd.jupyter.widget-view+json" not in output.get("data", {})
-            texts = [value for kind, value in output.get("data", {}).items() if kind.startswith("text/")]
+            texts = [value for mime, value in output.get("data", {}).items() if mime.startswith("text/")]
             shown = "".join([output.get("text", ""), *texts])
             assert not re.search(r"running-\w+/|/home/|/tmp/", shown), shown
 
 
-def pictures(notebook, kind: str) -> list[dict]:
+def pictures(notebook, mime: str) -> list[dict]:
     """The data of every output that holds a picture of a kind."""
     data = [output.get("data", {}) for cell in code(notebook) for output in cell.outputs]
-    return [item for item in data if kind in item]
+    return [item for item in data if mime in item]
 
 
 def moving_pictures(notebook) -> list[dict]:

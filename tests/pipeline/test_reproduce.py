@@ -27,8 +27,8 @@ from fwdiff_lite.pipeline.reproduce import main, record_total
 
 def files(folder: Path) -> dict[str, bytes]:
     """Every file outside build/, with its content."""
-    found = (path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): path.read_bytes() for path in found if "build" not in path.parts}
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths if "build" not in path.parts}
 
 
 def test_committed_run_puts_everything_in_place(checkout, capsys):
@@ -194,10 +194,10 @@ def test_pictures_lose_an_alpha_channel_that_tells_nothing(alpha, mode):
     Image.fromarray(pixels).save(written, "png", pnginfo=origin, dpi=(110, 110))
     data = {"image/png": b64encode(written.getvalue()).decode()}
     (output,) = clean_outputs([nbformat.v4.new_output("display_data", data)])
-    found = Image.open(io.BytesIO(b64decode(output.data["image/png"])))
-    assert found.mode == mode and found.text == {"Source": "here"}
-    assert found.info["dpi"] == pytest.approx((110, 110), abs=0.1)
-    assert np.array_equal(found.convert("RGB"), pixels[..., :3])
+    image = Image.open(io.BytesIO(b64decode(output.data["image/png"])))
+    assert image.mode == mode and image.text == {"Source": "here"}
+    assert image.info["dpi"] == pytest.approx((110, 110), abs=0.1)
+    assert np.array_equal(image.convert("RGB"), pixels[..., :3])
 
 
 def test_cell_ids_follow_from_the_source(checkout):

@@ -1,28 +1,23 @@
-"""The table of 07_ablations: evaluates baselines, ablations and options of the sampler on one test set.
+"""The experiment of 07_ablations: evaluates baselines, ablations and options of the sampler on one test set.
 
-    python -m fwdiff_lite.experiments.inverse_graphics.ablations evaluate unet no_depth view_space --out build/ablations
-    python -m fwdiff_lite.experiments.inverse_graphics.ablations orbit --out build/ablations
-    python -m fwdiff_lite.experiments.inverse_graphics.ablations export --out build/ablations
+    python -m fwdiff_lite.experiments ablations train unet deterministic no_depth guided --minutes 9
+    python -m fwdiff_lite.experiments ablations evaluate
+    python -m fwdiff_lite.experiments ablations export
 
-The folder holds the models that `train` wrote, with the deterministic baseline among them.
-`evaluate` draws the samples of each ablation for the same held-out scenes. It computes the metrics of the module
-evaluation and the consistency between views, and writes ablation_NAME.json. It skips an ablation if this file
-comes from the same command and the same weights.
-`orbit` renders one scene from all around, to orbit_views.json.
-Both commands also write images, to an .npz of the same name. `export` writes all of these results to checkpoints/.
+An evaluation draws the samples of an ablation for the same held-out scenes. It computes the metrics of the module
+evaluation and the consistency between views. `orbit` renders one scene from all around. Ablations with the suffix _128
+have images of 128 pixels a side; their models start from the weights of the full model of 64 pixels.
 """
 
 from __future__ import annotations
 
-import argparse
-import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -31,18 +26,25 @@ from torch import Tensor
 
 from fwdiff_lite import metrics
 from fwdiff_lite.colours import to_uint8
-from fwdiff_lite.command_line import positive_int
 from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
+from fwdiff_lite.experiments.harness import Evaluation, Experiment, RecordedResults, Results, Session
 from fwdiff_lite.experiments.inverse_graphics import evaluation
 from fwdiff_lite.experiments.inverse_graphics.evaluation import (
     BACK_ANGLES,
-    BASELINE,
     ORBIT_TARGETS,
     STEPS,
     TARGET_ANGLES,
     TestSet,
 )
-from fwdiff_lite.experiments.inverse_graphics.train import SIDE, VARIANTS, run_name
+from fwdiff_lite.experiments.inverse_graphics.variants import (
+    BASELINE,
+    FULL_MODEL,
+    PRETRAINED,
+    SETTINGS,
+    SIDE,
+    VARIANTS,
+    make_variant,
+)
 from fwdiff_lite.observations import Observations
 from fwdiff_lite.problems.inverse_graphics import tabletop
 from fwdiff_lite.problems.inverse_graphics.consistency import (
@@ -52,17 +54,11 @@ from fwdiff_lite.problems.inverse_graphics.consistency import (
     psnr_interval,
 )
 from fwdiff_lite.problems.inverse_graphics.viewspace import distil
-from fwdiff_lite.storage.checkpoints import load_recorded, save_recorded
-from fwdiff_lite.storage.files import read_json, write_json
-from fwdiff_lite.storage.provenance import merge_provenance, provenance
 
-NAME = "07_ablations"
-COMMAND = "python -m fwdiff_lite.experiments.inverse_graphics.ablations"
 COUNT, K = 128, 8  # scenes of the test set; samples of each
 ORBIT_ANGLES = tuple(range(10, 360, 30))  # of the views that are distilled into one scene; none is a test view
-FULL_MODEL = "unet"  # the ablation that others are compared with
-SECTIONS = ("training", "row", "ring")  # keys of the exported JSON: records of trainings, ablations, the orbit
-FILE_SECTIONS = {"ablation": "row", "orbit": "ring"}  # prefix of a file in the folder -> the section of its record
+BATCH_SIZE = 32  # scenes a step, so that two trainings fit on a GPU at once
+LARGE_SIDE = 128  # pixels along each side of a larger image
 GUIDANCE_VARIANT = "guided"  # the variant for the sampler's options: it was trained with context dropout
 SAMPLER_OPTIONS = {
     "plain": {},
@@ -212,6 +208,7 @@ class Ablation:
     unconditional: whether samples follow the prior, not the posterior; then sample_prior gives the true draws
     num_samples, eta: of sampling
     num_examples: number of scenes, and of samples of each, whose images are stored; example_views: indices of the views
+    side: pixels along each side of an image
     """
 
     variant: str | None
@@ -222,6 +219,12 @@ class Ablation:
     eta: float = 1.0
     num_examples: tuple[int, int] = (3, 1)
     example_views: tuple[int, int] = (0, 1)
+    side: int = SIDE
+
+    @property
+    def baseline(self) -> str:
+        """The variant of the deterministic predictions that it is compared with."""
+        return BASELINE if self.side == SIDE else f"{BASELINE}_{self.side}"
 
 
 ABLATIONS = {
@@ -249,6 +252,14 @@ ABLATIONS = {
         )
         for name, options in SAMPLER_OPTIONS.items()
     },
+}
+ABLATIONS |= {
+    f"{name}_{LARGE_SIDE}": replace(ABLATIONS[name], variant=variant, side=LARGE_SIDE)
+    for name, variant in {
+        FULL_MODEL: f"{FULL_MODEL}_{LARGE_SIDE}",
+        BASELINE: f"{BASELINE}_{LARGE_SIDE}",
+        "redrawn": None,
+    }.items()
 }
 
 # --- metrics ----------------------------------------------------------------------------------------------------------
@@ -376,181 +387,90 @@ def paired_gains(
     return gains
 
 
-# --- the commands -----------------------------------------------------------------------------------------------------
+# --- the experiment ---------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class EvalConfig:
-    """The size of an evaluation: scenes of the test set, sampling steps, side of images, samples at once.
+class Inputs(NamedTuple):
+    """What all ablations with images of one size share: test set, predictions, points of the consistency measure."""
 
-    jobs_per_gpu: the number of such commands that share the device, for the record
+    test_set: TestSet
+    baseline: Float[Tensor, "c 1 all two 3 h w"]
+    points: list[CovisiblePoints]
+
+
+def make_inputs(ablation: Ablation, chunk_size: int, session: Session) -> Inputs:
+    """The inputs of an ablation's evaluation; chunk_size: how many scenes are predicted at once."""
+    test_set = session.test_set
+    if ablation.side != SIDE:
+        count = session.options["scenes"]
+        test_set = evaluation.make_test_set(count, K, side=ablation.side, device=session.device)
+    with evaluation.autocast(session.device):
+        model = evaluation.load_compiled_model(session, ablation.baseline)
+        baseline = evaluation.sample_posterior(model, test_set, chunk_size=chunk_size)
+    return Inputs(test_set, baseline, consistency_points(test_set))
+
+
+def run_ablation(name: str, session: Session) -> Results:
+    """The metrics of an ablation, the scores of every scene as one JSON text, and the images of its examples."""
+    ablation, options = ABLATIONS[name], session.options
+    chunk_size = max(1, options["chunk_size"] * SIDE**2 // ablation.side**2)
+    inputs = session.share(("inputs", ablation.side), lambda: make_inputs(ablation, chunk_size, session))
+    model = evaluation.load_compiled_model(session, ablation.variant) if ablation.variant else None
+    with evaluation.autocast(session.device):
+        samples = ablation.sampler(
+            model, inputs.test_set, ablation.num_samples, options["steps"], ablation.eta, chunk_size=chunk_size
+        ).float()
+    scenes, num_samples = ablation.num_examples
+    images = to_uint8(samples[:scenes, :num_samples, -1, list(ablation.example_views)], 64)
+    results = evaluate_ablation(inputs.test_set, samples, inputs.baseline, ablation, inputs.points)
+    scores = np.array(json.dumps(results["each"]))
+    return Results(results["numbers"], {f"{name}_images": images, f"{name}_scores": scores})
+
+
+def render_orbit_views(session: Session) -> Results:
+    """One scene at ORBIT_ANGLES: predicted by view-space diffusion, distilled from these views, and sampled.
+
+    The number is the seconds that view-space sampling and distillation took.
     """
-
-    count: int = COUNT
-    steps: int = STEPS
-    side: int = SIDE
-    chunk_size: int = 64
-    jobs_per_gpu: int = 1
-
-    def __str__(self) -> str:
-        side = f" --side {self.side}" if self.side != SIDE else ""
-        return f"--count {self.count} --steps {self.steps}{side} --chunk-size {self.chunk_size}"
-
-
-class Evaluator:
-    """The test set, the deterministic predictions and the points of the consistency measure, for all ablations."""
-
-    def __init__(self, folder: Path, config: EvalConfig):
-        self.folder, self.config = folder, config
-        self.device, self.autocast = evaluation.sampling_device()
-        self.test_set = evaluation.make_test_set(config.count, K, side=config.side, device=self.device)
-        with self.autocast:
-            model = evaluation.load_model(BASELINE, folder, self.device, config.side)
-            self.baseline = evaluation.sample_posterior(model, self.test_set, chunk_size=config.chunk_size)
-        self.points = consistency_points(self.test_set)
-
-    def run(self, ablation: Ablation) -> tuple[dict[str, dict], dict[str, np.ndarray]]:
-        """The metrics of an ablation, and the images of its examples."""
-        config, model = self.config, None
-        if ablation.variant:
-            model = evaluation.load_model(ablation.variant, self.folder, self.device, config.side, compile=True)
-        with self.autocast:
-            samples = ablation.sampler(
-                model, self.test_set, ablation.num_samples, config.steps, ablation.eta, chunk_size=config.chunk_size
-            ).float()
-        scenes, num_samples = ablation.num_examples
-        images = to_uint8(samples[:scenes, :num_samples, -1, list(ablation.example_views)], 64)
-        return evaluate_ablation(self.test_set, samples, self.baseline, ablation, self.points), {"pictures": images}
-
-
-def run_evaluation(names: Iterable[str], folder: Path, config: EvalConfig) -> None:
-    """Evaluates ablations; writes ablation_NAME.json and ablation_NAME.npz for each."""
-    evaluator = None
-    for name in names:
-        path = folder / f"ablation_{run_name(name, config.side)}.json"
-        variants = [variant for variant in (ABLATIONS[name].variant, BASELINE) if variant]
-        weights_paths = [evaluation.weights_path(variant, folder, config.side) for variant in variants]
-        cache_key = {
-            "command": f"{COMMAND} evaluate {name} {config}",
-            "weights": {weights_path.stem: _sha256(weights_path) for weights_path in weights_paths},
-        }
-        if cache_key.items() <= read_json(path).items():
-            print(f"{name}: evaluated already; delete {path} to evaluate it again", flush=True)
-            continue
-        start_time, evaluator = time.monotonic(), evaluator or Evaluator(folder, config)
-        results, images = evaluator.run(ABLATIONS[name])
-        np.savez_compressed(path.with_suffix(".npz"), **images)
-        write_json(path, _record(cache_key["command"], start_time, config) | cache_key | results)
-        keys = ("energy_180", "energy_skill_180", "spread_skill_180", "consistency_180", "set_distance_180", "lean")
-        summary = {key: round(results["numbers"][key], 3) for key in keys if key in results["numbers"]}
-        print(name, json.dumps(summary), flush=True)
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-
-
-def save_orbit_views(folder: Path, config: EvalConfig) -> None:
-    """Renders one scene at ORBIT_ANGLES: predicted by view-space diffusion, distilled from these views, and sampled.
-
-    Writes orbit_views.json, with the seconds that view-space sampling and distillation took, and orbit_views.npz.
-    """
-    start_time, (device, autocast) = time.monotonic(), evaluation.sampling_device()
-    view_model, model = (
-        evaluation.load_model(variant, folder, device, config.side) for variant in ("view_space", FULL_MODEL)
-    )
-    test_set = evaluation.make_test_set(1, 1, side=config.side, device=device)
+    steps, test_set = session.options["steps"], evaluation.make_test_set(1, 1, device=session.device)
+    view_model, model = session.model("view_space"), session.model(FULL_MODEL)
     generator = torch.Generator().manual_seed(0)
     cameras = torch.cat([tabletop.rotate_about_z(test_set.context.params, angle) for angle in ORBIT_ANGLES], 1)
-    with autocast:
-        distil_start = time.monotonic()
-        distilled_scene, predicted_views = distil(
-            view_model, test_set.context, cameras, generator, config.steps, eta=1.0
-        )
-        seconds = time.monotonic() - distil_start
+    with evaluation.autocast(session.device):
+        start_time = time.monotonic()
+        distilled_scene, predicted_views = distil(view_model, test_set.context, cameras, generator, steps, eta=1.0)
+        seconds = time.monotonic() - start_time
         back_camera = test_set.cameras[:, TARGET_ANGLES.index(180), :1]
-        step = model.sample(test_set.context, back_camera, steps=config.steps, eta=1.0, generator=generator)
+        step = model.sample(test_set.context, back_camera, steps=steps, eta=1.0, generator=generator)
         sampled, distilled = (evaluation.render_views(scene, cameras) for scene in (step.signal, distilled_scene))
     views = {"painted": predicted_views.clamp(-1, 1), "distilled": distilled, FULL_MODEL: sampled}
-    path, command = folder / "orbit_views.json", f"{COMMAND} orbit --steps {config.steps}"
-    np.savez_compressed(path.with_suffix(".npz"), **{name: to_uint8(view, 64) for name, view in views.items()})
-    write_json(path, _record(command, start_time, config) | {"seconds": seconds})
+    return Results({"seconds": seconds}, {f"orbit_{name}": to_uint8(view, 64) for name, view in views.items()})
 
 
-def _record(command: str, start_time: float, config: EvalConfig) -> dict:
-    minutes = (time.monotonic() - start_time) / 60 / config.jobs_per_gpu if torch.cuda.is_available() else 0.0
-    return provenance(command) | {"gpu_minutes": minutes, "seed": 0}
+def scene_scores(results: RecordedResults) -> dict[str, dict[str, list[float]]]:
+    """The scores of every scene, by ablation and measure."""
+    suffix = "_scores"
+    return {key.removesuffix(suffix): json.loads(str(x)) for key, x in results.arrays.items() if key.endswith(suffix)}
 
 
-def export_checkpoint(folder: Path) -> None:
-    """Writes the results of `train`, `evaluate` and `orbit` in the folder to checkpoints/07_ablations.npz.
-
-    The loss curves of trainings are left out. ValueError if there is no ablation, or if two ablations used different
-    weights of one variant.
-    """
-    texts, arrays, weights = {section: {} for section in SECTIONS}, {}, {}
-    for path in sorted(folder.glob("*.json")):
-        prefix, _, name = path.stem.partition("_")
-        record = read_json(path)
-        for variant, digest in record.get("weights", {}).items():
-            if weights.setdefault(variant, digest) != digest:
-                raise ValueError(
-                    f"{path} used other weights of {variant} than earlier ablations: evaluate all of them again"
-                )
-        if section := FILE_SECTIONS.get(prefix):
-            texts[section][name] = record
-            with np.load(path.with_suffix(".npz")) as images:
-                arrays |= {f"{section}_{name}_{key}": value for key, value in images.items()}
-        elif "curve" in record:
-            texts["training"][path.stem] = {key: value for key, value in record.items() if key != "curve"}
-    if not texts["row"]:
-        raise ValueError(f"{folder} holds no ablation: evaluate some first")
-    parts = [record for section in texts.values() for record in section.values()]
-    arrays |= {key: np.array(json.dumps(text)) for key, text in texts.items()}
-    numbers_by_name = {name: record["numbers"] for name, record in texts["row"].items()}
-    skills = {
-        name: round(numbers["energy_skill_180"], 4)
-        for name, numbers in numbers_by_name.items()
-        if "energy_skill_180" in numbers
+LARGE_VARIANTS = {
+    f"{name}_{LARGE_SIDE}": replace(
+        make_variant(replace(SETTINGS[name], side=LARGE_SIDE), parent=PRETRAINED), batch_size=BATCH_SIZE // 2
+    )
+    for name in (FULL_MODEL, BASELINE)
+}
+EXPERIMENT = Experiment(
+    name="ablations",
+    checkpoint="07_ablations",
+    variants={name: replace(variant, batch_size=BATCH_SIZE) for name, variant in VARIANTS.items()} | LARGE_VARIANTS,
+    evaluations={
+        name: Evaluation(partial(run_ablation, name), ablation.variant or "", (ablation.baseline,))
+        for name, ablation in ABLATIONS.items()
     }
-    save_recorded(NAME, arrays, metrics=skills, **merge_provenance(parts))
-
-
-def load_results() -> tuple[dict[str, dict], dict[str, np.ndarray]]:
-    """The results in checkpoints/: for each of SECTIONS its records by name, and the arrays of images."""
-    arrays = load_recorded(NAME)
-    return {section: json.loads(str(arrays.pop(section))) for section in SECTIONS}, arrays
-
-
-def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(description="Evaluate baselines, ablations and options of the sampler.")
-    parser.add_argument("command", choices=("evaluate", "orbit", "export"))
-    parser.add_argument("ablations", nargs="*", help="to be evaluated; default: all")
-    parser.add_argument("--out", type=Path, default=Path("build/ablations"), help="the folder of the trainings")
-    parser.add_argument("--count", type=positive_int, default=COUNT, help="scenes of the test set")
-    parser.add_argument("--steps", type=positive_int, default=STEPS, help="sampling steps")
-    parser.add_argument("--side", type=positive_int, default=SIDE, help="pixels along each side of an image")
-    parser.add_argument("--chunk-size", type=positive_int, default=64, help="samples at once")
-    parser.add_argument("--jobs-per-gpu", type=positive_int, default=1, help="such commands that share the device")
-    options = vars(parser.parse_args())
-    command, names, folder = (options.pop(key) for key in ("command", "ablations", "out"))
-    if unknown := [name for name in names if name not in ABLATIONS]:
-        parser.error(f"unknown ablation {', '.join(unknown)}: choose from {', '.join(ABLATIONS)}")
-    if names and command != "evaluate":
-        parser.error(f"{command} takes no ablations")
-    if not 2 <= options["count"] <= COUNT:
-        parser.error(f"the test set has {COUNT} scenes, and intervals need two: --count is {options['count']}")
-    try:
-        if command == "evaluate":
-            run_evaluation(names or ABLATIONS, folder, EvalConfig(**options))
-        elif command == "orbit":
-            save_orbit_views(folder, EvalConfig(**options))
-        else:
-            export_checkpoint(folder)
-    except ValueError as error:
-        parser.error(str(error))
-
-
-if __name__ == "__main__":
-    main()
+    | {"orbit": Evaluation(render_orbit_views, "view_space", (FULL_MODEL,))},
+    make_test_set=lambda device, options: evaluation.make_test_set(options["scenes"], K, device=device),
+    sample=evaluation.predict,
+    evaluation_options={"scenes": COUNT, "steps": STEPS, "chunk_size": 64},
+    views=tuple(map(str, TARGET_ANGLES)),
+    headline=("energy_skill_180",),
+)

@@ -1,7 +1,5 @@
 """Measures the cost of training and sampling of 3-D scenes: time and memory; counts operations and bytes.
 
-    python -m fwdiff_lite.experiments.inverse_graphics.benchmark --out build/inverse_graphics
-
 Operations are those of matrix products and convolutions. Bytes are the traffic of a program that reads the inputs and
 writes the outputs of every operation, one operation after another; a compiler that fuses operations moves less. Times
 are medians after a warm-up. Compare times within one run only.
@@ -9,29 +7,34 @@ are medians after a warm-up. Compare times within one run only.
 
 from __future__ import annotations
 
-import argparse
+import json
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from fwdiff_lite.command_line import positive_int
-from fwdiff_lite.devices import autocast_bf16, default_device
+from fwdiff_lite.devices import autocast_bf16
 from fwdiff_lite.diffusion import ForwardDiffusion
-from fwdiff_lite.experiments.inverse_graphics.train import BATCH_SIZE, SIDE, build_model, compile_networks
+from fwdiff_lite.experiments.harness import Results, Session
+from fwdiff_lite.experiments.inverse_graphics.variants import (
+    BATCH_SIZE,
+    FULL_MODEL,
+    SETTINGS,
+    SIDE,
+    build_model,
+    compile_networks,
+)
 from fwdiff_lite.observations import Observations
 from fwdiff_lite.problems.inverse_graphics import tabletop
-from fwdiff_lite.storage.files import write_json
-from fwdiff_lite.storage.provenance import provenance
 from fwdiff_lite.training import compile_model
 
-COMMAND = "python -m fwdiff_lite.experiments.inverse_graphics.benchmark"
 SWEEPS = {  # setting -> its values; all other settings are those of DEFAULT
     "rays": (160, 320, 640, 1280),
     "samples": (20, 40, 80),
@@ -72,7 +75,7 @@ def training_step(
 
     compile: whether the model is compiled as in `fit`
     """
-    model = build_model("unet", side=side, samples_per_ray=samples).to(device).train()
+    model = build_model(replace(SETTINGS[FULL_MODEL], side=side), samples_per_ray=samples).to(device).train()
     images = noise_images(batch_size, views + 2, side, device)
     context, target, novel = images.select(slice(views)), images.select([views]), images.select([views + 1])
     generator = torch.Generator().manual_seed(0)
@@ -133,7 +136,7 @@ def count_operations(call: Callable[[], None]) -> dict[str, float]:
     return {"gigaflop": flop_counter.get_total_flops() / 1e9, "gigabytes_moved": byte_counter.bytes / 1e9}
 
 
-def sweep(batch_size: int, device: torch.device, sweeps: dict[str, tuple[int, ...]] = SWEEPS) -> dict[str, dict]:
+def sweep(batch_size: int, device: torch.device, sweeps: dict[str, tuple[int, ...]]) -> dict[str, dict]:
     """The results of `measure` and `count_operations` for an uncompiled training step, for each value of each sweep."""
     results = {}
     for name, values in sweeps.items():
@@ -143,32 +146,17 @@ def sweep(batch_size: int, device: torch.device, sweeps: dict[str, tuple[int, ..
     return results
 
 
-def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(description="Measure the cost of training and sampling.")
-    parser.add_argument("--out", type=Path, default=Path("build/inverse_graphics"), help="folder for benchmark.json")
-    parser.add_argument("--batch", type=positive_int, default=BATCH_SIZE, help="scenes in a training step")
-    options = parser.parse_args()
-    device = default_device()
-    on_gpu, start_time = device.type == "cuda", time.monotonic()
-    numbers: dict[str, object] = provenance(f"{COMMAND} --batch {options.batch}") | {"batch": options.batch}
-
-    def record(name: str, value: dict) -> None:
-        numbers[name] = value
-        numbers["gpu_minutes"] = (time.monotonic() - start_time) / 60 if on_gpu else 0.0
-        write_json(options.out / "benchmark.json", numbers)
-        if name != "sweep":
-            print(name, value, flush=True)
-
-    model = build_model("unet").to(device).eval()
+def measure_cost(session: Session) -> Results:
+    """The cost of sampling and of training, and of training steps with other settings, as one JSON text."""
+    device = session.device
+    on_gpu = device.type == "cuda"
+    model = build_model(SETTINGS[FULL_MODEL]).to(device).eval()
     if on_gpu:
         compile_networks(model)
+    costs = {"batch": BATCH_SIZE}
     for batch_size in (64, 1) if on_gpu else (1,):
-        record(f"sampling_{batch_size}", measure(sampling_call(model, batch_size, 32, device), device, 3, 1))
-    record("training", measure(training_step(options.batch, **DEFAULT, device=device, compile=on_gpu), device, 20))
-    record("training_counted", count_operations(training_step(options.batch, **DEFAULT, device=device)))
-    record("sweep", sweep(min(SWEEP_BATCH_SIZE, options.batch), device))
-
-
-if __name__ == "__main__":
-    main()
+        costs[f"sampling_{batch_size}"] = measure(sampling_call(model, batch_size, 32, device), device, 3, 1)
+    costs["training"] = measure(training_step(BATCH_SIZE, **DEFAULT, device=device, compile=on_gpu), device, 20)
+    costs["training_counted"] = count_operations(training_step(BATCH_SIZE, **DEFAULT, device=device))
+    costs["sweep"] = sweep(min(SWEEP_BATCH_SIZE, BATCH_SIZE), device, SWEEPS)
+    return Results({}, {"benchmark": np.array(json.dumps(costs))})

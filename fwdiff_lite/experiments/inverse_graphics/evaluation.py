@@ -1,57 +1,47 @@
-"""Evaluates models of 3-D tabletop scenes on one test set, and exports the results for 06_inverse_graphics.
+"""The experiment of 06_inverse_graphics: test set, measures, evaluations of the models of 3-D tabletop scenes.
 
-    python -m fwdiff_lite.experiments.inverse_graphics.evaluation evaluate unet --out build/inverse_graphics
-    python -m fwdiff_lite.experiments.inverse_graphics.evaluation orbit around --out build/inverse_graphics
-    python -m fwdiff_lite.experiments.inverse_graphics.evaluation reference unet --out build/inverse_graphics
-    python -m fwdiff_lite.experiments.inverse_graphics.evaluation export unet --out build/inverse_graphics
+    python -m fwdiff_lite.experiments inverse_graphics train unet deterministic --minutes 13
+    python -m fwdiff_lite.experiments inverse_graphics evaluate
+    python -m fwdiff_lite.experiments inverse_graphics evaluate cost
+    python -m fwdiff_lite.experiments inverse_graphics export unet
 
-Each command takes a variant, whose weights `train` wrote to the folder.
-`evaluate` draws samples for held-out scenes. It compares them with the truth, with true posterior draws of the hidden
-parts and with the deterministic baseline, and writes all metrics with examples to evaluation_VARIANT.npz.
-`orbit` samples scenes and renders them from all around, to orbit_VARIANT.npz.
-`reference` computes the reference outputs of a golden test on the CPU, to reference_VARIANT.npz.
-`export` writes the weights and all of these results to checkpoints/.
+An evaluation draws samples for held-out scenes. It compares them with the truth, with true posterior draws of the
+hidden parts and with the deterministic baseline. `orbit` samples scenes and renders them from all around, `reference`
+computes the reference outputs of a golden test, and `cost` measures time and memory.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 import time
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from safetensors.torch import load_file
 from torch import Tensor
 
 from fwdiff_lite import metrics
 from fwdiff_lite.colours import to_uint8
-from fwdiff_lite.command_line import positive_int
-from fwdiff_lite.devices import autocast_bf16, default_device
+from fwdiff_lite.devices import autocast_bf16
 from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
-from fwdiff_lite.experiments.inverse_graphics.train import SIDE, VARIANTS, compile_networks, load_state, run_name
-from fwdiff_lite.observations import Observations
-from fwdiff_lite.problems.inverse_graphics import tabletop
-from fwdiff_lite.problems.inverse_graphics.volume import RenderedImages
-from fwdiff_lite.storage.checkpoints import (
-    load_pretrained,
-    load_recorded,
-    read_manifest,
-    save_pretrained,
-    save_recorded,
+from fwdiff_lite.experiments.harness import Evaluation, Experiment, Results, Session, load_model, set_weights
+from fwdiff_lite.experiments.inverse_graphics.benchmark import measure_cost
+from fwdiff_lite.experiments.inverse_graphics.variants import (
+    BASELINE,
+    FULL_MODEL,
+    PRETRAINED,
+    VARIANTS,
+    compile_networks,
 )
-from fwdiff_lite.storage.files import read_json
-from fwdiff_lite.storage.provenance import merge_provenance, provenance
+from fwdiff_lite.observations import Observations
+from fwdiff_lite.problems.inverse_graphics import disocclusion, tabletop
+from fwdiff_lite.problems.inverse_graphics.volume import RenderedImages
+from fwdiff_lite.storage.checkpoints import load_pretrained
 
-NAME = "06_inverse_graphics"
-COMMAND = "python -m fwdiff_lite.experiments.inverse_graphics.evaluation"
-BASELINE = "deterministic"  # the variant that skill and ratios compare with
 TARGET_ANGLES = (60, 120, 180)  # azimuth of the target cameras, in degrees around the table from the context camera
 NOVEL_ANGLE_RATIO = 0.75  # azimuth of the novel camera over that of the target camera
 COUNT, K, STEPS = 128, 16, 32  # scenes of the test set; samples of each; sampling steps
@@ -63,10 +53,8 @@ ETAS = {  # variant -> the values of eta that it is evaluated with, the main one
 }
 MASK_DRAWS = 8  # posterior draws that contribute to a disocclusion mask
 EXAMPLES, ORBIT_SCENES = 6, 4  # scenes whose images are stored; scenes of which orbits are rendered
-HEADLINE_METRICS = tuple(f"energy_skill_{angle}" for angle in TARGET_ANGLES) + ("factor_tv", "factor_scene_rms")
-JSON_KEYS = ("numbers", "records", "curves", "parts", "benchmark")  # of the exported arrays that hold JSON
 REFERENCE = {"count": 2, "k": 2, "steps": 16}  # size of the golden test
-PART_KEYS = {"evaluation": "examination", "reference": "live"}  # prefix of a file -> of its key in the exported "parts"
+MAIN_SAMPLER = f"{FULL_MODEL}_eta_{next(iter(ETAS[FULL_MODEL]))}"
 
 # --- the test set -----------------------------------------------------------------------------------------------------
 
@@ -121,7 +109,7 @@ def make_test_set(
     ]
     disocclusion_mask = torch.zeros((*flat_cameras.shape[:2], side, side), dtype=torch.bool, device=device)
     for _ in range(MASK_DRAWS):
-        disocclusion_mask |= tabletop.disocclusion_mask(
+        disocclusion_mask |= disocclusion.disocclusion_mask(
             tabletop.resample_hidden(scenes, generator), context_cameras, flat_cameras, side
         )
     return TestSet(
@@ -208,8 +196,8 @@ def classify_factors(views: Float[Tensor, "c k 3 h w"], test_set: TestSet) -> In
     camera, side = test_set.cameras[:, TARGET_ANGLES.index(180), :1], views.shape[-1]
     labels = []
     for name in tabletop.FACTORS:
-        templates, mask = tabletop.render_factor_templates(test_set.scenes, camera, name, side=side)
-        labels.append(tabletop.classify_nearest_template(views, templates, mask))
+        templates, mask = disocclusion.render_factor_templates(test_set.scenes, camera, name, side=side)
+        labels.append(disocclusion.classify_nearest_template(views, templates, mask))
     return torch.stack(labels, 1)
 
 
@@ -310,67 +298,55 @@ def surface_depth(image: RenderedImages) -> Float[Tensor, "b m h w"]:
     return torch.where(image.opacity > 0.5, image.depth, torch.inf)
 
 
-# --- the commands -----------------------------------------------------------------------------------------------------
+# --- the experiment ---------------------------------------------------------------------------------------------------
 
 
-def weights_path(variant: str, folder: Path, side: int = SIDE) -> Path:
-    """The path of the weights that `train` wrote for a variant. ValueError if there are none."""
-    path = folder / f"{run_name(variant, side)}.safetensors"
-    if not path.is_file():
-        raise ValueError(f"there is no {path}: train it first")
-    return path
+def autocast(device: torch.device) -> AbstractContextManager:
+    """The context for sampling: bfloat16 autocast on a GPU, nothing on a CPU."""
+    return autocast_bf16(device, device.type == "cuda")
 
 
-def load_model(
-    variant: str, folder: Path, device: torch.device, side: int = SIDE, compile: bool = False
-) -> ForwardDiffusion:
-    """The model of a variant with the weights that `train` wrote to the folder. ValueError if there are none.
+def load_compiled_model(session: Session, name: str) -> ForwardDiffusion:
+    """The trained model of a variant; on a GPU its networks are compiled, which pays off for many samples."""
 
-    compile: whether to compile the networks if the device is a GPU, which pays off for many samples
-    """
-    model = load_state(variant, load_file(weights_path(variant, folder, side)), side=side).to(device)
-    if compile and device.type == "cuda":
-        compile_networks(model)
-    return model
+    def load() -> ForwardDiffusion:
+        model = load_model(session.experiment, name, session.folder, session.device)
+        if session.device.type == "cuda":
+            compile_networks(model)
+        return model
 
-
-def load_pretrained_model(variant: str = "unet") -> ForwardDiffusion:
-    """The model of a variant with its weights in checkpoints/."""
-    return load_state(variant, load_pretrained(f"{NAME}_{variant}"))
+    return session.share(("compiled model", name), load)
 
 
-def run_evaluation(folder: Path, variant: str, count: int = COUNT, k: int = K, steps: int = STEPS) -> None:
-    """Evaluates a variant beside the baseline, both with weights in the folder; writes metrics and examples there."""
+def predict(model: ForwardRegression, test_set: TestSet) -> Float[Tensor, "c 1 d v 3 h w"]:
+    """The deterministic predictions for a test set."""
+    with autocast(test_set.truth.device):
+        return sample_posterior(model, test_set)
+
+
+def evaluate_sampler(variant: str, eta: int, session: Session) -> Results:
+    """The measures and the labels of a variant's samples beside the baseline, and images for the main sampler."""
+    test_set, options, target_angles = session.test_set, session.options, ETAS[variant][eta]
+    baseline, model = session.predict(BASELINE), load_compiled_model(session, variant)
     start_time = time.monotonic()
-    device, autocast = sampling_device()
-    model, baseline_model = (load_model(name, folder, device, compile=True) for name in (variant, BASELINE))
-    test_set, samples_by_eta = make_test_set(count, k, device=device), {}
-    for eta, target_angles in ETAS[variant].items():
-        sampling_start = time.monotonic()
-        with autocast:
-            samples = sample_posterior(model, test_set, k, steps, eta, target_angles=target_angles)
-        seconds = (time.monotonic() - sampling_start) / (count * k * len(target_angles))
-        samples_by_eta[eta] = samples, seconds
-        print(f"{variant}, eta {eta}: {seconds:.3f} seconds a sample", flush=True)
-    with autocast:
-        baseline = sample_posterior(baseline_model, test_set)
-    examples, numbers = slice(min(EXAMPLES, count)), {}
-    arrays = {
-        "context": to_uint8(test_set.context.value[examples, 0]),
-        "truth": to_uint8(test_set.truth[examples]),
-        "deterministic": to_uint8(baseline[examples, 0], 64),
-    }
-    for eta, (samples, seconds) in samples_by_eta.items():
-        target_angles, name = ETAS[variant][eta], f"{variant}_eta_{eta}"
-        numbers[name] = evaluate(test_set, samples, baseline, target_angles) | {"seconds_a_sample": seconds}
-        print(name, json.dumps({key: round(value, 3) for key, value in numbers[name].items()}), flush=True)
-        if name == sampler_name("unet"):  # of all other samplers only metrics and labels are stored
-            arrays[name] = to_uint8(samples[examples, :4], 64)
-            arrays[f"{name}_deviation"] = _quantize(samples[examples].std(1).mean(-3), 1 / 128)
-        labels = classify_factors(samples[:, :, target_angles.index(180), 0], test_set)
-        arrays[f"{name}_labels"] = labels.byte().cpu().numpy()
-        command = f"{COMMAND} evaluate {variant} --count {count} --samples {k} --steps {steps}"
-        _save_arrays(folder / f"evaluation_{variant}.npz", arrays, command, start_time, numbers)
+    with autocast(session.device):
+        samples = sample_posterior(
+            model, test_set, options["samples"], options["steps"], eta, target_angles=target_angles
+        )
+    seconds = (time.monotonic() - start_time) / (len(samples) * samples.shape[1] * len(target_angles))
+    numbers = evaluate(test_set, samples, baseline, target_angles) | {"seconds_a_sample": seconds}
+    labels = classify_factors(samples[:, :, target_angles.index(180), 0], test_set)
+    name, arrays = f"{variant}_eta_{eta}", {f"{variant}_eta_{eta}_labels": labels.byte().cpu().numpy()}
+    if name == MAIN_SAMPLER:  # of all other samplers only metrics and labels are stored
+        examples = slice(EXAMPLES)
+        arrays |= {
+            "context": to_uint8(test_set.context.value[examples, 0]),
+            "truth": to_uint8(test_set.truth[examples]),
+            "deterministic": to_uint8(baseline[examples, 0], 64),
+            name: to_uint8(samples[examples, :4], 64),
+            f"{name}_deviation": _quantize(samples[examples].std(1).mean(-3), 1 / 128),
+        }
+    return Results(numbers, arrays)
 
 
 def _quantize(x: Float[Tensor, "*shape"], step: float) -> np.ndarray:
@@ -378,115 +354,47 @@ def _quantize(x: Float[Tensor, "*shape"], step: float) -> np.ndarray:
     return ((x / step).round() * step).half().cpu().numpy()
 
 
-def save_orbit(folder: Path, variant: str, steps: int = STEPS) -> None:
-    """Renders orbits around sampled scenes and writes their images and depths to the folder."""
-    start_time = time.monotonic()
-    device, autocast = sampling_device()
-    with autocast:
-        model, test_set = load_model(variant, folder, device), make_test_set(ORBIT_SCENES, device=device)
-        images = render_orbit(model, test_set, steps=steps)
+def evaluate_orbit(session: Session) -> Results:
+    """The images and depths of orbits around sampled scenes."""
+    test_set = make_test_set(ORBIT_SCENES, device=session.device)
+    with autocast(session.device):
+        images = render_orbit(session.model("around"), test_set, steps=session.options["steps"])
     arrays = {"orbit": to_uint8(images.rgb, 64), "orbit_depth": _quantize(surface_depth(images), 1 / 64)}
-    _save_arrays(folder / f"orbit_{variant}.npz", arrays, f"{COMMAND} orbit {variant} --steps {steps}", start_time)
+    return Results({}, arrays)
 
 
-def save_reference_outputs(folder: Path, variant: str) -> None:
-    """Writes the reference outputs of a golden test to the folder: the first target's view, in single precision."""
-    start_time = time.monotonic()
-    device, _ = sampling_device()
-    test_set = make_test_set(REFERENCE["count"], REFERENCE["k"], device=device)
-    model = load_model(variant, folder, device)
-    samples = sample_posterior(model, test_set, REFERENCE["k"], REFERENCE["steps"], target_angles=TARGET_ANGLES[:1])
-    arrays = {"live": samples[:, :, :, :1].half().cpu().numpy()}
-    _save_arrays(folder / f"reference_{variant}.npz", arrays, f"{COMMAND} reference {variant}", start_time)
-
-
-def sampling_device() -> tuple[torch.device, AbstractContextManager]:
-    """The device for sampling, and the context for it: bfloat16 autocast on a GPU, nothing on a CPU."""
-    device = default_device()
-    return device, autocast_bf16(device, device.type == "cuda")
-
-
-def _save_arrays(
-    path: Path, arrays: dict[str, np.ndarray], command: str, start_time: float, numbers: dict | None = None
-) -> None:
-    """Writes arrays together with metrics and provenance for `export`; start_time: from time.monotonic()."""
-    minutes = (time.monotonic() - start_time) / 60 if torch.cuda.is_available() else 0.0
-    record = provenance(command) | {"gpu_minutes": minutes, "numbers": numbers or {}}
-    np.savez_compressed(path, record=np.array(json.dumps(record)), **arrays)
-
-
-def sampler_name(variant: str) -> str:
-    """The key of a variant's metrics with its main eta."""
-    return f"{variant}_eta_{next(iter(ETAS[variant]))}"
-
-
-def export_checkpoint(folder: Path, variant: str) -> None:
-    """Writes a variant's weights, all metrics and the examples to checkpoints/, with their provenance.
-
-    Results that are in checkpoints/ and not in the folder stay there, for example the metrics of other variants.
-    """
-    arrays = load_recorded(NAME) if f"{NAME}.npz" in read_manifest() else {}
-    texts = {key: json.loads(str(arrays.get(key, "{}"))) for key in JSON_KEYS}
-    for name in VARIANTS:
-        if (path := folder / f"{name}.json").exists():
-            record = read_json(path)
-            texts["curves"][name], texts["records"][name] = record.pop("curve"), record
-    for path in sorted(folder.glob("*_*.npz")):
-        with np.load(path) as saved_arrays:
-            arrays |= dict(saved_arrays)
-        prefix, _, name = path.stem.partition("_")
-        record = json.loads(str(arrays.pop("record")))
-        texts["numbers"] |= record.pop("numbers")
-        texts["parts"][f"{PART_KEYS.get(prefix, prefix)}_{name}"] = record
-    if cost := read_json(folder / "benchmark.json"):
-        texts["parts"]["benchmark"] = {key: cost.pop(key) for key in ("command", "commit", "hardware", "gpu_minutes")}
-        texts["benchmark"] = cost
-    records, numbers = texts["records"], texts["numbers"]
-    trainings = {name: [part for part in (record["before"], record) if part] for name, record in records.items()}
-    headline = {key: value for key, value in numbers[sampler_name(variant)].items() if key in HEADLINE_METRICS}
-    save_pretrained(
-        f"{NAME}_{variant}",
-        load_file(weights_path(variant, folder)),
-        metrics={key: round(value, 4) for key, value in headline.items()},
-        steps=sum(part["steps"] for part in trainings[variant]),
-        **merge_provenance(trainings[variant]),
+def reference_outputs(session: Session) -> Results:
+    """The reference outputs of a golden test: the first target's view, in single precision."""
+    test_set = make_test_set(REFERENCE["count"], REFERENCE["k"], device=session.device)
+    samples = sample_posterior(
+        session.model(FULL_MODEL), test_set, REFERENCE["k"], REFERENCE["steps"], target_angles=TARGET_ANGLES[:1]
     )
-    arrays |= {key: np.array(json.dumps(text)) for key, text in texts.items()}
-    factor_tvs = {name: round(sampler_metrics["factor_tv"], 4) for name, sampler_metrics in numbers.items()}
-    parts = [*sum(trainings.values(), []), *texts["parts"].values()]
-    save_recorded(NAME, arrays, metrics=factor_tvs, **merge_provenance(parts))
+    return Results({}, {"live": samples[:, :, :, :1].half().cpu().numpy()})
 
 
-def load_results() -> tuple[dict[str, dict[str, float]], dict[str, np.ndarray]]:
-    """The results in checkpoints/: the metrics of every sampler (VARIANT_eta_ETA), and all arrays with the examples."""
-    arrays = load_recorded(NAME)
-    return json.loads(str(arrays["numbers"])), arrays
+def load_pretrained_model() -> ForwardDiffusion:
+    """The full model with its weights in checkpoints/."""
+    return set_weights(VARIANTS[FULL_MODEL].build_model(), load_pretrained(PRETRAINED))
 
 
-def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(description="Evaluate the models of 06_inverse_graphics, and export one.")
-    parser.add_argument("command", choices=("evaluate", "orbit", "reference", "export"))
-    parser.add_argument("variant", choices=tuple(VARIANTS))
-    parser.add_argument("--out", type=Path, default=Path("build/inverse_graphics"), help="the folder of the training")
-    parser.add_argument("--count", type=positive_int, default=COUNT, help="scenes of the test set")
-    parser.add_argument("--samples", type=positive_int, default=K, help="samples for each scene")
-    parser.add_argument("--steps", type=positive_int, default=STEPS, help="sampling steps")
-    options = parser.parse_args()
-    if options.command == "evaluate" and options.variant not in ETAS:
-        parser.error(f"{options.variant} has no evaluation here: choose one of {', '.join(ETAS)}")
-    try:
-        if options.command == "evaluate":
-            run_evaluation(options.out, options.variant, options.count, options.samples, options.steps)
-        elif options.command == "orbit":
-            save_orbit(options.out, options.variant, options.steps)
-        elif options.command == "reference":
-            save_reference_outputs(options.out, options.variant)
-        else:
-            export_checkpoint(options.out, options.variant)
-    except ValueError as error:
-        parser.error(str(error))
-
-
-if __name__ == "__main__":
-    main()
+EXPERIMENT = Experiment(
+    name="inverse_graphics",
+    checkpoint="06_inverse_graphics",
+    weights_name="{checkpoint}_{variant}",
+    variants=VARIANTS | {"around": replace(VARIANTS["around"], parent=PRETRAINED)},
+    evaluations={
+        f"{variant}_eta_{eta}": Evaluation(partial(evaluate_sampler, variant, eta), variant, (BASELINE,))
+        for variant, etas in ETAS.items()
+        for eta in etas
+    }
+    | {
+        "orbit": Evaluation(evaluate_orbit, "around"),
+        "reference": Evaluation(reference_outputs, FULL_MODEL),
+        "cost": Evaluation(measure_cost, on_request=True),
+    },
+    make_test_set=lambda device, options: make_test_set(options["scenes"], options["samples"], device=device),
+    sample=predict,
+    evaluation_options={"scenes": COUNT, "samples": K, "steps": STEPS},
+    views=tuple(map(str, TARGET_ANGLES)),
+    headline=("factor_tv", *(f"energy_skill_{angle}" for angle in TARGET_ANGLES), "factor_scene_rms"),
+)

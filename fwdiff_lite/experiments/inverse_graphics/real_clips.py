@@ -1,39 +1,54 @@
-"""Evaluates the models that `train --data` trained on clips, on held-out frames with known cameras.
+"""The experiment on clips: models that are trained and evaluated on frames with known cameras.
 
-    python -m fwdiff_lite.experiments.inverse_graphics.real_clips unet --data FOLDER
-    python -m fwdiff_lite.experiments.inverse_graphics.real_clips deterministic --data FOLDER
+    python -m fwdiff_lite.experiments real_clips train unet deterministic --minutes 60 --data FOLDER
+    python -m fwdiff_lite.experiments real_clips evaluate --data TEST_FOLDER
 
-FOLDER is another split than that of the training. From each of its clips, one frame is the context, one frame is the
-target, and one frame between them is the novel view. A list of these frames is written beside the weights the first
-time and read from then on, so that all models are evaluated on the same frames. PSNR and SSIM are always measured;
-LPIPS, FID and KID where torchmetrics and its weights are available.
+The folders are in RealEstate10K's format (fwdiff_lite/datasets/realestate10k.py), each with one split of the clips.
+Every clip has its own unit of length; --near-far is given in this unit. From each test clip, one frame is the context,
+one frame is the target, and one frame between them is the novel view. A list of these frames is written beside the
+weights the first time and read from then on, so that all models are evaluated on the same frames. PSNR and SSIM are
+always measured; LPIPS, FID and KID where torchmetrics and its weights are available.
 """
 
 from __future__ import annotations
 
-import argparse
+import hashlib
+from argparse import ArgumentParser, Namespace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from safetensors.torch import load_file
 from torch import Tensor
 
 from fwdiff_lite import metrics
 from fwdiff_lite.colours import to_uint8
 from fwdiff_lite.command_line import positive_int
-from fwdiff_lite.datasets.view_sampler import evaluation_list, load_views, read_evaluation_list, write_evaluation_list
-from fwdiff_lite.devices import autocast_bf16, default_device
+from fwdiff_lite.datasets import realestate10k
+from fwdiff_lite.datasets.posed_clips import Clip
+from fwdiff_lite.datasets.view_sampler import (
+    FRAME_GAP,
+    evaluation_list,
+    load_views,
+    read_evaluation_list,
+    write_evaluation_list,
+)
 from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
-from fwdiff_lite.experiments.inverse_graphics.evaluation import STEPS, predict_deterministic, sample_and_render
-from fwdiff_lite.experiments.inverse_graphics.train import VARIANTS, add_data_arguments, load_state, read_data, run_name
+from fwdiff_lite.experiments.harness import Evaluation, Experiment, Results, Session
+from fwdiff_lite.experiments.inverse_graphics.evaluation import (
+    STEPS,
+    autocast,
+    predict_deterministic,
+    sample_and_render,
+)
+from fwdiff_lite.experiments.inverse_graphics.variants import SETTINGS, SIDE, make_clip_variant
 from fwdiff_lite.observations import Observations
 from fwdiff_lite.plotting import image_grid
-from fwdiff_lite.storage.files import read_json, write_json
-from fwdiff_lite.storage.provenance import provenance
+from fwdiff_lite.storage.files import read_json
 
-COMMAND = "python -m fwdiff_lite.experiments.inverse_graphics.real_clips"
 K, EXAMPLES = 4, 6  # samples of each scene; scenes in the figure
+NEAR_FAR = (1.0, 100.0)  # the near and far plane of a clip's scenes, in the clip's own unit
 
 
 def sample_posterior(
@@ -91,47 +106,99 @@ def save_examples(samples: Float[Tensor, "c k 2 3 h w"], views: dict[str, Observ
     grid.savefig(path)
 
 
-def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(description="Evaluate a model that was trained on clips.")
-    parser.add_argument("variant", choices=tuple(VARIANTS))
-    add_data_arguments(parser)
-    parser.add_argument("--out", type=Path, default=Path("build/realestate10k"), help="the folder of the training")
-    parser.add_argument("--list", type=Path, help="the frames to use; default: evaluation_list.txt in --out")
-    parser.add_argument("--samples", type=positive_int, default=K, help="samples for each scene")
-    parser.add_argument("--steps", type=positive_int, default=STEPS, help="sampling steps")
-    options = parser.parse_args()
-    if not options.data:
-        parser.error("give --data, the folder of the test clips")
-    name = run_name(options.variant, options.side)
-    model_options = read_json(options.out / f"{name}.json").get("options", {})
-    if "near_far" not in model_options:
-        parser.error(f"{options.out} holds no {name} that was trained on clips: run train with --data first")
-    if options.list and not options.list.exists():
-        parser.error(f"there is no {options.list}: without --list, one is written to {options.out}")
-    clips, path = read_data(parser, options), options.list or options.out / "evaluation_list.txt"
+# --- the experiment ---------------------------------------------------------------------------------------------------
+
+
+def add_arguments(action: str, parser: ArgumentParser) -> None:
+    """Adds the arguments of the commands that read clips."""
+    parser.add_argument("--data", type=Path, required=True, help="a folder in RealEstate10K's format")
+    parser.add_argument("--side", type=positive_int, default=SIDE, help="pixels along each side of an image")
+    gap_help = "least and largest number of frames from context to target; default: 100 180"
+    parser.add_argument(
+        "--frame-gap", type=positive_int, nargs=2, metavar=("MIN", "MAX"), default=FRAME_GAP, help=gap_help
+    )
+    actions, error_help = realestate10k.ON_ERROR, "stop at an invalid clip or frame, or skip it; default: %(default)s"
+    parser.add_argument("--on-error", choices=actions, default=actions[0], help=error_help)
+    parser.add_argument("--skip-pose-check", action="store_true", help="do not check the clips' frames and poses again")
+    if action == "train":
+        parser.add_argument(
+            "--near-far", type=float, nargs=2, metavar=("NEAR", "FAR"), default=NEAR_FAR, help="default: 1 100"
+        )
+    else:
+        parser.add_argument("--list", type=Path, help="the frames to use; default: evaluation_list.txt in --out")
+
+
+def read_data(options: Namespace) -> list[Clip]:
+    """Reads the clips in --data and prints what was skipped. ValueError if they cannot be used."""
+    if options.out.resolve() == options.data.resolve():
+        raise ValueError("--out and --data are one folder: the output would be read as clips")
+    if options.frame_gap[0] > options.frame_gap[1]:
+        raise ValueError("--frame-gap is the least and the largest number of frames: give the smaller number first")
+    clips, warnings = realestate10k.read_folder(
+        options.data, tuple(options.frame_gap), options.on_error, not options.skip_pose_check, options.side
+    )
+    print("\n".join([*warnings, f"{options.data}: {len(clips)} clips"]), flush=True)
+    return clips
+
+
+def configure(experiment: Experiment, options: Namespace) -> Experiment:
+    """The experiment on the clips in --data. ValueError if clips, list or planes cannot be used."""
+    frame_gap, folder = tuple(options.frame_gap), str(options.data.resolve())
+    near_far = tuple(getattr(options, "near_far", NEAR_FAR))
+    frames_path = getattr(options, "list", None)
+    if frames_path and not frames_path.exists():
+        raise ValueError(f"there is no {frames_path}: without --list, one is written to {options.out}")
+    clips, variants = read_data(options), {}
+    for name in experiment.variants:
+        trained = read_json(options.out / f"{name}.json").get("options", {})
+        planes = near_far if options.action == "train" else tuple(trained.get("near_far", near_far))
+        variants[name] = make_clip_variant(name, clips, frame_gap, planes, folder, options.side)
+    side = {} if options.side == SIDE else {"side": options.side}
+    arguments = {"data": options.data.name, "frame_gap": frame_gap} | side
+    if options.action == "train":
+        return replace(experiment, variants=variants, arguments=arguments | {"near_far": near_far})
+    path = frames_path or options.out / "evaluation_list.txt"
     if not path.exists():
-        write_evaluation_list(path, evaluation_list(clips, options.frame_gap))
-    try:
-        frame_list = read_evaluation_list(path)
-        views = load_views(clips, frame_list, options.side, options.frame_gap)
-    except ValueError as error:
-        parser.error(str(error))
-    device = default_device()
-    weights = load_file(options.out / f"{name}.safetensors")
-    model = load_state(options.variant, weights, **model_options).to(device)
-    with autocast_bf16(device, device.type == "cuda"):
-        device_views = {key: view.to(device) for key, view in views.items()}
-        samples = sample_posterior(model, device_views, options.samples, options.steps).float().cpu()
-    perceptual_numbers, warnings = perceptual_metrics(samples, views)
-    numbers = evaluate(samples, views) | perceptual_numbers
-    arguments = f"--data {options.data.name} --samples {options.samples} --steps {options.steps}"
-    settings = {"frame_gap": options.frame_gap, "list": path.name, "scenes": len(frame_list)}
-    record = provenance(f"{COMMAND} {options.variant} {arguments}") | settings
-    write_json(options.out / f"evaluation_{name}.json", record | numbers)
-    save_examples(samples, views, options.out / f"evaluation_{name}.png")
-    print("\n".join([*warnings, *(f"{key} {value:.4g}" for key, value in numbers.items())]), flush=True)
+        write_evaluation_list(path, evaluation_list(clips, frame_gap))
+    frames = read_evaluation_list(path)
+    views = load_views(clips, frames, options.side, frame_gap)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return replace(
+        experiment,
+        variants=variants,
+        arguments=arguments | ({"list": frames_path.name} if frames_path else {}),
+        settings={"data": folder, "frame_gap": list(frame_gap), "list": digest, "scenes": len(frames)},
+        make_test_set=lambda device, _: {key: view.to(device) for key, view in views.items()},
+    )
 
 
-if __name__ == "__main__":
-    main()
+def evaluate_variant(name: str, session: Session) -> Results:
+    """The measures of a variant's samples. Writes a figure of examples to the folder, and prints what is missing."""
+    samples, steps = session.options["samples"], session.options["steps"]
+    with autocast(session.device):
+        images = sample_posterior(session.model(name), session.test_set, samples, steps).float().cpu()
+    views = {key: view.to("cpu") for key, view in session.test_set.items()}
+    perceptual_numbers, warnings = perceptual_metrics(images, views)
+    save_examples(images, views, session.folder / f"evaluation_{name}.png")
+    for warning in warnings:
+        print(warning, flush=True)
+    return Results(evaluate(images, views) | perceptual_numbers, {})
+
+
+def needs_data(device: torch.device, options: object) -> None:
+    """Stands for the test set until `configure` has read clips."""
+    raise ValueError("this experiment needs clips: give --data")
+
+
+VARIANT_NAMES = tuple(name for name, settings in SETTINGS.items() if settings.fits_clips)
+EXPERIMENT = Experiment(
+    name="real_clips",
+    checkpoint="real_clips",
+    variants={name: make_clip_variant(name, [], FRAME_GAP, NEAR_FAR) for name in VARIANT_NAMES},
+    evaluations={name: Evaluation(partial(evaluate_variant, name), name) for name in VARIANT_NAMES},
+    make_test_set=needs_data,
+    sample=sample_posterior,
+    evaluation_options={"samples": K, "steps": STEPS},
+    add_arguments=add_arguments,
+    configure=configure,
+)

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.functional import max_pool2d
 
 from fwdiff_lite import metrics
-from fwdiff_lite.problems.inverse_graphics import tabletop
+from fwdiff_lite.problems.inverse_graphics import disocclusion, ray_tracing, tabletop
 from fwdiff_lite.problems.inverse_graphics.cameras import pixel_centres, project, rays
 from fwdiff_lite.problems.inverse_graphics.pixelnerf import bilinear_sample
 
@@ -49,7 +49,7 @@ def static_points(
     """
     origins, directions = rays(cameras, pixel_centres(side, side, cameras))
     reference, *others = (
-        tabletop.hit_record(tabletop.build_solids(scenes), origins, directions) for scenes in scene_draws
+        ray_tracing.hit_record(tabletop.build_solids(scenes), origins, directions) for scenes in scene_draws
     )
     same = reference.depth < torch.inf
     for other in others:
@@ -78,7 +78,7 @@ def covisible_points(
     """
     mask, points = static_points(scene_draws, first_camera, side)
     for scenes in scene_draws:
-        mask = mask & ~tabletop.disocclusion_mask(scenes, second_camera, first_camera, side)[:, 0]
+        mask = mask & ~disocclusion.disocclusion_mask(scenes, second_camera, first_camera, side)[:, 0]
     uv, depth = project(second_camera[:, 0], points)
     second_mask, _ = static_points(scene_draws, second_camera, side)
     inside = (depth > 0) & ((uv - 0.5).abs() <= 0.5).all(-1)

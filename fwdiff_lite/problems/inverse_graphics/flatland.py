@@ -292,7 +292,6 @@ def build_model(
         build_renderer(),
         width=32,
         num_features=8,
-        encoder_channels=32,
         render_downsample=4,
         encoder_options=encoder_options,
     )

@@ -31,7 +31,7 @@ from fwdiff_lite.problems.inverse_graphics.cameras import (
     rays,
     world_to_camera,
 )
-from fwdiff_lite.problems.inverse_graphics.volume import RenderedImages, VolumeRenderer
+from fwdiff_lite.problems.inverse_graphics.volume import RenderedImages, RenderedRays, VolumeRenderer
 
 CPU_CHUNK_POINTS = 2**13  # points x views in one call of the field's network on the CPU: they fit a core's cache
 DENSITY_SCALE = 10.0  # density per unit of length = DENSITY_SCALE x softplus of the network's output
@@ -237,10 +237,9 @@ class SceneDenoiser(nn.Module):
     """Eq. 14: predicts a scene from context images and noisy target images, with their cameras.
 
     encoder: a name in BACKBONES
-    width: hidden width of the field's network
+    width: hidden width of the field's network, and output channels of the encoder
     num_features: channels of the field beside the colours, rendered as an input of the target's encoder (figure 2)
     num_freqs: frequencies of the field's positional encoding of coordinates
-    encoder_channels: output channels of the encoder
     render_downsample: divides height and width of the deterministic render
     encoder_options: keyword arguments of the encoder beside its input and output channels
     conditioning: which of COND_CHANNELS are inputs of the target's encoder. The others are zero; if there are none, the
@@ -254,7 +253,6 @@ class SceneDenoiser(nn.Module):
         width: int = 64,
         num_features: int = 16,
         num_freqs: int = 4,
-        encoder_channels: int = 64,
         render_downsample: int = 2,
         encoder_options: dict | None = None,
         conditioning: tuple[str, ...] = COND_CHANNELS,
@@ -267,62 +265,93 @@ class SceneDenoiser(nn.Module):
         self.renderer, self.render_downsample = renderer, render_downsample
         self.num_features, self.conditioning = num_features, conditioning
         in_channels = 3 + (3 + 2 + num_features) + 6 + 1  # images, rendered_cond, ray_embedding, is_target
-        self.encoder = BACKBONES[encoder](in_channels, encoder_channels, **(encoder_options or {}))
+        self.encoder = BACKBONES[encoder](in_channels, width, **(encoder_options or {}))
         # applied to each pixel of the map, not to each point: it is linear, so it commutes with bilinear sampling
-        self.project = nn.Conv2d(encoder_channels, width, 1)
+        self.project = nn.Conv2d(width, width, 1)
         self.field = FieldNetwork(width, num_features, num_freqs, contraction_radius=renderer.near)
+
+    def condition(self, context: Observations, target_params: Float[Tensor, "b m 4 4"], target_mask=None) -> Condition:
+        """Encodes the context, and renders the scene that it gives by the targets' cameras."""
+        check_cameras(context.params)
+        scene = self.encode_context(context)
+        if not self.conditioning:
+            return Condition(scene, self._empty_render(context.value, target_params.shape[1]), target_params, None)
+        render = self.render_context(scene, target_params)
+        prediction = Observations(self._to_images(render.rgb_features[..., :3]), target_params)
+        return Condition(scene, self.assemble_conditioning(render), target_params, prediction)
+
+    def encode_context(self, context: Observations) -> RadianceField:
+        """The scene that is conditioned on the context alone, S(. | enc(O_ctxt; 0))."""
+        images = torch.where(context.mask[:, :, None, None, None], context.value, 0)
+        rendered_cond, t = self._empty_render(images, images.shape[1]), images.new_zeros(len(images))
+        feature_maps = self.encode(images, context.params, rendered_cond, t, is_target=False)
+        return RadianceField(self.field, self.renderer, feature_maps, context.params, context.mask, self.training)
+
+    def render_context(self, scene: RadianceField, cameras: Float[Tensor, "b m 4 4"]) -> RenderedRays:
+        """The deterministic render by the targets' cameras: colours and features, normalised depth, opacity.
+
+        One ray is rendered for each of the P pixels of an image whose sides are divided by render_downsample:
+        rgb_features (B, M, P, 3 + num_features), depth and opacity (B, M, P).
+        """
+        render = self.renderer.render_rays(scene, cameras, downsample=self.render_downsample)
+        return render._replace(depth=self._normalize_depth(render.depth, cameras))
+
+    def assemble_conditioning(self, render: RenderedRays) -> Float[Tensor, "b m c h w"]:
+        """The render as an input of the encoder, at the size of its images: colour, depth, opacity, features.
+
+        The channels of COND_CHANNELS that are not in `conditioning` are zero.
+        """
+        channels = {
+            "colour": render.rgb_features[..., :3],
+            "depth": torch.stack([render.depth, render.opacity], -1),
+            "features": render.rgb_features[..., 3:],
+        }
+        inputs = [x if name in self.conditioning else torch.zeros_like(x) for name, x in channels.items()]
+        rendered_cond = self._to_images(torch.cat(inputs, -1))
+        size = (self.renderer.height, self.renderer.width)
+        upsampled = nn.functional.interpolate(rendered_cond.flatten(0, 1), size)
+        return upsampled.unflatten(0, rendered_cond.shape[:2])
+
+    def encode_targets(
+        self, condition: Condition, noisy_target: Float[Tensor, "b m 3 h w"], t: Float[Tensor, "b"]
+    ) -> Float[Tensor, "b m f h w"]:
+        """Feature maps of the noisy target, enc(O_trgt_t, O_det; t)."""
+        return self.encode(noisy_target, condition.cameras, condition.rendered_cond, t, is_target=True)
 
     def encode(
         self,
         images: Float[Tensor, "b v 3 h w"],
         cameras: Float[Tensor, "b v 4 4"],
-        rendered_cond: Float[Tensor, "b v c h w"] | None,
+        rendered_cond: Float[Tensor, "b v c h w"],
         t: Float[Tensor, "b"],
+        is_target: bool,
     ) -> Float[Tensor, "b v f h w"]:
         """enc(O, phi; t): feature maps at the width of the field's network.
 
-        rendered_cond: as in Condition, for targets; None for context images
+        rendered_cond: as in Condition; zeros for context images
+        is_target: a further input of the encoder, which distinguishes targets from context images
         """
         b, v, _, h, w = images.shape
         if (h, w) != (self.renderer.height, self.renderer.width):
             raise ValueError(
                 f"images of {h}x{w} pixels, but this model's have {self.renderer.height}x{self.renderer.width}"
             )
-        is_target = images.new_full((b, v, 1, h, w), float(rendered_cond is not None))
-        if rendered_cond is None:
-            rendered_cond = images.new_zeros(b, v, 5 + self.num_features, h, w)
+        is_target_channel = images.new_full((b, v, 1, h, w), float(is_target))
         ray_embedding = plucker_coordinates(cameras, h, w, self.renderer.near or 1.0).to(images)
-        inputs = torch.cat([images, rendered_cond, ray_embedding, is_target], 2).flatten(0, 1)
+        inputs = torch.cat([images, rendered_cond, ray_embedding, is_target_channel], 2).flatten(0, 1)
         feature_maps = self.project(self.encoder(inputs, t.repeat_interleave(v)))
         # in the cameras' precision, even where networks run in a lower one: interpolation needs maps and positions of
         # one type, and half precision would move a position by a fifth of a pixel
         return feature_maps.to(cameras).unflatten(0, (b, v))
 
-    def condition(self, context: Observations, target_params: Float[Tensor, "b m 4 4"], target_mask=None) -> Condition:
-        """Encodes the context, and renders the scene that it gives by the targets' cameras."""
-        check_cameras(context.params)
-        b, m = target_params.shape[:2]
-        images = torch.where(context.mask[:, :, None, None, None], context.value, 0)
-        feature_maps = self.encode(images, context.params, None, images.new_zeros(b))
-        scene = RadianceField(self.field, self.renderer, feature_maps, context.params, context.mask, self.training)
-        if not self.conditioning:
-            zeros = images.new_zeros(b, m, 5 + self.num_features, self.renderer.height, self.renderer.width)
-            return Condition(scene, zeros, target_params, None)
-        render = self.renderer.render_rays(scene, target_params, downsample=self.render_downsample)
+    def _empty_render(self, images: Float[Tensor, "b v 3 h w"], m: int) -> Float[Tensor, "b {m} c h2 w2"]:
+        """The conditioning of M views that have no render: zeros, of the images' type."""
+        return images.new_zeros(len(images), m, 5 + self.num_features, self.renderer.height, self.renderer.width)
+
+    def _to_images(self, values: Float[Tensor, "b m p c"]) -> Float[Tensor, "b m c h w"]:
+        """The values of all pixels of the deterministic render, as images."""
         h, w = (max(1, n // self.render_downsample) for n in (self.renderer.height, self.renderer.width))
-        depth = self._normalize_depth(render.depth, target_params)
-        channels = {
-            "colour": render.rgb_features[..., :3],
-            "depth": torch.stack([depth, render.opacity], -1),
-            "features": render.rgb_features[..., 3:],
-        }
-        prediction = Observations(channels["colour"].transpose(-1, -2).unflatten(-1, (h, w)), target_params)
-        inputs = [x if name in self.conditioning else torch.zeros_like(x) for name, x in channels.items()]
-        rendered_cond = torch.cat(inputs, -1).transpose(-1, -2).unflatten(-1, (h, w))  # (B, M, C, h, w)
-        rendered_cond = nn.functional.interpolate(
-            rendered_cond.flatten(0, 1), (self.renderer.height, self.renderer.width)
-        )
-        return Condition(scene, rendered_cond.unflatten(0, (b, m)), target_params, prediction)
+        return values.transpose(-1, -2).unflatten(-1, (h, w))
 
     def _normalize_depth(
         self, depth: Float[Tensor, "b m p"], cameras: Float[Tensor, "b m 4 4"]
@@ -346,7 +375,7 @@ class SceneDenoiser(nn.Module):
     ) -> RadianceField:
         """Eq. 14: the signal, a scene that is conditioned on the context and the noisy target."""
         context = condition.context
-        feature_maps = self.encode(noisy_target, condition.cameras, condition.rendered_cond, t)
+        feature_maps = self.encode_targets(condition, noisy_target, t)
         mask = torch.ones(feature_maps.shape[:2], dtype=torch.bool, device=feature_maps.device)
         target = replace(context, feature_maps=feature_maps, cameras=condition.cameras, mask=mask)
         return cat([context, target], 1)

@@ -13,15 +13,14 @@ and the hidden body's shape, position, size and azimuth are random, too. Each ha
 defined in the screen's frame. So the distribution of the hidden content given a front view is known: `resample_hidden`
 draws from it.
 
-All solids are boxes, cylinders and spheres, so the intersection of a ray with a solid has a closed form. There is one
-light and no specular reflection: a colour does not depend on the viewing direction, so a radiance field that ignores
-the viewing direction can represent a scene exactly.
+All solids are boxes, cylinders and spheres (ray_tracing.py). There is one light and no specular reflection: a colour
+does not depend on the viewing direction, so a radiance field that ignores the viewing direction can represent a scene
+exactly.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -29,12 +28,19 @@ from torch import Tensor
 
 from fwdiff_lite.colours import hsv_to_rgb
 from fwdiff_lite.observations import Observations, to_device
-from fwdiff_lite.problems.inverse_graphics.cameras import check_cameras, orbit, pixel_centres, project, rays
+from fwdiff_lite.problems.inverse_graphics.cameras import check_cameras, orbit, pixel_centres, rays
+from fwdiff_lite.problems.inverse_graphics.ray_tracing import (
+    SHAPES,
+    HitRecord,
+    Solids,
+    closest_hit,
+    hit_record,
+    occluder_distance,
+)
 from fwdiff_lite.problems.inverse_graphics.volume import intersect_aabb
 
 LOW, HIGH = (-1.0, -1.0, -0.06), (1.0, 1.0, 0.72)  # lowest and highest corner of a box that contains every scene
 
-SHAPES = ("box", "cylinder", "sphere")
 SCREEN, BOX, HIDDEN, DISTRACTORS, TABLE = 0, 1, 2, (3, 4), 5  # indices of the solids; HIDDEN is behind the screen
 PATTERNS = ("checks", "stripes", "rings")  # on the table top
 
@@ -53,7 +59,6 @@ DECAL_COLOURS = torch.tensor([[0.90, 0.14, 0.16], [1.00, 0.80, 0.10], [0.10, 0.3
 BAND_COLOUR = 0.97  # of the white band on the screen, in all three channels
 ELEVATION_RANGE, DISTANCE_RANGE = (20, 32), (2.6, 3.6)  # of all cameras, in degrees and in table radii
 HALF_FIELD_WIDTH_RANGE = (0.97, 1.2)  # half of the width that a camera sees at the table's centre
-SHADOW_BIAS = 1e-3  # offset of the origins of shadow and visibility rays along the surface normal
 
 # --- scenes -----------------------------------------------------------------------------------------------------------
 
@@ -65,7 +70,7 @@ class Scenes:
     front_azimuth:      (B,) the azimuth of the front
     light_direction:    (B, 3) unit vector towards the light
     pattern:            (B,) index into PATTERNS, of the table top's pattern
-    pattern_frequency:  (B,) periods of the pattern per unit of length
+    pattern_frequency:  (B,) changes of the pattern's colour per unit of length
     pattern_azimuth:    (B,) orientation of the pattern
     table_colours:      (B, 2, 3) the two colours of the pattern
     distractor_colours: (B, 2, 3) the colour of each distractor
@@ -186,13 +191,13 @@ def resample_hidden(scenes: Scenes, generator: torch.Generator) -> Scenes:
     A front view of the result equals a front view of the input. Random numbers are drawn on the CPU, whatever the
     device of the scenes; the result is on that device.
     """
-    scenes_on_cpu = _resample_hidden_geometry(scenes.to("cpu"), generator)
+    scenes_on_cpu = resample_hidden_geometry(scenes.to("cpu"), generator)
     probabilities = scenes_on_cpu.factor_probabilities.flatten(0, 1)
     factor = torch.multinomial(probabilities, 1, generator=generator).view(-1, 2)
     return replace(scenes_on_cpu, factor=factor).to(scenes.front_azimuth.device)
 
 
-def _resample_hidden_geometry(scenes: Scenes, generator: torch.Generator) -> Scenes:
+def resample_hidden_geometry(scenes: Scenes, generator: torch.Generator) -> Scenes:
     """The same scenes with a new decal height and a new hidden body, present or not; on the CPU."""
     uniform, integers = _random_functions(len(scenes), generator)
     shape_index = integers(3)
@@ -291,32 +296,7 @@ def rotate_about_z(cameras: Float[Tensor, "*b 4 4"], degrees: float) -> Float[Te
     return torch.stack([cos * x - sin * y, sin * x + cos * y, cameras[..., 2], cameras[..., 3]], -1)
 
 
-# --- ray tracing ------------------------------------------------------------------------------------------------------
-
-
-class Solids(NamedTuple):
-    """Solids with their colours: (B, 6, ...) all solids of B scenes, or (B, M, P, ...) one solid for each ray."""
-
-    present: Bool[Tensor, "*b"]
-    shape_index: Int[Tensor, "*b"]
-    centre: Float[Tensor, "*b 3"]
-    half_extents: Float[Tensor, "*b 3"]
-    axis: Float[Tensor, "*b 2"]  # direction of the first axis: cosine and sine of the azimuth
-    colour: Float[Tensor, "*b 3"]
-
-    def select(self, solid_index: int | Int[Tensor, "b m p"]) -> "Solids":
-        """The solid with this index, for each ray."""
-        rows = torch.arange(len(self.shape_index), device=self.shape_index.device)[:, None, None]
-        return Solids(*(x[rows, solid_index] for x in self))
-
-    def has_shape(self, name: str) -> Bool[Tensor, "*b"]:
-        return self.shape_index == SHAPES.index(name)
-
-    def to_local(self, vector: Float[Tensor, "*#b 3"]) -> Float[Tensor, "*#b 3"]:
-        """A vector of the world in the solid's local coordinates: along its axes, in units of its half extents."""
-        x, y, z = vector.unbind(-1)
-        cos, sin = self.axis.unbind(-1)
-        return torch.stack(torch.broadcast_tensors(cos * x + sin * y, cos * y - sin * x, z), -1) / self.half_extents
+# --- images -----------------------------------------------------------------------------------------------------------
 
 
 def build_solids(scenes: Scenes) -> Solids:
@@ -339,75 +319,6 @@ def build_solids(scenes: Scenes) -> Solids:
     )
 
 
-def intersect(
-    solid: Solids, origins: Float[Tensor, "b #m #p 3"], directions: Float[Tensor, "b #m #p 3"]
-) -> Float[Tensor, "b m p"]:
-    """The distance at which each ray enters a solid, in units of the length of `directions`.
-
-    The distance is 0 for a ray that starts inside, and inf for a ray that misses the solid. In the solid's local
-    coordinates a box is the intersection of the three slabs |x|, |y|, |z| <= 1; a cylinder is x^2 + y^2 <= 1 in the
-    slab |z| <= 1; a sphere is x^2 + y^2 + z^2 <= 1, in the same slab.
-    """
-    o, d = solid.to_local(origins - solid.centre), solid.to_local(directions)
-    inverse_d = 1 / torch.where(d.abs() < 1e-9, 1e-9, d)
-    slab_middle, slab_half_length = -o * inverse_d, inverse_d.abs()  # of the ray's interval inside each slab
-    slab_near, slab_far = slab_middle - slab_half_length, slab_middle + slab_half_length
-    is_sphere = solid.has_shape("sphere").to(d)
-
-    def radial_sum(v: Tensor) -> Tensor:
-        return v[..., 0] + v[..., 1] + is_sphere * v[..., 2]
-
-    # the ray's point closest to the cylinder's axis or to the sphere's centre, and half the length inside
-    d_squared = radial_sum(d * d).clamp(min=1e-12)
-    closest = -radial_sum(o * d) / d_squared
-    half_chord = ((1 - radial_sum((o + closest[..., None] * d).square())).clamp(min=0) / d_squared).sqrt()
-    is_box = solid.has_shape("box")
-    near = torch.where(is_box, torch.maximum(slab_near[..., 0], slab_near[..., 1]), closest - half_chord)
-    far = torch.where(is_box, torch.minimum(slab_far[..., 0], slab_far[..., 1]), closest + half_chord)
-    near, far = torch.maximum(near, slab_near[..., 2]), torch.minimum(far, slab_far[..., 2])
-    return torch.where((near < far) & (far > 0) & solid.present, near.clamp(min=0), torch.inf)
-
-
-def closest_hit(
-    solids: Solids, origins: Float[Tensor, "b #m #p 3"], directions: Float[Tensor, "b #m #p 3"]
-) -> tuple[Float[Tensor, "b m p"], Int[Tensor, "b m p"]]:
-    """The distance from each ray's origin to the closest solid, inf where the ray hits none, and that solid's index.
-
-    Distances are in units of the length of `directions`.
-    """
-    return torch.stack([intersect(solids.select(i), origins, directions) for i in range(TABLE + 1)], -1).min(-1)
-
-
-class HitRecord(NamedTuple):
-    """The closest hits of M x P rays for each of B scenes."""
-
-    depth: Float[Tensor, "b m p"]  # in units of the length of the ray's direction; inf: no hit
-    point: Float[Tensor, "b m p 3"]
-    normal: Float[Tensor, "b m p 3"]
-    solid_index: Int[Tensor, "b m p"]
-    solid: Solids
-    local_point: Float[Tensor, "b m p 3"]  # the point in the solid's local coordinates
-    local_normal: Float[Tensor, "b m p 3"]  # the outward normal there, of any length
-
-
-def hit_record(solids: Solids, origins: Float[Tensor, "b m #p 3"], directions: Float[Tensor, "b m p 3"]) -> HitRecord:
-    """The closest hit of each ray: its point, normal and solid."""
-    depth, solid_index = closest_hit(solids, origins, directions)
-    solid = solids.select(solid_index)
-    point = origins + torch.where(depth < torch.inf, depth, 0)[..., None] * directions
-    local_point = solid.to_local(point - solid.centre)
-    height, radius = local_point[..., 2:].abs(), local_point[..., :2].norm(dim=-1, keepdim=True)
-    vertical, horizontal = local_point.new_tensor([0.0, 0.0, 1.0]), local_point.new_tensor([1.0, 1.0, 0.0])
-    cylinder_normal = local_point * torch.where(height > radius, vertical, horizontal)
-    box_normal = torch.where(local_point.abs() == local_point.abs().amax(-1, keepdim=True), local_point, 0)
-    local_normal = torch.where(solid.has_shape("cylinder")[..., None], cylinder_normal, local_point)
-    local_normal = torch.where(solid.has_shape("box")[..., None], box_normal, local_normal)
-    x, y, z = torch.nn.functional.normalize(local_normal / solid.half_extents, dim=-1).unbind(-1)
-    cos, sin = solid.axis.unbind(-1)
-    normal = torch.stack([cos * x - sin * y, sin * x + cos * y, z], -1)
-    return HitRecord(depth, point, normal, solid_index, solid, local_point, local_normal)
-
-
 def render_rays(
     scenes: Scenes, origins: Float[Tensor, "b m #p 3"], directions: Float[Tensor, "b m p 3"]
 ) -> tuple[Float[Tensor, "b m p 3"], Float[Tensor, "b m p"]]:
@@ -418,44 +329,71 @@ def render_rays(
     solids = build_solids(scenes)
     hits = hit_record(solids, origins, directions)
     light_direction = scenes.light_direction[:, None, None]
-    cosine = (hits.normal * light_direction).sum(-1)
-    lit = closest_hit(solids, hits.point + SHADOW_BIAS * hits.normal, light_direction)[0] == torch.inf
-    shading = 0.66 + 0.02 * hits.normal[..., 2] + 0.10 * cosine + 0.26 * cosine.clamp(min=0) * lit
-    colour = (albedo(scenes, hits) * shading[..., None]).clamp(0, 1)
+    lit = occluder_distance(solids, hits.point, hits.normal, light_direction) == torch.inf
+    colour = (albedo(scenes, hits) * shading(hits, light_direction, lit)[..., None]).clamp(0, 1)
     return torch.where((hits.depth < torch.inf)[..., None], 2 * colour - 1, 1.0), hits.depth
 
 
+def shading(
+    hits: HitRecord, light_direction: Float[Tensor, "b 1 1 3"], lit: Bool[Tensor, "b m p"]
+) -> Float[Tensor, "b m p"]:
+    """The factor of each hit's colour: ambient light that is stronger on surfaces towards the light, and direct light.
+
+    lit: mask of the hits that are not in a shadow. A shadow takes the direct light only
+    """
+    cosine = (hits.normal * light_direction).sum(-1)
+    return 0.66 + 0.02 * hits.normal[..., 2] + 0.10 * cosine + 0.26 * cosine.clamp(min=0) * lit
+
+
 def albedo(scenes: Scenes, hits: HitRecord) -> Float[Tensor, "b m p 3"]:
-    """Each hit's colour in [0, 1] before shading: of a solid, the table's pattern, the screen's band or a decal."""
-    x, y, z = hits.local_point.unbind(-1)
-    normal_x, normal_y, normal_z = hits.local_normal.unbind(-1)
-    frequency, pattern = (v[:, None, None] for v in (scenes.pattern_frequency, scenes.pattern))
-    radius = hits.local_point[..., :2].norm(dim=-1)
-    x_parity, y_parity, ring_parity = ((frequency * coordinate + 0.25).floor() % 2 for coordinate in (x, y, radius))
-    stripes_or_rings = torch.where(pattern == 1, x_parity, ring_parity)
-    odd = torch.where(pattern == 0, (x_parity + y_parity) % 2, stripes_or_rings) == 1
-    on_band = (hits.solid_index == SCREEN) & (normal_x > 0.5) & ((z - 0.45).abs() < 0.2)
-    outer_sign = torch.sign(_rotate(scenes.position[:, BOX], -scenes.front_azimuth)[:, 1])[:, None, None]
-    on_back, on_side = ((hits.solid_index == BOX) & face for face in (normal_x < -0.5, normal_y * outer_sign > 0.5))
-    horizontal = torch.where(on_back, y, x)
-    on_decal = (on_back | on_side) & (torch.maximum(horizontal.abs(), z.abs()) < 0.92)
-    on_decal = on_decal & (z < 2 * scenes.decal_height[:, None, None] - 1)
-    decal_colour = DECAL_COLOURS.to(z)[scenes.factor[:, 1]][:, None, None]
+    """Each hit's colour in [0, 1] before shading: of its solid, the table's pattern, the screen's band or a decal."""
+    decal_colour = DECAL_COLOURS.to(hits.depth)[scenes.factor[:, 1]]
     colour = hits.solid.colour
     for mask, new_colour in (
-        ((hits.solid_index == TABLE) & (normal_z > 0.5) & odd, scenes.table_colours[:, None, :1]),
-        (on_band, colour.new_tensor(BAND_COLOUR)),
-        (on_decal, decal_colour),
+        (pattern_mask(scenes, hits), scenes.table_colours[:, None, :1]),
+        (band_mask(hits), colour.new_tensor(BAND_COLOUR)),
+        (decal_mask(scenes, hits), decal_colour[:, None, None]),
     ):
         colour = torch.where(mask[..., None], new_colour, colour)
     return colour
+
+
+def pattern_mask(scenes: Scenes, hits: HitRecord) -> Bool[Tensor, "b m p"]:
+    """Mask of the hits on the part of the table top that has the first of the pattern's two colours.
+
+    The colour changes at equal steps along x (stripes), along x and along y (checks), or away from the centre (rings).
+    """
+    frequency, pattern = (v[:, None, None] for v in (scenes.pattern_frequency, scenes.pattern))
+    x, y, _ = hits.local_point.unbind(-1)
+    radius = hits.local_point[..., :2].norm(dim=-1)
+    x_parity, y_parity, ring_parity = ((frequency * coordinate + 0.25).floor() % 2 for coordinate in (x, y, radius))
+    stripes_or_rings = torch.where(pattern == PATTERNS.index("stripes"), x_parity, ring_parity)
+    odd = torch.where(pattern == PATTERNS.index("checks"), (x_parity + y_parity) % 2, stripes_or_rings) == 1
+    return (hits.solid_index == TABLE) & (hits.local_normal[..., 2] > 0.5) & odd
+
+
+def band_mask(hits: HitRecord) -> Bool[Tensor, "b m p"]:
+    """Mask of the hits on the white band of the screen's front."""
+    on_front = (hits.solid_index == SCREEN) & (hits.local_normal[..., 0] > 0.5)
+    return on_front & ((hits.local_point[..., 2] - 0.45).abs() < 0.2)
+
+
+def decal_mask(scenes: Scenes, hits: HitRecord) -> Bool[Tensor, "b m p"]:
+    """Mask of the hits on the decal, which covers the back and the outer side of the box up to the decal's height."""
+    x, y, z = hits.local_point.unbind(-1)
+    normal_x, normal_y, _ = hits.local_normal.unbind(-1)
+    outer_sign = torch.sign(_rotate(scenes.position[:, BOX], -scenes.front_azimuth)[:, 1])[:, None, None]
+    on_back, on_side = ((hits.solid_index == BOX) & face for face in (normal_x < -0.5, normal_y * outer_sign > 0.5))
+    horizontal = torch.where(on_back, y, x)
+    inside_margin = torch.maximum(horizontal.abs(), z.abs()) < 0.92
+    return (on_back | on_side) & inside_margin & (z < 2 * scenes.decal_height[:, None, None] - 1)
 
 
 def render(
     scenes: Scenes, cameras: Float[Tensor, "b m 4 4"], side: int = 64, antialias: int = 2
 ) -> Float[Tensor, "b m 3 {side} {side}"]:
     """Images in [-1, 1]: each pixel is the mean of antialias x antialias rays through it."""
-    _check_render_arguments(scenes, cameras, side, antialias)
+    check_render_arguments(scenes, cameras, side, antialias)
     rays_per_side = side * antialias
     colour, _ = render_rays(scenes, *rays(cameras, pixel_centres(rays_per_side, rays_per_side, cameras)))
     colour = colour.view(*cameras.shape[:2], side, antialias, side, antialias, 3)
@@ -466,7 +404,7 @@ def render_depth(
     scenes: Scenes, cameras: Float[Tensor, "b m 4 4"], side: int = 64
 ) -> Float[Tensor, "b m {side} {side}"]:
     """The distance from the camera to the closest hit of the ray through each pixel's centre, or inf without a hit."""
-    _check_render_arguments(scenes, cameras, side)
+    check_render_arguments(scenes, cameras, side)
     depth, _ = closest_hit(build_solids(scenes), *rays(cameras, pixel_centres(side, side, cameras)))
     return depth.view(*cameras.shape[:2], side, side)
 
@@ -481,7 +419,7 @@ def render_rgbd(
     return render(scenes, cameras, side, antialias), render_depth(scenes, cameras, side)
 
 
-def _check_render_arguments(scenes: Scenes, cameras: Tensor, side: int, antialias: int = 1) -> None:
+def check_render_arguments(scenes: Scenes, cameras: Tensor, side: int, antialias: int = 1) -> None:
     """ValueError where the cameras are not M for each of B scenes, or an image would have no pixel or no ray."""
     check_cameras(cameras)
     if cameras.ndim != 4 or len(cameras) != len(scenes):
@@ -490,91 +428,6 @@ def _check_render_arguments(scenes: Scenes, cameras: Tensor, side: int, antialia
         raise ValueError(
             f"an image needs at least one pixel per side and one ray per pixel, got {side} and {antialias}"
         )
-
-
-# --- the part of a view that a context does not show ------------------------------------------------------------------
-
-
-def disocclusion_mask(
-    scenes: Scenes,
-    context_cameras: Float[Tensor, "b c 4 4"],
-    target_cameras: Float[Tensor, "b m 4 4"],
-    side: int = 64,
-    context_mask: Bool[Tensor, "b c"] | None = None,
-) -> Bool[Tensor, "b m {side} {side}"]:
-    """Mask of the target views' pixels that show a surface point which no context camera sees.
-
-    The point is outside of the context images, its surface faces away from the context cameras, or something occludes
-    it. A pixel that shows only background is never in the mask.
-
-    context_mask: which contexts exist; default: all
-
-    The mask depends on the scenes' hidden content. The union of the masks of several `resample_hidden` scenes depends
-    on the front view alone.
-    """
-    _check_render_arguments(scenes, context_cameras, side)
-    _check_render_arguments(scenes, target_cameras, side)
-    solids = build_solids(scenes)
-    hits = hit_record(solids, *rays(target_cameras, pixel_centres(side, side, target_cameras)))
-    point, normal = (v.flatten(1, 2)[:, None] for v in (hits.point, hits.normal))  # (B, 1, M P, 3)
-    eye, _ = rays(context_cameras, context_cameras.new_zeros(1, 2))  # (B, C, 1, 3)
-    uv, depth = project(context_cameras, point)  # (B, C, M P, 2), (B, C, M P)
-    in_image = (depth > 0) & ((uv > 0) & (uv < 1)).all(-1)
-    to_eye = eye - point
-    unoccluded = closest_hit(solids, point + SHADOW_BIAS * normal, to_eye)[0] > 1  # to_eye ends at the camera
-    visible = in_image & unoccluded & ((normal * to_eye).sum(-1) > 0)
-    if context_mask is not None:
-        visible = visible & context_mask[..., None]
-    disoccluded = (hits.depth < torch.inf) & ~visible.any(1).view_as(hits.depth)
-    return disoccluded.view(*target_cameras.shape[:2], side, side)
-
-
-# --- classifying a factor by templates --------------------------------------------------------------------------------
-
-
-def render_factor_templates(
-    scenes: Scenes,
-    cameras: Float[Tensor, "b 1 4 4"],
-    factor: str,
-    num_draws: int = 8,
-    side: int = 64,
-    antialias: int = 2,
-) -> tuple[Float[Tensor, "b a g 3 {side} {side}"], Bool[Tensor, "b {side} {side}"]]:
-    """Renders of the scenes with every category of a factor, and the mask of the pixels that the category can change.
-
-    Each of the A categories has G = num_draws templates. They differ in the other unknowns of the factor, since a
-    sample's values need not be the scene's: a body's shape, position, size and azimuth, or a decal's height. The draws
-    are the same in every call. The cameras should be at 180 degrees from the front, where both factors are visible.
-    """
-    if factor not in FACTORS:
-        raise ValueError(f"unknown factor {factor!r}: choose one of {', '.join(FACTORS)}")
-    _check_render_arguments(scenes, cameras, side, antialias)
-    factor_index, variations = list(FACTORS).index(factor), scenes.repeat(num_draws)
-    drawn = _resample_hidden_geometry(variations.to("cpu"), torch.Generator().manual_seed(0)).to(cameras.device)
-    if factor == "decal":
-        variations = replace(variations, decal_height=drawn.decal_height)
-    else:
-        variations = replace(drawn, decal_height=variations.decal_height)
-    templates, repeated_cameras = [], cameras.repeat_interleave(num_draws, 0)
-    # in chunks: the rays of all templates at once take 20 GB at 128 x 128 pixels
-    chunks = torch.arange(len(repeated_cameras), device=repeated_cameras.device).split(64)
-    for category in range(len(FACTORS[factor])):
-        labels = variations.factor.clone()
-        labels[:, factor_index] = category
-        labelled = replace(variations, factor=labels)
-        images = torch.cat([render(labelled[rows], repeated_cameras[rows], side, antialias) for rows in chunks])
-        templates.append(images.view(len(scenes), num_draws, 3, side, side))
-    templates = torch.stack(templates, 1)
-    return templates, (templates.amax((1, 2)) - templates.amin((1, 2)) > 0.1).any(1)
-
-
-def classify_nearest_template(
-    images: Float[Tensor, "b k 3 h w"], templates: Float[Tensor, "b a g 3 h w"], mask: Bool[Tensor, "b h w"]
-) -> Int[Tensor, "b k"]:
-    """The category of each of K images: that of the nearest template, by squared error inside the mask."""
-    x, y = ((v * mask[:, None, None, None]).flatten(3) for v in (images[:, None], templates))  # (B, 1 | A, K | G, N)
-    squared_error = x.square().sum(-1)[..., None] + y.square().sum(-1)[:, :, None] - 2 * x @ y.transpose(-1, -2)
-    return squared_error.amin(-1).argmin(1)  # (B, A, K, G) -> (B, A, K) -> (B, K)
 
 
 # --- batches for training ---------------------------------------------------------------------------------------------

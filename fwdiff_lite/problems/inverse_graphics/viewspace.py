@@ -47,7 +47,7 @@ class ViewDenoiser(SceneDenoiser):
         self, condition: Condition, noisy_target: Float[Tensor, "b m 3 h w"], t: Float[Tensor, "b"]
     ) -> Float[Tensor, "b m 3 h w"]:
         """The signal: the predicted target images."""
-        feature_maps = self.encode(noisy_target, condition.cameras, condition.rendered_cond, t)
+        feature_maps = self.encode_targets(condition, noisy_target, t)
         return self.rgb_head(feature_maps.flatten(0, 1)).unflatten(0, feature_maps.shape[:2])
 
 
@@ -86,6 +86,26 @@ def total_variation(values: Float[Tensor, "b c z y x"]) -> Float[Tensor, ""]:
     return sum(values.diff(dim=axis).abs().mean() for axis in (2, 3, 4))
 
 
+@dataclass(frozen=True)
+class DistillationConfig:
+    """How `distil` fits a scene.
+
+    num_rounds: with the first, which fits sampled images
+    updates_per_round: steps of Adam in each round
+    rays_per_camera: in an update
+    resolution: voxels along the longest side of the grid
+    tv_weight: weight of the grid's total variation
+    learning_rate: of Adam
+    """
+
+    num_rounds: int = 8
+    updates_per_round: int = 150
+    rays_per_camera: int = 256
+    resolution: int = 64
+    tv_weight: float = 1e-2
+    learning_rate: float = 0.1
+
+
 def distil(
     model: ForwardDiffusion,
     context: Observations,
@@ -93,12 +113,7 @@ def distil(
     generator: torch.Generator,
     steps: int = 32,
     eta: float = 0.0,
-    num_rounds: int = 8,
-    updates_per_round: int = 150,
-    rays_per_camera: int = 256,
-    resolution: int = 64,
-    tv_weight: float = 1e-2,
-    learning_rate: float = 0.1,
+    config: DistillationConfig = DistillationConfig(),
 ) -> tuple[VoxelGrid, Float[Tensor, "b m 3 h w"]]:
     """Fits one scene to each context, whose renders by M cameras agree with a view-space diffusion model.
 
@@ -110,38 +125,45 @@ def distil(
     images are fitted in all rounds.
 
     steps, eta: of sampling
-    num_rounds: with the first; updates_per_round: steps of Adam in each
-    rays_per_camera: in an update
-    resolution: voxels along the longest side of the grid
-    tv_weight: weight of the grid's total variation
     """
     view_model, renderer = model.denoiser, model.denoiser.renderer
     with torch.no_grad():
         condition = view_model.condition(context, cameras)
         sampled_views = model.sample(context, cameras, steps=steps, eta=eta, generator=generator).signal
-    all_cameras = torch.cat([context.params, cameras], 1)
-    grid = VoxelGrid(initial_grid(len(context), renderer, resolution).to(cameras).requires_grad_(), renderer)
-    optimizer = torch.optim.Adam([grid.values], lr=learning_rate)
-    images = torch.cat([context.value, sampled_views], 1)
-    shape = (*all_cameras.shape[:2], rays_per_camera)
-    for t in torch.linspace(1, 0, num_rounds + 1)[:-1]:
+    grid = VoxelGrid(initial_grid(len(context), renderer, config.resolution).to(cameras).requires_grad_(), renderer)
+    optimizer = torch.optim.Adam([grid.values], lr=config.learning_rate)
+    all_cameras, views = torch.cat([context.params, cameras], 1), sampled_views
+    for t in torch.linspace(1, 0, config.num_rounds + 1)[:-1]:
         if t < 1:
             renders = grid.render(cameras).rgb
             noise = torch.randn(renders.shape, generator=generator, device=generator.device).to(renders)
             noisy = model.schedule.alpha(t) * renders + model.schedule.sigma(t) * noise
             with torch.no_grad():
-                predicted_views = view_model(condition, noisy, t.to(renders).expand(len(renders)))
-            images = torch.cat([context.value, predicted_views], 1)
-        for _ in range(updates_per_round):
-            num_pixels = renderer.height * renderer.width
-            pixel_indices = torch.randint(num_pixels, shape, generator=generator, device=generator.device)
-            pixel_indices = pixel_indices.to(cameras.device)
-            mse = (renderer(grid, all_cameras, pixel_indices) - gather_pixels(images, pixel_indices)).square().mean()
-            optimizer.zero_grad()
-            # a mean over scenes, not a sum: Adam is invariant to the scale of the loss
-            (mse + tv_weight * total_variation(grid.values)).backward()
-            optimizer.step()
+                views = view_model(condition, noisy, t.to(renders).expand(len(renders)))
+        images = Observations(torch.cat([context.value, views], 1), all_cameras)
+        fit_grid(grid, images, optimizer, generator, config)
     return VoxelGrid(grid.values.detach(), renderer), sampled_views
+
+
+def fit_grid(
+    grid: VoxelGrid,
+    images: Observations,
+    optimizer: torch.optim.Optimizer,
+    generator: torch.Generator,
+    config: DistillationConfig,
+) -> None:
+    """One round of updates of the grid's values, each on random pixels of all images."""
+    num_pixels = grid.renderer.height * grid.renderer.width
+    shape = (*images.params.shape[:2], config.rays_per_camera)
+    for _ in range(config.updates_per_round):
+        pixel_indices = torch.randint(num_pixels, shape, generator=generator, device=generator.device)
+        pixel_indices = pixel_indices.to(images.params.device)
+        predicted = grid.renderer(grid, images.params, pixel_indices)
+        mse = (predicted - gather_pixels(images.value, pixel_indices)).square().mean()
+        optimizer.zero_grad()
+        # a mean over scenes, not a sum: Adam is invariant to the scale of the loss
+        (mse + config.tv_weight * total_variation(grid.values)).backward()
+        optimizer.step()
 
 
 def initial_grid(n: int, renderer: VolumeRenderer, resolution: int) -> Float[Tensor, "n 4 z y x"]:

@@ -6,16 +6,20 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from small_variants import small_experiment, small_variant
 
 from fwdiff_lite.colours import to_uint8
-from fwdiff_lite.experiments.inverse_graphics import ablations, evaluation, train
+from fwdiff_lite.experiments import harness
+from fwdiff_lite.experiments.__main__ import main
+from fwdiff_lite.experiments.inverse_graphics import ablations, evaluation
+from fwdiff_lite.experiments.measurements import to_flat
 from fwdiff_lite.problems.inverse_graphics import tabletop
+from fwdiff_lite.problems.inverse_graphics.viewspace import DistillationConfig
+from fwdiff_lite.storage.checkpoints import read_manifest
 from fwdiff_lite.storage.files import read_json, write_json
 
 SIDE, COUNT, K = 32, 8, 4
-SMALL = {"width": 8, "widths": (8, 16), "samples_per_ray": 4}
-build_model = train.build_model  # before any monkeypatch
-TOY = ablations.EvalConfig(count=2, steps=1, side=16, chunk_size=16)
+SMALL = {"width": 8, "samples_per_ray": 4}
 
 
 def seeded(seed=0):
@@ -32,9 +36,9 @@ def small_set():
     return evaluation.make_test_set(2, 2, side=16)
 
 
-def perturbed_model(variant, **options):
+def perturbed_model(variant):
     """A small model whose encoder does not return zero."""
-    model = build_model(variant, **({"side": 16} | SMALL | options)).eval()
+    model = small_variant(variant, **SMALL).build_model().eval()
     with torch.no_grad():
         for weights in model.parameters():
             weights += 0.05 * torch.randn(weights.shape, generator=seeded(len(weights)))
@@ -204,24 +208,17 @@ def test_autoregressive_samples_are_rendered_from_behind(small_set):
 
 
 def test_a_distilled_scene_is_rendered_at_all_cameras(small_set):
-    model, options = (
-        perturbed_model("view_space"),
-        {"num_rounds": 2, "updates_per_round": 2, "rays_per_camera": 8, "resolution": 8},
-    )
-    samples = ablations.sample_distilled(model, small_set, 1, 1, 0.0, 64, **options)
+    config = DistillationConfig(num_rounds=2, updates_per_round=2, rays_per_camera=8, resolution=8)
+    samples = ablations.sample_distilled(perturbed_model("view_space"), small_set, 1, 1, 0.0, 64, config=config)
     assert samples.shape == (2, 1, 3, 2, 3, 16, 16) and samples.isfinite().all()
 
 
-# --- the commands -----------------------------------------------------------------------------------------------------
+# --- the experiment ---------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """A folder with toy weights for the commands; slow metrics are replaced by fast ones of the same form."""
-    monkeypatch.setattr(train, "build_model", perturbed_model)
-    for variant in ("unet", "deterministic", "guided"):
-        name, command = train.run_name(variant, TOY.side), f"train {variant}"
-        train.train(perturbed_model(variant), tmp_path, name, 2, 16, steps=1, command=command)
+def experiment(monkeypatch):
+    """The experiment at toy size; slow metrics are replaced by fast ones of the same form."""
     monkeypatch.setattr(ablations, "consistency_points", lambda test_set: [])
 
     def fast_metrics(test_set, samples, baseline, ablation, points):
@@ -230,89 +227,82 @@ def folder(tmp_path, monkeypatch):
         return {"numbers": numbers, "each": {"energy_180": [1.0] * len(samples)}}
 
     monkeypatch.setattr(ablations, "evaluate_ablation", fast_metrics)
-    return tmp_path
+    experiment = small_experiment(ablations.EXPERIMENT, **SMALL)
+    return replace(experiment, make_test_set=lambda device, options: evaluation.make_test_set(2, K, side=16))
 
 
-def test_ablations_are_evaluated_once_and_exported(folder, monkeypatch, capsys):
-    ablations.run_evaluation(["unet", "deterministic", "redrawn", "guidance_2"], folder, TOY)
-    path = folder / "ablation_unet_16.json"
-    record = read_json(path)
-    assert record["command"].endswith("ablations evaluate unet --count 2 --steps 1 --side 16 --chunk-size 16")
-    assert {"commit", "hardware", "gpu_minutes", "seed", "numbers", "each"} < record.keys()
-    assert set(record["weights"]) == {"unet_16", "deterministic_16"}
-    capsys.readouterr()
-    ablations.run_evaluation(["unet"], folder, TOY)
-    assert "unet: evaluated already; delete" in capsys.readouterr().out and read_json(path) == record
-    exported = []
-    monkeypatch.setattr(
-        ablations, "save_recorded", lambda name, arrays, **entry: exported.append((name, arrays, entry))
-    )
-    ablations.export_checkpoint(folder)
-    ((name, arrays, entry),) = exported
-    names = {"unet_16", "deterministic_16", "redrawn_16", "guidance_2_16"}
-    assert name == "07_ablations" and set(entry["metrics"]) == names - {"deterministic_16"}, "one prediction: no skill"
-    views, guided = (arrays[f"row_{name}_16_pictures"] for name in ("unet", "guidance_2"))
+OPTIONS = {"scenes": 2, "steps": 1, "chunk_size": 16}
+
+
+def test_ablations_are_evaluated_and_exported(experiment, tmp_path, monkeypatch):
+    for name in ("unet", "deterministic", "guided"):
+        harness.train(experiment, name, tmp_path, steps=1)
+    names = ["unet", "deterministic", "redrawn", "guidance_2"]
+    harness.evaluate(experiment, names, tmp_path, OPTIONS)
+    record = read_json(tmp_path / "evaluation_unet.json")
+    assert record["command"].endswith("ablations evaluate unet --scenes 2 --steps 1 --chunk-size 16")
+    assert set(record["weights"]) == {"unet", "deterministic"}
+    monkeypatch.setenv("FWDIFF_ROOT", str(tmp_path))
+    harness.export_results(experiment, "", tmp_path)
+    results, entry = harness.load_results(experiment), read_manifest()["07_ablations.npz"]
+    assert set(to_flat(results.rows)) == set(names) == set(results.evaluations)
+    assert set(entry["metrics"]) == set(names) - {"deterministic"}, "one prediction: no skill"
+    assert ablations.scene_scores(results)["unet"] == {"energy_180": [1.0, 1.0]}
+    views, guided = (results.arrays[f"{name}_images"] for name in ("unet", "guidance_2"))
     assert views.shape == (2, 1, 2, 3, 16, 16) and guided.shape == (1, 4, 2, 3, 16, 16)
     assert views.dtype == np.uint8 and len(np.unique(views)) <= 64
-    ablation, evaluator = ablations.ABLATIONS["guidance_2"], ablations.Evaluator(folder, TOY)
-    model = evaluation.load_model("guided", folder, evaluator.device, TOY.side)
-    size = {"k": ablation.num_samples, "steps": TOY.steps, "eta": ablation.eta, "chunk_size": TOY.chunk_size}
-    samples = ablation.sampler(model, evaluator.test_set, **size)
+    ablation, session = ablations.ABLATIONS["guidance_2"], harness.Session(experiment, tmp_path, OPTIONS)
+    size = {"k": ablation.num_samples, "steps": 1, "eta": ablation.eta, "chunk_size": 16}
+    samples = ablation.sampler(session.model("guided"), session.test_set, **size)
     assert np.array_equal(guided, to_uint8(samples[:1, :4, -1, [0, 2]], 64)), "the render, and the sampled image"
-    monkeypatch.setattr(ablations, "load_recorded", lambda name: dict(arrays))
-    results, images = ablations.load_results()
-    assert results["row"]["unet_16"] == record and results["training"]["unet_16"]["steps"] == 1
-    assert set(results["row"]) == names
-    assert set(images) == {name for name in arrays if name.startswith("row_")}
-    assert "train unet" in entry["command"] and "evaluate redrawn" in entry["command"]
-
-    # after another training, the old results are not used, and results of different weights are not exported together
-    train.train(perturbed_model("unet"), folder, "unet_16", 2, 16, steps=2, command="train unet")
-    ablations.run_evaluation(["unet"], folder, TOY)
-    assert read_json(path)["weights"]["unet_16"] != record["weights"]["unet_16"]
-    train.train(perturbed_model("deterministic"), folder, "deterministic_16", 2, 16, steps=2)
-    ablations.run_evaluation(["unet"], folder, TOY)
-    with pytest.raises(ValueError, match="other weights of deterministic_16 than earlier ablations: evaluate all"):
-        ablations.export_checkpoint(folder)
 
 
-def test_orbit_views_are_saved(folder, monkeypatch):
-    fast_distil = partial(ablations.distil, num_rounds=1, updates_per_round=1, rays_per_camera=8, resolution=8)
-    monkeypatch.setattr(ablations, "distil", fast_distil)
-    monkeypatch.setattr(evaluation, "load_model", lambda variant, folder, device, side: perturbed_model(variant))
-    ablations.save_orbit_views(folder, TOY)
-    record = read_json(folder / "orbit_views.json")
-    assert record["command"].endswith("ablations orbit --steps 1") and record["seconds"] > 0
-    with np.load(folder / "orbit_views.npz") as file:
-        arrays = dict(file)
-    assert set(arrays) == {"painted", "distilled", "unet"}
+def test_a_larger_image_has_a_test_set_of_its_own(experiment, tmp_path, monkeypatch):
+    small_baseline = small_variant("deterministic", 32, **SMALL).build_model().eval()
+    monkeypatch.setattr(
+        evaluation, "load_compiled_model", lambda session, name: {"deterministic_32": small_baseline}[name]
+    )
+    session = harness.Session(experiment, tmp_path, OPTIONS)
+    inputs = ablations.make_inputs(replace(ablations.ABLATIONS["unet"], side=32), 4, session)
+    assert inputs.test_set.truth.shape[-1] == inputs.baseline.shape[-1] == 32
+    assert ablations.ABLATIONS["unet_128"].baseline == "deterministic_128" and ablations.ABLATIONS["dit"].side == 64
+
+
+def test_orbit_views_are_rendered(tmp_path, monkeypatch):
+    config = DistillationConfig(num_rounds=1, updates_per_round=1, rays_per_camera=8, resolution=8)
+    monkeypatch.setattr(ablations, "distil", partial(ablations.distil, config=config))
+    make_test_set = partial(evaluation.make_test_set, side=16)
+    monkeypatch.setattr(evaluation, "make_test_set", make_test_set)
+    session = harness.Session(ablations.EXPERIMENT, tmp_path, OPTIONS)
+    monkeypatch.setattr(session, "model", perturbed_model)
+    numbers, arrays = ablations.render_orbit_views(session)
+    assert numbers["seconds"] > 0 and set(arrays) == {"orbit_painted", "orbit_distilled", "orbit_unet"}
     assert all(views.shape == (1, len(ablations.ORBIT_ANGLES), 3, 16, 16) for views in arrays.values())
     assert len({views.tobytes() for views in arrays.values()}) == 3
 
 
-def test_unknown_ablations_are_refused(monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["ablations", "evaluate", "unet", "vit"])
-    with pytest.raises(SystemExit):
-        ablations.main()
-    assert "unknown ablation vit: choose from unet, reseeded, dit, no_novel" in capsys.readouterr().err
-    assert set(train.VARIANTS) - set(ablations.ABLATIONS) == {ablations.GUIDANCE_VARIANT}
-    assert isinstance(ablations.ABLATIONS["one_shot"].sampler, partial)
+def test_every_variant_is_evaluated_and_every_evaluation_is_shipped():
+    evaluations = ablations.EXPERIMENT.evaluations
+    assert {x.variant for x in evaluations.values()} == set(ablations.EXPERIMENT.variants) | {""}
+    results = harness.load_results(ablations.EXPERIMENT)
+    numbers = to_flat(results.rows)
+    assert set(numbers) == set(evaluations) == set(results.evaluations)
+    assert set(ablations.scene_scores(results)) == set(evaluations) - {"orbit"}
+    assert {f"{name}_images" for name in ablations.ABLATIONS} < set(results.arrays)
+    assert numbers["orbit"]["seconds"] > 1 and set(results.trainings) <= set(ablations.EXPERIMENT.variants)
 
 
 @pytest.mark.parametrize(
     "words, message",
     [
         (["evaluate", "unet"], "there is no nowhere/unet.safetensors: train it first"),
-        (["evaluate", "redrawn", "--count", "129"], "the test set has 128 scenes, and intervals need two"),
-        (["evaluate", "redrawn", "--count", "1"], "--count is 1"),
-        (["orbit"], "there is no nowhere/view_space.safetensors: train it first"),
-        (["export", "unet"], "export takes no ablations"),
-        (["export"], "nowhere holds no ablation: evaluate some first"),
+        (["evaluate", "vit"], "ablations has no evaluation 'vit': choose from unet, reseeded, dit, no_novel"),
+        (["evaluate", "orbit"], "there is no nowhere/view_space.safetensors: train it first"),
+        (["export"], "nowhere holds no evaluation: evaluate some variant first"),
     ],
 )
 def test_invalid_commands_are_refused(words, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["ablations", *words, "--out", "nowhere"])
     with pytest.raises(SystemExit):
-        ablations.main()
+        main(["ablations", *words, "--out", "nowhere"])
     assert message in capsys.readouterr().err and not (tmp_path / "nowhere").exists()

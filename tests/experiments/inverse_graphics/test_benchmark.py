@@ -1,9 +1,12 @@
 """Operations and bytes are counted correctly; a measured call runs as often as requested."""
 
+import json
+
 import torch
 
-from fwdiff_lite.experiments.inverse_graphics import benchmark
-from fwdiff_lite.experiments.inverse_graphics.train import build_model
+from fwdiff_lite.experiments import harness
+from fwdiff_lite.experiments.inverse_graphics import benchmark, evaluation
+from fwdiff_lite.experiments.inverse_graphics.variants import Settings, build_model
 
 SMALL = {"rays": 16, "samples": 4, "views": 1, "side": 16}
 CPU = torch.device("cpu")
@@ -27,5 +30,17 @@ def test_calls_are_measured_and_sampling_runs():
     calls = []
     cost = benchmark.measure(lambda: calls.append(0), CPU, repeats=3, warmup=2)
     assert len(calls) == 5 and set(cost) == {"seconds"} and cost["seconds"] >= 0
-    model = build_model("unet", side=16, samples_per_ray=4, width=16, widths=(8, 16)).eval()
+    model = build_model(Settings(side=16), samples_per_ray=4, width=16, widths=(8, 16)).eval()
     assert benchmark.measure(benchmark.sampling_call(model, 2, 1, CPU), CPU, 1, 0)["seconds"] > 0
+
+
+def test_all_costs_are_measured(monkeypatch, tmp_path):
+    for name, value in (("BATCH_SIZE", 1), ("DEFAULT", SMALL), ("SWEEPS", {"rays": (16,)})):
+        monkeypatch.setattr(benchmark, name, value)
+    monkeypatch.setattr(benchmark, "build_model", lambda *args, **options: build_model(
+        Settings(side=16), samples_per_ray=4, width=16, widths=(8, 16)
+    ))  # fmt: skip
+    results = benchmark.measure_cost(harness.Session(evaluation.EXPERIMENT, tmp_path, {}))
+    costs = json.loads(str(results.arrays["benchmark"]))
+    assert set(costs) == {"batch", "sampling_1", "training", "training_counted", "sweep"}
+    assert set(costs["sweep"]) == {"rays_16"} and costs["training"]["seconds"] > 0

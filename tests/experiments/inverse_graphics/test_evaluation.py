@@ -1,17 +1,19 @@
 """The evaluation of the 3-D models: exact posterior draws pass, wrong samples fail, and bad input is refused."""
 
-import json
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from small_variants import small_experiment, small_variant
 
-from fwdiff_lite.experiments.inverse_graphics import evaluation, train
+from fwdiff_lite.experiments import harness
+from fwdiff_lite.experiments.inverse_graphics import evaluation
+from fwdiff_lite.experiments.measurements import to_flat
 from fwdiff_lite.observations import Observations
 from fwdiff_lite.problems.inverse_graphics import tabletop
 from fwdiff_lite.problems.inverse_graphics.volume import RenderedImages
-from fwdiff_lite.storage.files import read_json
+from fwdiff_lite.storage.checkpoints import read_manifest
 
 SIDE, COUNT, K = 32, 24, 6
 
@@ -23,8 +25,7 @@ def test_set():
 
 @pytest.fixture(scope="module")
 def model():
-    options = {"side": 16, "samples_per_ray": 8, "width": 16, "widths": (8, 16)}
-    model = train.build_model("unet", **options).eval()
+    model = small_variant("unet").build_model().eval()
     with torch.no_grad():  # an initial encoder returns zero
         for weights in model.parameters():
             weights += 0.05 * torch.randn(weights.shape, generator=torch.Generator().manual_seed(len(weights)))
@@ -112,63 +113,33 @@ def test_a_test_set_has_at_most_128_scenes():
         evaluation.make_test_set(129)
 
 
-def test_results_of_all_commands_are_exported(tmp_path, monkeypatch):
-    small = partial(train.build_model, width=8, widths=(8, 16), samples_per_ray=4)
-    monkeypatch.setattr(train, "build_model", small)
-    parent_run = {"command": "train parent", "commit": "old", "hardware": "a GPU", "gpu_minutes": 2.0, "steps": 3}
-    for variant, parent in {"unet": parent_run, "deterministic": None}.items():
-        train.train(small(variant), tmp_path, variant, 2, 16, steps=1, command=f"train {variant}", parent_run=parent)
-    evaluation.run_evaluation(tmp_path, "unet", 2, 2, 1)
-    evaluation.save_orbit(tmp_path, "unet", 1)
-    evaluation.save_reference_outputs(tmp_path, "unet")
-    exported = []
-
-    def save(name, content, **entry):
-        exported.append((name, content, entry))
-
-    monkeypatch.setattr(evaluation, "save_pretrained", save)
-    monkeypatch.setattr(evaluation, "save_recorded", save)
-    part = {"command": "examine dit", "commit": "old", "hardware": "another GPU", "gpu_minutes": 1.0}
-    texts = {
-        "numbers": {"dit_eta_0": {"factor_tv": 0.5}},
-        "records": {},
-        "curves": {},
-        "parts": {"examination_dit": part},
-    }
-    earlier_arrays = {key: np.array(json.dumps(text)) for key, text in texts.items()} | {"dit_eta_0": np.zeros(1)}
-    monkeypatch.setattr(evaluation, "load_recorded", lambda name: earlier_arrays)
-    evaluation.export_checkpoint(tmp_path, "unet")
-    (name, weights, entry), (_, arrays, record) = exported
-    assert name == "06_inverse_graphics_unet" and weights.keys() == small("unet").denoiser.state_dict().keys()
-    assert entry["steps"] == 4 and entry["command"] == "train parent; train unet" and entry["gpu_minutes"] >= 2
-    commit = read_json(tmp_path / "unet.json")["commit"]
-    assert entry["hardware"].startswith("a GPU; ") and entry["commit"] == f"old; {commit}"
-    assert set(entry["metrics"]) == set(evaluation.HEADLINE_METRICS)
-    assert {"train unet", "train deterministic", "examine dit"} < set(record["command"].split("; "))
-    assert record["gpu_minutes"] >= 1 and "another GPU" in record["hardware"] and "dit_eta_0" in arrays
-    numbers = json.loads(str(arrays["numbers"]))
-    assert set(numbers) == {"unet_eta_0", "unet_eta_1", "dit_eta_0"} and "factor_tv" in numbers["unet_eta_1"]
+def test_evaluations_are_exported_in_the_form_that_the_notebook_reads(tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluation, "make_test_set", partial(evaluation.make_test_set, side=16))
+    experiment = small_experiment(evaluation.EXPERIMENT, width=8, samples_per_ray=4)
+    for name in ("unet", "deterministic", "around"):
+        harness.train(experiment, name, tmp_path, steps=1)
+    harness.evaluate(experiment, (), tmp_path, {"scenes": 2, "samples": 2, "steps": 1})
+    monkeypatch.setenv("FWDIFF_ROOT", str(tmp_path))
+    harness.export_weights(experiment, "unet", tmp_path)
+    harness.export_results(experiment, "unet", tmp_path)
+    entry = read_manifest()["06_inverse_graphics_unet.safetensors"]
+    assert set(entry["metrics"]) == set(experiment.headline) and entry["steps"] == 1
+    results = harness.load_results(experiment)
+    numbers, arrays = to_flat(results.rows), results.arrays
+    assert set(numbers) == {"unet_eta_0", "unet_eta_1"} and "factor_tv" in numbers["unet_eta_1"]
     assert "energy_skill_60" in numbers["unet_eta_1"] and "energy_skill_60" not in numbers["unet_eta_0"]
-    assert arrays["unet_eta_1"].shape == (2, 2, 3, 2, 3, 64, 64) and arrays["unet_eta_1"].dtype == np.uint8
-    assert arrays["deterministic"].shape == (2, 3, 2, 3, 64, 64) and arrays["unet_eta_0_labels"].shape == (2, 2, 2)
-    assert arrays["orbit"].shape == (2 * evaluation.ORBIT_SCENES, evaluation.ORBIT_FRAMES, 3, 64, 64)
-    assert arrays["live"].shape == (2, 2, 1, 1, 3, 64, 64)
-    parts = {"examination_unet", "orbit_unet", "live_unet", "examination_dit"}
-    assert set(json.loads(str(arrays["parts"]))) == parts, "the keys that the notebook reads"
+    assert {row.view for row in results.rows} == {"", "60", "120", "180"}
+    assert arrays["unet_eta_1"].shape == (2, 2, 3, 2, 3, 16, 16) and arrays["unet_eta_1"].dtype == np.uint8
+    assert arrays["deterministic"].shape == (2, 3, 2, 3, 16, 16) and arrays["unet_eta_0_labels"].shape == (2, 2, 2)
+    assert arrays["orbit"].shape == (2 * evaluation.ORBIT_SCENES, evaluation.ORBIT_FRAMES, 3, 16, 16)
+    assert arrays["live"].shape == (2, 2, 1, 1, 3, 16, 16)
+    assert set(results.evaluations) == {"unet_eta_0", "unet_eta_1", "orbit", "reference"}
+    assert set(results.trainings) == {"unet", "deterministic", "around"}
 
 
-@pytest.mark.parametrize(
-    "words, message",
-    [
-        (["evaluate", "unet"], "there is no nowhere/unet.safetensors: train it first"),
-        (["orbit", "around"], "there is no nowhere/around.safetensors: train it first"),
-        (["evaluate", "guided"], "guided has no evaluation here: choose one of unet, dit, no_novel"),
-        (["evaluate", "unet", "--samples", "0"], "argument --samples: 0 is no whole number above 0"),
-    ],
-)
-def test_invalid_commands_are_refused(words, message, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["evaluation", *words, "--out", "nowhere"])
-    with pytest.raises(SystemExit):
-        evaluation.main()
-    assert message in capsys.readouterr().err and not (tmp_path / "nowhere").exists()
+def test_the_shipped_results_have_the_same_form():
+    results = harness.load_results(evaluation.EXPERIMENT)
+    assert set(to_flat(results.rows)) == {"unet_eta_0", "unet_eta_1", "no_novel_eta_0", "no_novel_eta_1"}
+    assert "examine unet" in results.evaluations["unet_eta_1"]["command"], "the command's name at that time"
+    assert results.trainings["unet"]["curve"]["loss"] and results.trainings["unet"]["parent"]["steps"] > 1000
+    assert {"orbit", "orbit_depth", "live", "benchmark", "context", "truth"} <= set(results.arrays)

@@ -1,22 +1,24 @@
 """Models are trained and evaluated on clips in RealEstate10K's format, from the command line too."""
 
 import sys
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
 
 from fwdiff_lite import metrics
+from fwdiff_lite.datasets import view_sampler
 from fwdiff_lite.datasets.realestate10k import read_folder
 from fwdiff_lite.datasets.view_sampler import evaluation_list, load_views
-from fwdiff_lite.experiments.inverse_graphics import real_clips, train
+from fwdiff_lite.experiments import harness
+from fwdiff_lite.experiments.__main__ import main
+from fwdiff_lite.experiments.inverse_graphics import real_clips, variants
 from fwdiff_lite.problems.inverse_graphics.synthetic_realestate10k import write_clips
 from fwdiff_lite.storage.files import read_json
 
 FRAME_GAP, SIDE = (8, 16), 16
 TINY = {
-    "side": SIDE,
     "samples_per_ray": 16,
     "width": 16,
     "widths": (16, 32),
@@ -42,17 +44,22 @@ def views(clips):
     return load_views(clips, evaluation_list(clips, FRAME_GAP), SIDE)
 
 
-@pytest.mark.parametrize("variant", ["unet", "deterministic"])
-def test_training_lowers_the_loss_and_improves_the_samples(variant, clips, views, tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "LEARNING_RATE", 4e-3)  # a small model learns faster with it
-    model = train.build_model(variant, near_far=(1.0, 8.0), **TINY)
-    initial = real_clips.evaluate(real_clips.sample_posterior(model.eval(), views, k=2, steps=4), views)
-    curve = train.train(model, tmp_path, variant, 8, 64, clips=clips, frame_gap=FRAME_GAP, steps=100).curve
-    for name in ("loss", "target", "novel", "deterministic"):
-        first, last = (sum(part) for part in (curve[name][:10], curve[name][-10:]))
-        assert last < 0.2 * first, (name, first / 10, last / 10)
+@pytest.mark.parametrize("name", ["unet", "deterministic"])
+def test_training_lowers_the_loss_and_improves_the_samples(name, clips, views, tmp_path):
+    variant = variants.make_clip_variant(name, clips, FRAME_GAP, (1.0, 8.0), side=SIDE)
+    fit_options = variant.fit_options | {"learning_rate": 4e-3}  # a small model learns faster with it
+    batches = lambda device, batch_size: view_sampler.batches(clips, batch_size, FRAME_GAP, 64, SIDE)  # noqa: E731
+    variant = replace(variant, build=partial(variant.build, **TINY), batches=batches, fit_options=fit_options)
+    experiment = replace(real_clips.EXPERIMENT, variants={name: variant})
+    model = variant.build_model().eval()
+    initial = real_clips.evaluate(real_clips.sample_posterior(model, views, k=2, steps=4), views)
+    curve = harness.train(experiment, name, tmp_path, steps=100, batch_size=8).curve
+    for key in ("loss", "target", "novel", "deterministic"):
+        first, last = (sum(part) for part in (curve[key][:10], curve[key][-10:]))
+        assert last < 0.2 * first, (key, first / 10, last / 10)
+    model = harness.load_model(experiment, name, tmp_path, torch.device("cpu"))
     samples = real_clips.sample_posterior(model, views, k=2, steps=4)
-    assert samples.shape == (3, 1 if variant == "deterministic" else 2, 2, 3, SIDE, SIDE)
+    assert samples.shape == (3, 1 if name == "deterministic" else 2, 2, 3, SIDE, SIDE)
     trained = real_clips.evaluate(samples, views)
     for view in ("target", "novel"):
         assert trained[f"psnr_{view}_one"] > initial[f"psnr_{view}_one"] + 10
@@ -84,92 +91,79 @@ def test_unavailable_metrics_give_a_warning_and_no_error(views, monkeypatch):
     )
 
 
-def test_training_and_evaluation_commands_run(folder, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(train, "build_model", partial(train.build_model, **TINY))
-    data = ["--data", str(folder), "--frame-gap", "8", "16", "--out", str(tmp_path)]
+@pytest.fixture
+def run(folder, tmp_path, monkeypatch, capsys):
+    """Runs a command of the experiment with small networks, and returns what it printed."""
+    monkeypatch.setattr(variants, "build_model", partial(variants.build_model, **TINY))
+    data = ["--data", str(folder), "--frame-gap", "8", "16", "--skip-pose-check", "--out", str(tmp_path)]
 
-    def run(module, *words):
-        monkeypatch.setattr("sys.argv", [module.__name__, *words, *data])
-        module.main()
+    def run(*words):
+        main(["real_clips", *words, *data])
         return capsys.readouterr().out
 
-    for variant in ("unet", "deterministic"):
-        output = run(train, variant, "--steps", "2", "--batch", "2", "--near-far", "1", "8")
-        assert "3 clips" in output and f"{variant}: 2 steps of 2" in output
-        assert read_json(tmp_path / f"{variant}.json")["options"] == {"side": 64, "near_far": [1.0, 8.0]}
-        output = run(real_clips, variant, "--samples", "2", "--steps", "2", "--skip-pose-check")
-        numbers = read_json(tmp_path / f"evaluation_{variant}.json")
-        assert (
-            numbers["scenes"] == 3
-            and {"psnr_target_one", "ssim_novel_one"} < set(numbers)
-            and "ssim_novel_one" in output
-        )
-        assert (tmp_path / f"evaluation_{variant}.png").stat().st_size > 1000
+    return run
+
+
+def test_training_and_evaluation_commands_run(run, folder, tmp_path, capsys):
+    train = ("--steps", "2", "--batch-size", "2", "--near-far", "1", "8", "--side", "32")
+    output = run("train", "unet", "deterministic", *train)
+    assert "3 clips" in output and "deterministic: 2 steps of 2" in output
+    for name in ("unet", "deterministic"):
+        record = read_json(tmp_path / f"{name}.json")
+        assert record["options"]["near_far"] == [1, 8] and record["options"]["side"] == 32
+        words = f"--data {folder.name} --frame-gap 8 16 --side 32 --near-far 1 8 --steps 2 --batch-size 2"
+        assert record["command"].endswith(f"real_clips train {name} {words}")
+    evaluate = ("evaluate", "--samples", "2", "--steps", "2", "--side", "32")
+    assert "psnr_target_one" in run(*evaluate)
+    record = read_json(tmp_path / "evaluation_unet.json")
+    assert {"psnr_target_one", "ssim_novel_one"} <= {row["measure"] for row in record["measures"]}
+    assert record["options"]["scenes"] == 3 and record["options"]["frame_gap"] == [8, 16]
+    assert (tmp_path / "evaluation_deterministic.png").stat().st_size > 1000
+    assert "evaluated already" in run(*evaluate)
     lines = (tmp_path / "evaluation_list.txt").read_text().split("\n")
     assert len(lines) == 4
     (tmp_path / "evaluation_list.txt").write_text("\n".join(lines[1:]))
-    run(real_clips, "unet", "--samples", "2", "--steps", "1", "--skip-pose-check")
-    again = read_json(tmp_path / "evaluation_unet.json")
-    assert again["scenes"] == 2, "the existing list is used"
-    assert again["frame_gap"] == [8, 16] and again["list"] == "evaluation_list.txt"
+    run("evaluate", "unet", *evaluate[1:])
+    assert read_json(tmp_path / "evaluation_unet.json")["options"]["scenes"] == 2, "the existing list is used"
     with pytest.raises(SystemExit):
-        run(real_clips, "unet", "--list", str(tmp_path / "typo.txt"), "--skip-pose-check")
+        run("evaluate", "unet", "--list", str(tmp_path / "typo.txt"))
     assert "there is no" in capsys.readouterr().err and not (tmp_path / "typo.txt").exists()
 
 
-def test_a_model_of_another_image_size_is_trained_and_evaluated(folder, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(train, "build_model", partial(train.build_model, **TINY))
-    data = ["unet", "--data", str(folder), "--frame-gap", "8", "16", "--out", str(tmp_path), "--skip-pose-check"]
-    monkeypatch.setattr(
-        "sys.argv", ["train", *data, "--side", "32", "--steps", "1", "--batch", "2", "--near-far", "1", "8"]
-    )
-    train.main()
-    monkeypatch.setattr("sys.argv", ["real_clips", *data, "--side", "32", "--samples", "1", "--steps", "1"])
-    real_clips.main()
-    assert "psnr_target_one" in read_json(tmp_path / "evaluation_unet_32.json")
-    monkeypatch.setattr("sys.argv", ["train", *data[:-1], "--side", "160", "--steps", "1"])
+def test_images_are_at_most_as_large_as_the_frames(run, capsys):
     with pytest.raises(SystemExit):
-        train.main()
-    assert "has 160 x 120 pixels: wanted at least 160 x 160" in capsys.readouterr().err
+        run("train", "unet", "--side", "160", "--steps", "1")
+    assert "has frames of 120x160 pixels: wanted at least 160x160" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    "module, words, message",
+    "words, message",
     [
-        (train, ["unet", "--frame-gap", "1", "2"], "--near-far, --frame-gap and --skip-pose-check need --data"),
-        (train, ["unet", "--data", "x", "--contexts", "2"], "with --data, a context is one image"),
-        (train, ["guided", "--data", "x"], "guided cannot be trained on --data: choose a variant with a scene"),
-        (train, ["view_space", "--data", "x"], "view_space cannot be trained on --data: choose a variant with a scene"),
-        (train, ["unet", "--data", "x", "--out", "./x"], "--out and --data are one folder"),
-        (train, ["unet", "--init-from", "nope"], "--init-from: there is no file nope"),
-        (train, ["unet", "--batch", "0"], "argument --batch: 0 is no whole number above 0"),
+        (["train", "unet", "--steps", "1"], "the following arguments are required: --data"),
         (
-            train,
-            ["unet", "--data", "x", "--frame-gap", "-1", "2"],
-            "argument --frame-gap: -1 is no whole number above 0",
+            ["train", "guided", "--steps", "1", "--data", "x"],
+            "unknown variant 'guided' of real_clips: choose one of unet",
         ),
-        (train, ["unet", "--data", "x", "--frame-gap", "9", "2"], "give the smaller number first"),
-        (train, ["unet", "--init-from", "none"], "Error while deserializing header"),
-        (real_clips, ["unet"], "give --data, the folder of the test clips"),
-        (real_clips, ["unet", "--data", "x", "--samples", "0"], "argument --samples: 0 is no whole number above 0"),
+        (["train", "unet", "--steps", "1", "--data", "x", "--out", "./x"], "--out and --data are one folder"),
+        (["train", "unet", "--data", "x", "--frame-gap", "-1", "2"], "argument --frame-gap: -1 is no whole number"),
+        (["train", "unet", "--steps", "1", "--data", "x", "--frame-gap", "9", "2"], "give the smaller number first"),
+        (["evaluate", "unet"], "the following arguments are required: --data"),
+        (["evaluate", "--data", "x", "--samples", "0"], "argument --samples: 0 is no whole number above 0"),
     ],
 )
-def test_invalid_commands_are_refused(module, words, message, tmp_path, monkeypatch, capsys):
+def test_invalid_commands_are_refused(words, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    Path("none").write_text("no weights")
-    monkeypatch.setattr("sys.argv", [module.__name__, *words])
     with pytest.raises(SystemExit):
-        module.main()
+        main(["real_clips", *words])
     assert message in capsys.readouterr().err
 
 
-def test_a_model_that_was_not_trained_on_clips_is_refused(folder, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["real_clips", "unet", "--data", str(folder), "--out", str(tmp_path)])
+def test_a_model_that_was_not_trained_is_refused(run, capsys):
     with pytest.raises(SystemExit):
-        real_clips.main()
-    assert "holds no unet that was trained on clips: run train with --data first" in capsys.readouterr().err
+        run("evaluate", "unet")
+    assert "unet.safetensors: train it first" in capsys.readouterr().err
 
 
-def test_near_must_be_below_far():
-    with pytest.raises(ValueError, match="near and far are 2 and 1: wanted 0 < near < far"):
-        train.build_model("unet", near_far=(2.0, 1.0))
+def test_without_a_command_there_are_no_clips():
+    with pytest.raises(ValueError, match="this experiment needs clips: give --data"):
+        real_clips.EXPERIMENT.make_test_set(torch.device("cpu"), {})

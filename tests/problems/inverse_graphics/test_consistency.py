@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fwdiff_lite.experiments.inverse_graphics import evaluation
-from fwdiff_lite.problems.inverse_graphics import consistency, tabletop
+from fwdiff_lite.problems.inverse_graphics import consistency, ray_tracing, tabletop
 from fwdiff_lite.problems.inverse_graphics.cameras import pixel_centres, rays
 from fwdiff_lite.problems.inverse_graphics.consistency import (
     CovisiblePoints,
@@ -87,7 +87,7 @@ def test_points_are_static_and_not_next_to_edges(test_set, scene_draws, points):
     origins, directions = rays(test_set.cameras[:, BACK, :1], pixel_centres(SIDE, SIDE, test_set.cameras))
     depths = []
     for scenes in scene_draws:
-        hit = tabletop.hit_record(tabletop.build_solids(scenes), origins, directions)
+        hit = ray_tracing.hit_record(tabletop.build_solids(scenes), origins, directions)
         depths.append(hit.depth.view(COUNT, SIDE, SIDE))
         solid_index = hit.solid_index.view(COUNT, SIDE, SIDE)
         assert not (solid_index[points.mask] == tabletop.HIDDEN).any()
@@ -103,7 +103,7 @@ def test_points_are_static_and_not_next_to_edges(test_set, scene_draws, points):
 
 def test_inconsistency_without_points_raises(points):
     images = torch.zeros(COUNT, 1, 3, SIDE, SIDE)
-    with pytest.raises(ValueError, match="mask selects no element at all"):
+    with pytest.raises(ValueError, match="mask selects no element"):
         inconsistency(images, images, CovisiblePoints(points.uv, torch.zeros_like(points.mask)))
 
 

@@ -1,66 +1,22 @@
-"""Tabletop scenes hide their hidden content, which has the stated probabilities; rays hit where geometry says."""
+"""Tabletop scenes hide their hidden content, which has the stated probabilities, in all images of the front."""
 
 import math
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import pytest
 import torch
+from tabletop_helpers import FIELD_NAMES, corners, double, generator, scene_with_one_solid
 
 from fwdiff_lite.observations import gather_pixels
 from fwdiff_lite.problems.inverse_graphics import tabletop
-from fwdiff_lite.problems.inverse_graphics.cameras import look_at, orbit, pixel_centres, project, rays
+from fwdiff_lite.problems.inverse_graphics.cameras import orbit, pixel_centres, project, rays
+from fwdiff_lite.problems.inverse_graphics.ray_tracing import Solids, hit_record
 from fwdiff_lite.problems.inverse_graphics.volume import intersect_aabb
-
-FIELD_NAMES = [field.name for field in fields(tabletop.Scenes)]
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 @pytest.fixture(scope="module")
 def many_scenes():
     return tabletop.draw_scenes(6000, generator())
-
-
-@pytest.fixture(scope="module")
-def few_scenes():
-    return tabletop.draw_scenes(12, generator(1))
-
-
-@pytest.fixture(scope="module")
-def front_cameras(few_scenes):
-    return tabletop.draw_front_cameras(few_scenes, generator(2))
-
-
-def double(x):
-    return torch.tensor(x, dtype=torch.float64)
-
-
-def scene_with_one_solid(shape, half_extents, position=(0.0, 0.0), azimuth=0.0):
-    """A table with one white solid on it, in float64."""
-    scenes = tabletop.draw_scenes(1, generator())
-    values = (getattr(scenes, name) for name in FIELD_NAMES)
-    scenes = tabletop.Scenes(*(x.double() if x.is_floating_point() else x for x in values))
-    i = tabletop.DISTRACTORS[0]
-    new = {name: getattr(scenes, name).clone() for name in ("shape_index", "position", "half_extents", "azimuth")}
-    new["shape_index"][:] = -1
-    new["shape_index"][:, i], new["azimuth"][:, i] = tabletop.SHAPES.index(shape), azimuth
-    new["position"][:, i], new["half_extents"][:, i] = double(position), double(half_extents)
-    return replace(scenes, distractor_colours=torch.ones(1, 2, 3, dtype=torch.float64), **new)
-
-
-def camera(eye, target, fov=0.6, up=(0.0, 0.0, 1.0)):
-    return look_at(double(eye), double(target), fov, up)[None, None]
-
-
-def corners(scenes):
-    """The 8 corners of the bounding box of each of the five solids: (B, 5, 8, 3)."""
-    signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0])] * 3)
-    x, y, z = (signs * scenes.half_extents[:, :, None]).unbind(-1)
-    cos, sin = scenes.azimuth.cos()[..., None], scenes.azimuth.sin()[..., None]
-    xy = torch.stack([cos * x - sin * y, sin * x + cos * y], -1) + scenes.position[:, :, None]
-    return torch.cat([xy, (z + scenes.half_extents[..., 2, None])[..., None]], -1)
 
 
 # --- scenes -----------------------------------------------------------------------------------------------------------
@@ -99,7 +55,7 @@ def test_no_two_solids_overlap(many_scenes):
         in_first = (scenes.shape_index[:, i, None] == 0) | (points[:, :2].norm(dim=-1) < 1)
         for j in range(5):
             if i != j:
-                second = tabletop.Solids(*(v[:, j, None] for v in solids))
+                second = Solids(*(v[:, j, None] for v in solids))
                 in_second = (second.to_local(world - solids.centre[:, j, None]).abs() < 1).all(-1)
                 overlap = in_second & in_first & (has_shape[:, i] & has_shape[:, j])[:, None]
                 assert not overlap.any(), (i, j)
@@ -188,120 +144,13 @@ def test_front_views_contain_all_solids_but_not_always_the_whole_table(many_scen
 def test_only_the_front_shows_the_screens_band(few_scenes, front_cameras):
     for degrees, low, high in ((0, 15, 200), (180, 0, 0)):
         cameras = tabletop.rotate_about_z(front_cameras, degrees)
-        hits = tabletop.hit_record(tabletop.build_solids(few_scenes), *rays(cameras, pixel_centres(64, 64, cameras)))
+        hits = hit_record(tabletop.build_solids(few_scenes), *rays(cameras, pixel_centres(64, 64, cameras)))
         white = (tabletop.albedo(few_scenes, hits) == torch.tensor(tabletop.BAND_COLOUR)).all(-1)
         count = (white & (hits.solid_index == tabletop.SCREEN)).sum((1, 2))
         assert count.min() >= low and count.max() <= high
 
 
-def test_the_disocclusion_mask_holds_the_pixels_that_the_context_does_not_see(few_scenes, front_cameras):
-    side_cameras, back_cameras = (tabletop.rotate_about_z(front_cameras, degrees) for degrees in (60, 180))
-    targets = torch.cat([front_cameras, side_cameras, back_cameras], 1)
-    hit = tabletop.render_depth(few_scenes, targets) < torch.inf
-    mask = tabletop.disocclusion_mask(few_scenes, front_cameras, targets)
-    assert not (mask & ~hit).any()
-    fraction = mask.sum((2, 3)) / hit.sum((2, 3))
-    assert fraction[:, 0].max() < 0.005 and fraction[:, 2].min() > 0.3 and (fraction[:, 1] < fraction[:, 2]).all()
-    # a second context camera at the target sees every pixel of it, unless it is masked out
-    contexts = torch.cat([front_cameras, back_cameras], 1)
-    assert tabletop.disocclusion_mask(few_scenes, contexts, back_cameras).float().mean() < 0.005
-    context_mask = torch.tensor([[True, False]]).expand(12, 2)
-    assert torch.equal(tabletop.disocclusion_mask(few_scenes, contexts, targets, context_mask=context_mask), mask)
-    # a hidden factor changes only pixels of the mask, from behind and from the side
-    for degrees in (120, 180):
-        cameras = tabletop.rotate_about_z(front_cameras, degrees)
-        for factor in (0, 1):
-            images = []
-            for label in (1, 2):
-                labels = few_scenes.factor.clone()
-                labels[:, factor] = label
-                images.append(tabletop.render(replace(few_scenes, factor=labels), cameras, 64, 1))
-                mask = tabletop.disocclusion_mask(replace(few_scenes, factor=labels), front_cameras, cameras)[:, 0]
-            changed = (images[0] - images[1]).abs().amax((1, 2)) > 0.05
-            assert changed.any() and mask[changed].all(), (degrees, factor)
-
-
-def test_the_disocclusion_mask_includes_points_outside_of_a_narrow_context():
-    scenes = scene_with_one_solid("sphere", (0.1, 0.1, 0.1))
-    context = camera((0.0, 0.0, 3.0), (0.0, 0.0, 0.0), 0.2, up=(0.0, 1.0, 0.0))  # sees |x|, |y| < 0.3 on the table
-    target = camera((0.0, 0.0, 3.0), (0.0, 0.0, 0.0), 0.8, up=(0.0, 1.0, 0.0))
-    origins, directions = rays(target, pixel_centres(64, 64, target))
-    table_points = (origins - directions * (origins[..., 2:] / directions[..., 2:]))[0, 0].view(64, 64, 3)
-    outside = (table_points[..., :2].abs() > 3 * math.tan(0.1)).any(-1)
-    expected = outside & (table_points[..., :2].norm(dim=-1) < 1)
-    assert torch.equal(tabletop.disocclusion_mask(scenes, context, target)[0, 0], expected)
-
-
-@pytest.mark.parametrize("factor", list(tabletop.FACTORS))
-def test_the_nearest_template_of_a_true_image_has_the_right_category(few_scenes, front_cameras, factor):
-    scenes, front_cameras = few_scenes[:9], front_cameras[:9]
-    back_cameras, k = tabletop.rotate_about_z(front_cameras, 180), 20
-    resampled = tabletop.resample_hidden(scenes.repeat(k), generator(6))
-    images = tabletop.render(resampled, back_cameras.repeat_interleave(k, 0), antialias=1).view(9, k, 3, 64, 64)
-    templates, mask = tabletop.render_factor_templates(scenes, back_cameras, factor, antialias=1)  # in two chunks
-    true_labels = resampled.factor[:, list(tabletop.FACTORS).index(factor)].view(9, k)
-    labels = tabletop.classify_nearest_template(images, templates, mask)
-    assert (labels == true_labels).float().mean() >= 0.99 and len(labels.unique()) == 3
-    assert (mask.flatten(1).sum(1) > 30).all() and mask.float().mean() < 0.15
-    wrong_labels = tabletop.classify_nearest_template(images.roll(1, 1), templates, mask)  # control: the next image
-    assert (wrong_labels == true_labels).float().mean() < 0.7
-    _, front_mask = tabletop.render_factor_templates(scenes, front_cameras, factor, num_draws=2, antialias=1)
-    assert not front_mask.any(), "no pixel of a front view depends on the factor"
-
-
-# --- rays -------------------------------------------------------------------------------------------------------------
-
-
-def test_depth_of_a_sphere_and_of_the_table_from_above():
-    """The sphere's depth by the quadratic formula, at pixels on both sides of its outline."""
-    r, eye = 0.2, double([0.1, -0.2, 3.0])
-    scenes = scene_with_one_solid("sphere", (r, r, r), position=(0.1, -0.2))
-    cameras = camera((0.1, -0.2, 3.0), (0.1, -0.2, 0.0), 0.3, up=(0.0, 1.0, 0.0))
-    depth = tabletop.render_depth(scenes, cameras, 33)[0, 0]
-    torch.testing.assert_close(depth[16, 16], eye[2] - 2 * r, rtol=0, atol=1e-12)
-    directions = rays(cameras, pixel_centres(33, 33, cameras))[1][0, 0]
-    from_centre = eye - double([0.1, -0.2, r])
-    b = directions @ from_centre
-    discriminant = b.square() - (from_centre @ from_centre - r * r)
-    expected = torch.where(discriminant > 0, -b - discriminant.clamp(min=0).sqrt(), -eye[2] / directions[:, 2])
-    assert (discriminant > 0).any() and (discriminant < 0).any()
-    torch.testing.assert_close(depth.flatten(), expected, rtol=0, atol=1e-9)
-
-
-@pytest.mark.parametrize(
-    "shape, azimuth, expected",
-    [
-        ("box", 0.0, 3 - 0.1),
-        ("box", math.pi / 2, 3 - 0.3),
-        ("box", math.pi / 4, 3 - 0.1 * math.sqrt(2)),  # a face at 45 degrees to the ray
-        ("cylinder", 0.4, 3 - 0.1),
-    ],
-)
-def test_depth_from_the_side(shape, azimuth, expected):
-    scenes = scene_with_one_solid(shape, (0.1, 0.3 if shape == "box" else 0.1, 0.25), azimuth=azimuth)
-    depth = tabletop.render_depth(scenes, camera((3.0, 0.0, 0.2), (0.0, 0.0, 0.2)), 33)[0, 0]
-    torch.testing.assert_close(depth[16, 16], double(expected), rtol=0, atol=1e-9)
-    assert depth[0, 0] == torch.inf
-
-
-@pytest.mark.parametrize("shape", tabletop.SHAPES)
-def test_a_ray_that_starts_inside_a_solid_hits_it_at_once(shape):
-    """Otherwise a point where screen and table touch, inside by a rounding error, would see through the screen."""
-    solids = tabletop.build_solids(scene_with_one_solid(shape, (0.3, 0.3, 0.3)))
-    origins = double([[[[0.1, 0.0, 0.2]], [[0.31, 0.0, 0.2]]]])  # inside; outside, with the solid behind the ray
-    depth, solid_index = tabletop.closest_hit(solids, origins, double([[[[1.0, 0.2, 0.3]]]]))
-    assert depth.flatten().tolist() == [0.0, math.inf] and solid_index[0, 0, 0] == tabletop.DISTRACTORS[0]
-
-
-def test_depth_of_tops_and_of_the_tables_rim():
-    for shape in ("box", "cylinder"):
-        cameras = camera((0.0, 0.0, 2.0), (0.0, 0.0, 0.0), up=(0.0, 1.0, 0.0))
-        depth = tabletop.render_depth(scene_with_one_solid(shape, (0.1, 0.1, 0.25)), cameras, 33)[0, 0]
-        torch.testing.assert_close(depth[16, 16], double(1.5), rtol=0, atol=1e-9)
-    rim_height = tabletop.LOW[2] / 2
-    cameras = camera((3.0, 0.0, rim_height), (0.0, 0.0, rim_height))
-    depth = tabletop.render_depth(scene_with_one_solid("box", (0.1, 0.1, 0.2)), cameras, 33)[0, 0]
-    torch.testing.assert_close(depth[16, 16], double(2.0), rtol=0, atol=1e-9)
+# --- images -----------------------------------------------------------------------------------------------------------
 
 
 def test_a_sphere_casts_its_shadow_opposite_the_light():
@@ -423,16 +272,11 @@ def test_bad_input_is_refused_in_one_line(few_scenes, front_cameras):
             lambda: tabletop.render_depth(few_scenes, front_cameras[:, 0]),
             r"cameras \(12, 4, 4\) do not match 12 scenes",
         ),
-        (lambda: tabletop.disocclusion_mask(few_scenes, front_cameras, front_cameras[:3]), "do not match 12 scenes"),
         (
             lambda: render(few_scenes, front_cameras, side=0),
             "at least one pixel per side and one ray per pixel, got 0 and 2",
         ),
         (lambda: render(few_scenes, front_cameras, antialias=0), "got 64 and 0"),
-        (
-            lambda: tabletop.render_factor_templates(few_scenes, front_cameras, "colour"),
-            "unknown factor 'colour': choose one of hidden, decal",
-        ),
         (lambda: batches(4, max_contexts=0), "at least one scene, one context"),
         (lambda: batches(4, context_dropout=1.5), "context_dropout is a fraction of the scenes, from 0 to 1, got 1.5"),
         (lambda: batches(4, num_pixels=5000), "1 to 4096 pixels"),

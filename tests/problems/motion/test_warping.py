@@ -29,6 +29,42 @@ def times(b, *tau, dtype=torch.float64):
 # --- the forward models ---
 
 
+def bilinear_formula(image, x, y):
+    """Each pixel's value times (1 - |x - j|) (1 - |y - i|) where both are positive, summed: (B, C, P)."""
+    x, y = (position.clamp(0, n - 1) for position, n in ((x, image.shape[3]), (y, image.shape[2])))
+    column, row = (
+        (1 - (position[..., None] - torch.arange(n)).abs()).clamp(min=0)
+        for position, n in ((x, image.shape[3]), (y, image.shape[2]))
+    )
+    return torch.einsum("bchw,bph,bpw->bcp", image, row, column)
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-5), (torch.float64, 1e-12)])
+@pytest.mark.parametrize("h, w", [(8, 8), (9, 13)])
+def test_bilinear_sample_and_its_gradients_are_the_formula_inside_and_outside_the_image(h, w, dtype, tolerance):
+    g = generator(8)
+    image = torch.rand(2, 3, h, w, dtype=torch.float64, generator=g) * 2 - 1
+    x, y = (2 * n * torch.rand(2, 400, dtype=torch.float64, generator=g) - n / 2 for n in (w, h))
+    weights = torch.randn(2, 3, 400, dtype=torch.float64, generator=g)
+    results = []
+    for sample, type_ in ((p.bilinear_sample, dtype), (bilinear_formula, torch.float64)):
+        inputs = [tensor.to(type_).requires_grad_() for tensor in (image, x, y)]
+        sampled = sample(*inputs)
+        gradients = torch.autograd.grad((sampled * weights.to(type_)).sum(), inputs)
+        results.append([sampled, *gradients])
+    for value, expected in zip(*results, strict=True):
+        torch.testing.assert_close(value.double(), expected, rtol=tolerance, atol=tolerance)
+    outside = (x < 0) | (x > w - 1)
+    assert 100 < outside.sum() < 700 and not results[0][2][outside].any(), "the border continues without a slope"
+
+
+def test_bilinear_sample_takes_positions_of_any_shape():
+    image, positions = random_sources(n=8), torch.rand(2, 4, 5, 6, dtype=torch.float64, generator=generator(9)) * 7
+    sampled = p.bilinear_sample(image, positions, positions)
+    assert sampled.shape == (2, 3, 4, 5, 6)
+    assert torch.equal(sampled.flatten(2), p.bilinear_sample(image, positions.flatten(1), positions.flatten(1)))
+
+
 @BOTH_MODELS
 def test_no_flow_and_no_time_are_the_identity(name):
     source, flow = random_sources(), torch.randn(2, 2, 12, 12, dtype=torch.float64, generator=generator(1))
@@ -41,7 +77,7 @@ def test_no_flow_and_no_time_are_the_identity(name):
 
 @BOTH_MODELS
 def test_whole_pixels_move_exactly(name):
-    source = random_sources()
+    source = random_sources(n=16)  # a power of two: no position is rounded
     signal = p.single_flow_signal(source, constant_flow(source, 4.0, -2.0))
     frames = p.FORWARD_MODELS[name](signal, times(2, 0.5, 1.0))
     assert torch.equal(frames[:, 0, :, :-1, 2:], source[:, :, 1:, :-2])

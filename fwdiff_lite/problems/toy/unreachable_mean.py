@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from fwdiff_lite.diffusion import ForwardDiffusion
 from fwdiff_lite.observations import Observations
+from fwdiff_lite.problems.toy.projections import identity_forward
 from fwdiff_lite.schedule import CosineSchedule
 
 
@@ -81,11 +82,6 @@ def bump_images(num_pixels: int = 16, width: float = 1.0) -> Float[Tensor, "2 p"
     positions = torch.arange(num_pixels, dtype=torch.float64)
     centres = torch.tensor([[0.25], [0.75]], dtype=torch.float64) * (num_pixels - 1)
     return nn.functional.normalize(torch.exp(-0.5 * ((positions - centres) / width) ** 2), dim=1)
-
-
-def identity_forward(signal: Float[Tensor, "b p"], params: Tensor) -> Float[Tensor, "b 1 p"]:
-    """The forward model of the bump: the ideal denoiser's signal is the image of the bump itself."""
-    return signal[:, None]
 
 
 class IdealBumpDenoiser(nn.Module):

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from fwdiff_lite.problems import unreachable_mean
+from fwdiff_lite.problems.toy import unreachable_mean
 
 
 def generator():

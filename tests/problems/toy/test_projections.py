@@ -9,7 +9,7 @@ import torch
 from fwdiff_lite.diffusion import ForwardDiffusion
 from fwdiff_lite.metrics import wasserstein1
 from fwdiff_lite.observations import Observations
-from fwdiff_lite.problems import projections
+from fwdiff_lite.problems.toy import projections
 
 
 def generator(seed=0):

@@ -9,8 +9,8 @@ simplest form. Here the posterior, the ideal denoiser and the minimum of the los
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from fwdiff_lite.backbones import MLP
 from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
 from fwdiff_lite.observations import Observations
+from fwdiff_lite.problems.toy.mixture import GaussianMixture, ProjectedMoments
 from fwdiff_lite.schedule import CosineSchedule
 
 # --- the forward model ------------------------------------------------------------------------------------------
@@ -27,6 +28,11 @@ from fwdiff_lite.schedule import CosineSchedule
 def project(signal: Float[Tensor, "b d"], params: Float[Tensor, "b m d"]) -> Float[Tensor, "b m"]:
     """The forward model: O = <phi, S>."""
     return torch.einsum("bd,bmd->bm", signal, params)
+
+
+def identity_forward(signal: Float[Tensor, "b d"], params: Tensor) -> Float[Tensor, "b 1 d"]:
+    """The forward model of ordinary diffusion: the observation is the signal itself."""
+    return signal[:, None]
 
 
 def sample_directions(
@@ -51,101 +57,7 @@ def perpendicular(phi: Float[Tensor, "*b 2"]) -> Float[Tensor, "*b 2"]:
     return torch.stack([-phi[..., 1], phi[..., 0]], -1)
 
 
-# --- the exact posterior ----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class GaussianMixture:
-    """A Gaussian mixture of K components in R^d: one mixture without a batch axis, or one for each of B contexts.
-
-    log_weights (*B, K), means (*B, K, d), covariances (*B, K, d, d)
-    """
-
-    log_weights: Float[Tensor, "*b k"]
-    means: Float[Tensor, "*b k d"]
-    covariances: Float[Tensor, "*b k d d"]
-
-    def to(self, dtype: torch.dtype) -> GaussianMixture:
-        """The same mixture in another floating type."""
-        return GaussianMixture(self.log_weights.to(dtype), self.means.to(dtype), self.covariances.to(dtype))
-
-    def sample(self, n: int, generator: torch.Generator) -> Float[Tensor, "*b n d"]:
-        """Draw n signals from each mixture of the batch."""
-        weights = self.log_weights.softmax(-1)
-        k = torch.multinomial(weights.reshape(-1, weights.shape[-1]), n, replacement=True, generator=generator)
-        k = k.reshape(*weights.shape[:-1], n)
-        square_roots = _matrix_square_root(self.covariances)
-        z = torch.randn(*k.shape, self.means.shape[-1], generator=generator, dtype=self.means.dtype)
-        mean = self.means.gather(-2, k[..., None].expand(z.shape))
-        square_root = square_roots.gather(-3, k[..., None, None].expand(*z.shape, z.shape[-1]))
-        return mean + torch.einsum("...ij,...j->...i", square_root, z)
-
-    def condition_on(
-        self, phi: Float[Tensor, "b d"], value: Float[Tensor, "b"], noise_variance: Tensor | float = 0.0
-    ) -> GaussianMixture:
-        """The mixture conditioned on value = <phi, S> + Gaussian noise, by Bayes' rule.
-
-        Each component gets a Kalman update (a rank-one change of its covariance). Its weight is multiplied by the
-        likelihood of the value under this component.
-
-        noise_variance: a number, or (B, 1)
-        """
-        mean, cov_phi, variance = self.projected_moments(phi)
-        innovation_variance = variance + noise_variance + 1e-12  # a repeated direction has variance 0: no update
-        innovation = value[:, None] - mean
-        kalman_gain = cov_phi / innovation_variance[..., None]
-        log_weights = self.log_weights - 0.5 * (innovation.square() / innovation_variance + innovation_variance.log())
-        return GaussianMixture(
-            log_weights.log_softmax(-1),
-            self.means + kalman_gain * innovation[..., None],
-            self.covariances
-            - kalman_gain[..., :, None] * kalman_gain[..., None, :] * innovation_variance[..., None, None],
-        )
-
-    def posterior(self, context: Observations) -> GaussianMixture:
-        """The posterior p(S | context) without observation noise. Masked observations have no influence."""
-        b, k, d = len(context), *self.means.shape[-2:]
-        posterior = GaussianMixture(
-            self.log_weights.expand(b, k), self.means.expand(b, k, d), self.covariances.expand(b, k, d, d)
-        )
-        noise_variance = torch.where(context.mask, 0.0, 1e12).to(self.means)  # masked: noise without information
-        for m in range(context.mask.shape[1]):
-            posterior = posterior.condition_on(context.params[:, m], context.value[:, m], noise_variance[:, m, None])
-        return posterior
-
-    def projected_moments(self, phi: Float[Tensor, "b d"]) -> tuple[Tensor, Tensor, Tensor]:
-        """Moments of <phi, S> under each component.
-
-        The three results are the mean of <phi, S> (B, K), its covariance with S, that is covariance @ phi (B, K, d),
-        and its variance (B, K).
-        """
-        cov_phi = torch.einsum("...kij,...j->...ki", self.covariances, phi)
-        return (
-            torch.einsum("...kd,...d->...k", self.means, phi),
-            cov_phi,
-            torch.einsum("...kd,...d->...k", cov_phi, phi).clamp(min=0),
-        )
-
-    def mean(self) -> Float[Tensor, "*b d"]:
-        """E[S]."""
-        return torch.einsum("...k,...kd->...d", self.log_weights.softmax(-1), self.means)
-
-    def projected_log_density(self, signal: Float[Tensor, "b n d"], phi: Float[Tensor, "b d"]) -> Float[Tensor, "b n"]:
-        """The log density of <phi, S> under each mixture, evaluated at <phi, signal>.
-
-        Where the posterior lies on a line with direction phi, this is its full density.
-        """
-        mean, _, variance = self.projected_moments(phi)
-        value = torch.einsum("...nd,...d->...n", signal, phi)[..., None]
-        variance = variance[..., None, :]
-        log_p = -0.5 * ((value - mean[..., None, :]).square() / variance + (2 * math.pi * variance).log())
-        return (self.log_weights.log_softmax(-1)[..., None, :] + log_p).logsumexp(-1)
-
-
-def _matrix_square_root(covariance: Float[Tensor, "*b d d"]) -> Float[Tensor, "*b d d"]:
-    """A matrix R with R R^T = covariance. The covariance may be singular."""
-    values, vectors = torch.linalg.eigh(covariance)
-    return vectors * values.clamp(min=0).sqrt()[..., None, :]
+# --- the prior and the ideal denoiser ---------------------------------------------------------------------------
 
 
 def make_prior(dims: int) -> GaussianMixture:
@@ -173,31 +85,42 @@ def make_prior(dims: int) -> GaussianMixture:
     return GaussianMixture(weights.log(), torch.tensor(means, dtype=torch.float64), square_root @ square_root.mT)
 
 
+class IdealCondition(NamedTuple):
+    """The posterior p(S | context), and its moments in the target's direction."""
+
+    posterior: GaussianMixture
+    target: ProjectedMoments
+
+
 class IdealDenoiser(nn.Module):
     """The ideal denoiser: E[S | context, noisy target] in closed form (Eq. 4), the minimiser of Eq. 8 and 9."""
 
-    def __init__(self, prior: GaussianMixture, schedule: CosineSchedule | None = None):
+    def __init__(self, prior: GaussianMixture):
         super().__init__()
         self.prior = prior
-        self.schedule = schedule or CosineSchedule()
+        self.schedule = CosineSchedule()
 
-    def condition(self, context: Observations, target_params: Float[Tensor, "b 1 d"], target_mask=None):
-        """The posterior p(S | context), and its projected moments in the target's direction."""
+    def condition(
+        self, context: Observations, target_params: Float[Tensor, "b 1 d"], target_mask=None
+    ) -> IdealCondition:
+        """The exact posterior, without the noisy target."""
         posterior = self.prior.posterior(context)
-        return posterior, *posterior.projected_moments(target_params[:, 0])
+        return IdealCondition(posterior, posterior.projected_moments(target_params[:, 0]))
 
-    def forward(self, condition, noisy_target: Float[Tensor, "b 1"], t: Float[Tensor, "b"]) -> Float[Tensor, "b d"]:
+    def forward(
+        self, condition: IdealCondition, noisy_target: Float[Tensor, "b 1"], t: Float[Tensor, "b"]
+    ) -> Float[Tensor, "b d"]:
         """E[S | context, noisy target].
 
         The noisy target divided by alpha is <phi, S> with noise of variance (sigma / alpha)^2.
         """
-        posterior, mean, cov_phi, variance = condition
+        posterior, target = condition
         alpha, sigma = self.schedule.alpha(t)[:, None], self.schedule.sigma(t)[:, None]
-        innovation_variance = alpha.square() * variance + sigma.square()  # (B, K)
-        innovation = noisy_target - alpha * mean
+        innovation_variance = alpha.square() * target.variance + sigma.square()  # (B, K)
+        innovation = noisy_target - alpha * target.mean
         log_likelihood = -0.5 * (innovation.square() / innovation_variance + innovation_variance.log())
         weights = (posterior.log_weights + log_likelihood).softmax(-1)
-        component_means = posterior.means + (alpha * innovation / innovation_variance)[..., None] * cov_phi
+        component_means = posterior.means + (alpha * innovation / innovation_variance)[..., None] * target.covariance
         return (weights[..., None] * component_means).sum(1)
 
 
@@ -285,6 +208,25 @@ def dataset_batches(observations: Observations, batch_size: int) -> Callable:
 # --- the denoiser -----------------------------------------------------------------------------------------------
 
 
+class ProjectionCondition(NamedTuple):
+    """Everything in Eq. 4 that does not depend on the noise.
+
+    features          the network's input
+    min_norm_signal   the signal of least norm that agrees with the context
+    basis             an orthonormal basis of the context's directions; a row is zero where an observation is masked,
+                      repeats a direction or does not exist
+    direction, norm   the part of the target's direction orthogonal to the basis, as a unit vector and its norm
+    predicted_target  the target's value for min_norm_signal
+    """
+
+    features: Float[Tensor, "b f"]
+    min_norm_signal: Float[Tensor, "b d"]
+    basis: Float[Tensor, "b m d"]
+    direction: Float[Tensor, "b d"]
+    norm: Float[Tensor, "b 1"]
+    predicted_target: Float[Tensor, "b 1"]
+
+
 class ProjectionDenoiser(nn.Module):
     """Eq. 4 as a small MLP whose output is confined to the nullspace of the context.
 
@@ -304,69 +246,84 @@ class ProjectionDenoiser(nn.Module):
         self.schedule = CosineSchedule()
         self.net = MLP(max_contexts * (1 + dims) + 2 * dims + 3, dims, width, depth)
 
-    def condition(self, context: Observations, target_params: Float[Tensor, "b 1 d"], target_mask=None):
-        """Everything in Eq. 4 that does not depend on the noise, as a tuple:
-
-        features          (B, F), the network's input
-        min_norm_signal   (B, d), the signal of least norm that agrees with the context
-        basis             (B, max_contexts, d), an orthonormal basis of the context's directions; a row is zero where
-                          an observation is masked or repeats a direction
-        direction, norm   (B, d), (B, 1): the part of the target's direction orthogonal to the basis, as a unit
-                          vector and its norm
-        predicted_target  (B, 1), the target's value for min_norm_signal
+    def condition(
+        self, context: Observations, target_params: Float[Tensor, "b 1 d"], target_mask=None
+    ) -> ProjectionCondition:
+        """The context solved for the signal, and the target's direction relative to it.
 
         ValueError if the context has more than max_contexts observations.
         """
         m = context.mask.shape[1]
         if m > self.max_contexts:
             raise ValueError(f"this denoiser takes up to {self.max_contexts} observations as context, got {m}")
-        b, _, d = context.params.shape
-        min_norm_signal = context.value.new_zeros(b, d)
-        basis = context.value.new_zeros(b, self.max_contexts, d)
-        values = context.value.new_zeros(b, self.max_contexts)
-        for i in range(m):  # Gram-Schmidt; a masked or a repeated direction adds nothing
-            phi = context.params[:, i]
-            direction, norm = _orthogonalize(phi, basis)
-            valid = (context.mask[:, i, None] & (norm > 1e-3)).to(phi)
-            basis = torch.cat([basis[:, :i], (valid * direction)[:, None], basis[:, i + 1 :]], 1)
-            innovation = context.value[:, i, None] - _dot(min_norm_signal, phi)
-            min_norm_signal = min_norm_signal + valid * direction * innovation / norm
-            values = torch.cat([values[:, :i], valid * context.value[:, i, None], values[:, i + 1 :]], 1)
+        basis, values, min_norm_signal = _orthonormal_context(_pad(context, self.max_contexts))
         phi = target_params[:, 0]
-        direction, norm = _orthogonalize(phi, basis)
+        direction, norm = _orthogonalize(phi, basis.unbind(1))
         features = torch.cat([min_norm_signal, basis.flatten(1), values, direction], 1)
-        return features, min_norm_signal, basis, direction, norm, _dot(min_norm_signal, phi)
+        return ProjectionCondition(features, min_norm_signal, basis, direction, norm, _dot(min_norm_signal, phi))
 
-    def forward(self, condition, noisy_target: Float[Tensor, "b 1"], t: Float[Tensor, "b"]) -> Float[Tensor, "b d"]:
+    def forward(
+        self, condition: ProjectionCondition, noisy_target: Float[Tensor, "b 1"], t: Float[Tensor, "b"]
+    ) -> Float[Tensor, "b d"]:
         """The signal S, which agrees with the context exactly."""
-        features, min_norm_signal, basis, direction, norm, predicted_target = condition
         alpha, sigma = self.schedule.alpha(t)[:, None], self.schedule.sigma(t)[:, None]
         # innovation = signal_scale * <direction, S> + sigma * noise
-        innovation, signal_scale = noisy_target - alpha * predicted_target, alpha * norm
+        innovation = noisy_target - alpha * condition.predicted_target
+        signal_scale = alpha * condition.norm
         total_scale = (signal_scale.square() + sigma.square()).sqrt()
         scales = [innovation / total_scale, signal_scale / total_scale, sigma / total_scale]
-        output = self.net(torch.cat([features, *scales], 1), t)
+        output = self.net(torch.cat([condition.features, *scales], 1), t)
+        direction, rows = condition.direction, condition.basis.unbind(1)
         coordinate = _dot(output, direction)
-        nullspace_part = output - coordinate * direction - sum(_dot(output, row) * row for row in basis.unbind(1))
+        nullspace_part = output - coordinate * direction - sum(_dot(output, row) * row for row in rows)
         coordinate = signal_scale * innovation / total_scale.square() + sigma / total_scale * coordinate
-        return min_norm_signal + coordinate * direction + nullspace_part
+        return condition.min_norm_signal + coordinate * direction + nullspace_part
 
-    def loss_weight(self, condition, t: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
+    def loss_weight(self, condition: ProjectionCondition, t: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
         """The inverse of the expected squared error in the target's direction, plus a constant that bounds it."""
-        signal_scale, sigma = self.schedule.alpha(t) * condition[4][:, 0], self.schedule.sigma(t)
+        signal_scale, sigma = self.schedule.alpha(t) * condition.norm[:, 0], self.schedule.sigma(t)
         return 1 / (sigma.square() / (signal_scale.square() + sigma.square()) + 0.05**2)
 
 
-def _dot(x: Tensor, y: Tensor) -> Tensor:
+def _dot(x: Float[Tensor, "b d"], y: Float[Tensor, "b d"]) -> Float[Tensor, "b 1"]:
     return (x * y).sum(-1, keepdim=True)
 
 
-def _orthogonalize(phi: Float[Tensor, "b d"], basis: Float[Tensor, "b m d"]) -> tuple[Tensor, Tensor]:
-    """The component of phi orthogonal to the orthonormal basis: its unit vector (B, d) and its norm (B, 1).
+def _pad(context: Observations, m: int) -> Observations:
+    """The context with masked observations appended, so that it has m of them."""
+    missing = m - context.mask.shape[1]
+    return Observations(
+        nn.functional.pad(context.value, (0, missing)),
+        nn.functional.pad(context.params, (0, 0, 0, missing)),
+        nn.functional.pad(context.mask, (0, missing)),
+    )
+
+
+def _orthonormal_context(context: Observations) -> tuple[Tensor, Tensor, Tensor]:
+    """The context's directions as an orthonormal basis (Gram-Schmidt); a masked or repeated one becomes a zero row.
+
+    The three results are the basis (B, M, d), the observations' values (B, M), zero where the row is, and the signal of
+    least norm that agrees with the context (B, d).
+    """
+    rows, values = [], []
+    min_norm_signal = torch.zeros_like(context.params[:, 0])
+    observations = zip(context.params.unbind(1), context.value.unbind(1), context.mask.unbind(1), strict=True)
+    for phi, value, mask in observations:
+        direction, norm = _orthogonalize(phi, rows)
+        valid = (mask[:, None] & (norm > 1e-3)).to(phi)
+        innovation = value[:, None] - _dot(min_norm_signal, phi)
+        min_norm_signal = min_norm_signal + valid * direction * innovation / norm
+        rows.append(valid * direction)
+        values.append(valid * value[:, None])
+    return torch.stack(rows, 1), torch.cat(values, 1), min_norm_signal
+
+
+def _orthogonalize(phi: Float[Tensor, "b d"], rows: Sequence[Float[Tensor, "b d"]]) -> tuple[Tensor, Tensor]:
+    """The component of phi orthogonal to orthonormal rows: its unit vector (B, d) and its norm (B, 1).
 
     The norm is at least 1e-6.
     """
-    residual = phi - sum(_dot(phi, row) * row for row in basis.unbind(1))
+    residual = phi - sum(_dot(phi, row) * row for row in rows)
     norm = residual.norm(dim=1, keepdim=True).clamp(min=1e-6)
     return residual / norm, norm
 
@@ -384,27 +341,32 @@ def build_regression(dims: int, **network_options) -> ForwardRegression:
 # --- further baselines ------------------------------------------------------------------------------------------
 
 
+class OracleCondition(NamedTuple):
+    """The condition of ProjectionDenoiser for a target in the direction phi, the context's nullspace."""
+
+    projection: ProjectionCondition
+    phi: Float[Tensor, "b 2"]
+
+
 class OracleDenoiser(ProjectionDenoiser):
     """The denoiser of a conditional diffusion model that is trained on signals: the target is S itself, in R^2."""
 
-    def condition(self, context: Observations, target_params: Float[Tensor, "b 1 2"], target_mask=None):
+    def condition(
+        self, context: Observations, target_params: Float[Tensor, "b 1 2"], target_mask=None
+    ) -> OracleCondition:
         """As in ProjectionDenoiser, with a target in the nullspace direction of the context."""
         phi = perpendicular(context.params[:, 0])
-        return super().condition(context, phi[:, None]), phi
+        return OracleCondition(super().condition(context, phi[:, None]), phi)
 
-    def forward(self, condition, noisy_target: Float[Tensor, "b 1 2"], t: Float[Tensor, "b"]) -> Float[Tensor, "b 2"]:
+    def forward(
+        self, condition: OracleCondition, noisy_target: Float[Tensor, "b 1 2"], t: Float[Tensor, "b"]
+    ) -> Float[Tensor, "b 2"]:
         """The signal S from the context and a noisy S."""
-        condition, phi = condition
-        return super().forward(condition, _dot(noisy_target[:, 0], phi), t)
+        return super().forward(condition.projection, _dot(noisy_target[:, 0], condition.phi), t)
 
-    def loss_weight(self, condition, t: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
+    def loss_weight(self, condition: OracleCondition, t: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
         """As in ProjectionDenoiser."""
-        return super().loss_weight(condition[0], t)
-
-
-def identity_forward(signal: Float[Tensor, "b d"], params: Tensor) -> Float[Tensor, "b 1 d"]:
-    """The oracle's forward model: the observation is the signal itself."""
-    return signal[:, None]
+        return super().loss_weight(condition.projection, t)
 
 
 def build_oracle(**network_options) -> ForwardDiffusion:

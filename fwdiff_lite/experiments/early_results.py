@@ -1,0 +1,40 @@
+"""Results in checkpoints/ that were recorded before the harness: their keys become those of harness.RecordedResults."""
+
+import json
+
+import numpy as np
+
+NUMBERS = dict[str, dict[str, float]]  # the measures of each sampler, in flat form
+
+
+def convert_early_results(
+    arrays: dict[str, np.ndarray],
+) -> tuple[NUMBERS, dict[str, dict], dict[str, dict], dict[str, np.ndarray]]:
+    """The measures, the records of trainings and of evaluations, and the arrays, from the arrays of an early file."""
+    texts = {key: json.loads(str(x)) for key, x in arrays.items() if np.issubdtype(x.dtype, np.str_) and x.shape == ()}
+    if "row" in texts:
+        return convert_ablations(texts, arrays)
+    numbers, parts = texts.get("numbers", {}), texts.get("parts", {})
+    trainings = texts.get("records") or {name: {"steps": count} for name, count in texts.get("steps", {}).items()}
+    for name, curve in texts.get("curves", {}).items():
+        trainings[name] |= {"curve": curve, "parent": trainings[name].pop("before")}
+    evaluations = {
+        sampler: parts[key] for sampler in numbers if (key := f"examination_{sampler.partition('_eta_')[0]}") in parts
+    }
+    arrays = {key: x for key, x in arrays.items() if key not in texts or key == "benchmark"}
+    return numbers, trainings, evaluations, arrays
+
+
+def convert_ablations(
+    texts: dict[str, dict], arrays: dict[str, np.ndarray]
+) -> tuple[NUMBERS, dict[str, dict], dict[str, dict], dict[str, np.ndarray]]:
+    """The results of 07_ablations: the records of its rows held the scores of every scene, too."""
+    rows, orbit = texts["row"], texts["ring"]["views"]
+    numbers = {name: record.pop("numbers") for name, record in rows.items()} | {
+        "orbit": {"seconds": orbit.pop("seconds")}
+    }
+    scores = {f"{name}_scores": np.array(json.dumps(record.pop("each"))) for name, record in rows.items()}
+    images = {f"{name}_images": arrays[f"row_{name}_pictures"] for name in rows}
+    prefix = "ring_views_"
+    orbits = {f"orbit_{key.removeprefix(prefix)}": x for key, x in arrays.items() if key.startswith(prefix)}
+    return numbers, texts["training"], rows | {"orbit": orbit}, scores | images | orbits

@@ -1,0 +1,25 @@
+"""Variants of toy size, shared by the tests of this folder."""
+
+from dataclasses import replace
+from functools import partial
+
+from fwdiff_lite.experiments.harness import Experiment, Variant
+from fwdiff_lite.experiments.inverse_graphics import variants
+
+NETWORK = {"width": 16, "samples_per_ray": 8}
+ENCODERS = {"unet": {"widths": (8, 16)}, "dit": {"depth": 1, "heads": 2}}
+
+
+def small_variant(name: str, side: int = 16, **options) -> Variant:
+    """A variant with small images, few rays and a small network; options: of build_model."""
+    settings = variants.SETTINGS[name]
+    settings = replace(settings, side=side, pixels=settings.pixels and 16)
+    options = NETWORK | ENCODERS[settings.encoder] | options
+    variant = variants.make_variant(settings, variants.VARIANTS[name].seed)
+    return replace(variant, build=partial(variant.build, **options), batch_size=2)
+
+
+def small_experiment(experiment: Experiment, **options) -> Experiment:
+    """An experiment with small variants; options: of small_variant."""
+    names = [name for name in experiment.variants if name in variants.SETTINGS]
+    return replace(experiment, variants={name: small_variant(name, **options) for name in names})

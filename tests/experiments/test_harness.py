@@ -1,0 +1,293 @@
+"""The harness of the experiments and its command line, with a toy experiment; every variant of every real one."""
+
+import json
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from fwdiff_lite import ForwardDiffusion, ForwardRegression
+from fwdiff_lite.experiments import __main__ as command_line
+from fwdiff_lite.experiments import harness
+from fwdiff_lite.experiments.harness import Evaluation, Experiment, Results, Variant
+from fwdiff_lite.experiments.measurements import to_flat, to_long
+from fwdiff_lite.problems.toy import projections
+from fwdiff_lite.storage.checkpoints import load_pretrained, read_manifest
+from fwdiff_lite.storage.files import read_json
+from fwdiff_lite.training import INTERRUPTED
+
+
+def build_toy_model(model_class, seed, width=8):
+    torch.manual_seed(seed)
+    model = projections.build_diffusion(2, width=width, depth=1)
+    return model_class(model.denoiser, model.forward_model, model.schedule)
+
+
+def make_toy_variant(model_class=ForwardDiffusion, **options):
+    return Variant(
+        build=partial(build_toy_model, model_class),
+        batches=lambda device, batch_size: projections.infinite_batches(projections.make_prior(2), batch_size),
+        batch_size=4,
+        fit_options={"learning_rate": 1e-2},
+        options={"model_class": model_class.__name__},
+        **options,
+    )
+
+
+def evaluate_toy_sampler(session):
+    weights = session.model("full").denoiser.state_dict()
+    total = float(sum(w.abs().sum() for w in weights.values()))
+    numbers = {"energy_60": total, "energy_60_low": total - 1, "energy_60_high": total + 1, "count": len(weights)}
+    return Results(numbers, {"full_sizes": np.array([session.test_set, session.predict("baseline")])})
+
+
+TOY = Experiment(
+    name="toy",
+    checkpoint="90_toy",
+    variants={
+        "full": make_toy_variant(),
+        "reseeded": make_toy_variant(seed=1),
+        "baseline": make_toy_variant(ForwardRegression),
+    },
+    evaluations={
+        "full_eta_0": Evaluation(evaluate_toy_sampler, "full", ("baseline",)),
+        "exact": Evaluation(lambda session: Results({"energy_60": 0.0}, {})),
+    },
+    make_test_set=lambda device, options: options["scenes"],
+    sample=lambda model, test_set: 10 * test_set,
+    evaluation_options={"scenes": 3},
+    views=("60",),
+    headline=("energy_60", "count"),
+)
+
+
+@pytest.fixture
+def toy(monkeypatch, tmp_path):
+    """Runs a command of the toy experiment in the folder tmp_path / "runs"."""
+    monkeypatch.setattr(command_line, "find_experiment", lambda name: TOY)
+    monkeypatch.setenv("FWDIFF_COMMIT", "abc")
+    folder = tmp_path / "runs"
+
+    def run(words):
+        command_line.main(["toy", *words.split(), "--out", str(folder)])
+        return folder
+
+    return run
+
+
+def test_a_training_leaves_weights_and_a_record_and_is_resumed(toy):
+    folder = toy("train full reseeded --steps 2")
+    record = read_json(folder / "reseeded.json")
+    assert (
+        record["seed"] == 1 and record["options"] == {"model_class": "ForwardDiffusion"} and record["commit"] == "abc"
+    )
+    assert record["command"] == "python -m fwdiff_lite.experiments toy train reseeded --steps 2 --batch-size 4"
+    assert record["steps"] == len(record["curve"]["loss"]) == 2 and record["parent"] == {}
+    first, second = (load_file(folder / f"{name}.safetensors") for name in ("full", "reseeded"))
+    assert all(w.dtype == torch.float16 for w in first.values())
+    assert any((first[key] != second[key]).any() for key in first), "another seed"
+    toy("train full --steps 3 --minutes 0.5 --batch-size 2 --jobs-per-gpu 2")
+    record = read_json(folder / "full.json")
+    assert record["steps"] == 3 and record["gpu_minutes"] == record["minutes"] / 2
+    assert record["command"].endswith("toy train full --minutes 0.5 --steps 3 --batch-size 2 --jobs-per-gpu 2")
+    model = harness.load_model(TOY, "full", folder, torch.device("cpu"))
+    assert all(torch.equal(w, load_file(folder / "full.safetensors")[key].float())
+               for key, w in model.denoiser.state_dict().items())  # fmt: skip
+
+
+def test_a_training_of_other_settings_is_not_resumed(toy, monkeypatch, tmp_path):
+    folder = toy("train full --steps 1")
+    other = replace(TOY, variants={"full": replace(TOY.variants["full"], seed=5)})
+    with pytest.raises(ValueError, match="full.state was trained with .*'seed': 0}, not with .*'seed': 5}: delete it"):
+        harness.train(other, "full", folder, steps=2)
+    assert read_json(folder / "full.json")["steps"] == 1
+
+
+def test_an_interrupted_training_leaves_its_state_alone_and_is_resumed(toy, tmp_path, monkeypatch):
+    calls = []
+
+    def interrupted_batches(device, batch_size):
+        batch = TOY.variants["full"].batches(device, batch_size)
+
+        def draw(generator):
+            calls.append(None)
+            if len(calls) == 3:
+                raise KeyboardInterrupt
+            return batch(generator)
+
+        return draw
+
+    variant = replace(TOY.variants["full"], batches=interrupted_batches)
+    monkeypatch.setattr(command_line, "find_experiment", lambda name: replace(TOY, variants={"full": variant}))
+    with pytest.raises(SystemExit) as error:
+        toy("train full --steps 4")
+    assert error.value.code == INTERRUPTED
+    names = {path.name for path in (tmp_path / "runs").iterdir()}
+    assert names == {"full.state", "full.config.json"}
+    folder = toy("train full --steps 4")
+    assert read_json(folder / "full.json")["steps"] == 4
+
+
+def test_initial_weights_come_from_the_parent_or_a_file(toy, tmp_path, monkeypatch):
+    monkeypatch.setenv("FWDIFF_ROOT", str(tmp_path))
+    folder = toy("train full baseline --steps 1")
+    toy("evaluate")
+    toy("export full")
+    child = make_toy_variant(parent="90_toy")
+    monkeypatch.setattr(command_line, "find_experiment", lambda name: replace(TOY, variants={"child": child}))
+    toy("train child --steps 1")
+    record = read_json(folder / "child.json")
+    assert record["parent"]["variant"] == "full"
+    assert record["parent"]["command"].endswith("train full --steps 1 --batch-size 4")
+    parent, trained = load_pretrained("90_toy"), load_file(folder / "child.safetensors")
+    moved = max(float((trained[key].float() - w).abs().max()) for key, w in parent.items())
+    assert 0 < moved < 0.02, "one step from the parent's weights"
+    weights = tmp_path / "weights.safetensors"
+    save_file({key: torch.zeros_like(w) for key, w in parent.items()}, weights)
+    monkeypatch.setattr(command_line, "find_experiment", lambda name: TOY)
+    toy(f"train reseeded --steps 1 --init-from {weights}")
+    assert max(float(w.abs().max()) for w in load_file(folder / "reseeded.safetensors").values()) < 0.02
+    assert read_json(folder / "reseeded.json")["command"].endswith("--init-from weights.safetensors")
+
+
+def test_an_evaluation_is_cached_until_weights_or_options_change(toy, capsys):
+    folder = toy("train full baseline --steps 1")
+    toy("evaluate")
+    path = folder / "evaluation_full_eta_0.json"
+    record = read_json(path)
+    assert record["command"].endswith("toy evaluate full_eta_0 --scenes 3") and record["options"] == {"scenes": 3}
+    energy, count = record["measures"]
+    assert (energy["variant"], energy["sampler"], energy["view"], energy["measure"]) == (
+        "full", "full_eta_0", "60", "energy"
+    )  # fmt: skip
+    assert energy["high"] - energy["value"] == pytest.approx(1) and count["low"] is None and count["view"] == ""
+    with np.load(path.with_suffix(".npz")) as arrays:
+        assert arrays["full_sizes"].tolist() == [3, 30]
+    capsys.readouterr()
+    toy("evaluate full")
+    assert f"full_eta_0: evaluated already; delete {path}" in capsys.readouterr().out and read_json(path) == record
+    toy("train full --steps 2")
+    toy("evaluate full_eta_0")
+    assert read_json(path)["weights"] != record["weights"] and read_json(path)["measures"] != record["measures"]
+    toy("evaluate full_eta_0 --scenes 4")
+    with np.load(path.with_suffix(".npz")) as arrays:
+        assert arrays["full_sizes"].tolist() == [4, 40]
+
+
+def test_weights_and_results_are_exported_and_loaded(toy, tmp_path, monkeypatch):
+    monkeypatch.setenv("FWDIFF_ROOT", str(tmp_path))
+    folder = toy("train full baseline --steps 1")
+    toy("evaluate")
+    monkeypatch.setenv("FWDIFF_COMMIT", "of the export")
+    toy("export full")
+    recorded = harness.load_results(TOY)
+    numbers = to_flat(recorded.rows)
+    total = numbers["full_eta_0"]["energy_60"]
+    assert numbers["exact"] == {"energy_60": 0.0} and numbers["full_eta_0"]["energy_60_high"] == total + 1
+    assert set(recorded.trainings) == {"full", "baseline"} and recorded.arrays["full_sizes"].tolist() == [3, 30]
+    entries = read_manifest()
+    assert set(entries) == {"90_toy.npz", "90_toy.safetensors"}
+    weights, results = entries["90_toy.safetensors"], entries["90_toy.npz"]
+    assert weights["variant"] == "full" and weights["steps"] == 1
+    assert weights["metrics"] == {"energy_60": round(total, 4), "count": numbers["full_eta_0"]["count"]}
+    assert results["metrics"] == {"full_eta_0": round(total, 4), "exact": 0.0}
+    for entry in (weights, results):
+        assert entry["commit"] == "abc" and "toy train full --steps 1" in entry["command"]
+    assert "toy evaluate full_eta_0" in results["command"]
+    assert harness.set_weights(TOY.variant("full").build_model(), load_pretrained("90_toy"))
+    toy("train full --steps 2")
+    with pytest.raises(ValueError, match="evaluation full_eta_0 used other weights of full: evaluate it again"):
+        harness.export_weights(TOY, "full", folder)
+    with pytest.raises(ValueError, match="evaluation full_eta_0 used other weights of full: evaluate it again"):
+        harness.export_results(TOY, "full", folder)
+
+
+def test_flat_and_long_form_hold_the_same_numbers():
+    numbers = {"a_60": 1.0, "a_60_low": 0.5, "a": 2.0, "a_high": 3.0, "slow": 4.0, "fell_low": 5.0}
+    rows = to_long("toy", "", "exact", numbers, ("60",))
+    assert [(row.measure, row.view, row.low, row.high) for row in rows] == [
+        ("a", "60", 0.5, None), ("a", "", None, 3.0), ("slow", "", None, None), ("fell_low", "", None, None)
+    ]  # fmt: skip
+    assert to_flat(rows) == {"exact": numbers}
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ("train nope --steps 1", "unknown variant 'nope' of toy: choose one of full, reseeded, baseline"),
+        ("train full", "a training needs a budget: give --minutes, --steps or both"),
+        ("train full --steps 0", "argument --steps: 0 is no whole number above 0"),
+        ("train full --steps 1 --init-from nope", "there is no file nope of initial weights"),
+        ("train full --steps 1 --init-from README.md", "README.md cannot be read"),
+        ("evaluate nope", "toy has no evaluation 'nope': choose from full_eta_0, exact"),
+        ("evaluate full", "runs/full.safetensors: train it first"),
+        ("evaluate --samples 3", "unrecognized arguments: --samples"),
+        ("export full", "runs/full.safetensors: train it first"),
+        ("export nope", "unknown variant 'nope' of toy"),
+        ("export", "runs holds no evaluation: evaluate some variant first"),
+        ("ship full", "invalid choice: 'ship'"),
+    ],
+)
+def test_bad_words_are_refused_in_one_line(words, message, toy, capsys):
+    with pytest.raises(SystemExit) as error:
+        toy(words)
+    last_line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.value.code == 2 and message in last_line
+
+
+def test_an_unknown_experiment_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        command_line.main(["nope", "train", "full"])
+    assert "unknown experiment 'nope': choose one of " in capsys.readouterr().err
+    assert set(EXPERIMENTS) == {command_line.find_experiment(name).name for name in EXPERIMENTS}
+
+
+def test_only_trainings_run_in_several_processes(toy, monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SystemExit):
+        toy("evaluate")
+    assert "evaluate runs in one process: start it without `accelerate launch`" in capsys.readouterr().err
+
+
+# --- the real experiments ---
+
+TOY_SIZES = {  # options of build_model
+    "motion": {"widths": (8, 8, 8, 16)},
+    "inverse_graphics": {"width": 8, "samples_per_ray": 4},
+    "ablations": {"width": 8, "samples_per_ray": 4},
+}
+EXPERIMENTS = {name: command_line.find_experiment(name) for name in TOY_SIZES}
+
+
+def test_every_experiment_is_tested_here():
+    declared = set()
+    for name in command_line.experiment_modules():
+        try:
+            declared.add(command_line.find_experiment(name).name)
+        except ValueError:
+            continue
+    assert declared == set(TOY_SIZES) | {"real_clips"}, "its variants are trained in test_real_clips, where clips are"
+
+
+@pytest.mark.parametrize(
+    "experiment, name", [(experiment, name) for experiment in TOY_SIZES for name in EXPERIMENTS[experiment].variants]
+)
+def test_every_variant_trains_and_records_what_sets_it_apart(experiment, name, tmp_path):
+    declared = EXPERIMENTS[experiment]
+    variant = declared.variants[name]
+    small = replace(variant, build=partial(variant.build, **TOY_SIZES[experiment]), parent=None)
+    harness.train(replace(declared, variants={name: small}), name, tmp_path, steps=2, batch_size=2)
+    record = read_json(tmp_path / f"{name}.json")
+    assert record["seed"] == variant.seed and record["steps"] == 2 and record["batch"] == 2
+    assert record["options"] == json.loads(json.dumps(dict(variant.options)))
+    assert record["command"] == f"{harness.COMMAND} {experiment} train {name} --steps 2 --batch-size 2"
+
+
+@pytest.mark.parametrize("experiment", TOY_SIZES)
+def test_variants_differ_in_their_options_or_their_seed(experiment):
+    variants = EXPERIMENTS[experiment].variants.values()
+    settings = {json.dumps([dict(variant.options), variant.seed, variant.parent]) for variant in variants}
+    assert len(settings) == len(variants)
