@@ -246,9 +246,9 @@ run.save_gif(animation, "orbit", fps=6)
 # %% [markdown]
 # ## 5. Where samples differ
 #
-# Below, the standard deviation of each pixel over the samples, and the disocclusion mask from ray tracing: the pixels
-# that show, or could show, a point that the context camera does not see. Samples should differ there, where something
-# is uncertain. The table behind the screen is out of sight too, but its pattern is certain.
+# Below, the standard deviation of each pixel over the samples, and the disocclusion mask from ray tracing. The mask is
+# white at the pixels that show, or could show, a point that the context camera does not see. Samples should differ
+# there, where something is uncertain. The table behind the screen is out of sight too, but its pattern is certain.
 
 # %%
 rows = []
@@ -263,7 +263,7 @@ for i in shown:
         rows.append(torch.stack(panels))
 fig = plotting.image_grid(
     torch.stack(rows), size=1.15, row_labels=[f"{evaluation.TARGET_ANGLES[d]}°" for _ in shown for d in (0, BACK)],
-    col_titles=["context", "true target", "sample", "deviation", "disoccluded (white)"],
+    col_titles=["context", "true target", "sample", "deviation", "disoccluded"],
 )
 run.savefig(fig, "variance")
 plt.show()
