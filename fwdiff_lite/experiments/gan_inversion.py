@@ -29,7 +29,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fwdiff_lite import metrics
@@ -37,6 +37,7 @@ from fwdiff_lite.colours import to_uint8
 from fwdiff_lite.command_line import positive_int
 from fwdiff_lite.devices import CUDAGraphCallable, default_device, is_main_process, num_processes
 from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
+from fwdiff_lite.experiments.harness import save_weights
 from fwdiff_lite.observations import Observations, to_device
 from fwdiff_lite.problems.gan_inversion import patches, portraits, stylegan2
 from fwdiff_lite.problems.gan_inversion.stylegan2_training import StyleGAN2Trainer
@@ -512,11 +513,6 @@ def _to_uint8_labels(labels: Int[Tensor, "..."]) -> np.ndarray:
     return labels.cpu().numpy().astype(np.uint8)
 
 
-def _save_weights(network: nn.Module, path: Path) -> None:
-    """Saves weights in half precision."""
-    save_file({key: value.half().contiguous().cpu() for key, value in network.state_dict().items()}, path)
-
-
 def _load_weights(network: nn.Module, weights: dict[str, Tensor]) -> nn.Module:
     """The network with these weights, frozen and in eval mode."""
     network.load_state_dict({key: value.float() for key, value in weights.items()})
@@ -550,7 +546,7 @@ def _run_generator(folder: Path, device: torch.device, options: argparse.Namespa
         trainer.auxiliary_loss = portraits.AttributeMomentLoss(classifiers, real, options.auxiliary_weight)
     budget = {"steps": options.steps, "seconds": 60 * options.minutes}
     log = train_generator(trainer, sample_images, folder, options.batch_size, **budget)
-    _save_weights(trainer.G_ema, folder / "generator.safetensors")
+    save_weights(trainer.G_ema, folder / "generator.safetensors")
     examples = to_uint8(generate_images(trainer.G_ema, 64, torch.Generator().manual_seed(1)))
     np.savez_compressed(folder / "generated.npz", images=examples)
     minutes = log.seconds / 60 / options.jobs_per_gpu
@@ -571,7 +567,7 @@ def _run_classifier(folder: Path, device: torch.device, options: argparse.Namesp
     torch.manual_seed(0)
     classifier = portraits.AttributeClassifier().to(device)
     record = _train_classifier(classifier, options.steps or CLASSIFIER_STEPS, 0)
-    _save_weights(classifier, folder / "classifier.safetensors")
+    save_weights(classifier, folder / "classifier.safetensors")
     return record
 
 
@@ -582,7 +578,7 @@ def _run_auxiliary_classifiers(folder: Path, device: torch.device, options: argp
         _train_classifier(classifier, options.steps or AUXILIARY_STEPS, seed)
         for classifier, seed in zip(classifiers, AUXILIARY_SEEDS, strict=True)
     ]
-    _save_weights(classifiers, folder / "auxiliary_classifiers.safetensors")
+    save_weights(classifiers, folder / "auxiliary_classifiers.safetensors")
     return {"seed": AUXILIARY_SEEDS[0], "classifiers": records}
 
 
@@ -603,7 +599,7 @@ def _run_variant(folder: Path, device: torch.device, options: argparse.Namespace
     if log.interrupted:
         raise SystemExit(INTERRUPTED)
     if is_main_process():
-        _save_weights(model.denoiser, folder / f"{variant}.safetensors")
+        save_weights(model.denoiser, folder / f"{variant}.safetensors")
     chunks = {
         name: np.split(values, range(LOG_INTERVAL, len(values), LOG_INTERVAL)) for name, values in log.curve.items()
     }
