@@ -33,10 +33,15 @@ class ShiftedCosineSchedule(CosineSchedule):
     """The cosine schedule with alpha / sigma times `scale` at every time (Hoogeboom et al. 2023, simple diffusion).
 
     In an image, many pixels show one object. So its large structures are decided at high noise levels, which the cosine
-    schedule passes in a few steps. scale < 1 spends more time there, in training and in sampling.
+    schedule passes in a few steps. scale < 1 spends more time there, in training and in sampling. ValueError unless
+    scale is above 0 and finite.
     """
 
     scale: float
+
+    def __post_init__(self):
+        if not 0 < self.scale < math.inf:
+            raise ValueError(f"scale is {self.scale}: wanted a finite number above 0")
 
     def alpha(self, t: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
         """The factor of the clean observation at time t."""
