@@ -7,29 +7,38 @@ never given. fwdiff_lite/protocols.py says what a problem brings: a forward mode
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
-from fwdiff_lite.observations import Observations, gather_pixels
+from fwdiff_lite import model_file
+from fwdiff_lite.model_checks import (
+    check_loss_input,
+    check_parts,
+    check_sampler_input,
+    check_sequence,
+    raise_if_fixed_size,
+)
+from fwdiff_lite.observations import Observations, expand_mask, gather_pixels
 from fwdiff_lite.protocols import (
     Condition,
     CroppingForwardModel,
-    Denoiser,
     DeterministicDenoiser,
     ForwardModel,
-    NoisyForwardModel,
     Schedule,
     ScheduledDenoiser,
     Signal,
     WeightedDenoiser,
 )
-from fwdiff_lite.schedule import CosineSchedule, check_time
+from fwdiff_lite.sampling import SamplerOptions, check_count, dynamic_threshold, eval_mode, join_chunks
+from fwdiff_lite.schedule import CosineSchedule
 
 T_MAX = 1 - 1e-3  # sampling starts here: at t = 1 the noisy target holds nothing of the target
 T_MIN = 1e-3  # training ends here: at t = 0 there is no noise
@@ -37,7 +46,13 @@ T_MIN = 1e-3  # training ends here: at t = 0 there is no noise
 
 @dataclass(frozen=True)
 class Step:
-    """One step of sampling: at time t, from the noisy target, the signal (Eq. 4) and its observation (Eq. 5)."""
+    """One step of sampling: at time t, from the noisy target, the signal (Eq. 4) and its observation (Eq. 5).
+
+    noisy_target, observation: in the unit of the observations; zero for a masked target
+
+    `sample` with num_samples=K has K samples of each context: noisy_target and observation (B, K, M, *obs), and signal
+    (B, K, ...) if it is a tensor. Another signal has B K rows, those of one context in a row.
+    """
 
     t: float
     noisy_target: Float[Tensor, "b m *obs"]
@@ -52,8 +67,12 @@ class ForwardDiffusion(nn.Module):
     schedule: the noise schedule, which the denoiser shares; default: the denoiser's own, or else the cosine schedule
     novel_weight: weight of Eq. 9 beside Eq. 8; at 0, novel observations are ignored
     target_shape: shape of one target observation, where it differs from the context's
+    observation_scale: s, the standard deviation of the observations (see observations.observation_std). The model
+        diffuses O / s, so that noise is as large as the observations. The denoiser gets contexts and noisy targets
+        in units of s, and losses are in units of s^2. Signals are in the unit that the forward model takes, and
+        observations have one unit wherever they go into the model or come out of it
 
-    Raises ValueError where the denoiser lacks a method, or the forward model states noise.
+    Raises ValueError where the denoiser lacks a method, the forward model states noise, or a number is out of range.
     """
 
     def __init__(
@@ -63,15 +82,10 @@ class ForwardDiffusion(nn.Module):
         schedule: Schedule | None = None,
         novel_weight: float = 1.0,
         target_shape: tuple[int, ...] | None = None,
+        observation_scale: float = 1.0,
     ):
         super().__init__()
-        if not isinstance(denoiser, Denoiser):
-            raise ValueError(
-                f"{type(denoiser).__name__} is no denoiser: it needs condition(context, target_params, target_mask) "
-                "and forward(condition, noisy_target, t)"
-            )
-        if isinstance(forward_model, NoisyForwardModel):
-            raise ValueError("the forward model states noise_std, but only noiseless observations are modelled yet")
+        check_parts(denoiser, forward_model, schedule, novel_weight, target_shape, observation_scale)
         self.denoiser = denoiser
         self.forward_model = forward_model
         scheduled = isinstance(denoiser, ScheduledDenoiser)
@@ -80,6 +94,7 @@ class ForwardDiffusion(nn.Module):
             denoiser.schedule = self.schedule
         self.novel_weight = novel_weight
         self.target_shape = target_shape
+        self.observation_scale = float(observation_scale)
         # decided here and not in `loss`: a compiled loss could not look
         self.crops = isinstance(forward_model, CroppingForwardModel)
         self.weights_examples = isinstance(denoiser, WeightedDenoiser)
@@ -106,24 +121,19 @@ class ForwardDiffusion(nn.Module):
     ) -> dict[str, Tensor]:
         """Eq. 8 and 9 as means over the batch: {"target"[, "novel"][, "deterministic"], "loss"}. Nothing is random.
 
-        "loss" is the weighted sum to be minimised; the other values are unweighted.
+        "loss" is the weighted sum to be minimised; the other values are unweighted. All signals have the same weight,
+        however many of their observations are masked.
         pixel_indices, novel_pixel_indices: the pixels of target and novel observations that count, as many of one as of
             the other; default: all pixels
         """
-        check_time(t)
-        if noise.shape != target.value.shape or t.shape != target.value.shape[:1]:
-            raise ValueError(
-                f"t {tuple(t.shape)} and noise {tuple(noise.shape)} do not fit a target of {tuple(target.value.shape)}"
-            )
         views = {"target": (target, pixel_indices)}
         if novel is not None and self.novel_weight:
-            if (pixel_indices is None) != (novel_pixel_indices is None):
-                raise ValueError(
-                    "pixels of target or novel observation only: give pixel_indices and novel_pixel_indices, or neither"
-                )
             views["novel"] = (novel, novel_pixel_indices)
-        clean = torch.where(_expand(target.mask, target.value), target.value, 0)  # a masked NaN would spread
-        noisy_target = self._add_noise(clean, noise, t) * self._support(target.params)
+        check_loss_input(self.denoiser, context, views, t, noise)
+        views = {name: (self._in_units(observations), pixels) for name, (observations, pixels) in views.items()}
+        context, target = self._in_units(context), views["target"][0]
+        noisy_target = self._add_noise(target.value, noise, t)
+        noisy_target = _restrict(noisy_target, self._support(target.params), target.mask)
         condition = self.denoiser.condition(context, target.params, target.mask)
         signal = self.denoiser(condition, noisy_target, t)
         mse = self._per_example_mse(signal, views)
@@ -132,8 +142,9 @@ class ForwardDiffusion(nn.Module):
         total = (self.denoiser.loss_weight(condition, t) * error if self.weights_examples else error).mean()
         prediction = self.denoiser.deterministic_prediction(condition) if self.predicts_target else None
         if prediction is not None:
-            squared_error = (prediction.value - _downsample_to(target.value, prediction.value.shape)).square()
-            losses["deterministic"] = torch.where(_expand(target.mask, target.value), squared_error, 0).mean()
+            truth = Observations(_downsample_to(target.value, prediction.value.shape), target.params, target.mask)
+            squared_error = self._squared_error(prediction.value, truth).flatten(1)
+            losses["deterministic"] = (squared_error * _even_weight(truth.mask, truth.value)[:, None]).mean()
             total = total + losses["deterministic"]
         return {**losses, "loss": total}
 
@@ -143,65 +154,75 @@ class ForwardDiffusion(nn.Module):
         self,
         context: Observations,
         target_params: Float[Tensor, "b m *par"],
-        steps: int = 64,
-        eta: float = 0.0,
-        generator: torch.Generator | None = None,
-        guidance: float = 1.0,
-        temperature: float = 1.0,
-        threshold: float | None = None,
-        allow_empty: bool = False,
-        enable_grad: bool = False,
+        target_mask: Bool[Tensor, "b m"] | None = None,
+        **options,
     ) -> Iterator[Step]:
         """Yields every step of sampling one signal per context, from noise to the smallest t > 0 (Eq. 3 to 7).
 
-        steps: how many times t the sampler visits, evenly spaced from T_MAX down
-        eta: 0 is DDIM (deterministic given the first noise), 1 is ancestral sampling (Song et al. 2021, Eq. 16)
-        generator: of all noise; default: torch's global one
-        allow_empty: allows contexts without any observation, for an unconditional model
-        enable_grad: keeps the graph of gradients back to the context, through all earlier steps, where the caller has
-            gradients enabled; default: no graph. Between two steps, the caller's own setting holds
-
-        Three options bias the samples, and are off by default. guidance > 1 extrapolates away from the unconditional
-        prediction: of the signal if it is a tensor, else of the observation. temperature < 1 scales all noise.
-        threshold, a quantile such as 0.995, scales each predicted observation into [-1, 1] (Saharia et al. 2022).
+        target_mask: which of the M targets exist; default: all
+        options: steps, eta, generator, guidance, temperature, threshold, allow_empty, enable_grad; see SamplerOptions
         """
-        shape = self._target_shape(context, target_params, allow_empty)
-        if steps < 1:
-            raise ValueError(f"steps must be at least 1, got {steps}")
-        grad_mode = nullcontext if enable_grad else torch.no_grad
+        settings = SamplerOptions.parse("trajectory", options)
+        shape = self._target_shape(context, target_params, target_mask, settings)
+        noise = partial(self._draw_noise, shape, context.value, settings.generator)
+        return self._iterate(context, target_params, target_mask, settings, noise)
 
-        def iterate() -> Iterator[Step]:
-            with grad_mode():
-                support = self._support(target_params)
+    def sample(
+        self,
+        context: Observations,
+        target_params: Float[Tensor, "b m *par"],
+        target_mask: Bool[Tensor, "b m"] | None = None,
+        num_samples: int | None = None,
+        chunk_size: int | None = None,
+        progress: bool = False,
+        **options,
+    ) -> Step:
+        """The last step of a trajectory: a signal for each context, with its observation at target_params.
 
-                def noise():
-                    z = torch.randn(shape, generator=generator, device=generator.device if generator else None)
-                    return temperature * z.to(context.value) * support
+        num_samples: K samples of each context, on an axis of their own (see Step); default: one, without the axis
+        chunk_size: how many signals are sampled at once, to save memory; the noise does not depend on it
+        progress: shows a progress bar
+        target_mask, options: as of trajectory
 
-                condition = self.denoiser.condition(context, target_params)
-                unconditional = None
-                if guidance != 1.0:
-                    empty = context.mask_out(torch.ones_like(context.mask))
-                    unconditional = self.denoiser.condition(empty, target_params)
-                noisy_target = noise()
-            times = torch.linspace(T_MAX, 0, steps + 1, dtype=torch.float64)[:-1].tolist()
-            for t, t_next in zip(times, times[1:] + [None], strict=True):
-                with grad_mode():
-                    signal, observation = self._predict(
-                        noisy_target, t, condition, unconditional, guidance, target_params
-                    )
-                    if threshold is not None:
-                        observation = _dynamic_threshold(observation, threshold)
-                yield Step(t, noisy_target, signal, observation)  # outside of grad_mode: the caller has control here
-                if t_next is not None:
-                    with grad_mode():
-                        noisy_target = self._reverse_step(noisy_target, observation, t, t_next, eta, noise) * support
+        Networks are in eval mode while they sample.
+        """
+        settings = SamplerOptions.parse("sample", options)
+        shape = self._target_shape(context, target_params, target_mask, settings)
+        check_count(num_samples=1 if num_samples is None else num_samples)
+        check_count(chunk_size=1 if chunk_size is None else chunk_size)
+        if num_samples is not None:
+            context, shape = context.repeat(num_samples), (num_samples * shape[0], *shape[1:])
+            target_params, target_mask = (
+                None if x is None else x.repeat_interleave(num_samples, 0) for x in (target_params, target_mask)
+            )
+        chunks = [slice(i, i + (chunk_size or shape[0])) for i in range(0, shape[0], chunk_size or shape[0])]
+        state, steps = settings.generator.get_state(), []
+        bar = tqdm(total=len(chunks) * len(self._times(settings)), disable=not progress, leave=False)
+        with eval_mode(self), bar:
+            for rows in chunks:
+                settings.generator.set_state(state)  # each chunk draws the noise of the whole batch, and takes its rows
+                noise = partial(self._draw_noise, shape, context.value, settings.generator, rows)
+                mask = None if target_mask is None else target_mask[rows]
+                for step in self._iterate(context[rows], target_params[rows], mask, settings, noise):
+                    bar.set_postfix(t=f"{step.t:.2f}", refresh=False)
+                    bar.update()
+                steps.append((step.noisy_target, step.signal, step.observation))
+        results = [join_chunks(parts) for parts in zip(*steps, strict=True)]
+        if num_samples is not None:
+            results = [x.unflatten(0, (-1, num_samples)) if isinstance(x, Tensor) else x for x in results]
+        return Step(step.t, *results)
 
-        return iterate()
+    def posterior_mean(
+        self, context: Observations, target_params: Float[Tensor, "b m *par"], num_samples: int = 16, **options
+    ) -> Float[Tensor, "b *signal"]:
+        """The mean of num_samples sampled signals of each context; options: as of sample.
 
-    def sample(self, context: Observations, target_params: Float[Tensor, "b m *par"], **options) -> Step:
-        """The last step of a trajectory: one signal for each context, with its observation at target_params."""
-        return deque(self.trajectory(context, target_params, **options), maxlen=1).pop()
+        ValueError for signals that are no tensors, and so have no mean.
+        """
+        signal = self.sample(context, target_params, num_samples=num_samples, **options).signal
+        if not isinstance(signal, Tensor):
+            raise ValueError(f"signals of type {type(signal).__name__} have no mean: take that of their observations")
+        return signal.mean(1)
 
     def sample_autoregressive(
         self, context: Observations, params_sequence: Float[Tensor, "b l *par"], **options
@@ -210,29 +231,86 @@ class ForwardDiffusion(nn.Module):
 
         A part of the signal that neither context nor target observes comes out as its mean. A later target that
         observes this part samples it (section 4.1).
+
+        options: as of sample, but for num_samples: give context.repeat(k) and as many rows of params_sequence
         """
-        if params_sequence.ndim < 2 or params_sequence.shape[1] < 1:
-            raise ValueError(f"params_sequence must be (B, L, *par) with L >= 1, got {tuple(params_sequence.shape)}")
+        check_sequence(params_sequence, options)
+        first = context
         for params in params_sequence.split(1, dim=1):
-            step = self.sample(context, params, **options)
+            try:
+                step = self.sample(context, params, **options)
+            except RuntimeError as error:
+                raise_if_fixed_size(error, first, context)
+                raise
             context = context.append(Observations(step.observation, params))
-            options["allow_empty"] = False
         return step, context
 
-    def _target_shape(self, context: Observations, target_params: Tensor, allow_empty: bool) -> tuple[int, ...]:
-        """The shape (B, M, *obs) of the targets to be sampled. ValueError where context and parameters do not fit."""
-        context.check("context", allow_empty=allow_empty)
-        if target_params.ndim < 2 or target_params.shape[0] != len(context):
-            raise ValueError(
-                f"target_params {tuple(target_params.shape)} are not for the {len(context)} signals of the context: "
-                "give (B, M, *par)"
-            )
-        if target_params.shape[2:] != context.params.shape[2:]:
-            raise ValueError(
-                f"target_params are {tuple(target_params.shape[2:])} an observation, the context's are "
-                f"{tuple(context.params.shape[2:])}"
-            )
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes the denoiser's weights, with schedule and observation_scale, as a safetensors file."""
+        model_file.save(self, path)
+
+    def load(self, path: str | os.PathLike) -> ForwardDiffusion:
+        """This model with the weights and the observation_scale of a file that `save` wrote; nothing is unpickled.
+
+        ValueError, before anything is changed, for a file of another network or schedule, or a damaged one.
+        """
+        return model_file.load(self, path)
+
+    def _target_shape(
+        self, context: Observations, target_params: Tensor, target_mask: Tensor | None, settings: SamplerOptions
+    ) -> tuple[int, ...]:
+        """The shape (B, M, *obs) of the targets to be sampled. ValueError where the arguments do not fit."""
+        check_sampler_input(self.denoiser, context, target_params, target_mask, settings.allow_empty)
         return (*target_params.shape[:2], *(self.target_shape or context.value.shape[2:]))
+
+    def _times(self, settings: SamplerOptions) -> list[float]:
+        """The times that the sampler visits."""
+        return torch.linspace(T_MAX, 0, settings.steps + 1, dtype=torch.float64)[:-1].tolist()
+
+    def _draw_noise(
+        self, shape: tuple[int, ...], like: Tensor, generator: torch.Generator, rows: slice = slice(None)
+    ) -> Tensor:
+        """Some rows of noise of that shape, in the type of the tensor `like`."""
+        return torch.randn(shape, generator=generator, device=generator.device)[rows].to(like)
+
+    def _iterate(
+        self,
+        context: Observations,
+        target_params: Tensor,
+        target_mask: Tensor | None,
+        settings: SamplerOptions,
+        draw_noise: Callable[[], Tensor],
+    ) -> Iterator[Step]:
+        """The steps of a trajectory, whose arguments are checked."""
+        grad_mode = nullcontext if settings.enable_grad else torch.no_grad
+        with grad_mode():
+            context, support = self._in_units(context), self._support(target_params)
+
+            def noise() -> Tensor:
+                return _restrict(settings.temperature * draw_noise(), support, target_mask)
+
+            condition = self.denoiser.condition(context, target_params, target_mask)
+            unconditional = None
+            if settings.guidance != 1.0:
+                empty = context.mask_out(torch.ones_like(context.mask))
+                unconditional = self.denoiser.condition(empty, target_params, target_mask)
+            noisy_target = noise()
+        times = self._times(settings)
+        for t, t_next in zip(times, times[1:] + [None], strict=True):
+            with grad_mode():
+                signal, observation = self._predict(
+                    noisy_target, t, condition, unconditional, settings.guidance, target_params
+                )
+                if target_mask is not None:
+                    observation = torch.where(expand_mask(target_mask, observation), observation, 0)
+                if settings.threshold is not None:
+                    observation = dynamic_threshold(observation, settings.threshold)
+                step = Step(t, self._multiply_scale(noisy_target), signal, self._multiply_scale(observation))
+            yield step  # outside of grad_mode: the caller has control here
+            if t_next is not None:
+                with grad_mode():
+                    noisy_target = self._reverse_step(noisy_target, observation, t, t_next, settings.eta, noise)
+                    noisy_target = _restrict(noisy_target, support, target_mask)
 
     def _predict(
         self,
@@ -256,11 +334,22 @@ class ForwardDiffusion(nn.Module):
         return signal, unguided + guidance * (observation - unguided)
 
     def _observe(self, signal: Signal, params: Tensor, shape: torch.Size) -> Tensor:
-        """forward(S, phi), or a ValueError if it has another shape than the targets."""
+        """forward(S, phi) in units of the scale, or a ValueError if it has another shape than the targets."""
         observation = self.forward_model(signal, params)
         if observation.shape != shape:
             raise ValueError(f"forward_model gave {tuple(observation.shape)} where the targets are {tuple(shape)}")
-        return observation
+        return self._divide_scale(observation)
+
+    def _divide_scale(self, x: Tensor) -> Tensor:
+        return x if self.observation_scale == 1 else x / self.observation_scale
+
+    def _multiply_scale(self, x: Tensor) -> Tensor:
+        return x if self.observation_scale == 1 else x * self.observation_scale
+
+    def _in_units(self, observations: Observations) -> Observations:
+        """The observations in units of the scale. Masked values are zero: a NaN there would spread, as 0 x NaN."""
+        value = torch.where(expand_mask(observations.mask, observations.value), observations.value, 0)
+        return Observations(self._divide_scale(value), observations.params, observations.mask)
 
     def _add_noise(self, clean: Tensor, noise: Tensor, t: Float[Tensor, "b"]) -> Tensor:
         """alpha_t clean + sigma_t noise (Eq. 1)."""
@@ -270,13 +359,17 @@ class ForwardDiffusion(nn.Module):
     def _support(self, params: Tensor) -> Tensor | float:
         return self.forward_model.support(params) if self.crops else 1.0
 
+    def _squared_error(self, prediction: Tensor, truth: Observations) -> Tensor:
+        """The squared error of a prediction in the observations' unit, zero where the truth is masked."""
+        difference = self._divide_scale(prediction) - truth.value
+        return torch.where(expand_mask(truth.mask, difference), difference, 0).square()  # in this order: see _in_units
+
     def _per_example_mse(
         self, signal: Signal, views: dict[str, tuple[Observations, Tensor | None]]
     ) -> dict[str, Float[Tensor, "b"]]:
         """|O - forward(S, phi)|^2 of each view (observations and their pixels): a mean over each signal's observations.
 
-        What is masked counts as zero. The forward model is called once for all views: a generator makes one image,
-        whichever crops are taken from it.
+        The forward model is called once for all views: a generator makes one image, whichever crops are taken from it.
         """
         params = torch.cat([observations.params for observations, _ in views.values()], 1)
         indices = [pixels for _, pixels in views.values() if pixels is not None]
@@ -285,13 +378,15 @@ class ForwardDiffusion(nn.Module):
         predictions = self.forward_model(signal, params, **options).split(counts, 1)
         mse = {}
         for (name, (truth, pixels)), prediction in zip(views.items(), predictions, strict=True):
-            value = truth.value if pixels is None else gather_pixels(truth.value, pixels)
-            if prediction.shape != value.shape:
+            if pixels is not None:
+                truth = Observations(gather_pixels(truth.value, pixels), truth.params, truth.mask)
+            if prediction.shape != truth.value.shape:
                 raise ValueError(
-                    f"forward_model gave {tuple(prediction.shape)} where the observations are {tuple(value.shape)}"
+                    f"forward_model gave {tuple(prediction.shape)} where the observations are "
+                    f"{tuple(truth.value.shape)}"
                 )
-            squared_error = torch.where(_expand(truth.mask, value), (prediction - value).square(), 0)
-            mse[name] = (squared_error * self._support(truth.params)).flatten(1).mean(1)
+            squared_error = self._squared_error(prediction, truth) * self._support(truth.params)
+            mse[name] = squared_error.flatten(1).mean(1) * _even_weight(truth.mask, truth.value)
         return mse
 
     def _reverse_step(self, noisy_target, observation, t: float, t_next: float, eta: float, noise) -> Tensor:
@@ -312,7 +407,8 @@ class ForwardRegression(ForwardDiffusion):
     """The deterministic baseline: the same network, forward model and losses, without a noisy target.
 
     It is the diffusion model at t = 1, with zero in place of the noisy target. One pass gives the signal whose
-    observations are nearest to the conditional mean.
+    observations are nearest to the conditional mean. It takes the options of the diffusion model; those of noise and
+    steps have no effect, and num_samples samples are the same.
     """
 
     def sample_time_and_noise(self, target: Observations, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -322,25 +418,27 @@ class ForwardRegression(ForwardDiffusion):
     def _add_noise(self, clean: Tensor, noise: Tensor, t: Float[Tensor, "b"]) -> Tensor:
         return torch.zeros_like(clean)
 
-    def trajectory(
-        self, context, target_params, allow_empty: bool = False, enable_grad: bool = False
-    ) -> Iterator[Step]:
-        """One step, at t = 1: nothing is iterated. enable_grad: see ForwardDiffusion.trajectory."""
-        zeros = context.value.new_zeros(self._target_shape(context, target_params, allow_empty))
+    def _times(self, settings: SamplerOptions) -> list[float]:
+        return [1.0]
 
-        def iterate() -> Iterator[Step]:
-            with nullcontext() if enable_grad else torch.no_grad():
-                condition = self.denoiser.condition(context, target_params)
-                signal = self.denoiser(condition, zeros, zeros.new_ones(len(context)))
-                step = Step(1.0, zeros, signal, self._observe(signal, target_params, zeros.shape))
-            yield step
-
-        return iterate()
+    def _draw_noise(
+        self, shape: tuple[int, ...], like: Tensor, generator: torch.Generator, rows: slice = slice(None)
+    ) -> Tensor:
+        return like.new_zeros(shape)[rows]
 
 
-def _expand(mask: Bool[Tensor, "b m"], value: Float[Tensor, "b m *obs"]) -> Bool[Tensor, "b m *one"]:
-    """The mask with as many axes as the value."""
-    return mask.reshape(mask.shape + (1,) * (value.ndim - 2))
+def _restrict(x: Tensor, support: Tensor | float, mask: Bool[Tensor, "b m"] | None) -> Tensor:
+    """A noisy target where it covers the canvas and exists, zero elsewhere."""
+    x = x * support
+    return x if mask is None else torch.where(expand_mask(mask, x), x, 0)
+
+
+def _even_weight(mask: Bool[Tensor, "b m"], like: Tensor) -> Float[Tensor, "b"]:
+    """M over the number of a signal's observations that exist: a mean over M, times this, is one over those that exist.
+
+    It is exactly 1 if all exist, and so changes no bit of a mean.
+    """
+    return mask.shape[1] / mask.sum(1).clamp(min=1).to(like)
 
 
 def _downsample_to(value: Float[Tensor, "b m *obs"], shape: torch.Size) -> Float[Tensor, "b m *small"]:
@@ -348,11 +446,3 @@ def _downsample_to(value: Float[Tensor, "b m *obs"], shape: torch.Size) -> Float
     if value.shape == shape:
         return value
     return nn.functional.adaptive_avg_pool2d(value.flatten(0, 1), shape[-2:]).view(shape)
-
-
-def _dynamic_threshold(observation: Float[Tensor, "b m *obs"], quantile: float) -> Float[Tensor, "b m *obs"]:
-    """Dynamic thresholding: clip at the larger of 1 and the quantile of |observation|, and divide by it."""
-    magnitudes = observation.abs().reshape(*observation.shape[:2], -1).float()  # quantile knows no half precision
-    size = magnitudes.quantile(quantile, dim=2).clamp(min=1).to(observation)
-    size = size.reshape(size.shape + (1,) * (observation.ndim - 2))
-    return observation.clamp(-size, size) / size

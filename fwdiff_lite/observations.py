@@ -13,7 +13,9 @@ from torch import Tensor
 class Observations:
     """M observations of each of B signals.
 
-    value:  (B, M, *obs) the observed values, in a floating type; all observations of one problem share one canvas *obs
+    value:  (B, M, *obs) the observed values, in a floating type; all observations of one problem share one canvas *obs.
+            Values should have a standard deviation near 1, as noise has; for values in other units, tell the model
+            with ForwardDiffusion(observation_scale=...), see `observation_std`
     params: (B, M, *par) the forward model's parameters phi of each observation: a direction, a crop, a camera
     mask:   (B, M) True where an observation exists, so that contexts of several sizes share a batch; default: all True.
             An unconditional model has contexts whose mask is False everywhere
@@ -26,6 +28,9 @@ class Observations:
     mask: Bool[Tensor, "b m"] = None  # type: ignore[assignment]
 
     def __post_init__(self):
+        for name, x in (("value", self.value), ("params", self.params), ("mask", self.mask)):
+            if not isinstance(x, Tensor) and not (name == "mask" and x is None):
+                raise ValueError(f"{name} is of type {type(x).__name__}: observations hold torch tensors")
         if self.value.ndim < 2 or self.params.ndim < 2:
             raise ValueError(
                 f"observations need a batch and a count: value (B, M, *obs), params (B, M, *par); "
@@ -36,6 +41,8 @@ class Observations:
                 f"observations need a floating type, got value of {self.value.dtype}: "
                 "scale pictures to [-1, 1], as in value.float() / 127.5 - 1"
             )
+        if not self.params.is_floating_point():
+            raise ValueError(f"params need a floating type, got {self.params.dtype}: give params.float()")
         b, m = self.value.shape[:2]
         if self.params.shape[:2] != (b, m):
             raise ValueError(
@@ -48,24 +55,31 @@ class Observations:
             raise ValueError(
                 f"mask must be bool of shape {(b, m)}, got {self.mask.dtype} of shape {tuple(self.mask.shape)}"
             )
+        devices = {x.device for x in (self.value, self.params, self.mask)}
+        if len(devices) > 1:
+            names = ", ".join(sorted(map(str, devices)))
+            raise ValueError(f"value, params and mask lie on several devices ({names}): move them to one")
 
     def __len__(self) -> int:
         """B, the number of signals."""
         return self.value.shape[0]
 
     def __getitem__(self, rows) -> Observations:
-        """The observations of some of the signals; rows: a slice, an index tensor or a mask over B."""
-        if isinstance(rows, int):
-            row = range(len(self))[rows]  # IndexError out of range, so that iterating over the signals ends
-            rows = slice(row, row + 1)
+        """The observations of some of the signals; rows: a number, a slice, or a list, index tensor or mask over B.
+
+        IndexError out of range; as everywhere in Python, a slice may reach beyond the end.
+        """
+        rows = _index(rows, len(self))
         return Observations(self.value[rows], self.params[rows], self.mask[rows])
 
     def select(self, index) -> Observations:
-        """Some of the M observations of every signal; index: a slice or a list over M."""
+        """Some of the M observations of every signal; index: as for the signals, over M."""
+        index = _index(index, self.mask.shape[1])
         return Observations(self.value[:, index], self.params[:, index], self.mask[:, index])
 
     def append(self, other: Observations) -> Observations:
         """These observations and those of `other`, of the same signals."""
+        check_observations(other=other)
         for name, x, y in (("value", self.value, other.value), ("params", self.params, other.params)):
             if x.shape[:1] + x.shape[2:] != y.shape[:1] + y.shape[2:]:
                 raise ValueError(
@@ -77,12 +91,18 @@ class Observations:
 
     def mask_out(self, drop_mask: Bool[Tensor, "b m"] | Bool[Tensor, "b 1"]) -> Observations:
         """The same observations, masked where `drop_mask` is True. Their values become zero, so that none can leak."""
+        b, m = self.mask.shape
+        if not isinstance(drop_mask, Tensor) or drop_mask.dtype != torch.bool:
+            raise ValueError(f"drop_mask is {describe(drop_mask)}: wanted a bool tensor, True where nothing remains")
+        if drop_mask.shape not in ((b, m), (b, 1)):
+            raise ValueError(f"drop_mask has shape {tuple(drop_mask.shape)}: wanted {(b, m)} or {(b, 1)}")
         mask = self.mask & ~drop_mask
-        keep = mask.reshape(mask.shape + (1,) * (self.value.ndim - 2))
-        return Observations(torch.where(keep, self.value, 0), self.params, mask)
+        return Observations(torch.where(expand_mask(mask, self.value), self.value, 0), self.params, mask)
 
     def repeat(self, k: int) -> Observations:
         """The observations of each signal k times in a row, to draw k samples for each: (B, ...) -> (B k, ...)."""
+        if not isinstance(k, int) or k < 1:
+            raise ValueError(f"k is {k}: wanted a whole number of 1 or more")
         return Observations(*(x.repeat_interleave(k, 0) for x in (self.value, self.params, self.mask)))
 
     def to(self, *args, **kwargs) -> Observations:
@@ -95,7 +115,7 @@ class Observations:
 
         name: the observations' name in the message; allow_empty: allows signals without any observation
         """
-        mask = self.mask.reshape(self.mask.shape + (1,) * (self.value.ndim - 2))
+        mask = expand_mask(self.mask, self.value)
         bad = int((~torch.isfinite(self.value) & mask).sum())
         if bad:
             raise ValueError(f"{name} holds {bad} NaN or infinite values of {self.value.numel()}: remove or mask them")
@@ -110,11 +130,72 @@ class Observations:
         return self
 
 
+def expand_mask(mask: Bool[Tensor, "b m"], value: Float[Tensor, "b m *obs"]) -> Bool[Tensor, "b m *one"]:
+    """The mask with as many axes as the value."""
+    return mask.reshape(mask.shape + (1,) * (value.ndim - 2))
+
+
+def observation_std(observations: Observations) -> float:
+    """The standard deviation of all values that exist: the scale for ForwardDiffusion(observation_scale=...).
+
+    ValueError if no observation exists, or a value is not finite.
+    """
+    check_observations(observations=observations)
+    values = observations.check("observations", allow_empty=True).value[observations.mask]
+    if not values.numel():
+        raise ValueError("observations are all masked: a standard deviation needs values")
+    return float(values.double().std(correction=0))
+
+
+def check_observations(**arguments: Observations) -> None:
+    """ValueError, with the argument's name, for another type than Observations."""
+    for name, x in arguments.items():
+        if not isinstance(x, Observations):
+            raise ValueError(f"{name} is {describe(x)}: wanted Observations(value, params)")
+
+
+def check_single_target(target_params: Tensor, target_mask: Tensor | None = None) -> None:
+    """ValueError unless each signal has one target, which exists: for denoisers that take no other number.
+
+    Under torch.compile the mask is not looked at.
+    """
+    if target_params.shape[1] != 1:
+        raise ValueError(f"this denoiser takes one target for each signal, got {target_params.shape[1]}")
+    if target_mask is not None and not torch.compiler.is_compiling() and not target_mask.all():
+        raise ValueError(f"this denoiser takes no masked target, got {int((~target_mask).sum())}: leave them out")
+
+
+def _index(index, n: int) -> slice | Tensor:
+    """An index that keeps the indexed axis of size n: a number becomes a slice. IndexError out of range."""
+    if isinstance(index, slice):
+        return index
+    try:
+        indices = torch.as_tensor(index)
+    except (TypeError, ValueError, RuntimeError):
+        indices = torch.zeros((), dtype=torch.bool)  # no number either
+    is_bool = indices.dtype == torch.bool
+    if indices.ndim == 1 and (is_bool or not indices.dtype.is_floating_point or not indices.numel()):
+        return indices if is_bool else indices.long()
+    if indices.ndim or is_bool or indices.dtype.is_floating_point:
+        raise ValueError(f"{describe(index)} is no index: wanted a number, a slice, or a list, index tensor or mask")
+    i = int(indices)
+    if not -n <= i < n:  # an IndexError, so that iterating over the signals ends
+        raise IndexError(f"index {i} is out of range: there are {n}")
+    return slice(i % n, i % n + 1)
+
+
+def describe(x) -> str:
+    """An argument in an error message: its type, of a tensor its dtype and shape."""
+    return f"a tensor of {x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else f"of type {type(x).__name__}"
+
+
 def to_device(x, device: torch.device | str):
-    """A tensor, or another object with a method `to`, on the device.
+    """A tensor, or another object with a method `to`, on the device; otherwise ValueError.
 
     A tensor is copied from pinned memory; otherwise the CPU would wait until the GPU has finished its earlier work.
     """
+    if not hasattr(x, "to"):
+        raise ValueError(f"an argument {describe(x)} cannot be moved to {device}: wanted a tensor or Observations")
     if isinstance(x, Tensor) and x.device.type == "cpu" and torch.device(device).type == "cuda":
         return x.pin_memory().to(device, non_blocking=True)
     return x.to(device)
@@ -123,6 +204,19 @@ def to_device(x, device: torch.device | str):
 def gather_pixels(
     value: Float[Tensor, "b m c *pixels"], pixel_indices: Int[Tensor, "b m n"]
 ) -> Float[Tensor, "b m c n"]:
-    """The values of some pixels of images; pixel_indices: indices into the flattened image."""
+    """The values of some pixels of images; pixel_indices: indices into the flattened image.
+
+    ValueError where the indices do not fit the images; under torch.compile their range is not looked at.
+    """
+    if value.ndim < 4:
+        raise ValueError(f"pixels are of images (B, M, C, *pixels), got values {tuple(value.shape)}")
     flat = value.flatten(3)  # (B, M, C, *pixels) -> (B, M, C, P)
+    if pixel_indices.dtype != torch.long or pixel_indices.ndim != 3 or pixel_indices.shape[:2] != value.shape[:2]:
+        raise ValueError(
+            f"pixel_indices is {describe(pixel_indices)}: wanted torch.int64 (B, M, n) for images {tuple(value.shape)}"
+        )
+    if not torch.compiler.is_compiling() and pixel_indices.numel():
+        low, high = int(pixel_indices.min()), int(pixel_indices.max())
+        if low < 0 or high >= flat.shape[3]:
+            raise ValueError(f"pixel_indices run from {low} to {high}: wanted 0 to {flat.shape[3] - 1}")
     return flat.gather(-1, pixel_indices[:, :, None].expand(-1, -1, flat.shape[2], -1))

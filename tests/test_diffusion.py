@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression, _downsample_to, _dynamic_threshold
+from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression, _downsample_to
 from fwdiff_lite.observations import Observations
+from fwdiff_lite.sampling import dynamic_threshold
 
 
 def scale(signal, params):
@@ -231,7 +232,7 @@ def test_temperature_zero_takes_all_noise_away_and_thresholds_bound():
     cold = next(model.trajectory(seen.select([0]), seen.params[:, 1:], temperature=0.0))
     assert cold.noisy_target.abs().max() == 0
     x = torch.linspace(-3, 3, 200).reshape(1, 1, 200)
-    assert _dynamic_threshold(x, 0.9).abs().max() == 1 and torch.equal(_dynamic_threshold(x / 4, 0.9), x / 4)
+    assert dynamic_threshold(x, 0.9).abs().max() == 1 and torch.equal(dynamic_threshold(x / 4, 0.9), x / 4)
 
 
 def test_regression_never_sees_its_target():
@@ -336,7 +337,7 @@ def test_bad_input_is_named():
         model.sample(context, target.params[:5])
     with pytest.raises(ValueError, match="an observation, the context's are"):
         model.sample(context, target.params[..., None])
-    with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="steps must be a whole number of at least 1, got 0"):
         model.sample(context, target.params, steps=0)
     with pytest.raises(ValueError, match="L >= 1"):
         model.sample_autoregressive(context, target.params[:, :0])
@@ -395,7 +396,7 @@ def test_gradients_through_sampling_are_those_of_finite_differences(eta):
 
 def test_wrong_arguments_of_a_trajectory_are_refused_at_once():
     model, context, params = learner()
-    with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="steps must be a whole number of at least 1, got 0"):
         model.trajectory(context, params, steps=0)
     with pytest.raises(ValueError, match="target_params"):
         model.trajectory(context, params[:2])
@@ -434,7 +435,7 @@ def test_the_mode_of_gradients_is_that_of_the_iteration(model_class):
 def test_thresholding_takes_scalars_and_half_precision():
     signal = 3 * torch.ones(2, 1)
     for dtype in (torch.float32, torch.bfloat16):
-        observation = _dynamic_threshold((signal * torch.ones(2, 4)).to(dtype), 0.9)
+        observation = dynamic_threshold((signal * torch.ones(2, 4)).to(dtype), 0.9)
         assert observation.dtype == dtype and observation.abs().max() <= 1
 
 

@@ -113,7 +113,7 @@ class Oracle(torch.nn.Module):
         super().__init__()
         self.scenes, self.renderer, self.mixed = scenes, renderer, mixed
 
-    def condition(self, context, target_params):
+    def condition(self, context, target_params, target_mask=None):
         images = tabletop.render(self.scenes, target_params, SIDE)
         if self.mixed:
             images[:, ::2] = images[:, ::2].flip(0)

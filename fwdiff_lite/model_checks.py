@@ -1,0 +1,179 @@
+"""Checks of what is given to a model: each raises a ValueError of one line."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fwdiff_lite.observations import Observations, check_observations, describe
+from fwdiff_lite.protocols import Denoiser, NoisyForwardModel, Schedule
+from fwdiff_lite.sampling import check_count, check_number
+from fwdiff_lite.schedule import check_time
+
+Views = dict[str, tuple[Observations, Tensor | None]]  # observations in the loss, with the pixels that count
+
+
+def check_parts(
+    denoiser: nn.Module,
+    forward_model: Callable,
+    schedule: Schedule | None,
+    novel_weight: float,
+    target_shape: tuple[int, ...] | None,
+    observation_scale: float,
+) -> None:
+    """The arguments of a model."""
+    name = getattr(denoiser, "__name__", type(denoiser).__name__)
+    wanted = {"condition": "context, target_params, target_mask", "forward": "condition, noisy_target, t"}
+    signatures = " and ".join(f"{method}({arguments})" for method, arguments in wanted.items())
+    if not isinstance(denoiser, nn.Module):
+        raise ValueError(f"{name} is no denoiser: it needs to be a torch.nn.Module with {signatures}")
+    own_forward = type(denoiser).forward is not nn.Module.forward or "forward" in vars(denoiser)
+    if not isinstance(denoiser, Denoiser) or not own_forward:
+        raise ValueError(f"{name} is no denoiser: it needs {signatures}")
+    for method, arguments in wanted.items():
+        if not _accepts(getattr(denoiser, method), 3):
+            raise ValueError(f"{name}.{method} does not take three arguments: it needs {method}({arguments})")
+    if not callable(forward_model):
+        raise ValueError(f"forward_model is {describe(forward_model)}: wanted a function of signal and params")
+    if isinstance(forward_model, NoisyForwardModel):
+        raise ValueError("the forward model states noise_std, but only noiseless observations are modelled yet")
+    if schedule is not None and not isinstance(schedule, Schedule):
+        raise ValueError(f"schedule is {describe(schedule)}: it needs alpha(t) and sigma(t), as CosineSchedule()")
+    check_number("novel_weight", novel_weight, 0)
+    check_number("observation_scale", observation_scale, 0)
+    if observation_scale == 0:
+        raise ValueError("observation_scale is 0: wanted the standard deviation of the observations, above 0")
+    if target_shape is not None:
+        if not isinstance(target_shape, tuple | list):
+            raise ValueError(
+                f"target_shape is {describe(target_shape)}: wanted the sizes of one target, as (3, 64, 64)"
+            )
+        for size in target_shape:
+            check_count(target_shape=size)
+
+
+def check_loss_input(denoiser: nn.Module, context: Observations, views: Views, t: Tensor, noise: Tensor) -> None:
+    """The arguments of a loss; shapes are checked under torch.compile too, values are not."""
+    check_observations(context=context, **{name: observations for name, (observations, _) in views.items()})
+    target = views["target"][0]
+    _check_tensors(t=t, noise=noise)
+    if noise.shape != target.value.shape or t.shape != target.value.shape[:1]:
+        raise ValueError(
+            f"t {tuple(t.shape)} and noise {tuple(noise.shape)} do not fit a target of {tuple(target.value.shape)}"
+        )
+    check_time(t)
+    for name, (observations, _) in views.items():
+        if len(observations) != len(context):
+            raise ValueError(f"{name} has {len(observations)} signals, context {len(context)}: give those of one batch")
+        if observations.params.shape[2:] != context.params.shape[2:]:
+            raise ValueError(
+                f"{name} has params {tuple(observations.params.shape[2:])} an observation, the context's are "
+                f"{tuple(context.params.shape[2:])}"
+            )
+    if 0 in target.mask.shape:
+        raise ValueError(
+            f"target has {target.mask.shape[0]} signals with {target.mask.shape[1]} observations: it is empty"
+        )
+    pixels = [indices for _, indices in views.values()]
+    if any(x is None for x in pixels) and any(x is not None for x in pixels):
+        raise ValueError(
+            "pixels of target or novel observation only: give pixel_indices and novel_pixel_indices, or neither"
+        )
+    if pixels[0] is not None:
+        _check_tensors(**{f"pixel indices of {name}": x for name, (_, x) in views.items()})
+        if len({x.shape[-1] for x in pixels}) > 1:
+            raise ValueError(
+                f"pixel_indices are {pixels[0].shape[-1]} an image, novel_pixel_indices {pixels[1].shape[-1]}: "
+                "give as many of one as of the other"
+            )
+    _check_type(denoiser, context)
+
+
+def check_sampler_input(
+    denoiser: nn.Module, context: Observations, target_params: Tensor, target_mask: Tensor | None, allow_empty: bool
+) -> None:
+    """The context and the targets of a sampler."""
+    check_observations(context=context)
+    if not len(context):
+        raise ValueError("context holds no signals: give at least one")
+    context.check("context", allow_empty=allow_empty)
+    _check_type(denoiser, context)
+    _check_tensors(target_params=target_params)
+    if target_params.ndim < 2 or target_params.shape[0] != len(context):
+        raise ValueError(
+            f"target_params {tuple(target_params.shape)} are not for the {len(context)} signals of the context: "
+            "give (B, M, *par)"
+        )
+    if target_params.shape[2:] != context.params.shape[2:]:
+        raise ValueError(
+            f"target_params are {tuple(target_params.shape[2:])} an observation, the context's are "
+            f"{tuple(context.params.shape[2:])}"
+        )
+    if not target_params.shape[1]:
+        raise ValueError(
+            f"target_params {tuple(target_params.shape)} name no target: give at least one for each signal"
+        )
+    if not target_params.is_floating_point() or not torch.isfinite(target_params).all():
+        raise ValueError(f"target_params is {describe(target_params)} or holds NaN: wanted finite floating numbers")
+    if target_params.device != context.value.device:
+        raise ValueError(f"target_params lie on {target_params.device}, context on {context.value.device}: move one")
+    if target_mask is None:
+        return
+    shape = target_params.shape[:2]
+    if not isinstance(target_mask, Tensor) or target_mask.dtype != torch.bool or target_mask.shape != shape:
+        raise ValueError(
+            f"target_mask is {describe(target_mask)}: wanted a bool tensor {tuple(shape)}, True where a target exists"
+        )
+
+
+def check_sequence(params_sequence: Tensor, options: dict[str, Any]) -> None:
+    """The parameters and options of autoregressive sampling."""
+    _check_tensors(params_sequence=params_sequence)
+    if params_sequence.ndim < 2 or params_sequence.shape[1] < 1:
+        raise ValueError(f"params_sequence must be (B, L, *par) with L >= 1, got {tuple(params_sequence.shape)}")
+    for name, remedy in {
+        "num_samples": "give context.repeat(k) and as many rows of params_sequence",
+        "target_mask": "leave a target out of params_sequence",
+    }.items():
+        if options.get(name) is not None:
+            raise ValueError(f"sample_autoregressive takes no {name}: {remedy}")
+
+
+def raise_if_fixed_size(error: RuntimeError, first: Observations, context: Observations) -> None:
+    """ValueError if a denoiser that sampled from the first context failed on a larger one: its inputs have one size."""
+    m, larger = first.mask.shape[1], context.mask.shape[1]
+    if larger > m and not isinstance(error, torch.cuda.OutOfMemoryError):
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"the denoiser took a context of {m} observations and fails at {larger} ({reason}): sampled targets join "
+            "the context, so it must take contexts of any size, as with a padded and masked input"
+        ) from error
+
+
+def _accepts(function: Callable, num_arguments: int) -> bool:
+    try:
+        inspect.signature(function).bind(*[None] * num_arguments)
+    except TypeError:
+        return False
+    return True
+
+
+def _check_tensors(**arguments: Tensor) -> None:
+    for name, x in arguments.items():
+        if not isinstance(x, Tensor):
+            raise ValueError(f"{name} is {describe(x)}: wanted a torch tensor")
+
+
+def _check_type(denoiser: nn.Module, context: Observations) -> None:
+    """The values have the floating type of the denoiser's weights, unless autocast converts them."""
+    types = {w.dtype for w in denoiser.parameters() if w.is_floating_point()}
+    if types and context.value.dtype not in types and not torch.is_autocast_enabled(context.value.device.type):
+        wanted = " or ".join(sorted(map(str, types)))
+        raise ValueError(
+            f"context has values of {context.value.dtype}, the denoiser's weights are {wanted}: "
+            f"use context.to({wanted.split(' ')[0]})"
+        )

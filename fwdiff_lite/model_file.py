@@ -1,0 +1,69 @@
+"""The file of a model: the weights of its denoiser as safetensors, with the model's description as metadata."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from fwdiff_lite.sampling import check_number
+from fwdiff_lite.storage.files import atomic_write
+
+if TYPE_CHECKING:
+    from fwdiff_lite.diffusion import ForwardDiffusion
+
+KEY = "fwdiff_lite"  # of the description in the metadata
+
+
+def save(model: ForwardDiffusion, path: str | os.PathLike) -> None:
+    """Writes the file, complete or not at all; weights keep their precision."""
+    weights = {name: x.detach().cpu().contiguous().clone() for name, x in model.denoiser.state_dict().items()}
+    description = _describe(model) | {"observation_scale": model.observation_scale}
+    with atomic_write(Path(path)) as temporary:
+        save_file(weights, temporary, metadata={KEY: json.dumps(description)})
+
+
+def load(model: ForwardDiffusion, path: str | os.PathLike) -> ForwardDiffusion:
+    """The model with the file's weights and observation_scale. ValueError, before anything is changed."""
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"there is no model file {path}: write it with model.save(path)")
+    try:
+        with safe_open(path, "pt") as file:
+            description = json.loads((file.metadata() or {})[KEY])
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        scale = description.pop("observation_scale")
+        check_number("observation_scale", scale, 0)
+    except (SafetensorError, OSError, KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"{path} is no file of a model ({error}): write it with model.save(path)") from None
+    for name, value in _describe(model).items():
+        if description.get(name) != value:
+            raise ValueError(
+                f"{path} has the {name} {description.get(name)}, this model {value}: build it as it was saved"
+            )
+    own = model.denoiser.state_dict()
+    for name in sorted(own.keys() | weights.keys()):
+        x, y = weights.get(name), own.get(name)
+        if x is None or y is None or x.shape != y.shape or x.is_floating_point() != y.is_floating_point():
+            sizes = ["nothing" if w is None else f"{w.dtype} {tuple(w.shape)}" for w in (x, y)]
+            raise ValueError(f"{path} is of another network: {name} is {sizes[0]} there and {sizes[1]} here")
+        if not torch.isfinite(x).all():
+            raise ValueError(f"{path} holds NaN or infinite values in {name}: save a model that trained well")
+    model.denoiser.load_state_dict(weights)
+    model.observation_scale = scale
+    return model
+
+
+def _describe(model: ForwardDiffusion) -> dict[str, str]:
+    """What a model and its file must have in common besides the network."""
+    schedule = model.schedule
+    return {
+        "model": type(model).__name__,
+        "schedule": repr(schedule) if is_dataclass(schedule) else type(schedule).__name__,
+    }

@@ -1,0 +1,125 @@
+"""The options of a sampler, with their checks, and the parts of sampling that know no model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, is_dataclass, replace
+from numbers import Real
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fwdiff_lite.observations import describe
+from fwdiff_lite.protocols import Signal
+
+
+@dataclass(frozen=True)
+class SamplerOptions:
+    """The options of ForwardDiffusion.trajectory, sample and sample_autoregressive, by keyword.
+
+    steps: how many times t the sampler visits, evenly spaced from T_MAX down
+    eta: 0 is DDIM (deterministic given the first noise), 1 is ancestral sampling (Song et al. 2021, Eq. 16)
+    generator: of all noise; default: torch's global one
+    guidance: > 1 extrapolates away from the unconditional prediction: of the signal if it is a tensor, else of the
+        observation
+    temperature: < 1 scales all noise
+    threshold: a quantile such as 0.995 scales each predicted observation, in units of the model's observation_scale,
+        into [-1, 1] (Saharia et al. 2022)
+    allow_empty: allows contexts without any observation, for an unconditional model
+    enable_grad: keeps the graph of gradients back to the context, through all earlier steps, where the caller has
+        gradients enabled; default: no graph. Between two steps, the caller's own setting holds
+
+    Guidance, temperature and threshold bias the samples, and are off by default. A ForwardRegression takes all options;
+    steps, eta, temperature and generator have no effect on it, since it makes one step and draws nothing.
+
+    Raises ValueError for a value out of range.
+    """
+
+    steps: int = 64
+    eta: float = 0.0
+    generator: torch.Generator | None = None
+    guidance: float = 1.0
+    temperature: float = 1.0
+    threshold: float | None = None
+    allow_empty: bool = False
+    enable_grad: bool = False
+
+    def __post_init__(self):
+        check_count(steps=self.steps)
+        check_number("eta", self.eta, 0, 1)
+        check_number("guidance", self.guidance, 0)
+        check_number("temperature", self.temperature, 0)
+        if self.threshold is not None:
+            check_number("threshold", self.threshold, 0, 1)
+        if not isinstance(self.generator, torch.Generator | None):
+            raise ValueError(f"generator is {describe(self.generator)}: wanted torch.Generator().manual_seed(0)")
+        if self.generator is None:
+            object.__setattr__(self, "generator", torch.default_generator)
+
+    @classmethod
+    def parse(cls, function: str, options: dict[str, Any]) -> SamplerOptions:
+        """The options of a call of that function. TypeError, which names the function, for an unknown one."""
+        names = [field.name for field in fields(cls)]
+        if unknown := [name for name in options if name not in names]:
+            raise TypeError(f"{function}() has no option {unknown[0]!r}: it takes {', '.join(names)}")
+        return cls(**options)
+
+
+def check_count(**arguments: int) -> None:
+    """ValueError, with the argument's name, unless each is a whole number of 1 or more."""
+    for name, x in arguments.items():
+        if isinstance(x, bool) or not hasattr(x, "__index__") or x < 1:
+            raise ValueError(f"{name} must be a whole number of at least 1, got {x!r}")
+
+
+def check_number(name: str, x: float, low: float, high: float = math.inf) -> None:
+    """ValueError, with the argument's name, unless x is a finite number from low to high."""
+    number = isinstance(x, Real) and not isinstance(x, bool)
+    if not number or not math.isfinite(x) or not low <= x <= high:
+        wanted = f"{low} or more" if high == math.inf else f"from {low} to {high}"
+        raise ValueError(f"{name} is {x!r}: wanted a finite number, {wanted}")
+
+
+def dynamic_threshold(observation: Float[Tensor, "b m *obs"], quantile: float) -> Float[Tensor, "b m *obs"]:
+    """Dynamic thresholding: clip at the larger of 1 and the quantile of |observation|, and divide by it."""
+    magnitudes = observation.abs().reshape(*observation.shape[:2], -1).float()  # quantile knows no half precision
+    size = magnitudes.quantile(quantile, dim=2).clamp(min=1).to(observation)
+    size = size.reshape(size.shape + (1,) * (observation.ndim - 2))
+    return observation.clamp(-size, size) / size
+
+
+@contextmanager
+def eval_mode(module: nn.Module) -> Iterator[None]:
+    """The module in eval mode within the block; then each of its parts is in the mode in which it was."""
+    training = [part for part in module.modules() if part.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
+
+
+def join_chunks(chunks: Sequence[Signal]) -> Signal:
+    """The signals of several chunks as one: tensors, and tuples, dicts and dataclasses of tensors, joined along B.
+
+    Other parts, such as a network, are those of the first chunk. ValueError for a signal of another type.
+    """
+    first = chunks[0]
+    if len(chunks) == 1:
+        return first
+    if isinstance(first, Tensor):
+        return torch.cat(chunks)
+    if isinstance(first, dict):
+        return {name: join_chunks([chunk[name] for chunk in chunks]) for name in first}
+    if isinstance(first, tuple | list):
+        parts = [join_chunks(part) for part in zip(*chunks, strict=True)]
+        return type(first)(*parts) if hasattr(first, "_fields") else type(first)(parts)
+    if is_dataclass(first):
+        parts = {field.name: [getattr(chunk, field.name) for chunk in chunks] for field in fields(first)}
+        return replace(first, **{name: join_chunks(x) for name, x in parts.items() if isinstance(x[0], Tensor)})
+    raise ValueError(f"signals of type {type(first).__name__} cannot be joined: sample them without chunk_size")
