@@ -143,8 +143,8 @@ class ForwardDiffusion(nn.Module):
         prediction = self.denoiser.deterministic_prediction(condition) if self.predicts_target else None
         if prediction is not None:
             truth = Observations(_downsample_to(target.value, prediction.value.shape), target.params, target.mask)
-            squared_error = self._squared_error(prediction.value, truth).flatten(1)
-            losses["deterministic"] = (squared_error * _even_weight(truth.mask, truth.value)[:, None]).mean()
+            weight = _even_weight(truth.mask, truth.value).view(-1, *[1] * (truth.value.ndim - 1))
+            losses["deterministic"] = (self._squared_error(prediction.value, truth) * weight).mean()
             total = total + losses["deterministic"]
         return {**losses, "loss": total}
 

@@ -238,8 +238,11 @@ class DigitDenoiser(nn.Module):
     def condition(
         self, context: Observations, target_params: Float[Tensor, "b m 3"], target_mask=None
     ) -> DigitCondition:
-        """The composited context, its support, and the target's support."""
-        return DigitCondition(*composite_context(context), CropOperator().support(target_params))
+        """The composited context, its support, and the target's support: zero for a masked target."""
+        target_support = CropOperator().support(target_params)
+        if target_mask is not None:
+            target_support = target_support * target_mask[..., None, None]
+        return DigitCondition(*composite_context(context), target_support)
 
     def forward(
         self, condition: DigitCondition, noisy_target: Float[Tensor, "b m 8 8"], t: Float[Tensor, "b"]

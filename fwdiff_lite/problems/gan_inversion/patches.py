@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from fwdiff_lite.backbones import Encoder
@@ -73,6 +73,14 @@ def observe(images: Float[Tensor, "b 3 h h"], params: Float[Tensor, "b m 3"]) ->
 def support(patches: Observations) -> Float[Tensor, "b m 1 h h"]:
     """1 inside of each patch that is not masked out, 0 elsewhere."""
     return patch_mask(patches.params, patches.value.shape[-1]) * patches.mask[..., None, None, None]
+
+
+def support_of_targets(
+    params: Float[Tensor, "b m 3"], mask: Bool[Tensor, "b m"] | None, side: int
+) -> Float[Tensor, "b m 1 side side"]:
+    """1 inside of each target's crop, 0 elsewhere and for a masked target."""
+    crops = patch_mask(params, side)
+    return crops if mask is None else crops * mask[..., None, None, None]
 
 
 def sample_crops(
@@ -180,7 +188,7 @@ class PatchDenoiser(nn.Module):
         initial = Condition(context_image, context_mask, blank[:, :, :1], mean, mean_image)
         t = context_image.new_full((len(context_image),), 2.0)  # marks this first pass: t = 1 is pure noise
         signal = self(initial, blank, t)
-        image, target_masks = synthesis(signal), patch_mask(target_params, self.side)
+        image, target_masks = synthesis(signal), support_of_targets(target_params, target_mask, self.side)
         prediction = Observations(image[:, None] * target_masks, target_params)
         return Condition(context_image, context_mask, target_masks, signal.detach(), image.detach(), prediction)
 
@@ -247,7 +255,7 @@ class ReferenceSetDenoiser(nn.Module):
     ) -> tuple[Float[Tensor, "b n"], Float[Tensor, "b m 1 h h"], Float[Tensor, "b n"]]:
         """Each image's log likelihood of the context, the targets' masks, each image's squared norm inside of those."""
         log_likelihood = -reference_distances(self.pictures, context) / (2 * self.context_std**2)
-        target_masks = patch_mask(target_params, self.pictures.shape[-1])
+        target_masks = support_of_targets(target_params, target_mask, self.pictures.shape[-1])
         squared_norms = target_masks.sum(1).flatten(1) @ self.pictures.square().sum(1).flatten(1).T
         return log_likelihood, target_masks, squared_norms
 

@@ -219,6 +219,7 @@ class Condition:
     context: the scene that is conditioned on the context alone, with the context's feature maps and cameras
     rendered_cond: (B, M, C, H, W) the render of that scene by the targets' cameras: colour, depth, opacity, features
     cameras: (B, M, 4, 4) of the targets
+    target_mask: (B, M) True where there is a target; None: everywhere
     deterministic_prediction: the colours of the render (O_det), at its own resolution; None where the denoiser is not
         conditioned on the render
     """
@@ -226,6 +227,7 @@ class Condition:
     context: RadianceField
     rendered_cond: Float[Tensor, "b m c h w"]
     cameras: Float[Tensor, "b m 4 4"]
+    target_mask: Bool[Tensor, "b m"] | None
     deterministic_prediction: Observations | None
 
 
@@ -275,10 +277,11 @@ class SceneDenoiser(nn.Module):
         check_cameras(context.params)
         scene = self.encode_context(context)
         if not self.conditioning:
-            return Condition(scene, self._empty_render(context.value, target_params.shape[1]), target_params, None)
+            empty_render = self._empty_render(context.value, target_params.shape[1])
+            return Condition(scene, empty_render, target_params, target_mask, None)
         render = self.render_context(scene, target_params)
         prediction = Observations(self._to_images(render.rgb_features[..., :3]), target_params)
-        return Condition(scene, self.assemble_conditioning(render), target_params, prediction)
+        return Condition(scene, self.assemble_conditioning(render), target_params, target_mask, prediction)
 
     def encode_context(self, context: Observations) -> RadianceField:
         """The scene that is conditioned on the context alone, S(. | enc(O_ctxt; 0))."""
@@ -376,6 +379,8 @@ class SceneDenoiser(nn.Module):
         """Eq. 14: the signal, a scene that is conditioned on the context and the noisy target."""
         context = condition.context
         feature_maps = self.encode_targets(condition, noisy_target, t)
-        mask = torch.ones(feature_maps.shape[:2], dtype=torch.bool, device=feature_maps.device)
+        mask = condition.target_mask
+        if mask is None:
+            mask = torch.ones(feature_maps.shape[:2], dtype=torch.bool, device=feature_maps.device)
         target = replace(context, feature_maps=feature_maps, cameras=condition.cameras, mask=mask)
         return cat([context, target], 1)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from fwdiff_lite.backbones import UNet
 from fwdiff_lite.diffusion import ForwardDiffusion
-from fwdiff_lite.observations import Observations
+from fwdiff_lite.observations import Observations, check_single_target
 from fwdiff_lite.schedule import ShiftedCosineSchedule
 
 IMAGE_SIZE = 64  # pixels along a side of a frame
@@ -229,6 +229,7 @@ class MotionDenoiser(nn.Module):
     def __init__(self, num_flows: int = 1, widths: tuple[int, ...] = (32, 64, 96, 128)):
         super().__init__()
         self.num_flows = num_flows
+        self.schedule = SCHEDULE
         self.network = UNet(7, 3 * num_flows + 1, widths)
         nn.init.normal_(self.network.conv_out[-1].weight, std=0.01)
 
@@ -237,6 +238,7 @@ class MotionDenoiser(nn.Module):
 
         Raises ValueError where there is not one of each, or the source is not at tau = 0 or not in [-1, 1].
         """
+        check_single_target(target_params, target_mask)
         if context.value.shape[1] != 1 or target_params.shape[1:] != (1, 1):
             raise ValueError(
                 f"this denoiser takes one source image and one target frame, got {context.value.shape[1]} and "
@@ -271,7 +273,7 @@ class MotionDenoiser(nn.Module):
         the direction of motion is uncertain. Hundreds of pixels show the direction, each with a signal-to-noise ratio
         of (alpha / sigma)^2, so the ratio of all of them together decides when it is known.
         """
-        pooled_snr = 50 * (SCHEDULE.alpha(t) / SCHEDULE.sigma(t)).square()
+        pooled_snr = 50 * (self.schedule.alpha(t) / self.schedule.sigma(t)).square()
         return 1 / (0.1 + 0.9 / (1 + pooled_snr))
 
 

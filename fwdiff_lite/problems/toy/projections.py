@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from fwdiff_lite.backbones import MLP
 from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
-from fwdiff_lite.observations import Observations
+from fwdiff_lite.observations import Observations, check_single_target
 from fwdiff_lite.problems.toy.mixture import GaussianMixture, ProjectedMoments
 from fwdiff_lite.schedule import CosineSchedule
 
@@ -103,7 +103,8 @@ class IdealDenoiser(nn.Module):
     def condition(
         self, context: Observations, target_params: Float[Tensor, "b 1 d"], target_mask=None
     ) -> IdealCondition:
-        """The exact posterior, without the noisy target."""
+        """The exact posterior, without the noisy target. ValueError unless each signal has one target."""
+        check_single_target(target_params, target_mask)
         posterior = self.prior.posterior(context)
         return IdealCondition(posterior, posterior.projected_moments(target_params[:, 0]))
 
@@ -251,8 +252,9 @@ class ProjectionDenoiser(nn.Module):
     ) -> ProjectionCondition:
         """The context solved for the signal, and the target's direction relative to it.
 
-        ValueError if the context has more than max_contexts observations.
+        ValueError if the context has more than max_contexts observations, or a signal has not one target.
         """
+        check_single_target(target_params, target_mask)
         m = context.mask.shape[1]
         if m > self.max_contexts:
             raise ValueError(f"this denoiser takes up to {self.max_contexts} observations as context, got {m}")
@@ -355,6 +357,7 @@ class OracleDenoiser(ProjectionDenoiser):
         self, context: Observations, target_params: Float[Tensor, "b 1 2"], target_mask=None
     ) -> OracleCondition:
         """As in ProjectionDenoiser, with a target in the nullspace direction of the context."""
+        check_single_target(target_params, target_mask)
         phi = perpendicular(context.params[:, 0])
         return OracleCondition(super().condition(context, phi[:, None]), phi)
 

@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fwdiff_lite.diffusion import ForwardDiffusion
-from fwdiff_lite.observations import Observations
+from fwdiff_lite.observations import Observations, check_single_target
 from fwdiff_lite.problems.toy.projections import identity_forward
 from fwdiff_lite.schedule import CosineSchedule
 
@@ -62,7 +62,8 @@ class IdealBinaryDenoiser(nn.Module):
         self.schedule = CosineSchedule()
 
     def condition(self, context: Observations, target_params: Tensor, target_mask=None) -> None:
-        """None: the context is empty."""
+        """None: the context is empty. ValueError unless each signal has one target."""
+        check_single_target(target_params, target_mask)
 
     def posterior_mean(self, noisy_target: Float[Tensor, "b 1"], t: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
         """E[S | noisy target] = tanh(alpha O_t / sigma^2 + log(p / (1 - p)) / 2)."""
@@ -105,7 +106,8 @@ class IdealBumpDenoiser(nn.Module):
         self.schedule = CosineSchedule()
 
     def condition(self, context: Observations, target_params: Tensor, target_mask=None) -> None:
-        """None: the context is empty."""
+        """None: the context is empty. ValueError unless each signal has one target."""
+        check_single_target(target_params, target_mask)
 
     def forward(
         self, condition: None, noisy_target: Float[Tensor, "b 1 p"], t: Float[Tensor, "b"]
