@@ -129,6 +129,8 @@ class ForwardDiffusion(nn.Module):
         views = {"target": (target, pixel_indices)}
         if novel is not None and self.novel_weight:
             views["novel"] = (novel, novel_pixel_indices)
+        if novel is None and novel_pixel_indices is not None:
+            raise ValueError("novel_pixel_indices are of no novel observation: give novel too")
         check_loss_input(self.denoiser, context, views, t, noise)
         views = {name: (self._in_units(observations), pixels) for name, (observations, pixels) in views.items()}
         context, target = self._in_units(context), views["target"][0]

@@ -41,7 +41,7 @@ def check_parts(
         raise ValueError(f"forward_model is {describe(forward_model)}: wanted a function of signal and params")
     if isinstance(forward_model, NoisyForwardModel):
         raise ValueError("the forward model states noise_std, but only noiseless observations are modelled yet")
-    if schedule is not None and not isinstance(schedule, Schedule):
+    if schedule is not None and (not isinstance(schedule, Schedule) or isinstance(schedule, type)):
         raise ValueError(f"schedule is {describe(schedule)}: it needs alpha(t) and sigma(t), as CosineSchedule()")
     check_number("novel_weight", novel_weight, 0)
     check_number("observation_scale", observation_scale, 0)
@@ -84,7 +84,12 @@ def check_loss_input(denoiser: nn.Module, context: Observations, views: Views, t
             "pixels of target or novel observation only: give pixel_indices and novel_pixel_indices, or neither"
         )
     if pixels[0] is not None:
-        _check_tensors(**{f"pixel indices of {name}": x for name, (_, x) in views.items()})
+        for name, (observations, indices) in views.items():
+            shape = observations.mask.shape
+            if not isinstance(indices, Tensor) or indices.ndim != 3 or indices.shape[:2] != shape:
+                raise ValueError(
+                    f"pixel indices of {name} is {describe(indices)}: wanted (B, M, n) with (B, M) = {tuple(shape)}"
+                )
         if len({x.shape[-1] for x in pixels}) > 1:
             raise ValueError(
                 f"pixel_indices are {pixels[0].shape[-1]} an image, novel_pixel_indices {pixels[1].shape[-1]}: "
@@ -117,10 +122,10 @@ def check_sampler_input(
         raise ValueError(
             f"target_params {tuple(target_params.shape)} name no target: give at least one for each signal"
         )
-    if not target_params.is_floating_point() or not torch.isfinite(target_params).all():
-        raise ValueError(f"target_params is {describe(target_params)} or holds NaN: wanted finite floating numbers")
     if target_params.device != context.value.device:
         raise ValueError(f"target_params lie on {target_params.device}, context on {context.value.device}: move one")
+    if not target_params.is_floating_point() or not torch.isfinite(target_params).all():
+        raise ValueError(f"target_params is {describe(target_params)} or holds NaN: wanted finite floating numbers")
     if target_mask is None:
         return
     shape = target_params.shape[:2]

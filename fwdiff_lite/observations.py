@@ -86,6 +86,10 @@ class Observations:
                     f"cannot append observations with {name} {tuple(y.shape)} to {tuple(x.shape)}: "
                     "all but the second size must agree"
                 )
+            if x.dtype != y.dtype or x.device != y.device:
+                raise ValueError(
+                    f"cannot append observations of {y.dtype} on {y.device} to {x.dtype} on {x.device}: convert one"
+                )
         pairs = ((self.value, other.value), (self.params, other.params), (self.mask, other.mask))
         return Observations(*(torch.cat(pair, 1) for pair in pairs))
 

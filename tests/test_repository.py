@@ -20,7 +20,7 @@ from fwdiff_lite.storage.files import repo_root
 ROOT = repo_root()
 METHOD = {"protocols", "diffusion", "sampling", "model_checks", "model_file", "schedule", "observations", "training"}
 METHOD |= {"backbones"}
-HELPERS = {"devices", "crops", "colours", "command_line", "plotting", "metrics", "datasets", "storage"}
+HELPERS = {"diagnostics", "devices", "crops", "colours", "command_line", "plotting", "metrics", "datasets", "storage"}
 PACKAGE = sorted((ROOT / "fwdiff_lite").rglob("*.py"))
 
 

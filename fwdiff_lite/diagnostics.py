@@ -1,0 +1,129 @@
+"""A first look at a model's samples, which says in words what is wrong with them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fwdiff_lite.diffusion import ForwardDiffusion
+from fwdiff_lite.observations import Observations, check_observations
+from fwdiff_lite.sampling import check_count
+
+SMALL_SPREAD, LARGE_SPREAD = 0.6, 1.6  # bounds of the spread-skill ratio, which is 1 for a calibrated sampler
+NEGLIGIBLE_ERROR = 0.05  # rms error over the targets' standard deviation: below it, nothing is left to be spread
+CONTEXT_ERROR = 0.2  # rms error at the context over its standard deviation: above it, samples contradict the context
+PRIOR_ERROR = 0.7  # rms error at the context over that at the context of another signal: above it, they ignore it
+
+
+class SampleStatistics(NamedTuple):
+    """Root mean squares over all observations that exist.
+
+    error: of the mean of K samples at the targets; spread: the samples' standard deviation there, times
+        sqrt((K + 1) / K), so that both are equal for a calibrated sampler
+    target_std, context_std: standard deviations of targets and contexts
+    context_error, other_context_error: of each sample at its own context, and at that of the next signal; NaN without
+        contexts
+    """
+
+    error: float
+    spread: float
+    target_std: float
+    context_std: float
+    context_error: float
+    other_context_error: float
+
+
+def check_samples(
+    model: ForwardDiffusion, batch: dict[str, Observations], num_samples: int = 8, **options
+) -> list[str]:
+    """One sentence for each fault of a model's samples; an empty list if none was found.
+
+    It finds samples that are all alike (collapsed), vary too much, ignore the context (prior-like) or contradict it,
+    with a batch of, say, 64 signals. It finds no small fault: for that, see fwdiff_lite.metrics. Contexts are taken as
+    noiseless. A ForwardRegression, whose samples are all the same, counts as collapsed.
+
+    batch: as for `fit`, with "context" and "target"; better one that the model was not trained on
+    options: of model.sample, such as generator and steps
+    """
+    check_count(num_samples=num_samples)
+    if num_samples < 2:
+        raise ValueError(f"num_samples is {num_samples}: wanted 2 or more, since one sample has no spread")
+    if missing := [name for name in ("context", "target") if name not in batch]:
+        raise ValueError(f"batch has no {missing[0]!r}: give a dict with Observations as 'context' and 'target'")
+    context, target = batch["context"], batch["target"]
+    check_observations(context=context, target=target)
+    if len(target) != len(context) or len(context) < 2:
+        raise ValueError(f"batch has {len(context)} contexts and {len(target)} targets: give two or more of each")
+    target.check("target", allow_empty=True)
+    s = measure_samples(model, context, target, num_samples, **options)
+    faults = []
+    if not all(x < float("inf") for x in s[:3]):
+        return [
+            "The samples hold NaN or infinite values: train with a lower learning rate, or look for a quotient at 0."
+        ]
+    if s.error > NEGLIGIBLE_ERROR * s.target_std and s.spread < SMALL_SPREAD * s.error:
+        faults.append(
+            f"The samples have collapsed: those of one context are alike. Their spread is {s.spread:.2g}, the error of "
+            f"their mean {s.error:.2g}; a calibrated sampler has equal ones. Train longer, or check that the "
+            "denoiser uses the noisy target."
+        )
+    if s.spread > NEGLIGIBLE_ERROR * s.target_std and s.spread > LARGE_SPREAD * s.error:
+        faults.append(
+            f"The samples vary too much: their spread is {s.spread:.2g}, the error of their mean {s.error:.2g}; a "
+            "calibrated sampler has equal ones. Take more steps, or train longer."
+        )
+    if s.context_error > PRIOR_ERROR * s.other_context_error and s.context_error > CONTEXT_ERROR * s.context_std:
+        faults.append(
+            "The samples are prior-like: they fit their own context no better than that of another signal, with errors "
+            f"of {s.context_error:.2g} and {s.other_context_error:.2g}. Check that the denoiser uses the context."
+        )
+    elif s.context_error > CONTEXT_ERROR * s.context_std:
+        faults.append(
+            f"The samples are inconsistent with their context: their error there is {s.context_error:.2g}, the "
+            f"standard deviation of contexts {s.context_std:.2g}. Check the params, or train longer."
+        )
+    return faults
+
+
+def measure_samples(
+    model: ForwardDiffusion, context: Observations, target: Observations, num_samples: int, **options
+) -> SampleStatistics:
+    """The statistics of num_samples samples of each context."""
+    k = num_samples
+    rows = {"context": context.repeat(k), "next context": context[_next(len(context))].repeat(k)}
+    options = {"allow_empty": True} | options
+    step = model.sample(
+        rows["context"], target.params.repeat_interleave(k, 0), target.mask.repeat_interleave(k, 0), **options
+    )
+    samples = step.observation.unflatten(0, (-1, k)).double()  # (B, K, M, *obs)
+    mean, variance = samples.mean(1), samples.var(1) * (k + 1) / k
+    errors = {}
+    for name, observations in rows.items():
+        with torch.no_grad():
+            prediction = model.forward_model(step.signal, observations.params)
+        errors[name] = _root_mean(observations, (prediction - observations.value).square())
+    return SampleStatistics(
+        error=_root_mean(target, (mean - target.value).square()),
+        spread=_root_mean(target, variance),
+        target_std=_std(target),
+        context_std=_std(context),
+        context_error=errors["context"],
+        other_context_error=errors["next context"],
+    )
+
+
+def _next(n: int) -> Tensor:
+    return torch.arange(n).roll(-1)
+
+
+def _root_mean(observations: Observations, squares: Float[Tensor, "b m *obs"]) -> float:
+    """The root of the mean over all observations that exist; NaN if there are none."""
+    return float(squares[observations.mask].double().mean().sqrt())
+
+
+def _std(observations: Observations) -> float:
+    values = observations.value[observations.mask].double()
+    return float(values.std(correction=0)) if values.numel() else float("nan")
