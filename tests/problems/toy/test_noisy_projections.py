@@ -41,9 +41,7 @@ def test_one_update_is_that_of_successive_measurements():
     expected = GaussianMixture(
         prior.log_weights.expand(20, 4), prior.means.expand(20, 4, 2), prior.covariances.expand(20, 4, 2, 2)
     ).condition_on(context.params[:, 0, :2], context.value[:, 0], 0.3**2)
-    for x, y in zip(
-        vars(noisy.exact_posterior(prior, context)).values(), vars(expected).values(), strict=True
-    ):
+    for x, y in zip(vars(noisy.exact_posterior(prior, context)).values(), vars(expected).values(), strict=True):
         torch.testing.assert_close(x, y)
 
 
