@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 from fwdiff_lite import model_file
 from fwdiff_lite.model_checks import (
     check_loss_input,
+    check_noise_std,
     check_parts,
     check_sampler_input,
     check_sequence,
@@ -32,6 +33,7 @@ from fwdiff_lite.protocols import (
     CroppingForwardModel,
     DeterministicDenoiser,
     ForwardModel,
+    NoisyForwardModel,
     Schedule,
     ScheduledDenoiser,
     Signal,
@@ -72,7 +74,7 @@ class ForwardDiffusion(nn.Module):
         in units of s, and losses are in units of s^2. Signals are in the unit that the forward model takes, and
         observations have one unit wherever they go into the model or come out of it
 
-    Raises ValueError where the denoiser lacks a method, the forward model states noise, or a number is out of range.
+    Raises ValueError where the denoiser lacks a method, or a number is out of range.
     """
 
     def __init__(
@@ -97,6 +99,7 @@ class ForwardDiffusion(nn.Module):
         self.observation_scale = float(observation_scale)
         # decided here and not in `loss`: a compiled loss could not look
         self.crops = isinstance(forward_model, CroppingForwardModel)
+        self.has_noise = isinstance(forward_model, NoisyForwardModel)
         self.weights_examples = isinstance(denoiser, WeightedDenoiser)
         self.predicts_target = isinstance(denoiser, DeterministicDenoiser)
 
@@ -138,7 +141,7 @@ class ForwardDiffusion(nn.Module):
         noisy_target = _restrict(noisy_target, self._support(target.params), target.mask)
         condition = self.denoiser.condition(context, target.params, target.mask)
         signal = self.denoiser(condition, noisy_target, t)
-        mse = self._per_example_mse(signal, views)
+        mse = self._per_example_mse(signal, views, noisy_target, t)
         losses = {name: error.mean() for name, error in mse.items()}
         error = mse["target"] + self.novel_weight * mse.get("novel", 0.0)
         total = (self.denoiser.loss_weight(condition, t) * error if self.weights_examples else error).mean()
@@ -146,7 +149,7 @@ class ForwardDiffusion(nn.Module):
         if prediction is not None:
             truth = Observations(_downsample_to(target.value, prediction.value.shape), target.params, target.mask)
             weight = _even_weight(truth.mask, truth.value).view(-1, *[1] * (truth.value.ndim - 1))
-            losses["deterministic"] = (self._squared_error(prediction.value, truth) * weight).mean()
+            losses["deterministic"] = (self._squared_error(self._divide_scale(prediction.value), truth) * weight).mean()
             total = total + losses["deterministic"]
         return {**losses, "loss": total}
 
@@ -303,6 +306,9 @@ class ForwardDiffusion(nn.Module):
                 signal, observation = self._predict(
                     noisy_target, t, condition, unconditional, settings.guidance, target_params
                 )
+                if self.has_noise:
+                    batch_t = noisy_target.new_full(noisy_target.shape[:1], t)
+                    observation = self._expected_measurement(observation, target_params, noisy_target, batch_t)
                 if target_mask is not None:
                     observation = torch.where(expand_mask(target_mask, observation), observation, 0)
                 if settings.threshold is not None:
@@ -358,16 +364,36 @@ class ForwardDiffusion(nn.Module):
         t = t.reshape(-1, *[1] * (clean.ndim - 1))
         return self.schedule.alpha(t) * clean + self.schedule.sigma(t) * noise
 
+    def _expected_measurement(
+        self, observation: Tensor, params: Tensor, noisy_target: Tensor, t: Float[Tensor, "b"]
+    ) -> Tensor:
+        """E[y | S, noisy target] of a measurement y = O + noise (NoisyForwardModel), all in units of the scale.
+
+        Measurements are diffused and sampled. The noisy target alpha y + sigma epsilon says something of the noise of
+        y, too. Without that share, the loss would ask for a signal with the measurement's noise.
+        """
+        ones = [1] * (observation.ndim - 2)
+        t = t.reshape(-1, 1, *ones)
+        alpha, sigma, noise_std = self.schedule.alpha(t), self.schedule.sigma(t), self.forward_model.noise_std(params)
+        check_noise_std(noise_std, params)
+        variance = self._divide_scale(noise_std).square().reshape(*noise_std.shape, *ones)
+        gain = alpha * variance / (alpha.square() * variance + sigma.square())
+        return observation + gain * (noisy_target - alpha * observation)
+
     def _support(self, params: Tensor) -> Tensor | float:
         return self.forward_model.support(params) if self.crops else 1.0
 
     def _squared_error(self, prediction: Tensor, truth: Observations) -> Tensor:
-        """The squared error of a prediction in the observations' unit, zero where the truth is masked."""
-        difference = self._divide_scale(prediction) - truth.value
+        """The squared error of a prediction in units of the scale, zero where the truth is masked."""
+        difference = prediction - truth.value
         return torch.where(expand_mask(truth.mask, difference), difference, 0).square()  # in this order: see _in_units
 
     def _per_example_mse(
-        self, signal: Signal, views: dict[str, tuple[Observations, Tensor | None]]
+        self,
+        signal: Signal,
+        views: dict[str, tuple[Observations, Tensor | None]],
+        noisy_target: Tensor,
+        t: Float[Tensor, "b"],
     ) -> dict[str, Float[Tensor, "b"]]:
         """|O - forward(S, phi)|^2 of each view (observations and their pixels): a mean over each signal's observations.
 
@@ -387,6 +413,10 @@ class ForwardDiffusion(nn.Module):
                     f"forward_model gave {tuple(prediction.shape)} where the observations are "
                     f"{tuple(truth.value.shape)}"
                 )
+            prediction = self._divide_scale(prediction)
+            if name == "target" and self.has_noise:
+                pixels_of_target = noisy_target if pixels is None else gather_pixels(noisy_target, pixels)
+                prediction = self._expected_measurement(prediction, truth.params, pixels_of_target, t)
             squared_error = self._squared_error(prediction, truth) * self._support(truth.params)
             mse[name] = squared_error.flatten(1).mean(1) * _even_weight(truth.mask, truth.value)
         return mse

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fwdiff_lite.observations import Observations, check_observations, describe
-from fwdiff_lite.protocols import Denoiser, NoisyForwardModel, Schedule
+from fwdiff_lite.protocols import Denoiser, Schedule
 from fwdiff_lite.sampling import check_count, check_number
 from fwdiff_lite.schedule import check_time
 
@@ -39,8 +39,6 @@ def check_parts(
             raise ValueError(f"{name}.{method} does not take three arguments: it needs {method}({arguments})")
     if not callable(forward_model):
         raise ValueError(f"forward_model is {describe(forward_model)}: wanted a function of signal and params")
-    if isinstance(forward_model, NoisyForwardModel):
-        raise ValueError("the forward model states noise_std, but only noiseless observations are modelled yet")
     if schedule is not None and (not isinstance(schedule, Schedule) or isinstance(schedule, type)):
         raise ValueError(f"schedule is {describe(schedule)}: it needs alpha(t) and sigma(t), as CosineSchedule()")
     check_number("novel_weight", novel_weight, 0)
@@ -54,6 +52,15 @@ def check_parts(
             )
         for size in target_shape:
             check_count(target_shape=size)
+
+
+def check_noise_std(noise_std: Tensor, params: Tensor) -> None:
+    """The result of NoisyForwardModel.noise_std."""
+    if noise_std.shape != params.shape[:2]:
+        raise ValueError(
+            f"noise_std gave {tuple(noise_std.shape)} for params {tuple(params.shape)}: wanted one number for each "
+            f"observation, {tuple(params.shape[:2])}"
+        )
 
 
 def check_loss_input(denoiser: nn.Module, context: Observations, views: Views, t: Tensor, noise: Tensor) -> None:

@@ -57,10 +57,16 @@ class CroppingForwardModel(Protocol):
 
 @runtime_checkable
 class NoisyForwardModel(Protocol):
-    """A forward model whose observations were measured with Gaussian noise: y = forward(S, phi) + noise_std n."""
+    """A forward model whose observations are measurements: y = forward(S, phi) + noise_std n, with n ~ N(0, I).
+
+    Targets are diffused and sampled as measurements, with their noise. Contexts are measurements, too, so a denoiser
+    must not make the signal agree with them exactly. Signals come out without noise. A sampled signal is the mean of
+    the signals that the context and the sampled targets leave possible: where M sampled values measure one number, its
+    spread lacks about noise_std^2 / M.
+    """
 
     def noise_std(self, params: Float[Tensor, "b m *par"]) -> Float[Tensor, "b m"]:
-        """The known standard deviation of each observation's noise, in units of the observation."""
+        """The known standard deviation of each observation's noise, in the unit of the observation."""
 
 
 @runtime_checkable

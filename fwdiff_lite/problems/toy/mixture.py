@@ -83,6 +83,21 @@ class GaussianMixture:
             posterior = posterior.condition_on(context.params[:, m], context.value[:, m], noise_variance[:, m, None])
         return posterior
 
+    def update(self, precision: Float[Tensor, "b d d"], vector: Float[Tensor, "b d"]) -> GaussianMixture:
+        """The mixture times the likelihood exp(vector^T S - S^T precision S / 2), one for each of B contexts.
+
+        Bayes' rule for any number of noisy linear measurements at once. The covariances are invertible.
+        """
+        inverse = torch.linalg.inv(self.covariances)
+        natural_means = torch.einsum("...ij,...j->...i", inverse, self.means)
+        covariances = torch.linalg.inv(inverse + precision[:, None])
+        information = natural_means + vector[:, None]
+        means = torch.einsum("bkij,bkj->bki", covariances, information)
+        log_evidence = torch.logdet(covariances) + (information * means).sum(-1)
+        log_evidence = log_evidence - torch.logdet(self.covariances) - (natural_means * self.means).sum(-1)
+        log_weights = self.log_weights + 0.5 * log_evidence
+        return GaussianMixture(log_weights.log_softmax(-1), means, covariances)
+
     def projected_moments(self, phi: Float[Tensor, "b d"]) -> ProjectedMoments:
         """Moments of <phi, S> under each component."""
         covariance = torch.einsum("...kij,...j->...ki", self.covariances, phi)
