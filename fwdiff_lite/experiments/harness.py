@@ -82,8 +82,8 @@ class Variant:
 
     def fit(self, model: nn.Module, steps: int, **options) -> TrainingLog:
         """Trains a model of this variant in memory and writes nothing; options: of `fit`, in place of `fit_options`."""
-        batch = self.batches(default_device(), self.batch_size)
-        return fit(model, batch, steps=steps, seed=self.seed, **({"progress": False} | dict(self.fit_options) | options))
+        options = {"progress": False} | dict(self.fit_options) | options
+        return fit(model, self.batches(default_device(), self.batch_size), steps=steps, seed=self.seed, **options)
 
 
 class Results(NamedTuple):

@@ -293,7 +293,7 @@ for f, (factor, categories) in enumerate(tabletop.FACTORS.items()):
         ax.grid(axis="x")
 for ax, label in zip(axes[:, 0], ("behind the screen", "on the box"), strict=True):
     ax.set_ylabel(label)
-run.savefig(fig, "odds")
+run.savefig(fig, "probabilities")
 plt.show()
 
 # %% [markdown]
