@@ -19,7 +19,7 @@ RETIRED = set(
     compiled complain Dense DENSEST drawn endless enters exam Exam examine exams factor_scene_rms favoured fitted
     floors found gathered go_round gone guesses harvest HELD home homes IN_CACHE into inverse_pieces judge judged
     Keyhole keyhole keyholes kind kinds leaky lean leans Lesson LESSON likelier longer looks lot lots
-    mean_mse misfit misfits natural OFF opaque optical panel passed PATIENCE pieces places PLASTIC point_score
+    mean_mse misfit misfits natural odds OFF opaque optical panel passed PATIENCE pieces places PLASTIC point_score
     PROVES quick REACH reader Reader Recorded redraw redraw_hidden redrawn refuse_foreign reveal revealed roughness
     sat send settled sharing ship shipped SHOWN sit spread_of squares STALLED stoppable surprise taught there
     thinned TOLD told told_apart torn turned Unavailable unstoppable untrained Verdict waves way whole
@@ -47,7 +47,9 @@ RETIRED_IN = {
     "fwdiff_lite/problems/inverse_graphics/volume.py": {"clip", "cast", "within", "through", "light"},
     "fwdiff_lite/problems/inverse_graphics/viewspace.py": {"paint", "painter", "painted", "cells", "rounds"},
     "fwdiff_lite/problems/inverse_graphics/cameras.py": {"on_image", "inverse", "coordinates", "at"},
-    "fwdiff_lite/problems/inverse_graphics/tabletop.py": {"start", "first", "surface", "take", "unseen"},
+    "fwdiff_lite/problems/inverse_graphics/tabletop.py": {"start", "first", "surface", "take", "unseen", "cast"},
+    "fwdiff_lite/problems/inverse_graphics/ray_tracing.py": {"start", "away", "first", "surface", "take", "inverse"},
+    "fwdiff_lite/problems/inverse_graphics/disocclusion.py": {"start", "first", "surface", "unseen", "reader", "read"},
     "fwdiff_lite/problems/inverse_graphics/flatland.py": {"before", "above", "look"},
     "fwdiff_lite/problems/motion/warping.py": {"take", "fields", "share"},
     "fwdiff_lite/problems/toy/mixture.py": {"gain", "observe", "given", "joint"},

@@ -14,7 +14,8 @@ def convert_early_results(
     texts = {key: json.loads(str(x)) for key, x in arrays.items() if np.issubdtype(x.dtype, np.str_) and x.shape == ()}
     if "row" in texts:
         return convert_ablations(texts, arrays)
-    numbers, parts = texts.get("numbers", {}), texts.get("parts", {})
+    numbers, parts = texts.get("numbers", {}) | convert_digits(arrays), texts.get("parts", {})
+    numbers |= {key: {"c2st": float(x)} for key, x in arrays.items() if x.shape == () and key not in texts}
     trainings = texts.get("records") or {name: {"steps": count} for name, count in texts.get("steps", {}).items()}
     for name, curve in texts.get("curves", {}).items():
         trainings[name] |= {"curve": curve, "parent": trainings[name].pop("before")}
@@ -23,6 +24,15 @@ def convert_early_results(
     }
     arrays = {key: x for key, x in arrays.items() if key not in texts or key == "benchmark"}
     return numbers, trainings, evaluations, arrays
+
+
+def convert_digits(arrays: dict[str, np.ndarray]) -> NUMBERS:
+    """The measures of the sweep of 02_keyhole_digits: each had an array of its own, with one entry a variant."""
+    prefix, measures = "sweep_", ("energy", "spread_skill", "psnr", "energy_one_shot", "spread_skill_one_shot")
+    return {
+        f"{prefix}{name.replace(' ', '_')}": {measure: float(arrays[prefix + measure][i]) for measure in measures}
+        for i, name in enumerate(arrays.get("sweep_name", []))
+    }
 
 
 def convert_ablations(

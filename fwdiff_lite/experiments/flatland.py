@@ -1,15 +1,14 @@
-"""The test set of the notebook 05_flatland, and the recorded baseline and ablation that it loads.
+"""The experiment of 05_flatland: the model, its deterministic baseline, and the model without the novel loss.
 
-    python -m fwdiff_lite.experiments.flatland
-
-trains the deterministic baseline and a model without the novel loss, and writes their samples into checkpoints/.
+python -m fwdiff_lite.experiments flatland train full deterministic no_novel --steps 1500
+python -m fwdiff_lite.experiments flatland evaluate
+python -m fwdiff_lite.experiments flatland export
 """
 
 from __future__ import annotations
 
-import argparse
-import time
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -19,8 +18,8 @@ from torch import Tensor
 
 from fwdiff_lite import metrics
 from fwdiff_lite.colours import to_uint8
-from fwdiff_lite.command_line import positive_int
 from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
+from fwdiff_lite.experiments.harness import Evaluation, Experiment, Results, Session, Variant
 from fwdiff_lite.observations import Observations
 from fwdiff_lite.problems.inverse_graphics.flatland import (
     MAX_AZIMUTH_OFFSET,
@@ -40,15 +39,12 @@ from fwdiff_lite.problems.inverse_graphics.flatland import (
     wall_azimuths,
 )
 from fwdiff_lite.problems.inverse_graphics.pixelnerf import RadianceField, cat
-from fwdiff_lite.storage.checkpoints import save_recorded
-from fwdiff_lite.training import TrainingLog, fit
 
 STEPS = 1500  # training steps of every variant
-FIT_OPTIONS = {"learning_rate": 1.2e-2, "ema": 0.995}
-NAME = "05_flatland"
 HIDDEN_ROOMS = torch.tensor([False] + [True] * (NUM_ROOMS - 1))  # mask: the context camera faces the first room
 COUNT, K = 64, 8  # scenes of the test set, samples of each
 CHUNK_SIZE = 8  # scenes that are sampled together
+NUM_EXAMPLES = 4  # scenes whose images from above are recorded
 
 
 @dataclass(frozen=True)
@@ -148,52 +144,68 @@ def evaluate(
     return {name: float(value) for name, value in results.items()}
 
 
-VARIANTS = {"deterministic": {"model_class": ForwardRegression}, "no_novel": {"novel_weight": 0.0}}
-EXAMPLES = 4  # scenes whose images from above are recorded
+# --- the experiment ---------------------------------------------------------------------------------------------------
 
 
-def train(steps: int = STEPS, seed: int = 0, **options) -> tuple[ForwardDiffusion, TrainingLog]:
-    """A trained model and its log, with the training of the notebook; options: those of `build_model`."""
-    model = build_model(**options)
-    return model, fit(model, batches(), steps=steps, seed=seed, progress=False, **FIT_OPTIONS)
-
-
-def headline_metrics(test_set: TestSet, arrays: dict[str, np.ndarray]) -> dict[str, float]:
-    """The deterministic baseline's energy score, and the energy skill without the novel loss, of recorded samples."""
-    images = {name: torch.from_numpy(arrays[f"{name}_views"]).float() for name in VARIANTS}
-    baseline = images["deterministic"][:, 0]
-    energy = metrics.euclidean_error(baseline, test_set.truth).mean()
-    skill = evaluate(test_set, images["no_novel"], baseline)["energy_skill"]
-    return {"deterministic_energy": round(float(energy), 4), "no_novel_energy_skill": round(skill, 4)}
-
-
-def main() -> None:
-    """Trains every variant, samples the test set with it, and records the samples and the headline metrics."""
-    parser = argparse.ArgumentParser(description="Record the baseline and the ablation that 05_flatland loads.")
-    parser.add_argument("--steps", type=positive_int, default=STEPS, help="training steps of each variant")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    start_time, test_set, arrays = time.process_time(), make_test_set(), {}
-    for name, variant in VARIANTS.items():
-        model, log = train(options.steps, **variant)
-        samples = sample_posterior(model, test_set)[-1]
-        k = samples.images.shape[1]
-        arrays[f"{name}_views"] = samples.images.half().numpy()
-        first_samples = samples.field[torch.arange(EXAMPLES) * k]
-        arrays[f"{name}_above"] = to_uint8(field_top_down_view(first_samples))
-        print(f"{name}: {log.steps} steps, {log.seconds:.0f} s, losses", log.curve["loss"][-1], flush=True)
-    save_recorded(
-        NAME,
-        arrays,
-        metrics=headline_metrics(test_set, arrays),
-        command="python -m fwdiff_lite.experiments.flatland",
-        seed=0,
-        hardware="2-core CPU, one thread",
-        minutes=round((time.process_time() - start_time) / 60, 1),
-        gpu_minutes=0.0,
-        steps=options.steps,
+def make_variant(model_class: type[ForwardDiffusion] = ForwardDiffusion, novel_weight: float = 1.0) -> Variant:
+    """The training of the notebook, for a class of model and a weight of the novel loss."""
+    return Variant(
+        build=partial(build_model, model_class, novel_weight),
+        batches=lambda device, batch_size: batches(batch_size),
+        batch_size=16,
+        fit_options={"learning_rate": 1.2e-2, "ema": 0.995, "bf16": False, "compile": False},  # a small network
+        options={"model_class": model_class.__name__, "novel_weight": novel_weight},
     )
 
 
-if __name__ == "__main__":
-    main()
+def predict(model: ForwardRegression, test_set: TestSet) -> Samples:
+    """The deterministic prediction for each test scene, computed on the CPU."""
+    (prediction,) = sample_posterior(model.cpu(), test_set)
+    return prediction
+
+
+def recorded_images(name: str, samples: Samples) -> dict[str, np.ndarray]:
+    """The images of all samples, and of the first samples of some scenes from above."""
+    first_samples = samples.field[torch.arange(min(NUM_EXAMPLES, len(samples.images))) * samples.images.shape[1]]
+    return {
+        f"{name}_views": samples.images.half().numpy(),
+        f"{name}_above": to_uint8(field_top_down_view(first_samples)),
+    }
+
+
+def evaluate_baseline(session: Session) -> Results:
+    """The energy score of the deterministic predictions, and their images."""
+    prediction = session.predict("deterministic")
+    energy = metrics.euclidean_error(prediction.images[:, 0], session.test_set.truth).mean()
+    return Results({"energy": float(energy)}, recorded_images("deterministic", prediction))
+
+
+def evaluate_sampler(variant: str, num_targets: int, session: Session) -> Results:
+    """The measures of the samples after one or two targets; of the ablation also their images."""
+    k, steps = session.options["samples"], session.options["steps"]
+    samples = session.share(
+        ("samples", variant), lambda: sample_posterior(session.model(variant).cpu(), session.test_set, k, steps)
+    )[num_targets - 1]
+    numbers = evaluate(session.test_set, samples.images, session.predict("deterministic").images[:, 0])
+    return Results(numbers, recorded_images(variant, samples) if variant == "no_novel" else {})
+
+
+EXPERIMENT = Experiment(
+    name="flatland",
+    checkpoint="05_flatland",
+    variants={
+        "full": make_variant(),
+        "deterministic": make_variant(ForwardRegression),
+        "no_novel": make_variant(novel_weight=0.0),
+    },
+    evaluations={
+        "deterministic": Evaluation(evaluate_baseline, "deterministic"),
+        "full": Evaluation(partial(evaluate_sampler, "full", 2), "full", ("deterministic",)),
+        "full_one_target": Evaluation(partial(evaluate_sampler, "full", 1), "full", ("deterministic",)),
+        "no_novel": Evaluation(partial(evaluate_sampler, "no_novel", 2), "no_novel", ("deterministic",)),
+    },
+    make_test_set=lambda device, options: make_test_set(options["scenes"], options["samples"]),
+    sample=predict,
+    evaluation_options={"scenes": COUNT, "samples": K, "steps": 24},
+    headline=("energy_skill", "factor_tv", "factor_scene_rms", "spread_skill"),
+)

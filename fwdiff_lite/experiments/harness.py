@@ -30,10 +30,9 @@ import torch
 from jaxtyping import Shaped
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from fwdiff_lite.devices import default_device, is_main_process, num_processes
-from fwdiff_lite.diffusion import ForwardDiffusion
 from fwdiff_lite.experiments.early_results import convert_early_results
 from fwdiff_lite.experiments.measurements import Measurement, to_flat, to_long
 from fwdiff_lite.protocols import BatchFunction
@@ -60,7 +59,8 @@ RESULT_KEYS = ("measures", "trainings", "evaluations")  # exported arrays that h
 class Variant:
     """A model and its training, complete in itself.
 
-    build: makes the model with initial weights; it is called with `seed`, and in tests with options of a toy size
+    build: makes the model with initial weights; it is called with `seed`, and in tests with options of a toy size.
+        The model is a ForwardDiffusion, or any other one that `fit` can train
     batches: makes the batch function of a device and a batch size
     fit_options: arguments of `fit`, such as the learning rate; budget, seed and checkpoint come from the harness
     options: JSON values that set the variant apart; they are recorded, and a resumed training must have the same
@@ -68,7 +68,7 @@ class Variant:
     parent: the name of the checkpoint in checkpoints/ whose weights are the initial weights
     """
 
-    build: Callable[..., ForwardDiffusion]
+    build: Callable[..., nn.Module]
     batches: Callable[[torch.device, int], BatchFunction]
     batch_size: int
     fit_options: Mapping[str, Any] = field(default_factory=dict)
@@ -76,9 +76,14 @@ class Variant:
     seed: int = 0
     parent: str | None = None
 
-    def build_model(self, **options) -> ForwardDiffusion:
+    def build_model(self, **options) -> nn.Module:
         """The model with initial weights, which its seed alone decides."""
         return self.build(seed=self.seed, **options)
+
+    def fit(self, model: nn.Module, steps: int, **options) -> TrainingLog:
+        """Trains a model of this variant in memory and writes nothing; options: of `fit`, in place of `fit_options`."""
+        options = {"progress": False} | dict(self.fit_options) | options
+        return fit(model, self.batches(default_device(), self.batch_size), steps=steps, seed=self.seed, **options)
 
 
 class Results(NamedTuple):
@@ -133,7 +138,7 @@ class Experiment:
     variants: Mapping[str, Variant]
     evaluations: Mapping[str, Evaluation]
     make_test_set: Callable[[torch.device, Mapping[str, int]], Any]
-    sample: Callable[[ForwardDiffusion, Any], Any]
+    sample: Callable[[nn.Module, Any], Any]
     evaluation_options: Mapping[str, int] = field(default_factory=dict)
     views: tuple[str, ...] = ()
     headline: tuple[str, ...] = ()
@@ -169,7 +174,7 @@ class Session:
         """The test set, on the device."""
         return self.share("test set", lambda: self.experiment.make_test_set(self.device, self.options))
 
-    def model(self, name: str) -> ForwardDiffusion:
+    def model(self, name: str) -> nn.Module:
         """The trained model of a variant, on the device."""
         return self.share(("model", name), lambda: load_model(self.experiment, name, self.folder, self.device))
 
@@ -309,20 +314,20 @@ def weights_path(name: str, folder: Path) -> Path:
     return path
 
 
-def save_weights(network: torch.nn.Module, path: Path) -> None:
+def save_weights(network: nn.Module, path: Path) -> None:
     """Writes the weights of a network in half precision."""
     weights = {key: value.half().cpu().contiguous() for key, value in network.state_dict().items()}
     with atomic_write(path) as temporary:
         save_file(weights, temporary)
 
 
-def set_weights(model: ForwardDiffusion, weights: Mapping[str, Shaped[Tensor, "..."]]) -> ForwardDiffusion:
+def set_weights(model: nn.Module, weights: Mapping[str, Shaped[Tensor, "..."]]) -> nn.Module:
     """The model with the weights of its denoiser, which may be of any precision, in eval mode."""
     model.denoiser.load_state_dict({key: value.float() for key, value in weights.items()})
     return model.eval()
 
 
-def load_model(experiment: Experiment, name: str, folder: Path, device: torch.device) -> ForwardDiffusion:
+def load_model(experiment: Experiment, name: str, folder: Path, device: torch.device) -> nn.Module:
     """A variant with the weights that `train` wrote to the folder. ValueError if there are none."""
     weights = load_file(weights_path(name, folder))
     return set_weights(experiment.variant(name).build_model(), weights).to(device)

@@ -1,64 +1,82 @@
-"""The trainings of 01_toy_proof that are recorded, not run in the notebook.
+"""The experiment of 01_toy_proof: the model, its baselines, and the model where an assumption does not hold.
 
-    python -m fwdiff_lite.experiments.projections [--jobs N]
+    python -m fwdiff_lite.experiments projections train regression vae oracle wedge_{0,5,15,45,90,180} --steps 12000
+    python -m fwdiff_lite.experiments projections train finite_{300,3000}_{2,3,4,8}_{0,1,2} --steps 4000
+    python -m fwdiff_lite.experiments projections train finite_0_0_{0,1,2} --steps 4000
+    python -m fwdiff_lite.experiments projections evaluate
+    python -m fwdiff_lite.experiments projections export
 
-trains each variant on one thread and writes checkpoints/01_toy_proof.npz:
+The variants:
 
-regression, vae, oracle   the baselines, each trained as long as the notebook's own model: C2ST features of samples
-wedge_W                   the model itself, trained and evaluated on directions within a wedge of W degrees: C2ST of
-                          the signals, C2ST of further observations, and for some wedges C2ST features of samples
-finite_N_K_SEED           the model trained on a data set of N signals with K observations each: C2ST; finite_0_0_SEED
-                          is trained on an infinite stream of signals
-null                      C2ST of exact posterior draws against exact posterior draws, 20 times
+full                      the model of the notebook
+regression, vae, oracle   the baselines
+wedge_W                   the model, with all directions within a wedge of W degrees, in training and in the test
+finite_N_K_SEED           the model, trained on a data set of N signals with K observations each; finite_0_0_SEED is
+                          trained on an infinite stream of signals
+space                     the model of signals in R^3
+
+Every sampler has one measure, the accuracy of a classifier two-sample test (C2ST). `null` tests exact posterior draws
+against exact posterior draws.
 """
 
 from __future__ import annotations
 
-import argparse
 import math
-import multiprocessing
-import platform
-import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from fwdiff_lite.command_line import positive_int
+from fwdiff_lite.experiments.harness import Evaluation, Experiment, Results, Session, Variant
 from fwdiff_lite.metrics import c2st
+from fwdiff_lite.observations import Observations
 from fwdiff_lite.problems.toy import projections
-from fwdiff_lite.problems.toy.mixture import GaussianMixture
-from fwdiff_lite.storage.checkpoints import save_recorded
-from fwdiff_lite.training import fit
+from fwdiff_lite.protocols import BatchFunction
 
-NAME = "01_toy_proof"
-BATCH_SIZE, LEARNING_RATE = 1024, 6e-3  # of every training in 01_toy_proof
-NETWORK_OPTIONS = {"width": 64, "depth": 5}
-STEPS, DATASET_STEPS = 12_000, 4_000  # of the notebook's model and the baselines; of training on a data set
-STEPS_3D, LEARNING_RATE_3D = 6_000, 4e-3  # of the model in R^3
+BATCH_SIZE, LEARNING_RATE, LEARNING_RATE_3D = 1024, 6e-3, 4e-3
+NETWORK_OPTIONS = {"width": 64, "depth": 5}  # in R^2
+STEPS, DATASET_STEPS, STEPS_3D = 12_000, 4_000, 6_000  # of the model and its baselines; with a data set; in R^3
 TEST_SET_SIZE, TEST_SET_SEED = 10_000, 2026
 WEDGES, WEDGE_EXAMPLES = (0, 5, 15, 45, 90, 180), (0, 15, 180)  # degrees; samples of the examples are recorded
 SIGNAL_COUNTS, OBSERVATION_COUNTS, SEEDS = (300, 3000), (2, 3, 4, 8), (0, 1, 2)  # of the data sets
+BASELINES = ("regression", "vae", "oracle")
+NULL_TESTS = 20
+PRIOR, PRIOR_3D = projections.make_prior(2), projections.make_prior(3)
+
+# --- variants ---------------------------------------------------------------------------------------------------------
 
 
-def variant_names() -> list[str]:
-    """The names of all recorded variants, the longest trainings first."""
-    finite = [f"finite_{n}_{k}_{seed}" for n in SIGNAL_COUNTS for k in OBSERVATION_COUNTS for seed in SEEDS]
-    infinite = [f"finite_0_0_{seed}" for seed in SEEDS]
-    return ["regression", "vae", "oracle", *(f"wedge_{w}" for w in WEDGES), "null", *finite, *infinite]
+def build_model(constructor: Callable[..., nn.Module], seed: int, **network_options) -> nn.Module:
+    """The model that the constructor makes, with initial weights that the seed decides."""
+    torch.manual_seed(seed)
+    return constructor(**network_options)
 
 
-def training_batches(num_signals: int, num_observations: int, seed: int) -> Callable:
-    """Batches from a data set, or from an infinite stream of signals if num_signals is 0."""
-    prior = projections.make_prior(2)
-    if num_signals == 0:
-        return projections.infinite_batches(prior, BATCH_SIZE)
+def make_variant(
+    constructor: Callable[..., nn.Module],
+    batches: Callable[[int], BatchFunction],
+    seed: int = 0,
+    learning_rate: float = LEARNING_RATE,
+    **options,
+) -> Variant:
+    """A variant from the constructor of its model and the batch function of a batch size; options: of `Variant`."""
+    return Variant(
+        build=partial(build_model, constructor),
+        batches=lambda device, batch_size: batches(batch_size),
+        batch_size=BATCH_SIZE,
+        fit_options={"learning_rate": learning_rate, "bf16": False, "compile": False},  # the networks are tiny
+        options=options,
+        seed=seed,
+    )
+
+
+def dataset_batches(num_signals: int, num_observations: int, seed: int, batch_size: int) -> BatchFunction:
+    """Batches from a data set of signals with a number of observations each."""
     generator = torch.Generator().manual_seed(1000 + seed)
-    observations = projections.sample_observations(prior.sample(num_signals, generator), num_observations, generator)
-    return projections.dataset_batches(observations.to(torch.float32), BATCH_SIZE)
+    observations = projections.sample_observations(PRIOR.sample(num_signals, generator), num_observations, generator)
+    return projections.dataset_batches(observations.to(torch.float32), batch_size)
 
 
 def wedge_sampler(degrees: int) -> Callable:
@@ -66,22 +84,44 @@ def wedge_sampler(degrees: int) -> Callable:
     return partial(projections.sample_directions, wedge=math.radians(degrees))
 
 
-def build_baselines(prior: GaussianMixture) -> dict[str, tuple]:
-    """The baselines, untrained: name -> (model, its batches)."""
-    return {
-        "regression": (
-            projections.build_regression(2, **NETWORK_OPTIONS),
-            projections.infinite_batches(prior, BATCH_SIZE),
+MODEL = partial(projections.build_diffusion, 2, **NETWORK_OPTIONS)
+STREAM = partial(projections.infinite_batches, PRIOR)
+VARIANTS = {
+    "full": make_variant(MODEL, STREAM),
+    "regression": make_variant(partial(projections.build_regression, 2, **NETWORK_OPTIONS), STREAM, model="regression"),
+    "vae": make_variant(partial(projections.ForwardVAE, 2, **NETWORK_OPTIONS), STREAM, model="vae"),
+    "oracle": make_variant(
+        partial(projections.build_oracle, **NETWORK_OPTIONS), partial(projections.oracle_batches, PRIOR), model="oracle"
+    ),
+    **{
+        f"wedge_{degrees}": make_variant(
+            MODEL, partial(STREAM, direction_sampler=wedge_sampler(degrees)), wedge=degrees
+        )
+        for degrees in WEDGES
+    },
+    **{
+        f"finite_{n}_{k}_{seed}": make_variant(
+            MODEL, partial(dataset_batches, n, k, seed), seed, num_signals=n, num_observations=k
+        )
+        for n in SIGNAL_COUNTS
+        for k in OBSERVATION_COUNTS
+        for seed in SEEDS
+    },
+    **{f"finite_0_0_{seed}": make_variant(MODEL, STREAM, seed, num_signals=0) for seed in SEEDS},
+    "space": make_variant(
+        partial(projections.build_diffusion, 3, max_contexts=2),
+        partial(
+            projections.infinite_batches,
+            PRIOR_3D,
+            max_contexts=2,
+            direction_sampler=projections.sample_axis_directions,
         ),
-        "vae": (projections.ForwardVAE(2, **NETWORK_OPTIONS), projections.infinite_batches(prior, BATCH_SIZE)),
-        "oracle": (projections.build_oracle(**NETWORK_OPTIONS), projections.oracle_batches(prior, BATCH_SIZE)),
-    }
+        learning_rate=LEARNING_RATE_3D,
+        dims=3,
+    ),
+}
 
-
-def train(model, batch: Callable, steps: int, seed: int = 0):
-    """Train the model with the settings of every model in 01_toy_proof, and return it."""
-    fit(model, batch, steps=steps, learning_rate=LEARNING_RATE, seed=seed, progress=False)
-    return model
+# --- evaluations ------------------------------------------------------------------------------------------------------
 
 
 def c2st_accuracy(truth: Tensor, samples: Tensor) -> float:
@@ -89,99 +129,86 @@ def c2st_accuracy(truth: Tensor, samples: Tensor) -> float:
     return float(c2st(truth, samples, torch.Generator().manual_seed(0)).accuracy)
 
 
-def run_variant(name: str, steps: int, dataset_steps: int, n: int) -> dict[str, np.ndarray]:
-    """Train and evaluate one variant on n test contexts. The names of the arrays begin with the variant's name."""
-    torch.set_num_threads(1)
-    group, *numbers = name.split("_")
-    prior = projections.make_prior(2)
+def evaluate_variant(name: str, session: Session) -> Results:
+    """C2ST of one sample for each context; of a baseline also the features of the samples."""
+    (truth, context), model = session.test_set, session.model(name).cpu()
     generator = torch.Generator().manual_seed(7)
-    torch.manual_seed(int(numbers[-1]) if group == "finite" else 0)
-    if group == "null":
-        return {name: np.array([null_c2st(prior, n, i) for i in range(20)])}
-    if group == "wedge":
-        return run_wedge_variant(int(numbers[0]), prior, steps, n, generator)
-    truth, context = projections.make_test_set(prior, n, TEST_SET_SEED)
-    if group == "finite":
-        num_signals, num_observations, seed = map(int, numbers)
-        model = projections.build_diffusion(2, **NETWORK_OPTIONS)
-        model = train(model, training_batches(num_signals, num_observations, seed), dataset_steps, seed)
-        signal = projections.sample_posterior(model, context, generator)
-        features = (projections.c2st_features(x, context) for x in (truth, signal))
-        return {name: np.array(c2st_accuracy(*features))}
-    model = train(*build_baselines(prior)[name], steps)
-    if name == "vae":
+    if isinstance(model, projections.ForwardVAE):
         signal = model.sample(context.to(torch.float32), generator)
     else:
         signal = projections.sample_posterior(model, context, generator)
-    return {name: projections.c2st_features(signal, context).numpy()}
+    true_features, features = (projections.c2st_features(x, context) for x in (truth, signal))
+    arrays = {name: features.numpy()} if name in BASELINES else {}
+    return Results({"c2st": c2st_accuracy(true_features, features)}, arrays)
 
 
-def run_wedge_variant(
-    degrees: int, prior: GaussianMixture, steps: int, n: int, generator: torch.Generator
-) -> dict[str, np.ndarray]:
-    """Train and evaluate the model with all directions, in training and at test, in a wedge."""
-    name, direction_sampler = f"wedge_{degrees}", wedge_sampler(degrees)
-    model = projections.build_diffusion(2, **NETWORK_OPTIONS)
-    batch = projections.infinite_batches(prior, BATCH_SIZE, direction_sampler=direction_sampler)
-    model = train(model, batch, steps)
-    truth, context = projections.make_test_set(prior, n, TEST_SET_SEED, direction_sampler)
-    target_params = direction_sampler(n, 1, 2, generator)
+def wedge_features(degrees: int, session: Session) -> dict[str, tuple[Tensor, Tensor]]:
+    """Features of the truth and of samples with all directions in a wedge: of signals, and of further observations."""
+    direction_sampler, n = wedge_sampler(degrees), session.options["contexts"]
+    generator = torch.Generator().manual_seed(7)
+    truth, context = projections.make_test_set(PRIOR, n, TEST_SET_SEED, direction_sampler)
+    model, target_params = session.model(f"wedge_{degrees}").cpu(), direction_sampler(n, 1, 2, generator)
     signal = projections.sample_posterior(model, context, generator, target_params=target_params)
     novel_params = direction_sampler(n, 1, 2, generator, truth.dtype)
-    signal_features = [projections.c2st_features(x, context) for x in (truth, signal)]
-    observation_features = [
+    signal_features = tuple(projections.c2st_features(x, context) for x in (truth, signal))
+    observation_features = tuple(
         torch.cat([features[:, :3], projections.project(x, novel_params), novel_params[:, 0]], 1).float()
         for features, x in zip(signal_features, (truth, signal), strict=True)
-    ]
-    arrays = {
-        f"{name}_signal": np.array(c2st_accuracy(*signal_features)),
-        f"{name}_observation": np.array(c2st_accuracy(*observation_features)),
+    )
+    return {"signal": signal_features, "observation": observation_features}
+
+
+def evaluate_wedge(degrees: int, space: str, session: Session) -> Results:
+    """C2ST of signals or of further observations in a wedge; for some wedges also the features of the samples."""
+    features = session.share(("wedge", degrees), lambda: wedge_features(degrees, session))[space]
+    is_example = space == "signal" and degrees in WEDGE_EXAMPLES
+    return Results({"c2st": c2st_accuracy(*features)}, {f"wedge_{degrees}": features[1].numpy()} if is_example else {})
+
+
+def evaluate_null(session: Session) -> Results:
+    """C2ST of exact posterior draws against exact posterior draws, by chance alone: the mean, and all accuracies."""
+    accuracies = []
+    for i in range(NULL_TESTS):
+        truth, context = projections.make_test_set(PRIOR, session.options["contexts"], 10_000 + i)
+        draws = PRIOR.posterior(context).sample(1, torch.Generator().manual_seed(20_000 + i))[:, 0]
+        accuracies.append(c2st_accuracy(*(projections.c2st_features(x, context) for x in (truth, draws))))
+    return Results({"c2st": float(np.mean(accuracies))}, {"null": np.array(accuracies)})
+
+
+def make_test_set_3d(n: int, generator: torch.Generator) -> tuple[Tensor, Observations, Tensor]:
+    """n signals in R^3, their projections on the first axis as contexts, and the other axes as targets (n, 2, 3)."""
+    signal = PRIOR_3D.sample(n, generator)
+    axes = torch.eye(3, dtype=torch.float64).expand(n, 3, 3)
+    return signal, Observations(projections.project(signal, axes[:, :1]), axes[:, :1]), axes[:, 1:]
+
+
+def evaluate_space(session: Session) -> Results:
+    """C2ST of signals in R^3 that are sampled autoregressively over two targets."""
+    generator = torch.Generator().manual_seed(31)
+    truth, context, targets = make_test_set_3d(session.options["contexts"], generator)
+    step, _ = session.model("space").cpu().sample_autoregressive(
+        context.to(torch.float32), targets.float(), steps=128, generator=generator
+    )  # fmt: skip
+    return Results({"c2st": c2st_accuracy(truth.float(), step.signal)}, {})
+
+
+EXPERIMENT = Experiment(
+    name="projections",
+    checkpoint="01_toy_proof",
+    variants=VARIANTS,
+    evaluations={
+        name: Evaluation(partial(evaluate_variant, name), name)
+        for name in VARIANTS
+        if name != "space" and not name.startswith("wedge")
     }
-    return arrays | ({name: signal_features[1].numpy()} if degrees in WEDGE_EXAMPLES else {})
-
-
-def null_c2st(prior: GaussianMixture, n: int, i: int) -> float:
-    """C2ST accuracy of exact posterior draws against exact posterior draws: chance alone."""
-    truth, context = projections.make_test_set(prior, n, 10_000 + i)
-    draws = prior.posterior(context).sample(1, torch.Generator().manual_seed(20_000 + i))[:, 0]
-    return c2st_accuracy(projections.c2st_features(truth, context), projections.c2st_features(draws, context))
-
-
-HEADLINE_METRICS = ("wedge_0_signal", "finite_3000_8_0", "null")  # the arrays whose means the manifest quotes
-
-
-def main() -> None:
-    """Train and evaluate every variant, and write checkpoints/01_toy_proof.npz."""
-    parser = argparse.ArgumentParser(description="Train and record the variants of 01_toy_proof.")
-    parser.add_argument("--jobs", type=positive_int, default=2, help="number of parallel trainings, one thread each")
-    parser.add_argument(
-        "--steps", type=positive_int, default=STEPS, help="training steps of the baselines and of the wedges"
-    )
-    parser.add_argument(
-        "--dataset-steps", type=positive_int, default=DATASET_STEPS, help="training steps of the finite data sets"
-    )
-    parser.add_argument(
-        "--test-set-size", type=positive_int, default=TEST_SET_SIZE, help="number of contexts in each test set"
-    )
-    arguments = parser.parse_args()
-    start_time = time.monotonic()
-    run = partial(run_variant, steps=arguments.steps, dataset_steps=arguments.dataset_steps, n=arguments.test_set_size)
-    with ProcessPoolExecutor(arguments.jobs, multiprocessing.get_context("spawn")) as pool:
-        results = list(pool.map(run, variant_names()))
-    arrays = {name: array for result in results for name, array in result.items()}
-    save_recorded(
-        NAME,
-        arrays,
-        command=f"python -m fwdiff_lite.experiments.projections --jobs {arguments.jobs}",
-        hardware=f"{arguments.jobs} CPU cores, {platform.machine()}",
-        minutes=round((time.monotonic() - start_time) / 60, 1),
-        gpu_minutes=0.0,
-        seed=0,
-        steps=arguments.steps,
-        steps_finite=arguments.dataset_steps,
-        metrics={name: round(float(np.mean(arrays[name])), 4) for name in HEADLINE_METRICS},
-    )
-
-
-if __name__ == "__main__":
-    main()
+    | {
+        f"wedge_{degrees}_{space}": Evaluation(partial(evaluate_wedge, degrees, space), f"wedge_{degrees}")
+        for degrees in WEDGES
+        for space in ("signal", "observation")
+    }
+    | {"null": Evaluation(evaluate_null), "space": Evaluation(evaluate_space, "space")},
+    make_test_set=lambda device, options: projections.make_test_set(PRIOR, options["contexts"], TEST_SET_SEED),
+    sample=projections.sample_posterior,
+    evaluation_options={"contexts": TEST_SET_SIZE},
+    headline=("c2st",),
+)

@@ -60,8 +60,8 @@ def energy_ratio(model: Float[Tensor, "c"], baseline: Float[Tensor, "c"], genera
     """Mean energy score of the samples divided by that of the deterministic baseline; below 1, the samples are better.
 
     The ratio of a perfect sampler to the posterior mean is .707 for Gaussians and for many independent unknowns, .64
-    for one unknown hue, and .50, .60, .65, .67 for 1, 2, 3, 4 signs with equal odds. A much lower ratio means a weak
-    baseline.
+    for one unknown hue, and .50, .60, .65, .67 for 1, 2, 3, 4 signs of equal probability. A much lower ratio means a
+    weak baseline.
     """
     return bootstrap(lambda m, b: m.mean() / b.mean(), model, baseline, generator=generator)
 

@@ -31,8 +31,8 @@ CLAIMS = {  # notebook: its claim, with numbers from figures/metrics.json
     ),
     "03_motion_warping": (
         "Section 4.2: several motions for one image, learnt from images and later frames. Pooled, sampled signs are "
-        "within {factor_tv_high:.3f} of their true odds; 16 samples hit {mode_coverage:.0%} of the modes, and the "
-        "best of them lies {epe_ratio:.2f} times as far from the truth as the deterministic prediction. With the "
+        "within {factor_tv_high:.3f} of their true probabilities; 16 samples hit {mode_coverage:.0%} of the modes, and "
+        "the best of them lies {epe_ratio:.2f} times as far from the truth as the deterministic prediction. With the "
         "paper's one flow field the likelier motion is drawn {warp_1_eta_0_excess:.0f} points too often; two blended "
         "flow fields remove this bias. Spread over error is {spread_skill:.2f} (1 is calibrated)."
     ),
@@ -40,23 +40,23 @@ CLAIMS = {  # notebook: its claim, with numbers from figures/metrics.json
         "Section 4.3: a StyleGAN2 inverted from one patch, learnt from patches alone. Samples meet a held-out patch "
         "with {wplus_eta_1_energy_ratio:.2f} of the deterministic prediction's energy score, and differ "
         "{wplus_eta_1_diversity_outside_over_inside:.0f} times as much outside the patch as inside. How often they "
-        "draw a hidden attribute is within {wplus_eta_1_factor_tv:.2f} of the true odds for the worst one (the "
-        "deterministic prediction: {wplus_eta_1_deterministic_factor_tv:.2f}). Spread over error is "
+        "draw a hidden attribute is within {wplus_eta_1_factor_tv:.2f} of the true probabilities for the worst one "
+        "(the deterministic prediction: {wplus_eta_1_deterministic_factor_tv:.2f}). Spread over error is "
         "{wplus_eta_1_spread_skill:.2f} (1 is calibrated)."
     ),
     "05_flatland": (
         "Section 4.1 in the plane: radiance fields sampled from one row of pixels, by a pixelNeRF inside a diffusion "
         "model that trains in a minute and a half. Its samples come {energy_skill:.0%} of the way from a "
         "deterministic model's energy score to the truth's. What hides behind a wall is sampled within "
-        "{factor_tv:.2f} of its true odds once every hidden room has been a target; with one target, the other room "
-        "is off by {one_shot_factor_tv_second:.2f}."
+        "{factor_tv:.2f} of its true probabilities once every hidden room has been a target; with one target, the "
+        "other room is off by {one_shot_factor_tv_second:.2f}."
     ),
     "06_inverse_graphics": (
         "Section 4.1 in 3-D: radiance fields sampled from one picture. On {examined} held-out scenes it draws what the "
-        "picture hides within {factor_tv:.2f} of the true odds, and samples vary {variance_unseen_over_seen_180:.0f} "
-        "times as much where the picture cannot know as where it can. Behind the table they come "
-        "{energy_skill_180:.0%} of the way from a deterministic model's energy score to the truth's, at 60 degrees "
-        "{energy_skill_60:.0%}."
+        "picture hides within {factor_tv:.2f} of the true probabilities, and samples vary "
+        "{variance_unseen_over_seen_180:.0f} times as much where the picture cannot know as where it can. Behind the "
+        "table they come {energy_skill_180:.0%} of the way from a deterministic model's energy score to the truth's, at "
+        "60 degrees {energy_skill_60:.0%}."
     ),
     "07_ablations": (
         "Section 4.1 taken apart, each model trained for three GPU-minutes. Two views of one sampled scene agree "

@@ -30,8 +30,6 @@ SIDE = 8  # pixels along a side of the canvas
 WINDOW_SIZES = (3, 5)  # the smallest and the largest window
 NUM_HELD_OUT = 297  # digits in the test set
 MAX_CONTEXTS = 7  # the model is trained with 0 to 7 windows in the context
-TRAINING_STEPS = 2400  # of the model and of its baseline
-FIT_OPTIONS = {"learning_rate": 2e-3}  # of fit(), for the model and for its baseline
 
 # --- the data -----------------------------------------------------------------------------------------------
 

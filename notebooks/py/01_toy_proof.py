@@ -47,16 +47,19 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from fwdiff_lite import ForwardDiffusion, Observations, fit, metrics
+from fwdiff_lite import ForwardDiffusion, Observations, metrics
 from fwdiff_lite.pipeline.notebook import Run
 from fwdiff_lite.plotting import BASELINE, CONTEXT, CONTROL, MUTED, SAMPLES, TARGET, TRUE
-from fwdiff_lite.storage.checkpoints import load_recorded
 from fwdiff_lite.problems.toy import projections, unreachable_mean
+from fwdiff_lite.experiments import harness
 from fwdiff_lite.experiments import projections as experiment
+from fwdiff_lite.experiments.measurements import to_flat
 
 run = Run("01_toy_proof", PROFILE)
 generator = torch.Generator().manual_seed(0)
-recorded = load_recorded("01_toy_proof")
+variants, results = experiment.EXPERIMENT.variants, harness.load_results(experiment.EXPERIMENT)
+recorded_c2st = {sampler: numbers["c2st"] for sampler, numbers in to_flat(results.rows).items()}
+recorded = results.arrays
 run.header()
 
 # %% [markdown]
@@ -190,14 +193,9 @@ run.record(ideal_sweep_floor=sampling_error, ideal_sweep_ddim_90=distances["DDIM
 # noise levels count beside large errors at high noise levels.
 
 # %% tags=["nbval-ignore-output"]
-torch.manual_seed(0)
-model = projections.build_diffusion(2, **experiment.NETWORK_OPTIONS)
-log = fit(
-    model,
-    projections.infinite_batches(prior, experiment.BATCH_SIZE),  # context, target, novel: projections of new signals
-    steps=run.pick(smoke=100, cpu=experiment.STEPS, gpu=experiment.STEPS),
-    learning_rate=experiment.LEARNING_RATE,
-)
+model = variants["full"].build_model()  # projections.build_diffusion(2, ...)
+# context, target, novel: projections of new signals, projections.infinite_batches(prior, ...)
+log = variants["full"].fit(model, run.pick(smoke=100, cpu=experiment.STEPS, gpu=experiment.STEPS), progress=True)
 print(f"{sum(w.numel() for w in model.parameters()):,} parameters, {log.steps:,} steps of {experiment.BATCH_SIZE}")
 
 # %% [markdown]
@@ -448,30 +446,25 @@ run.savefig(fig, "ranks")
 # above); one of its points is trained again here.
 
 # %% tags=["nbval-ignore-output"]
-live_n, live_k, live_seed = 3000, 4, 0
-torch.manual_seed(live_seed)
-dataset_model = experiment.train(
-    projections.build_diffusion(2, **experiment.NETWORK_OPTIONS),
-    experiment.training_batches(live_n, live_k, live_seed),
-    run.pick(smoke=20, cpu=experiment.DATASET_STEPS, gpu=experiment.DATASET_STEPS),
-    live_seed,
-)
+live_n, live_k = 3000, 4
+live_variant = f"finite_{live_n}_{live_k}_0"
+dataset_model = variants[live_variant].build_model()
+dataset_steps = run.pick(smoke=20, cpu=experiment.DATASET_STEPS, gpu=experiment.DATASET_STEPS)
+variants[live_variant].fit(dataset_model, dataset_steps)
 g = torch.Generator().manual_seed(7)
 test_set_size = run.pick(smoke=200, cpu=experiment.TEST_SET_SIZE, gpu=experiment.TEST_SET_SIZE)
 signal, context = projections.make_test_set(prior, test_set_size, experiment.TEST_SET_SEED)
 sampled_signal = projections.sample_posterior(dataset_model, context, g)
 live_c2st = experiment.c2st_accuracy(*(projections.c2st_features(x, context) for x in (signal, sampled_signal)))
-recorded_c2st = float(recorded[f"finite_{live_n}_{live_k}_{live_seed}"])
-print(f"N = {live_n}, K = {live_k}: C2ST {live_c2st:.3f} here, {recorded_c2st:.3f} in the record")
+print(f"N = {live_n}, K = {live_k}: C2ST {live_c2st:.3f} here, {recorded_c2st[live_variant]:.3f} in the record")
 
 fig, ax = plt.subplots(figsize=(7.2, 3.6))
 positions = np.arange(len(experiment.OBSERVATION_COUNTS) + 1)
-infinite_c2st = [float(recorded[f"finite_0_0_{seed}"]) for seed in experiment.SEEDS]
+infinite_c2st = [recorded_c2st[f"finite_0_0_{seed}"] for seed in experiment.SEEDS]
 finite_curves = {}
 for n, color in zip(experiment.SIGNAL_COUNTS, (CONTROL, SAMPLES), strict=True):
     points = np.array(
-        [[recorded[f"finite_{n}_{k}_{seed}"] for k in experiment.OBSERVATION_COUNTS] for seed in experiment.SEEDS],
-        dtype=float,
+        [[recorded_c2st[f"finite_{n}_{k}_{seed}"] for k in experiment.OBSERVATION_COUNTS] for seed in experiment.SEEDS]
     )
     ax.plot(positions[:-1], points.mean(0), color=color, label=f"{n:,} signals")
     ax.plot(positions[:-1], points.T, "o", color=color, ms=4, alpha=0.6)
@@ -489,7 +482,7 @@ ax.legend()
 run.savefig(fig, "observations")
 run.record(
     finite_live_c2st=live_c2st,
-    finite_recorded_c2st=recorded_c2st,
+    finite_recorded_c2st=recorded_c2st[live_variant],
     finite_3000_c2st=finite_curves[3000],
     finite_300_c2st=finite_curves[300],
     endless_c2st=np.mean(infinite_c2st),
@@ -509,8 +502,8 @@ run.record(
 
 # %% tags=["nbval-ignore-output"]
 g = torch.Generator().manual_seed(21)
-signal_c2st = [float(recorded[f"wedge_{w}_signal"]) for w in experiment.WEDGES]
-observation_c2st = [float(recorded[f"wedge_{w}_observation"]) for w in experiment.WEDGES]
+signal_c2st = [recorded_c2st[f"wedge_{w}_signal"] for w in experiment.WEDGES]
+observation_c2st = [recorded_c2st[f"wedge_{w}_observation"] for w in experiment.WEDGES]
 examples = experiment.WEDGE_EXAMPLES
 fig, axes = plt.subplots(1, len(examples) + 1, figsize=(11, 3.1), width_ratios=[1] * len(examples) + [1.35])
 for ax, w in zip(axes, examples, strict=False):
@@ -533,9 +526,9 @@ test_set = projections.make_test_set(
 )
 recorded_features = torch.from_numpy(recorded[f"wedge_{w}"])
 recomputed_c2st = experiment.c2st_accuracy(projections.c2st_features(*test_set), recorded_features)
-recorded_c2st = float(recorded[f"wedge_{w}_signal"])
-print(f"wedge of {w}°: C2ST of the signals {recomputed_c2st:.2f} from recorded samples, {recorded_c2st:.2f} recorded")
-run.record(wedge_degrees=w, wedge_signal_c2st=signal_c2st[experiment.WEDGES.index(w)])
+wedge_c2st = recorded_c2st[f"wedge_{w}_signal"]
+print(f"wedge of {w}°: C2ST of the signals {recomputed_c2st:.2f} from recorded samples, {wedge_c2st:.2f} recorded")
+run.record(wedge_degrees=w, wedge_signal_c2st=wedge_c2st)
 run.record(wedge_observation_c2st=observation_c2st[experiment.WEDGES.index(w)])
 run.record(wedge_zero_signal_c2st=signal_c2st[0], wedge_zero_observation_c2st=observation_c2st[0])
 
@@ -549,31 +542,22 @@ run.record(wedge_zero_signal_c2st=signal_c2st[0], wedge_zero_observation_c2st=ob
 # contexts of every size that occurs.
 
 # %% tags=["nbval-ignore-output"]
-prior_3d = projections.make_prior(3)
-torch.manual_seed(0)
-model_3d = projections.build_diffusion(3, max_contexts=2)
-fit(
-    model_3d,
-    projections.infinite_batches(
-        prior_3d, experiment.BATCH_SIZE, max_contexts=2, direction_sampler=projections.sample_axis_directions
-    ),
-    steps=run.pick(smoke=50, cpu=experiment.STEPS_3D, gpu=experiment.STEPS_3D),
-    learning_rate=experiment.LEARNING_RATE_3D,
-)
+model_3d = variants["space"].build_model()  # projections.build_diffusion(3, max_contexts=2)
+steps = run.pick(smoke=50, cpu=experiment.STEPS_3D, gpu=experiment.STEPS_3D)
+variants["space"].fit(model_3d, steps, progress=True)
 
 n = run.pick(smoke=200, cpu=10_000, gpu=10_000)
 g = torch.Generator().manual_seed(31)
-signal = prior_3d.sample(n, g)
-basis = torch.eye(3, dtype=torch.float64).expand(n, 3, 3)  # e1, e2, e3 for every signal
-context = Observations(projections.project(signal, basis[:, :1]), basis[:, :1])
-one_shot = projections.sample_posterior(model_3d, context, g, target_params=basis[:, 1:2])
-step, _ = model_3d.sample_autoregressive(context.to(torch.float32), basis[:, 1:].float(), steps=128, generator=g)
+signal, context, targets = experiment.make_test_set_3d(n, g)  # the context's direction is e1, the targets' are e2, e3
+one_shot = projections.sample_posterior(model_3d, context, g, target_params=targets[:, :1])
+step, _ = model_3d.sample_autoregressive(context.to(torch.float32), targets.float(), steps=128, generator=g)
 autoregressive = step.signal.double()
 
 
 def variance_ratio_e3(signal):
     """Mean squared deviation of S3 from E[S3 | S1, S2], over its true value; 0 is a collapse to the mean."""
-    posterior = prior_3d.posterior(Observations(signal[:, :2], basis[:, :2]))
+    observed = Observations(signal[:, :2], torch.cat([context.params, targets[:, :1]], 1))
+    posterior = experiment.PRIOR_3D.posterior(observed)
     weights, mean = posterior.log_weights.exp(), posterior.mean()[:, 2]
     variance = (weights * (posterior.covariances[..., 2, 2] + posterior.means[..., 2] ** 2)).sum(1) - mean**2
     return float((signal[:, 2] - mean).square().mean() / variance.mean())
@@ -678,19 +662,19 @@ for ax in (center, right):
 right.text(step_counts[-1], p_plus - 0.004, "truth", ha="right", va="top", color=TRUE, fontsize=9)
 run.savefig(fig, "unreachable")
 
-equal_odds = unreachable_mean.plus_fraction(0.5, 1.0, n, g, steps=64)
+fair_ddim = unreachable_mean.plus_fraction(0.5, 1.0, n, g, steps=64)
 bump = {eta: unreachable_mean.left_fraction(0.6, n, g, steps=64, eta=eta) for eta in (0.0, 1.0)}
 two_layers = unreachable_mean.left_fraction(0.6, n, g, reachable=True, steps=64)
 ddim, ancestral = (unreachable_mean.plus_fraction(p_plus, 1.0, n, g, steps=256, eta=eta) for eta in (0.0, 1.0))
 unbiased = fractions[0.0][0]
 print(f"truth 0.70: DDIM {ddim:.2f}, ancestral {ancestral:.2f}, without novel loss {unbiased:.2f}")
-print(f"truth 0.50: DDIM {equal_odds:.2f}")
+print(f"truth 0.50: DDIM {fair_ddim:.2f}")
 print(f"bump left with 0.60: DDIM {bump[0.0]:.2f}, ancestral {bump[1.0]:.2f}; two blended layers {two_layers:.2f}")
 run.record(
     reachable_bias_ddim=ddim,
     reachable_bias_ancestral=ancestral,
     reachable_bias_off=unbiased,
-    reachable_bias_fair=equal_odds,
+    reachable_bias_fair=fair_ddim,
     reachable_bias_weight_01_ddim=fractions[0.0][weights.index(0.1)] if 0.1 in weights else ddim,
     bump_bias_ddim=bump[0.0],
     bump_bias_ancestral=bump[1.0],
@@ -715,9 +699,8 @@ run.record(
 # and a few steps of each run live.) The oracle is as good as our model, the VAE comes close, regression does not.
 
 # %% tags=["nbval-ignore-output"]
-torch.manual_seed(0)
-for name, (baseline, batch) in experiment.build_baselines(prior).items():
-    log = fit(baseline, batch, steps=20, learning_rate=experiment.LEARNING_RATE, progress=False)
+for name in experiment.BASELINES:
+    log = variants[name].fit(variants[name].build_model(), 20)
     initial, final = (np.mean(part) for part in (log.curve["target"][:5], log.curve["target"][-5:]))
     print(f"{name}: error of the target {initial:.2f} -> {final:.2f} in 20 live steps")
 
@@ -726,7 +709,7 @@ signal, context = projections.make_test_set(prior, experiment.TEST_SET_SIZE, exp
 true_features = projections.c2st_features(signal, context)
 accuracy = {
     name: experiment.c2st_accuracy(true_features, torch.from_numpy(recorded[name]))
-    for name in ("regression", "vae", "oracle")
+    for name in experiment.BASELINES
 }
 learnt_signal = projections.sample_posterior(model, context, g)
 accuracy["ours"] = experiment.c2st_accuracy(true_features, projections.c2st_features(learnt_signal, context))

@@ -45,13 +45,15 @@ import numpy as np
 import torch
 from matplotlib.patches import Rectangle
 
-from fwdiff_lite import ForwardRegression, Observations, fit, metrics, plotting
+from fwdiff_lite import Observations, metrics, plotting
 from fwdiff_lite.pipeline.notebook import Run
-from fwdiff_lite.storage.checkpoints import load_recorded
+from fwdiff_lite.experiments import digits as experiment
+from fwdiff_lite.experiments import harness
+from fwdiff_lite.experiments.measurements import to_flat
 from fwdiff_lite.problems import digits
 
 run = Run("02_keyhole_digits", PROFILE)
-TRAINING_STEPS = run.pick(smoke=30, cpu=digits.TRAINING_STEPS, gpu=digits.TRAINING_STEPS)
+TRAINING_STEPS = run.pick(smoke=30, cpu=experiment.STEPS, gpu=experiment.STEPS)
 NUM_DIGITS = run.pick(smoke=24, cpu=297, gpu=297)  # held-out digits
 K = run.pick(smoke=4, cpu=32, gpu=32)  # samples of each
 SAMPLING_STEPS = run.pick(smoke=2, cpu=16, gpu=16)  # for every window
@@ -130,7 +132,8 @@ plt.show()
 # Second, the clamp uses that ink has bounds. Means of pixels lie within them, so every mean stays reachable.
 
 # %%
-model = digits.build_model(data.train)
+variant = experiment.EXPERIMENT.variant("full")
+model = variant.build_model()  # digits.build_model(data.train)
 num_weights = sum(w.numel() for w in model.denoiser.parameters())
 print(f"{num_weights / 1e6:.2f} million weights; pixels' mean and standard deviation over training windows:")
 images = [to_rgb(model.denoiser.mean), to_rgb(2 * model.denoiser.variance.sqrt() - 1)]
@@ -147,7 +150,7 @@ plt.show()
 # $$L^{novel} = \| O^{novel} - \mathrm{forward}(S, \phi^{novel}) \|^2. \tag{9}$$
 
 # %% tags=["nbval-ignore-output"]
-log = fit(model, digits.batches(data.train), steps=TRAINING_STEPS, progress=False, **digits.FIT_OPTIONS)
+log = variant.fit(model, TRAINING_STEPS)  # fit(model, digits.batches(data.train), ...)
 curve = {name: np.array(x) for name, x in log.curve.items()}
 tail = max(1, TRAINING_STEPS // 20)
 for name in ("target", "novel"):
@@ -166,7 +169,8 @@ for name in ("target", "novel"):
 # of its training run live.
 
 # %%
-recorded = load_recorded("02_keyhole_digits")
+results = harness.load_results(experiment.EXPERIMENT)
+recorded = results.arrays
 test_windows = digits.make_test_windows(data.held_out)  # four for each held-out digit; the first is the context
 assert (test_windows.params.numpy() == recorded["windows"]).all()
 context = test_windows.select([0])[:NUM_DIGITS]
@@ -498,31 +502,32 @@ plt.show()
 # ## 8. Remedies against over-confidence
 #
 # With some 1,500 digits a model easily becomes over-confident. This sweep was recorded (`python -m
-# fwdiff_lite.experiments.digits`, one thread): each variant is trained for fewer steps than the model above, on 1,200
+# fwdiff_lite.experiments digits`, one thread): each variant is trained for fewer steps than the model above, on 1,200
 # of the training digits, and is evaluated on the other 300. The held-out digits are not used.
 
 # %% tags=["nbval-ignore-output"]
-names = recorded["sweep_name"].tolist()
-columns = ("energy", "energy_one_shot", "spread_skill", "spread_skill_one_shot", "psnr")
+numbers = to_flat(results.rows)
+sweep = {label: numbers[name] for label, name in experiment.SWEEP_VARIANTS.items()}
 print(f"{'':20} energy  one-shot  spread/skill  one-shot  consistency")
-for i, name in enumerate(names):
-    row = [recorded[f"sweep_{column}"][i] for column in columns]
-    print(f"{name:20} {row[0]:6.2f} {row[1]:9.2f} {row[2]:13.2f} {row[3]:9.2f} {row[4]:9.0f} dB")
+for label, row in sweep.items():
+    print(f"{label:20} {row['energy']:6.2f} {row['energy_one_shot']:9.2f} {row['spread_skill']:13.2f} "
+          f"{row['spread_skill_one_shot']:9.2f} {row['psnr']:9.0f} dB")
 fig, axes = plt.subplots(1, 3, figsize=(9.5, 3.4), sharey=True)
-positions = np.arange(len(names))[::-1]
+positions = np.arange(len(sweep))[::-1]
 panels = (("energy score", "energy", None), ("spread / skill", "spread_skill", 1.0), ("consistency (dB)", "psnr", 25.0))
 for ax, (title, column, reference) in zip(axes, panels, strict=True):
-    ax.plot(recorded[f"sweep_{column}"], positions, "o", color=plotting.SAMPLES, label="autoregressive")
-    if f"sweep_{column}_one_shot" in recorded:
-        one_shot_values = recorded[f"sweep_{column}_one_shot"]
+    ax.plot([row[column] for row in sweep.values()], positions, "o", color=plotting.SAMPLES, label="autoregressive")
+    if column != "psnr":
+        one_shot_values = [row[f"{column}_one_shot"] for row in sweep.values()]
         ax.plot(one_shot_values, positions, "o", mfc="none", color=plotting.CONTROL, label="one-shot")
     if reference:
         ax.axvline(reference, color=plotting.MUTED, lw=1)
-    ax.set(title=title, yticks=positions, yticklabels=names)
+    ax.set(title=title, yticks=positions, yticklabels=list(sweep))
 fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
 run.savefig(fig, "sweep")
 plt.show()
-run.record(**{f"sweep_{c}": recorded[f"sweep_{c}"].tolist() for c in ("name", "energy", "spread_skill", "psnr")})
+run.record(sweep_name=list(sweep))
+run.record(**{f"sweep_{column}": [row[column] for row in sweep.values()] for _, column, _ in panels})
 
 # %% [markdown]
 # Structure helped more than regularisation. The network alone is over-confident and does not keep the values of the
@@ -534,12 +539,13 @@ run.record(**{f"sweep_{c}": recorded[f"sweep_{c}"].tolist() for c in ("name", "e
 # centred and scaled with care, and augmented ones have another distribution. Each variant is one seed: small
 # differences are not significant. Vertical lines: a calibrated spread (1), and the 25 dB that we required.
 #
-# The baseline's training, live for a few steps: the same call as for the model, with `ForwardRegression`.
+# The baseline's training, live for a few steps: the same calls as for the model, with the baseline's variant.
 
 # %% tags=["nbval-ignore-output"]
-baseline = digits.build_model(data.train, ForwardRegression)
-baseline_steps = run.pick(smoke=20, cpu=150, gpu=digits.TRAINING_STEPS)
-log = fit(baseline, digits.batches(data.train), steps=baseline_steps, progress=False, **digits.FIT_OPTIONS)
+baseline_variant = experiment.EXPERIMENT.variant("deterministic")  # its model class is ForwardRegression
+baseline = baseline_variant.build_model()
+baseline_steps = run.pick(smoke=20, cpu=150, gpu=experiment.STEPS)
+log = baseline_variant.fit(baseline, baseline_steps)
 baseline_curve = log.curve["loss"]
 initial_loss, final_loss = np.mean(baseline_curve[:5]), np.mean(baseline_curve[-5:])
 print(f"loss {initial_loss:.2g} at first, {final_loss:.2g} after {baseline_steps} steps")

@@ -366,7 +366,7 @@ for ax, name in zip(axes, ("brows", "mouth", "glasses", "beard", "hat", "earring
 axes[0].set_ylabel("samples with it (%)")
 fig.supxlabel("true probability (%)", fontsize=9)
 fig.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=4)
-run.savefig(fig, "odds")
+run.savefig(fig, "probabilities")
 plt.show()
 
 # %% [markdown]

@@ -45,8 +45,8 @@ import torch
 
 from fwdiff_lite import metrics, plotting
 from fwdiff_lite.pipeline.notebook import Run
-from fwdiff_lite.storage.checkpoints import load_recorded
 from fwdiff_lite.experiments import flatland as experiment
+from fwdiff_lite.experiments import harness
 from fwdiff_lite.problems.inverse_graphics import flatland as problem
 
 run = Run("05_flatland", PROFILE)
@@ -155,7 +155,9 @@ for samples_per_ray in (8, 16, 256):
 # model can later use a sampled row as context.
 
 # %% tags=["nbval-ignore-output"]
-model, log = experiment.train(STEPS)
+variant = experiment.EXPERIMENT.variant("full")
+model = variant.build_model()
+log = variant.fit(model, STEPS)
 curve = log.curve
 quarter = max(1, len(curve["loss"]) // 4)
 print(f"{sum(w.numel() for w in model.parameters()):,} weights, {log.steps} steps")
@@ -175,7 +177,7 @@ run.record(steps=log.steps, target_loss=np.mean(curve["target"][-quarter:]))
 # %% tags=["nbval-ignore-output"]
 test_set = experiment.make_test_set(N, K)
 one_target, two_targets = experiment.sample_posterior(model, test_set, K, steps=SAMPLING_STEPS)
-recorded = load_recorded(experiment.NAME)
+recorded = harness.load_results(experiment.EXPERIMENT).arrays
 NUM_EXAMPLES, num_samples = 4, min(5, K)
 fig, axes = plt.subplots(8, 2 + num_samples, figsize=(1.15 * (2 + num_samples), 9.6), layout="constrained")
 truth = problem.top_down_view(test_set.scenes)
@@ -245,7 +247,7 @@ for c, (wall_colour, probabilities) in enumerate(problem.CONTENT_PROBABILITIES.i
             ax.set_ylabel(room)
 fig.legend([plt.Rectangle((0, 0), 1, 1, color=colour) for colour in colours], problem.CONTENTS,
            loc="outside lower center", ncols=3)
-run.savefig(fig, "odds")
+run.savefig(fig, "probabilities")
 plt.show()
 
 baseline = torch.from_numpy(recorded["deterministic_views"]).float()[: len(test_set.scenes), 0]

@@ -5,8 +5,8 @@
 # box? A model that has never seen a scene, only pictures, learns to draw whole scenes that fit one picture.
 #
 # **What you will see.** Radiance fields sampled from a single picture of 64 x 64 pixels, seen from behind and from all
-# around. What a picture hides here follows known odds, so the samples are counted against them. One scene is sampled
-# while you wait, and a slider walks around it.
+# around. What a picture hides here has known probabilities, so the frequencies of the samples are compared with them. One
+# scene is sampled while you wait, and a slider walks around it.
 #
 # **What you need.** `05_flatland`, which shows every part of this at work in the plane. The weights were trained on a
 # GPU and are loaded. Nothing is downloaded.
@@ -73,9 +73,9 @@ run.header()
 # sides there is a decal, red, yellow or blue, low or high. From the front no sliver of either can be seen, nor a shadow,
 # since the light comes from behind. All else that stands on the table hides nothing.
 #
-# The colour of the screen sets the odds of what is behind it, the colour of the box those of its decal. So given a
-# picture, what it hides has a known distribution. Left, pictures from the front; then the same scenes from three other
-# sides; right, exact draws from the posterior: other scenes that look exactly the same from the front.
+# The colour of the screen determines the probabilities of the body behind it, the colour of the box those of its decal.
+# So given a picture, what it hides has a known distribution. Left, pictures from the front; then the same scenes from
+# three other sides; right, exact draws from the posterior: other scenes that look exactly the same from the front.
 
 # %%
 test_set = evaluation.make_test_set(N, K, device=device)
@@ -269,7 +269,7 @@ run.savefig(fig, "variance")
 plt.show()
 
 # %% [markdown]
-# ## 6. Are the odds right?
+# ## 6. Are the probabilities right?
 #
 # The view of a sample at 180° shows its hidden body and its decal. A classifier compares this view with rendered templates
 # of all categories and takes the nearest one. Bars: the frequency of each category in the samples, by the colour of the
@@ -293,7 +293,7 @@ for f, (factor, categories) in enumerate(tabletop.FACTORS.items()):
         ax.grid(axis="x")
 for ax, label in zip(axes[:, 0], ("behind the screen", "on the box"), strict=True):
     ax.set_ylabel(label)
-run.savefig(fig, "odds")
+run.savefig(fig, "probabilities")
 plt.show()
 
 # %% [markdown]

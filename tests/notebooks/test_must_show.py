@@ -120,7 +120,7 @@ NOT_YET = {
     "06_inverse_graphics": {
         **{f"energy_skill_60{end}": "pictures are filtered twice, and little is open" for end in ("", "_low")},
         **{f"novel_energy_skill_{d}": "what neither view shows is a blend" for d in (60, 120)},
-        "no_novel_eta_0_factor_tv_high": "decals are drawn by odds off by eight points, with the shorter training",
+        "no_novel_eta_0_factor_tv_high": "decals' probabilities are off by eight points, with the shorter training",
     },
 }
 XFAILS = {
