@@ -1,7 +1,7 @@
 """Shapes are enforced in the tests: jaxtyping's annotations on the package's functions, by beartype."""
 
-import inspect
 import os
+from contextlib import contextmanager, nullcontext
 
 import pytest
 from jaxtyping import config as jaxtyping_config
@@ -13,14 +13,37 @@ for threads in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 install_import_hook("fwdiff_lite", "typecheck.typechecker")
 
 
-@pytest.fixture(autouse=True)
-def no_type_checks_for_value_errors(request):
-    """No type checks where a test asks for the package's own error: users run without beartype."""
-    function = getattr(request, "function", None)
-    checks = function is None or "raises(ValueError" not in inspect.getsource(function)
-    jaxtyping_config.update("jaxtyping_disable", not checks)
-    yield
-    jaxtyping_config.update("jaxtyping_disable", False)
+@contextmanager
+def shape_checks_off():
+    """Users run without beartype: where a test wants the package's own answer, no shapes are enforced."""
+    before = jaxtyping_config.jaxtyping_disable
+    jaxtyping_config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        jaxtyping_config.update("jaxtyping_disable", before)
+
+
+@pytest.fixture
+def no_shape_checks():
+    """The whole test runs without shape checks."""
+    with shape_checks_off():
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def value_errors_come_from_the_package():
+    """No shape checks inside of `with pytest.raises(ValueError)`: beartype would answer before the package does."""
+    raises = pytest.raises
+
+    @contextmanager
+    def raises_without_shape_checks(expected, **options):
+        with shape_checks_off() if expected is ValueError else nullcontext(), raises(expected, **options) as error:
+            yield error
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pytest, "raises", raises_without_shape_checks)
+        yield
 
 
 TINY = """# ---

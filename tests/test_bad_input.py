@@ -19,6 +19,7 @@ CASES = [
 ]
 
 
+@pytest.mark.usefixtures("no_shape_checks")
 @pytest.mark.parametrize(("call", "message"), CASES)
 def test_bad_input_is_a_one_line_error(call, message):
     if message is None:

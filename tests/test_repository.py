@@ -20,7 +20,7 @@ from fwdiff_lite.storage.files import repo_root
 ROOT = repo_root()
 METHOD = {"protocols", "diffusion", "sampling", "model_checks", "model_file", "schedule", "observations", "training"}
 METHOD |= {"backbones"}
-HELPERS = {"diagnostics", "devices", "crops", "colours", "command_line", "plotting", "metrics", "datasets", "storage"}
+HELPERS = {"checks", "diagnostics", "devices", "crops", "colours", "command_line", "plotting", "metrics", "datasets", "storage"}
 PACKAGE = sorted((ROOT / "fwdiff_lite").rglob("*.py"))
 
 
@@ -92,7 +92,7 @@ def test_imports_run_one_way(path):
     elif layer == "pipeline":
         allowed |= {"pipeline"}
     elif layer in METHOD:
-        allowed = METHOD | {"devices", "storage"}
+        allowed = METHOD | {"checks", "devices", "storage"}
     assert layer == "__init__" or layers <= allowed, layers - allowed
     assert not any(name.split(".")[0] in ("notebooks", "tests") for name in imports(path))
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor
 
-from fwdiff_lite.metrics.checks import check_finite
+from fwdiff_lite.checks import check_count, check_finite, check_generator
 
 
 class Interval(NamedTuple):
@@ -38,9 +38,13 @@ def bootstrap(
     """
     if not arrays:
         raise ValueError("bootstrap got no array: pass at least one, with contexts as its first axis")
-    if resamples < 1 or not 0 < level < 1:
-        raise ValueError(f"got {resamples} resamples at level {level}, wanted 1 or more and a level in (0, 1)")
+    check_count(resamples=resamples)
+    check_generator(generator)
+    if not 0 < level < 1:
+        raise ValueError(f"got level {level}, wanted one between 0 and 1, such as 0.95")
     check_finite(**{f"array {i}": a for i, a in enumerate(arrays)})
+    if min(a.ndim for a in arrays) < 1:
+        raise ValueError("an array has no axis, wanted contexts as its first axis")
     lengths = {len(a) for a in arrays}
     if len(lengths) > 1:
         raise ValueError(f"arrays have {sorted(lengths)} contexts, wanted the same number in each")

@@ -1,37 +1,18 @@
-"""Helpers of all metrics: checks of arguments, with errors of one line, and the pooling of masked elements."""
+"""Helpers of all metrics: checks of samples, sets and masks, and the pooling of masked elements."""
 
 import torch
 from torch import Generator, Tensor
 
-
-def format_shape(x: Tensor) -> str:
-    """The shape of a tensor, for an error message."""
-    return str(tuple(x.shape))
-
-
-def check_finite(**tensors: Tensor) -> None:
-    """ValueError, with the argument's name, if a tensor is empty or has a value that is not finite."""
-    for name, x in tensors.items():
-        if x.numel() == 0:
-            raise ValueError(f"{name} is empty (shape {format_shape(x)}): give at least one value")
-        num_invalid = int((~torch.isfinite(x)).sum()) if x.is_floating_point() else 0
-        if num_invalid:
-            raise ValueError(f"{name} holds {num_invalid} NaN or infinite values: find where they come from first")
-
-
-def check_shape(name: str, x: Tensor, shape: tuple[int, ...], other: str) -> None:
-    """ValueError if `x` does not have that shape, which follows from another argument; other: its name and shape."""
-    if tuple(x.shape) != tuple(shape):
-        raise ValueError(f"{name} has shape {format_shape(x)}, wanted {tuple(shape)} to fit {other}")
+from fwdiff_lite.checks import check_float, check_shape, format_shape
 
 
 def check_samples(samples: Tensor, truth: Tensor | None = None, min_samples: int = 1) -> None:
     """ValueError unless `samples` (c, K, *obs) has K >= min_samples and fits `truth` (c, *obs)."""
-    check_finite(samples=samples)
+    check_float(samples=samples)
     if samples.ndim < 2:
         raise ValueError(f"samples has shape {format_shape(samples)}, wanted (contexts, K, ...)")
     if truth is not None:
-        check_finite(truth=truth)
+        check_float(truth=truth)
         check_shape("truth", truth, (len(samples), *samples.shape[2:]), f"samples {format_shape(samples)}")
     check_num_samples(samples.shape[1], min_samples)
 
@@ -46,20 +27,32 @@ def check_num_samples(K: int, min_samples: int) -> None:
 
 def check_sets(x: Tensor, y: Tensor, min_rows: int = 1) -> None:
     """ValueError unless two sets (n, d) and (m, d) have vectors of the same size, and at least `min_rows` each."""
-    check_finite(x=x, y=y)
+    check_float(x=x, y=y)
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
         raise ValueError(f"got x {format_shape(x)} and y {format_shape(y)}, wanted (n, d) and (m, d) with the same d")
     if min(len(x), len(y)) < min_rows:
         raise ValueError(f"got {len(x)} and {len(y)} rows, wanted at least {min_rows} in each set")
 
 
+def check_scores(**scores: Tensor) -> None:
+    """ValueError unless all scores are (c,), one finite number for each of the same contexts."""
+    check_float(**scores)
+    first, *others = scores
+    if scores[first].ndim != 1:
+        raise ValueError(f"{first} has shape {format_shape(scores[first])}, wanted (contexts,): one score for each")
+    for name in others:
+        check_shape(name, scores[name], scores[first].shape, f"{first} {format_shape(scores[first])}")
+
+
 def broadcast_mask(mask: Tensor | None, truth: Tensor) -> Tensor:
     """`mask` broadcast to the shape of `truth` (True: the element is scored); all True if it is None.
 
-    ValueError if the mask does not broadcast, or selects no element.
+    ValueError if the mask is not of bool, does not broadcast, or selects no element.
     """
     if mask is None:
         return torch.ones_like(truth, dtype=torch.bool)
+    if mask.dtype != torch.bool:
+        raise ValueError(f"mask has the type {mask.dtype}, wanted torch.bool: compare it with a number, as in mask > 0")
     try:
         mask = mask.broadcast_to(truth.shape)
     except RuntimeError:

@@ -1,21 +1,25 @@
 """Metrics of a discrete factor with known conditional probabilities, such as a class label or an attribute."""
 
+import math
+
 import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
+from fwdiff_lite.checks import check_count, check_float, check_integers, check_shape, format_shape
 from fwdiff_lite.metrics.bootstrap import Interval, bootstrap
-from fwdiff_lite.metrics.checks import check_finite, check_num_samples, check_shape, format_shape
+from fwdiff_lite.metrics.checks import check_num_samples
 
 
 def label_frequencies(
     labels: Int[Tensor, "c K"], categories: int, smoothing: float = 0.0
 ) -> Float[Tensor, "c {categories}"]:
     """The frequency of each category among the K labels of a context; `smoothing` is added to each count."""
-    check_finite(labels=labels)
-    if labels.ndim != 2 or labels.is_floating_point():
-        raise ValueError(f"labels has shape {format_shape(labels)}, {labels.dtype}, wanted integers (contexts, K)")
-    if labels.min() < 0 or labels.max() >= categories or smoothing < 0:
+    check_integers(labels=labels)
+    check_count(categories=categories)
+    if labels.ndim != 2:
+        raise ValueError(f"labels has shape {format_shape(labels)}, wanted (contexts, K)")
+    if labels.min() < 0 or labels.max() >= categories or not 0 <= smoothing < math.inf:
         raise ValueError(
             f"got labels {int(labels.min())}..{int(labels.max())} and smoothing {smoothing}, wanted labels"
             f" 0..{categories - 1} for {categories} categories and smoothing >= 0"
@@ -26,7 +30,7 @@ def label_frequencies(
 
 def _check_probabilities(probabilities: Tensor) -> None:
     """ValueError unless `probabilities` (c, a) are distributions."""
-    check_finite(probabilities=probabilities)
+    check_float(probabilities=probabilities)
     if probabilities.ndim != 2:
         raise ValueError(f"probabilities has shape {format_shape(probabilities)}, wanted (contexts, categories)")
     if probabilities.min() < 0 or (probabilities.sum(-1) - 1).abs().max() > 1e-4:
@@ -36,9 +40,9 @@ def _check_probabilities(probabilities: Tensor) -> None:
 def _check_probabilities_and_labels(probabilities: Tensor, labels: Tensor) -> None:
     """ValueError unless `probabilities` (c, a) are distributions and `labels` (c,) are categories."""
     _check_probabilities(probabilities)
-    check_finite(labels=labels)
+    check_integers(labels=labels)
     check_shape("labels", labels, probabilities.shape[:1], f"probabilities {format_shape(probabilities)}")
-    if labels.is_floating_point() or labels.min() < 0 or labels.max() >= probabilities.shape[1]:
+    if labels.min() < 0 or labels.max() >= probabilities.shape[1]:
         raise ValueError(f"labels must be integers from 0 to {probabilities.shape[1] - 1}, one for each context")
 
 
@@ -103,8 +107,7 @@ def calibration_error(probabilities: Float[Tensor, "c a"], labels: Int[Tensor, "
     labels drawn from the probabilities.
     """
     _check_probabilities_and_labels(probabilities, labels)
-    if bins < 1:
-        raise ValueError(f"got bins = {bins}, wanted at least 1")
+    check_count(bins=bins)
     one_hot_labels = torch.nn.functional.one_hot(labels.long(), probabilities.shape[1])
     bin_index = (probabilities * bins).long().clamp(max=bins - 1).flatten()
     bin_errors = torch.zeros(bins, dtype=torch.float64, device=probabilities.device)

@@ -8,14 +8,15 @@ from jaxtyping import Bool, Float
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
-from fwdiff_lite.metrics.checks import (
-    broadcast_mask,
-    check_finite,
-    check_samples,
-    check_sets,
+from fwdiff_lite.checks import (
+    check_count,
+    check_distance_types,
+    check_float,
+    check_positive,
     check_shape,
     format_shape,
 )
+from fwdiff_lite.metrics.checks import broadcast_mask, check_samples, check_sets
 from fwdiff_lite.metrics.scores import squared_error
 
 
@@ -43,7 +44,9 @@ def precision_recall(real: Float[Tensor, "n d"], fake: Float[Tensor, "m d"], k: 
     The manifold of a set is the union of balls around its points. The radius of a ball is the distance to the k-th
     nearest other point of the set. Source: Kynkäänniemi et al. 2019.
     """
+    check_count(k=k)
     check_sets(real, fake, min_rows=k + 1)
+    check_distance_types(real=real, fake=fake)
 
     def fraction_inside(points: Tensor, manifold: Tensor) -> float:
         # chunks of a thousand points save memory; the nearest point of the set to a point of it is the point itself
@@ -66,8 +69,7 @@ def psnr(
     `peak` is the range of the data: 1 for [0, 1], 2 for [-1, 1]. The PSNR of a perfect posterior sample is 3 dB BELOW
     that of the posterior mean. For an interval, bootstrap 10 log10(peak^2 / mean) over `squared_error`.
     """
-    if peak <= 0:
-        raise ValueError(f"got peak = {peak}, wanted the data's range, above 0")
+    check_positive(peak=peak)
     error = float(squared_error(prediction, truth, mask).mean())
     return 10 * math.log10(peak**2 / error) if error > 0 else math.inf
 
@@ -86,12 +88,11 @@ def ssim(
 
     `peak` is the range of the data. ValueError if the images are smaller than 11 x 11. Source: Wang et al. 2004.
     """
-    check_finite(prediction=prediction, truth=truth)
+    check_float(prediction=prediction, truth=truth)
     check_shape("truth", truth, prediction.shape, f"prediction {format_shape(prediction)}")
     if prediction.ndim != 4 or min(prediction.shape[-2:]) < 11:
         raise ValueError(f"prediction has shape {format_shape(prediction)}, wanted (c, channels, h >= 11, w >= 11)")
-    if peak <= 0:
-        raise ValueError(f"got peak = {peak}, wanted the data's range, above 0")
+    check_positive(peak=peak)
     window = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
     pairs = zip(prediction.double().cpu().numpy(), truth.double().cpu().numpy(), strict=True)
     values = [structural_similarity(p, t, data_range=peak, channel_axis=0, **window) for p, t in pairs]
@@ -104,7 +105,7 @@ def total_variation(images: Float[Tensor, "*batch h w"]) -> Float[Tensor, "*batc
     The ratio of total_variation(samples).mean() to that of real observations is 1 for right samples, and below 1 for
     blurred ones.
     """
-    check_finite(images=images)
+    check_float(images=images)
     if images.ndim < 2 or images.shape[-2] * images.shape[-1] < 2:
         raise ValueError(f"images has shape {format_shape(images)}, wanted (..., h, w) with at least two pixels")
     vertical, horizontal = images.diff(dim=-2).abs(), images.diff(dim=-1).abs()
@@ -119,7 +120,8 @@ def variance_inside_outside(samples: Float[Tensor, "c K *obs"], mask: Bool[Tenso
     """
     check_samples(samples, min_samples=2)
     variance = samples.var(1)
-    inside, outside = broadcast_mask(mask, variance), broadcast_mask(~mask, variance)
+    inside = broadcast_mask(mask, variance)
+    outside = broadcast_mask(~inside, variance)
     return float(variance[inside].mean()), float(variance[outside].mean())
 
 
@@ -138,12 +140,20 @@ def _torchmetric(module: str, name: str, **options):
         ) from None
 
 
+def _check_rgb(**images: Tensor) -> None:
+    """ValueError unless all images are (n, 3, h, w), of a floating type and finite."""
+    check_float(**images)
+    for name, x in images.items():
+        if x.ndim != 4 or x.shape[1] != 3:
+            raise ValueError(f"{name} has shape {format_shape(x)}, wanted RGB images (n, 3, h, w)")
+
+
 def lpips(prediction: Float[Tensor, "c 3 h w"], truth: Float[Tensor, "c 3 h w"]) -> float:
     """Learned perceptual distance (LPIPS) with AlexNet of images in [-1, 1], mean over images; 0 for equal images.
 
     OptionalDependencyError without torchmetrics, torchvision and the weights. Source: Zhang et al. 2018.
     """
-    check_finite(prediction=prediction, truth=truth)
+    _check_rgb(prediction=prediction, truth=truth)
     check_shape("truth", truth, prediction.shape, f"prediction {format_shape(prediction)}")
     metric = _torchmetric("lpip", "LearnedPerceptualImagePatchSimilarity", net_type="alex").to(truth.device)
     with torch.no_grad():
@@ -156,7 +166,7 @@ def fid_kid(fake: Float[Tensor, "n 3 h w"], real: Float[Tensor, "m 3 h w"]) -> t
     The FID falls as the sets grow: compare it for sets of one size only. OptionalDependencyError without torchmetrics,
     torch-fidelity and the weights. Sources: Heusel et al. 2017; Bińkowski et al. 2018.
     """
-    check_finite(fake=fake, real=real)
+    _check_rgb(fake=fake, real=real)
     if min(len(fake), len(real)) < 3:
         raise ValueError(f"got {len(fake)} and {len(real)} images, wanted at least 3 in each set")
     subset_size = min(1000, len(fake) - 1, len(real) - 1)

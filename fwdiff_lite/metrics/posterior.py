@@ -9,7 +9,18 @@ from scipy.stats import kstest
 from torch import Generator, Tensor
 from torch.nn.functional import softplus
 
-from fwdiff_lite.metrics.checks import check_finite, check_samples, check_sets, check_shape, format_shape, randn
+from fwdiff_lite.checks import (
+    check_count,
+    check_distance_types,
+    check_float,
+    check_generator,
+    check_integers,
+    check_shape,
+    format_shape,
+)
+from fwdiff_lite.metrics.checks import check_samples, check_sets, randn
+
+RANKS_PER_SQRT_CONTEXTS = 4  # the fewest ranks, L + 1, over sqrt(c), that a test takes as continuous
 
 
 class C2ST(NamedTuple):
@@ -77,7 +88,9 @@ def c2st(real: Float[Tensor, "n d"], fake: Float[Tensor, "n d"], generator: Gene
     nothing for a wrong variance; plain ReLU layers lose up to .005 for it and .02 for the deterministic mean; half the
     width loses .003; three times the steps gain .03 for the mean only. Source: Lopez-Paz and Oquab 2017.
     """
-    check_finite(real=real, fake=fake)
+    check_float(real=real, fake=fake)
+    check_count(folds=folds)
+    check_generator(generator)
     if real.ndim != 2:
         raise ValueError(f"real has shape {format_shape(real)}, wanted (n, d): one row for each sample")
     check_shape("fake", fake, real.shape, f"real {format_shape(real)}")
@@ -93,7 +106,7 @@ def wasserstein1(x: Float[Tensor, "*batch n"], y: Float[Tensor, "*batch n"]) -> 
     Two sets of exact samples have a distance above 0. So report the ratio wasserstein1(model, exact) /
     wasserstein1(other exact set, exact), averaged over contexts: 1 is perfect.
     """
-    check_finite(x=x, y=y)
+    check_float(x=x, y=y)
     check_shape("y", y, x.shape, f"x {format_shape(x)}")
     return (x.sort(-1).values - y.sort(-1).values).abs().mean(-1)
 
@@ -105,8 +118,9 @@ def sliced_w2(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], generator: Gener
     distance integrates the squared difference of the two quantile functions. Source: Rabin et al. 2011.
     """
     check_sets(x, y)
-    if projections < 1:
-        raise ValueError(f"got projections = {projections}, wanted at least 1")
+    check_distance_types(x=x, y=y)
+    check_count(projections=projections)
+    check_generator(generator)
     n, m = len(x), len(y)
     directions = randn((x.shape[1], projections), generator, x.device).to(x.dtype)
     directions = directions / directions.norm(dim=0)
@@ -118,6 +132,12 @@ def sliced_w2(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], generator: Gener
     return float((weights @ (x_quantiles - y_quantiles).square()).mean().sqrt())
 
 
+def _uniform(shape: tuple[int, ...], generator: Generator) -> Tensor:
+    """Uniform numbers between 0 and 1 in float64, on the CPU."""
+    check_generator(generator)
+    return torch.rand(shape, generator=generator, device=generator.device, dtype=torch.float64).cpu()
+
+
 def sbc_ranks(samples: Float[Tensor, "c L"], truth: Float[Tensor, "c"], generator: Generator) -> Int[Tensor, "c"]:
     """Simulation-based calibration: the rank 0..L of the truth's functional among those of L posterior samples.
 
@@ -125,31 +145,52 @@ def sbc_ranks(samples: Float[Tensor, "c L"], truth: Float[Tensor, "c"], generato
     the distance to the posterior mean. Ties are broken at random. The ranks are uniform if the samples follow the
     posterior. Source: Talts et al. 2018.
     """
-    check_finite(samples=samples, truth=truth)
+    check_float(samples=samples, truth=truth)
+    if samples.ndim != 2:
+        raise ValueError(f"samples has shape {format_shape(samples)}, wanted (contexts, L): numbers, not signals")
     check_shape("truth", truth, samples.shape[:1], f"samples {format_shape(samples)}")
     below, ties = (samples < truth[:, None]).sum(-1), (samples == truth[:, None]).sum(-1)
-    uniform = torch.rand(len(truth), generator=generator, device=generator.device, dtype=torch.float64)
-    return below + (uniform.to(truth.device) * (ties + 1)).long()
+    return below + (_uniform(truth.shape, generator).to(truth.device) * (ties + 1)).long()
 
 
-def sbc_pvalues(ranks: Int[Tensor, "f c"], L: int) -> Float[Tensor, "f"]:
+def _check_resolution(L: int, c: int) -> None:
+    """ValueError if steps of 1 / (L + 1) are too coarse for a test of c contexts that takes ranks as continuous."""
+    if L + 1 < RANKS_PER_SQRT_CONTEXTS * math.sqrt(c):
+        raise ValueError(
+            f"got L = {L} samples for each of {c} contexts, wanted at least {RANKS_PER_SQRT_CONTEXTS} sqrt(contexts): "
+            "with fewer, perfect samplers are rejected; pass a generator, which makes the test exact for every L"
+        )
+
+
+def sbc_pvalues(ranks: Int[Tensor, "f c"], L: int, generator: Generator | None = None) -> Float[Tensor, "f"]:
     """Kolmogorov-Smirnov p-value of each functional's c ranks against the uniform distribution on 0..L.
 
     Correct the p-values with `holm`. Uniform ranks are necessary, not sufficient: with functionals of S alone, samples
     of the prior have uniform ranks too.
+
+    generator: spreads each rank uniformly over its step of 1 / (L + 1), so that the p-values are exact for every L and
+        c. None: a rank counts as the middle of its step. A test at 5% then rejects 5 to 8% of perfect samplers if
+        L + 1 is at least 4 sqrt(c), the smallest L that is allowed, and up to 7% if it is at least 6 sqrt(c)
+    ValueError if a rank is not in 0..L, or if L is too small for c contexts and no generator is given.
     """
-    check_finite(ranks=ranks)
+    check_integers(ranks=ranks)
+    check_count(L=L)
     if ranks.ndim != 2:
         raise ValueError(f"ranks has shape {format_shape(ranks)}, wanted (functionals, contexts)")
     if ranks.min() < 0 or ranks.max() > L:
         raise ValueError(f"ranks run from {int(ranks.min())} to {int(ranks.max())}, wanted 0 to L = {L}")
-    normalised = ((ranks.double() + 0.5) / (L + 1)).cpu().numpy()
+    if generator is None:
+        _check_resolution(L, ranks.shape[1])
+        place = 0.5
+    else:
+        place = _uniform(ranks.shape, generator)
+    normalised = ((ranks.double().cpu() + place) / (L + 1)).numpy()
     return torch.tensor([kstest(row, "uniform").pvalue for row in normalised], dtype=torch.float64)
 
 
 def holm(pvalues: Float[Tensor, "f"]) -> Float[Tensor, "f"]:
     """Holm's step-down correction for multiple tests: adjusted p-values, in the given order. Source: Holm 1979."""
-    check_finite(pvalues=pvalues)
+    check_float(pvalues=pvalues)
     if pvalues.ndim != 1 or pvalues.min() < 0 or pvalues.max() > 1:
         raise ValueError(f"pvalues of shape {format_shape(pvalues)} must be a list of numbers between 0 and 1")
     ordered, order = pvalues.sort()
@@ -159,27 +200,45 @@ def holm(pvalues: Float[Tensor, "f"]) -> Float[Tensor, "f"]:
 
 
 def tarp(
-    samples: Float[Tensor, "c L d"], truth: Float[Tensor, "c d"], references: Float[Tensor, "c d"]
+    samples: Float[Tensor, "c L d"],
+    truth: Float[Tensor, "c d"],
+    references: Float[Tensor, "c d"],
+    generator: Generator | None = None,
 ) -> Float[Tensor, "c"]:
     """TARP coverage of each context: the fraction of samples that are closer to its reference point than the truth.
 
     The coverages are uniform on [0, 1] if the samples follow the posterior. The references must depend on the context,
     as a noisy function of it; otherwise samples of the prior have uniform coverages too. The d coordinates should have
     similar scales. Source: Lemos et al. 2023.
+
+    generator: breaks ties at random and spreads each coverage uniformly over its step of 1 / (L + 1), so that the
+        coverages are exactly uniform for every L. None: the plain fraction
+    ValueError without a generator if in more than 1% of contexts a sample is exactly as far from the reference as the
+    truth, as happens with discrete signals, or if L + 1 is below 4 sqrt(c).
     """
     check_samples(samples, truth)
-    check_finite(references=references)
+    check_float(references=references)
     check_shape("references", references, truth.shape, f"truth {format_shape(truth)}")
     distance = (samples - references[:, None]).norm(dim=-1)  # (c, L)
-    return (distance < (truth - references).norm(dim=-1)[:, None]).double().mean(-1)
+    true_distance = (truth - references).norm(dim=-1)[:, None]
+    closer, (c, L) = distance < true_distance, distance.shape
+    ties = (distance == true_distance).sum(-1)
+    if generator is not None:
+        return (closer.sum(-1) + _uniform((c,), generator).to(truth.device) * (ties + 1)) / (L + 1)
+    _check_resolution(L, c)
+    num_ties = int((ties > 0).sum())
+    if num_ties > c / 100:
+        raise ValueError(f"{num_ties} contexts have samples exactly as far as the truth: pass a generator for the ties")
+    return closer.double().mean(-1)
 
 
 def tarp_max_gap(coverage: Float[Tensor, "c"]) -> float:
     """Largest |expected coverage - level| over all levels: the Kolmogorov-Smirnov statistic of the coverages.
 
-    It is at most 1.36 / sqrt(c) for 95% of perfect samplers: .043 for c = 1,000.
+    It is at most 1.36 / sqrt(c) for 95% of perfect samplers, .043 for c = 1,000, if `tarp` got a generator. Without
+    one it is so for 92 to 95%, since coverages are multiples of 1 / L.
     """
-    check_finite(coverage=coverage)
+    check_float(coverage=coverage)
     if coverage.ndim != 1 or coverage.min() < 0 or coverage.max() > 1:
         raise ValueError(f"coverage of shape {format_shape(coverage)} must be a list of numbers between 0 and 1")
     return float(kstest(coverage.double().cpu().numpy(), "uniform").statistic)

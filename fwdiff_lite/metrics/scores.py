@@ -4,15 +4,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
+from fwdiff_lite.checks import check_distance_types, check_float, check_shape, format_shape
 from fwdiff_lite.metrics.bootstrap import Interval, bootstrap
-from fwdiff_lite.metrics.checks import (
-    broadcast_mask,
-    check_finite,
-    check_samples,
-    check_shape,
-    format_shape,
-    pool_per_context,
-)
+from fwdiff_lite.metrics.checks import broadcast_mask, check_samples, check_scores, pool_per_context
 
 
 def energy_score(samples: Float[Tensor, "c K *obs"], truth: Float[Tensor, "c *obs"]) -> Float[Tensor, "c"]:
@@ -26,6 +20,7 @@ def energy_score(samples: Float[Tensor, "c K *obs"], truth: Float[Tensor, "c *ob
     c, K = samples.shape[:2]
     if K < 2:
         raise ValueError("got K = 1 sample for each context, wanted at least 2; for a prediction, use euclidean_error")
+    check_distance_types(samples=samples, truth=truth)
     x, y = samples.reshape(c, K, -1), truth.reshape(c, 1, -1)
     exact = {"compute_mode": "donot_use_mm_for_euclid_dist"}  # a matrix product has cancellation for close samples
     chunk = max(1, 2**22 // K**2)
@@ -37,7 +32,7 @@ def energy_score(samples: Float[Tensor, "c K *obs"], truth: Float[Tensor, "c *ob
 
 def euclidean_error(prediction: Float[Tensor, "c *obs"], truth: Float[Tensor, "c *obs"]) -> Float[Tensor, "c"]:
     """Euclidean distance of a deterministic prediction to the truth: the energy score of a point mass."""
-    check_finite(prediction=prediction, truth=truth)
+    check_float(prediction=prediction, truth=truth)
     check_shape("truth", truth, prediction.shape, f"prediction {format_shape(prediction)}")
     return (prediction - truth).reshape(len(truth), -1).norm(dim=-1)
 
@@ -48,8 +43,7 @@ def energy_gap(model: Float[Tensor, "c"], exact: Float[Tensor, "c"], generator: 
     The difference is paired over contexts; 0 is perfect. It does not detect a variance that is wrong by a fifth. The
     same function compares two samplers.
     """
-    check_finite(model=model, exact=exact)
-    check_shape("exact", exact, model.shape, f"model {format_shape(model)}")
+    check_scores(model=model, exact=exact)
     mean_exact = float(exact.mean())
     if mean_exact <= 0:
         raise ValueError(f"the exact score is {mean_exact:.3g} on average, wanted above 0")
@@ -63,6 +57,10 @@ def energy_ratio(model: Float[Tensor, "c"], baseline: Float[Tensor, "c"], genera
     for one unknown hue, and .50, .60, .65, .67 for 1, 2, 3, 4 signs of equal probability. A much lower ratio means a
     weak baseline.
     """
+    check_scores(model=model, baseline=baseline)
+    mean_baseline = float(baseline.mean())
+    if mean_baseline <= 0:
+        raise ValueError(f"the baseline's score is {mean_baseline:.3g} on average, wanted above 0: check the baseline")
     return bootstrap(lambda m, b: m.mean() / b.mean(), model, baseline, generator=generator)
 
 
@@ -73,10 +71,10 @@ def energy_skill(
 
     For a Gaussian unknown, half the right standard deviation and a bias of 0.4 sigma both have a skill of 0.8.
     """
-    skill = bootstrap(lambda m, b, e: (b - m).mean() / (b - e).mean(), model, baseline, exact, generator=generator)
+    check_scores(model=model, baseline=baseline, exact=exact)
     if float((baseline - exact).mean()) <= 0:
         raise ValueError("the baseline scores no worse than exact samples, wanted a difference: check both")
-    return skill
+    return bootstrap(lambda m, b, e: (b - m).mean() / (b - e).mean(), model, baseline, exact, generator=generator)
 
 
 def squared_error(
@@ -85,7 +83,7 @@ def squared_error(
     mask: Bool[Tensor, "..."] | None = None,
 ) -> Float[Tensor, "c"]:
     """Squared error of each context; its mean over contexts is the mean squared error over all scored elements."""
-    check_finite(prediction=prediction, truth=truth)
+    check_float(prediction=prediction, truth=truth)
     check_shape("truth", truth, prediction.shape, f"prediction {format_shape(prediction)}")
     return pool_per_context((prediction - truth).square(), broadcast_mask(mask, truth))
 

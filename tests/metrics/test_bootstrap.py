@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from invalid_input import X_EMPTY, X, is_one_line
 from toy_posterior import normal, seed
 
 from fwdiff_lite.metrics import Interval, bootstrap
@@ -34,21 +33,3 @@ def test_bootstrap_keeps_pairs_together():
 
 def test_an_interval_has_three_keys_in_metrics_json():
     assert Interval(1.0, 0.5, 2.0).as_metrics("skill") == {"skill": 1.0, "skill_low": 0.5, "skill_high": 2.0}
-
-
-INVALID = {
-    "no array": (lambda: bootstrap(torch.mean, generator=seed()), "got no array"),
-    "empty": (lambda: bootstrap(torch.mean, X_EMPTY, generator=seed()), "array 0 is empty"),
-    "one context": (lambda: bootstrap(torch.mean, X[:1], generator=seed()), "got 1 context"),
-    "lengths": (lambda: bootstrap(torch.mean, X, X[:2], generator=seed()), r"\[2, 4\] contexts"),
-    "level": (lambda: bootstrap(torch.mean, X, generator=seed(), level=95), "level 95"),
-    "division by zero": (lambda: bootstrap(lambda x: 1 / x.mean(), X, generator=seed()), "not finite"),
-}
-
-
-@pytest.mark.parametrize("case", INVALID)
-def test_invalid_input_is_a_one_line_error(case):
-    call, message = INVALID[case]
-    with pytest.raises(ValueError, match=message) as error:
-        call()
-    assert is_one_line(error.value)

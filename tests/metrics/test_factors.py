@@ -1,12 +1,10 @@
 """Metrics of discrete factors: closed forms, perfect samplers, and controls that must be rejected."""
 
 import math
-import sys
 
 import numpy as np
 import pytest
 import torch
-from invalid_input import HALF, LABELS, X_NAN, is_one_line, public_functions_without_case
 from toy_posterior import normal, sample_labels, seed
 
 from fwdiff_lite.metrics import (
@@ -86,32 +84,3 @@ def test_calibration_error_rejects_overconfidence_and_wrong_labels():
     assert calibration_error(certain, torch.tensor([0, 1]).repeat(50)) == 0
     interval = bootstrap(calibration_error, p, labels, generator=g, resamples=50)
     assert interval.low < interval.value * 1.5 and interval.high < 0.05
-
-
-INVALID = {
-    "factor_tv labels": (lambda: factor_tv(LABELS[:, None] + 2, HALF, seed()), "wanted labels 0..1"),
-    "factor_tv sums": (lambda: factor_tv(LABELS[:, None], HALF + 1, seed()), "sum to 1"),
-    "factor_tv contexts": (lambda: factor_tv(LABELS[:2, None], HALF, seed()), "probabilities has shape"),
-    "per_context_calibration_rms one": (
-        lambda: per_context_calibration_rms(LABELS[:, None], HALF, seed()),
-        "got K = 1",
-    ),
-    "label_frequencies rank": (lambda: label_frequencies(LABELS, 2), r"\(contexts, K\)"),
-    "log_loss zero": (lambda: log_loss(torch.eye(2), torch.tensor([1, 0])), "2 true labels have probability 0"),
-    "log_loss labels": (lambda: log_loss(HALF, LABELS + 2), "from 0 to 1"),
-    "log_loss shapes": (lambda: log_loss(HALF, LABELS[:2]), "labels has shape"),
-    "label_entropy nan": (lambda: label_entropy(X_NAN), "probabilities holds 12"),
-    "calibration_error bins": (lambda: calibration_error(HALF, LABELS, bins=0), "got bins = 0"),
-}
-
-
-@pytest.mark.parametrize("case", INVALID)
-def test_invalid_input_is_a_one_line_error(case):
-    call, message = INVALID[case]
-    with pytest.raises(ValueError, match=message) as error:
-        call()
-    assert is_one_line(error.value)
-
-
-def test_every_public_function_has_an_invalid_input():
-    assert public_functions_without_case(sys.modules["fwdiff_lite.metrics.factors"], INVALID) == set()

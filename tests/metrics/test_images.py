@@ -6,7 +6,6 @@ import types
 
 import pytest
 import torch
-from invalid_input import SAMPLES, X_NAN, X, is_one_line, public_functions_without_case
 from toy_posterior import normal, seed
 
 from fwdiff_lite.metrics import (
@@ -179,34 +178,3 @@ def test_a_missing_dependency_is_a_one_line_error(monkeypatch, cause):
         with pytest.raises(OptionalDependencyError, match="is not available .*: pip install 'torchmetrics") as error:
             call()
         assert "\n" not in str(error.value) and str(cause).splitlines()[0] in str(error.value)
-
-
-# --- invalid input ----------------------------------------------------------------------------------------------------
-
-INVALID = {
-    "frechet_distance shapes": (lambda: frechet_distance(X, X[:, :2]), "with the same d"),
-    "precision_recall few": (lambda: precision_recall(X, X[:3]), "wanted at least 4 in each set"),
-    "psnr peak": (lambda: psnr(X, X, 0.0), "got peak = 0.0"),
-    "psnr nan": (lambda: psnr(X_NAN, X, 1.0), "prediction holds 12"),
-    "best_of shapes": (lambda: best_of(SAMPLES, X[:2]), "truth has shape"),
-    "ssim small": (lambda: ssim(*[torch.zeros(1, 1, 8, 8)] * 2, 1.0), "h >= 11"),
-    "ssim peak": (lambda: ssim(*[torch.zeros(1, 1, 12, 12)] * 2, -1.0), "got peak"),
-    "total_variation one": (lambda: total_variation(torch.zeros(3, 1, 1)), "at least two pixels"),
-    "variance one": (lambda: variance_inside_outside(SAMPLES[:, :1], X == 0), "got K = 1"),
-    "variance rank": (lambda: variance_inside_outside(X[:, 0], X[:, 0] == 0), r"wanted \(contexts, K"),
-    "variance all inside": (lambda: variance_inside_outside(SAMPLES, X == 0), "selects no element"),
-    "lpips shapes": (lambda: lpips(X[..., None, None], X[:2, :, None, None]), "truth has shape"),
-    "fid_kid few": (lambda: fid_kid(X[:2], X), "got 2 and 4 images, wanted at least 3"),
-}
-
-
-@pytest.mark.parametrize("case", INVALID)
-def test_invalid_input_is_a_one_line_error(case):
-    call, message = INVALID[case]
-    with pytest.raises(ValueError, match=message) as error:
-        call()
-    assert is_one_line(error.value)
-
-
-def test_every_public_function_has_an_invalid_input():
-    assert public_functions_without_case(sys.modules["fwdiff_lite.metrics.images"], INVALID) == set()

@@ -1,12 +1,10 @@
 """Scores: definitions, perfect samplers, and controls that must be rejected."""
 
 import math
-import sys
 
 import pytest
 import scoringrules
 import torch
-from invalid_input import SAMPLES, X_NAN, X, is_one_line, public_functions_without_case
 from toy_posterior import normal, seed
 
 from fwdiff_lite.metrics import (
@@ -198,37 +196,3 @@ def test_per_context_errors_average_to_the_pooled_error_under_uneven_masks():
     pooled = (prediction - truth).square()[mask].mean()
     assert torch.allclose(squared_error(prediction, truth, mask).mean(), pooled)
     assert psnr(prediction, truth, 2.0, mask) == pytest.approx(float(10 * torch.log10(4 / pooled)))
-
-
-# --- invalid input ----------------------------------------------------------------------------------------------------
-
-INVALID = {
-    "energy_score one": (lambda: energy_score(SAMPLES[:, :1], X), "got K = 1 .* euclidean_error"),
-    "energy_score shapes": (lambda: energy_score(SAMPLES, X[:, :2]), r"truth has shape \(4, 2\), wanted \(4, 3\)"),
-    "energy_score nan": (lambda: energy_score(SAMPLES, X_NAN), "truth holds 12"),
-    "energy_score empty": (lambda: energy_score(SAMPLES[:0], X[:0]), "samples is empty"),
-    "energy_score rank": (lambda: energy_score(X[:, 0], X[:, 0]), r"wanted \(contexts, K"),
-    "euclidean_error shapes": (lambda: euclidean_error(X, X[:2]), "truth has shape"),
-    "energy_gap shapes": (lambda: energy_gap(X[:, 0], X[:2, 0], seed()), "exact has shape"),
-    "energy_gap zero": (lambda: energy_gap(X[:, 0], X[:, 0], seed()), "wanted above 0"),
-    "energy_ratio zero": (lambda: energy_ratio(X[:, 0], X[:, 0], seed()), "not finite"),
-    "energy_skill none": (lambda: energy_skill(X[:, 0], X[:, 0] + 1, X[:, 0] + 2, seed()), "no worse than exact"),
-    "spread_skill one": (lambda: spread_skill(SAMPLES[:, :1], X, seed()), "got K = 1"),
-    "spread_skill exact": (lambda: spread_skill(SAMPLES, X, seed()), "not finite"),
-    "spread_skill mask": (lambda: spread_skill(SAMPLES, X, seed(), X[:, :2] > 0), "mask has shape"),
-    "spread_skill no mask": (lambda: spread_skill(SAMPLES, X, seed(), X > 0), "selects no element"),
-    "debiased_ensemble_mean_mse one": (lambda: debiased_ensemble_mean_mse(SAMPLES[:, :1], X), "got K = 1"),
-    "squared_error shapes": (lambda: squared_error(X, X[:, :2]), "truth has shape"),
-}
-
-
-@pytest.mark.parametrize("case", INVALID)
-def test_invalid_input_is_a_one_line_error(case):
-    call, message = INVALID[case]
-    with pytest.raises(ValueError, match=message) as error:
-        call()
-    assert is_one_line(error.value)
-
-
-def test_every_public_function_has_an_invalid_input():
-    assert public_functions_without_case(sys.modules["fwdiff_lite.metrics.scores"], INVALID) == set()

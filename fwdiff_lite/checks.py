@@ -1,0 +1,78 @@
+"""Checks of arguments, each with an error of one line: the argument's name, the given value, the wanted one.
+
+The checks of values read a number from the tensor's device. So they are for functions that run once or return numbers,
+not for the loops of training and sampling.
+"""
+
+import math
+from numbers import Integral, Real
+
+import torch
+from torch import Generator, Tensor
+
+
+def format_shape(x: Tensor) -> str:
+    """The shape of a tensor, for an error message."""
+    return str(tuple(x.shape))
+
+
+def check_finite(**tensors: Tensor) -> None:
+    """ValueError, with the argument's name, if a tensor is empty or has a value that is not finite."""
+    for name, x in tensors.items():
+        if not isinstance(x, Tensor):
+            raise ValueError(f"{name} is a {type(x).__name__}, wanted a tensor: convert it with torch.as_tensor")
+        if x.numel() == 0:
+            raise ValueError(f"{name} is empty (shape {format_shape(x)}): give at least one value")
+        num_invalid = int((~torch.isfinite(x)).sum()) if x.is_floating_point() else 0
+        if num_invalid:
+            raise ValueError(f"{name} holds {num_invalid} NaN or infinite values: find where they come from first")
+
+
+def check_float(**tensors: Tensor) -> None:
+    """ValueError as of check_finite, or if a tensor has no floating type: differences of uint8 would wrap around."""
+    check_finite(**tensors)
+    for name, x in tensors.items():
+        if not x.is_floating_point():
+            raise ValueError(f"{name} has the type {x.dtype}, wanted a floating type: convert it with .float()")
+
+
+def check_integers(**tensors: Tensor) -> None:
+    """ValueError if a tensor is empty or does not have an integer type."""
+    check_finite(**tensors)
+    for name, x in tensors.items():
+        if x.is_floating_point() or x.is_complex() or x.dtype == torch.bool:
+            raise ValueError(f"{name} has the type {x.dtype}, wanted integers: convert it with .long()")
+
+
+def check_distance_types(**tensors: Tensor) -> None:
+    """ValueError unless all tensors are float32, or all float64: torch.cdist and matrix products take no others."""
+    types = {x.dtype for x in tensors.values()}
+    if types not in ({torch.float32}, {torch.float64}):
+        given = ", ".join(f"{name} of {x.dtype}" for name, x in tensors.items())
+        raise ValueError(f"got {given}, wanted float32 or float64 for all: convert them with .float()")
+
+
+def check_shape(name: str, x: Tensor, shape: tuple[int, ...], other: str) -> None:
+    """ValueError if `x` does not have that shape, which follows from another argument; other: its name and shape."""
+    if tuple(x.shape) != tuple(shape):
+        raise ValueError(f"{name} has shape {format_shape(x)}, wanted {tuple(shape)} to fit {other}")
+
+
+def check_count(minimum: int = 1, **counts: int) -> None:
+    """ValueError, with the argument's name, if a count is not a whole number of at least `minimum`."""
+    for name, count in counts.items():
+        if not isinstance(count, Integral) or count < minimum:
+            raise ValueError(f"got {name} = {count}, wanted a whole number of at least {minimum}")
+
+
+def check_positive(**numbers: float) -> None:
+    """ValueError, with the argument's name, if a number is not above 0 and finite."""
+    for name, number in numbers.items():
+        if not (isinstance(number, Real) and 0 < number < math.inf):
+            raise ValueError(f"got {name} = {number}, wanted a finite number above 0")
+
+
+def check_generator(generator: Generator) -> None:
+    """ValueError unless the argument is a torch.Generator."""
+    if not isinstance(generator, Generator):
+        raise ValueError(f"generator is a {type(generator).__name__}, wanted a torch.Generator: every draw needs one")

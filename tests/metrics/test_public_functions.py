@@ -1,0 +1,13 @@
+"""The list of bad input has a call of every public metric."""
+
+import inspect
+
+from tests.bad_input.metrics import CASES
+
+from fwdiff_lite import metrics
+
+
+def test_every_public_function_has_a_case_of_bad_input():
+    called = {name for _, call, _ in CASES for name in call.__code__.co_names}
+    functions = {name for name in metrics.__all__ if inspect.isfunction(getattr(metrics, name))}
+    assert len(functions) > 30 and functions - called == set()
