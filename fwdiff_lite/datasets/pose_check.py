@@ -17,8 +17,8 @@ from skimage.color import rgb2gray
 from skimage.feature import SIFT, match_descriptors
 from torch import Tensor
 
+from fwdiff_lite.datasets.images import read_image
 from fwdiff_lite.datasets.posed_clips import Clip
-from fwdiff_lite.datasets.videos import read_frames
 from fwdiff_lite.metrics import Interval, bootstrap
 
 MAX_OFFSET = 6  # the largest offset of poses that is tried, in frames
@@ -231,7 +231,7 @@ class Features(NamedTuple):
 
 def _sift_features(file: Path) -> Features:
     """The SIFT features of an image, downsampled to at most MAX_IMAGE_SIDE pixels along its longer side."""
-    image = torch.from_numpy(rgb2gray(read_frames(file, single_image=True)[0]))
+    image = torch.from_numpy(rgb2gray(read_image(file)))
     height, width = image.shape
     scale = min(1.0, MAX_IMAGE_SIDE / max(height, width))
     height, width = round(scale * height), round(scale * width)

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from fwdiff_lite.datasets.videos import center_crop_box, crop_and_resize, read_frames
+from fwdiff_lite.datasets.images import center_crop_box, check_count, crop_and_resize, read_image
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,11 +47,14 @@ class Clip:
         A camera is one matrix, world to (u d, v d, d, 1), with u and v in [0, 1] over the square. Every clip has its
         own world. Here, the camera of the first of the m frames defines the world: it is at the origin and looks along
         the z axis.
-        ValueError, with the file's name, if an image cannot be read.
+        ValueError, with the file's name, if an image cannot be read; also if a frame has no image.
         """
+        check_count("side", side)
+        if not frame_indices or not all(0 <= i < len(self) and self.files[i] for i in frame_indices):
+            raise ValueError(f"frame_indices is {frame_indices}, wanted indices of frames with an image, at least one")
         images, intrinsics = [], []
         for i in frame_indices:
-            frame = read_frames(self.files[i], single_image=True)[0]
+            frame = read_image(self.files[i])
             images.append(crop_and_resize(frame[None], side, self.files[i]))
             intrinsics.append(crop_intrinsics(self.intrinsics[i], *frame.shape[:2]))
         poses = self.poses[frame_indices] @ torch.linalg.inv(self.poses[frame_indices[0]])
@@ -76,3 +79,13 @@ def camera_matrices(intrinsics: Float[Tensor, "*b 3 3"], poses: Float[Tensor, "*
 def abbreviate(items: Sequence) -> str:
     """The first three items of a list, for an error message."""
     return ", ".join(map(str, items[:3])) + (", ..." if len(items) > 3 else "")
+
+
+def is_timestamp(word: str) -> bool:
+    """Whether a word is a whole number of microseconds, in ASCII digits."""
+    return word.isascii() and word.isdecimal() and len(word) <= 18
+
+
+def shorten(text: str, length: int = 60) -> str:
+    """A text in quotes, on one line and of limited length, for an error message."""
+    return repr(text) if len(text) <= length else f"{text[:length]!r}... ({len(text):,} characters)"

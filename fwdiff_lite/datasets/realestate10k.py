@@ -11,7 +11,8 @@ world to the camera, whose axes point right, down and forward. FOLDER is one spl
 
 reads the whole folder, and prints every problem. A frame is matched with its pose by its timestamp alone. A line that
 cannot be used still counts as a frame, so no later frame gets another index. The command also compares poses with
-frames (`pose_check`), which takes up to half a minute a clip: check a large data set once, then read it without.
+frames (`pose_check`), which takes up to half a minute a clip: check a large data set once, then read it without. A clip
+that is shorter than the distance from a context to its target is no problem: it is named and left out.
 """
 
 from __future__ import annotations
@@ -25,12 +26,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fwdiff_lite.command_line import positive_int
+from fwdiff_lite.datasets.images import first_line, image_files, list_folder, read_image
 from fwdiff_lite.datasets.pose_check import reject_mismatched
-from fwdiff_lite.datasets.posed_clips import Clip, abbreviate
-from fwdiff_lite.datasets.videos import image_files, read_frames
-from fwdiff_lite.datasets.view_sampler import FRAME_GAP, context_target_pairs
+from fwdiff_lite.datasets.posed_clips import Clip, abbreviate, is_timestamp, shorten
+from fwdiff_lite.datasets.view_sampler import FRAME_GAP, check_frame_gap, context_target_pairs
 
 NUMBERS_PER_LINE = 19
+LINE_FORM = "timestamp fx fy cx cy k1 k2, and a 3 x 4 matrix by rows"
+MAX_FOCAL_LENGTH = 100  # over the width or height of the frame: a field of view of half a degree
+MAX_TRANSLATION = 1e9  # in the clip's unit: larger numbers lose their meaning in single precision
+MAX_TEXT_BYTES = 50_000_000
 ON_ERROR = ("raise", "skip")  # what a reader does with invalid data
 
 
@@ -38,18 +43,20 @@ def parse_line(line: str) -> tuple[int, Float[Tensor, "3 3"], Float[Tensor, "4 4
     """The timestamp, intrinsics and pose of one line. ValueError, without the line's number, if it is malformed."""
     words = line.split()
     if len(words) != NUMBERS_PER_LINE:
-        raise ValueError(f"has {len(words)} numbers, wanted {NUMBERS_PER_LINE}")
-    try:
-        timestamp, numbers = int(words[0]), torch.tensor([float(word) for word in words[1:]], dtype=torch.float64)
-    except ValueError:
-        raise ValueError("has a word that is not a number, or a timestamp that is not an integer") from None
+        raise ValueError(f"has {len(words)} numbers, wanted {NUMBERS_PER_LINE}: {LINE_FORM}")
+    numbers = torch.tensor([parse_number(word) for word in words[1:]], dtype=torch.float64)
+    if not is_timestamp(words[0]):
+        raise ValueError(f"has the timestamp {shorten(words[0])}, wanted a whole number of microseconds")
+    if not numbers.isfinite().all():
+        raise ValueError("has a NaN or an infinite number")
     fx, fy, cx, cy, *distortion = numbers[:6].tolist()
-    if timestamp < 0 or not numbers.isfinite().all():
-        raise ValueError("has a NaN, an infinite number or a timestamp below zero")
     if any(distortion):
         raise ValueError(f"has distortion {distortion}, wanted zeros: undistort the frames first")
-    if min(fx, fy) <= 0:
-        raise ValueError(f"has focal lengths {fx:.3g} and {fy:.3g}, wanted both above zero")
+    if not (0 < fx <= MAX_FOCAL_LENGTH and 0 < fy <= MAX_FOCAL_LENGTH):
+        raise ValueError(
+            f"has focal lengths {fx:.3g} and {fy:.3g}, wanted both above 0 and at most {MAX_FOCAL_LENGTH}: over width "
+            "and height, not in pixels"
+        )
     if not (0 <= cx <= 1 and 0 <= cy <= 1):
         raise ValueError(
             f"has the principal point {cx:.3g} {cy:.3g}, wanted it in the frame: over width and height, in [0, 1]"
@@ -59,7 +66,31 @@ def parse_line(line: str) -> tuple[int, Float[Tensor, "3 3"], Float[Tensor, "4 4
     rotation = pose[:3, :3]
     if (rotation @ rotation.T - torch.eye(3)).abs().max() > 1e-3 or torch.linalg.det(rotation) < 0:
         raise ValueError("has a pose whose first three columns are not a rotation matrix")
-    return timestamp, torch.tensor([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], dtype=torch.float64), pose
+    if pose[:3, 3].abs().max() > MAX_TRANSLATION:
+        raise ValueError(f"has a translation of {pose[:3, 3].abs().max():.3g}, wanted at most {MAX_TRANSLATION:.0e}")
+    return int(words[0]), torch.tensor([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], dtype=torch.float64), pose
+
+
+def parse_number(word: str) -> float:
+    """The value of a decimal number in ASCII. ValueError, without the line's number, if the word is another one."""
+    try:
+        if word.isascii() and "_" not in word:  # Python reads 1_000 and digits of other scripts too
+            return float(word)
+    except ValueError:
+        pass
+    raise ValueError(f"has {shorten(word)}, which is not a number")
+
+
+def read_lines(text_file: Path) -> list[str]:
+    """The lines of a clip's text file. ValueError, with the file's name, if it cannot be read."""
+    try:
+        if (size := text_file.stat().st_size) > MAX_TEXT_BYTES:
+            raise ValueError(f"it has {size / 1e6:.0f} MB, wanted at most {MAX_TEXT_BYTES // 1_000_000}")
+        return text_file.read_text(encoding="utf-8-sig").rstrip().split("\n")
+    except OSError as error:
+        raise ValueError(f"{text_file} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise ValueError(f"{text_file} cannot be read: {first_line(error)}") from None
 
 
 def raise_or_warn(problem: str, on_error: str, warnings: list[str]) -> None:
@@ -81,34 +112,37 @@ def read_clip(text_file: Path | str, on_error: str = "raise") -> tuple[Clip, lis
     if on_error not in ON_ERROR:
         raise ValueError(f"on_error={on_error!r} is unknown: choose one of {', '.join(ON_ERROR)}")
     timestamps, intrinsics, poses = [], [], []
-    try:
-        header, *lines = text_file.read_text(encoding="utf-8").rstrip().split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{text_file} cannot be read: {str(error).splitlines()[0]}") from None
+    header, *lines = read_lines(text_file)
     if len(header.split()) == NUMBERS_PER_LINE:
         raise_or_warn(
             f"{text_file} line 1 is the camera of a frame: wanted the address of the video", on_error, warnings
         )
+    latest, first_problem = -1, ""
     for number, line in enumerate(lines, 2):
         try:
             timestamp, line_intrinsics, pose = parse_line(line)
-            if timestamp <= max(timestamps, default=-1):
+            if timestamp <= latest:
                 raise ValueError(f"has the timestamp {timestamp}, which is not later than all earlier ones")
+            latest = timestamp
         except ValueError as error:
+            first_problem = first_problem or f"line {number} {error}"
             raise_or_warn(f"{text_file} line {number} {error}", on_error, warnings)
             timestamp = -1
             line_intrinsics, pose = torch.full((3, 3), torch.nan).double(), torch.full((4, 4), torch.nan).double()
         timestamps.append(timestamp)
         intrinsics.append(line_intrinsics)
         poses.append(pose)
+    if latest < 0:
+        raise ValueError(f"{text_file} has no camera: {first_problem or 'it ends with line 1'}")
     image_paths, file_of_timestamp = image_files(frame_folder), {}
     for file in image_paths:
-        if file.stem.isascii() and file.stem.isdigit():
+        if is_timestamp(file.stem):
             file_of_timestamp.setdefault(int(file.stem), file)  # a second file of the same time is reported below
     files = tuple(file_of_timestamp.pop(timestamp, None) for timestamp in timestamps)
     if not any(files):
-        reason = "does not exist" if not frame_folder.is_dir() else f"holds none of its {len(timestamps)} frames"
-        raise ValueError(f"{text_file} has no frame: {frame_folder} {reason}")
+        raise ValueError(
+            f"{text_file} has no frame: {missing_frames_text(frame_folder, image_paths, latest, len(lines))}"
+        )
     without_file = [t for t, file in zip(timestamps, files, strict=True) if file is None and t >= 0]
     without_timestamp = [file.name for file in image_paths if file not in files]
     for problem, names in (
@@ -120,6 +154,16 @@ def read_clip(text_file: Path | str, on_error: str = "raise") -> tuple[Clip, lis
     return Clip(text_file.stem, tuple(timestamps), torch.stack(intrinsics), torch.stack(poses), files), warnings
 
 
+def missing_frames_text(frame_folder: Path, image_paths: list[Path], timestamp: int, num_frames: int) -> str:
+    """Why a clip has no frame, for an error message. timestamp: of one of its frames"""
+    if not frame_folder.is_dir():
+        return f"{frame_folder} does not exist"
+    text = f"{frame_folder} holds none of its {num_frames} frames"
+    if not image_paths:
+        return f"{text} and no other image"
+    return f"{text} but {abbreviate([path.name for path in image_paths])}: wanted names such as {timestamp}.png"
+
+
 def read_folder(
     folder: Path | str,
     frame_gap: tuple[int, int] = FRAME_GAP,
@@ -129,21 +173,44 @@ def read_folder(
 ) -> tuple[list[Clip], list[str]]:
     """Reads all clips of a split in the order of their names; returns the clips and warnings.
 
-    frame_gap: the smallest and the largest number of frames from a context to its target; each clip must have such a
-        pair of frames
-    on_error: as in `read_clip`; also for clips without any frame or without such a pair, and for folders of frames
-        without a text file
+    frame_gap: the smallest and the largest number of frames from a context to its target. A clip without such a pair of
+        frames is left out with a warning.
+    on_error: as in `read_clip`; also for clips without any frame, and for folders of frames without a text file
     check_poses: read every image, and compare poses with frames (`reject_mismatched`). If it is off, an image that
         cannot be read or is too small raises a ValueError later, when it is loaded.
     min_side: the smallest height and width of a frame, in pixels
     """
+    check_frame_gap(frame_gap)
+    clips, warnings = read_all_clips(folder, on_error, check_poses, min_side)
+    clips, short_clips = drop_short_clips(clips, frame_gap)
+    if not clips:
+        raise ValueError(f"{folder} has no clip that is long enough: {short_clips[0]}; give a smaller frame gap")
+    return clips, warnings + [f"{text}: left out" for text in short_clips]
+
+
+def drop_short_clips(clips: list[Clip], frame_gap: tuple[int, int]) -> tuple[list[Clip], list[str]]:
+    """The clips that have a context and a target with such a gap, and a text for each of the other clips."""
+    short_clips = [clip for clip in clips if not len(context_target_pairs(clip, frame_gap))]
+    texts = [
+        f"{clip.name} has {int(clip.has_image.sum())} frames and no two of them {frame_gap[0]} to {frame_gap[1]} apart "
+        "with a frame between them"
+        for clip in short_clips
+    ]
+    return [clip for clip in clips if clip not in short_clips], texts
+
+
+def read_all_clips(
+    folder: Path | str, on_error: str = "raise", check_poses: bool = True, min_side: int = 1
+) -> tuple[list[Clip], list[str]]:
+    """Reads all clips of a split, of any length; arguments and result as in `read_folder`."""
     folder, warnings, clips = Path(folder), [], []
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder: give one that holds CLIP.txt and CLIP/TIMESTAMP.png")
-    text_files = sorted(folder.glob("*.txt"))
+    paths = list_folder(folder)
+    text_files = [path for path in paths if path.suffix == ".txt" and path.is_file()]
     if not text_files:
         raise ValueError(f"{folder} holds no text file: wanted CLIP.txt and CLIP/TIMESTAMP.png, as in one split")
-    for path in sorted(folder.iterdir()):
+    for path in paths:
         if image_files(path) and not path.with_name(f"{path.name}.txt").exists():
             raise_or_warn(f"{path} has frames, but there is no {path.name}.txt", on_error, warnings)
     for text_file in text_files:
@@ -152,10 +219,6 @@ def read_folder(
             if check_poses:
                 clip, image_warnings = remove_unreadable(clip, on_error, min_side)
                 clip_warnings += image_warnings + reject_mismatched(clip, on_error)
-            if not len(context_target_pairs(clip, frame_gap)):
-                raise ValueError(
-                    f"{text_file} has no two frames {frame_gap[0]} to {frame_gap[1]} apart with a frame between them"
-                )
         except ValueError as error:
             if on_error == "raise":
                 raise
@@ -173,7 +236,7 @@ def remove_unreadable(clip: Clip, on_error: str = "raise", min_side: int = 1) ->
     files, warnings = list(clip.files), []
     for i in clip.has_image.nonzero()[:, 0].tolist():
         try:
-            height, width = read_frames(files[i], single_image=True)[0].shape[:2]
+            height, width = read_image(files[i]).shape[:2]
             if min(height, width) < min_side:
                 raise ValueError(f"{files[i]} has {width} x {height} pixels: wanted at least {min_side} x {min_side}")
         except ValueError as error:
@@ -191,13 +254,18 @@ def main() -> None:
         "--frame-gap", type=positive_int, nargs=2, metavar=("MIN", "MAX"), default=FRAME_GAP, help=gap_help
     )
     options = parser.parse_args()
+    if options.frame_gap[0] > options.frame_gap[1]:
+        parser.error("--frame-gap is the smallest and the largest number of frames: give the smaller number first")
     try:
-        clips, warnings = read_folder(options.folder, tuple(options.frame_gap), "skip")
+        clips, warnings = read_all_clips(options.folder, "skip")
     except ValueError as error:
         parser.error(str(error))
-    num_frames = sum(int(clip.has_image.sum()) for clip in clips)
-    print("\n".join([*warnings, f"{len(clips)} clips with {num_frames} frames"]))
-    raise SystemExit(bool(warnings))
+    long_clips, short_clips = drop_short_clips(clips, tuple(options.frame_gap))
+    num_frames = sum(int(clip.has_image.sum()) for clip in long_clips)
+    print("\n".join([*warnings, *short_clips, f"{len(long_clips)} clips with {num_frames} frames"]))
+    if short_clips:
+        print(f"{len(short_clips)} clips are too short for this frame gap: training and evaluation leave them out")
+    raise SystemExit(bool(warnings) or not long_clips)
 
 
 if __name__ == "__main__":

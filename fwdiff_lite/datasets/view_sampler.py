@@ -15,9 +15,12 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from fwdiff_lite.datasets.posed_clips import Clip, abbreviate
+from fwdiff_lite.datasets.images import check_count
+from fwdiff_lite.datasets.posed_clips import Clip, abbreviate, is_timestamp, shorten
 from fwdiff_lite.observations import Observations
+from fwdiff_lite.storage.files import write_text
 
+MAX_NAME_LENGTH = 255  # of a clip: no file system has longer names
 FRAME_GAP = (100, 180)  # the smallest and the largest number of frames from the context to the target
 
 
@@ -28,6 +31,12 @@ class ViewTimestamps(NamedTuple):
     context: int
     target: int
     novel: int
+
+
+def check_frame_gap(frame_gap: tuple[int, int]) -> None:
+    """ValueError if the smallest and the largest number of frames from context to target are in the wrong order."""
+    if not 1 <= frame_gap[0] <= frame_gap[1]:
+        raise ValueError(f"frame_gap is {frame_gap}: wanted the smaller number first, both above 0")
 
 
 def context_target_pairs(clip: Clip, frame_gap: tuple[int, int] = FRAME_GAP) -> Int[Tensor, "p 2"]:
@@ -64,19 +73,27 @@ def evaluation_list(clips: list[Clip], frame_gap: tuple[int, int] = FRAME_GAP) -
 
 def write_evaluation_list(path: Path | str, views: list[ViewTimestamps]) -> None:
     """Writes one line for each clip: its name and three timestamps."""
-    Path(path).write_text("".join(" ".join(map(str, view)) + "\n" for view in views), encoding="utf-8")
+    write_text(Path(path), "".join(" ".join(map(str, view)) + "\n" for view in views))
 
 
 def read_evaluation_list(path: Path | str) -> list[ViewTimestamps]:
     """Reads a file of `write_evaluation_list`. ValueError, with the line's number, if a line has another form."""
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig").rstrip()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not text in UTF-8: wanted a clip and three timestamps a line") from None
+    if text.lstrip().startswith(("{", "[")):
+        raise ValueError(f"{path} is JSON, which is not read: wanted a clip and three timestamps a line")
     views = []
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").rstrip().splitlines(), 1):
+    for number, line in enumerate(text.splitlines(), 1):
         name, *timestamps = line.rsplit(maxsplit=3) or [""]  # a name may have spaces
-        if len(timestamps) != 3 or not all(timestamp.isdigit() for timestamp in timestamps):
-            raise ValueError(f"{path} line {number} is {line!r}: wanted a clip and three timestamps")
+        if len(timestamps) != 3 or not all(map(is_timestamp, timestamps)) or len(name) > MAX_NAME_LENGTH:
+            raise ValueError(f"{path} line {number} is {shorten(line)}: wanted a clip and three timestamps")
         context, target, novel = map(int, timestamps)
         if not min(context, target) < novel < max(context, target):
-            raise ValueError(f"{path} line {number} is {line!r}: wanted the third timestamp between the other two")
+            raise ValueError(f"{path} line {number} is {shorten(line)}: wanted the third timestamp between the others")
         views.append(ViewTimestamps(name, context, target, novel))
     if not views:
         raise ValueError(f"{path} is empty: delete it, and a new list is written")
@@ -91,6 +108,8 @@ def load_views(
     frame_gap: the smallest and the largest number of frames from context to target that the list may have; default: any
     ValueError, with the clip's name, if a clip or a frame is missing, or a gap is smaller or larger.
     """
+    if not views:
+        raise ValueError("the list has no views: give one or more")
     clips_by_name, frames_to_load = {clip.name: clip for clip in clips}, []
     for view in views:
         if view.clip not in clips_by_name:
@@ -143,6 +162,13 @@ def batches(
     num_threads: threads that load images. All random draws come from the generator alone, so they do not depend on the
         threads. No two batches are alike, and several processes that share a batch have different examples.
     """
+    if not clips:
+        raise ValueError("there are no clips: give one or more, as from realestate10k.read_folder")
+    check_frame_gap(frame_gap)
+    for name, value in {"batch_size": batch_size, "side": side, "num_threads": num_threads}.items():
+        check_count(name, value)
+    if pixels is not None:
+        check_count("pixels", pixels)
     for clip in clips:
         if not len(context_target_pairs(clip, frame_gap)):
             raise ValueError(

@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from jaxtyping import Shaped
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fwdiff_lite.devices import default_device, is_main_process, num_processes
@@ -39,11 +39,12 @@ from fwdiff_lite.protocols import BatchFunction
 from fwdiff_lite.storage.checkpoints import (
     load_pretrained,
     load_recorded,
+    load_weights,
     read_manifest,
     save_pretrained,
     save_recorded,
 )
-from fwdiff_lite.storage.files import atomic_write, read_json, write_json
+from fwdiff_lite.storage.files import atomic_write, read_json, write_json, write_tensors
 from fwdiff_lite.storage.provenance import merge_provenance, provenance
 from fwdiff_lite.training import TrainingLog, fit
 
@@ -316,14 +317,12 @@ def weights_path(name: str, folder: Path) -> Path:
 
 def save_weights(network: nn.Module, path: Path) -> None:
     """Writes the weights of a network in half precision."""
-    weights = {key: value.half().cpu().contiguous() for key, value in network.state_dict().items()}
-    with atomic_write(path) as temporary:
-        save_file(weights, temporary)
+    write_tensors(path, {key: value.half().cpu() for key, value in network.state_dict().items()})
 
 
 def set_weights(model: nn.Module, weights: Mapping[str, Shaped[Tensor, "..."]]) -> nn.Module:
     """The model with the weights of its denoiser, which may be of any precision, in eval mode."""
-    model.denoiser.load_state_dict({key: value.float() for key, value in weights.items()})
+    load_weights(model.denoiser, weights, "the checkpoint")
     return model.eval()
 
 

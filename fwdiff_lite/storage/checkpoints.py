@@ -7,21 +7,46 @@ command, commit, hardware and headline metrics.
 
 import hashlib
 import json
+import re
+import struct
 import tomllib
+import zipfile
+import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors.torch
 import torch
 from jaxtyping import Shaped
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
-from fwdiff_lite.storage.files import atomic_write, repo_root, write_text
+from fwdiff_lite.storage.files import atomic_write, read_text, repo_root, write_text
 from fwdiff_lite.storage.provenance import git_commit
 
-FILE_MB, ALL_MB = 15, 32  # the largest sizes of one file and of all files together
+FILE_MB, ALL_MB = 15, 44  # the largest sizes of one file and of all files together
+MAIN_MODEL, MAIN_MODEL_MB = "06_inverse_graphics_unet.safetensors", 24  # the one file that may be larger
+MAX_ARRAY_BYTES = 500_000_000  # of all arrays of one .npz, uncompressed
+# A weight may be stored in any of them; steps and other counts are integers.
+FLOAT_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 TOGETHER = "all together"
+# What numpy raises on damaged files.
+ARRAY_ERRORS = (
+    OSError,
+    ValueError,
+    KeyError,
+    EOFError,
+    SyntaxError,
+    NotImplementedError,
+    RuntimeError,
+    MemoryError,
+    struct.error,
+    zlib.error,
+    zipfile.BadZipFile,
+)
 HEAD = """\
 # What lies in this folder. Written by fwdiff_lite.storage.checkpoints; loading checks bytes and sha256.
 # A command names the modules as they were at the commit of its entry.
@@ -32,16 +57,64 @@ HEAD = """\
 def load_pretrained(name: str, folder: Path | None = None) -> dict[str, Shaped[Tensor, "..."]]:
     """The weights of checkpoints/NAME.safetensors, in float32 on the CPU.
 
-    ValueError if the name is unknown, or the file missing, truncated or altered.
+    ValueError if the name is unknown, or the file missing, truncated, altered or damaged, or has a NaN or infinity.
     """
-    tensors = load_file(verified_path(f"{name}.safetensors", folder))
-    return {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}
+    path = verified_path(f"{name}.safetensors", folder)
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise ValueError(f"checkpoint {path} is no safetensors file: {str(error).splitlines()[0]}") from None
+    for key, value in tensors.items():
+        if value.is_complex() or (value.is_floating_point() and value.dtype not in FLOAT_TYPES):
+            raise ValueError(f"checkpoint {path} has {key} of type {value.dtype}: wanted real numbers of 16 to 64 bits")
+    tensors = {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}
+    if bad := [key for key, value in tensors.items() if not torch.isfinite(value).all()]:
+        raise ValueError(f"checkpoint {path} has a NaN or infinity in {abbreviate(bad)}: fetch or train it again")
+    return tensors
 
 
 def load_recorded(name: str, folder: Path | None = None) -> dict[str, np.ndarray]:
-    """The arrays of checkpoints/NAME.npz. ValueError as in load_pretrained."""
-    with np.load(verified_path(f"{name}.npz", folder), allow_pickle=False) as arrays:
-        return dict(arrays)
+    """The arrays of checkpoints/NAME.npz. ValueError as in load_pretrained; arrays may have NaN."""
+    path = verified_path(f"{name}.npz", folder)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(member.file_size for member in archive.infolist())
+        if size > MAX_ARRAY_BYTES:
+            raise ValueError(f"its arrays have {size / 1e6:.0f} MB, wanted at most {MAX_ARRAY_BYTES // 1_000_000}")
+        with np.load(path, allow_pickle=False) as saved_arrays:
+            arrays = dict(saved_arrays)
+    except ARRAY_ERRORS as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"checkpoint {path} is no file of arrays: {reason}") from None
+    if bad := [key for key, value in arrays.items() if not isinstance(value, np.ndarray)]:
+        raise ValueError(f"checkpoint {path} has members that are no arrays: {abbreviate(bad)}")
+    return arrays
+
+
+def load_weights(network: torch.nn.Module, weights: Mapping[str, Shaped[Tensor, "..."]], source: str) -> None:
+    """Copies weights into a network, whatever their precision.
+
+    source: where the weights come from, for the message of an error
+    ValueError, before anything is changed, if a tensor is missing or surplus, has another shape, is an integer in place
+    of a real number or the reverse, or has a NaN or infinity.
+    """
+    state = network.state_dict()
+    missing, surplus = [key for key in state if key not in weights], [key for key in weights if key not in state]
+    if missing or surplus:
+        lists = [("lacks", missing), ("has the unknown", surplus)]
+        text = " and ".join(f"{verb} {len(keys)} tensors ({abbreviate(keys)})" for verb, keys in lists if keys)
+        raise ValueError(f"{source} is of another network: it {text}")
+    for key, own in state.items():
+        value = weights[key]
+        if not isinstance(value, Tensor):
+            raise ValueError(f"{source} has {key} of type {type(value).__name__}: wanted a tensor")
+        if value.shape != own.shape:
+            raise ValueError(f"{source} has {key} of shape {tuple(value.shape)}: wanted {tuple(own.shape)}")
+        if value.is_floating_point() != own.is_floating_point() or value.is_complex() != own.is_complex():
+            raise ValueError(f"{source} has {key} of type {value.dtype}: wanted {own.dtype}")
+        if not torch.isfinite(value).all():
+            raise ValueError(f"{source} has a NaN or infinity in {key}: train it again")
+    network.load_state_dict({key: value.to(state[key].dtype) for key, value in weights.items()})
 
 
 def save_pretrained(
@@ -60,7 +133,7 @@ def save_pretrained(
     bad = [key for key, value in half.items() if not torch.isfinite(value).all()]
     if bad:
         raise ValueError(f"weights {', '.join(bad)} of {name} are not finite in half precision: nothing was saved")
-    return save(f"{name}.safetensors", lambda part: save_file(half, part), folder, provenance)
+    return save(f"{name}.safetensors", lambda part: part.write_bytes(safetensors.torch.save(half)), folder, provenance)
 
 
 def save_recorded(name: str, arrays: dict[str, np.ndarray], folder: Path | None = None, **provenance: Any) -> Path:
@@ -76,53 +149,105 @@ def save_recorded(name: str, arrays: dict[str, np.ndarray], folder: Path | None 
 
 
 def read_manifest(folder: Path | None = None) -> dict[str, dict]:
-    """The manifest: file name -> entry."""
+    """The manifest: file name -> entry; empty if there is none.
+
+    ValueError if it is no TOML, or an entry has an unsafe name or lacks its size or hash.
+    """
     path = (folder or repo_root() / "checkpoints") / "manifest.toml"
-    return tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if not path.exists():
+        return {}
+    try:
+        manifest = tomllib.loads(read_text(path))
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ValueError(f"{path} is no TOML ({str(error).splitlines()[0]}): fetch it again") from None
+    for file, entry in manifest.items():
+        check_file_name(file)
+        if not isinstance(entry, dict):
+            raise ValueError(f"{path} has {file} = {abbreviate([entry])}: wanted a table of bytes, sha256 and others")
+        size, digest = entry.get("bytes"), entry.get("sha256")
+        if type(size) is not int or size < 0:
+            raise ValueError(f"{path} has no bytes for {file}: wanted the size of the file, a whole number")
+        if not isinstance(digest, str) or not re.fullmatch("[0-9a-f]{64}", digest):
+            raise ValueError(f"{path} has no sha256 for {file}: wanted 64 hexadecimal digits")
+    return manifest
+
+
+def check_file_name(file: str) -> None:
+    """ValueError if the name of a checkpoint is not the plain name of a file in its folder."""
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\.(safetensors|npz)", file) or len(file) > 200:
+        raise ValueError(
+            f"{file[:80]!r} is not a name of a checkpoint: wanted letters, digits and _.- followed by .safetensors or "
+            ".npz, without a folder"
+        )
+
+
+def abbreviate(items: list) -> str:
+    """The first three items of a list in few words, for an error message."""
+    return ", ".join(repr(item)[:60] if not isinstance(item, str) else item[:60] for item in items[:3]) + (
+        ", ..." if len(items) > 3 else ""
+    )
 
 
 def verified_path(file: str, folder: Path | None) -> Path:
     """The path of a file, after its size and sha256 were compared with the manifest; otherwise ValueError."""
+    check_file_name(file)
     folder = folder or repo_root() / "checkpoints"
+    if not (folder / "manifest.toml").exists():
+        raise ValueError(
+            f"there are no checkpoints in {folder}: they come with the repository, not with the installed package; "
+            "clone the repository and set the environment variable FWDIFF_ROOT to its folder"
+        )
     manifest = read_manifest(folder)
     path = folder / file
     if file not in manifest:
         raise ValueError(f"unknown checkpoint {file}: {folder / 'manifest.toml'} lists {', '.join(manifest) or 'none'}")
-    if not path.exists():
+    if not path.is_file():
         raise ValueError(f"checkpoint {path} is missing: fetch it again with 'git checkout -- {path.parent.name}'")
-    expected, content = manifest[file], path.read_bytes()
-    if len(content) != expected["bytes"]:
+    expected = manifest[file]
+    try:
+        size, digest = path.stat().st_size, file_sha256(path)
+    except OSError as error:
+        raise ValueError(f"checkpoint {path} cannot be read: {error.strerror}") from None
+    if size != expected["bytes"]:
         raise ValueError(
-            f"checkpoint {path} has {len(content)} bytes instead of {expected['bytes']}: "
+            f"checkpoint {path} has {size} bytes instead of {expected['bytes']}: "
             "it is truncated or was replaced; fetch it again"
         )
-    if hashlib.sha256(content).hexdigest() != expected["sha256"]:
+    if digest != expected["sha256"]:
         raise ValueError(f"checkpoint {path} was altered: its sha256 is not the manifest's; fetch it again")
     return path
 
 
+def file_sha256(path: Path) -> str:
+    """The sha256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def save(file: str, write, folder: Path | None, provenance: dict[str, Any]) -> Path:
     """Writes a file and its manifest entry; neither if the file is too large."""
+    check_file_name(file)
     folder = folder or repo_root() / "checkpoints"
     manifest = read_manifest(folder)
     provenance = {"commit": git_commit() or "unknown"} | provenance  # before this file itself counts as a change
     with atomic_write(folder / file) as temporary:
         write(temporary)
-        content = temporary.read_bytes()
+        size = temporary.stat().st_size
         others = sum(entry["bytes"] for name, entry in manifest.items() if name != file)
-        if len(content) > FILE_MB * 1e6 or len(content) + others > ALL_MB * 1e6:
+        if size > max_megabytes(file) * 1e6 or size + others > ALL_MB * 1e6:
             raise ValueError(
-                f"{file} has {len(content) / 1e6:.1f} MB, the other checkpoints {others / 1e6:.1f} MB: "
-                f"at most {FILE_MB} MB a file and {ALL_MB} MB in all"
+                f"{file} has {size / 1e6:.1f} MB, the other checkpoints {others / 1e6:.1f} MB: "
+                f"at most {max_megabytes(file)} MB for this file and {ALL_MB} MB in all"
             )
-        entry = {
-            "sha256": hashlib.sha256(content).hexdigest(),
-            "bytes": len(content),
-            "licence": "MIT",
-        } | provenance
+        entry = {"sha256": file_sha256(temporary), "bytes": size, "licence": "MIT"} | provenance
         text = manifest_text(manifest | {file: entry})
     write_text(folder / "manifest.toml", text)
     return folder / file
+
+
+def max_megabytes(file: str) -> int:
+    """The largest size of a checkpoint, in megabytes."""
+    return MAIN_MODEL_MB if file == MAIN_MODEL else FILE_MB
 
 
 def manifest_text(manifest: dict[str, dict]) -> str:

@@ -1,11 +1,29 @@
 """The place of the checkout, and atomic writes: a file is either complete or not there."""
 
+import errno
+import glob
 import json
 import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+import safetensors.torch
+from jaxtyping import Shaped
+from torch import Tensor
+
+try:
+    import fcntl
+except ImportError:  # Windows: temporary files of killed processes stay
+    fcntl = None
+
+
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+
+
+class UnwritableError(OSError, ValueError):
+    """A file cannot be written: its folder is read-only, the disk is full, or similar. The message is one line."""
 
 
 def repo_root() -> Path:
@@ -15,17 +33,68 @@ def repo_root() -> Path:
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path`, with its suffix; it replaces `path` only if the block raises nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=path.suffix)
-    os.close(descriptor)
-    temporary = Path(name)
+    """Yields a temporary path beside `path`, with its suffix; it replaces `path` only if the block raises nothing.
+
+    The file has the permissions of any new file of the user (umask). Temporary files that killed processes left of the
+    same `path` are removed.
+    UnwritableError, a ValueError and an OSError, if the folder or the disk takes no file.
+    """
+    temporary = path.with_name(f"{temporary_prefix(path)}{secrets.token_hex(4)}{path.suffix}")
     try:
-        yield temporary
-        temporary.chmod(0o644)  # mkstemp makes files that only the owner can read
-        temporary.replace(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_stale_files(path)
+        descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+    except OSError as error:
+        raise _unwritable(path, error) from None
+    try:
+        if fcntl:
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(descriptor, fcntl.LOCK_EX)  # until this process closes the file or ends
+        try:
+            yield temporary
+        except OSError as error:
+            if error.errno not in DISK_ERRORS:
+                raise
+            raise _unwritable(path, error) from None
+        try:
+            temporary.replace(path)
+        except OSError as error:
+            raise _unwritable(path, error) from None
     finally:
+        os.close(descriptor)
         temporary.unlink(missing_ok=True)
+
+
+def temporary_prefix(path: Path) -> str:
+    """How the names of the temporary files of a path start."""
+    return f".{path.name}.part-"
+
+
+def remove_stale_files(path: Path) -> None:
+    """Removes the temporary files of a path that no process writes any more."""
+    if not fcntl:
+        return
+    for name in glob.glob(glob.escape(temporary_prefix(path)) + "*", root_dir=path.parent, include_hidden=True):
+        with suppress(OSError), open(path.parent / name, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # OSError if its writer still lives
+            os.unlink(path.parent / name)
+
+
+def _unwritable(path: Path, error: OSError) -> UnwritableError:
+    return UnwritableError(f"{path} cannot be written: {error.strerror or type(error).__name__}")
+
+
+def write_tensors(
+    path: Path, tensors: Mapping[str, Shaped[Tensor, "..."]], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Writes a safetensors file atomically.
+
+    safetensors' own save_file writes to another temporary file, which only the owner can read and which stays if the
+    process is killed.
+    """
+    content = safetensors.torch.save({key: value.contiguous() for key, value in tensors.items()}, metadata)
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -39,6 +108,24 @@ def write_json(path: Path, content: dict) -> None:
     write_text(path, json.dumps(content, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n")
 
 
+def read_text(path: Path) -> str:
+    """The content of a text file. ValueError, with its name, if it cannot be read or is not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} cannot be read: it is not text in UTF-8") from None
+
+
 def read_json(path: Path) -> dict:
-    """The content of a JSON file; an empty dict if the file does not exist."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    """The content of a JSON file; an empty dict if the file does not exist. ValueError if it holds anything else."""
+    if not path.exists():
+        return {}
+    try:
+        content = json.loads(read_text(path))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON ({error}): delete it or restore it") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}: wanted a JSON object")
+    return content

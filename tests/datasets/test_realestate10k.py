@@ -1,5 +1,6 @@
 """Clips are read as they were written; a problem is named, and never gives a later frame another index."""
 
+import re
 import shutil
 
 import imageio.v3 as imageio
@@ -7,11 +8,9 @@ import numpy as np
 import pytest
 import torch
 from clip_helpers import FRAME_GAP, edit_lines, frame_name
-from PIL import Image
 
 from fwdiff_lite.datasets import realestate10k
 from fwdiff_lite.datasets.realestate10k import read_clip, read_folder
-from fwdiff_lite.datasets.videos import read_frames
 from fwdiff_lite.datasets.view_sampler import (
     context_target_pairs,
     evaluation_list,
@@ -46,11 +45,8 @@ def test_a_missing_frame_is_named_and_changes_no_other_frame(copy):
     "change, message",
     [
         (lambda words: words[:-1], "line 6 has 18 numbers, wanted 19"),
-        (lambda words: [*words[:3], "x", *words[4:]], "line 6 has a word that is not a number"),
-        (
-            lambda words: ["1.5", *words[1:]],
-            "line 6 has a word that is not a number, or a timestamp that is not an int",
-        ),
+        (lambda words: [*words[:3], "x", *words[4:]], "line 6 has 'x', which is not a number"),
+        (lambda words: ["1.5", *words[1:]], "line 6 has the timestamp '1.5', wanted a whole number of microseconds"),
         (lambda words: [*words[:-1], "nan"], "line 6 has a NaN"),
         (lambda words: [*words[:5], "0.1", *words[6:]], r"line 6 has distortion \[0.1, 0.0\], wanted zeros"),
         (lambda words: [words[0], "0", *words[2:]], "line 6 has focal lengths 0 and 0.9"),
@@ -109,10 +105,52 @@ def test_an_invalid_folder_is_refused(copy):
         read_folder(copy / "clip00")
     with pytest.raises(ValueError, match="on_error='ignore' is unknown: choose one of raise, skip"):
         read_folder(copy, FRAME_GAP, "ignore")
-    with pytest.raises(ValueError, match="clip00.txt has no two frames 100 to 180 apart with a frame between them"):
-        read_folder(copy, check_poses=False)
-    with pytest.raises(ValueError, match="has no usable clip; the first problem: .*100 to 180 apart"):
-        read_folder(copy, on_error="skip", check_poses=False)
+    message = "has no clip that is long enough: clip00 has 36 frames and no two of them 100 to 180 apart"
+    for on_error in ("raise", "skip"):
+        with pytest.raises(ValueError, match=message):
+            read_folder(copy, on_error=on_error, check_poses=False)
+
+
+def test_a_short_clip_is_named_and_left_out(written, tmp_path):
+    """Nothing has to be skipped for it, so other problems still raise."""
+    for name in ("clip00", "clip01"):
+        shutil.copytree(written[0] / name, tmp_path / name)
+        shutil.copy(written[0] / f"{name}.txt", tmp_path)
+    edit_lines(tmp_path / "clip01.txt", lambda lines: lines.__delitem__(slice(7, None)))
+    for i in range(6, 36):
+        (tmp_path / "clip01" / frame_name(i)).unlink()
+    clips, warnings = read_folder(tmp_path, FRAME_GAP, check_poses=False)
+    assert [clip.name for clip in clips] == ["clip00"]
+    text = "clip01 has 6 frames and no two of them 8 to 16 apart with a frame between them: left out"
+    assert warnings == [text]
+    (tmp_path / "clip01" / frame_name(2)).unlink()
+    with pytest.raises(ValueError, match="clip01.txt has 1 timestamps without a frame"):
+        read_folder(tmp_path, FRAME_GAP, check_poses=False)
+
+
+@pytest.mark.parametrize(
+    "change, reason",
+    [
+        (lambda w: [w[0], "96", "108", "80", "56", *w[5:]], "line 2 has focal lengths 96 and 108, .* not in pixels"),
+        (lambda w: [w[0], "70", "80", "80", "56", *w[5:]], "line 2 has the principal point 80 56, wanted it in the fr"),
+        (lambda w: [*w[:5], "0.1", "0", *w[7:]], r"line 2 has distortion \[0.1, 0.0\], wanted zeros"),
+        (lambda w: [w[0] + ".0", *w[1:]], "line 2 has the timestamp '500000.0', wanted a whole number"),
+        (lambda w: w[:16], "line 2 has 16 numbers, wanted 19: timestamp fx fy cx cy k1 k2, and a 3 x 4 matrix"),
+    ],
+    ids=["focal length in pixels", "centre in pixels", "distortion", "timestamp", "16 columns"],
+)
+def test_the_reason_of_the_first_bad_line_is_told(copy, change, reason, capsys, monkeypatch):
+    """All lines are bad. The message was: holds none of its 36 frames."""
+
+    def damage(lines):
+        lines[1:] = [" ".join(change(line.split())) for line in lines[1:] if line]
+
+    edit_lines(copy / "clip00.txt", damage)
+    monkeypatch.setattr("sys.argv", ["realestate10k", str(copy), "--frame-gap", "8", "16"])
+    with pytest.raises(SystemExit):
+        realestate10k.main()
+    (line,) = [line for line in capsys.readouterr().err.split("\n") if "error" in line]
+    assert re.search("the first problem: .*clip00.txt has no camera: " + reason, line)
 
 
 def test_a_text_file_without_frames_and_frames_without_a_text_file_are_named(copy):
@@ -152,27 +190,33 @@ def test_names_may_have_spaces_and_dots(copy):
         read_folder(copy, FRAME_GAP, check_poses=False)
 
 
-def test_cmyk_images_are_refused_by_name(tmp_path):
-    file = tmp_path / "print.jpg"
-    Image.fromarray(np.full((8, 8, 4), 90, np.uint8), "CMYK").save(file)
-    with pytest.raises(ValueError, match=r"print.jpg has CMYK colours: wanted RGB"):
-        read_frames(file, single_image=True)
-    Image.fromarray(np.full((8, 8, 4), 90, np.uint8), "RGBA").save(tmp_path / "clear.png")
-    assert read_frames(tmp_path / "clear.png", single_image=True)[0].shape == (8, 8, 3)
-
-
 # --- the command line -------------------------------------------------------------------------------------------------
 
 
 def test_the_command_prints_every_problem(copy, capsys, monkeypatch):
-    monkeypatch.setattr("sys.argv", ["realestate10k", str(copy), "--frame-gap", "8", "16"])
-    with pytest.raises(SystemExit, match="False"):
-        realestate10k.main()
-    assert capsys.readouterr().out == "1 clips with 36 frames\n"
+    """A clip that is too short is none."""
+
+    def run(*words):
+        monkeypatch.setattr("sys.argv", ["realestate10k", str(copy), *words])
+        with pytest.raises(SystemExit) as stop:
+            realestate10k.main()
+        return stop.value.code, capsys.readouterr().out
+
+    # test_pose_check checks poses
+    monkeypatch.setattr(realestate10k, "reject_mismatched", lambda clip, on_error: [])
+    assert run("--frame-gap", "8", "16") == (False, "1 clips with 36 frames\n")
+    shutil.copytree(copy / "clip00", copy / "short")
+    lines = (copy / "clip00.txt").read_text().split("\n")
+    (copy / "short.txt").write_text("\n".join(lines[:7]))
+    for i in range(6, 36):
+        (copy / "short" / frame_name(i)).unlink()
+    code, output = run("--frame-gap", "8", "16")
+    assert code is False and "short has 6 frames and no two of them 8 to 16 apart" in output
+    assert "1 clips with 36 frames\n1 clips are too short for this frame gap" in output
     (copy / "clip00" / frame_name(3)).unlink()
-    with pytest.raises(SystemExit, match="True"):
-        realestate10k.main()
-    assert frame_name(3)[:-4] in capsys.readouterr().out
+    code, output = run("--frame-gap", "8", "16")
+    assert code is True and frame_name(3)[:-4] in output
+    assert run()[0] is True, "no clip is long enough"
 
 
 @pytest.mark.parametrize(
@@ -180,6 +224,7 @@ def test_the_command_prints_every_problem(copy, capsys, monkeypatch):
     [
         (["nowhere"], "nowhere is not a folder: give one that holds"),
         ([".", "--frame-gap", "0", "2"], "0 is no whole number above 0"),
+        ([".", "--frame-gap", "3", "2"], "give the smaller number first"),
     ],
 )
 def test_an_invalid_command_is_a_one_line_error(words, message, tmp_path, monkeypatch, capsys):

@@ -1,5 +1,7 @@
 """Videos are read as they were written, and every bad video is refused by name."""
 
+import shutil
+
 import imageio.v3 as imageio
 import numpy as np
 import pytest
@@ -21,7 +23,7 @@ def moving_block(count=5, height=64, width=64):
 def write_images(folder, frames):
     folder.mkdir()
     for i, frame in enumerate(frames):
-        imageio.imwrite(folder / f"{i:03d}.png", frame)
+        imageio.imwrite(folder / f"{i:03d}.{'tif' if frame.dtype == np.float32 else 'png'}", frame)
 
 
 def test_gifs_and_folders_of_images_are_read_frame_by_frame(tmp_path):
@@ -34,6 +36,37 @@ def test_gifs_and_folders_of_images_are_read_frame_by_frame(tmp_path):
     expected = torch.from_numpy(moving_block(4)).permute(0, 3, 1, 2) / 127.5 - 1
     torch.testing.assert_close(videos["b"], expected)
     assert (videos["a.gif"][:4] - expected).abs().max() < 0.1, "a palette rounds colours"
+
+
+def test_videos_of_sub_folders_and_archives_are_named_by_their_path(tmp_path):
+    write_images(tmp_path / "v10", moving_block(2))
+    write_images(tmp_path / "v9", moving_block(12))
+    (tmp_path / "v9" / "sub").mkdir()  # a folder of images is one video
+    for i in range(12):
+        (tmp_path / "v9" / f"{i:03d}.png").rename(tmp_path / "v9" / f"f{i}.png")  # f10 comes after f9
+    (tmp_path / "train").mkdir()
+    imageio.imwrite(tmp_path / "train" / "a.gif", moving_block(3), loop=0)
+    shutil.copytree(tmp_path / "v10", tmp_path / ".ipynb_checkpoints" / "v10")
+    (tmp_path / "v10" / "._000.png").write_bytes(b"metadata of macOS")
+    videos = read_videos(tmp_path)
+    assert {name: len(video) for name, video in videos.items()} == {"train/a.gif": 3, "v9": 12, "v10": 2}
+    expected = torch.from_numpy(moving_block(12)).permute(0, 3, 1, 2) / 127.5 - 1
+    torch.testing.assert_close(videos["v9"], expected)
+    archive = shutil.make_archive(str(tmp_path.with_suffix("")), "zip", tmp_path)
+    for name, video in read_videos(archive).items():
+        assert torch.equal(video, videos[name])
+
+
+def test_a_video_file_is_decoded_by_one_package(tmp_path, monkeypatch):
+    """The package av is optional, so its place is taken here."""
+    calls = []
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name == "av")
+    monkeypatch.setattr(
+        "imageio.v3.imiter", lambda path, **options: calls.append((path, options)) or iter(moving_block(3))
+    )
+    (tmp_path / "a.mp4").touch()
+    assert read_video(tmp_path / "a.mp4").shape == (3, 3, 64, 64)
+    assert calls == [(tmp_path / "a.mp4", {"plugin": "pyav", "format": "rgb24"})]
 
 
 def test_frames_are_cropped_at_their_centre_and_resized(tmp_path):
@@ -59,7 +92,7 @@ def test_grey_images_get_three_equal_channels(tmp_path):
         ([moving_block(1)[0]], "video has 1 frame: a video needs two or more"),
         ([moving_block(1)[0], moving_block(1, 70)[0]], r"video has frames of several sizes .*\(64, 64\), \(70, 64\)"),
         (list(moving_block(2, 40, 200)), "video has frames of 40x200 pixels: wanted at least 64x64"),
-        ([np.zeros((64, 64), np.uint16)] * 2, "000.png has pixels of type uint16: wanted 8 bits"),
+        ([np.zeros((64, 64), np.float32)] * 2, "000.tif has pixels of 32 bits or of floating point"),
     ],
 )
 def test_bad_videos_are_refused_by_name(tmp_path, frames, message):

@@ -13,6 +13,7 @@ always measured; LPIPS, FID and KID where torchmetrics and its weights are avail
 from __future__ import annotations
 
 import hashlib
+import math
 from argparse import ArgumentParser, Namespace
 from dataclasses import replace
 from functools import partial
@@ -134,6 +135,9 @@ def read_data(options: Namespace) -> list[Clip]:
         raise ValueError("--out and --data are one folder: the output would be read as clips")
     if options.frame_gap[0] > options.frame_gap[1]:
         raise ValueError("--frame-gap is the least and the largest number of frames: give the smaller number first")
+    near, far = getattr(options, "near_far", NEAR_FAR)
+    if not 0 < near < far < math.inf:
+        raise ValueError(f"--near-far is {near:g} {far:g}: give two distances above 0, the smaller one first")
     clips, warnings = realestate10k.read_folder(
         options.data, tuple(options.frame_gap), options.on_error, not options.skip_pose_check, options.side
     )
@@ -148,6 +152,9 @@ def configure(experiment: Experiment, options: Namespace) -> Experiment:
     frames_path = getattr(options, "list", None)
     if frames_path and not frames_path.exists():
         raise ValueError(f"there is no {frames_path}: without --list, one is written to {options.out}")
+    path = frames_path or options.out / "evaluation_list.txt"
+    if options.action == "evaluate" and path.exists():
+        read_evaluation_list(path)  # a list of another form is refused before all clips are read
     clips, variants = read_data(options), {}
     for name in experiment.variants:
         trained = read_json(options.out / f"{name}.json").get("options", {})
@@ -157,7 +164,6 @@ def configure(experiment: Experiment, options: Namespace) -> Experiment:
     arguments = {"data": options.data.name, "frame_gap": frame_gap} | side
     if options.action == "train":
         return replace(experiment, variants=variants, arguments=arguments | {"near_far": near_far})
-    path = frames_path or options.out / "evaluation_list.txt"
     if not path.exists():
         write_evaluation_list(path, evaluation_list(clips, frame_gap))
     frames = read_evaluation_list(path)

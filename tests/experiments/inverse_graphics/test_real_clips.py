@@ -147,6 +147,10 @@ def test_images_are_at_most_as_large_as_the_frames(run, capsys):
         (["train", "unet", "--steps", "1", "--data", "x", "--out", "./x"], "--out and --data are one folder"),
         (["train", "unet", "--data", "x", "--frame-gap", "-1", "2"], "argument --frame-gap: -1 is no whole number"),
         (["train", "unet", "--steps", "1", "--data", "x", "--frame-gap", "9", "2"], "give the smaller number first"),
+        (["train", "unet", "--steps", "1", "--data", "x", "--near-far", "2", "1"], "--near-far is 2 1: give two dist"),
+        (["train", "unet", "--steps", "1", "--data", "x", "--near-far", "0", "1"], "--near-far is 0 1: give two dist"),
+        (["train", "unet", "--steps", "1", "--data", "x", "--near-far", "1", "nan"], "--near-far is 1 nan: give two"),
+        (["evaluate", "unet", "--data", "x", "--list", "."], ". cannot be read: Is a directory"),
         (["evaluate", "unet"], "the following arguments are required: --data"),
         (["evaluate", "--data", "x", "--samples", "0"], "argument --samples: 0 is no whole number above 0"),
     ],
@@ -156,6 +160,16 @@ def test_invalid_commands_are_refused(words, message, tmp_path, monkeypatch, cap
     with pytest.raises(SystemExit):
         main(["real_clips", *words])
     assert message in capsys.readouterr().err
+
+
+def test_a_list_of_another_form_is_refused_before_clips_are_read(tmp_path, capsys):
+    """The message held the whole list."""
+    (tmp_path / "list.json").write_text('{"clip": [1, 2, 3], ' * 20_000)
+    with pytest.raises(SystemExit):
+        main(["real_clips", "evaluate", "--data", "nowhere", "--list", str(tmp_path / "list.json")])
+    error = capsys.readouterr().err
+    assert "list.json is JSON, which is not read: wanted a clip and three timestamps a line" in error
+    assert len(error) < 1500
 
 
 def test_a_model_that_was_not_trained_is_refused(run, capsys):

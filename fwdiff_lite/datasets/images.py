@@ -1,0 +1,260 @@
+"""Images on disk: the one decoder of all readers of data sets.
+
+A decoded image is RGB of 8 bits, as a viewer shows it: turned by its EXIF orientation, and composed on a background
+where it is transparent. The content of a file decides its format, not its name, and only the decoders of FORMATS run.
+Files are in a folder, in its sub-folders, or in a zip archive, which is read in place.
+"""
+
+import io
+import re
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff")
+HEIF_SUFFIXES = (".heic", ".heif", ".avif")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
+MAX_PIXELS = 64_000_000  # of one image; the cameras of phones have up to 50 million
+MAX_FRAMES = 1000  # of one video
+MAX_VIDEO_PIXELS = 1_000_000_000  # of all frames of one video
+MAX_FILE_BYTES = 400_000_000  # of one file in an archive, uncompressed
+MAX_DEPTH = 10  # of sub-folders
+BACKGROUND = (255, 255, 255)  # white
+SYSTEM_FOLDERS = ("__MACOSX", "@eaDir")  # copies and thumbnails that macOS and Synology add
+# What the decoders raise on damaged files.
+DECODER_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    EOFError,
+    OverflowError,
+    NotImplementedError,
+    RuntimeError,
+    MemoryError,
+    struct.error,
+    zlib.error,
+    zipfile.BadZipFile,
+    Image.DecompressionBombError,
+)
+
+Location = Path | zipfile.Path  # a file or a folder, on disk or in an archive
+
+
+# --- folders ----------------------------------------------------------------------------------------------------------
+
+
+def open_folder(path: Path | str, content: str) -> Location:
+    """A folder, or the root of a zip archive. ValueError, with the wanted content, if the path is neither."""
+    path = Path(path)
+    if path.is_dir():
+        return path
+    if path.suffix.lower() != ".zip" or not path.is_file():
+        raise ValueError(f"{path} is not a folder: give one that holds {content}, or a zip archive of it")
+    try:
+        return zipfile.Path(path)
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise ValueError(f"{path} cannot be read as a zip archive: {first_line(error)}") from None
+
+
+def list_folder(folder: Location) -> list[Location]:
+    """The files and folders in a folder, in natural order, without hidden ones. ValueError if it cannot be read."""
+    try:
+        return sorted((path for path in folder.iterdir() if not is_hidden(path.name)), key=natural_sort_key)
+    except OSError as error:
+        raise ValueError(f"{folder} cannot be read: {error.strerror}") from None
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder belongs to the system or a program, such as ._a.png or .ipynb_checkpoints."""
+    return name.startswith(".") or name in SYSTEM_FOLDERS
+
+
+def natural_sort_key(path: Location) -> tuple:
+    """A sort key that orders numbers in names by value: 1, 2, 10."""
+    parts = re.split("([0-9]+)", path.name)
+    return [int(part) if i % 2 else part for i, part in enumerate(parts)], path.name
+
+
+def image_files(folder: Location) -> list[Location]:
+    """The image files of a folder in natural order; an empty list if the path is not a folder.
+
+    ValueError if a file has a format of images that is not read.
+    """
+    if not folder.is_dir():
+        return []
+    files = [file for file in list_folder(folder) if file.suffix.lower() in IMAGE_SUFFIXES + HEIF_SUFFIXES]
+    files = [file for file in files if file.is_file()]
+    for file in files:
+        if file.suffix.lower() in HEIF_SUFFIXES:
+            raise ValueError(heif_text(file))
+    return files
+
+
+def find_image_files(folder: Location, depth: int = 0) -> list[Location]:
+    """The image files of a folder and of its sub-folders, in natural order."""
+    check_depth(folder, depth)
+    subfolders = [path for path in list_folder(folder) if path.is_dir()]
+    return image_files(folder) + [file for path in subfolders for file in find_image_files(path, depth + 1)]
+
+
+def check_depth(folder: Location, depth: int) -> None:
+    """ValueError if a folder is nested too deeply."""
+    if depth > MAX_DEPTH:
+        raise ValueError(f"{folder} is nested {depth} folders deep, wanted at most {MAX_DEPTH}: is a link circular?")
+
+
+def heif_text(file: Location) -> str:
+    return f"{file} is a HEIC or AVIF image, which is not read: convert it to JPEG or PNG"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or the name of its type."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+# --- decoding ---------------------------------------------------------------------------------------------------------
+
+
+def read_image(file: Location, background: tuple[int, int, int] = BACKGROUND) -> np.ndarray:
+    """Decodes an image file: (h, w, 3) of 8 bits.
+
+    background: the colour behind transparent pixels, 0 to 255
+    16 bits a channel are reduced to 8. CMYK colours are converted without their colour profile.
+    ValueError, with the file's name, if the file is missing or damaged, has another format, several images or more
+    than MAX_PIXELS, or has pixels of 32 bits or of floating point.
+    """
+    try:
+        with Image.open(_open(file), formats=FORMATS) as image:
+            _check_pixels(file, image)
+            num_images = getattr(image, "n_frames", 1)
+            if num_images > 1 and image.format != "MPO":  # a JPEG of a phone with a second image behind the first
+                raise ValueError(f"{file} has {num_images} images: wanted one image a file")
+            return _to_rgb(file, ImageOps.exif_transpose(image), background)
+    except DECODER_ERRORS as error:
+        raise _read_error(file, error, FORMATS) from None
+
+
+def read_gif(file: Location, background: tuple[int, int, int] = BACKGROUND) -> Iterator[np.ndarray]:
+    """Decodes the frames of a GIF one by one: (h, w, 3) of 8 bits. ValueError as in `read_image`."""
+    try:
+        with Image.open(_open(file), formats=("GIF",)) as image:
+            _check_pixels(file, image)
+            num_frames = image.n_frames
+            check_video_size(file, num_frames, num_frames * image.width * image.height)
+            for i in range(num_frames):
+                image.seek(i)
+                yield _to_rgb(file, image, background)
+    except DECODER_ERRORS as error:
+        raise _read_error(file, error, ("GIF",)) from None
+
+
+def check_video_size(file: Location, num_frames: int, num_pixels: int) -> None:
+    """ValueError if a video has too many frames, or too many pixels in all of its frames."""
+    if num_frames > MAX_FRAMES:
+        raise ValueError(f"{file} has {num_frames} frames, wanted at most {MAX_FRAMES}: split it")
+    if num_pixels > MAX_VIDEO_PIXELS:
+        raise ValueError(
+            f"{file} has {num_pixels / 1e6:.0f} million pixels in all frames, wanted at most "
+            f"{MAX_VIDEO_PIXELS // 1_000_000}: split it, or scale it down"
+        )
+
+
+def _open(file: Location) -> Path | io.BytesIO:
+    """What Pillow opens: a path, or the content of a file in an archive."""
+    if isinstance(file, Path):
+        return file
+    size = file.root.getinfo(file.at).file_size
+    if size > MAX_FILE_BYTES:
+        raise ValueError(f"{file} has {size / 1e6:.0f} MB, wanted at most {MAX_FILE_BYTES // 1_000_000}")
+    return io.BytesIO(file.read_bytes())
+
+
+def _check_pixels(file: Location, image: Image.Image) -> None:
+    """ValueError if an image is too large to be decoded."""
+    if image.width * image.height > MAX_PIXELS:
+        raise ValueError(
+            f"{file} has {image.width} x {image.height} pixels, wanted at most {MAX_PIXELS // 1_000_000} million: "
+            "scale it down"
+        )
+
+
+def _to_rgb(file: Location, image: Image.Image, background: tuple[int, int, int]) -> np.ndarray:
+    """The pixels of an opened image, (h, w, 3) of 8 bits."""
+    if image.mode.startswith("I;16"):
+        grey = ((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, -1)
+    if image.mode in ("I", "F"):
+        raise ValueError(f"{file} has pixels of 32 bits or of floating point: wanted 8 or 16 bits a channel")
+    if image.has_transparency_data:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, background), image.convert("RGBA"))
+    return np.array(image.convert("RGB"))
+
+
+def _read_error(file: Location, error: BaseException, formats: tuple[str, ...]) -> ValueError:
+    """A ValueError that names the file, for an error of the decoders of some formats."""
+    message = first_line(error)
+    if isinstance(error, FileNotFoundError):
+        return ValueError(f"{file} does not exist")
+    if isinstance(error, ValueError) and message.startswith(str(file)):
+        return ValueError(message)
+    if isinstance(error, Image.DecompressionBombError):
+        return ValueError(
+            f"{file} has too many pixels, wanted at most {MAX_PIXELS // 1_000_000} million: scale it down"
+        )
+    if isinstance(error, UnidentifiedImageError):
+        if _is_heif(file):
+            return ValueError(heif_text(file))
+        message = f"it is damaged, or no {' or '.join(formats)}"
+    return ValueError(f"{file} cannot be read: {message}")
+
+
+def _is_heif(file: Location) -> bool:
+    """Whether a file has the content of a HEIC or AVIF image."""
+    with file.open("rb") as stream:
+        return stream.read(8)[4:] == b"ftyp"
+
+
+# --- crops ------------------------------------------------------------------------------------------------------------
+
+
+def crop_and_resize(frames: np.ndarray, size: int, path: Location) -> Float[Tensor, "t 3 size size"]:
+    """Crops frames (t, h, w, 3) of 8 bits to the square at their centre, resizes it to `size`, and scales to [-1, 1].
+
+    Raises ValueError, with the file's name, if the frames are smaller than `size`.
+    """
+    height, width = frames.shape[1:3]
+    top, left, side = center_crop_box(height, width)
+    if side < size:
+        raise ValueError(f"{path} has frames of {height}x{width} pixels: wanted at least {size}x{size}")
+    crop = torch.from_numpy(frames[:, top : top + side, left : left + side]).permute(0, 3, 1, 2).float()
+    crop = torch.nn.functional.interpolate(crop, (size, size), mode="bilinear", antialias=True)
+    return (crop / 127.5 - 1).clamp(-1, 1)
+
+
+def center_crop_box(height: int, width: int) -> tuple[int, int, int]:
+    """Top, left and side of the largest square at the centre of a frame."""
+    side = min(height, width)
+    return (height - side) // 2, (width - side) // 2, side
+
+
+def check_options(size: int, background: tuple[int, int, int]) -> None:
+    """ValueError if the size of resized images is not a whole number above 0, or the background is no colour."""
+    check_count("size", size)
+    if len(background) != 3 or not all(isinstance(x, int) and 0 <= x <= 255 for x in background):
+        raise ValueError(f"background is {background!r}: wanted three whole numbers from 0 to 255, red, green and blue")
+
+
+def check_count(name: str, value: int) -> None:
+    """ValueError, with the name of the argument, if its value is not a whole number above 0."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name} is {value!r}: wanted a whole number above 0")
