@@ -82,6 +82,8 @@ run.savefig(figure, "line")
 
 # %%
 {last}
+run.claim("The mean is {{mean:.2f}}.", thumbnail="line.png")
+run.must_show(mean=(-1, 1), steps=None)
 run.finish()
 """
 

@@ -3,6 +3,7 @@
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -15,18 +16,23 @@ import nbformat
 import psutil
 from nbformat import NotebookNode
 
+from fwdiff_lite.pipeline.folders import CannotWrite, build_folder, naming
 from fwdiff_lite.pipeline.notebook import drop_alpha
 from fwdiff_lite.pipeline.signals import defer_signals
 from fwdiff_lite.storage.files import repo_root, write_text
 
 CELL_TIMEOUT = {"smoke": 300, "cpu": 900, "gpu": 4 * 3600}  # seconds that one cell may take
+FULL_DISK = 1_000_000  # bytes that are free on a disk that counts as full
 STALL_TIMEOUT = 60  # seconds without any work, after which a kernel's reply counts as lost
 # papermill without nbclient's handling of output widgets, which sends to the kernel while it waits for the kernel's
 # reply, and sometimes misses the reply (nbclient's issue 312). A widget's first content is in the cell's output anyway.
 # At its end the script writes its kernel's largest memory beside its input. If this process asked the system, the
 # answer would include its own memory at the start of papermill: Linux keeps that figure through exec.
+# Its standard input is a pipe that nobody writes to. The pipe ends when this process ends, however it ends; then the
+# script kills its kernel, which has a session of its own, and itself.
 PAPERMILL = """
-import atexit, pathlib, resource, sys
+import atexit, os, pathlib, resource, sys, threading
+import psutil
 from nbclient.client import NotebookClient
 from papermill.cli import papermill
 
@@ -34,6 +40,13 @@ def keep_peak():
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     pathlib.Path(sys.argv[1]).with_name("peak").write_text(str(peak))
 
+def die_with_parent():
+    os.read(0, 1)  # returns at the pipe's end
+    for process in psutil.Process().children(recursive=True):
+        process.kill()
+    os._exit(1)
+
+threading.Thread(target=die_with_parent, daemon=True).start()
 atexit.register(keep_peak)
 NotebookClient.on_comm_open_jupyter_widget = lambda self, message: None
 papermill()
@@ -95,10 +108,11 @@ class NotebookRun:
         return self.folder / "out"
 
     def start(self) -> None:
-        """Starts papermill."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self.out.mkdir(parents=True)
-        nbformat.write(self.source, self.folder / "input.ipynb")
+        """Starts papermill. CannotWrite if its input cannot be written."""
+        with naming(self.folder):
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self.out.mkdir(parents=True)
+            nbformat.write(self.source, self.folder / "input.ipynb")
         command = [
             sys.executable,
             "-c",
@@ -113,7 +127,7 @@ class NotebookRun:
         with open(self.folder / "log.txt", "w") as log:
             self.process = subprocess.Popen(
                 command,
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,  # see PAPERMILL
                 stdout=log,
                 stderr=log,
                 env=self.environment(),
@@ -131,6 +145,7 @@ class NotebookRun:
             "FWDIFF_ROOT": str(repo_root()),
             "PYTHONPATH": os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")])),
             "PYTHONHASHSEED": "0",
+            "PYTHONUTF8": "1",  # paths and texts are UTF-8 under every locale
             "IPYTHONDIR": str(self.folder / "ipython"),
             "JUPYTER_RUNTIME_DIR": str(self.folder / "runtime"),
         }
@@ -151,6 +166,7 @@ class NotebookRun:
             print(f"{self.name}: its kernel was lost, trying once more", flush=True)
             self.start()
             return False
+        self.process.stdin.close()
         self.seconds = time.monotonic() - self.started_at
         return True
 
@@ -201,46 +217,67 @@ class NotebookRun:
                 continue
         psutil.wait_procs(tree, timeout=10)
         self.process.wait()
+        self.process.stdin.close()
 
     def check(self) -> None:
         """NotebookFailed, with cell and reason in one line, unless the notebook succeeded and made a picture."""
-        if self.stalled or self.process.returncode != 0:
-            raise NotebookFailed(f"{self.reason()} (log: {self.keep_log()})")
+        output = self.output()
+        if self.stalled or self.process.returncode != 0 or output is None:
+            raise NotebookFailed(f"{self.reason(output)}{self.full_disk()} ({self.keep_log()})")
         misnamed = sorted(path.name for path in self.out.iterdir() if not path.name.startswith(self.name))
         if misnamed:
             raise NotebookFailed(f"wrote {', '.join(misnamed)}: every file it makes must begin with its name")
-        notebook = executed(self.source, nbformat.read(self.folder / "output.ipynb", as_version=4))
+        notebook = executed(self.source, output)
         if not self.pictures():
             extract_images(notebook, self.out, self.name)
         if not self.pictures():
             raise NotebookFailed("it made no picture")
         self.notebook = notebook
 
+    def output(self) -> NotebookNode | None:
+        """The notebook that papermill wrote; None if it wrote none, or only a part of its cells."""
+        try:
+            output = nbformat.read(self.folder / "output.ipynb", as_version=4)
+        except (FileNotFoundError, ValueError, nbformat.ValidationError):
+            return None
+        return output if len(own_cells(output)) == len(self.source.cells) else None
+
     def pictures(self) -> list[Path]:
         """The pictures that the notebook wrote."""
         return sorted(path for path in self.out.iterdir() if path.suffix in (".png", ".gif"))
 
-    def reason(self) -> str:
+    def reason(self, output: NotebookNode | None) -> str:
         """Why the notebook failed, in one line."""
         if self.lost_kernel():
             return "its kernel was lost twice"
-        path = self.folder / "output.ipynb"
-        cells = own_cells(nbformat.read(path, as_version=4)) if path.exists() else []
-        for index, cell in enumerate(cells):
-            for output in cell.get("outputs", []):
-                if output.output_type == "error":
-                    return f"cell {index}: {output.ename}: {(output.evalue.splitlines() or [''])[0]}"
-        return (self.log().strip().splitlines() or ["papermill printed nothing"])[-1]
+        for index, cell in enumerate(own_cells(output) if output else []):
+            for result in cell.get("outputs", []):
+                if result.output_type == "error":
+                    return f"cell {index}: {result.ename}: {(result.evalue.splitlines() or [''])[0]}"
+        status = self.process.returncode
+        if status < 0:
+            return f"papermill was killed by {signal.Signals(-status).name}"
+        last = (self.log().strip().splitlines() or ["papermill printed nothing"])[-1]
+        return last if status else f"papermill left no whole notebook: {last}"
 
-    def keep_log(self) -> Path:
-        """Copies the log to build/log."""
-        path = repo_root() / "build" / "log" / f"{self.name}.txt"
-        write_text(path, self.log())
-        return path
+    def full_disk(self) -> str:
+        """Names the folder of this run if its disk is full: errors of a full disk name no path."""
+        free = shutil.disk_usage(self.folder).free
+        return f"; the disk of {self.folder} is full" if free < FULL_DISK else ""
+
+    def keep_log(self) -> str:
+        """Copies the log to build/log; says where it is, or why it is not."""
+        try:
+            path = build_folder() / "log" / f"{self.name}.txt"
+            with naming(path):
+                write_text(path, self.log())
+        except CannotWrite as error:
+            return f"no log: {error}"
+        return f"log: {path}"
 
     def cell_seconds(self) -> list[float]:
         """The seconds that each code cell took."""
-        cells = own_cells(nbformat.read(self.folder / "output.ipynb", as_version=4))
+        cells = own_cells(self.output())
         times = [cell.metadata.get("papermill", {}).get("duration") for cell in cells if cell.cell_type == "code"]
         return [round(seconds or 0.0, 1) for seconds in times]
 

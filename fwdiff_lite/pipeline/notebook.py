@@ -5,9 +5,12 @@
     steps = run.pick(smoke=20, cpu=4000, gpu=40000)
     run.savefig(fig, "ideal")                      # OUT/01_toy_proof_ideal.png
     run.record(joint_c2st=0.51)
-    run.finish()                                   # OUT/01_toy_proof.metrics.json
+    run.claim("Accuracy {joint_c2st:.2f}.", thumbnail="ideal.png")     # its row in the README
+    run.must_show(joint_c2st=(None, 0.525))        # a bound that the tests hold
+    run.finish()                                   # OUT/01_toy_proof.metrics.json and .claims.json
 
-OUT is the environment's FWDIFF_OUTPUT, else build/figures: a reader's run never touches figures/.
+OUT is the environment's FWDIFF_OUTPUT, else build/figures: a reader's run never touches figures/. In a checkout that
+cannot be written it is a temporary folder, which the run names.
 """
 
 import io
@@ -25,6 +28,8 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageSequence, PngImagePlugin
 
 from fwdiff_lite import plotting
+from fwdiff_lite.pipeline.claims import Bound, check_bounds, check_claim
+from fwdiff_lite.pipeline.folders import build_folder
 from fwdiff_lite.storage.files import atomic_write, read_json, repo_root, write_json
 
 PROFILES = ("smoke", "cpu", "gpu")
@@ -45,12 +50,13 @@ class Run:
         self.name = check_notebook(name)
         self.profile = check_profile(profile)
         self.numbers: dict[str, Any] = {}
+        self.claims: dict[str, Any] = {"text": "", "thumbnail": "", "bounds": {}, "shortfalls": {}}
         plotting.set_style()
 
     @property
     def folder(self) -> Path:
         """The output folder of this run; it is created at the first use."""
-        folder = Path(os.environ.get("FWDIFF_OUTPUT") or repo_root() / "build" / "figures")
+        folder = Path(os.environ.get("FWDIFF_OUTPUT") or build_folder() / "figures")
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
@@ -87,9 +93,34 @@ class Run:
         """Records numbers, strings, or lists of them for metrics.json. ValueError on NaN or infinity."""
         self.numbers |= {key: to_jsonable(key, value) for key, value in numbers.items()}
 
+    def claim(self, text: str, *, thumbnail: str) -> None:
+        """States what the notebook shows, for its row in the README.
+
+        text:      names recorded numbers in braces, such as {joint_c2st:.2f}
+        thumbnail: a picture that this run wrote, without the notebook's name, such as "ideal.png"
+        """
+        self.claims |= {"text": text, "thumbnail": f"{self.name}_{thumbnail}"}
+
+    def must_show(self, **bounds: Bound) -> None:
+        """States bounds of recorded numbers, (at least, at most); the tests hold figures/metrics.json against them.
+
+        None in place of a limit: no limit; in place of a pair: recorded, whatever its value. ValueError on all else.
+        """
+        check_bounds(bounds)
+        self.claims["bounds"] |= bounds
+
+    def falls_short(self, **reasons: str) -> None:
+        """States why recorded numbers do not keep their bounds yet. A test fails when one of them does."""
+        self.claims["shortfalls"] |= reasons
+
     def finish(self) -> None:
-        """Writes the recorded numbers to OUT/NOTEBOOK.metrics.json."""
+        """Writes the recorded numbers to OUT/NOTEBOOK.metrics.json, and the claim to OUT/NOTEBOOK.claims.json.
+
+        ValueError on a claim, a bound or a shortfall that names what was not recorded, or a picture that is not there.
+        """
+        check_claim(self.claims, self.numbers, self.folder, self.name)
         write_json(self.folder / f"{self.name}.metrics.json", self.numbers)
+        write_json(self.folder / f"{self.name}.claims.json", self.claims)
 
 
 class Animation:
@@ -219,15 +250,19 @@ def badges(name: str) -> str:
     return " ".join(f"[![{label}](https://img.shields.io/badge/{badge})]({link})" for label, badge, link in links)
 
 
-def cost_text(name: str, profile: str) -> str | None:
-    """Cost of the last measured run, such as '2.1 minutes, 0.6 GB of memory'; None if there was none."""
-    record = read_json(repo_root() / "figures" / "provenance.json").get(name, {}).get(profile)
+def cost_text(name: str, profile: str, provenance: dict[str, Any] | None = None) -> str | None:
+    """Cost of the last measured run, such as '2.1 minutes, 0.6 GB of memory'; None if there was none.
+
+    provenance: where it is recorded; without it, figures/provenance.json
+    """
+    costs = read_json(repo_root() / "figures" / "provenance.json") if provenance is None else provenance
+    record = costs.get(name, {}).get(profile)
     return record and f"{record['minutes']:.1f} minutes, {record['peak_gb']:.1f} GB of memory"
 
 
-def header_text(name: str) -> str:
-    """The first lines of a notebook's output: badges and cost."""
-    cpu, gpu = cost_text(name, "cpu"), cost_text(name, "gpu")
+def header_text(name: str, provenance: dict[str, Any] | None = None) -> str:
+    """The first lines of a notebook's output: badges and cost; `provenance` as for `cost_text`."""
+    cpu, gpu = cost_text(name, "cpu", provenance), cost_text(name, "gpu", provenance)
     cost = f"about {cpu}, on one of two CPU cores" if cpu else "not measured yet"
     more = f"; from scratch on one GPU {gpu}" if gpu else ""
     return f"{badges(name)}\n\n**How long it takes:** {cost}{more}."

@@ -2,7 +2,8 @@
 
 Each notebook is made from its source in notebooks/py and executed by papermill in a process of its own. If it succeeds,
 its parts are published: the executed notebook in notebooks/, pictures in figures/, numbers in figures/metrics.json,
-costs in figures/provenance.json. That is the cpu profile. The other profiles write to build/PROFILE, or to --output.
+its claim in figures/claims.json, costs in figures/provenance.json. That is the cpu profile. The other profiles write to
+build/PROFILE, or to --output.
 
 Every kernel has one thread and one instruction set, so that floats repeat from run to run and, nearly, from machine to
 machine.
@@ -13,31 +14,32 @@ import ast
 import importlib.metadata
 import os
 import platform
-import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-import nbformat
 from nbformat import NotebookNode
 
 from fwdiff_lite.pipeline.execution import NotebookFailed, NotebookRun, closing_all
-from fwdiff_lite.pipeline.notebook import HEADER, check_notebook, check_profile, header_text, notebook_names
+from fwdiff_lite.pipeline.folders import CannotWrite, build_folder, check_writable, naming, temporary_folder
+from fwdiff_lite.pipeline.notebook import check_notebook, check_profile, notebook_names
 from fwdiff_lite.pipeline.pairs import edited_separately, edited_separately_text, read_source, write_source
+from fwdiff_lite.pipeline.publishing import publish
 from fwdiff_lite.pipeline.readme import update_readme
 from fwdiff_lite.pipeline.signals import Stop, defer_signals, handle_signals
-from fwdiff_lite.storage.files import atomic_write, read_json, repo_root, write_json, write_text
+from fwdiff_lite.storage.files import read_json, repo_root, write_json
 from fwdiff_lite.storage.provenance import git_commit
 
 PACKAGES = ("torch", "numpy", "matplotlib", "scikit-learn", "scikit-image")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line. Exit status: 0 success, 1 a notebook failed, 2 a bad argument, 128 + n signal n."""
+    """The command line.
+
+    Exit status: 0 success, 1 a notebook failed or a folder cannot be written, 2 a bad argument, 128 + n signal n.
+    """
     parser = Arguments(prog="python -m fwdiff_lite.pipeline.reproduce", description=__doc__.splitlines()[0])
     parser.add_argument("--profile", default="cpu", help="smoke (seconds), cpu (minutes, the default) or gpu")
     parser.add_argument("--only", metavar="NN", action="append", help="this notebook only; repeatable")
@@ -60,6 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except CannotWrite as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except Stop as stop:
         print(f"stopped by {stop.signal.name}: notebooks not reported as done are as they were", file=sys.stderr)
         return 128 + stop.signal
@@ -94,25 +99,33 @@ def reproduce(
     sources = {name: read_source(name) for name in names}
     changes = {name: changed_parameters(name, sources[name], profile, parameters or {}) for name in names}
 
+    check_targets(figures, notebooks, committed)
+
     started, facts, failures = time.monotonic(), provenance(profile), []
-    with scratch() as folder:
+    with temporary_folder(build_folder(), "running-") as folder:
         for run in finished_runs(longest_first(names, profile), sources, changes, profile, jobs, folder):
             try:
                 run.check()
                 with defer_signals():
                     publish(run, figures, notebooks, profile, facts)
                 print(f"{run.name}: done in {run.seconds / 60:.1f} minutes, {run.peak_gb:.1f} GB", flush=True)
-            except NotebookFailed as failure:
+            except (NotebookFailed, CannotWrite) as failure:
                 failures.append(run.name)
                 print(f"{run.name}: FAILED: {failure}", file=sys.stderr, flush=True)
     if committed:
-        if not only and not failures:
-            record_total(figures / "provenance.json", "make reproduce", time.monotonic() - started)
-        with defer_signals():
+        with naming(repo_root()), defer_signals():
+            if not only and not failures:
+                record_total(figures / "provenance.json", "make reproduce", time.monotonic() - started)
             update_readme()
     minutes = (time.monotonic() - started) / 60
     print(f"{len(names) - len(failures)} of {len(names)} notebooks in {minutes:.1f} minutes: {figures}")
     return 1 if failures else 0
+
+
+def check_targets(figures: Path, notebooks: Path, committed: bool) -> None:
+    """CannotWrite, before anything runs, if there is no place for results."""
+    for folder in (figures, notebooks):
+        check_writable(folder, "; --output DIR writes elsewhere" if committed else "")
 
 
 def finished_runs(
@@ -193,46 +206,7 @@ def changed_parameters(name: str, source: NotebookNode, profile: str, given: dic
     return {key: value for key, value in wanted.items() if assigned[key] not in (value, repr(value))}
 
 
-# ----- results in place
-
-
-def publish(run: NotebookRun, figures: Path, notebooks: Path, profile: str, facts: dict) -> None:
-    """Publishes the results of a run that succeeded; the results of other notebooks stay."""
-    pictures = run.pictures()
-    for path in pictures:
-        with atomic_write(figures / path.name) as part:
-            shutil.copyfile(path, part)
-    for old in figures.glob(f"{run.name}_*"):
-        if old.suffix in (".png", ".gif") and old.name not in {path.name for path in pictures}:
-            old.unlink()
-    known = set(notebook_names())
-    metrics = {key: value for key, value in read_json(figures / "metrics.json").items() if key in known}
-    if numbers := read_json(run.out / f"{run.name}.metrics.json"):
-        metrics[run.name] = numbers
-    write_json(figures / "metrics.json", metrics)
-
-    cost = {
-        "minutes": round(run.seconds / 60, 2),
-        "peak_gb": round(run.peak_gb, 2),
-        "cells": run.cell_seconds(),
-    }
-    paths = {figures / "provenance.json"}
-    if profile == "gpu" and facts["hardware"]["gpu"]:
-        # minutes on a GPU are stated beside those on the CPU, wherever the pictures go
-        paths.add(repo_root() / "figures" / "provenance.json")
-    for path in paths:
-        provenance = read_json(path)
-        provenance.setdefault(run.name, {})[profile] = facts | cost
-        write_json(path, provenance)
-
-    for cell in run.notebook.cells:
-        for output in cell.get("outputs", []):
-            if HEADER in output.get("metadata", {}).get("text/markdown", {}):
-                output["data"]["text/markdown"] = header_text(run.name)  # with the minutes measured just now
-            if "metadata" in output:
-                output["metadata"] = {}
-    nbformat.validate(run.notebook)
-    write_text(notebooks / f"{run.name}.ipynb", nbformat.writes(run.notebook) + "\n")
+# ----- facts of a run
 
 
 def provenance(profile: str) -> dict:
@@ -277,15 +251,6 @@ class Arguments(argparse.ArgumentParser):
 
     def error(self, message: str):
         raise ValueError(f"{message}; see --help")
-
-
-@contextmanager
-def scratch() -> Iterator[Path]:
-    """A temporary folder under build/."""
-    parent = repo_root() / "build"
-    parent.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=parent, prefix="running-", ignore_cleanup_errors=True) as folder:
-        yield Path(folder)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from fwdiff_lite.storage.files import repo_root
 
 
 def git_commit() -> str | None:
-    """The checkout's commit, followed by '+' if its sources have changed since; None outside git.
+    """The checkout's commit, followed by '+' if its sources have changed since; None without its own git repository.
 
     The environment variable FWDIFF_COMMIT names the commit of sources that were copied without their history.
     """
@@ -25,6 +26,8 @@ def git_commit() -> str | None:
 
     results = (":!figures", ":!notebooks/*.ipynb", ":!README.md")
     try:
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != repo_root():
+            return None  # an unpacked archive that lies in another repository
         return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--", ".", *results) else "")
     except (OSError, subprocess.CalledProcessError):
         return None

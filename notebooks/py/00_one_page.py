@@ -370,6 +370,8 @@ if importlib.util.find_spec("fwdiff_lite"):
         frames.append(figure_to_rgb(animation))
     plt.close(animation)
     run.save_gif(frames, "samples", fps=12)
+    run.claim("The whole method from scratch on one page, with nothing but torch and matplotlib.",
+              thumbnail="everything.png")
     run.finish()
     numbers = run.numbers
     print(f"largest error in the context: {numbers['context_residual_max']:.0e}")

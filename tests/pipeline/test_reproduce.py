@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from base64 import b64decode, b64encode
 from pathlib import Path
@@ -23,6 +24,9 @@ from fwdiff_lite.pipeline.notebook import HEADER, Run, animated_png, badges, gif
 from fwdiff_lite.pipeline.pairs import read_source
 from fwdiff_lite.pipeline.readme import render, update_readme
 from fwdiff_lite.pipeline.reproduce import main, record_total
+from fwdiff_lite.pipeline.signals import SIGNALS, Stop, defer_signals, handle_signals
+
+PICTURE = '<img src="figures/90_tiny_line.png" width="220">'
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -36,6 +40,9 @@ def test_committed_run_puts_everything_in_place(checkout, capsys):
     (folder / "figures").mkdir()
     (folder / "figures" / "90_tiny_gone.png").write_bytes(b"a picture that the notebook no longer makes")
     (folder / "figures" / "metrics.json").write_text('{"91_other": {"mean": 7}, "89_removed": {"mean": 1}}')
+    (folder / "README.md").write_text("<!-- generated: notebooks -->\n<!-- end -->\n")
+    abandoned = folder / "build" / "running-by-a-killed-process"
+    abandoned.mkdir(parents=True)
     np.ones(200_000_000)  # 1.6 GB of this process, which is not the notebook's
     assert main(["--only", "90"]) == 0
 
@@ -43,7 +50,9 @@ def test_committed_run_puts_everything_in_place(checkout, capsys):
         "notebooks/py/90_tiny.py",
         "notebooks/py/91_other.py",
         "notebooks/90_tiny.ipynb",
+        "README.md",
         "figures/90_tiny_line.png",
+        "figures/claims.json",
         "figures/metrics.json",
         "figures/provenance.json",
     }
@@ -52,6 +61,10 @@ def test_committed_run_puts_everything_in_place(checkout, capsys):
     assert "89_removed" not in metrics
     assert metrics["90_tiny"]["steps"] == 6
     assert metrics["90_tiny"]["threads"] == 1, "torch follows OMP_NUM_THREADS"
+    claim = json.loads((folder / "figures" / "claims.json").read_text())["90_tiny"]
+    assert claim["bounds"] == {"mean": [-1, 1], "steps": None}
+    row = f"{PICTURE} | [90_tiny](notebooks/90_tiny.ipynb) | The mean is {metrics['90_tiny']['mean']:.2f}. | 0."
+    assert row in (folder / "README.md").read_text(), "a new notebook needs no other edit"
     picture = Image.open(folder / "figures" / "90_tiny_line.png")
     assert picture.text["Source"] == "notebooks/90_tiny.ipynb, profile cpu"
     cost = json.loads((folder / "figures" / "provenance.json").read_text())["90_tiny"]["cpu"]
@@ -71,11 +84,18 @@ def test_committed_run_puts_everything_in_place(checkout, capsys):
     assert "not measured" not in header_text("90_tiny")
 
 
-def test_smoke_run_touches_nothing_but_its_output(checkout, tmp_path_factory):
-    folder, output = checkout(**{"90_tiny": "1 + 1"}), tmp_path_factory.mktemp("output")
+def test_smoke_run_touches_nothing_but_its_output(checkout, tmp_path_factory, monkeypatch, capsys):
+    """In a checkout that cannot be written, with a path beyond ASCII, and a locale that knows only ASCII."""
+    folder, output = checkout(**{"90_tiny": "1 + 1"}), tmp_path_factory.mktemp("Ausgabe für später")
+    (folder / "build").write_text("a file, in place of a folder that cannot be written")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("vorläufig")))
+    monkeypatch.setenv("LC_ALL", "C")
     before = files(folder)
     assert main(["--profile", "smoke", "--output", str(output), "-p", "STEPS", "5"]) == 0
     assert files(folder) == before
+    elsewhere = Path(tempfile.tempdir) / f"fwdiff-lite-{os.getuid()}"
+    assert f"build cannot be written: File exists; temporary files go to {elsewhere}\n" in capsys.readouterr().out
+    assert list(elsewhere.iterdir()) == []
     assert json.loads((output / "metrics.json").read_text())["90_tiny"]["steps"] == 5
     assert {"90_tiny.ipynb", "90_tiny_line.png", "provenance.json"} <= {path.name for path in output.iterdir()}
 
@@ -114,21 +134,33 @@ def test_notebook_without_its_parameter(checkout, capsys):
 
 
 def test_failure_leaves_the_old_results(checkout, capsys):
-    folder = checkout(**{"90_tiny": "raise RuntimeError('no such luck')", "91_other": "2"})
-    (folder / "figures").mkdir()
+    """A cell that raises, a process that dies and leaves an empty output, a place that is taken; the other is well."""
+    die = "import os\nos.truncate(run.folder.parent / 'output.ipynb', 0)\nos.kill(os.getppid(), 9)"
+    folder = checkout(
+        **{"90_tiny": "raise RuntimeError('no such luck')", "91_dead": die, "92_taken": "1", "93_other": "2"}
+    )
+    (folder / "figures" / "92_taken_line.png").mkdir(parents=True)
     (folder / "figures" / "90_tiny_line.png").write_bytes(b"old")
     assert main([]) == 1
-    assert "90_tiny: FAILED: cell 5: RuntimeError: no such luck" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "90_tiny: FAILED: cell 5: RuntimeError: no such luck (log: " in error
+    assert f"91_dead: FAILED: papermill was killed by SIGKILL (log: {folder}/build/log/91_dead.txt)\n" in error
+    assert f"92_taken: FAILED: {folder}/figures/92_taken_line.png cannot be written: Is a directory\n" in error
+    assert error.count("\n") == 3 and (folder / "build" / "log" / "91_dead.txt").exists()
     assert (folder / "figures" / "90_tiny_line.png").read_bytes() == b"old"
-    assert not (folder / "notebooks" / "90_tiny.ipynb").exists()
-    assert (folder / "notebooks" / "91_other.ipynb").exists(), "the other notebook is not to blame"
-    assert "make reproduce" not in json.loads((folder / "figures" / "provenance.json").read_text())
+    assert [path.name for path in (folder / "notebooks").glob("*.ipynb")] == ["93_other.ipynb"]
+    assert {path.name for path in (folder / "figures").iterdir()} == {
+        "90_tiny_line.png", "92_taken_line.png", "93_other_line.png", "claims.json", "metrics.json", "provenance.json"
+    }  # fmt: skip
+    for record in ("metrics", "provenance"):
+        assert set(json.loads((folder / "figures" / f"{record}.json").read_text())) == {"93_other"}
 
 
 def test_pictures_are_demanded(checkout, capsys):
     folder = checkout(**{"90_tiny": "1", "91_other": "(run.folder / 'stray.txt').write_text('x')"})
     source = folder / "notebooks" / "py" / "90_tiny.py"
-    source.write_text(source.read_text().replace('run.savefig(figure, "line")', "plt.close(figure)"))
+    lines = source.read_text().replace('run.savefig(figure, "line")', "plt.close(figure)").splitlines()
+    source.write_text("\n".join(line for line in lines if not line.startswith("run.claim")) + "\n")
     assert main(["--profile", "smoke"]) == 1
     error = capsys.readouterr().err
     assert "90_tiny: FAILED: it made no picture" in error
@@ -146,9 +178,9 @@ def test_lost_kernel_is_tried_once_more(checkout, capsys):
     assert not (folder / "build" / "smoke" / "91_other.ipynb").exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_interrupted(checkout, number):
-    """Stopped in the middle of a cell: one line, no half-written file, no process left."""
+    """Stopped in the middle of a cell: one line, no half-written file, no process left; SIGINT is another SIGTERM."""
     half = "(run.folder / '90_tiny_half.png').write_bytes(b'x')\nimport time\ntime.sleep(600)"
     folder = checkout(**{"90_tiny": half})
     before = files(folder)
@@ -170,12 +202,28 @@ def test_interrupted(checkout, number):
         _, error = runner.communicate(timeout=60)
     finally:
         runner.kill()
-    assert runner.returncode == 128 + number
-    assert error.splitlines()[-1] == f"stopped by {number.name}: notebooks not reported as done are as they were"
-    assert "Traceback" not in error
     assert files(folder) == before
-    assert list((folder / "build").iterdir()) == []
-    assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in family)
+    if number == signal.SIGKILL:
+        assert runner.returncode == -number
+        _, left = psutil.wait_procs(family, timeout=20)
+    else:
+        assert runner.returncode == 128 + number
+        assert error.splitlines()[-1] == f"stopped by {number.name}: notebooks not reported as done are as they were"
+        assert "Traceback" not in error
+        assert list((folder / "build").iterdir()) == []
+        left = family
+    assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in left)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_signals_stop_the_runner_but_not_in_the_middle_of_publishing(number):
+    published = []
+    with pytest.raises(Stop) as stop, handle_signals():
+        with defer_signals():
+            os.kill(os.getpid(), number)
+            published.append("whole")
+        published.append("more")
+    assert stop.value.signal == number and published == ["whole"]
 
 
 def test_outputs_are_cleaned():
@@ -277,7 +325,10 @@ def test_readme_parts_are_generated(checkout):
     )
     new = render(text)
     assert "old" not in new and "kept" in new and render(new) == new
-    assert "[90_tiny](notebooks/90_tiny.ipynb) |  | 1.3 minutes, 0.5 GB of memory" in new
+    assert (
+        "[90_tiny](notebooks/90_tiny.ipynb) | *not measured yet: run `make reproduce`* | 1.3 minutes, 0.5 GB of memory"
+        in new
+    )
     assert "`make test` took 8.0 minutes on 2 CPU cores, 1.0 of them" in new
     assert "`make reproduce`: not measured yet" in new
 
