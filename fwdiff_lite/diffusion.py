@@ -27,7 +27,7 @@ from fwdiff_lite.model_checks import (
     check_sequence,
     raise_if_fixed_size,
 )
-from fwdiff_lite.observations import Observations, expand_mask, gather_pixels
+from fwdiff_lite.observations import Observations, expand_mask, gather_pixels, to_device
 from fwdiff_lite.protocols import (
     Condition,
     CroppingForwardModel,
@@ -39,6 +39,7 @@ from fwdiff_lite.protocols import (
     Signal,
     WeightedDenoiser,
 )
+from fwdiff_lite.row_random import RowRandom, draw_key
 from fwdiff_lite.sampling import SamplerOptions, check_count, dynamic_threshold, eval_mode, join_chunks
 from fwdiff_lite.schedule import CosineSchedule
 
@@ -103,14 +104,29 @@ class ForwardDiffusion(nn.Module):
         self.weights_examples = isinstance(denoiser, WeightedDenoiser)
         self.predicts_target = isinstance(denoiser, DeterministicDenoiser)
 
-    def sample_time_and_noise(self, target: Observations, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """All random numbers of a loss: times t (B,), spread evenly over the batch, and noise like the target."""
-        n = len(target)
+    def sample_time_and_noise(
+        self,
+        target: Observations,
+        generator: torch.Generator,
+        rows: slice | None = None,
+        batch_size: int | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """All random numbers of a loss: times t (B,), spread evenly over the batch, and noise like the target.
+
+        rows, batch_size: the target holds these rows of a batch of this size; the noise is drawn row by row. None: the
+            target is the whole batch
+        """
+        n = batch_size or len(target)
         offset = torch.rand((), generator=generator, device=generator.device)
         t = (torch.arange(n, device=generator.device) / n + offset) % 1
-        noise = torch.randn(target.value.shape, generator=generator, device=generator.device)
+        if rows is None:
+            noise = torch.randn(target.value.shape, generator=generator, device=generator.device)
+        else:
+            t, random = t[rows], RowRandom(draw_key(generator), range(n)[rows])
+            noise = random.normal(*target.value.shape[1:])
         t = T_MIN + (T_MAX - T_MIN) * t
-        return t.to(target.value), noise.to(target.value)
+        device, dtype = target.value.device, target.value.dtype
+        return to_device(t.to(dtype), device), to_device(noise.to(dtype), device)
 
     def loss(
         self,
@@ -443,7 +459,13 @@ class ForwardRegression(ForwardDiffusion):
     steps have no effect, and num_samples samples are the same.
     """
 
-    def sample_time_and_noise(self, target: Observations, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def sample_time_and_noise(
+        self,
+        target: Observations,
+        generator: torch.Generator,
+        rows: slice | None = None,
+        batch_size: int | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """t = 1 and no noise."""
         return target.value.new_ones(len(target)), torch.zeros_like(target.value)
 

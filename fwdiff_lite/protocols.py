@@ -120,9 +120,24 @@ class DeterministicDenoiser(Protocol):
 class BatchFunction(Protocol):
     """What `fit` draws its batches from: every process calls it with a generator in the same state."""
 
-    def __call__(self, generator: torch.Generator, rows: slice | None = None) -> dict[str, Observations | Tensor]:
+    def __call__(self, generator: torch.Generator) -> dict[str, Observations | Tensor]:
         """A batch: "context", "target", and optionally "novel", "pixel_indices" and "novel_pixel_indices".
 
-        rows: the signals that this process trains on; a function that can make these alone may take the argument. `fit`
-            calls batch(generator), and selects its rows from the whole batch
+        Every process draws the whole batch, and `fit` selects its rows.
+        """
+
+
+@runtime_checkable
+class RowBatchFunction(Protocol):
+    """A batch function that draws some rows of a batch without the others, such as row_random.RowBatches.
+
+    batch_size: rows of a batch, over all processes
+    """
+
+    batch_size: int
+
+    def __call__(self, generator: torch.Generator, rows: slice | None = None) -> dict[str, Observations | Tensor]:
+        """These rows of a batch; None: the whole batch.
+
+        The generator ends in the same state whichever rows are drawn, and the rows do not depend on the others.
         """

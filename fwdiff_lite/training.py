@@ -5,8 +5,8 @@ A model is a Module with three parts. `denoiser` is the Module that is trained, 
 `forward(context, target, *random_numbers, ...)` returns a dict of scalars, whose "loss" is minimised.
 
 A batch comes from `batch(generator)`, see protocols.BatchFunction: Observations or tensors, one row a signal. Every
-process draws the same whole batch from the same generator and selects its own rows, so any number of processes trains
-on the same data as one.
+process draws the same whole batch from the same generator and selects its own rows; a protocols.RowBatchFunction draws
+these rows only. So any number of processes trains on the same data as one.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tqdm.auto import tqdm
 
 from fwdiff_lite.devices import autocast_bf16
 from fwdiff_lite.observations import Observations, to_device
-from fwdiff_lite.protocols import BatchFunction
+from fwdiff_lite.protocols import BatchFunction, RowBatchFunction
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -429,6 +429,13 @@ def _draw(
     model: nn.Module, batch: BatchFunction, state: _TrainingState, accelerator: Accelerator
 ) -> tuple[dict, list[Tensor]]:
     """This process's rows of a batch and of the random numbers of its loss, on this process's device."""
+    if isinstance(batch, RowBatchFunction):
+        rows = _rows(batch.batch_size, accelerator)
+        local_batch = {name: to_device(x, accelerator.device) for name, x in batch(state.generator, rows).items()}
+        if state.log.steps == 0:
+            _check_batch(local_batch)
+        random_numbers = model.sample_time_and_noise(local_batch["target"], state.generator, rows, batch.batch_size)
+        return local_batch, [to_device(x, accelerator.device) for x in random_numbers]
     full_batch = batch(state.generator)
     if state.log.steps == 0:
         _check_batch(full_batch)

@@ -20,8 +20,9 @@ from fwdiff_lite.storage.files import repo_root
 
 ROOT = repo_root()
 METHOD = {"protocols", "diffusion", "sampling", "model_checks", "model_file", "schedule", "observations", "training"}
-METHOD |= {"backbones"}
-HELPERS = {"checks", "diagnostics", "devices", "crops", "colours", "command_line", "plotting", "metrics", "datasets", "storage"}
+METHOD |= {"backbones", "row_random"}
+HELPERS = {"checks", "diagnostics", "devices", "crops", "colours", "command_line", "plotting", "metrics", "datasets"}
+HELPERS |= {"storage"}
 PACKAGE = sorted((ROOT / "fwdiff_lite").rglob("*.py"))
 
 

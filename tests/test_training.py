@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from training_script import scenes
 
 from fwdiff_lite.command_line import positive_int
 from fwdiff_lite.devices import CUDAGraphCallable
@@ -157,6 +158,23 @@ def test_two_processes_give_the_loss_curve_of_one(tmp_path, uninterrupted):
     assert two["processes"] == 2 and one["processes"] == 1
     for name in one["curve"]:
         assert two["curve"][name] == pytest.approx(one["curve"][name], abs=1e-4)
+
+
+def test_two_processes_that_draw_their_own_rows_give_the_curve_of_one_and_one_goes_on_with_it(tmp_path):
+    """20 steps on two processes, then 2 on one, against 22 on one."""
+    options = {"steps": 22, "warmup": 5, "seed": 3, "checkpoint_every": 20, "progress": False}
+    checkpoint = str(tmp_path / "state")
+    one = fit(*scenes(), **options)
+    run_on_two_processes(tmp_path / "two", problem="scenes", checkpoint=checkpoint, interrupt=[1, 20], **options)
+    assert json.loads((tmp_path / "two.0").read_text()) == [20, True]
+    _, two = read(tmp_path / "two")
+    resumed = fit(*scenes(), **options, checkpoint=checkpoint)
+    assert resumed.steps == len(one.curve["loss"]) == 22
+    for name, values in one.curve.items():
+        assert two["curve"][name] == pytest.approx(values[:20], abs=1e-4)
+        assert resumed.curve[name] == pytest.approx(values, abs=1e-4)
+    other_rows = fit(*scenes(), **options | {"seed": 4, "steps": 1}).curve["loss"]
+    assert other_rows != pytest.approx(one.curve["loss"][:1], abs=1e-2), "the control"
 
 
 def test_a_budget_of_seconds_ends_at_one_step_on_all_processes(tmp_path):

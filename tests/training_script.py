@@ -11,29 +11,46 @@ from safetensors.torch import save_file
 
 from fwdiff_lite import training
 from fwdiff_lite.problems.toy import projections as p
+from fwdiff_lite.protocols import RowBatchFunction
 from fwdiff_lite.training import fit
 
 STEPS = 60
 
 
+def toy():
+    """The toy's model, without dropout, and its batches, which are drawn whole."""
+    return p.build_diffusion(2, width=16, depth=2), p.infinite_batches(p.make_prior(2), 64)
+
+
+def scenes():
+    """A small model of 3-D scenes and its batches, whose rows are drawn alone."""
+    from fwdiff_lite.experiments.inverse_graphics import variants  # a second that the toy's trainings do not need
+    from fwdiff_lite.problems.inverse_graphics import tabletop
+
+    settings = variants.Settings(side=8)
+    model = variants.build_model(settings, samples_per_ray=4, width=8, widths=(8, 8), num_attention_levels=1)
+    return model, tabletop.batches(4, 1, 8, side=8, antialias=1)
+
+
 def main(out: str, options: str = "{}") -> None:
-    """Train the toy's model with dropout-free weights from a fixed seed; write its weights and its loss curve."""
+    """Train a model from a fixed seed; write its weights and its loss curve. options: those of fit, and of this file"""
     options = json.loads(options)
     pause, pace = options.pop("pause", 0), options.pop("pace", [1.0])
     interrupted_rank, interrupted_step = options.pop("interrupt", [-1, -1])
     calls = []
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    model = p.build_diffusion(2, width=16, depth=2)
-    make_batch = p.infinite_batches(p.make_prior(2), 64)
+    model, make_batch = {"toy": toy, "scenes": scenes}[options.pop("problem", "toy")]()
 
-    def batch(generator):
+    def batch(generator, *rows):
         time.sleep(pause)
         calls.append(None)
         if accelerator.process_index == interrupted_rank and len(calls) == interrupted_step:
             signal.raise_signal(signal.SIGINT)
-        return make_batch(generator)
+        return make_batch(generator, *rows)
 
+    if isinstance(make_batch, RowBatchFunction):
+        batch.batch_size = make_batch.batch_size
     accelerator = Accelerator(cpu=True)
     clock, own = time.monotonic, pace[accelerator.process_index % len(pace)]
     training.time.monotonic = lambda: own * clock()  # each process's clock goes at a pace of its own

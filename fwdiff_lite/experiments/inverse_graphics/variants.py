@@ -80,6 +80,7 @@ def build_model(
     samples_per_ray: int = SAMPLES_PER_RAY,
     width: int = 64,
     near_far: Sequence[float] | None = None,
+    supersample_observations: bool = False,
     **options,
 ) -> ForwardDiffusion:
     """The model with these settings and initial weights.
@@ -87,6 +88,7 @@ def build_model(
     width: of the field's network and of the encoder's output
     near_far: None for tabletop scenes. For unbounded scenes: the near and far plane; the first context camera is the
         origin of the world.
+    supersample_observations: whether a pixel is the mean of its rays in training and sampling, too (VolumeRenderer)
     options: arguments of the encoder, which replace those of ENCODER_OPTIONS
     ValueError unless 0 < near < far.
     """
@@ -99,7 +101,14 @@ def build_model(
             raise ValueError(f"near and far are {near:g} and {far:g}: wanted 0 < near < far")
     torch.manual_seed(seed)
     renderer = VolumeRenderer(
-        low, high, height=side, width=side, samples_per_ray=samples_per_ray, supersampling=2, near=near
+        low,
+        high,
+        height=side,
+        width=side,
+        samples_per_ray=samples_per_ray,
+        supersampling=2,
+        near=near,
+        supersample_observations=supersample_observations,
     )
     options = ENCODER_OPTIONS[settings.encoder] | options
     denoiser = settings.denoiser_class(

@@ -38,6 +38,7 @@ from fwdiff_lite.problems.inverse_graphics.ray_tracing import (
     occluder_distance,
 )
 from fwdiff_lite.problems.inverse_graphics.volume import intersect_aabb
+from fwdiff_lite.row_random import RowBatches, RowRandom
 
 LOW, HIGH = (-1.0, -1.0, -0.06), (1.0, 1.0, 0.72)  # lowest and highest corner of a box that contains every scene
 
@@ -133,12 +134,12 @@ def entropy(scenes: Scenes) -> Float[Tensor, "b 2"]:
     return -(scenes.factor_probabilities * scenes.factor_probabilities.log()).sum(-1)
 
 
-def draw_scenes(n: int, generator: torch.Generator) -> Scenes:
+def draw_scenes(n: int, generator: torch.Generator | RowRandom) -> Scenes:
     """n random scenes, on the CPU.
 
     A scene is laid out with its front at azimuth 0 (x points to the front, y to the left), then rotated to its front.
     """
-    uniform, integers = _random_functions(n, generator)
+    uniform, integers, _ = _random_functions(n, generator)
     screen_sign = 2.0 * integers(2) - 1  # 1: the screen stands on the left; -1: on the right
     screen = torch.stack([uniform(0.0, 0.08), screen_sign * uniform(0.38, 0.41)], -1)
     box = torch.stack([uniform(-0.22, -0.12), -screen_sign * uniform(0.36, 0.40)], -1)
@@ -185,21 +186,20 @@ def draw_scenes(n: int, generator: torch.Generator) -> Scenes:
     return resample_hidden(scenes, generator)
 
 
-def resample_hidden(scenes: Scenes, generator: torch.Generator) -> Scenes:
+def resample_hidden(scenes: Scenes, generator: torch.Generator | RowRandom) -> Scenes:
     """The same scenes with new hidden content, drawn from its true distribution given a front view.
 
     A front view of the result equals a front view of the input. Random numbers are drawn on the CPU, whatever the
     device of the scenes; the result is on that device.
     """
     scenes_on_cpu = resample_hidden_geometry(scenes.to("cpu"), generator)
-    probabilities = scenes_on_cpu.factor_probabilities.flatten(0, 1)
-    factor = torch.multinomial(probabilities, 1, generator=generator).view(-1, 2)
-    return replace(scenes_on_cpu, factor=factor).to(scenes.front_azimuth.device)
+    _, _, categories = _random_functions(len(scenes), generator)
+    return replace(scenes_on_cpu, factor=categories(scenes_on_cpu.factor_probabilities)).to(scenes.front_azimuth.device)
 
 
-def resample_hidden_geometry(scenes: Scenes, generator: torch.Generator) -> Scenes:
+def resample_hidden_geometry(scenes: Scenes, generator: torch.Generator | RowRandom) -> Scenes:
     """The same scenes with a new decal height and a new hidden body, present or not; on the CPU."""
-    uniform, integers = _random_functions(len(scenes), generator)
+    uniform, integers, _ = _random_functions(len(scenes), generator)
     shape_index = integers(3)
     screen_sign = torch.sign(_rotate(scenes.position[:, SCREEN], -scenes.front_azimuth)[:, 1])
     offset = torch.stack([-uniform(0.28, 0.30), screen_sign * uniform(0.01, 0.05)], -1)  # in the screen's frame
@@ -224,8 +224,10 @@ def _draw_half_extents(shape_index: Int[Tensor, "*b"], uniform: Callable) -> Flo
     return torch.stack([radius, radius, half_height], -1)
 
 
-def _random_functions(n: int, generator: torch.Generator) -> tuple[Callable, Callable]:
-    """The functions uniform(low, high, *shape) and integers(high, *shape), which draw tensors of shape (n, *shape)."""
+def _random_functions(n: int, generator: torch.Generator | RowRandom) -> tuple[Callable, Callable, Callable]:
+    """The functions uniform(low, high, *shape), integers(high, *shape) and categories(probabilities) of n rows."""
+    if isinstance(generator, RowRandom):
+        return generator.uniform, generator.integers, generator.categories
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
         return low + (high - low) * torch.rand(n, *shape, generator=generator)
@@ -233,7 +235,10 @@ def _random_functions(n: int, generator: torch.Generator) -> tuple[Callable, Cal
     def integers(high: int, *shape: int) -> Tensor:
         return torch.randint(high, (n, *shape), generator=generator)
 
-    return uniform, integers
+    def categories(probabilities: Float[Tensor, "n f c"]) -> Int[Tensor, "n f"]:
+        return torch.multinomial(probabilities.flatten(0, 1), 1, generator=generator).view(n, -1)
+
+    return uniform, integers, categories
 
 
 def _to_radians(degrees: Tensor) -> Tensor:
@@ -249,19 +254,19 @@ def _rotate(points: Float[Tensor, "*b 2"], angle: Float[Tensor, "*#b"]) -> Float
 # --- cameras ----------------------------------------------------------------------------------------------------------
 
 
-def draw_cameras(n: int, m: int, generator: torch.Generator) -> Float[Tensor, "n m 4 4"]:
+def draw_cameras(n: int, m: int, generator: torch.Generator | RowRandom) -> Float[Tensor, "n m 4 4"]:
     """m random cameras for each of n scenes, at any azimuth and at 20 to 32 degrees of elevation."""
-    uniform, _ = _random_functions(n, generator)
+    uniform, _, _ = _random_functions(n, generator)
     return _draw_orbit_cameras(uniform(-math.pi, math.pi, m), uniform)
 
 
-def draw_front_cameras(scenes: Scenes, generator: torch.Generator) -> Float[Tensor, "b 1 4 4"]:
+def draw_front_cameras(scenes: Scenes, generator: torch.Generator | RowRandom) -> Float[Tensor, "b 1 4 4"]:
     """One random camera in front of each scene, for its context: at most 10 degrees of azimuth from the front.
 
     Its elevation is 20 to 32 degrees. The camera sees none of the hidden content, and its image contains all other
     solids completely; one image in three does not contain the whole table.
     """
-    uniform, _ = _random_functions(len(scenes), generator)
+    uniform, _, _ = _random_functions(len(scenes), generator)
     azimuth = scenes.front_azimuth.cpu()[:, None] + _to_radians(uniform(-10, 10, 1))
     return _draw_orbit_cameras(azimuth, uniform).to(scenes.front_azimuth.device)
 
@@ -442,11 +447,11 @@ def batches(
     context_dropout: float = 0.0,
     device: torch.device | str = "cpu",
     compile: bool = False,
-) -> Callable[[torch.Generator], dict]:
+) -> RowBatches:
     """The batch function for fit(): new scenes with 1 to `max_contexts` context views, a target and a novel view.
 
     The first context camera is in front of the scene; all other cameras are at any azimuth. Scenes and cameras are
-    drawn on the CPU; images are rendered on the device.
+    drawn on the CPU; images are rendered on the device. Each process draws and renders its own rows.
 
     num_pixels: the number of pixels of each target and novel view that the loss uses; their random indices are
         "pixel_indices" and "novel_pixel_indices". Only pixels whose rays intersect the scene's box are drawn, since the
@@ -464,14 +469,13 @@ def batches(
     render_images = torch.compile(render) if compile else render
     box = torch.tensor([LOW, HIGH], device=device)
 
-    def make_batch(generator: torch.Generator) -> dict:
-        scenes = draw_scenes(batch_size, generator)
-        front_cameras = draw_front_cameras(scenes, generator)
-        cameras = torch.cat([front_cameras, draw_cameras(batch_size, max_contexts + 1, generator)], 1)
-        num_contexts = torch.randint(1, max_contexts + 1, (batch_size, 1), generator=generator)
-        drop_mask = torch.arange(max_contexts) >= num_contexts
+    def draw(random: RowRandom) -> dict:
+        n = len(random)
+        scenes = draw_scenes(n, random)
+        cameras = torch.cat([draw_front_cameras(scenes, random), draw_cameras(n, max_contexts + 1, random)], 1)
+        drop_mask = torch.arange(max_contexts) > random.integers(max_contexts, 1)  # contexts after the last
         if context_dropout:
-            drop_mask = drop_mask | (torch.rand(batch_size, 1, generator=generator) < context_dropout)
+            drop_mask = drop_mask | (random.uniform(0, 1, 1) < context_dropout)
         drop_mask, cameras = (to_device(x, device) for x in (drop_mask, cameras))
         views = Observations(render_images(scenes.to(device), cameras, side, antialias), cameras)
         batch = {
@@ -480,9 +484,9 @@ def batches(
             "novel": views.select(slice(max_contexts + 1, max_contexts + 2)),
         }
         if num_pixels is not None:
-            fraction = to_device(torch.rand(batch_size, 2, num_pixels, generator=generator), device)
+            fraction = to_device(random.uniform(0, 1, 2, num_pixels), device)
             pixel_indices = _box_pixel_indices(fraction, cameras[:, max_contexts:], side, box)
             batch["pixel_indices"], batch["novel_pixel_indices"] = pixel_indices.split(1, 1)
         return batch
 
-    return make_batch
+    return RowBatches(batch_size, draw)

@@ -132,8 +132,10 @@ class VolumeRenderer:
     height, width: pixels of an image
     samples_per_ray: segments of a ray inside of the box
     background: colour behind the box, the same in all three channels; features have none
-    supersampling: in `render_images`, each pixel is the mean of supersampling x supersampling rays. Everywhere else, a
-        pixel is the one ray through its centre, since sampling and training render many images
+    supersampling: in `render_images`, each pixel is the mean of supersampling x supersampling rays
+    supersample_observations: whether these rays define a pixel everywhere: in training and sampling, too. Otherwise, a
+        pixel is the one ray through its centre there; this is cheaper, but an image is filtered twice: by its pixels,
+        and by the field, which was only ever asked between the rays of `render_images`
     near: 0 divides a ray into segments of equal length. A positive number is the distance of the near plane: segments
         begin there and have equal disparity. This is for scenes that surround the camera, whose box is large
     """
@@ -146,12 +148,15 @@ class VolumeRenderer:
     background: float = 1.0
     supersampling: int = 1
     near: float = 0.0
+    supersample_observations: bool = False
 
     def __call__(
         self, signal: Callable, params: Float[Tensor, "b m 4 4"], pixel_indices: Int[Tensor, "b m n"] | None = None
     ) -> Float[Tensor, "b m 3 *pixels"]:
         """Eq. 12: the colours that the cameras `params` see, of all pixels or of those with the given indices."""
-        rgb = self.render_rays(signal, params, pixel_indices, num_channels=3).rgb_features.transpose(-1, -2)
+        rays_per_side = self.supersampling if self.supersample_observations else 1
+        render = self.render_rays(signal, params, pixel_indices, num_channels=3, rays_per_side=rays_per_side)
+        rgb = render.rgb_features.transpose(-1, -2)
         return rgb if pixel_indices is not None else rgb.unflatten(-1, (self.height, self.width))
 
     def render_images(self, signal: Callable, cameras: Float[Tensor, "b m 4 4"]) -> RenderedImages:
@@ -172,12 +177,14 @@ class VolumeRenderer:
         downsample: int = 1,
         pixel_offset: tuple[float, float] = (0.0, 0.0),
         num_channels: int | None = None,
+        rays_per_side: int = 1,
     ) -> RenderedRays:
-        """Renders one ray for each pixel of M cameras, or for the pixels with the given indices.
+        """Renders the pixels of M cameras, or the pixels with the given indices.
 
         downsample: divides the image's height and width; neither becomes less than 1
         pixel_offset: where the rays pass, in pixels to the right of and below the pixels' centres
         num_channels: how many of the field's channels are rendered, from the first; 3 are the colours, None is all
+        rays_per_side: a pixel is the mean of rays_per_side x rays_per_side rays, evenly spaced in the pixel
         """
         check_cameras(cameras)
         b, m = cameras.shape[:2]
@@ -186,7 +193,13 @@ class VolumeRenderer:
         ray_indices = (
             torch.arange(len(uv), device=uv.device).expand(b, m, -1) if pixel_indices is None else pixel_indices
         )
-        origins, directions = rays(cameras, uv[ray_indices])  # (B, M, 1, 3), (B, M, n, 3)
+        uv, rays_per_pixel = uv[ray_indices], rays_per_side**2  # (B, M, n, 2)
+        if rays_per_side > 1:
+            offsets = (pixel_centres(rays_per_side, rays_per_side, uv) - 0.5) / uv.new_tensor([w, h])
+            uv = (uv[..., None, :] + offsets).flatten(2, 3)
+            ray_indices = ray_indices[..., None] * rays_per_pixel + torch.arange(rays_per_pixel, device=uv.device)
+            ray_indices = ray_indices.flatten(2)
+        origins, directions = rays(cameras, uv)  # (B, M, 1, 3), (B, M, n, 3)
         box_min, box_max = (torch.tensor(x, dtype=uv.dtype, device=uv.device) for x in (self.box_min, self.box_max))
         near, far = intersect_aabb(origins, directions, box_min, box_max)
         training = getattr(signal, "training", False)
@@ -203,4 +216,7 @@ class VolumeRenderer:
         rgb_features = rgb_features[..., :num_channels].to(distance).unflatten(1, shape[1:])
         background = torch.zeros_like(rgb_features[0, 0, 0, 0])
         background[:3] = self.background
-        return composite(density, rgb_features, delta, distance, far, background)
+        render = composite(density, rgb_features, delta, distance, far, background)
+        if rays_per_side == 1:
+            return render
+        return RenderedRays(*(x.unflatten(2, (-1, rays_per_pixel)).mean(3) for x in render))

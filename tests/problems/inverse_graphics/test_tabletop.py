@@ -12,6 +12,7 @@ from fwdiff_lite.problems.inverse_graphics import tabletop
 from fwdiff_lite.problems.inverse_graphics.cameras import orbit, pixel_centres, project, rays
 from fwdiff_lite.problems.inverse_graphics.ray_tracing import Solids, hit_record
 from fwdiff_lite.problems.inverse_graphics.volume import intersect_aabb
+from fwdiff_lite.row_random import RowRandom, draw_key
 
 
 @pytest.fixture(scope="module")
@@ -241,7 +242,8 @@ def test_batches_hold_contexts_a_target_and_a_novel_view():
         assert view.value.shape == (6, 1, 3, 16, 16) and view.mask.all()
         assert pixel_indices.shape == (6, 1, 10) and pixel_indices.min() >= 0 and pixel_indices.max() < 256
         uv = pixel_centres(16, 16, view.params)[pixel_indices]
-        colour, _ = tabletop.render_rays(tabletop.draw_scenes(6, generator()), *rays(view.params, uv))
+        scenes = tabletop.draw_scenes(6, RowRandom(draw_key(generator()), range(6)))
+        colour, _ = tabletop.render_rays(scenes, *rays(view.params, uv))
         torch.testing.assert_close(gather_pixels(view.value, pixel_indices), colour.movedim(-1, 2))
         near, far = intersect_aabb(*rays(view.params, uv), *view.params.new_tensor([tabletop.LOW, tabletop.HIGH]))
         assert (near < far).all(), "a ray that misses the scene's box always shows background"
@@ -249,6 +251,26 @@ def test_batches_hold_contexts_a_target_and_a_novel_view():
     assert torch.equal(again["target"].value, batch["target"].value)
     assert torch.equal(again["pixel_indices"], batch["pixel_indices"])
     assert set(tabletop.batches(2, side=4)(generator())) == {"context", "target", "novel"}
+
+
+def test_rows_of_a_batch_do_not_depend_on_the_other_rows():
+    make_batch = tabletop.batches(5, max_contexts=2, num_pixels=10, side=8, context_dropout=0.3)
+    whole_generator, whole = generator(), None
+    for _ in range(2):  # two batches in a row: the generator ends in one state, whichever rows are drawn
+        part_generators = [generator(), generator()]
+        for part in part_generators:
+            part.set_state(whole_generator.get_state())
+        previous, whole = whole, make_batch(whole_generator)
+        parts = [make_batch(g, rows) for g, rows in zip(part_generators, (slice(2), slice(2, 5)), strict=True)]
+        assert all(torch.equal(part.get_state(), whole_generator.get_state()) for part in part_generators)
+        for name in ("context", "target", "novel"):
+            for key in ("value", "params", "mask"):
+                drawn = torch.cat([getattr(part[name], key) for part in parts])
+                torch.testing.assert_close(drawn, getattr(whole[name], key))
+        for name in ("pixel_indices", "novel_pixel_indices"):
+            assert torch.equal(torch.cat([part[name] for part in parts]), whole[name])
+    assert not torch.equal(previous["target"].params, whole["target"].params)
+    assert not torch.equal(whole["target"].params[:2], whole["target"].params[2:4]), "no two rows are alike"
 
 
 def test_context_dropout_masks_the_whole_context_of_a_fraction_of_the_scenes():

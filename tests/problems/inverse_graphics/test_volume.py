@@ -474,6 +474,24 @@ def test_a_supersampled_pixel_is_the_mean_of_its_rays():
     assert torch.equal(renderer(varying_field(), cameras), replace(renderer, supersampling=1)(varying_field(), cameras))
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_with_supersampled_observations_a_pixel_is_the_same_mean_of_rays_everywhere(training):
+    """Those rays are the pixel centres of a finer image. Without the option, an observation is one ray a pixel."""
+    cameras = orbit(double([[0.4, 2.0]]), 0.3, 3.0, 0.6)
+    renderer = replace(BOX, height=6, width=4, supersampling=3, supersample_observations=True)
+    pixels = torch.tensor([[[0, 13, 23], [7, 7, 1]]])
+    field = varying_field(training)
+    image, chosen = renderer(field, cameras), renderer(field, cameras, pixels)
+    torch.testing.assert_close(chosen, gather_pixels(image, pixels))
+    uv, _ = project(cameras, field.queried_points[0].view(1, 2, -1, 3))
+    uv = uv.view(1, 2, 6, 4, 3, 3, 16, 2)[..., 5, :].transpose(3, 4).flatten(2, 5)
+    torch.testing.assert_close(uv, pixel_centres(18, 12, uv).expand_as(uv), rtol=0, atol=1e-9)
+    one_ray = replace(renderer, supersample_observations=False)(field, cameras)
+    assert (one_ray - image).abs().max() > 0.01, "the control"
+    if not training:  # in training, every ray has its own sample positions
+        torch.testing.assert_close(image, renderer.render_images(field, cameras).rgb)
+
+
 def test_invalid_cameras_raise_one_line_errors():
     valid = camera([-3.0, 0.0, 0.0])
     for cameras, message in (
