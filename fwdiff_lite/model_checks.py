@@ -102,7 +102,8 @@ def check_loss_input(denoiser: nn.Module, context: Observations, views: Views, t
                 f"pixel_indices are {pixels[0].shape[-1]} an image, novel_pixel_indices {pixels[1].shape[-1]}: "
                 "give as many of one as of the other"
             )
-    _check_type(denoiser, context)
+    if not torch.compiler.is_compiling():
+        _check_type(denoiser, context)
 
 
 def check_sampler_input(

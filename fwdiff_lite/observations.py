@@ -55,10 +55,9 @@ class Observations:
             raise ValueError(
                 f"mask must be bool of shape {(b, m)}, got {self.mask.dtype} of shape {tuple(self.mask.shape)}"
             )
-        devices = {x.device for x in (self.value, self.params, self.mask)}
-        if len(devices) > 1:
-            names = ", ".join(sorted(map(str, devices)))
-            raise ValueError(f"value, params and mask lie on several devices ({names}): move them to one")
+        if not self.value.device == self.params.device == self.mask.device:
+            devices = f"{self.value.device}, {self.params.device} and {self.mask.device}"
+            raise ValueError(f"value, params and mask lie on {devices}: move them to one device")
 
     def __len__(self) -> int:
         """B, the number of signals."""

@@ -459,3 +459,27 @@ def test_observations_of_another_shape_are_refused_in_sampling_too():
     wrong = ForwardDiffusion(model.denoiser, lambda signal, params: signal[:, None, :1])
     with pytest.raises(ValueError, match="forward_model gave .* where the targets are"):
         wrong.sample(context, params, steps=2)
+
+
+def test_a_noisy_target_is_zero_where_its_crop_does_not_reach():
+    """Of a forward model that fills the whole canvas: after every reverse step, and in the loss."""
+
+    class Careless(Covering):
+        def __call__(self, signal, params):
+            return scale(signal, params)
+
+        def support(self, params):
+            return torch.tensor([1.0, 1.0, 0.0], dtype=torch.float64)
+
+    diffusion, context, params = learner()
+    model = ForwardDiffusion(diffusion.denoiser, Careless())
+    steps = list(model.trajectory(context, params, steps=3, eta=0.5))
+    assert all(step.noisy_target[..., 2].abs().max() == 0 for step in steps)
+    assert all(step.noisy_target[..., :2].abs().min() > 0 for step in steps)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_training_has_no_time_outside_of_the_samplers(seed):
+    _, seen = observed(b=1000)
+    t, _ = ForwardDiffusion(Scalers(), scale).sample_time_and_noise(seen, torch.Generator().manual_seed(seed))
+    assert t.min() >= 1e-3 and t.max() <= 1 - 1e-3 and t.max() - t.min() > 0.99

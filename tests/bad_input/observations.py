@@ -33,7 +33,7 @@ CASES = [
     ("params int", lambda: Observations(VALUE, PARAMS.long()), "params need a floating type.*params.float()"),
     ("params bool", lambda: Observations(VALUE, PARAMS.bool()), "params need a floating type"),
     ("params of another batch", lambda: Observations(VALUE, PARAMS[:2]), "params are for 2 signals"),
-    ("params of another device", lambda: Observations(VALUE, PARAMS.to("meta")), "several devices .cpu, meta."),
+    ("params of another device", lambda: Observations(VALUE, PARAMS.to("meta")), "lie on cpu, meta and cpu: move them"),
     ("mask float", lambda: Observations(VALUE, PARAMS, MASK.float()), "mask must be bool of shape"),
     ("mask list", lambda: Observations(VALUE, PARAMS, [True]), "mask is of type list"),
     ("mask of another count", lambda: Observations(VALUE, PARAMS, MASK[:, :2]), r"mask must be bool of shape \(4, 3\)"),
