@@ -6,19 +6,46 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from fwdiff_lite.checks import check_count, format_shape
+
 
 def timestep_embedding(t: Float[Tensor, "b"], num_freqs: int = 6) -> Float[Tensor, "b f"]:
     """Sines and cosines of pi t / 2 times 1, 2, 4, ...: f = 2 num_freqs features of a time in [0, 1]."""
+    if t.ndim != 1 or not t.is_floating_point():
+        raise ValueError(f"got t of shape {format_shape(t)} and {t.dtype}, wanted (B,) in a floating type")
     frequencies = (math.pi / 2) * 2.0 ** torch.arange(num_freqs, device=t.device, dtype=t.dtype)
     angles = t[:, None] * frequencies
     return torch.cat([angles.sin(), angles.cos()], 1)
 
 
 def _check_sizes(in_features: int, out_features: int, width: int, depth: int, num_freqs: int) -> None:
-    if min(in_features, out_features, width, depth, num_freqs) < 1:
+    sizes = (in_features, out_features, width, depth, num_freqs)
+    if not all(isinstance(size, int) and size > 0 for size in sizes):
         raise ValueError(
             f"a network needs positive sizes, got {in_features=}, {out_features=}, {width=}, {depth=}, {num_freqs=}"
         )
+
+
+def _check_dropout(dropout: float) -> None:
+    if not 0 <= dropout < 1:
+        raise ValueError(f"got dropout = {dropout}, wanted a fraction of the hidden units, from 0 to below 1")
+
+
+def _check_dims(dims: int) -> None:
+    if dims not in (1, 2):
+        raise ValueError(f"got dims = {dims}, wanted 2 for images or 1 for rows")
+
+
+def _check_input(x: Tensor, t: Tensor, channels: int, like: Tensor) -> None:
+    """ValueError unless x fits the first weight, `like`: (B, channels) or (B, channels, h, w); and t is (B,)."""
+    wanted = ("B", str(channels), "h", "w")[: like.ndim]
+    if x.ndim != like.ndim or x.shape[1] != channels:
+        raise ValueError(f"got x of shape {format_shape(x)}, wanted ({', '.join(wanted)}) for this network")
+    if t.shape != x.shape[:1]:
+        raise ValueError(f"got t of shape {format_shape(t)}, wanted ({len(x)},): one time for each row of x")
+    for name, value in (("x", x), ("t", t)):  # autocast casts between the other floating types
+        if not value.is_floating_point() or (value.dtype == torch.float64) != (like.dtype == torch.float64):
+            raise ValueError(f"got {name} of {value.dtype}, wanted that of the weights: convert it to {like.dtype}")
 
 
 class MLP(nn.Module):
@@ -38,6 +65,7 @@ class MLP(nn.Module):
     ):
         super().__init__()
         _check_sizes(in_features, out_features, width, depth, num_freqs)
+        _check_dropout(dropout)
         self.num_freqs = num_freqs
         sizes = [in_features + 2 * num_freqs] + [width] * depth
         layers: list[nn.Module] = []
@@ -49,6 +77,8 @@ class MLP(nn.Module):
 
     def forward(self, x: Float[Tensor, "b i"], t: Float[Tensor, "b"]) -> Float[Tensor, "b o"]:
         """The output at time t."""
+        first = self.layers[0]
+        _check_input(x, t, first.in_features - 2 * self.num_freqs, first.weight)
         return self.layers(torch.cat([x, timestep_embedding(t, self.num_freqs)], 1))
 
 
@@ -69,6 +99,7 @@ class ResidualMLP(nn.Module):
     ):
         super().__init__()
         _check_sizes(in_features, out_features, width, depth, num_freqs)
+        _check_dropout(dropout)
         self.num_freqs = num_freqs
 
         def layer(drop: float) -> list[nn.Module]:
@@ -82,6 +113,7 @@ class ResidualMLP(nn.Module):
 
     def forward(self, x: Float[Tensor, "b i"], t: Float[Tensor, "b"]) -> Float[Tensor, "b o"]:
         """The output at time t."""
+        _check_input(x, t, self.linear_in.in_features - 2 * self.num_freqs, self.linear_in.weight)
         h = self.linear_in(torch.cat([x, timestep_embedding(t, self.num_freqs)], 1))
         for block in self.blocks:
             h = h + block(h)
@@ -101,6 +133,8 @@ class _UNetEncoder(nn.Module):
         dims: int,
     ):
         super().__init__()
+        _check_dims(dims)
+        check_count(0, num_attention_levels=num_attention_levels)
         if any(width % 8 for width in widths):
             raise ValueError(f"widths must be multiples of 8, got {widths}")
         self.num_freqs, self.dims, self.first_attention_level = num_freqs, dims, len(widths) - num_attention_levels
@@ -166,6 +200,7 @@ class UNet(_UNetEncoder):
 
     def forward(self, x: Float[Tensor, "b i h w"], t: Float[Tensor, "b"]) -> Float[Tensor, "b o h w"]:
         """The output at time t."""
+        _check_input(x, t, self.conv_in.in_channels, self.conv_in.weight)
         side = 2 ** len(self.downsample)
         if self.dims == 1 and x.shape[-2] != 1:
             raise ValueError(f"images of {x.shape[-2]}x{x.shape[-1]} pixels: this network takes rows, of height 1")
@@ -249,6 +284,7 @@ class Encoder(_UNetEncoder):
     ):
         _check_sizes(in_channels, out_channels, min((hidden, *widths), default=0), num_blocks, num_freqs)
         super().__init__(in_channels, widths, num_blocks, 0, num_freqs, dims=2)
+        check_count(side=side)
         self.side, smaller = side, 2 ** (len(widths) - 1)
         if side % smaller:
             raise ValueError(f"images of {side}x{side} pixels: both sides must be divisible by {smaller}")
@@ -262,6 +298,7 @@ class Encoder(_UNetEncoder):
 
     def forward(self, x: Float[Tensor, "b i h w"], t: Float[Tensor, "b"]) -> Float[Tensor, "b o"]:
         """The output at time t."""
+        _check_input(x, t, self.conv_in.in_channels, self.conv_in.weight)
         if x.shape[-2:] != (self.side, self.side):
             sides = f"{x.shape[-2]}x{x.shape[-1]}"
             raise ValueError(f"images of {sides} pixels: this network takes {self.side}x{self.side}")
@@ -291,6 +328,8 @@ class DiT(nn.Module):
     ):
         super().__init__()
         _check_sizes(in_channels, out_channels, width, depth, num_freqs)
+        _check_dims(dims)
+        check_count(heads=heads, patch=patch)
         if width % 4 or width % heads:
             raise ValueError(f"width must be a multiple of 4 and of heads, got {width} with {heads} heads")
         self.num_freqs = num_freqs
@@ -307,6 +346,7 @@ class DiT(nn.Module):
 
     def forward(self, x: Float[Tensor, "b i h w"], t: Float[Tensor, "b"]) -> Float[Tensor, "b o h w"]:
         """The output at time t."""
+        _check_input(x, t, self.patch_embed.in_channels, self.patch_embed.weight)
         if any(side % patch for side, patch in zip(x.shape[-2:], self.patch, strict=True)):
             raise ValueError(
                 f"images of {x.shape[-2]}x{x.shape[-1]} pixels: sides must be multiples of a patch's {self.patch}"

@@ -1,10 +1,11 @@
 """Checks of arguments, each with an error of one line: the argument's name, the given value, the wanted one.
 
-The checks of values read a number from the tensor's device. So they are for functions that run once or return numbers,
-not for the loops of training and sampling.
+The checks of values read a number from the tensor's device. So they are for functions that run once or return numbers;
+`check_values_on_cpu` is for the loops of training and sampling. Under torch.compile no value is checked.
 """
 
 import math
+from collections.abc import Callable
 from numbers import Integral, Real
 
 import torch
@@ -18,6 +19,8 @@ def format_shape(x: Tensor) -> str:
 
 def check_finite(**tensors: Tensor) -> None:
     """ValueError, with the argument's name, if a tensor is empty or has a value that is not finite."""
+    if torch.compiler.is_compiling():
+        return
     for name, x in tensors.items():
         if not isinstance(x, Tensor):
             raise ValueError(f"{name} is a {type(x).__name__}, wanted a tensor: convert it with torch.as_tensor")
@@ -52,14 +55,35 @@ def check_distance_types(**tensors: Tensor) -> None:
         raise ValueError(f"got {given}, wanted float32 or float64 for all: convert them with .float()")
 
 
-def check_shape(name: str, x: Tensor, shape: tuple[int, ...], other: str) -> None:
-    """ValueError if `x` does not have that shape, which follows from another argument; other: its name and shape."""
+def check_shape(name: str, x: Tensor, shape: tuple[int, ...], /, **others: Tensor) -> None:
+    """ValueError if `x` does not have that shape, which follows from the other arguments, if there are any."""
     if tuple(x.shape) != tuple(shape):
-        raise ValueError(f"{name} has shape {format_shape(x)}, wanted {tuple(shape)} to fit {other}")
+        fit = " and ".join(f"{other} {format_shape(y)}" for other, y in others.items())
+        given = f"{name} has shape {format_shape(x)}, wanted {tuple(shape)}"
+        raise ValueError(f"{given} to fit {fit}" if fit else given)
+
+
+def check_last_sizes(name: str, x: Tensor, *sizes: int) -> None:
+    """ValueError if the last axes of `x` do not have these sizes, or if it has no floating type."""
+    if tuple(x.shape[x.ndim - len(sizes) :]) != sizes or x.ndim < len(sizes):
+        raise ValueError(f"{name} has shape {format_shape(x)}, wanted (..., {', '.join(map(str, sizes))})")
+    if not x.is_floating_point():
+        raise ValueError(f"{name} has the type {x.dtype}, wanted a floating type: convert it with .float()")
+
+
+def check_values_on_cpu(invalid: Callable[[], Tensor], message: str) -> None:
+    """ValueError with this message if `invalid()` is True anywhere; nothing is checked on a GPU or in compiled code.
+
+    A GPU would have to wait for the answer at every training step.
+    """
+    if not torch.compiler.is_compiling() and (where := invalid()).device.type == "cpu" and bool(where.any()):
+        raise ValueError(message)
 
 
 def check_count(minimum: int = 1, **counts: int) -> None:
     """ValueError, with the argument's name, if a count is not a whole number of at least `minimum`."""
+    if torch.compiler.is_compiling():
+        return
     for name, count in counts.items():
         if not isinstance(count, Integral) or count < minimum:
             raise ValueError(f"got {name} = {count}, wanted a whole number of at least {minimum}")
@@ -67,9 +91,20 @@ def check_count(minimum: int = 1, **counts: int) -> None:
 
 def check_positive(**numbers: float) -> None:
     """ValueError, with the argument's name, if a number is not above 0 and finite."""
+    if torch.compiler.is_compiling():
+        return
     for name, number in numbers.items():
         if not (isinstance(number, Real) and 0 < number < math.inf):
             raise ValueError(f"got {name} = {number}, wanted a finite number above 0")
+
+
+def check_interval(low: float, high: float, **numbers: float) -> None:
+    """ValueError, with the argument's name, if a number is not from `low` to `high`, both included."""
+    if torch.compiler.is_compiling():
+        return
+    for name, number in numbers.items():
+        if not (isinstance(number, Real) and low <= number <= high):
+            raise ValueError(f"got {name} = {number}, wanted a number from {low:.3g} to {high:.3g}")
 
 
 def check_generator(generator: Generator) -> None:

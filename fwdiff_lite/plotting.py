@@ -17,6 +17,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from fwdiff_lite.checks import check_count, check_positive
+
 TRUE = "#4a4a4a"  # grey
 SAMPLES = "#0072b2"  # blue
 CONTEXT = "#d55e00"  # vermilion
@@ -82,7 +84,8 @@ def image_grid(
     ValueError if the shape or the number of labels does not fit, or no image has a finite value.
     """
     images = to_numpy(images)
-    if images.ndim not in (4, 5) or (images.ndim == 5 and images.shape[-1] != 3):
+    check_positive(size=size)
+    if images.ndim not in (4, 5) or 0 in images.shape or (images.ndim == 5 and images.shape[-1] != 3):
         raise ValueError(f"images have shape {images.shape}: give (rows, cols, h, w[, 3])")
     rows, cols, h, w = images.shape[:4]
     for name, labels, count in (("row_labels", row_labels, rows), ("col_titles", col_titles, cols)):
@@ -122,8 +125,10 @@ def flow_to_rgb(flow: Float[Array, "*b h w 2"], max_length: float | None = None)
     flow = to_numpy(flow)
     if flow.ndim < 3 or flow.shape[-1] != 2:
         raise ValueError(f"flow has shape {flow.shape}: give (..., h, w, 2)")
-    if max_length is not None and not max_length > 0:
-        raise ValueError(f"max_length is {max_length}: give a positive length")
+    if max_length is not None:
+        check_positive(max_length=max_length)
+    if not np.isfinite(flow).all():
+        raise ValueError(f"flow holds {int((~np.isfinite(flow)).sum())} NaN or infinite values: no colour shows them")
     length = np.hypot(flow[..., 0], flow[..., 1])
     max_length = max_length or float(length.max()) or 1.0  # a field that is zero everywhere is white
     hue = np.arctan2(flow[..., 1], flow[..., 0]) / (2 * math.pi) % 1.0
@@ -134,6 +139,7 @@ def flow_to_rgb(flow: Float[Array, "*b h w 2"], max_length: float | None = None)
 
 def flow_wheel(size: int = 65) -> Float[np.ndarray, "size size 3"]:
     """The legend of `flow_to_rgb`: a disc, with each point in the colour of the vector from the centre to it."""
+    check_count(size=size)
     axis = np.linspace(-1, 1, size)
     x, y = np.meshgrid(axis, axis)
     rgb = flow_to_rgb(np.stack([x, y], -1), max_length=1.0)
@@ -150,12 +156,14 @@ def depth_to_rgb(
     ValueError if near is larger than far, or if a default is needed and no depth is finite.
     """
     depth = to_numpy(depth)
+    if depth.ndim < 2:
+        raise ValueError(f"depth has shape {depth.shape}: give (..., h, w)")
     finite = np.isfinite(depth)
     if (near is None or far is None) and not finite.any():
         raise ValueError("depth holds no finite value: give near and far")
     near = float(depth[finite].min()) if near is None else near
     far = float(depth[finite].max()) if far is None else far
-    if near > far:
+    if not near <= far:
         raise ValueError(f"near is {near} and far is {far}: give near below far")
     brightness = 1 - np.clip((np.where(finite, depth, near) - near) / ((far - near) or 1.0), 0, 1)
     rgb = mpl.colormaps["cividis"](brightness)[..., :3]
@@ -165,15 +173,23 @@ def depth_to_rgb(
 
 def figure_to_rgb(fig: Figure) -> UInt8[np.ndarray, "H W 3"]:
     """The pixels of a figure at its own dpi, (H, W, 3) uint8: one frame of an animation."""
+    if not isinstance(fig, Figure):
+        raise ValueError(f"fig is a {type(fig).__name__}, wanted a matplotlib Figure")
     canvas = FigureCanvasAgg(fig)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
 def to_numpy(array: Array) -> np.ndarray:
-    """A tensor on any device, or an array, as a numpy array; half precision becomes single precision."""
+    """A tensor on any device, or an array, as a numpy array; half precision becomes single precision.
+
+    ValueError if it does not hold real numbers.
+    """
     if isinstance(array, Tensor):
         array = array.detach().cpu()
         array = array.float() if array.dtype in (torch.float16, torch.bfloat16) else array
-        return array.numpy()
-    return np.asarray(array)
+        array = array.numpy()
+    array = np.asarray(array)
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"got {type(array).__name__} of {array.dtype}, wanted real numbers: bool, integer or floating")
+    return array

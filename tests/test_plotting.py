@@ -120,7 +120,7 @@ def test_depth_uses_the_given_near_and_far_and_accepts_a_constant_map():
     ("call", "message"),
     [
         (lambda: plotting.flow_to_rgb(np.zeros((4, 4, 3))), r"flow has shape \(4, 4, 3\)"),
-        (lambda: plotting.flow_to_rgb(np.zeros((4, 4, 2)), max_length=-1.0), "give a positive length"),
+        (lambda: plotting.flow_to_rgb(np.zeros((4, 4, 2)), max_length=-1.0), "got max_length = -1.0"),
         (lambda: plotting.depth_to_rgb(np.zeros((2, 2)), 3.0, 1.0), "give near below far"),
         (lambda: plotting.depth_to_rgb(np.full((2, 2), np.inf)), "give near and far"),
     ],

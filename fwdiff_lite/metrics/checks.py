@@ -13,7 +13,7 @@ def check_samples(samples: Tensor, truth: Tensor | None = None, min_samples: int
         raise ValueError(f"samples has shape {format_shape(samples)}, wanted (contexts, K, ...)")
     if truth is not None:
         check_float(truth=truth)
-        check_shape("truth", truth, (len(samples), *samples.shape[2:]), f"samples {format_shape(samples)}")
+        check_shape("truth", truth, (len(samples), *samples.shape[2:]), samples=samples)
     check_num_samples(samples.shape[1], min_samples)
 
 
@@ -41,7 +41,7 @@ def check_scores(**scores: Tensor) -> None:
     if scores[first].ndim != 1:
         raise ValueError(f"{first} has shape {format_shape(scores[first])}, wanted (contexts,): one score for each")
     for name in others:
-        check_shape(name, scores[name], scores[first].shape, f"{first} {format_shape(scores[first])}")
+        check_shape(name, scores[name], scores[first].shape, **{first: scores[first]})
 
 
 def broadcast_mask(mask: Tensor | None, truth: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ def _check_probabilities_and_labels(probabilities: Tensor, labels: Tensor) -> No
     """ValueError unless `probabilities` (c, a) are distributions and `labels` (c,) are categories."""
     _check_probabilities(probabilities)
     check_integers(labels=labels)
-    check_shape("labels", labels, probabilities.shape[:1], f"probabilities {format_shape(probabilities)}")
+    check_shape("labels", labels, probabilities.shape[:1], probabilities=probabilities)
     if labels.min() < 0 or labels.max() >= probabilities.shape[1]:
         raise ValueError(f"labels must be integers from 0 to {probabilities.shape[1] - 1}, one for each context")
 
@@ -58,7 +58,7 @@ def factor_tv(labels: Int[Tensor, "c K"], probabilities: Float[Tensor, "c a"], g
     """
     _check_probabilities(probabilities)
     frequencies = label_frequencies(labels, probabilities.shape[1])
-    check_shape("probabilities", probabilities, frequencies.shape, f"labels {format_shape(labels)}")
+    check_shape("probabilities", probabilities, frequencies.shape, labels=labels)
     errors = frequencies - probabilities
     return bootstrap(lambda e: e.mean(0).abs().sum() / 2, errors, generator=generator)
 
@@ -75,7 +75,7 @@ def per_context_calibration_rms(
     """
     _check_probabilities(probabilities)
     frequencies, K = label_frequencies(labels, probabilities.shape[1]), labels.shape[1]
-    check_shape("probabilities", probabilities, frequencies.shape, f"labels {format_shape(labels)}")
+    check_shape("probabilities", probabilities, frequencies.shape, labels=labels)
     check_num_samples(K, 2)
     variance = frequencies * (1 - frequencies) / (K - 1)
     squared_errors = ((frequencies - probabilities).square() - variance).sum(-1) / 2

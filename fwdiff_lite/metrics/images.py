@@ -89,7 +89,7 @@ def ssim(
     `peak` is the range of the data. ValueError if the images are smaller than 11 x 11. Source: Wang et al. 2004.
     """
     check_float(prediction=prediction, truth=truth)
-    check_shape("truth", truth, prediction.shape, f"prediction {format_shape(prediction)}")
+    check_shape("truth", truth, prediction.shape, prediction=prediction)
     if prediction.ndim != 4 or min(prediction.shape[-2:]) < 11:
         raise ValueError(f"prediction has shape {format_shape(prediction)}, wanted (c, channels, h >= 11, w >= 11)")
     check_positive(peak=peak)
@@ -154,7 +154,7 @@ def lpips(prediction: Float[Tensor, "c 3 h w"], truth: Float[Tensor, "c 3 h w"])
     OptionalDependencyError without torchmetrics, torchvision and the weights. Source: Zhang et al. 2018.
     """
     _check_rgb(prediction=prediction, truth=truth)
-    check_shape("truth", truth, prediction.shape, f"prediction {format_shape(prediction)}")
+    check_shape("truth", truth, prediction.shape, prediction=prediction)
     metric = _torchmetric("lpip", "LearnedPerceptualImagePatchSimilarity", net_type="alex").to(truth.device)
     with torch.no_grad():
         return float(metric(prediction.float().clamp(-1, 1), truth.float()))

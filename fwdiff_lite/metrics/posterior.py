@@ -93,7 +93,7 @@ def c2st(real: Float[Tensor, "n d"], fake: Float[Tensor, "n d"], generator: Gene
     check_generator(generator)
     if real.ndim != 2:
         raise ValueError(f"real has shape {format_shape(real)}, wanted (n, d): one row for each sample")
-    check_shape("fake", fake, real.shape, f"real {format_shape(real)}")
+    check_shape("fake", fake, real.shape, real=real)
     if not 2 <= folds <= len(real) // 2:
         raise ValueError(f"got {len(real)} rows and {folds} folds, wanted 2 folds or more with 2 rows each")
     accuracies = _heldout_accuracy(real, fake, generator, folds).cpu()
@@ -107,7 +107,7 @@ def wasserstein1(x: Float[Tensor, "*batch n"], y: Float[Tensor, "*batch n"]) -> 
     wasserstein1(other exact set, exact), averaged over contexts: 1 is perfect.
     """
     check_float(x=x, y=y)
-    check_shape("y", y, x.shape, f"x {format_shape(x)}")
+    check_shape("y", y, x.shape, x=x)
     return (x.sort(-1).values - y.sort(-1).values).abs().mean(-1)
 
 
@@ -148,7 +148,7 @@ def sbc_ranks(samples: Float[Tensor, "c L"], truth: Float[Tensor, "c"], generato
     check_float(samples=samples, truth=truth)
     if samples.ndim != 2:
         raise ValueError(f"samples has shape {format_shape(samples)}, wanted (contexts, L): numbers, not signals")
-    check_shape("truth", truth, samples.shape[:1], f"samples {format_shape(samples)}")
+    check_shape("truth", truth, samples.shape[:1], samples=samples)
     below, ties = (samples < truth[:, None]).sum(-1), (samples == truth[:, None]).sum(-1)
     return below + (_uniform(truth.shape, generator).to(truth.device) * (ties + 1)).long()
 
@@ -218,7 +218,7 @@ def tarp(
     """
     check_samples(samples, truth)
     check_float(references=references)
-    check_shape("references", references, truth.shape, f"truth {format_shape(truth)}")
+    check_shape("references", references, truth.shape, truth=truth)
     distance = (samples - references[:, None]).norm(dim=-1)  # (c, L)
     true_distance = (truth - references).norm(dim=-1)[:, None]
     closer, (c, L) = distance < true_distance, distance.shape

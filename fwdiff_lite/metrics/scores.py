@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
-from fwdiff_lite.checks import check_distance_types, check_float, check_shape, format_shape
+from fwdiff_lite.checks import check_distance_types, check_float, check_shape
 from fwdiff_lite.metrics.bootstrap import Interval, bootstrap
 from fwdiff_lite.metrics.checks import broadcast_mask, check_samples, check_scores, pool_per_context
 
@@ -33,7 +33,7 @@ def energy_score(samples: Float[Tensor, "c K *obs"], truth: Float[Tensor, "c *ob
 def euclidean_error(prediction: Float[Tensor, "c *obs"], truth: Float[Tensor, "c *obs"]) -> Float[Tensor, "c"]:
     """Euclidean distance of a deterministic prediction to the truth: the energy score of a point mass."""
     check_float(prediction=prediction, truth=truth)
-    check_shape("truth", truth, prediction.shape, f"prediction {format_shape(prediction)}")
+    check_shape("truth", truth, prediction.shape, prediction=prediction)
     return (prediction - truth).reshape(len(truth), -1).norm(dim=-1)
 
 
@@ -84,7 +84,7 @@ def squared_error(
 ) -> Float[Tensor, "c"]:
     """Squared error of each context; its mean over contexts is the mean squared error over all scored elements."""
     check_float(prediction=prediction, truth=truth)
-    check_shape("truth", truth, prediction.shape, f"prediction {format_shape(prediction)}")
+    check_shape("truth", truth, prediction.shape, prediction=prediction)
     return pool_per_context((prediction - truth).square(), broadcast_mask(mask, truth))
 
 

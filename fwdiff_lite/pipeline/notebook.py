@@ -28,6 +28,7 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageSequence, PngImagePlugin
 
 from fwdiff_lite import plotting
+from fwdiff_lite.checks import check_positive
 from fwdiff_lite.pipeline.claims import Bound, check_bounds, check_claim
 from fwdiff_lite.pipeline.folders import build_folder
 from fwdiff_lite.storage.files import atomic_write, read_json, repo_root, write_json
@@ -81,8 +82,10 @@ class Run:
     def save_gif(self, frames: Sequence[UInt8[np.ndarray, "h w 3"]], name: str, fps: float = 12) -> "Animation":
         """Writes OUT/NOTEBOOK_name.gif, which loops. A cell that ends with the returned Animation shows it.
 
-        All frames have one size and share one palette of 256 colours. ValueError if they do not fit together.
+        All frames have one size and share one palette of 256 colours. ValueError if they do not fit together,
+        or fps is not above 0.
         """
+        check_positive(fps=fps)
         first, *rest = gif_frames(frames)
         path = self.folder / f"{self.name}_{name}.gif"
         with atomic_write(path) as part:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from fwdiff_lite import metrics
 from fwdiff_lite.backbones import ResidualMLP
+from fwdiff_lite.checks import check_count, check_finite, check_interval, check_last_sizes, check_positive, check_shape
 from fwdiff_lite.crops import composite_crops, crop_mask
 from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
 from fwdiff_lite.observations import Observations
@@ -65,12 +66,22 @@ class CropOperator:
     ) -> Float[Tensor, "b m 8 8"]:
         if pixel_indices is not None:
             raise ValueError("windows are small and rendered in full: pixel_indices must be None")
+        check_images(signal)
+        if params.ndim != 3 or len(params) != len(signal):
+            raise ValueError(f"params have shape {tuple(params.shape)}, wanted ({len(signal)}, M, 3) for these digits")
         return signal[:, None] * self.support(params)
 
     def support(self, params: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b 8 8"]:
         """1 inside of the window, 0 outside. ValueError as in check_windows."""
         check_windows(params)
         return crop_mask(params, SIDE)
+
+
+def check_images(images: Float[Tensor, "n 8 8"]) -> None:
+    """ValueError if images are not (n, 8, 8) in a floating type, with at least one."""
+    if images.ndim != 3 or len(images) < 1:
+        raise ValueError(f"images have shape {tuple(images.shape)}, wanted (n, {SIDE}, {SIDE}) with at least one digit")
+    check_last_sizes("images", images, SIDE, SIDE)
 
 
 def check_windows(params: Float[Tensor, "*b 3"]) -> None:
@@ -108,6 +119,7 @@ def sample_windows(
     shift: (rows, columns) by which each digit has been rolled over the canvas. Its windows exclude the pixels that
         were rolled over an edge: no window of the original digit shows these beside the other pixels
     """
+    check_count(n=n, m=m)
     size = torch.randint(WINDOW_SIZES[0], WINDOW_SIZES[1] + 1, (n, m, 1), generator=generator).float()
     shift = torch.as_tensor(shift, dtype=torch.float32)
     lowest, highest = shift.clamp(min=0), SIDE - size + shift.clamp(max=0)
@@ -117,6 +129,8 @@ def sample_windows(
 
 def roll_images(images: Float[Tensor, "n 8 8"], shift: Float[Tensor, "n 1 2"]) -> Float[Tensor, "n 8 8"]:
     """Each digit rolled over the canvas by its own whole number of rows and columns, as torch.roll does."""
+    check_images(images)
+    check_shape("shift", shift, (len(images), 1, 2), images=images)
     i = torch.arange(SIDE)
     rows, cols = ((i - shift[:, 0, k, None].long()) % SIDE for k in (0, 1))
     return images[torch.arange(len(images))[:, None, None], rows[:, :, None], cols[:, None, :]]
@@ -135,7 +149,14 @@ def batches(
     max_shift: half of the digits are shifted by up to so many rows and columns, all windows of a digit alike
     max_ink_dimming: the ink of each digit is multiplied by a random factor between 1 - max_ink_dimming and 1, in all
         windows of a digit alike
+
+    ValueError if a number is out of range: a shift leaves room for the largest window.
     """
+    check_images(images)
+    check_count(batch_size=batch_size, num_novel=num_novel)
+    check_count(0, max_shift=max_shift)
+    check_interval(0, SIDE - WINDOW_SIZES[1], max_shift=max_shift)
+    check_interval(0, 1, max_ink_dimming=max_ink_dimming)
 
     def batch(generator: torch.Generator) -> dict[str, Observations]:
         signals = images[torch.randint(len(images), (batch_size,), generator=generator)]
@@ -160,6 +181,7 @@ def batches(
 
 def corner_windows(n: int, generator: torch.Generator) -> Float[Tensor, "n 4 3"]:
     """The four 5x5 windows in the corners of the canvas, which cover it, in random order for each of n digits."""
+    check_count(n=n)
     offset = SIDE - WINDOW_SIZES[1]
     corners = torch.tensor(
         [[row, col, WINDOW_SIZES[1]] for row in (0, offset) for col in (0, offset)], dtype=torch.float32
@@ -178,6 +200,7 @@ def composite_context(context: Observations) -> tuple[Float[Tensor, "b 8 8"], Fl
 
 def pixel_statistics(batch: Callable, generator: torch.Generator, num_batches: int = 40) -> tuple[Tensor, Tensor]:
     """Mean and variance (8, 8) of each pixel over the novel windows of some training batches that cover the pixel."""
+    check_count(num_batches=num_batches)
     sums = torch.zeros(3, SIDE, SIDE)
     for _ in range(num_batches):
         windows = batch(generator)["novel"]
@@ -225,6 +248,11 @@ class DigitDenoiser(nn.Module):
         gaussian_posterior: bool = True,
     ):
         super().__init__()
+        for name, x in (("mean", mean), ("variance", variance)):
+            check_shape(name, x, (SIDE, SIDE))
+            check_finite(**{name: x})
+        if context_noise_std is not None:
+            check_positive(context_noise_std=context_noise_std)
         self.network = ResidualMLP(4 * SIDE * SIDE, SIDE * SIDE, width, depth, dropout)
         self.schedule = CosineSchedule()
         self.context_noise_std = context_noise_std
@@ -294,7 +322,11 @@ def sample_posterior(
     """k digits for each context, sampled autoregressively over corner windows.
 
     num_windows: 4 windows cover the canvas; 1 window is one-shot sampling
+
+    ValueError if k or num_windows is out of range.
     """
+    check_count(k=k, num_windows=num_windows)
+    check_interval(1, 4, num_windows=num_windows)  # the windows in the corners
     generator = torch.Generator().manual_seed(seed)
     params_sequence = corner_windows(len(context) * k, generator)[:, :num_windows]
     step, _ = model.sample_autoregressive(
@@ -349,5 +381,7 @@ def smoothed_label_distribution(probabilities: Float[Tensor, "b k 10"]) -> Float
 
     The pseudo-sample keeps every probability above 0, since k samples cannot exclude a label.
     """
+    if probabilities.ndim != 3 or probabilities.shape[1] < 1:
+        raise ValueError(f"probabilities has shape {tuple(probabilities.shape)}, wanted (B, k, 10)")
     k = probabilities.shape[1]
     return (probabilities.sum(1) + 0.1) / (k + 1)

@@ -2,9 +2,8 @@
 
 import inspect
 
-from tests.bad_input.metrics import CASES
-
 from fwdiff_lite import metrics
+from tests.bad_input.metrics import CASES
 
 
 def test_every_public_function_has_a_case_of_bad_input():

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from fwdiff_lite.checks import check_count, check_last_sizes, check_shape, check_values_on_cpu
 from fwdiff_lite.devices import widest_float
 
 
@@ -26,8 +27,16 @@ def look_at(
 
     fov: the field of view in radians, the same horizontally and vertically
 
-    ValueError if a camera's axis is parallel to `up`, if the two points are equal, or if fov is not between 0 and pi.
+    ValueError if a camera's axis is parallel to `up`, if the two points are equal, if fov is not between 0 and pi, or
+    if a coordinate is not finite.
     """
+    check_last_sizes("eye", eye, 3)
+    check_last_sizes("look_at_point", look_at_point, 3)
+    check_shape("look_at_point", look_at_point, eye.shape, eye=eye)
+    if not bool(torch.isfinite(torch.stack([eye, look_at_point])).all()):
+        raise ValueError("eye or look_at_point holds NaN or infinite numbers")
+    if len(up) != 3 or not all(math.isfinite(x) for x in up):
+        raise ValueError(f"got up = {up}, wanted three finite numbers")
     fov = torch.as_tensor(fov, dtype=eye.dtype, device=eye.device).expand(eye.shape[:-1])
     if not bool(((fov > 0) & (fov < math.pi)).all()):
         raise ValueError(
@@ -56,6 +65,7 @@ def check_cameras(cameras: Float[Tensor, "*b r c"]) -> Float[Tensor, "*b 4 4"]:
     """
     if cameras.shape[-2:] != (4, 4):
         raise ValueError(f"a camera is one 4 x 4 matrix, world to (u d, v d, d, 1); got {tuple(cameras.shape)}")
+    check_last_sizes("cameras", cameras, 4, 4)
     if torch.compiler.is_compiling():
         return cameras
     if not bool(torch.isfinite(cameras).all()):
@@ -80,6 +90,7 @@ def pixel_centres(h: int, w: int, like: Tensor, offset: tuple[float, float] = (0
     like: a tensor that gives the device and the type
     offset: added to the centres, in pixels, to the right and down
     """
+    check_count(h=h, w=w)
     right, down = offset
     sides = ((h, 0.5 + down), (w, 0.5 + right))
     v, u = (torch.arange(n, device=like.device, dtype=like.dtype).add(centre) / n for n, centre in sides)
@@ -88,6 +99,8 @@ def pixel_centres(h: int, w: int, like: Tensor, offset: tuple[float, float] = (0
 
 def rays(cameras: Float[Tensor, "*b 4 4"], uv: Float[Tensor, "*#b p 2"]) -> tuple[Tensor, Tensor]:
     """Origins (*b, 1, 3) and unit directions (*b, p, 3) of the rays through the image points `uv`."""
+    check_last_sizes("cameras", cameras, 4, 4)
+    check_last_sizes("uv", uv, 2)
     axes, eye = camera_to_world(cameras)
     directions = _matvec(axes, torch.cat([uv, torch.ones_like(uv[..., :1])], -1))
     return eye[..., None, :], torch.nn.functional.normalize(directions, dim=-1)
@@ -125,6 +138,8 @@ def perspective_divide(camera_points: Float[Tensor, "*b p 3"]) -> tuple[Tensor, 
 
 def world_to_camera(cameras: Float[Tensor, "*b 4 4"], points: Float[Tensor, "*#b p 3"]) -> Float[Tensor, "*b p 3"]:
     """World points in camera coordinates ((u - 0.5) d, (v - 0.5) d, d): the first two are 0 on the optical axis."""
+    check_last_sizes("cameras", cameras, 4, 4)
+    check_last_sizes("points", points, 3)
     projected = _matvec(cameras[..., :3, :3], points) + cameras[..., None, :3, 3]
     return torch.cat([projected[..., :2] - 0.5 * projected[..., 2:], projected[..., 2:]], -1)
 
@@ -145,9 +160,12 @@ def orbit(
     """Cameras on a sphere around `look_at_point`, which they look at.
 
     azimuth, elevation, fov: angles in radians; elevation is measured from the horizontal plane through the point
-    distance: from the point to the camera
+    distance: from the point to the camera, above 0
+
+    ValueError as of look_at, or if a distance is not above 0.
     """
     elevation, distance = (torch.as_tensor(x).to(azimuth).expand_as(azimuth) for x in (elevation, distance))
+    check_values_on_cpu(lambda: ~(distance > 0), "a camera's distance must be above 0")
     horizontal = distance * elevation.cos()
     offset = torch.stack([horizontal * azimuth.cos(), horizontal * azimuth.sin(), distance * elevation.sin()], -1)
     centre = torch.tensor(look_at_point, dtype=azimuth.dtype, device=azimuth.device).expand_as(offset)

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn.functional import max_pool2d
 
 from fwdiff_lite import metrics
+from fwdiff_lite.checks import check_shape, format_shape
 from fwdiff_lite.problems.inverse_graphics import disocclusion, ray_tracing, tabletop
 from fwdiff_lite.problems.inverse_graphics.cameras import pixel_centres, project, rays
 from fwdiff_lite.problems.inverse_graphics.pixelnerf import bilinear_sample
@@ -47,6 +48,10 @@ def static_points(
 
     scene_draws: posterior draws of the same B scenes, which differ only in what their front view hides
     """
+    if not scene_draws:
+        raise ValueError("got no draw of the scenes, wanted at least one")
+    for scenes in scene_draws:
+        tabletop.check_render_arguments(scenes, cameras, side)
     origins, directions = rays(cameras, pixel_centres(side, side, cameras))
     reference, *others = (
         ray_tracing.hit_record(tabletop.build_solids(scenes), origins, directions) for scenes in scene_draws
@@ -88,7 +93,14 @@ def covisible_points(
 
 
 def warp(images: Float[Tensor, "b k 3 h w"], uv: Float[Tensor, "b p 2"]) -> Float[Tensor, "b k 3 h w"]:
-    """Warps K images of the second camera to the first: their colours at the image coordinates `uv`."""
+    """Warps K images of the second camera to the first: their colours at the image coordinates `uv`.
+
+    ValueError if the images are not (B, K, 3, H, W), or `uv` is not (B, H W, 2).
+    """
+    if images.ndim != 5:
+        raise ValueError(f"images have shape {format_shape(images)}, wanted (B, K, 3, H, W)")
+    b, (h, w) = len(images), images.shape[-2:]
+    check_shape("uv", uv, (b, h * w, 2), images=images)
     colours = bilinear_sample(images.flatten(1, 2), uv)  # (B, P, K 3)
     return colours.transpose(1, 2).reshape(images.shape)
 

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from fwdiff_lite.checks import check_count, check_shape
 from fwdiff_lite.problems.inverse_graphics.cameras import pixel_centres, project, rays
 from fwdiff_lite.problems.inverse_graphics.ray_tracing import hit_record, occluder_distance
 from fwdiff_lite.problems.inverse_graphics.tabletop import (
@@ -41,6 +42,11 @@ def disocclusion_mask(
     """
     check_render_arguments(scenes, context_cameras, side)
     check_render_arguments(scenes, target_cameras, side)
+    if context_mask is not None and (
+        context_mask.shape != context_cameras.shape[:2] or context_mask.dtype != torch.bool
+    ):
+        given = f"{context_mask.dtype} of shape {tuple(context_mask.shape)}"
+        raise ValueError(f"context_mask is {given}, wanted bool of shape {tuple(context_cameras.shape[:2])}")
     solids = build_solids(scenes)
     hits = hit_record(solids, *rays(target_cameras, pixel_centres(side, side, target_cameras)))
     point, normal = (v.flatten(1, 2)[:, None] for v in (hits.point, hits.normal))  # (B, 1, M P, 3)
@@ -73,6 +79,9 @@ def render_factor_templates(
     if factor not in FACTORS:
         raise ValueError(f"unknown factor {factor!r}: choose one of {', '.join(FACTORS)}")
     check_render_arguments(scenes, cameras, side, antialias)
+    check_count(num_draws=num_draws)
+    if cameras.shape[1] != 1:
+        raise ValueError(f"got {cameras.shape[1]} cameras for each scene, wanted one: (B, 1, 4, 4)")
     factor_index, variations = list(FACTORS).index(factor), scenes.repeat(num_draws)
     resampled = resample_hidden_geometry(variations.to("cpu"), torch.Generator().manual_seed(0)).to(cameras.device)
     if factor == "decal":
@@ -95,7 +104,15 @@ def render_factor_templates(
 def classify_nearest_template(
     images: Float[Tensor, "b k 3 h w"], templates: Float[Tensor, "b a g 3 h w"], mask: Bool[Tensor, "b h w"]
 ) -> Int[Tensor, "b k"]:
-    """The category of each of K images: that of the nearest template, by squared error inside the mask."""
+    """The category of each of K images: that of the nearest template, by squared error inside the mask.
+
+    ValueError if the images, templates and masks are not of the same scenes and pixels.
+    """
+    b, pixels = len(images), images.shape[-2:]
+    if images.ndim != 5 or templates.ndim != 6 or templates.shape[:1] + templates.shape[-3:] != (b, *images.shape[-3:]):
+        shapes = f"images {tuple(images.shape)} and templates {tuple(templates.shape)}"
+        raise ValueError(f"got {shapes}, wanted (B, K, 3, H, W) and (B, A, G, 3, H, W)")
+    check_shape("mask", mask, (b, *pixels), images=images)
     x, y = ((v * mask[:, None, None, None]).flatten(3) for v in (images[:, None], templates))  # (B, 1 | A, K | G, N)
     squared_error = x.square().sum(-1)[..., None] + y.square().sum(-1)[:, :, None] - 2 * x @ y.transpose(-1, -2)
     return squared_error.amin(-1).argmin(1)  # (B, A, K, G) -> (B, A, K) -> (B, K)

@@ -21,9 +21,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from fwdiff_lite.checks import check_count
 from fwdiff_lite.diffusion import ForwardDiffusion
 from fwdiff_lite.observations import Observations
-from fwdiff_lite.problems.inverse_graphics.cameras import orbit, pixel_centres, rays
+from fwdiff_lite.problems.inverse_graphics.cameras import check_cameras, orbit, pixel_centres, rays
 from fwdiff_lite.problems.inverse_graphics.pixelnerf import RadianceField, SceneDenoiser
 from fwdiff_lite.problems.inverse_graphics.volume import VolumeRenderer, intersect_aabb
 from fwdiff_lite.schedule import ShiftedCosineSchedule
@@ -84,6 +85,7 @@ class Scenes:
 
 def draw_scenes(n: int, generator: torch.Generator) -> Scenes:
     """n random scenes: all wall colours are equally likely, contents follow their probabilities."""
+    check_count(n=n)
     first_room = torch.randint(NUM_ROOMS, (n,), generator=generator)
     wall_colour = torch.randint(len(CONTENT_PROBABILITIES), (n,), generator=generator)
     content, position = torch.zeros(n, NUM_ROOMS, dtype=torch.long), torch.zeros(n, NUM_ROOMS, 2)
@@ -97,6 +99,10 @@ def resample_rooms(scenes: Scenes, rooms: Bool[Tensor, "r"], generator: torch.Ge
     rooms: mask of the rooms whose content is drawn anew
     """
     n = len(scenes)
+    if rooms.shape != (NUM_ROOMS,) or rooms.dtype != torch.bool:
+        raise ValueError(
+            f"rooms is {rooms.dtype} of shape {tuple(rooms.shape)}, wanted a bool mask of {NUM_ROOMS} rooms"
+        )
     content = torch.multinomial(scenes.content_probabilities, NUM_ROOMS, True, generator=generator)
     ranges = (RADIAL_RANGE, LATERAL_RANGE)
     low, size = (torch.tensor(x) for x in zip(*((a, b - a) for a, b in ranges), strict=True))
@@ -111,6 +117,7 @@ def resample_rooms(scenes: Scenes, rooms: Bool[Tensor, "r"], generator: torch.Ge
 
 def repeat_scenes(scenes: Scenes, k: int) -> Scenes:
     """Each scene k times in a row."""
+    check_count(k=k)
     return scenes[torch.arange(len(scenes)).repeat_interleave(k)]
 
 
@@ -136,7 +143,14 @@ def surface_colours(scenes: Scenes) -> Float[Tensor, "b s 3"]:
 def render_views(
     scenes: Scenes, cameras: Float[Tensor, "b m 4 4"], rays_per_pixel: int = 4
 ) -> Float[Tensor, "b m 3 1 w"]:
-    """The true images of each scene by M cameras, in [-1, 1]; a pixel is the mean of its rays."""
+    """The true images of each scene by M cameras, in [-1, 1]; a pixel is the mean of its rays.
+
+    ValueError if the cameras are not M for each of B scenes.
+    """
+    check_cameras(cameras)
+    check_count(rays_per_pixel=rays_per_pixel)
+    if cameras.ndim != 4 or len(cameras) != len(scenes):
+        raise ValueError(f"cameras {tuple(cameras.shape)} do not match {len(scenes)} scenes: give (B, M, 4, 4)")
     origins, directions = rays(cameras, pixel_centres(1, IMAGE_WIDTH * rays_per_pixel, cameras))
     origins, directions = origins[..., :2], directions[..., :2]  # (B, M, 1, 2), (B, M, P, 2)
     axes = direction_axes(wall_azimuths(scenes))
@@ -183,6 +197,7 @@ def top_down_view(scenes: Scenes, side: int = 96) -> Float[Tensor, "b side side 
 
 def plane_points(side: int) -> Float[Tensor, "side side 3"]:
     """A regular grid of points of the plane z = 0, as the pixels of an image: x to the right, y up."""
+    check_count(side=side)
     x = torch.linspace(-SCENE_HALF_WIDTH, SCENE_HALF_WIDTH, side)
     return torch.stack([x.expand(side, side), x.flip(0)[:, None].expand(side, side), torch.zeros(side, side)], -1)
 
@@ -199,6 +214,8 @@ def camera_facing(
     scenes: Scenes, room: int, azimuth_offset: Float[Tensor, "b"] | float = 0.0
 ) -> Float[Tensor, "b 1 4 4"]:
     """A camera that faces a room of each scene, `azimuth_offset` radians from the room's azimuth."""
+    if room not in range(NUM_ROOMS):
+        raise ValueError(f"got room = {room}, wanted one of 0 to {NUM_ROOMS - 1}, counted from the first room")
     return orbit_cameras(scenes.room_azimuths[:, room] + azimuth_offset)[:, None]
 
 
@@ -217,7 +234,15 @@ def batches(
     nothing is computed for masked images.
 
     num_pixels: the number of random pixels of each target and novel image that the losses use; None: all
+
+    ValueError if a number is out of range: at most MAX_CONTEXTS contexts, and 1 to IMAGE_WIDTH pixels.
     """
+    check_count(batch_size=batch_size, max_contexts=max_contexts)
+    if max_contexts > MAX_CONTEXTS or num_pixels not in (None, *range(1, IMAGE_WIDTH + 1)):
+        raise ValueError(
+            f"got {max_contexts} contexts and {num_pixels} pixels, wanted at most {MAX_CONTEXTS} contexts and"
+            f" 1 to {IMAGE_WIDTH} pixels, or None for all"
+        )
 
     def make_batch(generator: torch.Generator) -> dict:
         scenes = draw_scenes(batch_size, generator)
@@ -254,6 +279,8 @@ def classify_content(
     Each pixel is assigned to the nearest of the known colours: background, discs, and the wall's two sides. The content
     is the disc with the most pixels; the room counts as empty where no disc has at least `min_pixels`.
     """
+    if images.ndim < 3 or images.shape[-3:] != (3, 1, IMAGE_WIDTH):
+        raise ValueError(f"images have shape {tuple(images.shape)}, wanted (..., 3, 1, {IMAGE_WIDTH})")
     content_colours = torch.cat([torch.full((1, 3), BACKGROUND), DISC_COLOURS])  # in the order of CONTENTS
     side_colours = torch.stack([WALL_COLOURS[wall_colour], WALL_COLOURS[wall_colour] - SHADING], -2)  # (*b, 2, 3)
     pixels = images[..., 0, :].transpose(-1, -2)[..., None, :]  # (*b, W, 1, 3)

@@ -36,6 +36,8 @@ class Solids(NamedTuple):
         return Solids(*(x[rows, solid_index] for x in self))
 
     def has_shape(self, name: str) -> Bool[Tensor, "*b"]:
+        if name not in SHAPES:
+            raise ValueError(f"unknown shape {name!r}: choose one of {', '.join(SHAPES)}")
         return self.shape_index == SHAPES.index(name)
 
     def to_local(self, vector: Float[Tensor, "*#b 3"]) -> Float[Tensor, "*#b 3"]:

@@ -26,6 +26,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from fwdiff_lite.checks import check_count, check_last_sizes
 from fwdiff_lite.colours import hsv_to_rgb
 from fwdiff_lite.observations import Observations, to_device
 from fwdiff_lite.problems.inverse_graphics.cameras import check_cameras, orbit, pixel_centres, rays
@@ -111,6 +112,7 @@ class Scenes:
 
     def repeat(self, k: int) -> "Scenes":
         """Each scene k times in a row."""
+        check_count(k=k)
         return Scenes(*(getattr(self, field.name).repeat_interleave(k, 0) for field in fields(self)))
 
     @property
@@ -139,6 +141,7 @@ def draw_scenes(n: int, generator: torch.Generator | RowRandom) -> Scenes:
 
     A scene is laid out with its front at azimuth 0 (x points to the front, y to the left), then rotated to its front.
     """
+    check_count(n=n)
     uniform, integers, _ = _random_functions(n, generator)
     screen_sign = 2.0 * integers(2) - 1  # 1: the screen stands on the left; -1: on the right
     screen = torch.stack([uniform(0.0, 0.08), screen_sign * uniform(0.38, 0.41)], -1)
@@ -256,6 +259,7 @@ def _rotate(points: Float[Tensor, "*b 2"], angle: Float[Tensor, "*#b"]) -> Float
 
 def draw_cameras(n: int, m: int, generator: torch.Generator | RowRandom) -> Float[Tensor, "n m 4 4"]:
     """m random cameras for each of n scenes, at any azimuth and at 20 to 32 degrees of elevation."""
+    check_count(n=n, m=m)
     uniform, _, _ = _random_functions(n, generator)
     return _draw_orbit_cameras(uniform(-math.pi, math.pi, m), uniform)
 
@@ -296,6 +300,9 @@ def _box_pixel_indices(
 
 def rotate_about_z(cameras: Float[Tensor, "*b 4 4"], degrees: float) -> Float[Tensor, "*b 4 4"]:
     """The same cameras, rotated about the table's vertical axis: 180 degrees gives the view from the opposite side."""
+    check_last_sizes("cameras", cameras, 4, 4)
+    if not math.isfinite(degrees):
+        raise ValueError(f"got degrees = {degrees}, wanted a finite angle")
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     x, y = cameras[..., 0], cameras[..., 1]
     return torch.stack([cos * x - sin * y, sin * x + cos * y, cameras[..., 2], cameras[..., 3]], -1)
@@ -429,10 +436,7 @@ def check_render_arguments(scenes: Scenes, cameras: Tensor, side: int, antialias
     check_cameras(cameras)
     if cameras.ndim != 4 or len(cameras) != len(scenes):
         raise ValueError(f"cameras {tuple(cameras.shape)} do not match {len(scenes)} scenes: give (B, M, 4, 4)")
-    if side < 1 or antialias < 1:
-        raise ValueError(
-            f"an image needs at least one pixel per side and one ray per pixel, got {side} and {antialias}"
-        )
+    check_count(side=side, antialias=antialias)
 
 
 # --- batches for training ---------------------------------------------------------------------------------------------
@@ -459,11 +463,9 @@ def batches(
     context_dropout: the fraction of scenes whose whole context is masked out. With a fraction between 0 and 1 a model
         can be guided; with 1 it is unconditional
     """
-    if batch_size < 1 or max_contexts < 1 or not (num_pixels is None or 1 <= num_pixels <= side**2):
-        raise ValueError(
-            f"a batch needs at least one scene, one context and 1 to {side**2} pixels (or None: all), "
-            f"got {batch_size}, {max_contexts} and {num_pixels}"
-        )
+    check_count(batch_size=batch_size, max_contexts=max_contexts, side=side, antialias=antialias)
+    if not (num_pixels is None or 1 <= num_pixels <= side**2):
+        raise ValueError(f"got num_pixels = {num_pixels}, wanted 1 to {side**2} pixels of an image, or None for all")
     if not 0 <= context_dropout <= 1:
         raise ValueError(f"context_dropout is a fraction of the scenes, from 0 to 1, got {context_dropout}")
     render_images = torch.compile(render) if compile else render

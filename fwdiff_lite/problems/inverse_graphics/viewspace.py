@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from fwdiff_lite.checks import check_count, check_positive
 from fwdiff_lite.diffusion import ForwardDiffusion
 from fwdiff_lite.observations import Observations, gather_pixels
 from fwdiff_lite.problems.inverse_graphics.pixelnerf import DENSITY_SCALE, Condition, SceneDenoiser
@@ -64,6 +65,10 @@ class VoxelGrid:
     values: Float[Tensor, "b 4 z y x"]
     renderer: VolumeRenderer
 
+    def __post_init__(self):
+        if self.values.ndim != 5 or self.values.shape[1] != 4:
+            raise ValueError(f"values have shape {tuple(self.values.shape)}, wanted (B, 4, Z, Y, X)")
+
     def __call__(self, points: Float[Tensor, "b p 3"]) -> tuple[Float[Tensor, "b p"], Float[Tensor, "b p 3"]]:
         """Density per unit of length, and colours in [-1, 1].
 
@@ -83,6 +88,8 @@ class VoxelGrid:
 
 def total_variation(values: Float[Tensor, "b c z y x"]) -> Float[Tensor, ""]:
     """Mean absolute difference of neighbouring values along each of the three axes, summed over the axes."""
+    if values.ndim != 5 or min(values.shape) < 2:
+        raise ValueError(f"values have shape {tuple(values.shape)}, wanted (B, C, Z, Y, X) with at least two voxels")
     return sum(values.diff(dim=axis).abs().mean() for axis in (2, 3, 4))
 
 
@@ -96,6 +103,8 @@ class DistillationConfig:
     resolution: voxels along the longest side of the grid
     tv_weight: weight of the grid's total variation
     learning_rate: of Adam
+
+    ValueError if a count is below 1, or a number is out of range.
     """
 
     num_rounds: int = 8
@@ -104,6 +113,13 @@ class DistillationConfig:
     resolution: int = 64
     tv_weight: float = 1e-2
     learning_rate: float = 0.1
+
+    def __post_init__(self):
+        check_count(num_rounds=self.num_rounds, updates_per_round=self.updates_per_round)
+        check_count(rays_per_camera=self.rays_per_camera, resolution=self.resolution)
+        check_positive(learning_rate=self.learning_rate)
+        if not self.tv_weight >= 0:
+            raise ValueError(f"got tv_weight = {self.tv_weight}, wanted 0 or more")
 
 
 def distil(
@@ -168,6 +184,7 @@ def fit_grid(
 
 def initial_grid(n: int, renderer: VolumeRenderer, resolution: int) -> Float[Tensor, "n 4 z y x"]:
     """Values of n grids of low density and grey colour. The voxels are cubes, `resolution` along the longest side."""
+    check_count(n=n, resolution=resolution)
     sides = [high - low for low, high in zip(renderer.box_min, renderer.box_max, strict=True)]
     x, y, z = (max(2, round(resolution * side / max(sides))) for side in sides)
     values = torch.zeros(n, 4, z, y, x)

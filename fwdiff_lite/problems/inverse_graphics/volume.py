@@ -10,6 +10,7 @@ empty outside of a known axis-aligned box.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -18,6 +19,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from fwdiff_lite.checks import check_count, check_values_on_cpu, format_shape
 from fwdiff_lite.devices import widest_float
 from fwdiff_lite.problems.inverse_graphics.cameras import check_cameras, pixel_centres, rays
 
@@ -122,6 +124,29 @@ def composite(
     return RenderedRays(rendered, (weights * distance).sum(-1) + transmittance * far, 1 - transmittance)
 
 
+def _check_pixel_indices(pixel_indices: Tensor, views: tuple[int, int], num_pixels: int) -> None:
+    """ValueError unless the indices are integers (B, M, n), of pixels that an image has."""
+    if pixel_indices.shape[:-1] != views or pixel_indices.dtype not in (torch.int64, torch.int32):
+        given = f"pixel_indices of {pixel_indices.dtype} have shape {format_shape(pixel_indices)}"
+        raise ValueError(f"{given}, wanted integers ({views[0]}, {views[1]}, n)")
+    outside = f"pixel_indices must be from 0 to {num_pixels - 1}, for the {num_pixels} pixels of an image"
+    check_values_on_cpu(lambda: (pixel_indices < 0) | (pixel_indices >= num_pixels), outside)
+
+
+def _evaluate(signal: Callable, points: Float[Tensor, "b p 3"]) -> tuple[Float[Tensor, "b p"], Float[Tensor, "b p c"]]:
+    """Density and colours of a field. ValueError if their shapes are wrong, or a density is negative."""
+    result = signal(points)
+    if not isinstance(result, tuple) or len(result) != 2:
+        raise ValueError(f"a field returns density (B, P) and colours (B, P, C), got a {type(result).__name__}")
+    density, rgb_features = result
+    wrong_shape = density.shape != points.shape[:2] or rgb_features.shape[:-1] != points.shape[:2]
+    if wrong_shape or rgb_features.shape[-1] < 3:
+        given = f"{format_shape(density)} and {format_shape(rgb_features)}"
+        raise ValueError(f"a field returns density {tuple(points.shape[:2])} and at least three colours, got {given}")
+    check_values_on_cpu(lambda: density < 0, "a density is negative: apply softplus or relu to the field's output")
+    return density, rgb_features
+
+
 @dataclass(frozen=True)
 class VolumeRenderer:
     """The forward model (Eq. 12): cameras (B, M, 4, 4) -> images (B, M, 3, H, W), or pixels (B, M, 3, n) of them.
@@ -138,6 +163,9 @@ class VolumeRenderer:
         and by the field, which was only ever asked between the rays of `render_images`
     near: 0 divides a ray into segments of equal length. A positive number is the distance of the near plane: segments
         begin there and have equal disparity. This is for scenes that surround the camera, whose box is large
+
+    ValueError if a number is out of range, if cameras or pixel indices do not fit, or if a field's density is negative.
+    The values of indices and densities are checked on the CPU only, since a GPU would have to wait.
     """
 
     box_min: tuple[float, float, float]
@@ -149,6 +177,15 @@ class VolumeRenderer:
     supersampling: int = 1
     near: float = 0.0
     supersample_observations: bool = False
+
+    def __post_init__(self):
+        check_count(height=self.height, width=self.width, samples_per_ray=self.samples_per_ray)
+        check_count(supersampling=self.supersampling)
+        corners = (self.box_min, self.box_max)
+        if any(len(corner) != 3 for corner in corners) or not all(a < b for a, b in zip(*corners, strict=True)):
+            raise ValueError(f"box_min {self.box_min} must be below box_max {self.box_max}, three numbers each")
+        if not 0 <= self.near < math.inf:
+            raise ValueError(f"got near = {self.near}, wanted a finite distance of at least 0")
 
     def __call__(
         self, signal: Callable, params: Float[Tensor, "b m 4 4"], pixel_indices: Int[Tensor, "b m n"] | None = None
@@ -187,9 +224,14 @@ class VolumeRenderer:
         rays_per_side: a pixel is the mean of rays_per_side x rays_per_side rays, evenly spaced in the pixel
         """
         check_cameras(cameras)
+        check_count(downsample=downsample)
+        if cameras.ndim != 4:
+            raise ValueError(f"cameras have shape {format_shape(cameras)}, wanted (B, M, 4, 4)")
         b, m = cameras.shape[:2]
         h, w = (max(1, n // downsample) for n in (self.height, self.width))
         uv = pixel_centres(h, w, cameras, pixel_offset)
+        if pixel_indices is not None:
+            _check_pixel_indices(pixel_indices, (b, m), len(uv))
         ray_indices = (
             torch.arange(len(uv), device=uv.device).expand(b, m, -1) if pixel_indices is None else pixel_indices
         )
@@ -210,7 +252,7 @@ class VolumeRenderer:
         else:
             distance, delta = sample_uniform(near, far, offsets)  # (B, M, n, S), (B, M, n, 1 or S)
         points = origins[..., None, :] + distance[..., None] * directions[..., None, :]  # (B, M, n, S, 3)
-        density, rgb_features = signal(points.reshape(b, -1, 3))
+        density, rgb_features = _evaluate(signal, points.reshape(b, -1, 3))
         shape = distance.shape
         density = density.to(distance).view(shape)
         rgb_features = rgb_features[..., :num_channels].to(distance).unflatten(1, shape[1:])

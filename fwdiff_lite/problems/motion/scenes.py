@@ -22,6 +22,7 @@ from imageio.v3 import imread
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from fwdiff_lite.checks import check_count, check_interval, check_last_sizes, check_shape, check_values_on_cpu
 from fwdiff_lite.observations import Observations
 from fwdiff_lite.problems.motion.warping import IMAGE_SIZE, bilinear_sample, pixel_grid
 
@@ -45,8 +46,14 @@ TEST_PHOTOGRAPHS = "chelsea.png coffee.png coins.png gravel.png".split()
 
 
 def load_photograph(name: str) -> Float[Tensor, "3 h w"]:
-    """A photograph of scikit-image's wheel, in [-1, 1]; a grey one gets three equal channels."""
-    image = torch.from_numpy(imread(Path(skimage.__file__).parent / "data" / name))
+    """A photograph of scikit-image's wheel, in [-1, 1]; a grey one gets three equal channels.
+
+    ValueError if there is no photograph of this name.
+    """
+    path = Path(skimage.__file__).parent / "data" / name
+    if not path.is_file():
+        raise ValueError(f"unknown photograph {name!r}: choose one of {', '.join(TRAIN_PHOTOGRAPHS[:3])}, ...")
+    image = torch.from_numpy(imread(path))
     image = image[..., None].expand(-1, -1, 3) if image.ndim == 2 else image[..., :3]
     return image.permute(2, 0, 1).float() / 127.5 - 1
 
@@ -61,6 +68,9 @@ def make_textures(names: list[str], count: int = 512, seed: int = 0) -> Float[Te
 
     Each has mean 0 and standard deviation 0.4, and is clipped to [-1, 1]. Crops with little contrast are rejected.
     """
+    check_count(count=count)
+    if not names:
+        raise ValueError("got no name of a photograph, wanted at least one")
     generator = torch.Generator().manual_seed(seed)
     photographs, crops = [load_photograph(name) for name in names], []
     while len(crops) < count:
@@ -140,7 +150,10 @@ def sample_scenes(count: int, num_textures: int, generator: torch.Generator) -> 
     """Random scenes of 1 to MAX_SPRITES sprites, each in its own quadrant of the image.
 
     num_textures: the number of textures to choose from
+
+    ValueError if a number is below 1.
     """
+    check_count(count=count, num_textures=num_textures)
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
         return low + (high - low) * torch.rand(count, *shape, generator=generator)
@@ -171,6 +184,8 @@ def sample_scenes(count: int, num_textures: int, generator: torch.Generator) -> 
 
 def concatenate_scenes(parts: list[Scenes]) -> Scenes:
     """The scenes of all parts, in their order."""
+    if not parts:
+        raise ValueError("got no scenes, wanted at least one part")
     return Scenes(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Scenes)))
 
 
@@ -209,7 +224,16 @@ def rotation_matrix(angle: Float[Tensor, "*b"]) -> Float[Tensor, "*b 2 2"]:
 def render(
     scenes: Scenes, amplitudes: Float[Tensor, "b s"], tau: Float[Tensor, "b m"], textures: Float[Tensor, "n 3 64 64"]
 ) -> Float[Tensor, "b m 3 64 64"]:
-    """The frames at times tau, in [-1, 1]; textures: those that the scenes' indices refer to."""
+    """The frames at times tau, in [-1, 1]; textures: those that the scenes' indices refer to.
+
+    ValueError if the amplitudes or the times are not those of B scenes, or a texture is missing.
+    """
+    check_shape("amplitudes", amplitudes, scenes.sprite_type.shape, sprite_type=scenes.sprite_type)
+    if tau.ndim != 2 or len(tau) != len(scenes):
+        raise ValueError(f"tau has shape {tuple(tau.shape)}, wanted ({len(scenes)}, M): M times for each scene")
+    check_last_sizes("textures", textures, 3, IMAGE_SIZE, IMAGE_SIZE)
+    last = torch.maximum(scenes.texture_index.amax(1), scenes.background_index)
+    check_values_on_cpu(lambda: last >= len(textures), f"a scene needs more than the {len(textures)} textures given")
     b, m = tau.shape
     points = torch.stack(pixel_grid(IMAGE_SIZE, IMAGE_SIZE, tau), -1)  # (H, W, 2)
     anchor, A, velocity = (x[:, None] for x in affine_velocity(scenes, amplitudes))  # each (B, 1, S, ...)
@@ -343,7 +367,12 @@ def batches(textures: Float[Tensor, "n 3 64 64"], batch_size: int = 128, min_tau
 
     The times of target and novel frame are uniform between `min_tau` and 1. Scenes are drawn on the CPU and rendered on
     the device of the textures.
+
+    ValueError if a number or a shape is wrong.
     """
+    check_count(batch_size=batch_size)
+    check_last_sizes("textures", textures, 3, IMAGE_SIZE, IMAGE_SIZE)
+    check_interval(0, 1, min_tau=min_tau)
 
     def batch(generator: torch.Generator) -> dict[str, Observations]:
         scenes = sample_scenes(batch_size, len(textures), generator)

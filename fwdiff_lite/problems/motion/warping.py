@@ -21,6 +21,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from fwdiff_lite.backbones import UNet
+from fwdiff_lite.checks import check_count, check_positive, check_shape, format_shape
 from fwdiff_lite.diffusion import ForwardDiffusion
 from fwdiff_lite.observations import Observations, check_single_target
 from fwdiff_lite.schedule import ShiftedCosineSchedule
@@ -50,6 +51,7 @@ def single_flow_signal(
     source: Float[Tensor, "b 3 h w"], flow: Float[Tensor, "b 2 h w"], importance: Float[Tensor, "b 1 h w"] | None = None
 ) -> MotionSignal:
     """A source image with one flow. Default importance: the same for all pixels."""
+    check_shape("flow", flow, (len(source), 2, *source.shape[2:]), source=source)
     ones = torch.ones_like(flow[:, :1])
     return MotionSignal(source, flow[:, None], ones, torch.zeros_like(ones) if importance is None else importance)
 
@@ -68,6 +70,9 @@ def bilinear_sample(image: Float[Tensor, "b c h w"], x: Float[Tensor, "b *p"], y
     A position outside the image gets the nearest value of the border. Its gradient with respect to x and y is 0, also
     on the border itself. Where h and w are powers of two, whole positions are exact; else they are rounded.
     """
+    check_shape("y", y, x.shape, x=x)
+    if image.ndim != 4 or x.ndim < 2 or len(x) != len(image):
+        raise ValueError(f"got image {format_shape(image)} and x {format_shape(x)}, wanted (B, C, h, w) and (B, ...)")
     h, w = image.shape[-2:]
     grid = torch.stack([(2 * x + 1) / w - 1, (2 * y + 1) / h - 1], -1)  # (B, *p, 2): -1 and 1 are the image's edges
     flat_grid = grid.flatten(1, -2)[:, None]  # (B, 1, P, 2)
@@ -80,6 +85,9 @@ def splat(values: Float[Tensor, "b c h w"], flow: Float[Tensor, "b 2 h w"]) -> F
 
     Values that leave the frame are lost.
     """
+    if values.ndim != 4:
+        raise ValueError(f"values have shape {format_shape(values)}, wanted (B, C, h, w)")
+    check_shape("flow", flow, (len(values), 2, *values.shape[2:]), values=values)
     h, w = values.shape[-2:]
     x, y = (position + shift for position, shift in zip(pixel_grid(h, w, flow), flow.unbind(1), strict=True))
     left, top = x.detach().floor(), y.detach().floor()
@@ -167,6 +175,9 @@ class SoftmaxSplat(_FlowForwardModel):
 
     min_coverage: float = 0.25
 
+    def __post_init__(self):
+        check_positive(min_coverage=self.min_coverage)
+
     def apply_flow(self, source, flow, importance) -> Float[Tensor, "n 3 h w"]:
         """One frame for each source and flow."""
         highest, lowest = importance.amax((2, 3), keepdim=True), importance.amin((2, 3), keepdim=True)
@@ -228,6 +239,7 @@ class MotionDenoiser(nn.Module):
 
     def __init__(self, num_flows: int = 1, widths: tuple[int, ...] = (32, 64, 96, 128)):
         super().__init__()
+        check_count(num_flows=num_flows)
         self.num_flows = num_flows
         self.schedule = SCHEDULE
         self.network = UNet(7, 3 * num_flows + 1, widths)

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from fwdiff_lite.checks import check_count, check_last_sizes, check_shape, check_values_on_cpu
 from fwdiff_lite.observations import Observations
 
 
@@ -40,7 +41,8 @@ class GaussianMixture:
         return GaussianMixture(self.log_weights.to(dtype), self.means.to(dtype), self.covariances.to(dtype))
 
     def sample(self, n: int, generator: torch.Generator) -> Float[Tensor, "*b n d"]:
-        """Draw n signals from each mixture of the batch."""
+        """Draw n signals from each mixture of the batch. ValueError if n is below 1."""
+        check_count(n=n)
         weights = self.log_weights.softmax(-1)
         k = torch.multinomial(weights.reshape(-1, weights.shape[-1]), n, replacement=True, generator=generator)
         k = k.reshape(*weights.shape[:-1], n)
@@ -59,7 +61,11 @@ class GaussianMixture:
         likelihood of the value under this component.
 
         noise_variance: a number, or (B, 1)
+
+        ValueError if it is negative, or if value is not one number for each direction.
         """
+        check_values_on_cpu(lambda: ~(torch.as_tensor(noise_variance) >= 0), "noise_variance must be 0 or more")
+        check_shape("value", value, phi.shape[:-1], phi=phi)
         mean, covariance, variance = self.projected_moments(phi)
         innovation_variance = variance + noise_variance + 1e-12  # a repeated direction has variance 0: no update
         innovation = value[:, None] - mean
@@ -99,7 +105,8 @@ class GaussianMixture:
         return GaussianMixture(log_weights.log_softmax(-1), means, covariances)
 
     def projected_moments(self, phi: Float[Tensor, "b d"]) -> ProjectedMoments:
-        """Moments of <phi, S> under each component."""
+        """Moments of <phi, S> under each component. ValueError if phi has another dimension."""
+        check_last_sizes("phi", phi, self.means.shape[-1])
         covariance = torch.einsum("...kij,...j->...ki", self.covariances, phi)
         return ProjectedMoments(
             torch.einsum("...kd,...d->...k", self.means, phi),
@@ -116,6 +123,7 @@ class GaussianMixture:
 
         Where the posterior lies on a line with direction phi, this is its full density.
         """
+        check_last_sizes("signal", signal, self.means.shape[-1])
         mean, _, variance = self.projected_moments(phi)
         value = torch.einsum("...nd,...d->...n", signal, phi)[..., None]
         variance = variance[..., None, :]

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fwdiff_lite.backbones import MLP
+from fwdiff_lite.checks import check_count, check_interval, check_last_sizes, check_shape
 from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
 from fwdiff_lite.observations import Observations, check_single_target
 from fwdiff_lite.problems.toy.mixture import GaussianMixture, ProjectedMoments
@@ -26,7 +27,8 @@ from fwdiff_lite.schedule import CosineSchedule
 
 
 def project(signal: Float[Tensor, "b d"], params: Float[Tensor, "b m d"]) -> Float[Tensor, "b m"]:
-    """The forward model: O = <phi, S>."""
+    """The forward model: O = <phi, S>. ValueError if the sizes of signals and directions do not fit."""
+    check_shape("signal", signal, params[:, 0].shape, params=params)
     return torch.einsum("bd,bmd->bm", signal, params)
 
 
@@ -42,8 +44,10 @@ def sample_directions(
 
     wedge: in R^2, the directions lie in a wedge of this angle in radians, centred on the first axis
 
-    ValueError if a wedge below 2 pi is given in R^3.
+    ValueError if a wedge below 2 pi is given in R^3, or a number is out of range.
     """
+    check_count(n=n, m=m, dims=dims)
+    check_interval(0, 2 * math.pi, wedge=wedge)
     if dims == 2:
         angle = wedge * (torch.rand(n, m, generator=generator, dtype=dtype) - 0.5)
         return torch.stack([angle.cos(), angle.sin()], -1)
@@ -54,6 +58,7 @@ def sample_directions(
 
 def perpendicular(phi: Float[Tensor, "*b 2"]) -> Float[Tensor, "*b 2"]:
     """The unit vector phi, rotated by 90 degrees: the nullspace direction of one projection in R^2."""
+    check_last_sizes("phi", phi, 2)
     return torch.stack([-phi[..., 1], phi[..., 0]], -1)
 
 
@@ -158,6 +163,7 @@ def assign_roles(observations: Observations, max_contexts: int, generator: torch
 
     ValueError if M is below max_contexts + 1.
     """
+    check_count(max_contexts=max_contexts)
     m = observations.mask.shape[1]
     if m < max_contexts + 1:
         raise ValueError(
@@ -181,6 +187,7 @@ def infinite_batches(
     direction_sampler: Callable = sample_directions,
 ) -> Callable:
     """Batches of new signals, for fit(): up to max_contexts contexts, one target and one novel projection of each."""
+    check_count(batch_size=batch_size, max_contexts=max_contexts)
     prior = prior.to(torch.float32)
 
     def batch(generator: torch.Generator) -> dict:
@@ -197,6 +204,7 @@ def dataset_batches(observations: Observations, batch_size: int) -> Callable:
     Each example takes three of the K observations (two if K is 2) in random order: context, target, novel.
     """
     n, k = observations.mask.shape
+    check_count(batch_size=batch_size, signals=n)
 
     def batch(generator: torch.Generator) -> dict:
         rows = torch.randint(n, (batch_size, 1), generator=generator)
@@ -243,6 +251,7 @@ class ProjectionDenoiser(nn.Module):
 
     def __init__(self, dims: int, max_contexts: int = 1, width: int = 96, depth: int = 4):
         super().__init__()
+        check_count(dims=dims, max_contexts=max_contexts)
         self.max_contexts = max_contexts
         self.schedule = CosineSchedule()
         self.net = MLP(max_contexts * (1 + dims) + 2 * dims + 3, dims, width, depth)
@@ -258,6 +267,7 @@ class ProjectionDenoiser(nn.Module):
         m = context.mask.shape[1]
         if m > self.max_contexts:
             raise ValueError(f"this denoiser takes up to {self.max_contexts} observations as context, got {m}")
+        check_last_sizes("context.params", context.params, target_params.shape[-1])
         basis, values, min_norm_signal = _orthonormal_context(_pad(context, self.max_contexts))
         phi = target_params[:, 0]
         direction, norm = _orthogonalize(phi, basis.unbind(1))
@@ -427,12 +437,8 @@ class ForwardVAE(nn.Module):
         signal = self.decode(context, mean + log_std.exp() * noise)
         squared_error = sum((x.value - project(signal, x.params)).square().mean() for x in (target, novel))
         log_scale = self.denoiser.log_scale.clamp(min=math.log(0.02))
-        negative_log_likelihood = 0.5 * squared_error * (-2 * log_scale).exp() + 2 * log_scale
-        return {
-            "loss": negative_log_likelihood + kl_divergence,
-            "target": squared_error,
-            "kl_divergence": kl_divergence,
-        }
+        likelihood_loss = 0.5 * squared_error * (-2 * log_scale).exp() + 2 * log_scale
+        return {"loss": likelihood_loss + kl_divergence, "target": squared_error, "kl_divergence": kl_divergence}
 
     def decode(self, context: Observations, z: Float[Tensor, "b z"]) -> Float[Tensor, "b d"]:
         """The signal S from the context and a latent code."""
@@ -465,6 +471,7 @@ def make_test_set(
 
 def nullspace_coordinate(signal: Float[Tensor, "*b 2"], context: Observations) -> Float[Tensor, "*b"]:
     """The coordinate of S in the nullspace of its context, one projection in R^2; signal (B, 2) or (B, n, 2)."""
+    check_shape("signal", signal, (len(context), *signal.shape[1:-1], 2), context=context.params)
     direction = perpendicular(context.params[:, 0]).to(signal)
     return torch.einsum("b...d,bd->b...", signal, direction)
 
@@ -490,12 +497,7 @@ def sample_posterior(
     """
     dtype = next((w.dtype for w in model.parameters()), torch.float64)
     target_params = (perpendicular(context.params) if target_params is None else target_params).to(dtype)
-    sampler_options = {"generator": generator, "steps": steps, "eta": eta}
-    options = {} if isinstance(model, ForwardRegression) else sampler_options
+    options = {} if isinstance(model, ForwardRegression) else {"generator": generator, "steps": steps, "eta": eta}
     context, chunk_size = context.to(dtype), 4096  # a chunk fits a processor's cache
-    return torch.cat(
-        [
-            model.sample(context[i : i + chunk_size], target_params[i : i + chunk_size], **options).signal.double()
-            for i in range(0, len(context), chunk_size)
-        ]
-    )
+    chunks = [slice(i, i + chunk_size) for i in range(0, len(context), chunk_size)]
+    return torch.cat([model.sample(context[rows], target_params[rows], **options).signal.double() for rows in chunks])

@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from fwdiff_lite.checks import check_count, check_positive
 from fwdiff_lite.diffusion import ForwardDiffusion
 from fwdiff_lite.observations import Observations, check_single_target
 from fwdiff_lite.problems.toy.projections import identity_forward
@@ -27,6 +28,9 @@ from fwdiff_lite.schedule import CosineSchedule
 
 def power_forward(signal: Float[Tensor, "b"], params: Float[Tensor, "b m"]) -> Float[Tensor, "b m"]:
     """The forward model of the binary signal: S to the power phi; phi is 1 for the target, 2 for the novel view."""
+    if signal.ndim != 1 or params.ndim != 2 or len(params) != len(signal):
+        shapes = f"signal {tuple(signal.shape)} and params {tuple(params.shape)}"
+        raise ValueError(f"got {shapes}, wanted (B,) and (B, M)")
     return signal[:, None] ** params
 
 
@@ -36,12 +40,20 @@ def optimal_binary_signal(mean: Float[Tensor, "*b"], novel_weight: float) -> Flo
     By symmetry S has the sign of the mean. For mean >= 0, setting the derivative to zero gives the cubic equation
     2 w S^3 + (1 - 2 w) S - mean = 0; its largest root is the minimiser. The cubic is convex for S > 0 and not negative
     at S = 1, so Newton's method from S = 1 decreases to this root without overshooting.
+
+    ValueError if the weight is negative or not finite.
     """
+    _check_weight(novel_weight)
     magnitude, s = mean.abs(), torch.ones_like(mean)
     for _ in range(40):
         derivative = 6 * novel_weight * s.square() + 1 - 2 * novel_weight
         s = s - (2 * novel_weight * s**3 + (1 - 2 * novel_weight) * s - magnitude) / derivative
     return torch.where(mean < 0, -s, s)
+
+
+def _check_weight(novel_weight: float) -> None:
+    if not 0 <= novel_weight < math.inf:
+        raise ValueError(f"got novel_weight = {novel_weight}, wanted a finite number of at least 0")
 
 
 class IdealBinaryDenoiser(nn.Module):
@@ -58,6 +70,7 @@ class IdealBinaryDenoiser(nn.Module):
         super().__init__()
         if not 0 < p < 1:
             raise ValueError(f"p is a probability strictly between 0 and 1, got {p}")
+        _check_weight(novel_weight)
         self.p, self.novel_weight, self.noise_dependent_weight = p, novel_weight, noise_dependent_weight
         self.schedule = CosineSchedule()
 
@@ -80,6 +93,8 @@ class IdealBinaryDenoiser(nn.Module):
 
 def bump_images(num_pixels: int = 16, width: float = 1.0) -> Float[Tensor, "2 p"]:
     """1-D images of the left and of the right bump, each of unit norm; the bumps do not overlap."""
+    check_count(2, num_pixels=num_pixels)
+    check_positive(width=width)
     positions = torch.arange(num_pixels, dtype=torch.float64)
     centres = torch.tensor([[0.25], [0.75]], dtype=torch.float64) * (num_pixels - 1)
     return nn.functional.normalize(torch.exp(-0.5 * ((positions - centres) / width) ** 2), dim=1)
@@ -102,6 +117,7 @@ class IdealBumpDenoiser(nn.Module):
         super().__init__()
         if not 0 < p < 1:
             raise ValueError(f"p is a probability strictly between 0 and 1, got {p}")
+        check_positive(scale=scale)
         self.p, self.reachable, self.images = p, reachable, scale * bump_images()
         self.schedule = CosineSchedule()
 
@@ -123,6 +139,7 @@ class IdealBumpDenoiser(nn.Module):
 
 def empty_context(n: int, *shape: int) -> Observations:
     """An empty context for n signals: one masked observation of this shape each."""
+    check_count(n=n)
     value = torch.zeros(n, 1, *shape, dtype=torch.float64)
     params = torch.ones(n, 1, dtype=torch.float64)
     return Observations(value, params, torch.zeros(n, 1, dtype=torch.bool))
