@@ -22,6 +22,7 @@ from torch import Tensor
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff")
 HEIF_SUFFIXES = (".heic", ".heif", ".avif")
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
+ORIENTATION_TAG = 0x0112  # of EXIF
 MAX_PIXELS = 64_000_000  # of one image; the cameras of phones have up to 50 million
 MAX_FRAMES = 1000  # of one video
 MAX_VIDEO_PIXELS = 1_000_000_000  # of all frames of one video
@@ -69,7 +70,10 @@ def open_folder(path: Path | str, content: str) -> Location:
 def list_folder(folder: Location) -> list[Location]:
     """The files and folders in a folder, in natural order, without hidden ones. ValueError if it cannot be read."""
     try:
-        return sorted((path for path in folder.iterdir() if not is_hidden(path.name)), key=natural_sort_key)
+        return sorted(
+            (path for path in folder.iterdir() if not is_hidden(path.name)),
+            key=lambda path: natural_sort_key(path.name),
+        )
     except OSError as error:
         raise ValueError(f"{folder} cannot be read: {error.strerror}") from None
 
@@ -79,10 +83,10 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name in SYSTEM_FOLDERS
 
 
-def natural_sort_key(path: Location) -> tuple:
+def natural_sort_key(name: str) -> tuple:
     """A sort key that orders numbers in names by value: 1, 2, 10."""
-    parts = re.split("([0-9]+)", path.name)
-    return [int(part) if i % 2 else part for i, part in enumerate(parts)], path.name
+    parts = re.split("([0-9]+)", name)
+    return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
 
 
 def image_files(folder: Location) -> list[Location]:
@@ -140,6 +144,23 @@ def read_image(file: Location, background: tuple[int, int, int] = BACKGROUND) ->
             if num_images > 1 and image.format != "MPO":  # a JPEG of a phone with a second image behind the first
                 raise ValueError(f"{file} has {num_images} images: wanted one image a file")
             return _to_rgb(file, ImageOps.exif_transpose(image), background)
+    except DECODER_ERRORS as error:
+        raise _read_error(file, error, FORMATS) from None
+
+
+def image_size(file: Location) -> tuple[int, int]:
+    """The width and height of an image whose camera is known, without decoding it.
+
+    ValueError as in `read_image`; also if the image has an EXIF orientation, as its camera may be that of the stored or
+    of the shown pixels.
+    """
+    try:
+        with Image.open(_open(file), formats=FORMATS) as image:
+            _check_pixels(file, image)
+            orientation = image.getexif().get(ORIENTATION_TAG, 1)
+            if orientation != 1:
+                raise ValueError(f"{file} has the EXIF orientation {orientation}: turn its pixels, and its camera too")
+            return image.size
     except DECODER_ERRORS as error:
         raise _read_error(file, error, FORMATS) from None
 

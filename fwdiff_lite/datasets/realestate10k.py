@@ -26,17 +26,24 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fwdiff_lite.command_line import positive_int
-from fwdiff_lite.datasets.images import first_line, image_files, list_folder, read_image
+from fwdiff_lite.datasets.images import image_files, list_folder, read_image
 from fwdiff_lite.datasets.pose_check import reject_mismatched
-from fwdiff_lite.datasets.posed_clips import Clip, abbreviate, is_timestamp, shorten
+from fwdiff_lite.datasets.posed_clips import (
+    Clip,
+    abbreviate,
+    check_on_error,
+    check_pose,
+    intrinsics_matrix,
+    is_timestamp,
+    parse_number,
+    raise_or_warn,
+    read_lines,
+    shorten,
+)
 from fwdiff_lite.datasets.view_sampler import FRAME_GAP, check_frame_gap, context_target_pairs
 
 NUMBERS_PER_LINE = 19
 LINE_FORM = "timestamp fx fy cx cy k1 k2, and a 3 x 4 matrix by rows"
-MAX_FOCAL_LENGTH = 100  # over the width or height of the frame: a field of view of half a degree
-MAX_TRANSLATION = 1e9  # in the clip's unit: larger numbers lose their meaning in single precision
-MAX_TEXT_BYTES = 50_000_000
-ON_ERROR = ("raise", "skip")  # what a reader does with invalid data
 
 
 def parse_line(line: str) -> tuple[int, Float[Tensor, "3 3"], Float[Tensor, "4 4"]]:
@@ -52,52 +59,10 @@ def parse_line(line: str) -> tuple[int, Float[Tensor, "3 3"], Float[Tensor, "4 4
     fx, fy, cx, cy, *distortion = numbers[:6].tolist()
     if any(distortion):
         raise ValueError(f"has distortion {distortion}, wanted zeros: undistort the frames first")
-    if not (0 < fx <= MAX_FOCAL_LENGTH and 0 < fy <= MAX_FOCAL_LENGTH):
-        raise ValueError(
-            f"has focal lengths {fx:.3g} and {fy:.3g}, wanted both above 0 and at most {MAX_FOCAL_LENGTH}: over width "
-            "and height, not in pixels"
-        )
-    if not (0 <= cx <= 1 and 0 <= cy <= 1):
-        raise ValueError(
-            f"has the principal point {cx:.3g} {cy:.3g}, wanted it in the frame: over width and height, in [0, 1]"
-        )
-    pose = torch.eye(4, dtype=torch.float64)
+    intrinsics, pose = intrinsics_matrix(fx, fy, cx, cy), torch.eye(4, dtype=torch.float64)
     pose[:3] = numbers[6:].view(3, 4)
-    rotation = pose[:3, :3]
-    if (rotation @ rotation.T - torch.eye(3)).abs().max() > 1e-3 or torch.linalg.det(rotation) < 0:
-        raise ValueError("has a pose whose first three columns are not a rotation matrix")
-    if pose[:3, 3].abs().max() > MAX_TRANSLATION:
-        raise ValueError(f"has a translation of {pose[:3, 3].abs().max():.3g}, wanted at most {MAX_TRANSLATION:.0e}")
-    return int(words[0]), torch.tensor([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], dtype=torch.float64), pose
-
-
-def parse_number(word: str) -> float:
-    """The value of a decimal number in ASCII. ValueError, without the line's number, if the word is another one."""
-    try:
-        if word.isascii() and "_" not in word:  # Python reads 1_000 and digits of other scripts too
-            return float(word)
-    except ValueError:
-        pass
-    raise ValueError(f"has {shorten(word)}, which is not a number")
-
-
-def read_lines(text_file: Path) -> list[str]:
-    """The lines of a clip's text file. ValueError, with the file's name, if it cannot be read."""
-    try:
-        if (size := text_file.stat().st_size) > MAX_TEXT_BYTES:
-            raise ValueError(f"it has {size / 1e6:.0f} MB, wanted at most {MAX_TEXT_BYTES // 1_000_000}")
-        return text_file.read_text(encoding="utf-8-sig").rstrip().split("\n")
-    except OSError as error:
-        raise ValueError(f"{text_file} cannot be read: {error.strerror}") from None
-    except ValueError as error:
-        raise ValueError(f"{text_file} cannot be read: {first_line(error)}") from None
-
-
-def raise_or_warn(problem: str, on_error: str, warnings: list[str]) -> None:
-    """Raises a ValueError with the problem if on_error is "raise"; else adds a warning that the data was skipped."""
-    if on_error == "raise":
-        raise ValueError(f"{problem}; fix it, or skip it (on_error='skip', --on-error skip)")
-    warnings.append(f"{problem}: skipped")
+    check_pose(pose)
+    return int(words[0]), intrinsics, pose
 
 
 def read_clip(text_file: Path | str, on_error: str = "raise") -> tuple[Clip, list[str]]:
@@ -109,8 +74,7 @@ def read_clip(text_file: Path | str, on_error: str = "raise") -> tuple[Clip, lis
     """
     text_file, warnings = Path(text_file), []
     frame_folder = text_file.with_suffix("")
-    if on_error not in ON_ERROR:
-        raise ValueError(f"on_error={on_error!r} is unknown: choose one of {', '.join(ON_ERROR)}")
+    check_on_error(on_error)
     timestamps, intrinsics, poses = [], [], []
     header, *lines = read_lines(text_file)
     if len(header.split()) == NUMBERS_PER_LINE:

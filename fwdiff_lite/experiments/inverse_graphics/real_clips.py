@@ -27,7 +27,7 @@ from fwdiff_lite import metrics
 from fwdiff_lite.colours import to_uint8
 from fwdiff_lite.command_line import positive_int
 from fwdiff_lite.datasets import realestate10k
-from fwdiff_lite.datasets.posed_clips import Clip
+from fwdiff_lite.datasets.posed_clips import ON_ERROR, Clip
 from fwdiff_lite.datasets.view_sampler import (
     FRAME_GAP,
     evaluation_list,
@@ -118,7 +118,7 @@ def add_arguments(action: str, parser: ArgumentParser) -> None:
     parser.add_argument(
         "--frame-gap", type=positive_int, nargs=2, metavar=("MIN", "MAX"), default=FRAME_GAP, help=gap_help
     )
-    actions, error_help = realestate10k.ON_ERROR, "stop at an invalid clip or frame, or skip it; default: %(default)s"
+    actions, error_help = ON_ERROR, "stop at an invalid clip or frame, or skip it; default: %(default)s"
     parser.add_argument("--on-error", choices=actions, default=actions[0], help=error_help)
     parser.add_argument("--skip-pose-check", action="store_true", help="do not check the clips' frames and poses again")
     if action == "train":

@@ -130,6 +130,16 @@ def test_training_and_evaluation_commands_run(run, folder, tmp_path, capsys):
     assert "there is no" in capsys.readouterr().err and not (tmp_path / "typo.txt").exists()
 
 
+def test_an_unwritable_folder_is_a_one_line_error(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(variants, "build_model", partial(variants.build_model, **TINY))
+    (tmp_path / "file").touch()
+    out = tmp_path / "file" / "out"
+    words = ["train", "unet", "--steps", "1", "--data", folder, "--frame-gap", 8, 16, "--skip-pose-check", "--out", out]
+    with pytest.raises(SystemExit):
+        main(["real_clips", *map(str, words)])
+    assert f"{out / 'unet.config.json'} cannot be written: Not a directory" in capsys.readouterr().err
+
+
 def test_images_are_at_most_as_large_as_the_frames(run, capsys):
     with pytest.raises(SystemExit):
         run("train", "unet", "--side", "160", "--steps", "1")

@@ -1,0 +1,168 @@
+"""Reads a capture in the format of nerfstudio and instant-ngp, such as that of a phone: transforms.json beside images.
+
+    {"fl_x": 900, "fl_y": 900, "cx": 540, "cy": 960, "w": 1080, "h": 1920,
+     "frames": [{"file_path": "images/1.jpg", "transform_matrix": [[...], [...], [...], [0, 0, 0, 1]]}, ...]}
+
+The intrinsics are in pixels, of all frames or of one; `camera_angle_x`, in radians, stands for fl_x. The matrix maps
+the camera to the world; the camera's axes point right, up and back, as in OpenGL.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fwdiff_lite.datasets.images import IMAGE_SUFFIXES, image_size, natural_sort_key
+from fwdiff_lite.datasets.posed_clips import (
+    Clip,
+    abbreviate,
+    check_aspect_ratio,
+    check_on_error,
+    check_pose,
+    intrinsics_matrix,
+    raise_or_warn,
+    shorten,
+)
+from fwdiff_lite.storage.files import read_json, write_text
+
+CAMERA_MODELS = ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE")
+DISTORTION = ("k1", "k2", "k3", "k4", "p1", "p2")
+# From OpenGL's axes, which point right, up and back, to OpenCV's, which point right, down and forward.
+FLIP_Y_Z = torch.diag(torch.tensor([1.0, -1, -1, 1], dtype=torch.float64))
+
+
+def read_transforms(path: Path | str, on_error: str = "raise") -> tuple[Clip, list[str]]:
+    """Reads one capture, without decoding its images; returns it as a clip, and warnings.
+
+    path: transforms.json, or the folder that holds it
+    The frames are in the natural order of their file paths. They have no times: their timestamps are their ranks.
+    on_error: "raise" raises a ValueError, "skip" skips the data and adds a warning, for a frame with an invalid camera,
+        or whose image is missing. A capture without any frame, with another camera model or with distortion of all
+        frames is always a ValueError.
+    """
+    check_on_error(on_error)
+    path, warnings = Path(path), []
+    path = path / "transforms.json" if path.is_dir() else path
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist: give transforms.json, or the folder that holds it")
+    content = read_json(path)
+    frames = content.get("frames")
+    if not isinstance(frames, list) or not all(isinstance(frame, dict) for frame in frames) or not frames:
+        raise ValueError(f"{path} has no list of frames")
+    try:
+        _check_camera_model(content)
+        for key in ("applied_transform", "applied_scale"):
+            if key in content:
+                warnings.append(f"{path} has {key}: its world is that of the file, not the original one")
+        frames = sorted(frames, key=lambda frame: natural_sort_key(_file_path(frame)))
+    except ValueError as error:
+        raise ValueError(f"{path} {error}") from None
+    intrinsics, poses = torch.full((2, len(frames), 4, 4), torch.nan, dtype=torch.float64)
+    intrinsics, files, missing = intrinsics[:, :3, :3].clone(), [None] * len(frames), []
+    for i, frame in enumerate(frames):
+        file = _find_image(path.parent, _file_path(frame))
+        if file is None:
+            missing.append(_file_path(frame))
+            continue
+        try:
+            intrinsics[i], poses[i] = _frame_camera(content | frame, *image_size(file))
+            files[i] = file
+        except ValueError as error:
+            intrinsics[i], poses[i] = torch.nan, torch.nan
+            raise_or_warn(f"{path}: {_file_path(frame)} {error}", on_error, warnings)
+    if missing:
+        raise_or_warn(f"{path} lists {len(missing)} images that are missing: {abbreviate(missing)}", on_error, warnings)
+    if not any(files):
+        raise ValueError(f"{path} has no frame; the first problem: {warnings[-1]}")
+    timestamps = tuple(i if file else -1 for i, file in enumerate(files))
+    return Clip(path.absolute().parent.name, timestamps, intrinsics, poses, tuple(files)), warnings
+
+
+def write_transforms(path: Path | str, clip: Clip) -> None:
+    """Writes the cameras of a clip as transforms.json. Its images stay where they are, and must be below its folder.
+
+    ValueError if an image is elsewhere.
+    """
+    path, frames = Path(path), []
+    for file, intrinsics, pose in zip(clip.files, clip.intrinsics, clip.poses, strict=True):
+        if file is None:
+            continue
+        if not file.absolute().is_relative_to(path.absolute().parent):
+            raise ValueError(f"{file} is not below {path.parent}: write {path.name} beside the images")
+        width, height = image_size(file)
+        (fx, _, cx), (_, fy, cy), _ = (intrinsics * torch.tensor([[width], [height], [1.0]])).tolist()
+        frames.append(
+            {
+                "file_path": file.absolute().relative_to(path.absolute().parent).as_posix(),
+                "transform_matrix": (torch.linalg.inv(pose) @ FLIP_Y_Z).tolist(),
+                **{"fl_x": fx, "fl_y": fy, "cx": cx, "cy": cy, "w": width, "h": height},
+            }
+        )
+    write_text(path, json.dumps({"camera_model": "PINHOLE", "frames": frames}, indent=1) + "\n")
+
+
+def _check_camera_model(camera: dict[str, Any]) -> None:
+    """ValueError, without the file's name, if a camera is not a pinhole without distortion."""
+    model = camera.get("camera_model", CAMERA_MODELS[0])
+    if model not in CAMERA_MODELS:
+        raise ValueError(f"has the camera model {shorten(str(model))}, wanted one of {', '.join(CAMERA_MODELS)}")
+    distortion = [key for key in DISTORTION if camera.get(key, 0) != 0]
+    if distortion:
+        raise ValueError(f"has distortion ({', '.join(distortion)}): undistort the images first")
+
+
+def _frame_camera(
+    camera: dict[str, Any], image_width: int, image_height: int
+) -> tuple[Float[Tensor, "3 3"], Float[Tensor, "4 4"]]:
+    """The intrinsics and the pose of one frame. ValueError, without the file's name, if they are invalid.
+
+    camera: the entries of the frame, and those of all frames that it has not
+    """
+    _check_camera_model(camera)
+    width, height = _number(camera, "w", image_width), _number(camera, "h", image_height)
+    check_aspect_ratio((width, height), (image_width, image_height))
+    if "fl_x" in camera:
+        fx = _number(camera, "fl_x") / width
+    elif "camera_angle_x" in camera:
+        fx = 0.5 / math.tan(_number(camera, "camera_angle_x") / 2)
+    else:
+        raise ValueError("has no focal length: wanted fl_x or camera_angle_x")
+    fy = _number(camera, "fl_y", fx * width) / height
+    cx, cy = _number(camera, "cx", width / 2) / width, _number(camera, "cy", height / 2) / height
+    intrinsics = intrinsics_matrix(fx, fy, cx, cy)
+    try:
+        camera_to_world = torch.tensor(camera.get("transform_matrix"), dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError("has a transform_matrix that is no matrix of numbers") from None
+    if camera_to_world.shape != (4, 4):
+        raise ValueError(f"has a transform_matrix of shape {tuple(camera_to_world.shape)}, wanted (4, 4)")
+    check_pose(camera_to_world)
+    return intrinsics, torch.linalg.inv(camera_to_world @ FLIP_Y_Z)
+
+
+def _number(camera: dict[str, Any], key: str, default: float | None = None) -> float:
+    """A number of a camera. ValueError, without the file's name, if it is none."""
+    value = camera.get(key, default)
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        raise ValueError(f"has {key} = {shorten(str(value))}, wanted a number")
+    return float(value)
+
+
+def _file_path(frame: dict[str, Any]) -> str:
+    """The path of a frame's image. ValueError, without the file's name, if there is none."""
+    file_path = frame.get("file_path")
+    if not isinstance(file_path, str) or not file_path or "\0" in file_path:
+        raise ValueError(f"has a frame with the file_path {shorten(str(file_path))}, wanted a path")
+    return file_path
+
+
+def _find_image(folder: Path, file_path: str) -> Path | None:
+    """The image of a frame; None if it is missing. NeRF's synthetic scenes leave out the suffix."""
+    names = [file_path, *(f"{file_path}{suffix}" for suffix in IMAGE_SUFFIXES)]
+    return next((folder / name for name in names if (folder / name).is_file()), None)

@@ -1,0 +1,285 @@
+"""Captures of photographs, in the formats of nerfstudio and of COLMAP: one camera is the same camera in both."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from clip_helpers import double, edit_lines, generator
+from PIL import Image
+
+from fwdiff_lite.datasets.colmap import read_colmap
+from fwdiff_lite.datasets.posed_clips import Clip, camera_matrices, intrinsics_matrix
+from fwdiff_lite.datasets.realestate10k import read_clip
+from fwdiff_lite.datasets.transforms_json import read_transforms, write_transforms
+from fwdiff_lite.problems.inverse_graphics.cameras import project
+
+WIDTH, HEIGHT = 40, 30
+NAMES = ("1.png", "2.png", "10.png")  # in natural order, which is not the order of the files below
+FILE_ORDER = (2, 0, 1)
+INTRINSICS = [(0.9, 1.2, 0.52, 0.47), (0.9, 1.2, 0.52, 0.47), (0.7, 0.95, 0.5, 0.45)]  # in units of width and height
+
+
+def random_quaternions(count: int) -> torch.Tensor:
+    q = torch.randn(count, 4, generator=generator(3), dtype=torch.float64)
+    return q / q.norm(dim=1, keepdim=True)
+
+
+def rotate(q: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """Rotates vectors (n, 3) by unit quaternions (n, 4), scalar first: v + 2 u x (u x v + w v)."""
+    w, u = q[:, :1], q[:, 1:]
+    return v + 2 * torch.linalg.cross(u, torch.linalg.cross(u, v) + w * v)
+
+
+def poses() -> tuple[torch.Tensor, torch.Tensor]:
+    """World-to-camera poses in OpenCV's axes, and their quaternions."""
+    q, poses = random_quaternions(3), torch.eye(4).double().repeat(3, 1, 1)
+    poses[:, :3, :3] = torch.stack([rotate(q, double(axis).expand(3, 3)) for axis in torch.eye(3).tolist()], -1)
+    poses[:, :3, 3] = torch.randn(3, 3, generator=generator(4), dtype=torch.float64)
+    return poses, q
+
+
+@pytest.fixture
+def capture(tmp_path) -> Path:
+    """One capture of three photographs as transforms.json, as COLMAP's text and as RealEstate10K's."""
+    world_to_camera, q = poses()
+    pixels = np.random.default_rng(0).integers(0, 256, (3, HEIGHT, WIDTH, 3), np.uint8)
+    (tmp_path / "images").mkdir()
+    (tmp_path / "clip").mkdir()
+    for i, name in enumerate(NAMES):
+        Image.fromarray(pixels[i]).save(tmp_path / "images" / name)
+        Image.fromarray(pixels[i]).save(tmp_path / "clip" / f"{i}.png")
+    scale = (WIDTH, HEIGHT, WIDTH, HEIGHT)
+    fx, fy, cx, cy = ([f[j] * scale[j] for f in INTRINSICS] for j in range(4))
+    frames = []
+    for i in FILE_ORDER:
+        camera_to_world = torch.linalg.inv(world_to_camera[i])
+        camera_to_world[:, 1:3] *= -1  # the columns are the camera's axes: down is up, forward is back
+        frames.append({"file_path": f"./images/{NAMES[i]}", "transform_matrix": camera_to_world.tolist()})
+    frames[0] |= {"fl_x": fx[2], "fl_y": fy[2], "cx": cx[2], "cy": cy[2]}
+    shared = {"camera_model": "OPENCV", "w": WIDTH, "h": HEIGHT, "k1": 0.0, "k2": 0}
+    shared |= {"fl_x": fx[0], "fl_y": fy[0], "cx": cx[0], "cy": cy[0], "frames": frames}
+    (tmp_path / "transforms.json").write_text(json.dumps(shared))
+    (tmp_path / "sparse" / "0").mkdir(parents=True)
+    lines = [f"{i} PINHOLE {WIDTH} {HEIGHT} {fx[i]} {fy[i]} {cx[i]} {cy[i]}" for i in (0, 2)]
+    (tmp_path / "sparse" / "0" / "cameras.txt").write_text("\n".join(["# Camera list", *lines]) + "\n")
+    lines = ["# Image list with two lines of data per image"]
+    for i in FILE_ORDER:
+        words = [i + 1, *q[i].tolist(), *world_to_camera[i, :3, 3].tolist(), 2 if i == 2 else 0, NAMES[i]]
+        lines += [" ".join(map(str, words)), "" if i == 1 else "1.5 2.5 -1 3.5 4.5 7"]  # an image may have no points
+    (tmp_path / "sparse" / "0" / "images.txt").write_text("\n".join(lines) + "\n")
+    lines = ["https://www.example.org"]
+    for i in range(3):
+        lines.append(" ".join(map(str, [i, *INTRINSICS[i], 0, 0, *world_to_camera[i, :3].flatten().tolist()])))
+    (tmp_path / "clip.txt").write_text("\n".join(lines) + "\n")
+    return tmp_path
+
+
+def assert_same_cameras(clip: Clip, other: Clip) -> None:
+    torch.testing.assert_close(clip.intrinsics, other.intrinsics, rtol=0, atol=1e-9)
+    torch.testing.assert_close(clip.poses, other.poses, rtol=0, atol=1e-9)
+
+
+def test_three_formats_give_the_same_frames(capture):
+    expected, _ = read_clip(capture / "clip.txt")
+    torch.testing.assert_close(expected.poses, poses()[0])
+    for read in (read_transforms, read_colmap):
+        clip, warnings = read(capture)
+        assert warnings == [] and clip.timestamps == (0, 1, 2) and [file.name for file in clip.files] == list(NAMES)
+        assert_same_cameras(clip, expected)
+        for x, y in zip(clip.load_frames([2, 0], 16), expected.load_frames([2, 0], 16), strict=True):
+            torch.testing.assert_close(x, y)
+
+
+def test_the_axes_are_those_of_each_format(tmp_path):
+    """A camera 5 in front of the origin looks at it. The point that is right of it and above is so in the image."""
+    Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "a.png")
+    matrix = [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 5], [0, 0, 0, 1]]  # OpenGL: looks along -z, y is up
+    content = {"fl_x": WIDTH, "fl_y": HEIGHT, "frames": [{"file_path": "a", "transform_matrix": matrix}]}
+    (tmp_path / "transforms.json").write_text(json.dumps(content))
+    (tmp_path / "cameras.txt").write_text(f"1 SIMPLE_PINHOLE {WIDTH} {HEIGHT} {WIDTH} {WIDTH / 2} {HEIGHT / 2}\n")
+    (tmp_path / "images.txt").write_text("1 0 1 0 0 0 0 5 1 a.png\n\n")  # half a turn about x
+    uv = []
+    for read in (read_transforms, read_colmap):
+        clip, _ = read(tmp_path)
+        point, depth = project(camera_matrices(clip.intrinsics, clip.poses), double([[1, 0.5, 0]]))
+        torch.testing.assert_close(depth.flatten(), double([5]))
+        uv.append(point.flatten())
+    torch.testing.assert_close(uv[0], double([0.5 + 1 / 5, 0.5 - 0.5 / 5]))
+    torch.testing.assert_close(uv[1], double([0.5 + 1 / 5, 0.5 - 0.5 / 5 * WIDTH / HEIGHT]))
+
+
+def test_what_was_written_is_read(capture):
+    clip, _ = read_colmap(capture)
+    clip = replace(clip, files=(clip.files[0], None, clip.files[2]))
+    write_transforms(capture / "written.json", clip)
+    read, warnings = read_transforms(capture / "written.json")
+    assert warnings == [] and read.files == (clip.files[0], clip.files[2])
+    assert_same_cameras(read, replace(clip, intrinsics=clip.intrinsics[[0, 2]], poses=clip.poses[[0, 2]]))
+    (capture / "sub").mkdir()
+    with pytest.raises(ValueError, match="1.png is not below .*sub: write transforms.json beside the images"):
+        write_transforms(capture / "sub" / "transforms.json", clip)
+
+
+def test_another_resolution_changes_no_camera_and_another_crop_is_refused(capture):
+    expected, _ = read_colmap(capture)
+    for name in NAMES:
+        Image.new("RGB", (WIDTH // 2, HEIGHT // 2)).save(capture / "images" / name)
+    for read in (read_transforms, read_colmap):
+        assert_same_cameras(read(capture)[0], expected)
+    Image.new("RGB", (HEIGHT, HEIGHT)).save(capture / "images" / NAMES[1])
+    for read in (read_transforms, read_colmap):
+        with pytest.raises(ValueError, match="2.png.* has 30 x 30 pixels, but its camera 40 x 30: wanted one aspect"):
+            read(capture)
+        clip, warnings = read(capture, "skip")
+        assert clip.has_image.tolist() == [True, False, True] and clip.poses[1].isnan().all() and len(warnings) == 1
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.new("RGB", (WIDTH, HEIGHT)).save(capture / "images" / NAMES[1], exif=exif)
+    for read in (read_transforms, read_colmap):
+        with pytest.raises(ValueError, match="2.png has the EXIF orientation 3: turn its pixels, and its camera too"):
+            read(capture)
+
+
+def test_a_missing_image_is_named_and_moves_no_other(capture):
+    (capture / "images" / NAMES[1]).unlink()
+    for read in (read_transforms, read_colmap):
+        with pytest.raises(ValueError, match="1 images that are missing: .*2.png; fix it, or skip it"):
+            read(capture)
+        clip, warnings = read(capture, "skip")
+        assert clip.timestamps == (0, -1, 2) and clip.files[1] is None and clip.files[2].name == NAMES[2]
+        assert len(warnings) == 1 and warnings[0].endswith("2.png: skipped")
+    for name in (NAMES[0], NAMES[2]):
+        (capture / "images" / name).unlink()
+    for read in (read_transforms, read_colmap):
+        with pytest.raises(ValueError, match="has no .*; the first problem: .*3 images that are missing"):
+            read(capture, "skip")
+
+
+def test_the_angle_of_view_stands_for_the_focal_length(capture):
+    def change(content):
+        for key in ("fl_x", "fl_y", "cx", "cy", "w", "h"):
+            content.pop(key)
+        content |= {"camera_angle_x": 1.0}
+        content["frames"] = content["frames"][1:]
+
+    edit_json(capture, change)
+    fx = 0.5 / np.tan(0.5)
+    expected = intrinsics_matrix(fx, fx * WIDTH / HEIGHT, 0.5, 0.5)
+    torch.testing.assert_close(read_transforms(capture)[0].intrinsics, expected.expand(2, 3, 3))
+
+
+def test_a_moved_world_is_said(capture):
+    edit_json(capture, lambda content: content.update(applied_scale=0.5))
+    _, warnings = read_transforms(capture)
+    assert len(warnings) == 1 and "transforms.json has applied_scale: its world is that of the file" in warnings[0]
+
+
+def edit_json(folder: Path, change) -> None:
+    content = json.loads((folder / "transforms.json").read_text())
+    change(content)
+    (folder / "transforms.json").write_text(json.dumps(content))
+
+
+def edit_frame(key: str, value):
+    return lambda content: content["frames"][2].update({key: value})
+
+
+MATRIX = np.eye(4).tolist()
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda c: c.update(frames={}), "has no list of frames"),
+        (lambda c: c.update(frames=[]), "has no list of frames"),
+        (lambda c: c.update(frames=[3]), "has no list of frames"),
+        (lambda c: c.update(camera_model="OPENCV_FISHEYE"), "has the camera model 'OPENCV_FISHEYE', wanted one of"),
+        (lambda c: c.update(k1=0.1, p2=0.1), r"has distortion \(k1, p2\): undistort the images first"),
+        (edit_frame("k4", 0.1), r"2.png has distortion \(k4\): undistort the images first"),
+        (edit_frame("file_path", None), "has a frame with the file_path 'None', wanted a path"),
+        (edit_frame("fl_x", "900"), "2.png has fl_x = '900', wanted a number"),
+        (edit_frame("fl_x", float("nan")), "2.png has fl_x = 'nan', wanted a number"),
+        (edit_frame("fl_x", 0), "2.png has focal lengths 0 and 1.2, wanted both above 0"),
+        (edit_frame("cx", 900), "2.png has the principal point 22.5 0.47, wanted it in the frame"),
+        (edit_frame("w", 0), "2.png has 40 x 30 pixels, but its camera 0 x 30: wanted one aspect ratio"),
+        (lambda c: c.pop("fl_x"), "has no focal length: wanted fl_x or camera_angle_x"),
+        (edit_frame("transform_matrix", None), "2.png has a transform_matrix that is no matrix of numbers"),
+        (edit_frame("transform_matrix", "x"), "2.png has a transform_matrix that is no matrix of numbers"),
+        (edit_frame("transform_matrix", [[1], [1, 2]]), "2.png has a transform_matrix that is no matrix of numbers"),
+        (
+            edit_frame("transform_matrix", MATRIX[:3]),
+            r"2.png has a transform_matrix of shape \(3, 4\), wanted \(4, 4\)",
+        ),
+        (
+            edit_frame("transform_matrix", (2 * np.eye(4)).tolist()),
+            "2.png has a pose whose first three columns are not",
+        ),
+        (
+            edit_frame("transform_matrix", [[float("nan")] * 4] * 4),
+            "2.png has a pose whose first three columns are not",
+        ),
+        (edit_frame("transform_matrix", [*MATRIX[:2], [0, 0, 1, 1e300], MATRIX[3]]), "2.png has a translation of 1e"),
+    ],
+)
+def test_an_invalid_transforms_json_is_refused_in_one_line(capture, change, message):
+    edit_json(capture, change)
+    with pytest.raises(ValueError, match="transforms.json:? .*" + message) as error:
+        read_transforms(capture)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "file, line, text, message",
+    [
+        (
+            "cameras",
+            1,
+            "0 OPENCV_FISHEYE 40 30 36 36 20 15 0 0 0 0",
+            "line 2 has the camera model 'OPENCV_FISHEYE', wan",
+        ),
+        (
+            "cameras",
+            1,
+            "0 SIMPLE_RADIAL 40 30 36 20 15 0.1",
+            r"line 2 has distortion \[0.1\]: undistort the images first",
+        ),
+        ("cameras", 1, "0 PINHOLE 40 30 36 36 20", "line 2 has 3 parameters, wanted 4 of PINHOLE"),
+        ("cameras", 1, "0 PINHOLE 40", "line 2 has 3 words, wanted an identifier"),
+        ("cameras", 1, "0 PINHOLE 0 30 36 36 20 15", "line 2 has the size 0 x 30, wanted numbers above 0"),
+        ("cameras", 1, "0 PINHOLE 40 30 36 36 20 x", "line 2 has 'x', which is not a number"),
+        (
+            "cameras",
+            1,
+            "0 PINHOLE 40 30 36 36 20 95",
+            "line 2 has the principal point 0.5 3.17, wanted it in the frame",
+        ),
+        ("cameras", 1, "7 PINHOLE 40 30 36 36 20 15", r"line 4 \(1.png\) has the camera '0', which cameras.txt lacks"),
+        ("images", 3, "1 1 0 0 0 0 0 0 0", "line 4 has 9 words, wanted 10"),
+        ("images", 3, "1 1 1 0 0 0 0 0 0 1.png", r"line 4 \(1.png\) has a quaternion of norm 1.41, wanted 1"),
+        ("images", 3, "1 nan 1 0 0 0 0 0 0 1.png", r"line 4 \(1.png\) has a quaternion of norm nan, wanted 1"),
+        ("images", 3, "1 1 0 0 0 1e300 0 0 0 1.png", r"line 4 \(1.png\) has a translation of 1e.300"),
+        ("images", 3, "1 1 0 0 0 x 0 0 0 1.png", r"line 4 \(1.png\) has 'x', which is not a number"),
+    ],
+)
+def test_an_invalid_line_of_colmap_is_named(capture, file, line, text, message):
+    edit_lines(capture / "sparse" / "0" / f"{file}.txt", lambda lines: lines.__setitem__(line, text))
+    with pytest.raises(ValueError, match=f"{file if 'lacks' not in message else 'images'}.txt {message}") as error:
+        read_colmap(capture)
+    assert "\n" not in str(error.value)
+
+
+def test_a_folder_without_cameras_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="transforms.json does not exist: give transforms.json, or the folder"):
+        read_transforms(tmp_path)
+    with pytest.raises(ValueError, match="holds no cameras.txt with images.txt: wanted them in it, in sparse or in"):
+        read_colmap(tmp_path)
+    (tmp_path / "sparse").mkdir()
+    (tmp_path / "sparse" / "cameras.bin").touch()
+    with pytest.raises(ValueError, match="sparse is in COLMAP's binary format: write text with `colmap model_conv"):
+        read_colmap(tmp_path)
+    for read in (read_transforms, read_colmap):
+        with pytest.raises(ValueError, match="on_error='ignore' is unknown"):
+            read(tmp_path, "ignore")
