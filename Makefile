@@ -1,4 +1,5 @@
-# make reproduce: the figures and numbers of every notebook. make test: check them. make help: the rest.
+# make reproduce: the figures and numbers of every notebook. make check: the fast tests. make test: all of them.
+# make help: the rest.
 
 PYTHON ?= python3
 JOBS ?= 2
@@ -12,10 +13,13 @@ BIN := $(VENV)/bin
 MARKER := $(VENV)/ready-$(shell { cat requirements.lock; $(PYTHON) -VV; pwd; sed -n '/^.(MARKER):/,/^$$/p' Makefile; } \
 	| $(PYTHON) -c \
 	"import hashlib, sys; print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest()[:16])")
+# Files of tests go to workers in the order that conftest.py gives them.
+PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) \
+	--dist loadscope --no-loadscope-reorder
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input -qq
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce test lab smoke lint readme clean browser-test lock
+.PHONY: help reproduce check test lab smoke lint readme clean browser-test lock
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1@\2/p' Makefile | awk -F@ '{ printf "%-20s %s\n", $$1, $$2 }'
@@ -23,9 +27,11 @@ help:  ## this list
 reproduce: $(MARKER)  ## run every notebook; writes notebooks/*.ipynb, figures/ and the README's table
 	@$(BIN)/python -m fwdiff_lite.pipeline.reproduce --jobs $(JOBS)
 
-test: $(MARKER)  ## the tests, and every notebook run again and compared with what is committed
-	@OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadscope \
-		--nbval --nbval-current-env --nbval-cell-timeout 900 --nbval-sanitize-with tests/notebooks/nbval.cfg \
+check: $(MARKER)  ## the tests that take seconds each, for daily work: at most three minutes
+	@$(PYTEST) -m "not slow" tests
+
+test: $(MARKER)  ## all tests, and every notebook run again and compared with what is committed
+	@$(PYTEST) --nbval --nbval-current-env --nbval-cell-timeout 900 --nbval-sanitize-with tests/notebooks/nbval.cfg \
 		tests notebooks
 
 lab: $(MARKER)  ## open the notebooks in JupyterLab
@@ -37,7 +43,7 @@ smoke: $(MARKER)  ## run every notebook in seconds, into build/smoke
 lint: $(MARKER)  ## ruff
 	@$(BIN)/ruff check .
 
-readme: $(MARKER)  ## renew the generated parts of the README
+readme: $(MARKER)  ## renew the generated parts of the README, and the durations of the last `make test`
 	@$(BIN)/python -m fwdiff_lite.pipeline.reproduce --readme
 
 browser-test: $(MARKER)  ## install Chromium (Debian), open every notebook in it and move every slider

@@ -1,6 +1,7 @@
 """The checkout as a whole: small, self-contained, said the same everywhere, with imports that run one way."""
 
 import ast
+import importlib.util
 import os
 import re
 import subprocess
@@ -16,7 +17,7 @@ import yaml
 from fwdiff_lite.pipeline.notebook import badges, colab_setup_cell, pyproject
 from fwdiff_lite.pipeline.readme import MOVING_PICTURE, render
 from fwdiff_lite.storage.checkpoints import ALL_MB
-from fwdiff_lite.storage.files import repo_root
+from fwdiff_lite.storage.files import read_json, repo_root
 
 ROOT = repo_root()
 METHOD = {"protocols", "diffusion", "sampling", "model_checks", "model_file", "schedule", "observations", "training"}
@@ -189,9 +190,42 @@ def test_ci_runs_make_test():
     assert {"lint", "test", "smoke"} <= set(steps["strategy"]["matrix"]["target"])
 
 
+def root_conftest():
+    """The conftest.py of the checkout as a module: pytest gives that name to several."""
+    spec = importlib.util.spec_from_file_location("root_conftest", ROOT / "conftest.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_fast_tests_come_first_then_the_longest():
+    recorded = {"a.py::1": 9, "a.py::2": 14, "b.py::1": 19, "d.py::1": 31, "d.py::2": 4}
+    recorded |= {"of_old.py::1": 99, "n/c.ipynb": 70}
+    nodes = ["n/c.ipynb::Cell 0", "n/c.ipynb::Cell 1", "a.py::1", "a.py::2", "new.py::1", "b.py::1"]
+    nodes += ["d.py::1", "d.py::2"]
+    in_order = root_conftest().fast_files_first([(node, node) for node in nodes], recorded)
+    assert in_order == [*nodes[4:6], *nodes[:2], *nodes[6:], *nodes[2:4]]
+    assert root_conftest().fast_files_first([(node, node) for node in nodes], {}) == nodes
+
+
+def test_what_make_check_leaves_out_is_recorded():
+    """A test is slow by its measured duration; a long list of fast ones would make no difference."""
+    recorded = read_json(ROOT / "tests" / "durations.json")
+    assert recorded and min(recorded.values()) >= 1
+    recipe = re.search(r"^check:.*\n(.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1]
+    assert '-m "not slow" tests' in recipe and "nbval" not in recipe
+
+
+def test_pytest_needs_no_plugin():
+    """Without nbval pytest still ends well; it collects one file here that holds no tests."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:nbval", "-p", "no:xdist", "-p", "no:cacheprovider"]
+    run = subprocess.run([*command, ROOT / "conftest.py"], capture_output=True, text=True, cwd=ROOT)
+    assert run.returncode == pytest.ExitCode.NO_TESTS_COLLECTED and "Error" not in run.stdout + run.stderr
+
+
 def test_make_lists_its_targets():
     text = subprocess.run(["make", "-C", ROOT], capture_output=True, text=True, check=True).stdout
-    for target in ("reproduce", "test", "lab", "smoke", "lint", "clean", "browser-test", "help"):
+    for target in ("reproduce", "check", "test", "lab", "smoke", "lint", "clean", "browser-test", "help"):
         assert f"make {target} " in text
 
 

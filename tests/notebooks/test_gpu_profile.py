@@ -7,6 +7,8 @@ from fwdiff_lite.pipeline.notebook import notebook_names
 from fwdiff_lite.pipeline.reproduce import main
 from fwdiff_lite.storage.files import read_json, repo_root
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.skipif("03_motion_warping" not in notebook_names(), reason="no 03_motion_warping yet")
 def test_motion_is_trained_anew(tmp_path):

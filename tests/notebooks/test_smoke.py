@@ -6,6 +6,7 @@ from fwdiff_lite.pipeline.notebook import notebook_names
 from fwdiff_lite.pipeline.reproduce import main
 from fwdiff_lite.storage.files import read_json
 
+pytestmark = pytest.mark.slow
 MINUTES, GIGABYTES = 2, 2
 
 
