@@ -18,7 +18,19 @@ from fwdiff_lite.pipeline.readme import MOVING_PICTURE, render
 from fwdiff_lite.storage.files import repo_root
 
 ROOT = repo_root()
-METHOD = {"protocols", "diffusion", "schedule", "observations", "training", "backbones"}
+METHOD = {
+    "protocols",
+    "diffusion",
+    "schedule",
+    "observations",
+    "backbones",
+    "batches",
+    "interrupts",
+    "training",
+    "training_checks",
+    "training_state",
+    "validation",
+}
 HELPERS = {"devices", "crops", "colours", "command_line", "plotting", "metrics", "datasets", "storage"}
 PACKAGE = sorted((ROOT / "fwdiff_lite").rglob("*.py"))
 

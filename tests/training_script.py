@@ -8,12 +8,21 @@ import time
 import torch
 from accelerate import Accelerator
 from safetensors.torch import save_file
+from torch.utils.data import DataLoader
 
 from fwdiff_lite import training
+from fwdiff_lite.batches import collate
 from fwdiff_lite.problems.toy import projections as p
 from fwdiff_lite.training import fit
 
 STEPS = 60
+
+
+def make_loader() -> DataLoader:
+    """64 examples of the toy's problem in shuffled batches of 16."""
+    batch = p.infinite_batches(p.make_prior(2), 64)(torch.Generator().manual_seed(0))
+    examples = [{name: x[[i]] for name, x in batch.items()} for i in range(64)]
+    return DataLoader(examples, batch_size=16, shuffle=True, collate_fn=collate)
 
 
 def main(out: str, options: str = "{}") -> None:
@@ -26,6 +35,7 @@ def main(out: str, options: str = "{}") -> None:
     torch.manual_seed(0)
     model = p.build_diffusion(2, width=16, depth=2)
     make_batch = p.infinite_batches(p.make_prior(2), 64)
+    loader = make_loader() if options.pop("loader", False) else None
 
     def batch(generator):
         time.sleep(pause)
@@ -38,13 +48,20 @@ def main(out: str, options: str = "{}") -> None:
     clock, own = time.monotonic, pace[accelerator.process_index % len(pace)]
     training.time.monotonic = lambda: own * clock()  # each process's clock goes at a pace of its own
     options = {"steps": STEPS, "warmup": 5, "seed": 3, "checkpoint_every": 7, "progress": False} | options
-    done = fit(model, batch, accelerator=accelerator, **options)
+    done = fit(model, loader or batch, accelerator=accelerator, **options)
     if accelerator.is_main_process:
         save_file(dict(model.denoiser.state_dict()), out + ".safetensors")
         with open(out + ".json", "w") as file:
             json.dump({"curve": done.curve, "processes": accelerator.num_processes}, file)
     with open(f"{out}.{accelerator.process_index}", "w") as file:
         json.dump([done.steps, done.interrupted], file)
+    if loader:
+        model.denoiser.unused = torch.nn.Parameter(torch.ones(2))
+        try:
+            fit(model, loader, steps=2, progress=False, accelerator=accelerator)
+        except ValueError as error:
+            with open(f"{out}.{accelerator.process_index}.error", "w") as file:
+                file.write(str(error))
 
 
 if __name__ == "__main__":
