@@ -190,6 +190,7 @@ class _Training:
         state.settings |= describe_model(self.model)
         if checkpointing.path is not None:
             self.earlier_settings = self.clock.resume(state, checkpointing)
+            state.settings = self.earlier_settings | state.settings
             self.log = state.log
             if isinstance(self.batch, EpochBatches):
                 self.batch.position = state.position
@@ -287,8 +288,7 @@ class _Training:
                 settings["batch_size"] = self.batch.first_batch_size  # the last batch of an epoch may be smaller
                 if not self.clock.is_equal(batch["target"].value.double().nansum()):
                     raise ValueError(f"{self._batch_name()} differs between processes: all need the same whole batches")
-            if self.earlier_settings:
-                self.checkpointing.check_settings(self.earlier_settings, settings)
+            self.checkpointing.check_settings(self.earlier_settings, settings)
             self.state.settings |= settings
         return batch
 
@@ -375,13 +375,12 @@ class _Clock:
     def resume(self, state: TrainingState, checkpointing: Checkpointing) -> dict[str, Any]:
         """Loads the checkpoint if it exists; returns its settings. ValueError if not all processes find the same."""
         self.accelerator.wait_for_everyone()
-        path, settings = checkpointing.path, {}
-        if path.exists():
-            settings = state.load(path)
-            checkpointing.check_settings(settings, state.settings)
+        settings = state.load(checkpointing) if checkpointing.path.exists() else {}
         self.earlier = checkpointing.seconds_at_save = state.log.seconds
         if not self.is_equal(torch.tensor(float(state.log.steps))):
-            raise ValueError(f"processes resume {path} at different steps: every host needs the same file")
+            raise ValueError(
+                f"processes resume {checkpointing.path} at different steps: every host needs the same file"
+            )
         return settings
 
     def is_equal(self, x: Tensor) -> bool:

@@ -157,10 +157,11 @@ class TrainingState:
             tensors = {name: x.contiguous().clone() for name, x in self.tensors().items()}
             save_file(tensors, temporary, metadata={"fit": record})
 
-    def load(self, path: Path) -> dict[str, Any]:
-        """Reads a checkpoint; returns its settings. ValueError, before anything is changed, if it does not fit."""
-        tensors, log, settings, position = _read(path)
-        _check_tensors(path, tensors, self.tensors())
+    def load(self, checkpointing: Checkpointing) -> dict[str, Any]:
+        """Reads the checkpoint; returns its settings. ValueError, before anything is changed, if it does not fit."""
+        tensors, log, settings, position = _read(checkpointing.path)
+        _check_tensors(checkpointing.path, tensors, self.tensors())
+        checkpointing.check_settings(settings, self.settings)
         names = {"weights": self.weights, "buffers": list(self.denoiser.buffers()), "average": self.ema}
         with torch.no_grad():
             for group, present in names.items():
@@ -208,7 +209,7 @@ class Checkpointing:
 
     def check_settings(self, earlier: Mapping[str, Any], present: Mapping[str, Any]) -> None:
         """ValueError if a training is resumed with settings that are not the earlier ones, unless they are ignored."""
-        changed = [name for name in present if earlier.get(name) != present[name]]
+        changed = [name for name in present if name in earlier and earlier[name] != present[name]]
         if changed and self.resume == "check":
             was, given = (", ".join(f"{x} {values.get(x)}" for x in changed) for values in (earlier, present))
             raise ValueError(

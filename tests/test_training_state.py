@@ -91,7 +91,7 @@ def test_every_step_is_the_written_out_update():
     wanted_weights, wanted_averages = zip(*Reference().run(), strict=True)
     assert averages == pytest.approx(wanted_averages, abs=1e-12)
     assert weights == pytest.approx(wanted_weights, abs=1e-12)
-    assert float(model.denoiser.w) == averages[-1]
+    assert model.denoiser.w.item() == averages[-1]
 
 
 @pytest.mark.parametrize(
@@ -110,10 +110,10 @@ def test_every_step_is_the_written_out_update():
 def test_each_part_of_the_update_is_seen(change):
     """The control: the written-out update without one part is another."""
     model, _ = train(**OPTIONS)
-    assert abs(float(model.denoiser.w) - Reference(**change).run()[-1][1]) > 1e-3
+    assert abs(model.denoiser.w.item() - Reference(**change).run()[-1][1]) > 1e-3
     if set(change) <= set(OPTIONS):
         model, _ = train(**OPTIONS | change)
-        assert float(model.denoiser.w) == pytest.approx(Reference(**change).run()[-1][1], abs=1e-12)
+        assert model.denoiser.w.item() == pytest.approx(Reference(**change).run()[-1][1], abs=1e-12)
 
 
 def test_a_budget_of_seconds_sets_the_learning_rate(monkeypatch):
@@ -179,7 +179,8 @@ def test_a_resume_with_other_settings_is_refused_unless_told(tmp_path):
     path = tmp_path / "run"
     train(steps=4, checkpoint=path, **OPTIONS)
     with pytest.raises(ValueError, match=r"was trained with learning_rate 0.1; this call has learning_rate 0.2: give"):
-        fit(Linear(), lambda g: constant(1.0), steps=8, checkpoint=path, **OPTIONS | {"learning_rate": 0.2})
+        fit(model := Linear(), lambda g: constant(1.0), steps=8, checkpoint=path, **OPTIONS | {"learning_rate": 0.2})
+    assert model.denoiser.w.item() == 0.5, "nothing is changed"
     with pytest.raises(ValueError, match="was trained with batch_size 2; this call has batch_size 3"):
         fit(Linear(), lambda g: constant(1.0, 3), steps=8, checkpoint=path, **OPTIONS)
     changed = OPTIONS | {"learning_rate": 0.2, "seed": 5}
@@ -192,6 +193,19 @@ def test_a_resume_with_other_settings_is_refused_unless_told(tmp_path):
     )
     with pytest.raises(ValueError, match="was trained with seed 5; this call has seed 0"):
         fit(Linear(), lambda g: constant(1.0, 3), steps=9, checkpoint=path, **OPTIONS | {"learning_rate": 0.2})
+
+
+def test_an_interrupt_before_the_first_batch_loses_no_settings(tmp_path):
+    path = tmp_path / "run"
+
+    def interrupt(generator):
+        raise KeyboardInterrupt
+
+    assert fit(Linear(), interrupt, steps=4, checkpoint=path, progress=False).steps == 0
+    train(steps=4, checkpoint=path)
+    assert fit(Linear(), interrupt, steps=8, checkpoint=path, progress=False).steps == 4
+    with pytest.raises(ValueError, match="was trained with batch_size 2; this call has batch_size 3"):
+        fit(Linear(), lambda g: constant(1.0, 3), steps=8, checkpoint=path)
 
 
 def test_a_weight_without_a_gradient_is_resumed(tmp_path):

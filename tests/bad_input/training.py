@@ -44,7 +44,7 @@ def build_model():
 
 def observations(b=4, m=1, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    return Observations(torch.randn(b, m, generator=generator), torch.ones(b, m, 2))
+    return Observations(3 * torch.randn(b, m, generator=generator), torch.ones(b, m, 2))
 
 
 def make_batch(generator=None, **changes):
@@ -236,7 +236,7 @@ SOURCES = [
     ("a text", "batches", "fit got a str as batches"),
     ("an empty list", [], "the list of batches is empty"),
     ("an iterator that ends", iter([make_batch()]), "the list_iterator of batches is empty, or can be read only once"),
-    ("a list of tuples", [(1, 2)], "the batch at step 0 .number 1 of epoch 0. is a tuple: wanted a dict"),
+    ("a list of tuples", [(1, 2)], "the batch at step 0 .number 0 of epoch 0. is a tuple: wanted a dict"),
     ("a function without a generator", lambda: make_batch(), "the batch function takes .*: fit calls batch.generator."),
     ("a function of two", lambda generator, n: make_batch(), "the batch function takes"),
     ("a function that returns None", lambda generator: None, "the batch at step 0 is a NoneType: wanted a dict"),
