@@ -4,34 +4,55 @@ A model is a Module with three parts. `denoiser` is the Module that is trained, 
 `sample_time_and_noise(target, generator)` returns all random numbers of a loss, for a whole batch.
 `forward(context, target, *random_numbers, ...)` returns a dict of scalars, whose "loss" is minimised.
 
-A batch comes from `batch(generator)`, see protocols.BatchFunction: Observations or tensors, one row a signal. Every
-process draws the same whole batch from the same generator and selects its own rows; a protocols.RowBatchFunction draws
-these rows only. So any number of processes trains on the same data as one.
+Every process draws the same whole batch and the same random numbers, and selects its own rows; a
+protocols.RowBatchFunction draws these rows only. So any number of processes trains on the same data as one.
+fwdiff_lite/batches.py says where batches come from, and fwdiff_lite/training_state.py has the state of a training and
+its checkpoint.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import os
-import signal
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from itertools import chain
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from fwdiff_lite.batches import (
+    EpochBatches,
+    check_batch,
+    check_options,
+    check_values,
+    describe_batch,
+    to_batch_function,
+)
 from fwdiff_lite.devices import autocast_bf16
+from fwdiff_lite.interrupts import collected_interrupts, deferred_interrupt, raise_interrupt
 from fwdiff_lite.observations import Observations, to_device
 from fwdiff_lite.protocols import BatchFunction, RowBatchFunction
+from fwdiff_lite.training_checks import (
+    SCALE_STEPS,
+    TargetScale,
+    check_gradients,
+    check_losses,
+    check_model,
+    describe_model,
+)
+from fwdiff_lite.training_state import (
+    Checkpointing,
+    Optimization,
+    TrainingLog,
+    TrainingState,
+    is_finite,
+    is_whole,
+)
+from fwdiff_lite.validation import Validation
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -42,19 +63,6 @@ INTERRUPTED = 130  # exit status of a command whose training was interrupted; sh
 CHECK_EVERY = 50  # steps between two checks of the losses: each check makes a GPU wait
 
 
-@dataclass
-class TrainingLog:
-    """Steps and seconds of a training, those before a resume included, and the losses at every step.
-
-    interrupted: True if a KeyboardInterrupt ended the training before its budget was spent
-    """
-
-    steps: int = 0
-    seconds: float = 0.0
-    curve: dict[str, list[float]] = field(default_factory=dict)
-    interrupted: bool = False
-
-
 def compile_model(model: nn.Module) -> nn.Module:
     """The model, compiled as `fit` compiles it."""
     # channels last: otherwise a GPU's convolutions transpose every image twice, for a sixth of a step's time
@@ -63,7 +71,7 @@ def compile_model(model: nn.Module) -> nn.Module:
 
 def fit(
     model: nn.Module,
-    batch: BatchFunction,
+    batches: BatchFunction | Iterable[Mapping],
     *,
     steps: int | None = None,
     seconds: float | None = None,
@@ -75,208 +83,248 @@ def fit(
     seed: int = 0,
     bf16: bool = False,
     compile: bool = False,
+    validate: Callable[[nn.Module], float | Mapping[str, float]] | None = None,
+    validate_every: int = 1000,
     checkpoint: str | os.PathLike | None = None,
     checkpoint_every: int = 1000,
+    checkpoint_minutes: float | None = None,
+    resume: str = "check",
     progress: bool = True,
     accelerator: Accelerator | None = None,
 ) -> TrainingLog:
     """Trains model.denoiser with AdamW; at the end it holds the exponential moving average (EMA) of its weights.
 
+    batches: a function batch(generator), see protocols.BatchFunction, or an iterable of batches, such as a DataLoader,
+        which is iterated over again and again. On several processes, each of them gets the same whole batches, and
+        trains on its rows: give the DataLoader no DistributedSampler
     steps, seconds: the budget, whichever ends first; the learning rate rises over `warmup` steps and falls to zero
         along a half cosine over the budget. The first step of every call compiles, and its seconds do not count
     clip: the largest norm of the gradient; larger gradients are scaled down
     ema: the decay of the EMA, smaller at the start (at step n at most (1 + n) / (10 + n))
-    seed: of the generator of batches, times and noise
-    checkpoint: a file that is written every `checkpoint_every` steps and at the end, and resumed from if it exists;
-        on one process the result is that of an uninterrupted training, bit for bit (a budget in seconds aside)
+    seed: of the generator of batches, times and noise, and of the order of a DataLoader without its own generator
     bf16: forward and backward pass in bfloat16 where that is safe (autocast); weights and EMA stay in float32
+    validate: validate(model) returns a number or a dict of numbers for log.validation; it is called every
+        `validate_every` steps and at the end, with the EMA as weights, on every process; see
+        validation.validation_loss.
+        It changes nothing in the training, but its seconds count
+    checkpoint: a file that is written every `checkpoint_every` steps, after `checkpoint_minutes` without a save, and at
+        the end, and resumed from if it exists; on one process the result is that of an uninterrupted training, bit for
+        bit (a budget in seconds aside). A resumed epoch of an iterable begins again, and the batches that were trained
+        on are read and left out: the order must follow from torch's global random numbers (that of a DataLoader with a
+        generator of its own or with persistent_workers does not)
+    resume: "check" refuses a checkpoint of another seed, learning rate or other option of the optimiser, of other
+        shapes of batches, or of other classes of model, denoiser or forward model; "ignore" goes on with this call's
     accelerator: an accelerate.Accelerator, for several devices. By default one is made here, on the device that
         accelerate finds, but on the CPU in place of Apple's MPS: ask for MPS with accelerator=Accelerator()
 
     A KeyboardInterrupt (Ctrl-C, a notebook's stop button) ends the training early: the state is written to the
-    checkpoint, one line says so, and the log is returned with `interrupted` set.
+    checkpoint, one line says so, and the log is returned with `interrupted` set. Python sends it to the main thread
+    only: a training in another thread goes on. In a cell of a notebook that awaits, Jupyter cancels the cell in its
+    place, which takes effect after the training.
 
-    Raises ValueError without a budget above 0, on an unusable checkpoint, and if a loss or a gradient is not finite.
-    Such a step never changes the weights. However a training ends, the model holds the EMA and is in eval mode, on the
-    device where it was.
+    Raises ValueError without a budget above 0, on wrong batches, on an unusable checkpoint, and if a loss or a gradient
+    is not finite. Such a step never changes the weights. However a training ends, the model holds the EMA and is in
+    eval mode, on the device where it was. Warns if the targets have a standard deviation outside .25 to 4.
     """
-    _check_options(model, steps, seconds, warmup, clip, ema, checkpoint_every)
-    path = Path(checkpoint) if checkpoint is not None else None
-    original_device = next(model.denoiser.parameters()).device
+    budget = _Budget.checked(steps, seconds)
+    optimization = Optimization(learning_rate, weight_decay, warmup, clip, ema, seed)
+    checkpointing = Checkpointing(checkpoint, checkpoint_every, checkpoint_minutes, resume)
+    validation = Validation.checked(validate, validate_every)
+    batch = to_batch_function(batches, seed)
+    check_model(model)
     interrupts: list = []
-    try:
-        with _collected_interrupts(interrupts):  # imports that are cut off leave torch unusable
-            from accelerate import Accelerator
-
-            if accelerator is None:
-                accelerator = Accelerator(cpu=torch.backends.mps.is_available(), mixed_precision="no")
-            denoiser = model.denoiser.to(accelerator.device)
-            state = _TrainingState(denoiser, seed, lr=learning_rate, weight_decay=weight_decay)
-            clock = _Clock(accelerator)
-            if path is not None:
-                clock.resume(state, path)
-            loss = accelerator.prepare(model)
-            if compile:
-                loss = compile_model(loss)
-    except BaseException:
-        model.denoiser.to(original_device).eval()
-        raise
-    log, recent = state.log, _RecentSteps()
-    hidden = not (progress and accelerator.is_main_process)
-    bar = tqdm(total=steps, initial=log.steps, disable=hidden, leave=False)
-    # several processes must end at the same step: the clock tells all of them of one's interrupt
-    handling = _collected_interrupts(interrupts) if clock.group is not None else nullcontext()
-    try:
-        with handling:
-            _raise_interrupt(bool(interrupts))
-            denoiser.train()
-            while (fraction := _budget_fraction(log, steps, seconds)) < 1:
-                state.set_learning_rate(learning_rate * min(1, (log.steps + 1) / max(warmup, 1)), fraction)
-                local_batch, random_numbers = _draw(model, batch, state, accelerator)
-                with autocast_bf16(accelerator.device, bf16):
-                    losses = loss(local_batch.pop("context"), local_batch.pop("target"), *random_numbers, **local_batch)
-                state.optimizer.zero_grad()
-                # The factor is 1, or NaN if the loss is not finite: then every gradient is NaN, on every process.
-                accelerator.backward(losses["loss"] * (1 + 0 * losses["loss"].detach()))
-                norm = nn.utils.clip_grad_norm_(state.weights, clip)
-                with _deferred_interrupt():  # weights, EMA, log and file are always those of one step
-                    updated = state.update(norm, ema)
-                    recent.append(losses, norm)
-                    log.seconds, interrupted = clock.read(bool(interrupts))
-                    bar.update()
-                    ended = _budget_fraction(log, steps, seconds) >= 1
-                    saves = path is not None and (ended or log.steps % checkpoint_every == 0)
-                    if ended or saves or not updated or len(recent) == CHECK_EVERY:
-                        recent.move_to(log, accelerator)
-                        bar.set_postfix(loss=f"{log.curve['loss'][-1]:.3g}")
-                    if saves and accelerator.is_main_process:
-                        state.save(path)
-                    if ended:
-                        accelerator.wait_for_everyone()  # the file is complete before a process reads it again
-                    _raise_interrupt(interrupted and not ended)
-    except KeyboardInterrupt:
-        with _deferred_interrupt():
-            log.interrupted = _budget_fraction(log, steps, seconds) < 1
-            recent.move_to(log, None)
-            if accelerator.is_main_process and log.interrupted:
-                if path is not None:
-                    state.save(path)
-                resume = f"call fit again to resume from {path}" if path else "no checkpoint was named to resume from"
-                print(f"interrupted after step {log.steps}: the model holds the average of its weights; {resume}")
-    finally:
-        with _deferred_interrupt():
-            bar.close()
-            state.finish()
-            model.to(original_device)
-            denoiser.eval()
-    return log
+    with _original_devices(model):
+        with collected_interrupts(interrupts):  # imports that are cut off leave torch unusable
+            accelerator = _make_accelerator(accelerator)
+            state = TrainingState(model.denoiser.to(accelerator.device), optimization)
+            training = _Training(model, batch, state, budget, validation, checkpointing, accelerator)
+            training.prepare(compile, bf16)
+        training.run(interrupts, progress)
+    return state.log
 
 
-class _TrainingState:
-    """Everything that a checkpoint holds: weights, buffers, EMA of the weights, optimiser, random numbers and log.
+class _Budget(NamedTuple):
+    """Steps and seconds of a training, whichever ends first."""
 
-    buffers, random_state: as they were after the last step that was finite; a step that is cut off has no effect
-    """
+    steps: int | None
+    seconds: float | None
 
-    def __init__(self, denoiser: nn.Module, seed: int, **optimizer):
-        self.denoiser = denoiser
-        self.weights = [w for w in denoiser.parameters() if w.is_floating_point()]
-        self.buffers = [b.clone() for b in denoiser.buffers()]
-        fused = self.weights[0].device.type == "cuda"
-        self.optimizer = torch.optim.AdamW(self.weights, betas=(0.9, 0.99), fused=fused, **optimizer)
-        self.ema = [w.detach().clone() for w in self.weights]
-        self.generator = torch.Generator().manual_seed(seed)
-        self.log = TrainingLog()
-        self.random_state = self._random_state()
+    @classmethod
+    def checked(cls, steps: int | None, seconds: float | None) -> _Budget:
+        """The budget. ValueError if there is none."""
+        if steps is None and seconds is None:
+            raise ValueError("fit needs a budget: give steps, seconds or both")
+        if steps is not None and not is_whole(steps, least=1):
+            raise ValueError(f"steps is {steps}: a budget is above 0, and steps are whole")
+        if seconds is not None and not is_finite(seconds, above=0):
+            raise ValueError(f"seconds is {seconds}: a budget is above 0 and finite")
+        return cls(steps, seconds)
 
-    def set_learning_rate(self, largest: float, fraction: float) -> None:
-        """A half cosine from `largest` to 0 over the budget, of which that fraction is spent."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = largest * 0.5 * (1 + math.cos(math.pi * fraction))
+    def fraction(self, log: TrainingLog) -> float:
+        """How much of the budget is spent: 1 or more at its end."""
+        by_steps = log.steps / self.steps if self.steps else 0.0
+        return max(by_steps, log.seconds / self.seconds if self.seconds else 0.0)
 
-    def update(self, norm: Tensor, decay: float) -> bool:
-        """One step of optimiser, EMA and count. Returns False if it is known that the gradient was not finite.
 
-        norm: the norm of the gradient; if it is not finite, the weights stay as they are. A GPU would have to be waited
-            for to know that, so a fused optimiser looks at the norm on the device, as it does for torch's GradScaler
-        """
-        fused = self.optimizer.defaults["fused"]
-        if fused:
-            self.optimizer.found_inf = (~norm.isfinite()).float()
-        updated = fused or bool(norm.isfinite())
-        if updated:
-            self.optimizer.step()
-        decay = min(decay, (1 + self.log.steps) / (10 + self.log.steps))
-        torch._foreach_lerp_(self.ema, [w.detach() for w in self.weights], 1 - decay)
-        self.log.steps += 1
-        self.random_state = self._random_state()
-        for buffer, present in zip(self.buffers, self.denoiser.buffers(), strict=True):
-            buffer.copy_(torch.where(norm.isfinite(), present, buffer))
-        return updated
+class _Training:
+    """The loop of `fit`."""
 
-    @torch.no_grad()
-    def finish(self) -> None:
-        """Copies the EMA into the weights, and the buffers of the last finite step into the denoiser."""
-        for w, average in zip(self.weights, self.ema, strict=True):
-            w.copy_(average)
-        for buffer, kept in zip(self.denoiser.buffers(), self.buffers, strict=True):
-            buffer.copy_(kept)
-        self.optimizer.zero_grad()
+    def __init__(
+        self,
+        model: nn.Module,
+        batch: BatchFunction,
+        state: TrainingState,
+        budget: _Budget,
+        validation: Validation,
+        checkpointing: Checkpointing,
+        accelerator: Accelerator,
+    ):
+        self.model, self.batch, self.state, self.log = model, batch, state, state.log
+        self.budget, self.validation, self.checkpointing = budget, validation, checkpointing
+        self.accelerator, self.clock, self.recent = accelerator, _Clock(accelerator), _RecentSteps()
+        self.scale = TargetScale(model, accelerator.is_main_process)
+        self.earlier_settings: dict[str, Any] = {}  # of the checkpoint that is resumed from
 
-    def save(self, path: Path) -> None:
-        """Writes a checkpoint, under a temporary name first: a killed process leaves the old file or the new one."""
-        tensors = {f"weights.{i}": w.detach().contiguous() for i, w in enumerate(self.weights)}
-        tensors |= {f"buffers.{i}": b.contiguous() for i, b in enumerate(self.buffers)}
-        tensors |= {f"average.{i}": average for i, average in enumerate(self.ema)}
-        for i, state in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{i}.{name}": x.contiguous() for name, x in state.items()}
-        tensors |= self.random_state
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(path.name + ".part")
-        log = {"steps": self.log.steps, "seconds": self.log.seconds, "curve": self.log.curve}
-        save_file({name: x.clone() for name, x in tensors.items()}, temporary, metadata={"fit": json.dumps(log)})
-        os.replace(temporary, path)
+    def prepare(self, compile: bool, bf16: bool) -> None:
+        """Resumes from the checkpoint if there is one, and makes the loss on this process's device."""
+        state, checkpointing = self.state, self.checkpointing
+        state.settings |= describe_model(self.model)
+        if checkpointing.path is not None:
+            self.earlier_settings = self.clock.resume(state, checkpointing)
+            state.settings = self.earlier_settings | state.settings
+            self.log = state.log
+            if isinstance(self.batch, EpochBatches):
+                self.batch.position = state.position
+        self.bf16, self.first_step = bf16, self.log.steps
+        self.loss = self.accelerator.prepare(self.model)
+        if compile:
+            self.loss = compile_model(self.loss)
 
-    def load(self, path: Path) -> None:
-        """Reads a checkpoint. ValueError, before anything is changed, if it is damaged or of another network."""
+    def run(self, interrupts: list, progress: bool) -> None:
+        """Trains until the budget is spent or an interrupt ends the training; then the denoiser holds the EMA."""
+        hidden = not (progress and self.accelerator.is_main_process)
+        bar = tqdm(total=self.budget.steps, initial=self.log.steps, disable=hidden, leave=False)
+        # several processes must end at the same step: the clock tells all of them of one's interrupt
+        handling = collected_interrupts(interrupts) if self.clock.group is not None else nullcontext()
         try:
-            with safe_open(path, "pt") as file:
-                log = TrainingLog(**json.loads(file.metadata()["fit"]))
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-            groups: dict[str, dict[int, Any]] = {"weights": {}, "buffers": {}, "average": {}, "optimizer": {}}
-            for name, x in tensors.items():
-                group, *rest = name.split(".")
-                if group == "optimizer":
-                    groups[group].setdefault(int(rest[0]), {})[rest[1]] = x
-                elif group != "random":
-                    groups[group][int(rest[0])] = x
-            batch_state, torch_state = tensors["random.batch"], tensors["random.torch"]
-        except (SafetensorError, OSError, KeyError, IndexError, TypeError, ValueError) as error:
-            raise ValueError(f"checkpoint {path} cannot be read ({error}): delete it to start anew") from None
-        pairs = {"weights": self.weights, "buffers": list(self.denoiser.buffers()), "average": self.ema}
-        for group, target in pairs.items():
-            shapes = {i: x.shape for i, x in groups[group].items()}
-            if shapes != {i: x.shape for i, x in enumerate(target)}:
-                raise ValueError(
-                    f"checkpoint {path} holds the {group} of another network: delete it or name another file"
-                )
-        with torch.no_grad():
-            for group, target in pairs.items():
-                for i, x in enumerate(target):
-                    x.copy_(groups[group][i])
-        groups_of_parameters = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": groups["optimizer"], "param_groups": groups_of_parameters})
-        self.generator.set_state(batch_state)
-        torch.set_rng_state(torch_state)
-        if "random.cuda" in tensors and torch.cuda.is_available():
-            torch.cuda.set_rng_state(tensors["random.cuda"])
-        self.random_state, self.log = self._random_state(), log
-        self.buffers = [b.clone() for b in self.denoiser.buffers()]
+            with handling:
+                raise_interrupt(bool(interrupts))
+                self.state.denoiser.train()
+                while not self._has_ended():
+                    self._step(interrupts, bar)
+                    if self.scale.count == SCALE_STEPS:
+                        self.scale.warn()
+        except KeyboardInterrupt:
+            self._end_early()
+        finally:
+            with deferred_interrupt():
+                bar.close()
+                self.state.finish()
+        self.scale.warn()
 
-    def _random_state(self) -> dict[str, Tensor]:
-        """The state of all random numbers that the next step may draw."""
-        state = {"random.batch": self.generator.get_state(), "random.torch": torch.get_rng_state()}
-        return state | ({"random.cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})
+    def _has_ended(self) -> bool:
+        return self.budget.fraction(self.log) >= 1
+
+    def _step(self, interrupts: list, bar: tqdm) -> None:
+        """One step of the optimiser; then, where they are due, a check of the losses, a validation and a checkpoint."""
+        losses, norm = self._compute_gradient()
+        with deferred_interrupt():  # weights, EMA, log and file are always those of one step
+            position = self.batch.position if isinstance(self.batch, EpochBatches) else (0, 0)
+            updated = self.state.update(norm, position)
+            self.recent.append(losses, norm)
+            self.log.seconds, interrupted = self.clock.read(bool(interrupts))
+            bar.update()
+            ended = self._has_ended()
+            saves = self.checkpointing.is_due(self.log) or (ended and self.checkpointing.path is not None)
+            if ended or saves or not updated or len(self.recent) == CHECK_EVERY:
+                self.recent.move_to(self.log, self.accelerator)
+                bar.set_postfix(loss=f"{self.log.curve['loss'][-1]:.3g}")
+        if ended or self.log.steps % self.validation.every == 0:
+            self.validation.run(self.model, self.state)
+        with deferred_interrupt():
+            if saves:
+                self._save()
+            if ended:
+                self.accelerator.wait_for_everyone()  # the file is complete before a process reads it again
+            raise_interrupt(interrupted and not ended)
+
+    def _compute_gradient(self) -> tuple[dict[str, Tensor], Tensor]:
+        """The losses of the next batch, and the norm of their gradient before it is clipped."""
+        state = self.state
+        state.set_learning_rate(self.budget.fraction(self.log))
+        batch, random_numbers = self._draw()
+        with autocast_bf16(self.accelerator.device, self.bf16):
+            losses = self.loss(batch.pop("context"), batch.pop("target"), *random_numbers, **batch)
+        if self.log.steps == self.first_step:
+            check_losses(losses)
+        state.optimizer.zero_grad()
+        # The factor is 1, or NaN if the loss is not finite: then every gradient is NaN, on every process.
+        self.accelerator.backward(losses["loss"] * (1 + 0 * losses["loss"].detach()))
+        if self.accelerator.num_processes > 1:
+            check_gradients(state.denoiser)
+        return losses, nn.utils.clip_grad_norm_(state.weights, state.optimization.clip)
+
+    def _draw(self) -> tuple[dict, list[Tensor]]:
+        """This process's rows of a batch and of the random numbers of its loss, on this process's device."""
+        generator, device = self.state.generator, self.accelerator.device
+        if isinstance(self.batch, RowBatchFunction):
+            size = self.batch.batch_size
+            drawn_rows, rows = _rows(size, self.accelerator), slice(None)
+            drawn = self._draw_batch(drawn_rows)
+            random_numbers = self.model.sample_time_and_noise(drawn["target"], generator, drawn_rows, size)
+        else:
+            drawn = self._draw_batch()
+            rows = _rows(len(drawn["target"]), self.accelerator)
+            random_numbers = self.model.sample_time_and_noise(drawn["target"], generator)
+        check_options(drawn, type(self.model), len(random_numbers), self._batch_name())
+        batch = {name: to_device(x[rows], device) for name, x in drawn.items()}
+        self.scale.measure(batch["target"])
+        return batch, [to_device(x[rows], device) for x in random_numbers]
+
+    def _draw_batch(self, *rows: slice) -> dict[str, Observations | Tensor]:
+        """A whole batch or rows of it, which fit the model; the first batch of a call also fits the checkpoint."""
+        try:
+            batch = self.batch(self.state.generator, *rows)
+        except StopIteration:
+            raise ValueError(f"{self._batch_name()} is missing: the batch function raised StopIteration") from None
+        check_batch(batch, self._batch_name(), None if self.bf16 else self.state.weights[0].dtype)
+        if self.log.steps == self.first_step:
+            check_values(batch, self._batch_name())
+            settings = describe_batch(batch) | {"batches": "from a function"}
+            if rows:
+                settings["batch_size"] = self.batch.batch_size
+            if isinstance(self.batch, EpochBatches):
+                settings["batches"] = "from an iterable"
+                settings["batch_size"] = self.batch.first_batch_size  # the last batch of an epoch may be smaller
+                if not self.clock.is_equal(batch["target"].value.double().nansum()):
+                    raise ValueError(f"{self._batch_name()} differs between processes: all need the same whole batches")
+            self.checkpointing.check_settings(self.earlier_settings, settings)
+            self.state.settings |= settings
+        return batch
+
+    def _batch_name(self) -> str:
+        """The latest batch in an error message."""
+        if not isinstance(self.batch, EpochBatches):
+            return f"the batch at step {self.log.steps}"
+        epoch, count = self.batch.position
+        return f"the batch at step {self.log.steps} (number {count - 1} of epoch {epoch})"
+
+    def _save(self) -> None:
+        self.checkpointing.seconds_at_save = self.log.seconds
+        if self.accelerator.is_main_process:
+            self.state.save(self.checkpointing.path)
+
+    def _end_early(self) -> None:
+        """Keeps an interrupted training: its losses, its state, and one line that says so."""
+        with deferred_interrupt():
+            self.log.interrupted = not self._has_ended()
+            self.recent.move_to(self.log, None)
+            path = self.checkpointing.path
+            if path is not None:
+                self._save()
+            if self.accelerator.is_main_process and self.log.interrupted:
+                resume = f"call fit again to resume from {path}" if path else "no checkpoint was named to resume from"
+                print(f"interrupted after step {self.log.steps}: the model holds the average of its weights; {resume}")
 
 
 class _RecentSteps:
@@ -334,17 +382,23 @@ class _Clock:
         shared = accelerator.num_processes > 1 and torch.distributed.is_initialized()
         self.group = torch.distributed.new_group(backend="gloo") if shared else None  # gloo: no GPU is waited for
 
-    def resume(self, state: _TrainingState, path: Path) -> None:
-        """Loads the checkpoint if it exists. ValueError if some processes find it and others do not."""
+    def resume(self, state: TrainingState, checkpointing: Checkpointing) -> dict[str, Any]:
+        """Loads the checkpoint if it exists; returns its settings. ValueError if not all processes find the same."""
         self.accelerator.wait_for_everyone()
-        if path.exists():
-            state.load(path)
-        self.earlier = state.log.seconds
-        steps = torch.tensor([state.log.steps, -state.log.steps])
+        settings = state.load(checkpointing) if checkpointing.path.exists() else {}
+        self.earlier = checkpointing.seconds_at_save = state.log.seconds
+        if not self.is_equal(torch.tensor(float(state.log.steps))):
+            raise ValueError(
+                f"processes resume {checkpointing.path} at different steps: every host needs the same file"
+            )
+        return settings
+
+    def is_equal(self, x: Tensor) -> bool:
+        """Whether all processes have the same number."""
+        extremes = torch.stack([x, -x]).double().cpu()
         if self.group is not None:
-            torch.distributed.all_reduce(steps, torch.distributed.ReduceOp.MAX, group=self.group)
-        if steps.sum():
-            raise ValueError(f"processes resume {path} at different steps: every host needs the same file")
+            torch.distributed.all_reduce(extremes, torch.distributed.ReduceOp.MAX, group=self.group)
+        return not extremes.sum()
 
     def read(self, interrupted: bool = False) -> tuple[float, bool]:
         """The seconds until now, and whether a process was interrupted; all processes must call it equally often."""
@@ -359,101 +413,36 @@ class _Clock:
 
 
 @contextmanager
-def _collected_interrupts(interrupts: list) -> Iterator[None]:
-    """Appends interrupts that arrive in the block to the list. Only the main thread gets interrupts."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    handler = signal.signal(signal.SIGINT, lambda *arguments: interrupts.append(arguments))
+def _original_devices(model: nn.Module) -> Iterator[None]:
+    """At the end of the block every part of the model is on its device again, and the denoiser is in eval mode."""
+    parts = {part: next(chain(part.parameters(), part.buffers()), None) for part in (model, *model.children())}
+    devices = {part: x.device for part, x in parts.items() if x is not None}  # the model itself comes first
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler if handler is None else handler)
+        with deferred_interrupt():
+            for part, device in devices.items():
+                part.to(device)
+            model.denoiser.eval()
 
 
-@contextmanager
-def _deferred_interrupt() -> Iterator[None]:
-    """Sends interrupts that arrive in the block again at its end."""
-    interrupts: list = []
-    with _collected_interrupts(interrupts):
-        yield
-    for _ in interrupts:
-        signal.raise_signal(signal.SIGINT)
+def _make_accelerator(accelerator: Accelerator | None) -> Accelerator:
+    """The accelerator, or one on the device that accelerate finds, but never MPS. ValueError for another object."""
+    from accelerate import Accelerator
 
-
-def _raise_interrupt(interrupted: bool) -> None:
-    if interrupted:
-        raise KeyboardInterrupt
-
-
-def _check_options(
-    model: nn.Module,
-    steps: int | None,
-    seconds: float | None,
-    warmup: int,
-    clip: float,
-    ema: float,
-    checkpoint_every: int,
-) -> None:
-    """ValueError, in one line, on options of `fit` that cannot be meant."""
-    if steps is None and seconds is None:
-        raise ValueError("fit needs a budget: give steps, seconds or both")
-    for name, budget in (("steps", steps), ("seconds", seconds)):
-        if budget is not None and not budget > 0:
-            raise ValueError(f"{name} is {budget}: a budget is above 0")
-    wanted = {
-        "warmup": (warmup, warmup >= 0, "0 or more"),
-        "clip": (clip, clip is not None and clip > 0, "above 0; math.inf clips nothing"),
-        "ema": (ema, 0 <= ema < 1, "from 0 to below 1"),
-        "checkpoint_every": (checkpoint_every, checkpoint_every >= 1, "1 or more"),
-    }
-    for name, (value, fits, text) in wanted.items():
-        if not fits:
-            raise ValueError(f"{name} is {value}: wanted {text}")
-    if not isinstance(getattr(model, "denoiser", None), nn.Module):
-        raise ValueError(f"fit trains a model with a denoiser, such as ForwardDiffusion; got {type(model).__name__}")
-    weights = [w for w in model.denoiser.parameters() if w.requires_grad]
-    if not weights:
-        raise ValueError("the denoiser has no parameter that requires a gradient: there is nothing to train")
-    halves = {w.dtype for w in weights} & {torch.float16, torch.bfloat16}
-    if halves:
-        raise ValueError(f"the denoiser has weights of {halves.pop()}: train float32 weights, with bf16=True for speed")
-
-
-def _budget_fraction(log: TrainingLog, steps: int | None, seconds: float | None) -> float:
-    """How much of the budget is spent: 1 or more at its end."""
-    return max(log.steps / steps if steps else 0.0, log.seconds / seconds if seconds else 0.0)
-
-
-def _draw(
-    model: nn.Module, batch: BatchFunction, state: _TrainingState, accelerator: Accelerator
-) -> tuple[dict, list[Tensor]]:
-    """This process's rows of a batch and of the random numbers of its loss, on this process's device."""
-    if isinstance(batch, RowBatchFunction):
-        rows = _rows(batch.batch_size, accelerator)
-        local_batch = {name: to_device(x, accelerator.device) for name, x in batch(state.generator, rows).items()}
-        if state.log.steps == 0:
-            _check_batch(local_batch)
-        random_numbers = model.sample_time_and_noise(local_batch["target"], state.generator, rows, batch.batch_size)
-        return local_batch, [to_device(x, accelerator.device) for x in random_numbers]
-    full_batch = batch(state.generator)
-    if state.log.steps == 0:
-        _check_batch(full_batch)
-    random_numbers = model.sample_time_and_noise(full_batch["target"], state.generator)
-    rows = _rows(len(full_batch["target"]), accelerator)
-    local_batch = {name: to_device(x[rows], accelerator.device) for name, x in full_batch.items()}
-    return local_batch, [to_device(x[rows], accelerator.device) for x in random_numbers]
+    if accelerator is None:
+        return Accelerator(cpu=torch.backends.mps.is_available(), mixed_precision="no")
+    if not isinstance(accelerator, Accelerator):
+        raise ValueError(f"accelerator is {accelerator!r}: wanted an accelerate.Accelerator, or None")
+    return accelerator
 
 
 def _rows(n: int, accelerator: Accelerator) -> slice:
     """This process's rows of a batch of n."""
     parts = accelerator.num_processes
     if n % parts:
-        raise ValueError(f"a batch of {n} cannot be shared evenly by {parts} processes: make it a multiple")
+        raise ValueError(
+            f"a batch of {n} cannot be shared evenly by {parts} processes: make it a multiple, and leave out a smaller "
+            "last batch, as DataLoader(drop_last=True) does"
+        )
     return slice(accelerator.process_index * n // parts, (accelerator.process_index + 1) * n // parts)
-
-
-def _check_batch(batch: dict) -> None:
-    for name, x in batch.items():
-        if isinstance(x, Observations):
-            x.check(name, allow_empty=True)

@@ -20,8 +20,8 @@ from fwdiff_lite.storage.checkpoints import ALL_MB
 from fwdiff_lite.storage.files import read_json, repo_root
 
 ROOT = repo_root()
-METHOD = {"protocols", "diffusion", "sampling", "model_checks", "model_file", "schedule", "observations", "training"}
-METHOD |= {"backbones", "row_random"}
+METHOD = {"protocols", "diffusion", "sampling", "model_checks", "model_file", "schedule", "observations", "backbones"}
+METHOD |= {"training", "training_state", "training_checks", "batches", "row_random", "validation", "interrupts"}
 HELPERS = {"checks", "diagnostics", "devices", "crops", "colours", "command_line", "plotting", "metrics", "datasets"}
 HELPERS |= {"storage"}
 PACKAGE = sorted((ROOT / "fwdiff_lite").rglob("*.py"))

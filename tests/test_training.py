@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -74,28 +75,6 @@ def test_same_seed_same_bits_and_another_seed_others():
     a, b, c = (trained(steps=20, seed=seed)[0].state_dict() for seed in (1, 1, 2))
     assert all(torch.equal(a[k], b[k]) for k in a)
     assert not all(torch.equal(a[k], c[k]) for k in a)
-
-
-def test_it_ends_with_the_moving_average_of_its_weights():
-    """Against the recursion by hand, over the raw weights that each step begins with."""
-    model, make_batch = model_and_batch()
-    raw = []
-
-    def batch(generator):
-        raw.append([w.detach().clone() for w in model.denoiser.parameters()])
-        return make_batch(generator)
-
-    fit(model, batch, steps=12, warmup=1, ema=0.5, progress=False, checkpoint=None)
-    ended = [w.detach() for w in model.denoiser.parameters()]
-    average = raw[0]
-    for step, weights in enumerate(raw[1:]):  # raw[1] is what step 0 made
-        decay = min(0.5, (1 + step) / (10 + step))
-        average = [decay * a + (1 - decay) * w for a, w in zip(average, weights, strict=True)]
-    # the last step's own weights are not seen by a batch; its share is found from what fit returned
-    last = [(e - 0.5 * a) / 0.5 for e, a in zip(ended, average, strict=True)]
-    moved = max(float((x - y).abs().max()) for x, y in zip(last, raw[-1], strict=True))
-    assert 0 < moved < 5e-3, "the last raw weights are one small step from those before"
-    assert any(not torch.equal(e, w) for e, w in zip(ended, raw[-1], strict=True))
 
 
 def test_a_budget_of_seconds_ends_in_time():
@@ -197,14 +176,6 @@ def test_bf16_stays_near_float32():
     _, half = trained(steps=30, bf16=True)
     assert half.curve["loss"] != full.curve["loss"]
     assert half.curve["loss"] == pytest.approx(full.curve["loss"], rel=0.05)
-
-
-def test_no_budget_is_refused():
-    for budget, message in (({"steps": 0}, "steps is 0"), ({"seconds": -1.0}, "seconds is -1.0")):
-        with pytest.raises(ValueError, match=f"{message}: a budget is above 0"):
-            trained(**budget)
-    with pytest.raises(ValueError, match="needs a budget: give steps, seconds or both"):
-        trained()
 
 
 def test_nan_observations_are_named_before_the_first_step():
@@ -327,6 +298,16 @@ def test_an_interrupt_before_the_first_step_ends_well(capsys):
     assert "interrupted after step 0" in capsys.readouterr().out
 
 
+def test_a_training_in_another_thread_needs_no_signals():
+    model, make_batch = model_and_batch()
+    wanted, _ = trained(steps=3)
+    with ThreadPoolExecutor(1) as pool:
+        log = pool.submit(fit, model, make_batch, steps=3, progress=False).result()
+    assert log.steps == 3 and all(
+        torch.equal(w, x) for w, x in zip(model.parameters(), wanted.parameters(), strict=True)
+    )
+
+
 def test_whatever_ends_a_training_the_model_is_left_in_eval_mode():
     model, make_batch = model_and_batch()
     with pytest.raises(ZeroDivisionError):
@@ -339,7 +320,7 @@ def test_unusable_checkpoints_are_named(tmp_path):
     trained(steps=3, checkpoint=path)
     assert [x.name for x in tmp_path.iterdir()] == ["run.safetensors"]
     model = p.build_diffusion(2, width=17, depth=2)
-    with pytest.raises(ValueError, match="run.safetensors holds the weights of another network"):
+    with pytest.raises(ValueError, match="run.safetensors is of another network: it has .* as average.0"):
         fit(model, p.infinite_batches(p.make_prior(2), 8), steps=5, progress=False, checkpoint=path)
     content = path.read_bytes()
     for damaged in (content[: len(content) // 2], b"", b"x" * 100):
@@ -449,34 +430,6 @@ def test_an_interrupt_of_one_process_ends_both_at_one_step(rank, tmp_path):
     assert ends[0] == ends[1] and ends[0][1] and 5 <= ends[0][0] <= 7
 
 
-@pytest.mark.parametrize(
-    "options, message",
-    [
-        ({"seconds": float("nan")}, "seconds is nan: a budget is above 0"),
-        ({"warmup": -1}, "warmup is -1: wanted 0 or more"),
-        ({"clip": 0.0}, "clip is 0.0: wanted above 0"),
-        ({"clip": None}, "clip is None: wanted above 0"),
-        ({"ema": 1.0}, "ema is 1.0: wanted from 0 to below 1"),
-        ({"checkpoint_every": 0}, "checkpoint_every is 0: wanted 1 or more"),
-    ],
-)
-def test_options_that_cannot_be_meant_are_refused(options, message):
-    with pytest.raises(ValueError, match=message):
-        trained(**{"steps": 2} | options)
-
-
-def test_models_that_cannot_be_trained_are_refused():
-    model, batch = model_and_batch()
-    with pytest.raises(ValueError, match="fit trains a model with a denoiser, such as ForwardDiffusion; got"):
-        fit(model.denoiser, batch, steps=1)
-    model.denoiser.half()
-    with pytest.raises(ValueError, match="the denoiser has weights of torch.float16: train float32 weights"):
-        fit(model, batch, steps=1)
-    model.denoiser.float().requires_grad_(False)
-    with pytest.raises(ValueError, match="no parameter that requires a gradient"):
-        fit(model, batch, steps=1)
-
-
 def test_a_refused_checkpoint_changes_nothing(tmp_path):
     path = tmp_path / "run.safetensors"
     trained(steps=3, checkpoint=path)
@@ -488,9 +441,7 @@ def test_a_refused_checkpoint_changes_nothing(tmp_path):
         save_file({name: x for name, x in tensors.items() if name != missing}, damaged, metadata=metadata)
         model, batch = model_and_batch()
         before = [w.detach().clone() for w in model.parameters()]
-        with pytest.raises(
-            ValueError, match="damaged.safetensors (cannot be read|holds the (weights|average) of another)"
-        ):
+        with pytest.raises(ValueError, match=f"damaged.safetensors is of another network: it has nothing as {missing}"):
             fit(model, batch, steps=5, progress=False, checkpoint=damaged)
         assert all(torch.equal(w, x) for w, x in zip(model.parameters(), before, strict=True))
         assert not model.denoiser.training

@@ -8,8 +8,10 @@ import time
 import torch
 from accelerate import Accelerator
 from safetensors.torch import save_file
+from torch.utils.data import DataLoader
 
 from fwdiff_lite import training
+from fwdiff_lite.batches import collate
 from fwdiff_lite.problems.toy import projections as p
 from fwdiff_lite.protocols import RowBatchFunction
 from fwdiff_lite.training import fit
@@ -32,6 +34,13 @@ def scenes():
     return model, tabletop.batches(4, 1, 8, side=8, antialias=1)
 
 
+def make_loader() -> DataLoader:
+    """64 examples of the toy's problem in shuffled batches of 16."""
+    batch = p.infinite_batches(p.make_prior(2), 64)(torch.Generator().manual_seed(0))
+    examples = [{name: x[[i]] for name, x in batch.items()} for i in range(64)]
+    return DataLoader(examples, batch_size=16, shuffle=True, collate_fn=collate)
+
+
 def main(out: str, options: str = "{}") -> None:
     """Train a model from a fixed seed; write its weights and its loss curve. options: those of fit, and of this file"""
     options = json.loads(options)
@@ -41,6 +50,7 @@ def main(out: str, options: str = "{}") -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     model, make_batch = {"toy": toy, "scenes": scenes}[options.pop("problem", "toy")]()
+    loader = make_loader() if options.pop("loader", False) else None
 
     def batch(generator, *rows):
         time.sleep(pause)
@@ -55,13 +65,20 @@ def main(out: str, options: str = "{}") -> None:
     clock, own = time.monotonic, pace[accelerator.process_index % len(pace)]
     training.time.monotonic = lambda: own * clock()  # each process's clock goes at a pace of its own
     options = {"steps": STEPS, "warmup": 5, "seed": 3, "checkpoint_every": 7, "progress": False} | options
-    done = fit(model, batch, accelerator=accelerator, **options)
+    done = fit(model, loader or batch, accelerator=accelerator, **options)
     if accelerator.is_main_process:
         save_file(dict(model.denoiser.state_dict()), out + ".safetensors")
         with open(out + ".json", "w") as file:
             json.dump({"curve": done.curve, "processes": accelerator.num_processes}, file)
     with open(f"{out}.{accelerator.process_index}", "w") as file:
         json.dump([done.steps, done.interrupted], file)
+    if loader:
+        model.denoiser.unused = torch.nn.Parameter(torch.ones(2))
+        try:
+            fit(model, loader, steps=2, progress=False, accelerator=accelerator)
+        except ValueError as error:
+            with open(f"{out}.{accelerator.process_index}.error", "w") as file:
+                file.write(str(error))
 
 
 if __name__ == "__main__":

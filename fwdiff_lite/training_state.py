@@ -1,0 +1,307 @@
+"""The state of a training: weights, their average, optimiser, random numbers, log; and the checkpoint that holds it."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from fwdiff_lite.interrupts import deferred_interrupt
+from fwdiff_lite.storage.files import atomic_write
+
+
+@dataclass
+class TrainingLog:
+    """Steps and seconds of a training, those before a resume included, and the losses at every step.
+
+    validation: the numbers of `validate`, each a list, with their "steps"
+    interrupted: True if a KeyboardInterrupt ended the training before its budget was spent
+    """
+
+    steps: int = 0
+    seconds: float = 0.0
+    curve: dict[str, list[float]] = field(default_factory=dict)
+    validation: dict[str, list[float]] = field(default_factory=dict)
+    interrupted: bool = False
+
+
+@dataclass(frozen=True)
+class Optimization:
+    """The options of AdamW, of its learning rate and of the average of the weights; see `fit`."""
+
+    learning_rate: float
+    weight_decay: float
+    warmup: int
+    clip: float
+    ema: float
+    seed: int
+
+    def __post_init__(self):
+        clip_fits = isinstance(self.clip, int | float) and self.clip > 0  # math.inf is allowed
+        check_option("learning_rate", self.learning_rate, is_finite(self.learning_rate, above=0), "above 0")
+        check_option("weight_decay", self.weight_decay, is_finite(self.weight_decay, least=0), "0 or more")
+        check_option("warmup", self.warmup, is_whole(self.warmup, least=0), "a whole number, 0 or more")
+        check_option("clip", self.clip, clip_fits, "above 0; math.inf clips nothing")
+        check_option("ema", self.ema, is_finite(self.ema, least=0) and self.ema < 1, "from 0 to below 1")
+        check_option("seed", self.seed, is_whole(self.seed, least=-(2**63)), "a whole number")
+
+    def learning_rate_at(self, step: int, fraction: float) -> float:
+        """A rise over the warm-up, times a half cosine to 0 over the budget, of which that fraction is spent."""
+        largest = self.learning_rate * min(1, (step + 1) / max(self.warmup, 1))
+        return largest * 0.5 * (1 + math.cos(math.pi * fraction))
+
+    def ema_decay_at(self, step: int) -> float:
+        """The decay of the average: at first it has few weights to average over."""
+        return min(self.ema, (1 + step) / (10 + step))
+
+
+class TrainingState:
+    """Everything that a checkpoint holds: weights, buffers, EMA of the weights, optimiser, random numbers and log.
+
+    settings: what a resumed training must have in common with this one
+    position: of an iterable of batches: the epoch, and how many of its batches were given
+    buffers, random_state, position: as they were after the last step that was finite; a step that is cut off has no
+        effect
+    """
+
+    def __init__(self, denoiser: nn.Module, optimization: Optimization):
+        self.denoiser, self.optimization = denoiser, optimization
+        self.weights = [w for w in denoiser.parameters() if w.is_floating_point()]
+        self.buffers = [b.clone() for b in denoiser.buffers()]
+        fused = self.weights[0].device.type == "cuda"
+        rates = {"lr": optimization.learning_rate, "weight_decay": optimization.weight_decay}
+        self.optimizer = torch.optim.AdamW(self.weights, betas=(0.9, 0.99), fused=fused, **rates)
+        self.ema = [w.detach().clone() for w in self.weights]
+        self.generator = torch.Generator().manual_seed(optimization.seed)
+        self.log = TrainingLog()
+        settings = asdict(optimization)
+        self.settings = {name: x.item() if hasattr(x, "item") else x for name, x in settings.items()}  # JSON values
+        self.position = (0, 0)
+        self.random_state = self._random_state()
+
+    def set_learning_rate(self, fraction: float) -> None:
+        """The learning rate of the next step, where that fraction of the budget is spent."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.optimization.learning_rate_at(self.log.steps, fraction)
+
+    def update(self, norm: Tensor, position: tuple[int, int]) -> bool:
+        """One step of optimiser, EMA and count. Returns False if it is known that the gradient was not finite.
+
+        norm: the norm of the gradient; if it is not finite, the weights stay as they are. A GPU would have to be waited
+            for to know that, so a fused optimiser looks at the norm on the device, as it does for torch's GradScaler
+        """
+        fused = self.optimizer.defaults["fused"]
+        if fused:
+            self.optimizer.found_inf = (~norm.isfinite()).float()
+        updated = fused or bool(norm.isfinite())
+        if updated:
+            self.optimizer.step()
+        decay = self.optimization.ema_decay_at(self.log.steps)
+        torch._foreach_lerp_(self.ema, [w.detach() for w in self.weights], 1 - decay)
+        self.log.steps += 1
+        self.random_state, self.position = self._random_state(), position
+        for buffer, present in zip(self.buffers, self.denoiser.buffers(), strict=True):
+            buffer.copy_(torch.where(norm.isfinite(), present, buffer))
+        return updated
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Copies the EMA into the weights, and the buffers of the last finite step into the denoiser."""
+        _copy(self.ema, self.weights)
+        _copy(self.buffers, list(self.denoiser.buffers()))
+        self.optimizer.zero_grad()
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """In the block the denoiser holds the EMA and is in eval mode, and torch's random numbers are a copy."""
+        devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+        with torch.no_grad(), torch.random.fork_rng(devices):
+            raw = [w.detach().clone() for w in self.weights]
+            try:
+                _copy(self.ema, self.weights)
+                self.denoiser.eval()
+                yield
+            finally:
+                with deferred_interrupt():
+                    _copy(raw, self.weights)
+                    self.denoiser.train()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors of a checkpoint by their names. A weight without an optimiser step has moments of 0."""
+        tensors = {f"weights.{i}": w.detach() for i, w in enumerate(self.weights)}
+        tensors |= {f"buffers.{i}": b for i, b in enumerate(self.buffers)}
+        tensors |= {f"average.{i}": average for i, average in enumerate(self.ema)}
+        for i, w in enumerate(self.weights):
+            if w.requires_grad:
+                zeros = torch.zeros_like(w, requires_grad=False)
+                moments = {"step": torch.zeros(()), "exp_avg": zeros, "exp_avg_sq": zeros}
+                moments |= self.optimizer.state.get(w, {})
+                tensors |= {f"optimizer.{i}.{name}": x for name, x in moments.items()}
+        return tensors | self.random_state
+
+    def save(self, path: Path) -> None:
+        """Writes a checkpoint: a killed process leaves the old file or the new one."""
+        log = {name: value for name, value in vars(self.log).items() if name != "interrupted"}
+        record = json.dumps({"log": log, "settings": self.settings, "position": self.position})
+        with atomic_write(path) as temporary:
+            tensors = {name: x.contiguous().clone() for name, x in self.tensors().items()}
+            save_file(tensors, temporary, metadata={"fit": record})
+
+    def load(self, checkpointing: Checkpointing) -> dict[str, Any]:
+        """Reads the checkpoint; returns its settings. ValueError, before anything is changed, if it does not fit."""
+        tensors, log, settings, position = _read(checkpointing.path)
+        _check_tensors(checkpointing.path, tensors, self.tensors())
+        checkpointing.check_settings(settings, self.settings)
+        names = {"weights": self.weights, "buffers": list(self.denoiser.buffers()), "average": self.ema}
+        with torch.no_grad():
+            for group, present in names.items():
+                _copy([tensors[f"{group}.{i}"] for i in range(len(present))], present)
+        moments = {
+            i: {name: tensors[f"optimizer.{i}.{name}"] for name in ("step", "exp_avg", "exp_avg_sq")}
+            for i, w in enumerate(self.weights)
+            if w.requires_grad
+        }
+        groups_of_parameters = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups_of_parameters})
+        self.generator.set_state(tensors["random.batch"])
+        torch.set_rng_state(tensors["random.torch"])
+        if "random.cuda" in tensors and torch.cuda.is_available():
+            torch.cuda.set_rng_state(tensors["random.cuda"])
+        self.random_state, self.log, self.position = self._random_state(), log, position
+        self.buffers = [b.clone() for b in self.denoiser.buffers()]
+        return settings
+
+    def _random_state(self) -> dict[str, Tensor]:
+        """The state of all random numbers that the next step may draw."""
+        state = {"random.batch": self.generator.get_state(), "random.torch": torch.get_rng_state()}
+        return state | ({"random.cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})
+
+
+class Checkpointing:
+    """Which file the state is written to, and when; see `fit`. ValueError where that cannot be."""
+
+    def __init__(self, path: str | os.PathLike | None, every: int, minutes: float | None, resume: str):
+        check_option("checkpoint_every", every, is_whole(every, least=1), "a whole number, 1 or more")
+        minutes_fit = minutes is None or is_finite(minutes, above=0)
+        check_option("checkpoint_minutes", minutes, minutes_fit, "above 0, or None")
+        check_option("resume", repr(resume), resume in ("check", "ignore"), '"check" or "ignore"')
+        check_option("checkpoint", repr(path), path is None or isinstance(path, str | os.PathLike), "a path, or None")
+        self.path = Path(path) if path is not None else None
+        self.every, self.seconds, self.resume = every, math.inf if minutes is None else 60 * minutes, resume
+        self.seconds_at_save = 0.0
+        if self.path is not None:
+            _check_writable(self.path)
+
+    def is_due(self, log: TrainingLog) -> bool:
+        """Whether the state after that many steps and seconds is to be written."""
+        late = log.seconds - self.seconds_at_save >= self.seconds
+        return self.path is not None and (log.steps % self.every == 0 or late)
+
+    def check_settings(self, earlier: Mapping[str, Any], present: Mapping[str, Any]) -> None:
+        """ValueError if a training is resumed with settings that are not the earlier ones, unless they are ignored."""
+        changed = [name for name in present if name in earlier and earlier[name] != present[name]]
+        if changed and self.resume == "check":
+            was, given = (", ".join(f"{x} {values.get(x)}" for x in changed) for values in (earlier, present))
+            raise ValueError(
+                f"checkpoint {self.path} was trained with {was}; this call has {given}: give the same, name another "
+                'file, or allow the change with resume="ignore"'
+            )
+
+
+def check_option(name: str, value: Any, fits: bool, wanted: str) -> None:
+    """ValueError, in one line, unless an option of `fit` fits."""
+    if not fits:
+        raise ValueError(f"{name} is {value}: wanted {wanted}")
+
+
+def is_whole(value: Any, least: int) -> bool:
+    """Whether a value is a whole number of at least that size."""
+    return hasattr(value, "__index__") and int(value) >= least
+
+
+def is_finite(value: Any, above: float = -math.inf, least: float = -math.inf) -> bool:
+    """Whether a value is a finite number in that range."""
+    return hasattr(value, "__float__") and above < value < math.inf and value >= least
+
+
+@torch.no_grad()
+def _copy(sources: list[Tensor], destinations: list[Tensor]) -> None:
+    for source, destination in zip(sources, destinations, strict=True):
+        destination.copy_(source)
+
+
+def _check_writable(path: Path) -> None:
+    """ValueError if the path is a folder, or lies in a folder that cannot be made or written to."""
+    if path.is_dir():
+        raise ValueError(f"checkpoint {path} is a folder: name a file in it")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"checkpoint {path} cannot be written ({error.strerror}): name another file") from None
+    if not os.access(path.parent, os.W_OK):
+        raise ValueError(f"checkpoint {path} cannot be written (no permission in its folder): name another file")
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], TrainingLog, dict[str, Any], tuple[int, int]]:
+    """Tensors, log, settings and position of a checkpoint. ValueError if one is missing or impossible."""
+    try:
+        with safe_open(path, "pt") as file:
+            record = json.loads((file.metadata() or {})["fit"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        log, settings, position = TrainingLog(**record["log"]), record["settings"], record["position"]
+        _check_log(log)
+        epoch, count = position
+        if not (isinstance(settings, dict) and is_whole(epoch, 0) and is_whole(count, 0)):
+            raise ValueError(f"settings {settings}, position {position}")
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"checkpoint {path} cannot be read ({reason}): delete it to start anew") from None
+    return tensors, log, settings, (epoch, count)
+
+
+def _check_log(log: TrainingLog) -> None:
+    """ValueError if a log is not that of a training."""
+    if not is_whole(log.steps, least=0) or not is_finite(log.seconds, least=0):
+        raise ValueError(f"steps {log.steps}, seconds {log.seconds}")
+    if not isinstance(log.curve, dict) or not isinstance(log.validation, dict):
+        raise ValueError("the curve or the validation is no dict")
+    if len(log.curve.get("loss", ())) != log.steps:
+        raise ValueError(f"{len(log.curve.get('loss', ()))} losses of {log.steps} steps")
+    for name, values in (log.curve | log.validation).items():
+        if not isinstance(values, list) or not all(isinstance(x, int | float) for x in values):
+            raise ValueError(f"{name} is no list of numbers")
+
+
+def _check_tensors(path: Path, tensors: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
+    """ValueError unless a checkpoint has the wanted names, shapes and types, and finite weights and moments."""
+    for name in sorted((tensors.keys() | wanted.keys()) - {"random.cuda"}):  # a file may move to a host without a GPU
+        present, expected = ("nothing" if x is None else _describe(x) for x in (tensors.get(name), wanted.get(name)))
+        if present != expected:
+            raise ValueError(
+                f"checkpoint {path} is of another network: it has {present} as {name}, wanted {expected}; delete it or "
+                "name another file"
+            )
+    for name, x in tensors.items():
+        if name.split(".")[0] in ("weights", "average", "optimizer"):
+            least = 0 if name.endswith((".step", ".exp_avg_sq")) else -math.inf
+            if not x.isfinite().all() or (x < least).any():
+                raise ValueError(f"checkpoint {path} has impossible numbers in {name}: delete it to start anew")
+    for name in ("random.batch", "random.torch"):
+        try:
+            torch.Generator().set_state(tensors[name])
+        except RuntimeError:
+            raise ValueError(f"checkpoint {path} has no state of a generator in {name}: delete it") from None
+
+
+def _describe(x: Tensor) -> str:
+    return f"{x.dtype} {tuple(x.shape)}"
