@@ -4,6 +4,7 @@
     accelerate launch -m fwdiff_lite.experiments motion train warp_2 --minutes 8      # on all devices
     python -m fwdiff_lite.experiments motion evaluate
     python -m fwdiff_lite.experiments motion export warp_2
+    python -m fwdiff_lite.experiments gan_inversion train auxiliary_classifiers --steps 500
 
 All results lie in one folder, --out, which fwdiff_lite/experiments/harness.py describes. The same `train` command
 resumes an interrupted training; `evaluate` repeats nothing whose weights and options are those of a recorded run.
