@@ -10,8 +10,10 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fwdiff_lite import devices
+from fwdiff_lite.experiments import __main__ as command_line
 from fwdiff_lite.experiments import gan_inversion, harness, motion
 from fwdiff_lite.experiments.inverse_graphics import evaluation, variants
+from fwdiff_lite.problems.gan_inversion import portraits
 from fwdiff_lite.problems.inverse_graphics import cameras, flatland, tabletop, volume
 from fwdiff_lite.problems.motion import scenes as motion_scenes
 from fwdiff_lite.problems.toy import projections
@@ -53,7 +55,7 @@ class Textures:
 TRAIN_COMMANDS = {
     "motion": lambda folder: harness.train(motion.EXPERIMENT, "warp_1", folder, minutes=1),
     "inverse graphics": lambda folder: harness.train(evaluation.EXPERIMENT, "unet", folder, minutes=1),
-    "GAN inversion": lambda folder: gan_inversion.main(["wplus", "--out", str(folder)]),
+    "GAN inversion": lambda folder: harness.train(gan_inversion.EXPERIMENT, "wplus", folder, minutes=1),
 }
 
 
@@ -62,7 +64,8 @@ TRAIN_COMMANDS = {
 def test_each_of_four_processes_draws_its_data_on_its_own_gpu(command, rank, four_gpus, monkeypatch, tmp_path):
     monkeypatch.setattr(motion_scenes, "make_textures", lambda *args: Textures())
     monkeypatch.setattr(tabletop, "batches", lambda *args, device, **options: refuse(device))
-    monkeypatch.setattr(gan_inversion, "_load_generator", lambda folder, device: refuse(device))
+    monkeypatch.setattr(harness, "load_model", lambda experiment, name, folder, device: refuse(device))
+    (tmp_path / "generator.safetensors").touch()
     wanted = four_gpus(rank)
     with pytest.raises(DeviceAsked) as error:
         TRAIN_COMMANDS[command](tmp_path)
@@ -96,24 +99,24 @@ def test_only_the_main_process_writes_files(command, four_gpus, monkeypatch, tmp
     def trained(*args, **options):
         return TrainingLog(steps=1, seconds=1.0, curve={"loss": [1.0]})
 
-    for module in (harness, gan_inversion):
-        monkeypatch.setattr(module, "fit", trained)
-        monkeypatch.setattr(module, "default_device", lambda: torch.device("cpu"))
-    monkeypatch.setattr(gan_inversion, "_load_generator", lambda folder, device: gan_inversion.build_trainer(device).G)
-    monkeypatch.setattr(gan_inversion, "make_image_sampler", lambda *args: lambda n, generator: None)
+    monkeypatch.setattr(harness, "fit", trained)
+    monkeypatch.setattr(harness, "default_device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(harness, "load_model", lambda *arguments: gan_inversion.build_generator(0))
+    monkeypatch.setattr(portraits, "make_image_sampler", lambda *arguments: lambda n, generator: None)
+    (tmp_path / "generator.safetensors").touch()
     for name, value in zip(LAUNCHED, (1, 1, 2, "true"), strict=True):
         monkeypatch.setenv(name, str(value))
     TRAIN_COMMANDS[command](tmp_path)
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["generator.safetensors"]
     monkeypatch.setenv("RANK", "0")
     TRAIN_COMMANDS[command](tmp_path)
-    assert len(list(tmp_path.glob("*.safetensors"))) == 1
+    assert len(list(tmp_path.glob("*.safetensors"))) == 2
 
 
 def test_a_command_that_cannot_share_its_work_says_so(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(SystemExit):
-        gan_inversion.main(["generator", "--out", str(tmp_path)])
+        command_line.main(["gan_inversion", "train", "generator", "--steps", "1", "--out", str(tmp_path)])
     assert "generator runs in one process: start it without `accelerate launch`" in capsys.readouterr().err
 
 

@@ -351,9 +351,9 @@ def test_a_captured_function_is_called_directly_on_a_cpu_and_keeps_to_its_genera
 
 
 def test_where_several_commands_results_come_from():
-    first = {"command": "a", "gpu_minutes": 1.26, "hardware": "one GPU", "commit": "1"}
-    merged = merge_provenance([first, first | {"command": "b", "commit": "2"}])
-    wanted = {"command": "a; b", "gpu_minutes": 2.5, "hardware": "one GPU", "commit": "1; 2", "seed": 0}
+    first = {"command": "a", "gpu_minutes": 1.26, "hardware": "one GPU", "commit": "1", "seed": 0}
+    merged = merge_provenance([first, first | {"command": "b", "commit": "2", "seed": 5}])
+    wanted = {"command": "a; b", "gpu_minutes": 2.5, "hardware": "one GPU", "commit": "1; 2", "seed": 5}
     assert merged == wanted
 
 

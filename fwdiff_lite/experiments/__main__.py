@@ -4,6 +4,7 @@
     accelerate launch -m fwdiff_lite.experiments motion train warp_2 --minutes 8      # on all devices
     python -m fwdiff_lite.experiments motion evaluate
     python -m fwdiff_lite.experiments motion export warp_2
+    python -m fwdiff_lite.experiments gan_inversion train auxiliary_classifiers --steps 500
 
 All results lie in one folder, --out, which fwdiff_lite/experiments/harness.py describes. The same `train` command
 resumes an interrupted training; `evaluate` repeats nothing whose weights and options are those of a recorded run.
@@ -20,7 +21,8 @@ from pathlib import Path
 from fwdiff_lite import experiments
 from fwdiff_lite.command_line import positive_int
 from fwdiff_lite.devices import num_processes
-from fwdiff_lite.experiments import harness
+from fwdiff_lite.experiments import export, harness
+from fwdiff_lite.experiments.records import COMMAND
 from fwdiff_lite.training import INTERRUPTED
 
 
@@ -46,38 +48,45 @@ def find_experiment(name: str) -> harness.Experiment:
 
 def command_parser(experiment: harness.Experiment) -> argparse.ArgumentParser:
     """The parser of an experiment's commands."""
-    parser = argparse.ArgumentParser(prog=f"{harness.COMMAND} {experiment.name}")
+    parser = argparse.ArgumentParser(prog=f"{COMMAND} {experiment.name}")
     commands = parser.add_subparsers(dest="action", required=True)
-    train, evaluate, export = (commands.add_parser(action) for action in ("train", "evaluate", "export"))
-    names = ", ".join(experiment.variants)
-    train.add_argument("names", nargs="+", metavar="VARIANT", help=f"trained one after another, of {names}")
-    train.add_argument("--minutes", type=float, help="training time of each variant, earlier calls included")
+    train, evaluate, export_command = (commands.add_parser(action) for action in ("train", "evaluate", "export"))
+    names = ", ".join([*experiment.assets, *experiment.variants])
+    train.add_argument("names", nargs="+", metavar="NAME", help=f"trained one after another, of {names}")
+    train.add_argument("--minutes", type=float, help="training time of each of them, earlier calls included")
     train.add_argument("--steps", type=positive_int, help="training steps, earlier calls included")
     train.add_argument("--batch-size", type=positive_int, help="signals a step, over all devices")
     train.add_argument("--init-from", type=Path, help="a .safetensors file of initial weights")
     samplers = ", ".join(experiment.evaluations)
-    evaluate.add_argument("names", nargs="*", metavar="NAME", help=f"a variant, or of {samplers}; default: all")
+    evaluate.add_argument("names", nargs="*", metavar="NAME", help=f"of {names}, {samplers}; default: all")
     for key, default in experiment.evaluation_options.items():
         evaluate.add_argument(
             f"--{key.replace('_', '-')}", type=positive_int, default=default, help="default: %(default)s"
         )
-    export.add_argument("names", nargs="?", metavar="VARIANT", help=f"whose weights are exported too, of {names}")
+    export_command.add_argument("names", nargs="*", metavar="NAME", help=f"whose weights are exported too, of {names}")
     for command in (train, evaluate):
         command.add_argument("--jobs-per-gpu", type=positive_int, default=1, help="such commands that share a GPU")
     for action in ("train", "evaluate"):
         experiment.add_arguments(action, commands.choices[action])
-    for command in (train, evaluate, export):
+    for command in (train, evaluate, export_command):
         command.add_argument("--out", type=Path, default=Path("build", experiment.name), help="default: %(default)s")
     return parser
 
 
+def check_folder(path: Path) -> None:
+    """ValueError if there can be no folder of that path, since it or one of its parents is a file."""
+    for part in (path, *path.parents):
+        if part.exists() and not part.is_dir():
+            raise ValueError(f"--out {path}: {part} is a file; name a folder")
+
+
 def run(experiment: harness.Experiment, options: argparse.Namespace) -> None:
     """Runs a command. SystemExit(INTERRUPTED) if a training was interrupted; ValueError on a bad name or file."""
+    check_folder(options.out)
     if options.action == "train":
         if options.minutes is None and options.steps is None:
             raise ValueError("a training needs a budget: give --minutes, --steps or both")
-        for name in options.names:
-            experiment.variant(name)
+        harness.check_trainings(experiment, options.names, options.out)
         experiment = experiment.configure(experiment, options)
         for name in options.names:
             log = harness.train(
@@ -100,14 +109,14 @@ def run(experiment: harness.Experiment, options: argparse.Namespace) -> None:
         evaluation_options = {key: getattr(options, key) for key in experiment.evaluation_options}
         harness.evaluate(experiment, options.names, options.out, evaluation_options, options.jobs_per_gpu)
     else:
-        if options.names:
-            harness.export_weights(experiment, options.names, options.out)
-        harness.export_results(experiment, options.names or "", options.out)
+        for name in options.names:
+            export.export_weights(experiment, name, options.out)
+        export.export_results(experiment, options.names[0] if options.names else "", options.out)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line. arguments: None: those of the process."""
-    parser = argparse.ArgumentParser(prog=harness.COMMAND, description="Train, evaluate and export an experiment.")
+    parser = argparse.ArgumentParser(prog=COMMAND, description="Train, evaluate and export an experiment.")
     parser.add_argument("experiment", metavar="NAME", help="of the experiment, such as motion")
     parser.add_argument("words", nargs=argparse.REMAINDER, metavar="train|evaluate|export ...")
     options = parser.parse_args(arguments)

@@ -5,6 +5,7 @@ import json
 import numpy as np
 
 NUMBERS = dict[str, dict[str, float]]  # the measures of each sampler, in flat form
+GAN_INVERSION_NAMES = {"coaches": "auxiliary_classifiers", "reader": "classifier"}  # early name of a network: its name
 
 
 def convert_early_results(
@@ -14,6 +15,8 @@ def convert_early_results(
     texts = {key: json.loads(str(x)) for key, x in arrays.items() if np.issubdtype(x.dtype, np.str_) and x.shape == ()}
     if "row" in texts:
         return convert_ablations(texts, arrays)
+    if "examine" in texts.get("records", {}):
+        return convert_gan_inversion(texts["records"], {key: x for key, x in arrays.items() if key not in texts})
     numbers, parts = texts.get("numbers", {}) | convert_digits(arrays), texts.get("parts", {})
     numbers |= {key: {"c2st": float(x)} for key, x in arrays.items() if x.shape == () and key not in texts}
     trainings = texts.get("records") or {name: {"steps": count} for name, count in texts.get("steps", {}).items()}
@@ -48,3 +51,19 @@ def convert_ablations(
     prefix = "ring_views_"
     orbits = {f"orbit_{key.removeprefix(prefix)}": x for key, x in arrays.items() if key.startswith(prefix)}
     return numbers, texts["training"], rows | {"orbit": orbit}, scores | images | orbits
+
+
+def convert_gan_inversion(
+    records: dict[str, dict], arrays: dict[str, np.ndarray]
+) -> tuple[NUMBERS, dict[str, dict], dict[str, dict], dict[str, np.ndarray]]:
+    """The results of 04_gan_inversion: one record held the measures of all samplers and of all schedules."""
+    samplers, generator = records.pop("examine"), records.pop("judge")
+    trainings = {GAN_INVERSION_NAMES.get(name, name): record for name, record in records.items()}
+    classifier = trainings["classifier"]
+    trainings["generator"]["batch"] = trainings["generator"].pop("images") // trainings["generator"]["steps"]
+    exact = {f"exact_{scale}": numbers for scale, numbers in samplers.pop("without_error").items()}
+    numbers = samplers.pop("numbers") | exact
+    numbers["reference_set"] = numbers.pop("bank")
+    evaluations = dict.fromkeys(numbers, samplers) | {"generator": generator, "classifier": classifier}
+    numbers |= {"generator": generator.pop("numbers"), "classifier": classifier.pop("numbers")}
+    return numbers, trainings, evaluations, arrays

@@ -1,12 +1,13 @@
-"""The harness of all experiments: train a variant, evaluate it, export it to checkpoints/, and load the results.
+"""The harness of all experiments: declare them, train a variant, evaluate it, and load exported results.
 
-A module declares an experiment as EXPERIMENT: its variants, its test set and its evaluations. Every command works in
-one folder:
+A module declares an experiment as EXPERIMENT: its variants, its assets, its test set and its evaluations. An asset is
+another network that variants or evaluations need, such as a generator or a classifier. Every command works in one
+folder; NAME is that of a variant, an asset or an evaluation:
 
-    VARIANT.state             the state of a training, from which the same command resumes
-    VARIANT.config.json       the settings that a resumed training must share
-    VARIANT.safetensors       the trained weights, in half precision
-    VARIANT.json              the record of the training: seed, options, command, commit, hardware, losses
+    NAME.state                the state of a training, from which the same command resumes
+    NAME.config.json          the settings that a resumed training must share
+    NAME.safetensors          the trained weights, in half precision
+    NAME.json                 the record of the training: seed, options, command, commit, hardware, losses
     evaluation_NAME.json      the record of an evaluation: its measures in long form, and what they depend on
     evaluation_NAME.npz       its arrays
 
@@ -15,7 +16,6 @@ Measures are recorded in the long form of fwdiff_lite/experiments/measurements.p
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import time
@@ -34,22 +34,15 @@ from torch import Tensor, nn
 
 from fwdiff_lite.devices import default_device, is_main_process, num_processes
 from fwdiff_lite.experiments.early_results import convert_early_results
-from fwdiff_lite.experiments.measurements import Measurement, to_flat, to_long
+from fwdiff_lite.experiments.measurements import Measurement, to_long
+from fwdiff_lite.experiments.records import command_line, downsample_curve, gpu_minutes
+from fwdiff_lite.experiments.weights import save_weights, sha256, weights_path
 from fwdiff_lite.protocols import BatchFunction
-from fwdiff_lite.storage.checkpoints import (
-    load_pretrained,
-    load_recorded,
-    load_weights,
-    read_manifest,
-    save_pretrained,
-    save_recorded,
-)
-from fwdiff_lite.storage.files import atomic_write, read_json, write_json, write_tensors
-from fwdiff_lite.storage.provenance import merge_provenance, provenance
+from fwdiff_lite.storage.checkpoints import load_pretrained, load_recorded, load_weights, read_manifest
+from fwdiff_lite.storage.files import atomic_write, read_json, write_json
+from fwdiff_lite.storage.provenance import provenance
 from fwdiff_lite.training import TrainingLog, fit
 
-COMMAND = "python -m fwdiff_lite.experiments"
-CURVE_LENGTH = 500  # values of a recorded loss curve, at most
 RESULT_KEYS = ("measures", "trainings", "evaluations")  # exported arrays that hold JSON
 
 
@@ -57,16 +50,35 @@ RESULT_KEYS = ("measures", "trainings", "evaluations")  # exported arrays that h
 
 
 @dataclass(frozen=True)
+class Training:
+    """One call of a training: its budget, as in `fit`, and what it works with.
+
+    checkpoint: the file of the state, from which the same call resumes
+    assets: the trained networks that it needs, by name, on the device
+    """
+
+    steps: int | None
+    seconds: float | None
+    batch_size: int
+    seed: int
+    checkpoint: Path
+    device: torch.device
+    assets: Mapping[str, nn.Module]
+
+
+@dataclass(frozen=True)
 class Variant:
     """A model and its training, complete in itself.
 
-    build: makes the model with initial weights; it is called with `seed`, and in tests with options of a toy size.
-        The model is a ForwardDiffusion, or any other one that `fit` can train
+    build: makes the model with initial weights; it is called with `seed`, with the networks that the variant needs, by
+        their names, and in tests with options of a toy size. The model is a ForwardDiffusion, or any other one that
+        `fit` can train
     batches: makes the batch function of a device and a batch size
     fit_options: arguments of `fit`, such as the learning rate; budget, seed and checkpoint come from the harness
     options: JSON values that set the variant apart; they are recorded, and a resumed training must have the same
     seed: of the initial weights and of all random draws of the training
     parent: the name of the checkpoint in checkpoints/ whose weights are the initial weights
+    needs: the assets that the model contains
     """
 
     build: Callable[..., nn.Module]
@@ -76,15 +88,62 @@ class Variant:
     options: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
     parent: str | None = None
+    needs: tuple[str, ...] = ()
 
     def build_model(self, **options) -> nn.Module:
         """The model with initial weights, which its seed alone decides."""
         return self.build(seed=self.seed, **options)
 
+    def trained_part(self, model: nn.Module) -> nn.Module:
+        """The part of the model that is trained and saved."""
+        return model.denoiser
+
     def fit(self, model: nn.Module, steps: int, **options) -> TrainingLog:
         """Trains a model of this variant in memory and writes nothing; options: of `fit`, in place of `fit_options`."""
-        options = {"progress": False} | dict(self.fit_options) | options
-        return fit(model, self.batches(default_device(), self.batch_size), steps=steps, seed=self.seed, **options)
+        options = {"progress": False, "seed": self.seed} | dict(self.fit_options) | options
+        return fit(model, self.batches(default_device(), self.batch_size), steps=steps, **options)
+
+    def train(self, model: nn.Module, training: Training) -> TrainingLog:
+        """Trains the model in place."""
+        on_gpu = training.device.type == "cuda"
+        return fit(
+            model,
+            self.batches(training.device, training.batch_size),
+            steps=training.steps,
+            seconds=training.seconds,
+            seed=training.seed,
+            checkpoint=training.checkpoint,
+            **({"bf16": on_gpu, "compile": on_gpu, "progress": False} | dict(self.fit_options)),
+        )
+
+
+@dataclass(frozen=True)
+class Asset:
+    """A network that variants or evaluations need, and its training, which runs in one process.
+
+    build: makes the network with initial weights; it is called with `seed`, and in tests with options of a toy size
+    train: trains the network in place
+    checkpoint: the name of its weights in checkpoints/
+    needs: the assets that its training uses
+    batch_size, options, seed, parent: as those of a Variant
+    """
+
+    build: Callable[..., nn.Module]
+    train: Callable[[nn.Module, Training], TrainingLog]
+    checkpoint: str
+    batch_size: int
+    options: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    parent: str | None = None
+    needs: tuple[str, ...] = ()
+
+    def build_model(self, **options) -> nn.Module:
+        """The network with initial weights, which its seed alone decides."""
+        return self.build(seed=self.seed, **options)
+
+    def trained_part(self, network: nn.Module) -> nn.Module:
+        """The whole network."""
+        return network
 
 
 class Results(NamedTuple):
@@ -99,20 +158,17 @@ class Evaluation:
     """One sampler's evaluation.
 
     run: computes the results
-    variant: the variant that is evaluated; empty if it needs no weights
+    variant: the variant or the asset that is evaluated; empty if it needs no weights
     baselines: further variants whose weights it uses
+    assets: further assets whose weights it uses, beside those that the variants contain
     on_request: whether it runs only if the command names it
     """
 
     run: Callable[[Session], Results]
     variant: str = ""
     baselines: tuple[str, ...] = ()
+    assets: tuple[str, ...] = ()
     on_request: bool = False
-
-    @property
-    def weights(self) -> tuple[str, ...]:
-        """All variants whose weights the evaluation uses."""
-        return ((self.variant,) if self.variant else ()) + self.baselines
 
 
 @dataclass(frozen=True)
@@ -121,7 +177,7 @@ class Experiment:
 
     name: in the command line
     checkpoint: the name of the results in checkpoints/; weights_name: that of a variant's weights
-    variants, evaluations: by their names
+    variants, assets, evaluations: by their names
     make_test_set: the test set on a device, from that device and the options of the evaluation
     sample: sample_posterior(model, test_set), which makes one prediction of a deterministic baseline
     evaluation_options: their defaults, such as {"scenes": 256}; each is an argument of `evaluate`
@@ -140,6 +196,7 @@ class Experiment:
     evaluations: Mapping[str, Evaluation]
     make_test_set: Callable[[torch.device, Mapping[str, int]], Any]
     sample: Callable[[nn.Module, Any], Any]
+    assets: Mapping[str, Asset] = field(default_factory=dict)
     evaluation_options: Mapping[str, int] = field(default_factory=dict)
     views: tuple[str, ...] = ()
     headline: tuple[str, ...] = ()
@@ -153,8 +210,29 @@ class Experiment:
     def variant(self, name: str) -> Variant:
         """The variant of that name. ValueError if there is none."""
         if name not in self.variants:
-            raise ValueError(f"unknown variant {name!r} of {self.name}: choose one of {', '.join(self.variants)}")
+            names = ", ".join([*self.variants, *self.assets])
+            raise ValueError(f"unknown variant {name!r} of {self.name}: choose one of {names}")
         return self.variants[name]
+
+    def network(self, name: str) -> Variant | Asset:
+        """The variant or the asset of that name. ValueError if there is none."""
+        return self.assets[name] if name in self.assets else self.variant(name)
+
+    def contained_assets(self, name: str) -> tuple[str, ...]:
+        """The assets that the model of a variant contains; an asset contains no other."""
+        return self.variants[name].needs if name in self.variants else ()
+
+    def needed_weights(self, evaluation: Evaluation) -> list[str]:
+        """All variants and assets whose weights an evaluation uses."""
+        names = [*filter(None, [evaluation.variant]), *evaluation.baselines]
+        contained = [asset for name in names for asset in self.contained_assets(name)]
+        return list(dict.fromkeys([*names, *evaluation.assets, *contained]))
+
+    def checkpoint_name(self, name: str) -> str:
+        """The name in checkpoints/ of the weights of a variant or an asset."""
+        if name in self.assets:
+            return self.assets[name].checkpoint
+        return self.weights_name.format(checkpoint=self.checkpoint, variant=name)
 
 
 class Session:
@@ -176,7 +254,7 @@ class Session:
         return self.share("test set", lambda: self.experiment.make_test_set(self.device, self.options))
 
     def model(self, name: str) -> nn.Module:
-        """The trained model of a variant, on the device."""
+        """The trained model of a variant, or the trained asset, on the device."""
         return self.share(("model", name), lambda: load_model(self.experiment, name, self.folder, self.device))
 
     def predict(self, name: str) -> Any:
@@ -197,69 +275,77 @@ def train(
     jobs_per_gpu: int = 1,
     init_from: Path | None = None,
 ) -> TrainingLog:
-    """Trains a variant, and writes its weights and its record to the folder.
+    """Trains a variant or an asset, and writes its weights and its record to the folder.
 
     minutes, steps: the budget, whichever ends first, earlier calls included: the same call resumes a training
     batch_size: None: that of the variant
     jobs_per_gpu: trainings that share a GPU at the same time; they divide the GPU minutes
     init_from: a file of initial weights, in place of the variant's parent
 
-    An interrupted training has only its state written. ValueError if the folder's state has other settings.
+    An interrupted training has only its state written. ValueError if the folder's state has other settings, or the
+    folder lacks the weights of an asset that the training needs.
     """
-    variant = experiment.variant(name)
-    batch_size, device = batch_size or variant.batch_size, default_device()
-    on_gpu = device.type == "cuda"
-    torch.backends.cudnn.benchmark = on_gpu  # all images have one size: worth searching for the fastest convolution
-    model, parent = variant.build_model(), {}
-    if init_from or variant.parent:
-        weights, parent = _initial_weights(variant, init_from)
-        set_weights(model, weights)
-    _check_settings(folder / name, variant, init_from)
-    log = fit(
-        model,
-        variant.batches(device, batch_size),
+    check_trainings(experiment, [name], folder)
+    declaration, device, path = experiment.network(name), default_device(), folder / f"{name}.safetensors"
+    torch.backends.cudnn.benchmark = device.type == "cuda"  # images of one size: worth finding the fastest convolution
+    assets = {need: load_model(experiment, need, folder, device) for need in declaration.needs}
+    model, parent = declaration.build_model(**{need: assets[need] for need in experiment.contained_assets(name)}), {}
+    if init_from or declaration.parent:
+        weights, parent = _initial_weights(declaration.parent, init_from)
+        source = str(init_from or f"the checkpoint {declaration.parent}")
+        load_weights(declaration.trained_part(model), weights, source)
+    needs = {need: sha256(weights_path(need, folder)) for need in declaration.needs}
+    _check_settings(path, declaration, init_from, needs)
+    training = Training(
         steps=steps,
         seconds=None if minutes is None else 60 * minutes,
-        seed=variant.seed,
-        checkpoint=folder / f"{name}.state",
-        **({"bf16": on_gpu, "compile": on_gpu, "progress": False} | dict(variant.fit_options)),
+        batch_size=batch_size or declaration.batch_size,
+        seed=declaration.seed,
+        checkpoint=path.with_suffix(".state"),
+        device=device,
+        assets=assets,
     )
+    log = declaration.train(model, training)
     if log.interrupted or not is_main_process():
         return log
-    save_weights(model.denoiser, folder / f"{name}.safetensors")
-    arguments = {
-        "minutes": minutes, "steps": steps, "batch_size": batch_size, "init_from": init_from and init_from.name
+    save_weights(declaration.trained_part(model), path)
+    arguments = dict(experiment.arguments) | {
+        "minutes": minutes, "steps": steps, "batch_size": training.batch_size, "init_from": init_from and init_from.name
     }  # fmt: skip
-    record = provenance(command_line(experiment, "train", name, arguments, jobs_per_gpu)) | {
+    record = provenance(command_line(experiment.name, "train", name, arguments, jobs_per_gpu)) | {
         "experiment": experiment.name,
         "variant": name,
-        "options": dict(variant.options),
-        "seed": variant.seed,
-        "batch": batch_size,
-        "steps": log.steps,
-        "minutes": log.seconds / 60,
-        "gpu_minutes": log.seconds / 60 * num_processes() / jobs_per_gpu,
+        "options": dict(declaration.options),
+        "seed": declaration.seed,
+        "needs": needs,
+        "batch": training.batch_size,
         "parent": parent,
-        "curve": {key: downsample_curve(values) for key, values in log.curve.items()},
+        "gpu_minutes": gpu_minutes(log.seconds, device, jobs_per_gpu),
     }
-    write_json(folder / f"{name}.json", record)
-    losses = ", ".join(f"{key} {values[-1]:.4g}" for key, values in record["curve"].items())
-    print(f"{name}: {log.steps} steps of {batch_size} in {log.seconds / 60:.1f} minutes, {losses}", flush=True)
+    _write_record(path, record, log)
     return log
 
 
-def command_line(
-    experiment: Experiment, action: str, name: str, arguments: Mapping[str, Any], jobs_per_gpu: int = 1
-) -> str:
-    """The command that a record states. Arguments that are None are left out."""
-    words = [COMMAND, experiment.name, action, name]
-    jobs = {"jobs_per_gpu": jobs_per_gpu if jobs_per_gpu > 1 else None}
-    for key, value in (dict(experiment.arguments) | dict(arguments) | jobs).items():
-        if value is not None:
-            values = value if isinstance(value, tuple) else (value,)
-            texts = [f"{x:g}" if isinstance(x, float) else str(x) for x in values]
-            words += [f"--{key.replace('_', '-')}", *texts]
-    return " ".join(words)
+def _write_record(path: Path, record: dict[str, Any], log: TrainingLog) -> None:
+    """Writes the record of a training beside its weights, and prints a line. path: of the weights."""
+    curve = {key: downsample_curve(values) for key, values in log.curve.items()}
+    minutes = log.seconds / 60
+    write_json(path.with_suffix(".json"), record | {"steps": log.steps, "minutes": minutes, "curve": curve})
+    losses = ", ".join(f"{key} {values[-1]:.4g}" for key, values in curve.items())
+    print(f"{path.stem}: {log.steps} steps of {record['batch']} in {minutes:.1f} minutes, {losses}", flush=True)
+
+
+def check_trainings(experiment: Experiment, names: Iterable[str], folder: Path) -> None:
+    """ValueError if trainings, one after another, cannot start: a name is unknown, a needed asset is not trained, or an
+    asset would be trained in several processes."""
+    trained: set[str] = set()
+    for name in names:
+        needs = experiment.network(name).needs
+        if name in experiment.assets and num_processes() > 1:
+            raise ValueError(f"{name} runs in one process: start it without `accelerate launch`")
+        for need in (need for need in needs if need not in trained):
+            weights_path(need, folder)
+        trained.add(name)
 
 
 def measurements(experiment: Experiment, sampler: str, numbers: Mapping[str, float]) -> list[Measurement]:
@@ -268,17 +354,11 @@ def measurements(experiment: Experiment, sampler: str, numbers: Mapping[str, flo
     return to_long(experiment.name, evaluation.variant if evaluation else "", sampler, numbers, experiment.views)
 
 
-def downsample_curve(values: list[float], count: int = CURVE_LENGTH) -> list[float]:
-    """At most `count` values: the means of successive values."""
-    size = -(-len(values) // count)
-    return [round(sum(values[i : i + size]) / len(values[i : i + size]), 6) for i in range(0, len(values), size)]
-
-
-def _initial_weights(variant: Variant, init_from: Path | None) -> tuple[dict[str, Tensor], dict]:
+def _initial_weights(parent: str | None, init_from: Path | None) -> tuple[dict[str, Tensor], dict]:
     """The weights that a training starts from, and the manifest entry of their file if they are in the manifest."""
     manifest = read_manifest()
     if init_from is None:
-        return load_pretrained(variant.parent), manifest[f"{variant.parent}.safetensors"]
+        return load_pretrained(parent), manifest[f"{parent}.safetensors"]
     if not init_from.is_file():
         raise ValueError(f"there is no file {init_from} of initial weights")
     try:
@@ -287,14 +367,18 @@ def _initial_weights(variant: Variant, init_from: Path | None) -> tuple[dict[str
         raise ValueError(f"{init_from} cannot be read: {error}") from None
 
 
-def _check_settings(path: Path, variant: Variant, init_from: Path | None) -> None:
-    """Writes the settings of a training beside its state; ValueError if the state has others."""
+def _check_settings(path: Path, declaration: Variant | Asset, init_from: Path | None, needs: dict[str, str]) -> None:
+    """Writes the settings of a training beside its state; ValueError if the state has others.
+
+    path: of the weights; needs: the sha256 of the needed assets' weights
+    """
     settings = {
-        "options": dict(variant.options),
-        "seed": variant.seed,
-        "init_from": str(init_from.resolve()) if init_from else variant.parent,
+        "options": dict(declaration.options),
+        "seed": declaration.seed,
+        "init_from": str(init_from.resolve()) if init_from else declaration.parent,
+        "needs": needs,
     }
-    config_path, state_path = path.with_name(f"{path.name}.config.json"), path.with_name(f"{path.name}.state")
+    config_path, state_path = path.with_suffix(".config.json"), path.with_suffix(".state")
     settings = json.loads(json.dumps(settings, sort_keys=True))  # as in the file: no tuples
     if state_path.exists() and (previous := read_json(config_path)) != settings:
         raise ValueError(
@@ -307,29 +391,30 @@ def _check_settings(path: Path, variant: Variant, init_from: Path | None) -> Non
 # --- weights ----------------------------------------------------------------------------------------------------------
 
 
-def weights_path(name: str, folder: Path) -> Path:
-    """The path of a variant's weights in the folder. ValueError if there are none."""
-    path = folder / f"{name}.safetensors"
-    if not path.is_file():
-        raise ValueError(f"there is no {path}: train it first")
-    return path
-
-
-def save_weights(network: nn.Module, path: Path) -> None:
-    """Writes the weights of a network in half precision."""
-    write_tensors(path, {key: value.half().cpu() for key, value in network.state_dict().items()})
-
-
 def set_weights(model: nn.Module, weights: Mapping[str, Shaped[Tensor, "..."]]) -> nn.Module:
-    """The model with the weights of its denoiser, which may be of any precision, in eval mode."""
+    """The model with the weights of its denoiser, in eval mode."""
     load_weights(model.denoiser, weights, "the checkpoint")
     return model.eval()
 
 
-def load_model(experiment: Experiment, name: str, folder: Path, device: torch.device) -> nn.Module:
-    """A variant with the weights that `train` wrote to the folder. ValueError if there are none."""
-    weights = load_file(weights_path(name, folder))
-    return set_weights(experiment.variant(name).build_model(), weights).to(device)
+def load_model(experiment: Experiment, name: str, folder: Path | None, device: torch.device) -> nn.Module:
+    """A variant or an asset with its trained weights, on the device; an asset is frozen.
+
+    folder: that `train` wrote to; None: checkpoints/. ValueError if there are no weights
+    """
+    declaration = experiment.network(name)
+    assets = {need: load_model(experiment, need, folder, device) for need in experiment.contained_assets(name)}
+    model = declaration.build_model(**assets)
+    if folder is None:
+        source = f"the checkpoint {experiment.checkpoint_name(name)}"
+        weights = load_pretrained(experiment.checkpoint_name(name))
+    else:
+        source = str(weights_path(name, folder))
+        weights = load_file(source)
+    load_weights(declaration.trained_part(model), weights, source)
+    if name in experiment.assets:
+        model.requires_grad_(False)
+    return model.eval().to(device)
 
 
 # --- evaluation -------------------------------------------------------------------------------------------------------
@@ -350,23 +435,29 @@ def evaluate(
     ValueError on an unknown name, and if weights are missing.
     """
     options, session = dict(experiment.evaluation_options) | dict(options or {}), None
-    for name in select_evaluations(experiment, names, folder):
-        evaluation, path = experiment.evaluations[name], folder / f"evaluation_{name}.json"
-        weights = {variant: sha256(weights_path(variant, folder)) for variant in evaluation.weights}
-        cache_key = {"weights": weights, "options": options | dict(experiment.settings)}
+    selected = {name: experiment.evaluations[name] for name in select_evaluations(experiment, names, folder)}
+    digests = {
+        name: {key: sha256(weights_path(key, folder)) for key in experiment.needed_weights(evaluation)}
+        for name, evaluation in selected.items()
+    }
+    for name, evaluation in selected.items():
+        path = folder / f"evaluation_{name}.json"
+        cache_key = {"weights": digests[name], "options": options | dict(experiment.settings)}
         if cache_key.items() <= read_json(path).items() and path.with_suffix(".npz").exists():
             print(f"{name}: evaluated already; delete {path} to evaluate it again", flush=True)
             continue
         start_time, session = time.monotonic(), session or Session(experiment, folder, options)
         results = evaluation.run(session)
-        minutes = (time.monotonic() - start_time) / 60 / jobs_per_gpu if session.device.type == "cuda" else 0.0
+        minutes = gpu_minutes(time.monotonic() - start_time, session.device, jobs_per_gpu)
         path.unlink(missing_ok=True)  # a record never stands beside arrays of another evaluation
         with atomic_write(path.with_suffix(".npz")) as temporary:
             np.savez_compressed(temporary, **results.arrays)
-        record = provenance(command_line(experiment, "evaluate", name, options, jobs_per_gpu)) | cache_key
+        arguments = dict(experiment.arguments) | options
+        command = command_line(experiment.name, "evaluate", name, arguments, jobs_per_gpu)
         numbers = {key: value for key, value in results.numbers.items() if math.isfinite(value)}
         rows = [row._asdict() for row in measurements(experiment, name, numbers)]
-        write_json(path, record | {"seed": 0, "gpu_minutes": minutes, "measures": rows})
+        record = provenance(command) | cache_key | {"seed": 0, "gpu_minutes": minutes, "measures": rows}
+        write_json(path, record)
         print(name, json.dumps({key: round(value, 3) for key, value in numbers.items()}), flush=True)
 
 
@@ -379,80 +470,12 @@ def select_evaluations(experiment: Experiment, names: Iterable[str], folder: Pat
     if names:
         return [key for key, x in evaluations.items() if key in names or x.variant in names and not x.on_request]
     available = {path.stem for path in folder.glob("*.safetensors")}
-    return [key for key, x in evaluations.items() if available.issuperset(x.weights) and not x.on_request]
+    return [
+        key for key, x in evaluations.items() if available.issuperset(experiment.needed_weights(x)) and not x.on_request
+    ]
 
 
-def sha256(path: Path) -> str:
-    """The sha256 of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-# --- export -----------------------------------------------------------------------------------------------------------
-
-
-def read_records(experiment: Experiment, folder: Path) -> tuple[dict[str, dict], dict[str, dict]]:
-    """The records of all trainings and of all evaluations in the folder, by name.
-
-    ValueError if an evaluation used other weights than those that are in the folder now.
-    """
-    trainings = {name: record for name in experiment.variants if (record := read_json(folder / f"{name}.json"))}
-    evaluations = {
-        name: record for name in experiment.evaluations if (record := read_json(folder / f"evaluation_{name}.json"))
-    }
-    for name, record in evaluations.items():
-        for variant, digest in record["weights"].items():
-            if sha256(weights_path(variant, folder)) != digest:
-                raise ValueError(f"evaluation {name} used other weights of {variant}: evaluate it again")
-    return trainings, evaluations
-
-
-def export_weights(experiment: Experiment, name: str, folder: Path) -> None:
-    """Writes a variant's weights to checkpoints/, with their provenance and the measures of its first evaluation.
-
-    ValueError if the variant is not trained.
-    """
-    experiment.variant(name)
-    weights = load_file(weights_path(name, folder))
-    trainings, evaluations = read_records(experiment, folder)
-    record = trainings[name]
-    numbers = to_flat(Measurement(**row) for part in evaluations.values() for row in part["measures"])
-    main_sampler = next((key for key, x in experiment.evaluations.items() if x.variant == name), None)
-    measures = numbers.get(main_sampler, {})
-    parts = [part for part in (record["parent"], record) if part]
-    save_pretrained(
-        experiment.weights_name.format(checkpoint=experiment.checkpoint, variant=name),
-        weights,
-        variant=name,
-        steps=sum(part["steps"] for part in parts),
-        metrics={key: round(measures[key], 4) for key in experiment.headline if key in measures},
-        **merge_provenance(parts) | {"seed": record["seed"]},
-    )
-
-
-def export_results(experiment: Experiment, name: str, folder: Path) -> None:
-    """Writes the results of the whole folder to checkpoints/; name: the variant that `exported_arrays` selects by.
-
-    ValueError if the folder holds no evaluation, or one of other weights.
-    """
-    trainings, evaluations = read_records(experiment, folder)
-    if not evaluations:
-        raise ValueError(f"{folder} holds no evaluation: evaluate some variant first")
-    rows, arrays = [row for record in evaluations.values() for row in record.pop("measures")], {}
-    for evaluation in evaluations:
-        with np.load(folder / f"evaluation_{evaluation}.npz") as saved_arrays:
-            arrays |= dict(saved_arrays)
-    arrays = experiment.exported_arrays(name, arrays)
-    arrays |= {key: np.array(json.dumps(x)) for key, x in zip(RESULT_KEYS, (rows, trainings, evaluations), strict=True)}
-    numbers = to_flat(Measurement(**row) for row in rows)
-    headline = {
-        sampler: round(measures[key], 4)
-        for sampler, measures in numbers.items()
-        for key in experiment.headline[:1]
-        if key in measures
-    }
-    parents = [record["parent"] for record in trainings.values() if record["parent"]]
-    parts = [*parents, *trainings.values(), *evaluations.values()]
-    save_recorded(experiment.checkpoint, arrays, metrics=headline, **merge_provenance(parts))
+# --- exported results -------------------------------------------------------------------------------------------------
 
 
 class RecordedResults(NamedTuple):

@@ -43,10 +43,13 @@ def provenance(command: str) -> dict[str, str]:
 
 
 def merge_provenance(parts: list[dict]) -> dict[str, Any]:
-    """One record of a result that several commands made one after another; each part has gpu_minutes too."""
+    """One record of a result that several commands made one after another; the seed is the last one's.
+
+    parts: of each command its `provenance`, gpu_minutes and seed
+    """
     return {
         "command": "; ".join(part["command"] for part in parts),
         "gpu_minutes": round(sum(part["gpu_minutes"] for part in parts), 1),
         **{key: "; ".join(dict.fromkeys(part[key] for part in parts)) for key in ("hardware", "commit")},
-        "seed": 0,
+        "seed": parts[-1]["seed"],
     }

@@ -58,12 +58,15 @@ from fwdiff_lite.crops import composite_crops
 from fwdiff_lite.metrics import psnr
 from fwdiff_lite.pipeline.notebook import Run
 from fwdiff_lite.experiments import gan_inversion as experiment
+from fwdiff_lite.experiments import harness
+from fwdiff_lite.experiments.measurements import to_flat
 from fwdiff_lite.problems.gan_inversion import patches, portraits, stylegan2
+from fwdiff_lite.training import fit
 
 run = Run("04_gan_inversion", PROFILE)
 NUM_EXAMPLES = run.pick(smoke=2, cpu=4, gpu=4)  # portraits
 NUM_SAMPLES = run.pick(smoke=2, cpu=5, gpu=5)  # samples of each
-experiment.SAMPLING_STEPS = run.pick(smoke=2, cpu=32, gpu=32)  # of sampling
+STEPS = run.pick(smoke=2, cpu=32, gpu=32)  # of sampling
 run.header()
 
 # %% [markdown]
@@ -98,16 +101,18 @@ print(f"glasses: {100 * p_black:.0f} % of people with black hair, {100 * p_grey:
 # two styles.
 
 # %% tags=["nbval-ignore-output"]
-records, arrays = experiment.load_results()
-variant = experiment.SAMPLERS[experiment.MAIN_SAMPLER][0]
+declaration, folder = experiment.make_experiment(PORTRAITS), None
+recorded = harness.load_results(declaration)
+results, records, arrays = to_flat(recorded.rows), recorded.trainings, recorded.arrays
+variant, eta, num_targets = experiment.SAMPLERS[experiment.MAIN_SAMPLER]
 if PROFILE == "gpu":
-    budgets = {"auxiliary_classifiers": ["--steps", f"{CLASSIFIER_STEPS // 3}"], "generator": ["--minutes", f"{MINUTES}"],
-               "classifier": ["--steps", f"{CLASSIFIER_STEPS}"], variant: ["--minutes", f"{0.75 * MINUTES}"]}
-    for command, budget in budgets.items():
-        experiment.main([command, "--out", FOLDER, "--portraits", f"{PORTRAITS}", *budget])
-    G, classifier, model = experiment.load_model(Path(FOLDER))
-else:
-    G, classifier, model = experiment.load_pretrained_model()
+    folder = Path(FOLDER)
+    harness.train(declaration, "auxiliary_classifiers", folder, steps=CLASSIFIER_STEPS // 3)
+    harness.train(declaration, "generator", folder, MINUTES)
+    harness.train(declaration, "classifier", folder, steps=CLASSIFIER_STEPS)
+    harness.train(declaration, variant, folder, 0.75 * MINUTES)
+names, cpu = ("generator", "classifier", variant), torch.device("cpu")
+G, classifier, model = (harness.load_model(declaration, name, folder, cpu) for name in names)
 z = torch.randn(64, G.mapping.z_dim, generator=torch.Generator().manual_seed(5))
 with torch.no_grad():
     w = G.mapping(z)
@@ -133,13 +138,12 @@ plt.show()
 # they do. The classifier that evaluates here has a seed of its own and was no part of the training.
 
 # %% tags=["nbval-ignore-output"]
-numbers, generator = records["evaluate_generator"]["numbers"], records["generator"]
-accuracy = records["classifier"]["numbers"]
+numbers, accuracy, generator = results["generator"], results["classifier"], records["generator"]
 with torch.no_grad():
-    fake = experiment.generate_images(G, run.pick(smoke=50, cpu=1000, gpu=1000), torch.Generator().manual_seed(2))
+    fake = stylegan2.generate_images(G, run.pick(smoke=50, cpu=1000, gpu=1000), torch.Generator().manual_seed(2))
 real = portraits.render(portraits.sample_portraits(len(fake), torch.Generator().manual_seed(3)))
 labels = {name: classifier.predict(x) for name, x in (("rendered", real), ("generated", fake))}
-frequencies = {name: experiment.attribute_frequencies(x) for name, x in labels.items()}
+frequencies = {name: portraits.attribute_frequencies(x) for name, x in labels.items()}
 fig, axes = plt.subplots(2, 5, figsize=(10, 3.6), sharey=True)
 for ax, (name, categories), rendered, generated in zip(
     axes.flat, portraits.ATTRIBUTES.items(), *frequencies.values(), strict=True
@@ -154,7 +158,7 @@ fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper right", n
 run.savefig(fig, "attributes")
 plt.show()
 print(f"{sum(p.numel() for p in G.parameters()) / 1e6:.1f} million weights,", end=" ")
-print(f"{generator['images'] / 1e6:.1f} million portraits in {generator['gpu_minutes']:.1f} minutes on {generator['hardware']}")
+print(f"{generator['steps'] * generator['batch'] / 1e6:.1f} million portraits in {generator['gpu_minutes']:.1f} minutes on {generator['hardware']}")
 print(f"accuracy of the classifier on rendered portraits: at least {100 * min(accuracy.values()):.1f} % for every attribute")
 print(f"of 10,000: largest difference {100 * numbers['worst_binary']:.1f} points (two categories),", end=" ")
 print(f"{100 * numbers['worst']:.1f} (any)")
@@ -187,12 +191,12 @@ run.record(reader_worst=min(accuracy.values()), generator_gpu_minutes=generator[
 # %% tags=["nbval-ignore-output"]
 test_set = experiment.make_test_set(portraits.render(experiment.held_out_portraits()))  # held out from every training
 subset = test_set.first(NUM_EXAMPLES)
-live_model = experiment.build_model(variant, G)
+live_model = declaration.variant(variant).build_model(generator=G)
 live_model.denoiser.load_state_dict(model.denoiser.state_dict())
 batch_size, steps = run.pick(smoke=2, cpu=16, gpu=16), run.pick(smoke=2, cpu=8, gpu=8)
-sample_images = experiment.make_image_sampler(256, torch.device("cpu"))
+sample_images = portraits.make_image_sampler(256, cpu)
 batch = patches.batches(sample_images, batch_size, experiment.MAX_CONTEXT_PATCHES)
-curve = experiment.fit(live_model, batch, steps=steps, learning_rate=1e-5, warmup=1, progress=False).curve
+curve = fit(live_model, batch, steps=steps, learning_rate=1e-5, warmup=1, progress=False).curve
 record = records[variant]
 print(f"{sum(p.numel() for p in model.denoiser.parameters()) / 1e6:.1f} million weights;", end=" ")
 print(f"{record['steps']} steps of {record['batch']} in {record['gpu_minutes']:.1f} minutes on {record['hardware']}")
@@ -223,7 +227,7 @@ plt.show()
 # (recorded).
 
 # %% tags=["nbval-ignore-output"]
-errors = {float(scale): values for scale, values in records["evaluate"]["without_error"].items()}
+errors = {scale: results[f"exact_{scale:g}"] for scale in experiment.SCHEDULE_SCALES}
 scales, our_scale = sorted(errors, reverse=True), patches.SCHEDULE.scale
 fig, axes = plt.subplots(1, 2, figsize=(7.5, 2.6))
 titles = "spread (% of the true one)", "total variation, worst attribute (points)"
@@ -257,8 +261,7 @@ def context_image(context):
 
 
 started = time.monotonic()
-eta, num_targets = experiment.SAMPLERS[experiment.MAIN_SAMPLER][1:]
-samples = experiment.sample_posterior(model, subset, NUM_SAMPLES, num_targets, eta)
+samples = experiment.sample_posterior(model, subset, NUM_SAMPLES, STEPS, eta, num_targets=num_targets)
 elapsed = time.monotonic() - started
 prediction = torch.from_numpy(arrays["deterministic"][:NUM_EXAMPLES, 0]).float() / 127.5 - 1
 columns = [context_image(subset.context)[:, None], rgb(subset.images)[:, None], rgb(prediction)[:, None], rgb(samples)]
@@ -267,9 +270,9 @@ fig = plotting.image_grid(torch.cat(columns, 1), col_titles=titles, size=0.95)
 run.savefig(fig, "samples")
 plt.show()
 started = time.monotonic()
-experiment.sample_posterior(model, subset.first(1), 1, 1, eta)
+experiment.sample_posterior(model, subset.first(1), 1, STEPS, eta, num_targets=1)
 single_elapsed = time.monotonic() - started
-print(f"one face, {experiment.SAMPLING_STEPS} steps: {single_elapsed:.1f} s on this machine;", end=" ")
+print(f"one face, {STEPS} steps: {single_elapsed:.1f} s on this machine;", end=" ")
 print(f"{NUM_EXAMPLES * NUM_SAMPLES} at once, {num_targets} targets each: {elapsed:.0f} s")
 
 # %% [markdown]
@@ -287,7 +290,7 @@ def sample_from_crops(portrait, crops, k=4, num_targets=1):
     images = test_set.images[[portrait]]
     context = patches.observe(images, torch.tensor([crops]).float())
     single = replace(test_set, images=images, target_params=test_set.target_params[[portrait]], context=context)
-    return context_image(context), experiment.sample_posterior(model, single, k, num_targets, eta)[0]
+    return context_image(context), experiment.sample_posterior(model, single, k, STEPS, eta, num_targets=num_targets)[0]
 
 
 def show_samples(portrait, row, col):
@@ -343,7 +346,6 @@ run.record(narrowing=[float(value) for value in deviations])
 # often.
 
 # %%
-results = records["evaluate"]["numbers"]
 observed = torch.from_numpy(arrays["given"])
 samplers = {"ancestral": "wplus_eta_1", "DDIM": "wplus_eta_0", "deterministic": "deterministic"}
 colors = dict(zip(samplers, (plotting.SAMPLES, plotting.TARGET, "0.7"), strict=True))
@@ -439,7 +441,7 @@ for sampler in (*experiment.SAMPLERS, "optimised"):
     if sampler in experiment.SAMPLERS:
         name, eta_, count = experiment.SAMPLERS[sampler]
         title = f"{titles[name]}, {('DDIM', 'ancestral')[int(eta_)]}, {count} target{'s'[: count > 1]}"
-    rms = np.mean([value for key, value in row.items() if key.startswith("factor_scene_rms")])
+    rms = np.mean([value for key, value in sorted(row.items()) if key.startswith("factor_scene_rms")])
     print(f"{title:44}" + "".join(f"{row[key]:8.3g}" for key in columns) + f"{rms:8.2f}")
     run.record(**{f"{sampler}_{key}": value for key, value in row.items()})
     run.record(**{f"{sampler}_factor_scene_rms": rms})
@@ -459,11 +461,11 @@ print(", ".join(f"{title} {low:.2f} to {high:.2f}" for title, low, high in inter
 # the samples do.
 
 # %% tags=["nbval-ignore-output"]
-single = experiment.make_test_set(experiment.generate_images(G, 6, torch.Generator().manual_seed(4))).first(1)
+single = experiment.make_test_set(stylegan2.generate_images(G, 6, torch.Generator().manual_seed(4))).first(1)
 distances = patches.reference_distances(fake, single.context)
 weights, _, _ = patches.importance_weights(distances, min_effective_size=run.pick(smoke=5, cpu=50, gpu=50))
 largest = weights[0].argsort(descending=True)[:NUM_SAMPLES]
-single_samples = experiment.sample_posterior(model, single, NUM_SAMPLES, num_targets, eta)[0]
+single_samples = experiment.sample_posterior(model, single, NUM_SAMPLES, STEPS, eta, num_targets=num_targets)[0]
 blank = torch.full((64, 64, 3), float("nan"))
 rows = [[*context_image(single.context), *rgb(single.images), *rgb(fake[largest])], [blank, blank, *rgb(single_samples)]]
 fig = plotting.image_grid(
@@ -472,7 +474,7 @@ fig = plotting.image_grid(
 )
 run.savefig(fig, "bank")
 plt.show()
-agreement = results["bank"]
+agreement = results["reference_set"]
 print("total variation of attributes' posteriors (recorded, 64 generated images)")
 print(f"  samples against the reference set {agreement['bank_tv']:.3f}; perfect samples {agreement['bank_tv_chance']:.3f}")
 print(f"  half of the reference set against half {agreement['bank_tv_halves']:.3f};", end=" ")
@@ -509,10 +511,11 @@ plt.show()
 # Two samples of the first portraits, on this machine from the same noise, against what the GPU recorded.
 
 # %% tags=["nbval-ignore-output"]
-recorded = torch.from_numpy(arrays["live"]).float() / 127.5 - 1
-live = experiment.sample_posterior(model, test_set.first(len(recorded)), 2, num_targets, eta).clamp(-1, 1)
-rms = (live - recorded).square().mean().sqrt()
-print(f"{len(recorded)} portraits: rms difference {rms:.2g}, of images in [-1, 1]; {psnr(live, recorded, 2):.0f} dB")
+images = torch.from_numpy(arrays["live"]).float() / 127.5 - 1
+live = experiment.sample_posterior(model, test_set.first(len(images)), 2, STEPS, eta, num_targets=num_targets)
+live = live.clamp(-1, 1)
+rms = (live - images).square().mean().sqrt()
+print(f"{len(images)} portraits: rms difference {rms:.2g}, of images in [-1, 1]; {psnr(live, images, 2):.0f} dB")
 run.record(live_apart=rms)
 
 # %% [markdown]
@@ -531,7 +534,7 @@ photograph = torch.from_numpy(resize(data.astronaut()[0:200, 120:320], (64, 64),
 foreign = torch.cat([green, subset.images[1:2].flip(2), 2 * photograph.permute(2, 0, 1)[None] - 1])
 crop = torch.tensor([[[20.0, 20.0, 24.0]]]).expand(3, -1, -1)
 foreign_set = replace(experiment.make_test_set(foreign), context=patches.observe(foreign, crop))
-faces = experiment.sample_posterior(model, foreign_set, 3, num_targets, eta)
+faces = experiment.sample_posterior(model, foreign_set, 3, STEPS, eta, num_targets=num_targets)
 fig = plotting.image_grid(
     torch.cat([rgb(foreign)[:, None], context_image(foreign_set.context)[:, None], rgb(faces)], 1), size=0.85,
     row_labels=["green", "upside down", "photograph"],
@@ -576,8 +579,8 @@ print("PSNR inside the patch:", ", ".join(f"{psnr(faces[[i], 0], foreign[[i]], 2
 #
 # 1. Show the model a patch of background only, and count glasses among 64 samples (`sample_from_crops(2, [(0, 0, 20)],
 #    k=64)`, then `classifier.predict`). What should you find?
-# 2. Sample with one target instead of five: `experiment.sample_posterior(model, subset, NUM_SAMPLES, num_targets=1,
-#    eta=eta)`. What changes at the border?
+# 2. Sample with one target instead of five: `experiment.sample_posterior(model, subset, NUM_SAMPLES, eta=eta,
+#    num_targets=1)`. What changes at the border?
 # 3. Load a published StyleGAN2 with `stylegan2_weights.load_published_generator(path)` and make a
 #    `patches.CroppedGenerator` of it. What else is needed to train on photographs?
 #

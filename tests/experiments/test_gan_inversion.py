@@ -1,77 +1,32 @@
-"""The generator's training resumes bit for bit; the evaluation tells good sets from bad ones; all commands run."""
+"""The evaluation tells good sets from bad ones; at a toy size, all is trained, evaluated, exported and loaded."""
+
+import json
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from safetensors.torch import load_file
 
+from fwdiff_lite.experiments import __main__ as command_line
 from fwdiff_lite.experiments import gan_inversion as experiment
-from fwdiff_lite.problems.gan_inversion import patches, portraits
+from fwdiff_lite.experiments import harness
+from fwdiff_lite.experiments.measurements import to_flat
+from fwdiff_lite.problems.gan_inversion import measures, patches, portraits, stylegan2, stylegan2_training
 from fwdiff_lite.schedule import CosineSchedule
-from fwdiff_lite.storage import checkpoints
+from fwdiff_lite.storage.checkpoints import read_manifest
 from fwdiff_lite.storage.files import read_json
 
 CPU = torch.device("cpu")
-TINY = {"resolution": 16, "z_dim": 8, "w_dim": 8, "mapping_layers": 1, "channel_base": 64, "channel_max": 8}
 SMALL_64 = {"z_dim": 8, "w_dim": 8, "mapping_layers": 1, "channel_base": 256, "channel_max": 8}  # of 64 pixels
 SMALL_ENCODER = {"widths": (8, 8, 8, 8), "hidden": 16}
+EXPERIMENT = experiment.make_experiment(9)
 
 
-class BrightnessClassifier(nn.Module):
-    """Classifies one attribute: whether an image is bright."""
-
-    def forward(self, images):
-        x = 4 * images.mean((1, 2, 3))
-        return [torch.stack([-x, x], 1)]
-
-
-def test_a_training_resumes_where_it_stopped(tmp_path):
-    sample_images = experiment.make_image_sampler(40, CPU, 16)
-    weights = []
-    for name, budgets in (("uninterrupted", (18,)), ("resumed", (5, 18))):
-        (tmp_path / name).mkdir()
-        for steps in budgets:  # each call starts with initial networks, as a new process would
-            trainer = experiment.build_trainer(CPU, **TINY)
-            classifiers = nn.ModuleList([BrightnessClassifier()])
-            trainer.auxiliary_loss = portraits.AttributeMomentLoss(classifiers, torch.ones(4, 3, 16, 16), 100.0)
-            log = experiment.train_generator(trainer, sample_images, tmp_path / name, 4, steps)
-        assert log.steps == 18 and trainer.images == 72 and trainer.steps == 18
-        assert set(log.curve) == {"generator", "auxiliary", "discriminator", "r1"}
-        weights.append(torch.cat([w.flatten() for w in trainer.G_ema.parameters()]))
-    assert torch.equal(*weights)
-    initial = experiment.build_trainer(CPU, **TINY).G_ema
-    assert not torch.equal(weights[0], torch.cat([w.flatten() for w in initial.parameters()]))
-
-
-def test_a_training_needs_a_budget(tmp_path):
-    sample_images = experiment.make_image_sampler(40, CPU, 16)
-    with pytest.raises(ValueError, match="needs a budget: give steps, seconds or both"):
-        experiment.train_generator(experiment.build_trainer(CPU, **TINY), sample_images, tmp_path)
-
-
-@pytest.mark.parametrize("variant", experiment.VARIANTS)
-def test_every_variant_learns_from_patches(tmp_path, variant):
-    G = experiment.build_trainer(CPU, **SMALL_64).G_ema
-    model = experiment.build_model(variant, G, **SMALL_ENCODER)
-    images = experiment.generate_images(G, 8, torch.Generator().manual_seed(0))
-    log = experiment.train_inversion(model, lambda n, _: images[:n], tmp_path, variant, 4, 2, steps=30)
-    assert log.steps == 30 and (tmp_path / f"{variant}.state").exists()
-    losses = log.curve["loss"]
-    assert sum(losses[-5:]) < sum(losses[:5])
-
-
-def test_an_unknown_variant_is_refused():
-    with pytest.raises(ValueError, match="unknown variant 'v': choose one of w, wplus, wplus_faint, deterministic"):
-        experiment.build_model("v", experiment.build_trainer(CPU, **TINY).G_ema)
-
-
-def test_generated_images_do_not_depend_on_the_chunk_size():
-    G = experiment.build_trainer(CPU, **TINY).G_ema
-    images = experiment.generate_images(G, 5, torch.Generator().manual_seed(0))
-    chunked = experiment.generate_images(G, 5, torch.Generator().manual_seed(0), chunk_size=2)
-    assert images.shape == (5, 3, 16, 16) and torch.allclose(images, chunked, atol=1e-5)
-    truncated = experiment.generate_images(G, 3, torch.Generator().manual_seed(0), 0.0)
-    assert truncated.std(0).max() < 1e-5, "psi = 0 gives the mean"
+def build_small_model(name, **options):
+    G = experiment.build_generator(0, **SMALL_64)
+    return EXPERIMENT.variant(name).build_model(generator=G, **SMALL_ENCODER, **options)
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +49,7 @@ def test_the_evaluation_tells_a_second_sample_from_a_set_without_hats(classifier
     real, real_again = portraits.render(first), portraits.render(second)
     without_hats = portraits.render(second.with_attribute("hat", 0))
     good, bad = (
-        experiment.evaluate_generator(fake, real, classifier, max_images=300) for fake in (real_again, without_hats)
+        measures.compare_with_portraits(fake, real, classifier, max_images=300) for fake in (real_again, without_hats)
     )
     assert good["worst_binary"] < 0.08 and bad["apart_hat"] > 0.15
     assert good["frechet"] < good["frechet_floor"] < bad["frechet"], "the floor is of half as many images"
@@ -139,11 +94,11 @@ def test_a_reference_set_agrees_with_draws_from_itself():
     test_set = experiment.make_test_set(portraits.render(portraits.sample_portraits(12, generator)))
     weights, _, _ = patches.importance_weights(patches.reference_distances(references, test_set.context))
     labels = people.attributes[torch.multinomial(weights, 64, replacement=True, generator=generator)]
-    numbers = experiment.reference_agreement(test_set, labels, references, people.attributes)
+    numbers = measures.reference_agreement(test_set.context, labels, references, people.attributes)
     assert numbers["bank_least_size"] >= 50 - 1e-6
     assert numbers["bank_tv"] < 1.3 * numbers["bank_tv_chance"] + 0.01
     prior_labels = people.attributes[torch.randint(1200, (12, 64), generator=generator)]
-    prior_numbers = experiment.reference_agreement(test_set, prior_labels, references, people.attributes)
+    prior_numbers = measures.reference_agreement(test_set.context, prior_labels, references, people.attributes)
     assert prior_numbers["bank_tv"] > 1.3 * numbers["bank_tv"]
 
 
@@ -151,75 +106,167 @@ def test_the_schedule_of_the_experiment_keeps_the_spread():
     """With an exact denoiser only the finite steps lose spread: the cosine schedule does, unless steps are many."""
     people = portraits.sample_portraits(300, torch.Generator().manual_seed(0))
     shifted, cosine = (
-        experiment.sampler_discretization_error(people, schedule, 150)
+        measures.sampler_discretization_error(people, schedule, 150)
         for schedule in (patches.SCHEDULE, CosineSchedule())
     )
-    many_steps = experiment.sampler_discretization_error(people, CosineSchedule(), 150, steps=128)
+    many_steps = measures.sampler_discretization_error(people, CosineSchedule(), 150, steps=128)
     assert shifted["spread"] > 0.96 and cosine["spread"] < 0.93 and many_steps["spread"] > cosine["spread"] + 0.05
     assert shifted["tv"] < cosine["tv"]
 
 
 def test_samples_are_whole_images_for_any_number_of_targets():
-    G = experiment.build_trainer(CPU, **SMALL_64).G_ema
-    test_set = experiment.make_test_set(experiment.generate_images(G, 2, torch.Generator().manual_seed(0)))
+    G = experiment.build_generator(0, **SMALL_64)
+    test_set = experiment.make_test_set(stylegan2.generate_images(G, 2, torch.Generator().manual_seed(0)))
     assert test_set.target_params.shape == (2, 5, 3)
     assert patches.patch_mask(test_set.target_params[:, 1:], 64).sum(1).eq(1).all(), "the quadrants cover the image"
     assert test_set.target_params[:, 0].tolist() == [[16, 16, 32]] * 2
-    model = experiment.build_model("deterministic", G, **SMALL_ENCODER)
-    assert experiment.sample_posterior(model, test_set).shape == (2, 1, 3, 64, 64)
-    model = experiment.build_model("wplus", G, **SMALL_ENCODER)
-    assert experiment.sample_posterior(model, test_set, 3, num_targets=2).shape == (2, 3, 3, 64, 64)
+    prediction = experiment.sample_posterior(build_small_model("deterministic"), test_set)
+    assert prediction.shape == (2, 1, 3, 64, 64)
+    model = build_small_model("wplus")
+    samples = experiment.sample_posterior(model, test_set, 3, 2, num_targets=2)
+    assert samples.shape == (2, 3, 3, 64, 64)
+    chunked = experiment.sample_posterior(model, test_set, 3, 2, num_targets=2, chunk_size=1)
+    assert torch.allclose(samples, chunked, atol=1e-4), "with eta = 0 the noise does not depend on the chunk size"
 
 
-def test_the_commands_from_end_to_end(tmp_path, monkeypatch, capsys):
-    (tmp_path / "checkpoints").mkdir()
-    monkeypatch.setattr(checkpoints, "repo_root", lambda: tmp_path)
-    sizes = experiment.stylegan2.SMALL_GENERATOR | SMALL_64
-    monkeypatch.setattr(experiment.stylegan2, "SMALL_GENERATOR", sizes)
-    monkeypatch.setattr(experiment, "SAMPLING_STEPS", 1)
+# --- the experiment ---
 
-    def run(*arguments: str) -> dict:
-        experiment.main([*arguments, "--out", str(tmp_path), "--batch-size", "4", "--portraits", "9"])
-        assert capsys.readouterr().out.splitlines()[-1].startswith(f'{arguments[0]} {{"commit"')
-        return read_json(tmp_path / f"{arguments[0]}.json")
 
-    records = run("auxiliary_classifiers", "--steps", "2")["classifiers"]
-    assert len(records) == len(experiment.AUXILIARY_SEEDS)
-    assert run("generator", "--steps", "2")["images"] == 8
-    assert set(run("classifier", "--steps", "2")["numbers"]) == set(portraits.ATTRIBUTE_NAMES)
-    assert run("evaluate_generator", "--count", "20")["numbers"]["frechet"] > 0
-    for variant in experiment.VARIANTS:
-        command = run(variant, "--steps", "2")["command"]
-        assert command.endswith(f"gan_inversion {variant} --minutes 10 --batch-size 4")
-    evaluation = run("evaluate", "--count", "8", "--samples", "2", "--references", "200")
-    assert set(evaluation["numbers"]) == {*experiment.SAMPLERS, "optimised", "bank"}
-    assert evaluation["numbers"]["bank"]["bank_least_size"] > 49
-    assert set(map(float, evaluation["without_error"])) == set(experiment.SCHEDULE_SCALES)
-    with np.load(tmp_path / "evaluation.npz") as arrays:
-        assert arrays["wplus_eta_1"].shape == (experiment.NUM_EXAMPLES, 2, 3, 64, 64)
-        assert arrays["deterministic"].shape == (experiment.NUM_EXAMPLES, 1, 3, 64, 64)
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The experiment at a toy size, and a folder in which all assets and variants were trained for two steps."""
+    sizes = {name: {} for name in EXPERIMENT.assets} | {"generator": SMALL_64}
+    assets = {
+        name: replace(asset, build=partial(asset.build, **sizes[name])) for name, asset in EXPERIMENT.assets.items()
+    }
+    variants = {
+        name: replace(variant, build=partial(variant.build, **SMALL_ENCODER))
+        for name, variant in EXPERIMENT.variants.items()
+    }
+    folder, small = tmp_path_factory.mktemp("gan_inversion"), replace(EXPERIMENT, assets=assets, variants=variants)
+    for name in (*assets, *variants):
+        harness.train(small, name, folder, steps=2, batch_size=4)
+    return small, folder
 
-    monkeypatch.setattr("sys.argv", ["gan_inversion", "export", "--out", str(tmp_path)])
-    experiment.main()
-    records, arrays = experiment.load_results()
-    assert set(records) == set(experiment.COMMANDS)
-    assert records["evaluate"]["numbers"] == evaluation["numbers"] and arrays["live"].shape == (4, 2, 3, 64, 64)
-    G, classifier, model = experiment.load_pretrained_model()
-    G_in_folder, classifier_in_folder, model_in_folder = experiment.load_model(tmp_path)
-    for in_folder, exported in (
-        (G_in_folder, G),
-        (classifier_in_folder, classifier),
-        (model_in_folder.denoiser, model.denoiser),
-    ):
+
+@pytest.mark.parametrize("name", [*EXPERIMENT.assets, *EXPERIMENT.variants])
+def test_everything_trains_and_records_what_sets_it_apart(name, trained):
+    small, folder = trained
+    record, declaration = read_json(folder / f"{name}.json"), EXPERIMENT.network(name)
+    assert record["seed"] == declaration.seed and record["steps"] == 2 and record["batch"] == 4
+    assert record["options"] == json.loads(json.dumps(dict(declaration.options)))
+    command = f"python -m fwdiff_lite.experiments gan_inversion train {name} --portraits 9 --steps 2 --batch-size 4"
+    assert record["command"] == command and record["gpu_minutes"] == 0
+    assert set(record["needs"]) == set(declaration.needs) and all(map(np.isfinite, sum(record["curve"].values(), [])))
+    initial = small.network(name).trained_part(build_initial(small, name))
+    trained_weights = load_file(folder / f"{name}.safetensors")
+    assert any((trained_weights[key].float() - w).abs().max() > 1e-4 for key, w in initial.state_dict().items())
+
+
+def build_initial(small, name):
+    assets = {need: small.network(need).build_model() for need in small.contained_assets(name)}
+    return small.network(name).build_model(**assets)
+
+
+def test_assets_and_variants_differ_in_their_options_their_needs_or_their_seed():
+    networks = [*EXPERIMENT.assets.values(), *EXPERIMENT.variants.values()]
+    settings = {json.dumps([dict(x.options), x.needs, x.seed]) for x in networks}
+    assert len(settings) == len(networks)
+
+
+def test_the_auxiliary_classifiers_have_different_seeds(trained):
+    curve = read_json(trained[1] / "auxiliary_classifiers.json")["curve"]
+    assert set(curve) == {f"loss_of_seed_{seed}" for seed in (1, 2, 3)} and len({x[0] for x in curve.values()}) == 3
+    assert set(read_json(trained[1] / "classifier.json")["curve"]) == {"loss_of_seed_0"}
+
+
+def test_the_generator_that_is_kept_is_the_average_of_weights(trained, monkeypatch, tmp_path):
+    """An average that never moves holds the initial weights."""
+    small, folder = trained
+    monkeypatch.setattr(stylegan2_training, "update_ema", lambda ema, network, decay: None)
+    (tmp_path / "auxiliary_classifiers.safetensors").symlink_to(folder / "auxiliary_classifiers.safetensors")
+    harness.train(small, "generator", tmp_path, steps=1, batch_size=4)
+    kept = load_file(tmp_path / "generator.safetensors")
+    initial = build_initial(small, "generator").state_dict()
+    assert all(torch.equal(kept[key], w.half()) for key, w in initial.items())
+
+
+def test_the_commands_from_end_to_end(trained, tmp_path, monkeypatch, capsys):
+    small, folder = trained
+    monkeypatch.setenv("FWDIFF_ROOT", str(tmp_path))
+    monkeypatch.setattr(command_line, "find_experiment", lambda name: small)
+
+    def run(words):
+        command_line.main(["gan_inversion", *words.split(), "--out", str(folder)])
+
+    options = "--portraits 8 --samples 2 --steps 1 --references 200 --images 20"
+    run(f"evaluate {options}")
+    assert {path.stem.removeprefix("evaluation_") for path in folder.glob("evaluation_*.json")} == set(
+        small.evaluations
+    )
+    capsys.readouterr()
+    run(f"evaluate wplus_eta_1 {options}")
+    assert "wplus_eta_1: evaluated already" in capsys.readouterr().out
+    record = read_json(folder / "evaluation_wplus_eta_1.json")
+    assert set(record["weights"]) == {"wplus", "deterministic", "classifier", "generator"}
+    run("export wplus generator classifier")
+    results = harness.load_results(small)
+    numbers = to_flat(results.rows)
+    assert set(numbers) == set(small.evaluations) - {"deterministic"} and set(results.evaluations) == set(
+        small.evaluations
+    )
+    assert numbers["reference_set"]["bank_least_size"] > 49 and numbers["generator"]["frechet"] > 0
+    assert set(numbers["classifier"]) == set(portraits.ATTRIBUTE_NAMES)
+    assert all(numbers[f"exact_{scale:g}"]["spread"] > 0 for scale in experiment.SCHEDULE_SCALES)
+    assert results.arrays["wplus_eta_1"].shape == (experiment.NUM_EXAMPLES, 2, 3, 64, 64)
+    assert results.arrays["deterministic"].shape == (experiment.NUM_EXAMPLES, 1, 3, 64, 64)
+    assert results.arrays["live"].shape == (experiment.NUM_REPRODUCED, 2, 3, 64, 64)
+    assert results.arrays["given"].shape == (8, 10) and results.arrays["odds_hat"].shape == (8, 2)
+    for name in ("generator", "classifier", "wplus"):
+        in_folder, exported = (harness.load_model(small, name, source, CPU) for source in (folder, None))
         assert all(torch.equal(x, y) for x, y in zip(in_folder.parameters(), exported.parameters(), strict=True))
-    test_set = experiment.make_portrait_test_set(experiment.held_out_portraits(8)).first(1)
-    assert experiment.sample_posterior(model, test_set, 2).shape == (1, 2, 3, 64, 64) and not G.training
-    images = experiment.generate_images(G, 2, torch.Generator().manual_seed(0))
-    assert classifier.predict(images).shape == (2, 10)
-    for entry in checkpoints.read_manifest().values():
+    entries = read_manifest()
+    assert set(entries) == {"04_gan_inversion.npz"} | {
+        f"04_gan_inversion{part}.safetensors" for part in ("", "_generator", "_reader")
+    }
+    for entry in entries.values():
         assert {"command", "commit", "gpu_minutes", "hardware", "licence", "metrics", "seed"} <= set(entry)
+    assert "frechet" in entries["04_gan_inversion_generator.safetensors"]["metrics"]
 
 
-def test_shipped_records_have_the_names_of_the_commands():
-    records, _ = experiment.load_results()
-    assert set(records) == set(experiment.COMMANDS)
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ("train wplus --steps 1", "nowhere/generator.safetensors: train it first"),
+        ("train generator --steps 1", "nowhere/auxiliary_classifiers.safetensors: train it first"),
+        ("train classifier --minutes 1", "for a number of steps, not of minutes: give --steps"),
+        ("train vae --steps 1", "unknown variant 'vae' of gan_inversion: choose one of w, wplus, wplus_faint, "),
+        ("evaluate reference_set", "nowhere/wplus.safetensors: train it first"),
+    ],
+)
+def test_bad_words_are_refused_in_one_line(words, message, tmp_path, capsys):
+    with pytest.raises(SystemExit) as error:
+        command_line.main(["gan_inversion", *words.split(), "--out", str(tmp_path / "nowhere")])
+    assert error.value.code == 2 and message in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_the_size_of_the_training_set_is_an_argument(tmp_path):
+    folder = tmp_path / "runs"
+    command_line.main(
+        ["gan_inversion", "train", "classifier", "--steps", "1", "--batch-size", "2", "--out", str(folder)]
+    )
+    assert "--portraits" not in read_json(folder / "classifier.json")["command"]
+    parser = command_line.command_parser(experiment.EXPERIMENT)
+    options = parser.parse_args(["train", "wplus", "--steps", "1", "--portraits", "12"])
+    configured = experiment.EXPERIMENT.configure(experiment.EXPERIMENT, options)
+    assert configured.variant("wplus").options["portraits"] == configured.arguments["portraits"] == 12
+
+
+def test_shipped_results_have_the_names_of_the_experiment():
+    results = harness.load_results(experiment.EXPERIMENT)
+    assert set(results.trainings) == {*experiment.EXPERIMENT.assets, *experiment.EXPERIMENT.variants}
+    assert set(to_flat(results.rows)) == set(experiment.EXPERIMENT.evaluations) - {"deterministic"}
+    assert set(results.evaluations) == set(to_flat(results.rows))
+    assert results.trainings["generator"]["batch"] == 64 and results.trainings["generator"]["command"]
+    assert results.arrays["live"].shape == (4, 2, 3, 64, 64) and "records" not in results.arrays
+    assert {row.variant for row in results.rows if row.sampler.startswith("wplus_eta")} == {"wplus"}

@@ -5,6 +5,7 @@
     stylegan2_weights   published weights, converted to this generator
     portraits           the data: cartoon portraits whose attribute probabilities are known exactly
     patches             the problem: signal, forward model, denoiser
+    measures            measures of generated portraits, of the generator's posterior, of the sampler's steps
 
 `fwdiff_lite.experiments.gan_inversion` trains and evaluates all of them.
 """

@@ -14,6 +14,7 @@ square reaches CANVAS_HALF_WIDTH to each side of its centre.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -120,6 +121,13 @@ def sample_portraits(n: int, generator: torch.Generator) -> Portraits:
         attributes[:, i] = torch.multinomial(p, 1, generator=generator)[:, 0] if n else 0
     low, high = torch.tensor(list(NUISANCE_RANGES.values())).T
     return Portraits(attributes, low + (high - low) * torch.rand(n, len(NUISANCE_RANGES), generator=generator))
+
+
+def attribute_frequencies(attributes: Int[Tensor, "b a"]) -> list[Float[Tensor, "k"]]:
+    """For each attribute, the frequency of each of its categories."""
+    num_categories = [len(categories) for categories in ATTRIBUTES.values()]
+    columns = zip(attributes.T, num_categories, strict=True)
+    return [torch.bincount(column, minlength=k) / len(attributes) for column, k in columns]
 
 
 # --- true probabilities -----------------------------------------------------------------------------------------------
@@ -229,89 +237,121 @@ class Canvas:
         return torch.hypot((self.y - height) / slope, (self.x.abs() - width).clamp(min=0)) - thickness / 2
 
 
+class Painter:
+    """Paints B portraits from back to front. A method paints one part of them, so their order counts."""
+
+    def __init__(self, portraits: Portraits, side: int):
+        self.nuisance = dict(zip(NUISANCE_RANGES, portraits.nuisance[:, :, None, None].unbind(1), strict=True))
+        self.hue = {name: self.nuisance[f"{name}_hue"][:, 0, 0] for name in ("background", "shirt", "hat")}
+        binary = [name for name, categories in ATTRIBUTES.items() if len(categories) == 2]
+        self.has = {name: portraits.attribute(name) == 1 for name in binary}
+        self.style = {name: portraits.attribute("style") == i for i, name in enumerate(ATTRIBUTES["style"])}
+        self.skin, self.hair, self.iris = (
+            palette.to(portraits.nuisance)[portraits.attribute(name)]
+            for palette, name in ((SKIN_COLOURS, "skin"), (HAIR_COLOURS, "hair"), (EYE_COLOURS, "eyes"))
+        )
+        self.width, self.height = self.nuisance["head_width"], self.nuisance["head_height"]  # (B, 1, 1) each
+        self.canvas = Canvas(hsv_to_rgb(self.hue["background"], 0.25, 0.92), side)
+
+    def paint_behind_head(self) -> None:
+        """Long or curly hair, the shirt and the neck."""
+        canvas, width, height = self.canvas, self.width, self.height
+        canvas.paint(canvas.ellipse(0.0, HEAD_Y + 0.12, width + 0.17, height + 0.20), self.hair, self.style["long"])
+        for angle in torch.linspace(-0.5, math.pi + 0.5, 9).tolist():
+            curl = canvas.ellipse(
+                math.cos(angle) * (width + 0.02), HEAD_Y - 0.08 - math.sin(angle) * (height - 0.06), *2 * (0.17,)
+            )
+            canvas.paint(curl, self.hair, self.style["curly"])
+        canvas.paint(canvas.ellipse(0.0, 1.15, 0.80, 0.45), hsv_to_rgb(self.hue["shirt"], 0.55, 0.75))
+        canvas.paint(canvas.stroke(0.0, 0.45, 0.0, 0.78, 0.34), 0.86 * self.skin)
+
+    def paint_head(self) -> None:
+        """The head with ears, earrings, beard, mouth and nose, lit from one side."""
+        canvas, width, nuisance, has, x = self.canvas, self.width, self.nuisance, self.has, self.canvas.x
+        head = canvas.ellipse(0.0, HEAD_Y, width, self.height)
+        shade = 0.93 + 0.13 * (nuisance["light"] * x / width).clamp(-1, 1)
+        for side_sign in (-1, 1):
+            canvas.paint(canvas.ellipse(side_sign * width, HEAD_Y, 0.07, 0.11), self.skin, shade=shade)
+            earring = canvas.ellipse(side_sign * (width + 0.02), HEAD_Y + 0.17, 0.058, 0.058)
+            canvas.paint(earring, GOLD, has["earrings"])
+        canvas.paint(head, self.skin, shade=shade)
+
+        mouth_y, mouth_width = HEAD_Y + nuisance["mouth_offset"], nuisance["mouth_width"]
+        jaw = HEAD_Y + 0.12 + 0.35 * (x.abs() / width).square()  # the upper edge of a beard
+        canvas.paint(torch.maximum(head, jaw - canvas.y), self.hair, has["beard"], shade=shade)
+        canvas.paint(canvas.ellipse(0.0, mouth_y, mouth_width + 0.05, 0.085), self.skin, has["beard"], shade=shade)
+        canvas.paint(canvas.arc(mouth_y - 0.04, mouth_width, 0.09, 0.055), LIP_RED, has["mouth"])
+        canvas.paint(canvas.arc(mouth_y, mouth_width, 0.0, 0.05), LIP_RED, ~has["mouth"])
+        nose = canvas.stroke(0.0, HEAD_Y - 0.02, 0.0, HEAD_Y - 0.02 + nuisance["nose_length"], 0.07)
+        canvas.paint(nose, 0.80 * self.skin)
+
+    def paint_eyes(self) -> None:
+        """Eyes and brows."""
+        canvas, eye_y, eye_width = self.canvas, HEAD_Y + EYE_OFFSET, self.nuisance["eye_width"]
+        thickness = torch.where(self.has["brows"], 0.085, 0.035)[:, None, None]
+        for side_sign in (-1, 1):
+            eye_x = side_sign * self.nuisance["eye_distance"]
+            canvas.paint(canvas.ellipse(eye_x, eye_y, eye_width, 0.72 * eye_width), WHITE)
+            canvas.paint(canvas.ellipse(eye_x, eye_y, 0.68 * eye_width, 0.68 * eye_width), self.iris)
+            canvas.paint(canvas.ellipse(eye_x, eye_y, 0.30 * eye_width, 0.30 * eye_width), BLACK)
+            inner, outer = eye_x - side_sign * 0.10, eye_x + side_sign * 0.10
+            brow = canvas.stroke(inner, HEAD_Y + BROW_OFFSET, outer, HEAD_Y + BROW_OFFSET - 0.01, thickness)
+            canvas.paint(brow, 0.85 * self.hair)
+
+    def paint_hair(self) -> None:
+        """Hair above the forehead, and a hat over it."""
+        canvas, width, height, has, y = self.canvas, self.width, self.height, self.has, self.canvas.y
+        hairline = HEAD_Y - 0.66 * height + 0.25 * (canvas.x / width).square()
+        crown = torch.maximum(canvas.ellipse(0.0, HEAD_Y - 0.02, width + 0.05, height + 0.06), y - hairline)
+        canvas.paint(crown, self.hair, self.style["short"] | self.style["long"])
+        for position in torch.linspace(-0.75, 0.75, 6).tolist():
+            curl = canvas.ellipse(position * width, HEAD_Y - height * (0.93 - 0.35 * position**2), *2 * (0.15,))
+            canvas.paint(curl, self.hair, self.style["curly"])
+        hat_colour = hsv_to_rgb(self.hue["hat"], 0.60, 0.55)
+        brim_y = HEAD_Y - 0.66 * height
+        dome = torch.maximum(canvas.ellipse(0.0, brim_y, width + 0.08, 0.34), y - brim_y)
+        canvas.paint(dome, hat_colour, has["hat"])
+        canvas.paint(canvas.stroke(-width - 0.16, brim_y, width + 0.16, brim_y, 0.09), 0.8 * hat_colour, has["hat"])
+
+    def paint_glasses(self) -> None:
+        """Glasses in front of everything."""
+        canvas, eye_y, eye_distance, where = (
+            self.canvas, HEAD_Y + EYE_OFFSET, self.nuisance["eye_distance"], self.has["glasses"]
+        )  # fmt: skip
+        radius = 0.145
+        for side_sign in (-1, 1):
+            lens = canvas.ellipse(side_sign * eye_distance, eye_y, radius, radius)
+            canvas.paint(lens, WHITE, where, opacity=0.25)
+            canvas.paint(lens.abs() - 0.018, BLACK, where)
+            outer = side_sign * (eye_distance + radius)
+            canvas.paint(canvas.stroke(outer, eye_y, side_sign * self.width, eye_y - 0.03, 0.035), BLACK, where)
+        inner = eye_distance - radius
+        canvas.paint(canvas.stroke(-inner, eye_y, inner, eye_y, 0.035), BLACK, where)
+
+
 def render(portraits: Portraits, side: int = 64) -> Float[Tensor, "b 3 {side} {side}"]:
     """Images in [-1, 1], on the device of the portraits. ValueError for images of fewer than 16 pixels a side."""
     if side < 16:
         raise ValueError(f"a portrait needs at least 16 pixels a side, got {side}")
-    nuisance = dict(zip(NUISANCE_RANGES, portraits.nuisance[:, :, None, None].unbind(1), strict=True))  # (B, 1, 1) each
-    hue = {
-        name: portraits.nuisance[:, list(NUISANCE_RANGES).index(f"{name}_hue")]
-        for name in ("background", "shirt", "hat")
-    }
-    has = {name: portraits.attribute(name) == 1 for name in ("brows", "mouth", "glasses", "beard", "hat", "earrings")}
-    style = portraits.attribute("style")
-    bald, short, long, curly = ((style == i) for i in range(4))
-    skin, hair, iris = (
-        palette.to(portraits.nuisance)[portraits.attribute(name)]
-        for palette, name in ((SKIN_COLOURS, "skin"), (HAIR_COLOURS, "hair"), (EYE_COLOURS, "eyes"))
-    )
-    canvas = Canvas(hsv_to_rgb(hue["background"], 0.25, 0.92), side)
-    x, y = canvas.x, canvas.y
-    width, height, mouth_width = nuisance["head_width"], nuisance["head_height"], nuisance["mouth_width"]
+    painter = Painter(portraits, side)
+    painter.paint_behind_head()
+    painter.paint_head()
+    painter.paint_eyes()
+    painter.paint_hair()
+    painter.paint_glasses()
+    return 2 * painter.canvas.images.clamp(0, 1) - 1
 
-    # behind the head
-    canvas.paint(canvas.ellipse(0.0, HEAD_Y + 0.12, width + 0.17, height + 0.20), hair, long)
-    for angle in torch.linspace(-0.5, math.pi + 0.5, 9).tolist():
-        curl = canvas.ellipse(
-            math.cos(angle) * (width + 0.02), HEAD_Y - 0.08 - math.sin(angle) * (height - 0.06), *2 * (0.17,)
-        )
-        canvas.paint(curl, hair, curly)
-    canvas.paint(canvas.ellipse(0.0, 1.15, 0.80, 0.45), hsv_to_rgb(hue["shirt"], 0.55, 0.75))
-    canvas.paint(canvas.stroke(0.0, 0.45, 0.0, 0.78, 0.34), 0.86 * skin)
 
-    # the head, lit from one side
-    head = canvas.ellipse(0.0, HEAD_Y, width, height)
-    shade = 0.93 + 0.13 * (nuisance["light"] * x / width).clamp(-1, 1)
-    for side_sign in (-1, 1):
-        canvas.paint(canvas.ellipse(side_sign * width, HEAD_Y, 0.07, 0.11), skin, shade=shade)
-        earring = canvas.ellipse(side_sign * (width + 0.02), HEAD_Y + 0.17, 0.058, 0.058)
-        canvas.paint(earring, GOLD, has["earrings"])
-    canvas.paint(head, skin, shade=shade)
+def make_image_sampler(
+    count: int, device: torch.device, side: int = 64, seed: int = 7
+) -> Callable[[int, torch.Generator], Float[Tensor, "n 3 side side"]]:
+    """Renders a training set of `count` portraits, kept on the device in half precision.
 
-    mouth_y = HEAD_Y + nuisance["mouth_offset"]
-    jaw = HEAD_Y + 0.12 + 0.35 * (x.abs() / width).square()  # the upper edge of a beard
-    canvas.paint(torch.maximum(head, jaw - y), hair, has["beard"], shade=shade)
-    canvas.paint(canvas.ellipse(0.0, mouth_y, mouth_width + 0.05, 0.085), skin, has["beard"], shade=shade)
-    canvas.paint(canvas.arc(mouth_y - 0.04, mouth_width, 0.09, 0.055), LIP_RED, has["mouth"])
-    canvas.paint(canvas.arc(mouth_y, mouth_width, 0.0, 0.05), LIP_RED, ~has["mouth"])
-    canvas.paint(canvas.stroke(0.0, HEAD_Y - 0.02, 0.0, HEAD_Y - 0.02 + nuisance["nose_length"], 0.07), 0.80 * skin)
-
-    # eyes and brows
-    eye_y, eye_width, eye_distance = HEAD_Y + EYE_OFFSET, nuisance["eye_width"], nuisance["eye_distance"]
-    thickness = torch.where(has["brows"], 0.085, 0.035)[:, None, None]
-    for side_sign in (-1, 1):
-        eye_x = side_sign * eye_distance
-        canvas.paint(canvas.ellipse(eye_x, eye_y, eye_width, 0.72 * eye_width), WHITE)
-        canvas.paint(canvas.ellipse(eye_x, eye_y, 0.68 * eye_width, 0.68 * eye_width), iris)
-        canvas.paint(canvas.ellipse(eye_x, eye_y, 0.30 * eye_width, 0.30 * eye_width), BLACK)
-        inner, outer = eye_x - side_sign * 0.10, eye_x + side_sign * 0.10
-        brow = canvas.stroke(inner, HEAD_Y + BROW_OFFSET, outer, HEAD_Y + BROW_OFFSET - 0.01, thickness)
-        canvas.paint(brow, 0.85 * hair)
-
-    # hair above the forehead, and a hat over it
-    hairline = HEAD_Y - 0.66 * height + 0.25 * (x / width).square()
-    crown = torch.maximum(canvas.ellipse(0.0, HEAD_Y - 0.02, width + 0.05, height + 0.06), y - hairline)
-    canvas.paint(crown, hair, short | long)
-    for position in torch.linspace(-0.75, 0.75, 6).tolist():
-        curl = canvas.ellipse(position * width, HEAD_Y - height * (0.93 - 0.35 * position**2), *2 * (0.15,))
-        canvas.paint(curl, hair, curly)
-    hat_colour = hsv_to_rgb(hue["hat"], 0.60, 0.55)
-    brim_y = HEAD_Y - 0.66 * height
-    dome = torch.maximum(canvas.ellipse(0.0, brim_y, width + 0.08, 0.34), y - brim_y)
-    canvas.paint(dome, hat_colour, has["hat"])
-    canvas.paint(canvas.stroke(-width - 0.16, brim_y, width + 0.16, brim_y, 0.09), 0.8 * hat_colour, has["hat"])
-
-    # glasses in front of everything
-    radius = 0.145
-    for side_sign in (-1, 1):
-        lens = canvas.ellipse(side_sign * eye_distance, eye_y, radius, radius)
-        canvas.paint(lens, WHITE, has["glasses"], opacity=0.25)
-        canvas.paint(lens.abs() - 0.018, BLACK, has["glasses"])
-        outer = side_sign * (eye_distance + radius)
-        canvas.paint(canvas.stroke(outer, eye_y, side_sign * width, eye_y - 0.03, 0.035), BLACK, has["glasses"])
-    inner = eye_distance - radius
-    canvas.paint(canvas.stroke(-inner, eye_y, inner, eye_y, 0.035), BLACK, has["glasses"])
-    return 2 * canvas.images.clamp(0, 1) - 1
+    Returns a function of n and a generator on the CPU: n random images of the set.
+    """
+    portraits = sample_portraits(count, torch.Generator().manual_seed(seed)).to(device)
+    images = torch.cat([render(portraits[rows], side).half() for rows in torch.arange(count).split(1024)])
+    return lambda n, generator: images[to_device(torch.randint(count, (n,), generator=generator), device)].float()
 
 
 # --- classifying them -------------------------------------------------------------------------------------------------

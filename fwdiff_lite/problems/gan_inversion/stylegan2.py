@@ -325,6 +325,15 @@ class Generator(nn.Module):
 # --- the discriminator --------------------------------------------------------------------------------------
 
 
+def generate_images(
+    G: Generator, n: int, generator: torch.Generator, psi: float = 1.0, chunk_size: int = 250
+) -> Float[Tensor, "n c h w"]:
+    """n images with the constant noise, `chunk_size` at a time. Latent codes are drawn on the CPU; psi: truncation."""
+    z = torch.randn(n, G.mapping.z_dim, generator=generator).to(G.mapping.w_avg.device)
+    with torch.no_grad():
+        return torch.cat([G(chunk, psi) for chunk in z.split(chunk_size)])
+
+
 def minibatch_stddev(x: Float[Tensor, "b c h w"], group_size: int = 4) -> Float[Tensor, "b c+1 h w"]:
     """Appends a channel: the standard deviation within a group of examples, averaged over pixels and channels.
 

@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import copy
 import math
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fwdiff_lite.devices import CUDAGraphCallable
 from fwdiff_lite.problems.gan_inversion.stylegan2 import Discriminator, Generator, mix_styles
+from fwdiff_lite.storage.files import atomic_write
+from fwdiff_lite.training import TrainingLog
+
+LOG_INTERVAL = 100  # steps between two reads of the losses: each of them makes a GPU wait
+CHECKPOINT_INTERVAL = 2000  # steps between two states that a training can resume from
+STATE_NETWORKS = ("G", "D", "G_ema", "optimizer_G", "optimizer_D")  # attributes of a trainer that have a state_dict
+STATE_NUMBERS = ("augment_p", "mean_path_length", "steps", "images")
 
 
 def generator_loss(fake_logits: Float[Tensor, "b"]) -> Float[Tensor, ""]:
@@ -108,8 +120,9 @@ def lazy_adam(network: nn.Module, learning_rate: float, interval: int | None) ->
     return torch.optim.Adam(network.parameters(), learning_rate * c, betas=(0.0, 0.99**c), capturable=capturable)
 
 
-class StyleGAN2Trainer:
-    """Trains a generator G and a discriminator D, step by step; `G_ema` is the generator to keep.
+@dataclass(frozen=True)
+class TrainerOptions:
+    """Options of a StyleGAN2Trainer.
 
     r1_gamma: the weight gamma of the R1 penalty. One step in r1_interval minimises it, with r1_interval times the
         weight (lazy regularisation). ADA's rule of thumb is 2e-4 resolution^2 / batch size
@@ -119,6 +132,22 @@ class StyleGAN2Trainer:
     adaptive_augmentation: augment all images of D, with a probability `augment_p` that follows `ada_update`
     noise_std: standard deviation of the noise on all images of D (instance noise: Sønderby et al. 2017; also one of
         ADA's augmentations). It hides small faults of images, so that D learns how often attributes occur
+    """
+
+    learning_rate: float = 2e-3
+    r1_gamma: float = 1.0
+    r1_interval: int = 16
+    path_length_weight: float = 0.0
+    path_length_interval: int = 4
+    mixing_probability: float = 0.9
+    ema_half_life: float = 10_000
+    adaptive_augmentation: bool = False
+    noise_std: float = 0.0
+
+
+class StyleGAN2Trainer:
+    """Trains a generator G and a discriminator D, step by step; `G_ema` is the generator to keep.
+
     auxiliary_loss: a further loss of G, on the same augmented images as D gets
     """
 
@@ -126,35 +155,35 @@ class StyleGAN2Trainer:
         self,
         G: Generator,
         D: Discriminator,
-        *,
-        learning_rate: float = 2e-3,
-        r1_gamma: float = 1.0,
-        r1_interval: int = 16,
-        path_length_weight: float = 0.0,
-        path_length_interval: int = 4,
-        mixing_probability: float = 0.9,
-        ema_half_life: float = 10_000,
-        adaptive_augmentation: bool = False,
-        noise_std: float = 0.0,
+        options: TrainerOptions,
         auxiliary_loss: Callable[[Float[Tensor, "b c h w"]], Float[Tensor, ""]] | None = None,
     ):
         self.G, self.D, self.G_ema = G, D, copy.deepcopy(G).eval().requires_grad_(False)
-        self.r1_gamma, self.r1_interval = r1_gamma, r1_interval
-        self.path_length_weight, self.path_length_interval = path_length_weight, path_length_interval
-        self.mixing_probability, self.ema_half_life = mixing_probability, ema_half_life
-        self.adaptive_augmentation, self.noise_std = adaptive_augmentation, noise_std
-        self.auxiliary_loss = auxiliary_loss
-        self.optimizer_G = lazy_adam(G, learning_rate, path_length_interval if path_length_weight else None)
-        self.optimizer_D = lazy_adam(D, learning_rate, r1_interval if r1_gamma else None)
+        self.options, self.auxiliary_loss = options, auxiliary_loss
+        path_length_interval = options.path_length_interval if options.path_length_weight else None
+        self.optimizer_G = lazy_adam(G, options.learning_rate, path_length_interval)
+        self.optimizer_D = lazy_adam(D, options.learning_rate, options.r1_interval if options.r1_gamma else None)
         self.augment_p, self.mean_path_length = (G.mapping.w_avg.new_zeros(()) for _ in range(2))
         self.steps = self.images = 0  # so far
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a training changes; the auxiliary loss aside."""
+        networks = {name: getattr(self, name).state_dict() for name in STATE_NETWORKS}
+        return networks | {name: getattr(self, name) for name in STATE_NUMBERS}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores a state from `state_dict`."""
+        for name in STATE_NETWORKS:
+            getattr(self, name).load_state_dict(state[name])
+        for name in STATE_NUMBERS:
+            setattr(self, name, state[name])
 
     def sample_styles(self, n: int, generator: torch.Generator) -> Float[Tensor, "n l d"]:
         """Styles in W+ of n images. With the mixing probability, an image mixes two styles."""
         device, num_layers = generator.device, self.G.synthesis.num_layers
         z = torch.randn(2, n, self.G.mapping.z_dim, generator=generator, device=device)
         cutoff = torch.randint(1, num_layers, (n,), generator=generator, device=device)
-        unmixed = torch.rand(n, generator=generator, device=device) >= self.mixing_probability
+        unmixed = torch.rand(n, generator=generator, device=device) >= self.options.mixing_probability
         w, other = self.G.mapping(z.flatten(0, 1)).chunk(2)
         self.G.mapping.update_w_avg(w)
         return mix_styles(w, other, cutoff.masked_fill(unmixed, num_layers), num_layers)
@@ -166,10 +195,11 @@ class StyleGAN2Trainer:
 
     def augment_for_D(self, images: Float[Tensor, "b c h w"], generator: torch.Generator) -> Float[Tensor, "b c h w"]:
         """The input of D for these images: augmentation and noise, where they are switched on."""
-        if self.adaptive_augmentation:
+        if self.options.adaptive_augmentation:
             images = augment(images, self.augment_p, generator)
-        if self.noise_std:
-            images = images + self.noise_std * torch.randn(images.shape, generator=generator, device=images.device)
+        if self.options.noise_std:
+            noise = torch.randn(images.shape, generator=generator, device=images.device)
+            images = images + self.options.noise_std * noise
         return images
 
     def step(self, real: Float[Tensor, "b c h w"], generator: torch.Generator) -> dict[str, Float[Tensor, ""]]:
@@ -178,12 +208,12 @@ class StyleGAN2Trainer:
         Images, networks and generator are on one device.
         """
         n, losses = len(real), self.adversarial_step(real, generator)
-        if self.path_length_weight and self.steps % self.path_length_interval == 0:
+        if self.options.path_length_weight and self.steps % self.options.path_length_interval == 0:
             losses |= self.path_length_step(real, generator)
-        if self.r1_gamma and self.steps % self.r1_interval == 0:
+        if self.options.r1_gamma and self.steps % self.options.r1_interval == 0:
             losses |= self.r1_step(real, generator)
         self.steps, self.images = self.steps + 1, self.images + n
-        update_ema(self.G_ema, self.G, 0.5 ** (n / min(self.ema_half_life, 0.05 * self.images)))
+        update_ema(self.G_ema, self.G, 0.5 ** (n / min(self.options.ema_half_life, 0.05 * self.images)))
         return losses
 
     def adversarial_step(
@@ -206,7 +236,7 @@ class StyleGAN2Trainer:
         real_logits = self.D(self.augment_for_D(real, generator))
         loss = discriminator_loss(real_logits, self.D(self.augment_for_D(fake, generator)))
         losses["discriminator"] = _optimizer_step(self.optimizer_D, loss)
-        if self.adaptive_augmentation:
+        if self.options.adaptive_augmentation:
             self.augment_p.copy_(ada_update(self.augment_p, real_logits.detach()))
         return losses
 
@@ -219,7 +249,8 @@ class StyleGAN2Trainer:
         lengths = path_lengths(images, ws, noise)
         self.mean_path_length.lerp_(lengths.detach().mean(), 0.01)
         loss = (lengths - self.mean_path_length).square().mean()
-        return {"path": _optimizer_step(self.optimizer_G, loss, self.path_length_weight * self.path_length_interval)}
+        weight = self.options.path_length_weight * self.options.path_length_interval
+        return {"path": _optimizer_step(self.optimizer_G, loss, weight)}
 
     def r1_step(self, real: Float[Tensor, "b c h w"], generator: torch.Generator) -> dict[str, Float[Tensor, ""]]:
         """A step of D on the R1 penalty, at D's input after augmentation: `augment` has no second derivative.
@@ -227,7 +258,7 @@ class StyleGAN2Trainer:
         A compiled D has none either, so its plain `forward` is used.
         """
         loss = r1_penalty(self.D.forward, self.augment_for_D(real, generator))
-        return {"r1": _optimizer_step(self.optimizer_D, loss, (self.r1_gamma / 2) * self.r1_interval)}
+        return {"r1": _optimizer_step(self.optimizer_D, loss, (self.options.r1_gamma / 2) * self.options.r1_interval)}
 
 
 def _optimizer_step(
@@ -238,3 +269,69 @@ def _optimizer_step(
     (weight * loss).backward()
     optimizer.step()
     return loss.detach()
+
+
+def train_generator(
+    trainer: StyleGAN2Trainer,
+    sample_images: Callable[[int, torch.Generator], Float[Tensor, "n c h w"]],
+    batch_size: int,
+    *,
+    steps: int | None = None,
+    seconds: float | None = None,
+    seed: int = 0,
+    checkpoint: Path,
+) -> TrainingLog:
+    """Trains generator and discriminator within a budget, and saves a state that the next call resumes from.
+
+    sample_images: returns n real images, given n and a generator on the CPU
+    steps, seconds: the budget, whichever ends first, earlier calls included. ValueError without a budget
+
+    The curve of the log holds the mean losses of every LOG_INTERVAL steps.
+    """
+    if steps is None and seconds is None:
+        raise ValueError("a training needs a budget: give steps, seconds or both")
+    device = next(trainer.G.parameters()).device
+    generators = torch.Generator().manual_seed(seed), torch.Generator(device).manual_seed(seed)
+    cpu_generator, device_generator = generators
+    log = _resume(checkpoint, trainer, generators) if checkpoint.exists() else TrainingLog()
+    trainer.adversarial_step = CUDAGraphCallable(trainer.adversarial_step, device_generator)
+    trainer.r1_step = CUDAGraphCallable(trainer.r1_step, device_generator)
+    start_time, recent_losses = time.monotonic() - log.seconds, []
+    while (steps is None or log.steps < steps) and (seconds is None or log.seconds < seconds):
+        recent_losses.append(trainer.step(sample_images(batch_size, cpu_generator), device_generator))
+        log.steps += 1
+        if log.steps % LOG_INTERVAL == 0 or log.steps == steps:
+            for name in dict.fromkeys(name for losses in recent_losses for name in losses):
+                mean = torch.stack([losses[name] for losses in recent_losses if name in losses]).mean()
+                log.curve.setdefault(name, []).append(float(mean))
+            recent_losses = []
+        log.seconds = time.monotonic() - start_time
+        if log.steps % CHECKPOINT_INTERVAL == 0:
+            _save_state(checkpoint, trainer, generators, log)
+    _save_state(checkpoint, trainer, generators, log)
+    return log
+
+
+Generators = tuple[torch.Generator, torch.Generator]  # on the CPU, and on the device of the networks
+
+
+def _save_state(path: Path, trainer: StyleGAN2Trainer, generators: Generators, log: TrainingLog) -> None:
+    state = {
+        "trainer": trainer.state_dict(),
+        "random": [generator.get_state() for generator in generators],
+        "log": vars(log),
+    }
+    if trainer.auxiliary_loss:
+        state["running_moments"] = trainer.auxiliary_loss.running_moments
+    with atomic_write(path) as temporary:
+        torch.save(state, temporary)
+
+
+def _resume(path: Path, trainer: StyleGAN2Trainer, generators: Generators) -> TrainingLog:
+    state = torch.load(path, weights_only=True, map_location=next(trainer.G.parameters()).device)
+    trainer.load_state_dict(state["trainer"])
+    for generator, random_state in zip(generators, state["random"], strict=True):
+        generator.set_state(random_state.cpu())
+    if trainer.auxiliary_loss:
+        trainer.auxiliary_loss.running_moments.copy_(state["running_moments"])
+    return TrainingLog(**state["log"])

@@ -7,7 +7,7 @@ import pytest
 import torch
 from small_variants import small_experiment, small_variant
 
-from fwdiff_lite.experiments import harness
+from fwdiff_lite.experiments import export, harness
 from fwdiff_lite.experiments.inverse_graphics import evaluation
 from fwdiff_lite.experiments.measurements import to_flat
 from fwdiff_lite.observations import Observations
@@ -120,8 +120,8 @@ def test_evaluations_are_exported_in_the_form_that_the_notebook_reads(tmp_path, 
         harness.train(experiment, name, tmp_path, steps=1)
     harness.evaluate(experiment, (), tmp_path, {"scenes": 2, "samples": 2, "steps": 1})
     monkeypatch.setenv("FWDIFF_ROOT", str(tmp_path))
-    harness.export_weights(experiment, "unet", tmp_path)
-    harness.export_results(experiment, "unet", tmp_path)
+    export.export_weights(experiment, "unet", tmp_path)
+    export.export_results(experiment, "unet", tmp_path)
     entry = read_manifest()["06_inverse_graphics_unet.safetensors"]
     assert set(entry["metrics"]) == set(experiment.headline) and entry["steps"] == 1
     results = harness.load_results(experiment)

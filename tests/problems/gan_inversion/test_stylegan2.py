@@ -29,6 +29,7 @@ from fwdiff_lite.problems.gan_inversion.stylegan2 import (
     blur,
     channels_per_resolution,
     downsample,
+    generate_images,
     minibatch_stddev,
     mix_styles,
     modulated_conv2d,
@@ -328,3 +329,12 @@ def test_wrong_input_gives_a_one_line_error(call, message):
     with pytest.raises(ValueError, match=message) as error:
         call()
     assert "\n" not in str(error.value)
+
+
+def test_generated_images_do_not_depend_on_the_chunk_size():
+    G = small_generator(16)
+    images = generate_images(G, 5, torch.Generator().manual_seed(0))
+    chunked = generate_images(G, 5, torch.Generator().manual_seed(0), chunk_size=2)
+    assert images.shape == (5, 3, 16, 16) and torch.allclose(images, chunked, atol=1e-5)
+    truncated = generate_images(G, 3, torch.Generator().manual_seed(0), 0.0)
+    assert truncated.std(0).max() < 1e-5, "psi = 0 gives the mean"

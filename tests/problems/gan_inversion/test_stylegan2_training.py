@@ -6,13 +6,16 @@ from collections import Counter
 import pytest
 import torch
 from stylegan2_reference import make_generator, normal, small_generator
+from torch import nn
 from torch.autograd import gradcheck
 
-from fwdiff_lite.problems.gan_inversion import stylegan2_training
+from fwdiff_lite.problems.gan_inversion import portraits, stylegan2_training
+from fwdiff_lite.problems.gan_inversion.portraits import AttributeMomentLoss
 from fwdiff_lite.problems.gan_inversion.stylegan2 import Discriminator, EqualLinear, Generator
 from fwdiff_lite.problems.gan_inversion.stylegan2_training import (
     ADA_P_MAX,
     StyleGAN2Trainer,
+    TrainerOptions,
     ada_update,
     augment,
     discriminator_loss,
@@ -20,6 +23,7 @@ from fwdiff_lite.problems.gan_inversion.stylegan2_training import (
     lazy_adam,
     path_lengths,
     r1_penalty,
+    train_generator,
     update_ema,
 )
 
@@ -169,10 +173,10 @@ def test_lazy_regularisation_scales_the_parameters_of_adam():
     assert lazy_adam(EqualLinear(2, 2), 0.01, None).param_groups[0]["lr"] == 0.01
 
 
-def make_trainer(**options) -> StyleGAN2Trainer:
+def make_trainer(auxiliary_loss=None, resolution=8, **options) -> StyleGAN2Trainer:
     torch.manual_seed(0)
-    G = Generator(8, z_dim=8, w_dim=8, mapping_layers=2, channel_base=128, channel_max=16)
-    return StyleGAN2Trainer(G, Discriminator(8, 128, 16), **options)
+    G = Generator(resolution, z_dim=8, w_dim=8, mapping_layers=2, channel_base=128, channel_max=16)
+    return StyleGAN2Trainer(G, Discriminator(resolution, 128, 16), TrainerOptions(**options), auxiliary_loss)
 
 
 def test_some_images_mix_two_styles():
@@ -311,3 +315,42 @@ def test_the_auxiliary_loss_gets_the_discriminators_input():
     assert len(auxiliary_inputs) == 1, "once a step, for the step of G alone"
     equal = [torch.equal(auxiliary_inputs[0], images) for images in discriminator_inputs]
     assert equal[0] and not any(equal[1:])
+
+
+class BrightnessClassifier(nn.Module):
+    """Classifies one attribute: whether an image is bright."""
+
+    def forward(self, images):
+        x = 4 * images.mean((1, 2, 3))
+        return [torch.stack([-x, x], 1)]
+
+
+def test_a_training_resumes_where_it_stopped(tmp_path):
+    sample_images = portraits.make_image_sampler(40, torch.device("cpu"), 16)
+    weights = []
+    for name, budgets in (("uninterrupted", (18,)), ("resumed", (5, 18))):
+        for steps in budgets:  # each call starts with initial networks, as a new process would
+            classifiers = nn.ModuleList([BrightnessClassifier()])
+            auxiliary_loss = AttributeMomentLoss(classifiers, torch.ones(4, 3, 16, 16), 100.0)
+            trainer = make_trainer(auxiliary_loss, resolution=16, noise_std=0.1, mixing_probability=0.5)
+            options = {"steps": steps, "checkpoint": tmp_path / name / "generator.state"}
+            log = train_generator(trainer, sample_images, 4, **options)
+        assert log.steps == 18 and trainer.images == 72 and trainer.steps == 18
+        assert set(log.curve) == {"generator", "auxiliary", "discriminator", "r1"}
+        weights.append(torch.cat([w.flatten() for w in trainer.G_ema.parameters()]))
+    assert torch.equal(*weights)
+    initial = make_trainer(resolution=16).G_ema
+    assert not torch.equal(weights[0], torch.cat([w.flatten() for w in initial.parameters()]))
+
+
+def test_a_loss_that_is_not_computed_at_every_step_is_in_every_mean(tmp_path, monkeypatch):
+    """The R1 penalty is computed at steps 0, 16, 32, ...: the second mean, of steps 12 to 17, holds that of step 16."""
+    monkeypatch.setattr(stylegan2_training, "LOG_INTERVAL", 12)
+    sample_images = portraits.make_image_sampler(8, torch.device("cpu"), 16)
+    log = train_generator(make_trainer(resolution=16), sample_images, 2, steps=18, checkpoint=tmp_path / "g.state")
+    assert len(log.curve["generator"]) == len(log.curve["r1"]) == 2
+
+
+def test_a_training_needs_a_budget(tmp_path):
+    with pytest.raises(ValueError, match="needs a budget: give steps, seconds or both"):
+        train_generator(make_trainer(), lambda n, generator: None, 4, checkpoint=tmp_path / "generator.state")
