@@ -20,10 +20,10 @@ def test_a_row_has_the_same_numbers_whichever_other_rows_are_drawn():
             1,
         )
 
-    whole = draw(range(6))
-    assert torch.equal(torch.cat([draw(range(2)), draw(range(2, 6))]), whole)
-    assert torch.equal(draw(range(1, 6, 2)), whole[1::2])
-    numbers = torch.cat([whole, draw(range(6), key=6)])[:, [0, 1, 2, 5, 104]]
+    all_rows = draw(range(6))
+    assert torch.equal(torch.cat([draw(range(2)), draw(range(2, 6))]), all_rows)
+    assert torch.equal(draw(range(1, 6, 2)), all_rows[1::2])
+    numbers = torch.cat([all_rows, draw(range(6), key=6)])[:, [0, 1, 2, 5, 104]]
     assert numbers.unique().numel() == numbers.numel(), "other rows and other keys have other numbers"
 
 

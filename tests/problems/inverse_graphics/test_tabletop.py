@@ -255,22 +255,22 @@ def test_batches_hold_contexts_a_target_and_a_novel_view():
 
 def test_rows_of_a_batch_do_not_depend_on_the_other_rows():
     make_batch = tabletop.batches(5, max_contexts=2, num_pixels=10, side=8, context_dropout=0.3)
-    whole_generator, whole = generator(), None
+    full_generator, full_batch = generator(), None
     for _ in range(2):  # two batches in a row: the generator ends in one state, whichever rows are drawn
         part_generators = [generator(), generator()]
         for part in part_generators:
-            part.set_state(whole_generator.get_state())
-        previous, whole = whole, make_batch(whole_generator)
+            part.set_state(full_generator.get_state())
+        previous, full_batch = full_batch, make_batch(full_generator)
         parts = [make_batch(g, rows) for g, rows in zip(part_generators, (slice(2), slice(2, 5)), strict=True)]
-        assert all(torch.equal(part.get_state(), whole_generator.get_state()) for part in part_generators)
+        assert all(torch.equal(part.get_state(), full_generator.get_state()) for part in part_generators)
         for name in ("context", "target", "novel"):
             for key in ("value", "params", "mask"):
-                drawn = torch.cat([getattr(part[name], key) for part in parts])
-                torch.testing.assert_close(drawn, getattr(whole[name], key))
+                joined = torch.cat([getattr(part[name], key) for part in parts])
+                torch.testing.assert_close(joined, getattr(full_batch[name], key))
         for name in ("pixel_indices", "novel_pixel_indices"):
-            assert torch.equal(torch.cat([part[name] for part in parts]), whole[name])
-    assert not torch.equal(previous["target"].params, whole["target"].params)
-    assert not torch.equal(whole["target"].params[:2], whole["target"].params[2:4]), "no two rows are alike"
+            assert torch.equal(torch.cat([part[name] for part in parts]), full_batch[name])
+    assert not torch.equal(previous["target"].params, full_batch["target"].params)
+    assert not torch.equal(full_batch["target"].params[:2], full_batch["target"].params[2:4]), "no two rows are alike"
 
 
 def test_context_dropout_masks_the_whole_context_of_a_fraction_of_the_scenes():
