@@ -52,6 +52,14 @@ def test_precision_and_recall_tell_a_missing_mode_from_a_wrong_one():
         precision_recall(real, fake[:3])
 
 
+def test_precision_recall_by_hand_for_each_neighbour():
+    real, fake = (torch.tensor(x, dtype=torch.float64)[:, None] for x in ([0, 10, 30, 36], [-9, -15, 12]))
+    # the balls' radii with k = 1 and k = 2: real 10, 10, 6, 6 and 30, 20, 20, 26; fake 6, 6, 21 and 21, 27, 27
+    assert precision_recall(real, fake, k=1) == (2 / 3, 3 / 4)
+    assert precision_recall(real, fake, k=2) == (1, 1)
+    assert precision_recall(real, fake[:2] - 10, k=1) == (0, 0)
+
+
 # --- images -----------------------------------------------------------------------------------------------------------
 
 
