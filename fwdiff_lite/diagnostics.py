@@ -19,7 +19,7 @@ PRIOR_ERROR = 0.7  # rms error at the context over that at the context of anothe
 
 
 class SampleStatistics(NamedTuple):
-    """Root mean squares over all observations that exist.
+    """Root mean squared_values over all observations that exist.
 
     error: of the mean of K samples at the targets; spread: the samples' standard deviation there, times
         sqrt((K + 1) / K), so that both are equal for a calibrated sampler
@@ -119,9 +119,9 @@ def _next(n: int) -> Tensor:
     return torch.arange(n).roll(-1)
 
 
-def _root_mean(observations: Observations, squares: Float[Tensor, "b m *obs"]) -> float:
+def _root_mean(observations: Observations, squared_values: Float[Tensor, "b m *obs"]) -> float:
     """The root of the mean over all observations that exist; NaN if there are none."""
-    return float(squares[observations.mask].double().mean().sqrt())
+    return float(squared_values[observations.mask].double().mean().sqrt())
 
 
 def _std(observations: Observations) -> float:

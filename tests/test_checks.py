@@ -1,4 +1,4 @@
-"""Checks of arguments break no compiled graph, and read no value from a GPU."""
+"""Checks of arguments break no compiled_function graph, and read no value from a GPU."""
 
 import pytest
 import torch
@@ -33,8 +33,8 @@ CHECKED = {
 @pytest.mark.parametrize("name", CHECKED)
 def test_a_checked_function_compiles_to_one_graph(name):
     function, arguments = CHECKED[name]
-    compiled = torch.compile(function, fullgraph=True, backend="eager")
-    torch.testing.assert_close(compiled(*arguments), function(*arguments))
+    compiled_function = torch.compile(function, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled_function(*arguments), function(*arguments))
 
 
 def test_values_are_read_on_the_cpu_alone():
