@@ -32,6 +32,7 @@ from fwdiff_lite.observations import Observations
 from fwdiff_lite.problems.gan_inversion import measures, patches, portraits, stylegan2, stylegan2_training
 from fwdiff_lite.protocols import BatchFunction
 from fwdiff_lite.schedule import ShiftedCosineSchedule
+from fwdiff_lite.storage.files import atomic_write
 from fwdiff_lite.training import TrainingLog
 
 CHECKPOINT = "04_gan_inversion"
@@ -225,16 +226,26 @@ def build_classifier(seed: int, **sizes) -> portraits.AttributeClassifier:
 
 
 def train_classifiers(network: nn.Module, training: Training) -> TrainingLog:
-    """Trains all classifiers of the network, from successive seeds. ValueError on a training without steps."""
+    """Trains all classifiers of the network, from successive seeds. ValueError on a training without steps.
+
+    A training that is complete is not repeated: on a GPU other weights would come of it, for those that need them.
+    """
     if training.steps is None:
         raise ValueError("classifiers are trained for a number of steps, not of minutes: give --steps")
+    state = torch.load(training.checkpoint, weights_only=True) if training.checkpoint.exists() else {"steps": 0}
+    if state["steps"] == training.steps:
+        network.load_state_dict(state["weights"])
+        return TrainingLog(training.steps, state["seconds"], state["curve"])
     start_time, curve = time.monotonic(), {}
     classifiers = [x for x in network.to(training.device).modules() if isinstance(x, portraits.AttributeClassifier)]
     for seed, classifier in enumerate(classifiers, training.seed):
         generator = torch.Generator().manual_seed(seed)
         losses = portraits.train_classifier(classifier, training.steps, generator, training.batch_size)
         curve[f"loss_of_seed_{seed}"] = losses
-    return TrainingLog(training.steps, time.monotonic() - start_time, curve)
+    log = TrainingLog(training.steps, time.monotonic() - start_time, curve)
+    with atomic_write(training.checkpoint) as temporary:
+        torch.save(vars(log) | {"weights": network.cpu().state_dict()}, temporary)
+    return log
 
 
 def build_generator(seed: int, **sizes) -> stylegan2.Generator:

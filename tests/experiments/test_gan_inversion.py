@@ -180,6 +180,18 @@ def test_the_auxiliary_classifiers_have_different_seeds(trained):
     assert set(read_json(trained[1] / "classifier.json")["curve"]) == {"loss_of_seed_0"}
 
 
+def test_a_complete_training_of_classifiers_is_not_repeated(trained, monkeypatch):
+    """Otherwise a generator could not be resumed: it needs the weights that it was trained with."""
+    small, folder = trained
+    path = folder / "auxiliary_classifiers.safetensors"
+    content, record = path.read_bytes(), read_json(path.with_suffix(".json"))
+    monkeypatch.setattr(portraits, "train_classifier", lambda *arguments: pytest.fail("trained again"))
+    harness.train(small, "auxiliary_classifiers", folder, steps=2, batch_size=4)
+    assert path.read_bytes() == content and read_json(path.with_suffix(".json")) == record
+    with pytest.raises(pytest.fail.Exception, match="trained again"):
+        harness.train(small, "auxiliary_classifiers", folder, steps=3, batch_size=4)
+
+
 def test_the_generator_that_is_kept_is_the_average_of_weights(trained, monkeypatch, tmp_path):
     """An average that never moves holds the initial weights."""
     small, folder = trained

@@ -286,7 +286,7 @@ def train_generator(
     sample_images: returns n real images, given n and a generator on the CPU
     steps, seconds: the budget, whichever ends first, earlier calls included. ValueError without a budget
 
-    The curve of the log holds the mean losses of every LOG_INTERVAL steps.
+    The curve of the log holds the mean losses of every LOG_INTERVAL steps, and of the last ones of a call.
     """
     if steps is None and seconds is None:
         raise ValueError("a training needs a budget: give steps, seconds or both")
@@ -300,16 +300,22 @@ def train_generator(
     while (steps is None or log.steps < steps) and (seconds is None or log.seconds < seconds):
         recent_losses.append(trainer.step(sample_images(batch_size, cpu_generator), device_generator))
         log.steps += 1
-        if log.steps % LOG_INTERVAL == 0 or log.steps == steps:
-            for name in dict.fromkeys(name for losses in recent_losses for name in losses):
-                mean = torch.stack([losses[name] for losses in recent_losses if name in losses]).mean()
-                log.curve.setdefault(name, []).append(float(mean))
-            recent_losses = []
+        if log.steps % LOG_INTERVAL == 0:
+            _move_means(recent_losses, log)
         log.seconds = time.monotonic() - start_time
         if log.steps % CHECKPOINT_INTERVAL == 0:
             _save_state(checkpoint, trainer, generators, log)
+    _move_means(recent_losses, log)
     _save_state(checkpoint, trainer, generators, log)
     return log
+
+
+def _move_means(recent_losses: list[dict[str, Float[Tensor, ""]]], log: TrainingLog) -> None:
+    """Moves the mean of each loss to the curve of the log. Not every step has every loss."""
+    for name in dict.fromkeys(name for losses in recent_losses for name in losses):
+        mean = torch.stack([losses[name] for losses in recent_losses if name in losses]).mean()
+        log.curve.setdefault(name, []).append(float(mean))
+    recent_losses.clear()
 
 
 Generators = tuple[torch.Generator, torch.Generator]  # on the CPU, and on the device of the networks

@@ -332,7 +332,7 @@ def test_wrong_input_gives_a_one_line_error(call, message):
 
 
 def test_generated_images_do_not_depend_on_the_chunk_size():
-    G = small_generator(16)
+    G = small_generator(16).float()
     images = generate_images(G, 5, torch.Generator().manual_seed(0))
     chunked = generate_images(G, 5, torch.Generator().manual_seed(0), chunk_size=2)
     assert images.shape == (5, 3, 16, 16) and torch.allclose(images, chunked, atol=1e-5)
