@@ -379,6 +379,9 @@ TOY_SIZES = {  # options of build_model
     "motion": {"widths": (8, 8, 8, 16)},
     "inverse_graphics": {"width": 8, "samples_per_ray": 4},
     "ablations": {"width": 8, "samples_per_ray": 4},
+    "flatland": {},
+    "digits": {"width": 8, "depth": 1},
+    "projections": {"width": 8, "depth": 1},
 }
 EXPERIMENTS = {name: command_line.find_experiment(name) for name in TOY_SIZES}
 

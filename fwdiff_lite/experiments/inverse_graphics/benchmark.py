@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -33,6 +33,7 @@ from fwdiff_lite.experiments.inverse_graphics.variants import (
 )
 from fwdiff_lite.observations import Observations
 from fwdiff_lite.problems.inverse_graphics import tabletop
+from fwdiff_lite.storage.files import write_json
 from fwdiff_lite.training import compile_model
 
 SWEEPS = {  # setting -> its values; all other settings are those of DEFAULT
@@ -136,27 +137,36 @@ def count_operations(call: Callable[[], None]) -> dict[str, float]:
     return {"gigaflop": flop_counter.get_total_flops() / 1e9, "gigabytes_moved": byte_counter.bytes / 1e9}
 
 
-def sweep(batch_size: int, device: torch.device, sweeps: dict[str, tuple[int, ...]]) -> dict[str, dict]:
-    """The results of `measure` and `count_operations` for an uncompiled training step, for each value of each sweep."""
+def sweep(batch_size: int, device: torch.device, sweeps: dict[str, tuple[int, ...]]) -> Iterator[dict[str, dict]]:
+    """Yields the costs of an uncompiled training step so far, after each value of each sweep."""
     results = {}
     for name, values in sweeps.items():
         for value in values:
             step = training_step(batch_size, **(DEFAULT | {name: value}), device=device)
             results[f"{name}_{value}"] = measure(step, device) | count_operations(step) | {"batch": batch_size}
-    return results
+            yield results
 
 
 def measure_cost(session: Session) -> Results:
-    """The cost of sampling and of training, and of training steps with other settings, as one JSON text."""
+    """The cost of sampling and of training, and of training steps with other settings, as one JSON text.
+
+    Each part is written to cost.json in the session's folder as soon as it is measured.
+    """
     device = session.device
     on_gpu = device.type == "cuda"
     model = build_model(SETTINGS[FULL_MODEL]).to(device).eval()
     if on_gpu:
         compile_networks(model)
     costs = {"batch": BATCH_SIZE}
+
+    def record(name: str, cost: dict) -> None:
+        costs[name] = cost
+        write_json(session.folder / "cost.json", costs)
+
     for batch_size in (64, 1) if on_gpu else (1,):
-        costs[f"sampling_{batch_size}"] = measure(sampling_call(model, batch_size, 32, device), device, 3, 1)
-    costs["training"] = measure(training_step(BATCH_SIZE, **DEFAULT, device=device, compile=on_gpu), device, 20)
-    costs["training_counted"] = count_operations(training_step(BATCH_SIZE, **DEFAULT, device=device))
-    costs["sweep"] = sweep(min(SWEEP_BATCH_SIZE, BATCH_SIZE), device, SWEEPS)
+        record(f"sampling_{batch_size}", measure(sampling_call(model, batch_size, 32, device), device, 3, 1))
+    record("training", measure(training_step(BATCH_SIZE, **DEFAULT, device=device, compile=on_gpu), device, 20))
+    record("training_counted", count_operations(training_step(BATCH_SIZE, **DEFAULT, device=device)))
+    for sweep_costs in sweep(min(SWEEP_BATCH_SIZE, BATCH_SIZE), device, SWEEPS):
+        record("sweep", sweep_costs)
     return Results({}, {"benchmark": np.array(json.dumps(costs))})

@@ -2,14 +2,23 @@
 
 import json
 
+import pytest
 import torch
 
 from fwdiff_lite.experiments import harness
 from fwdiff_lite.experiments.inverse_graphics import benchmark, evaluation
 from fwdiff_lite.experiments.inverse_graphics.variants import Settings, build_model
+from fwdiff_lite.storage.files import read_json
 
 SMALL = {"rays": 16, "samples": 4, "views": 1, "side": 16}
 CPU = torch.device("cpu")
+training_step = benchmark.training_step
+
+
+def failing_training_step(batch_size, **options):
+    if options["samples"] < 0:
+        raise RuntimeError("out of memory")
+    return training_step(batch_size, **options)
 
 
 def test_a_matrix_product_is_counted_correctly():
@@ -35,12 +44,19 @@ def test_calls_are_measured_and_sampling_runs():
 
 
 def test_all_costs_are_measured(monkeypatch, tmp_path):
-    for name, value in (("BATCH_SIZE", 1), ("DEFAULT", SMALL), ("SWEEPS", {"rays": (16,)})):
+    for name, value in (("BATCH_SIZE", 1), ("DEFAULT", SMALL), ("SWEEPS", {"rays": (16,), "samples": (-1,)})):
         monkeypatch.setattr(benchmark, name, value)
     monkeypatch.setattr(benchmark, "build_model", lambda *args, **options: build_model(
         Settings(side=16), samples_per_ray=4, width=16, widths=(8, 16)
     ))  # fmt: skip
-    results = benchmark.measure_cost(harness.Session(evaluation.EXPERIMENT, tmp_path, {}))
-    costs = json.loads(str(results.arrays["benchmark"]))
+    session = harness.Session(evaluation.EXPERIMENT, tmp_path, {})
+    monkeypatch.setattr(benchmark, "training_step", failing_training_step)
+    with pytest.raises(RuntimeError):
+        benchmark.measure_cost(session)
+    written = read_json(tmp_path / "cost.json")
+    assert written["sweep"].keys() == {"rays_16"}, "what was measured before the failure"
+    monkeypatch.setattr(benchmark, "SWEEPS", {"rays": (16,)})
+    costs = json.loads(str(benchmark.measure_cost(session).arrays["benchmark"]))
+    assert costs == read_json(tmp_path / "cost.json")
     assert set(costs) == {"batch", "sampling_1", "training", "training_counted", "sweep"}
     assert set(costs["sweep"]) == {"rays_16"} and costs["training"]["seconds"] > 0
