@@ -88,7 +88,7 @@ class VoxelGrid:
 
 def total_variation(values: Float[Tensor, "b c z y x"]) -> Float[Tensor, ""]:
     """Mean absolute difference of neighbouring values along each of the three axes, summed over the axes."""
-    if values.ndim != 5 or min(values.shape) < 2:
+    if values.ndim != 5 or min(values.shape[2:]) < 2:
         raise ValueError(f"values have shape {tuple(values.shape)}, wanted (B, C, Z, Y, X) with at least two voxels")
     return sum(values.diff(dim=axis).abs().mean() for axis in (2, 3, 4))
 
