@@ -209,7 +209,8 @@ def gather_pixels(
 ) -> Float[Tensor, "b m c n"]:
     """The values of some pixels of images; pixel_indices: indices into the flattened image.
 
-    ValueError where the indices do not fit the images; under torch.compile their range is not looked at.
+    ValueError where the indices do not fit the images; their range is looked at on the CPU alone: a GPU
+    would have to be waited for.
     """
     if value.ndim < 4:
         raise ValueError(f"pixels are of images (B, M, C, *pixels), got values {tuple(value.shape)}")
@@ -218,7 +219,7 @@ def gather_pixels(
         raise ValueError(
             f"pixel_indices is {describe(pixel_indices)}: wanted torch.int64 (B, M, n) for images {tuple(value.shape)}"
         )
-    if not torch.compiler.is_compiling() and pixel_indices.numel():
+    if pixel_indices.device.type == "cpu" and not torch.compiler.is_compiling() and pixel_indices.numel():
         low, high = int(pixel_indices.min()), int(pixel_indices.max())
         if low < 0 or high >= flat.shape[3]:
             raise ValueError(f"pixel_indices run from {low} to {high}: wanted 0 to {flat.shape[3] - 1}")

@@ -71,7 +71,10 @@ class NoisyForwardModel(Protocol):
 
 @runtime_checkable
 class Denoiser(Protocol):
-    """A torch Module that predicts a signal (Eq. 4), in two methods: sampling calls the second one many times."""
+    """A torch Module that predicts a signal (Eq. 4), in two methods: sampling calls the second one many times.
+
+    Contexts and noisy targets come in units of the model's observation_scale, and are zero where they are masked.
+    """
 
     def condition(
         self,
@@ -81,7 +84,8 @@ class Denoiser(Protocol):
     ) -> Condition:
         """Everything that does not depend on the noise; computed once per sample.
 
-        target_mask: which of the M targets exist; None: all of them
+        target_mask: which of the M targets exist; None: all of them. A denoiser that cannot take masked targets refuses
+            them, see observations.check_single_target
         """
 
     def forward(self, condition: Condition, noisy_target: Float[Tensor, "b m *obs"], t: Float[Tensor, "b"]) -> Signal:
@@ -113,7 +117,10 @@ class DeterministicDenoiser(Protocol):
     """A denoiser that also predicts the target from the context alone (O_det). The loss trains this prediction too."""
 
     def deterministic_prediction(self, condition: Condition) -> Observations | None:
-        """The predicted targets (B, M, *obs); images may have fewer pixels. None: no prediction is trained."""
+        """The predicted targets (B, M, *obs), in the forward model's unit; images may have fewer pixels.
+
+        None: no prediction is trained.
+        """
 
 
 @runtime_checkable
