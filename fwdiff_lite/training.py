@@ -270,14 +270,14 @@ class _Training:
         if isinstance(self.batch, RowBatchFunction):
             size = self.batch.batch_size
             drawn_rows, rows = _rows(size, self.accelerator), slice(None)
-            full_batch = self._draw_batch(drawn_rows)
-            random_numbers = self.model.sample_time_and_noise(full_batch["target"], generator, drawn_rows, size)
+            examples = self._draw_batch(drawn_rows)
+            random_numbers = self.model.sample_time_and_noise(examples["target"], generator, drawn_rows, size)
         else:
-            full_batch = self._draw_batch()
-            rows = _rows(len(full_batch["target"]), self.accelerator)
-            random_numbers = self.model.sample_time_and_noise(full_batch["target"], generator)
-        check_options(full_batch, type(self.model), len(random_numbers), self._batch_name())
-        batch = {name: to_device(x[rows], device) for name, x in full_batch.items()}
+            examples = self._draw_batch()
+            rows = _rows(len(examples["target"]), self.accelerator)
+            random_numbers = self.model.sample_time_and_noise(examples["target"], generator)
+        check_options(examples, type(self.model), len(random_numbers), self._batch_name())
+        batch = {name: to_device(x[rows], device) for name, x in examples.items()}
         self.scale.measure(batch["target"])
         return batch, [to_device(x[rows], device) for x in random_numbers]
 

@@ -50,8 +50,9 @@ import torch
 from fwdiff_lite import ForwardDiffusion, Observations, metrics
 from fwdiff_lite.pipeline.notebook import Run
 from fwdiff_lite.plotting import BASELINE, CONTEXT, CONTROL, MUTED, SAMPLES, TARGET, TRUE
-from fwdiff_lite.problems.toy import projections, unreachable_mean
+from fwdiff_lite.problems.toy import noisy_projections, projections, unreachable_mean
 from fwdiff_lite.experiments import harness
+from fwdiff_lite.experiments import noisy_projections as noisy_experiment
 from fwdiff_lite.experiments import projections as experiment
 from fwdiff_lite.experiments.measurements import to_flat
 
@@ -691,6 +692,57 @@ run.record(
 # while the signal explains it: that sampler is the one with $w = 0$.
 
 # %% [markdown]
+# ### 5d. Measurements with noise
+#
+# So far an observation was $\langle\phi, S\rangle$ itself. A real instrument measures
+# $y = \langle\phi, S\rangle + n$ with noise $n \sim \mathcal{N}(0, s^2)$ of a known standard deviation $s$. The forward
+# model states it (`noise_std`), and two things change:
+#
+# - The target that is diffused and sampled is the *measurement* $y$. The noisy target $\alpha y + \sigma\epsilon$ says
+#   something about $n$, too: given the signal, $\mathbb{E}[y] = O + g\,(\alpha y + \sigma\epsilon - \alpha O)$ with
+#   $g = \alpha s^2 / (\alpha^2 s^2 + \sigma^2)$. Loss and sampler use this expectation in place of $O$, so signals are
+#   not asked to explain the noise.
+# - A sampled signal is the mean of what the context and the sampled measurements leave open. $M$ measurements of one number
+#   leave $s^2 / M$ open. So the model samples many targets at once: here 96, by turns along the context's direction and
+#   across it, from signals of which as many measurements exist.
+#
+# One recorded training covers all noise levels. The posterior has a closed form again. The test looks at
+# $(y, \phi, (y - \langle\phi, S\rangle) / s)$ and the coordinate of $S$ across $\phi$: small noise that a sampler ignores
+# would not show in $S$ itself.
+
+# %% tags=["nbval-ignore-output"]
+noise_results = to_flat(harness.load_results(noisy_experiment.EXPERIMENT).rows)
+samplers = {
+    "full": "forward diffusion",
+    "exact": "exact draws",
+    "ignored": "exact draws, noise ignored",
+    "doubled": "exact draws, noise doubled",
+}
+print(f"{'C2ST; residual rms over noise':32}" + "".join(f"noise {x:<12g}" for x in noisy_experiment.NOISE_LEVELS))
+for sampler, title in samplers.items():
+    numbers = noise_results[sampler]
+    cells = [f"{numbers[f'c2st_{x:g}']:.3f}; {numbers[f'residual_{x:g}']:<11.2f}" for x in noisy_experiment.NOISE_LEVELS]
+    print(f"{title:32}" + "".join(cells))
+    prefix = "noise" if sampler == "full" else f"noise_{sampler}"
+    run.record(**{f"{prefix}_{key}": value for key, value in numbers.items()})
+
+# %% [markdown]
+# The closed-form denoiser shows the same live, on fewer signals: with the true noise the residuals have their size, with
+# half of it they are too small.
+
+# %% tags=["nbval-ignore-output"]
+truth, context = noisy_projections.make_test_set(prior, run.pick(smoke=50, cpu=1000, gpu=1000), 0.5, 61)
+ideal = ForwardDiffusion(noisy_projections.IdealNoisyDenoiser(prior), noisy_projections.NoisyProjection())
+for assumed in (1.0, 0.5):
+    params = torch.cat([context.params[..., :-1], assumed * context.params[..., -1:]], -1)
+    targets = noisy_projections.crossed_targets(Observations(context.value, params), 32)
+    step = ideal.sample(
+        Observations(context.value, params), targets, steps=64, generator=torch.Generator().manual_seed(62)
+    )
+    residual = noisy_projections.scaled_residual(step.signal, context).square().mean().sqrt()
+    print(f"assumed noise {assumed:g} of the true one: residual rms over noise {residual:.2f}")
+
+# %% [markdown]
 # ## 6. Baselines
 #
 # All models get the same observations and the same number of training steps: deterministic **regression** through the
@@ -772,7 +824,8 @@ widget = interact(
 # **Did not.** At ten fixed contexts, where 10,000 samples give the Wasserstein distance much power, the learnt model is
 # rejected (the "W1 ratio" row): the training error is small, not zero. With few observations of few signals the network
 # memorises. With one direction the signals are not recovered, with a narrow wedge only roughly. Where the mean is
-# unreachable, the sampler is biased towards the more likely value, and no training removes the bias.
+# unreachable, the sampler is biased towards the more likely value, and no training removes the bias. With noisy
+# measurements a signal is a posterior draw only as far as many targets average the noise out (5d).
 #
 # ## Exercises
 #
@@ -823,5 +876,8 @@ run.must_show(
     reachable_bias_ancestral=(0.76, 0.78),
     wedge_signal_c2st=None,
     wedge_observation_c2st=None,
+    **{f"noise_c2st_{x:g}": (0.0, 0.517) for x in noisy_experiment.NOISE_LEVELS},
+    **{f"noise_residual_{x:g}": (0.97, 1.03) for x in noisy_experiment.NOISE_LEVELS},
+    **{f"noise_{control}_c2st_{x:g}": (0.517, 1.0) for control in ("ignored", "doubled") for x in noisy_experiment.NOISE_LEVELS},
 )
 run.finish()
