@@ -99,7 +99,11 @@ def test_the_noise_does_not_depend_on_chunks(eta, chunk_size):
     generators = [seeded(), seeded()]
     unchunked = model.sample(context, target.params, generator=generators[0], **options)
     parts = model.sample(context, target.params, generator=generators[1], chunk_size=chunk_size, **options)
-    assert unchunked.signal.shape == (6, 3, 2) and unchunked.observation.shape == unchunked.noisy_target.shape == (6, 3, 2)
+    assert unchunked.signal.shape == (6, 3, 2) and unchunked.observation.shape == unchunked.noisy_target.shape == (
+        6,
+        3,
+        2,
+    )
     for name in ("signal", "observation", "noisy_target"):
         torch.testing.assert_close(getattr(parts, name), getattr(unchunked, name), rtol=1e-10, atol=1e-12)
     assert torch.equal(generators[0].get_state(), generators[1].get_state()), "and what is drawn later neither"

@@ -34,7 +34,7 @@ def publish(run: NotebookRun, figures: Path, notebooks: Path, profile: str, fact
     costs = {path: with_cost(read_json(path), run.name, profile, facts | cost) for path in paths}
     files = {
         **pictures,
-        **{figures / f"{record_type}.json": json_bytes(merged(figures, run, record_type)) for record_type in ("metrics", "claims")},
+        **{figures / f"{x}.json": json_bytes(merged(figures, run, x)) for x in ("metrics", "claims")},
         **{path: json_bytes(content) for path, content in costs.items()},
         notebooks / f"{run.name}.ipynb": notebook_bytes(run, costs.get(stated) or read_json(stated)),
     }

@@ -84,8 +84,12 @@ def test_samples_have_the_exact_posterior(assumed, exact):
     """With many targets, the sampled signals have the posterior's residuals, and its variance across the context."""
     prior, noise_std, m = make_prior(2), 0.5, 64
     truth, context = noisy.make_test_set(prior, 2000, noise_std, 2)
-    assumed_context = Observations(context.value, torch.cat([context.params[..., :2], assumed * context.params[..., 2:]], -1))
-    step = ideal_model(prior).sample(assumed_context, noisy.crossed_targets(assumed_context, m), steps=64, generator=seed(3))
+    assumed_context = Observations(
+        context.value, torch.cat([context.params[..., :2], assumed * context.params[..., 2:]], -1)
+    )
+    step = ideal_model(prior).sample(
+        assumed_context, noisy.crossed_targets(assumed_context, m), steps=64, generator=seed(3)
+    )
     residual = float(noisy.scaled_residual(step.signal, context).square().mean().sqrt())
     measured = project(step.signal, noisy.crossed_targets(context, m)[..., :2])
     spread = float((step.observation - measured).square().mean().sqrt()) / noise_std
