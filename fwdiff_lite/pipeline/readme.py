@@ -55,8 +55,8 @@ CLAIMS = {  # notebook: its claim, with numbers from figures/metrics.json
         "Section 4.1 in 3-D: radiance fields sampled from one picture. On {examined} held-out scenes it draws what the "
         "picture hides within {factor_tv:.2f} of the true probabilities, and samples vary "
         "{variance_unseen_over_seen_180:.0f} times as much where the picture cannot know as where it can. Behind the "
-        "table they come {energy_skill_180:.0%} of the way from a deterministic model's energy score to the truth's, at "
-        "60 degrees {energy_skill_60:.0%}."
+        "table they come {energy_skill_180:.0%} of the way from a deterministic model's energy score to the truth's, "
+        "at 60 degrees {energy_skill_60:.0%}."
     ),
     "07_ablations": (
         "Section 4.1 taken apart, each model trained for three GPU-minutes. Two views of one sampled scene agree "
