@@ -55,7 +55,7 @@ class TestSet:
     templates:          (C, S, G, 3, H, W) frames at tau = 1 in which one sprite alone moves, by TEMPLATE_AMPLITUDES
     displacement:       (C, 2, H, W) the true displacement of the source's pixels
     unit_motion_fields: (C, S, 2, H, W) each sprite's displacement at amplitude 1 in the direction of its mode sign;
-        zero off the sprite
+        zero outside of the sprite
     influence_mask:     (C, S, H, W) the pixels that a sprite's motion can change
     textures:           those of the scenes
     """
@@ -133,7 +133,7 @@ def make_test_set(
 def make_test_scenes(
     num_scenes: int, num_textures: int, seed: int = 2026
 ) -> tuple[motion_scenes.Scenes, list[torch.Generator]]:
-    """The scenes of a test set, and for each the generator that its amplitudes are drawn from next."""
+    """The scenes of a test set, and the generator of each scene, which draws the scene's amplitudes next."""
     generators = [torch.Generator().manual_seed(seed + i) for i in range(num_scenes)]
     scenes = [motion_scenes.sample_scenes(1, num_textures, generator) for generator in generators]
     return motion_scenes.concatenate_scenes(scenes), generators
@@ -209,7 +209,7 @@ def classify_frames(frames: Float[Tensor, "c k 3 h w"], test_set: TestSet) -> In
 def mode_frequency(labels: Int[Tensor, "c s k"], scenes: motion_scenes.Scenes) -> dict[int, tuple[float, float]]:
     """The frequency of the mode sign among samples: {its true probability in per cent: (frequency, half-width)}.
 
-    The half-width is that of a 95 % interval over sprites.
+    The half-width belongs to a 95 % interval over sprites.
     """
     frequencies = {}
     for probability in sorted({max(p, 1 - p) for p in motion_scenes.CUE_PROBABILITIES.values()}):
@@ -249,10 +249,10 @@ def mode_coverage(
 
 
 def ratios_to_posterior_draws(samples: Samples, test_set: TestSet) -> dict[str, float]:
-    """Two ratios that explain a spread-skill ratio other than 1: of the samples' frames to the true posterior's draws.
+    """Two ratios of the samples' frames to the true posterior's draws; they explain a spread-skill ratio other than 1.
 
-    They are the ratio of the variances, and that of the squared errors of the means, both over the pixels that can
-    change. For exact samples both are 1, up to chance.
+    One is the ratio of the variances, the other is the ratio of the squared errors of the means. Both are sums over the
+    pixels that can change. For exact samples both are 1, up to chance.
     """
     influence_mask = test_set.influence_mask.any(1)[:, None, None]
 
@@ -262,6 +262,28 @@ def ratios_to_posterior_draws(samples: Samples, test_set: TestSet) -> dict[str, 
 
     ratio = variance_and_mean_error(samples.frames) / variance_and_mean_error(test_set.posterior_draws)
     return {"variance_over_true": float(ratio[0]), "mean_error_over_true": float(ratio[1])}
+
+
+def displacement_and_frame_errors(test_set: TestSet, samples: Samples, baseline: Samples) -> dict[str, Tensor | float]:
+    """Endpoint errors of the displacements, in pixels, and PSNR of the last frames, in dB."""
+    epe, baseline_epe, zero_epe = (
+        endpoint_error(displacement, test_set)
+        for displacement in (samples.displacement, baseline.displacement, torch.zeros_like(baseline.displacement))
+    )
+    frames, truth = samples.frames[:, :, -1], test_set.frames[:, -1]
+    images = {
+        "best": metrics.best_of(frames, truth),
+        "deterministic": baseline.frames[:, 0, -1],
+        "sample": frames[:, 0],
+        "mean_of_samples": frames.mean(1),
+    }
+    return {
+        "epe_zero": zero_epe.mean(),
+        "epe_deterministic": baseline_epe.mean(),
+        "epe_sample": epe.mean(),
+        "epe_best_of_16": epe.amin(1).mean(),
+        **{f"psnr_{name}": metrics.psnr(image, truth, 2) for name, image in images.items()},
+    }
 
 
 def evaluate(test_set: TestSet, samples: Samples, baseline: Samples, seed: int = 0) -> dict[str, float]:
@@ -276,9 +298,6 @@ def evaluate(test_set: TestSet, samples: Samples, baseline: Samples, seed: int =
     frame_labels = classify_frames(samples.frames[:, :, -1], test_set)
     true_frame_labels = classify_frames(test_set.frames[:, None, -1], test_set)[..., 0]
     coverage, exact_coverage = mode_coverage(labels, scenes)
-    epe = endpoint_error(samples.displacement, test_set)
-    baseline_epe = endpoint_error(baseline.displacement, test_set)[:, 0]
-    zero_epe = endpoint_error(torch.zeros_like(baseline.displacement), test_set)[:, 0]
     truth = test_set.frames
     scores = {
         "samples": metrics.energy_score(samples.frames, truth),
@@ -290,13 +309,6 @@ def evaluate(test_set: TestSet, samples: Samples, baseline: Samples, seed: int =
     skill = metrics.energy_skill(scores["samples"], scores["baseline"], scores["posterior"], generator)
     influence_mask = test_set.influence_mask.any(1)
     spread = metrics.spread_skill(samples.frames.cpu(), truth.cpu(), generator, influence_mask[:, None, None].cpu())
-    best = metrics.best_of(samples.frames[:, :, -1], truth[:, -1])
-    psnr = {
-        "best": metrics.psnr(best, truth[:, -1], 2),
-        "deterministic": metrics.psnr(baseline.frames[:, 0, -1], truth[:, -1], 2),
-        "sample": metrics.psnr(samples.frames[:, 0, -1], truth[:, -1], 2),
-        "mean_of_samples": metrics.psnr(samples.frames[:, :, -1].mean(1), truth[:, -1], 2),
-    }
     static_mask = ~influence_mask[:, None].expand(-1, samples.displacement.shape[1], -1, -1)
     true_labels = test_set.amplitudes.sign() == scenes.mode_sign
     numbers = {
@@ -309,10 +321,6 @@ def evaluate(test_set: TestSet, samples: Samples, baseline: Samples, seed: int =
         "readings_right": (true_frame_labels == true_labels)[present_mask].double().mean(),
         "mode_coverage": coverage.mean(),
         "mode_coverage_of_exact_draws": exact_coverage.mean(),
-        "epe_zero": zero_epe.mean(),
-        "epe_deterministic": baseline_epe.mean(),
-        "epe_sample": epe.mean(),
-        "epe_best_of_16": epe.amin(1).mean(),
         "energy_ratio": ratio.value,
         "energy_ratio_high": ratio.high,
         "energy_skill": skill.value,
@@ -320,8 +328,8 @@ def evaluate(test_set: TestSet, samples: Samples, baseline: Samples, seed: int =
         "spread_skill": spread.value,
         "spread_skill_low": spread.low,
         "spread_skill_high": spread.high,
-        **{f"psnr_{name}": value for name, value in psnr.items()},
         "static_pixels_move": samples.displacement.norm(dim=2)[static_mask].mean(),
+        **displacement_and_frame_errors(test_set, samples, baseline),
         **ratios_to_posterior_draws(samples, test_set),
     }
     return {name: float(value) for name, value in numbers.items()}

@@ -84,7 +84,7 @@ def stack_rows(rows, height=6):
 def plot_top_down_view(ax, image, title=None):
     ax.imshow(to_rgb(image), extent=(-problem.SCENE_HALF_WIDTH, problem.SCENE_HALF_WIDTH) * 2)
     ax.set(xticks=[], yticks=[])
-    ax.spines[:].set(color=plotting.MUTED)
+    ax.spines[:].set(visible=True, color=plotting.MUTED)
     if title:
         ax.set_title(title, fontsize=9, loc="center")
 
@@ -294,6 +294,7 @@ def plot_step(step):
         ax.imshow(stack_rows(row[0], 8))
         ax.set(xticks=[], yticks=[])
         ax.grid(False)
+        ax.spines[:].set(visible=True, color=plotting.MUTED)
         ax.set_title(title, fontsize=9, loc="center")
     plot_top_down_view(axes[2], problem.field_top_down_view(step.signal)[0], f"$t = {step.t:.2f}$")
     return fig

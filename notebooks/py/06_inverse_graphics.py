@@ -401,7 +401,7 @@ reference = torch.from_numpy(recorded["live"][:, :, 0, 0]).float()  # (2, 2, 3, 
 config = evaluation.REFERENCE | run.pick(smoke={"count": 1, "steps": 2}, cpu={}, gpu={})
 small_set = evaluation.make_test_set(config["count"], 1, device=device)
 samples = evaluation.sample_posterior(
-    model, small_set, config["k"], config["steps"], target_angles=evaluation.TARGET_ANGLES[:1]
+    model, small_set, evaluation.Sampling(config["k"], config["steps"]), evaluation.TARGET_ANGLES[:1]
 )[:, :, 0, 0].cpu()
 difference = (samples - reference[: config["count"]]).square().mean().sqrt()
 scatter = (reference[:, 0] - reference[:, 1]).square().mean().sqrt()

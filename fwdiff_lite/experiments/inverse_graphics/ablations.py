@@ -34,7 +34,9 @@ from fwdiff_lite.experiments.inverse_graphics.evaluation import (
     ORBIT_TARGETS,
     STEPS,
     TARGET_ANGLES,
+    Sampling,
     TestSet,
+    repeat_and_map,
 )
 from fwdiff_lite.experiments.inverse_graphics.variants import (
     BASELINE,
@@ -88,99 +90,84 @@ def with_second_context(test_set: TestSet, seed: int = 7) -> TestSet:
 
 
 def sample_deterministic(
-    model: ForwardRegression, test_set: TestSet, k: int, steps: int, eta: float, chunk_size: int
+    model: ForwardRegression, test_set: TestSet, sampling: Sampling
 ) -> Float[Tensor, "c 1 d v 3 h w"]:
     """Predicts one scene for each target, and renders it at the target and at the novel camera."""
-    views = []
-    for cameras in test_set.cameras.unbind(1):
-        chunks = torch.arange(len(cameras), device=cameras.device).split(chunk_size)
-        scenes = [model.sample(test_set.context[rows], cameras[rows, :1]).signal for rows in chunks]
-        rendered = [evaluation.render_views(scene, cameras[rows]) for scene, rows in zip(scenes, chunks, strict=True)]
-        views.append(torch.cat(rendered))
-    return torch.stack(views, 1)[:, None]
+
+    def predict_views(contexts: Observations, cameras: Tensor) -> Tensor:
+        return evaluation.render_views(model.sample(contexts, cameras[:, :1]).signal, cameras)
+
+    sampling = replace(sampling, k=1)
+    views = [repeat_and_map(predict_views, test_set.context, c, sampling) for c in test_set.cameras.unbind(1)]
+    return torch.stack(views, 2)
 
 
 def sample_with_options(
-    model: ForwardDiffusion, test_set: TestSet, k: int, steps: int, eta: float, chunk_size: int, **options
+    model: ForwardDiffusion, test_set: TestSet, sampling: Sampling, **options
 ) -> Float[Tensor, "c k 1 3 3 h w"]:
     """Samples scenes with options of `model.sample`, and renders them from behind. The third view is the sampled image.
 
     With guidance the sampled image differs from the scene's render: guidance changes the image in each step, and the
     scene is the model's output for the last noisy image.
     """
-    generator, contexts, views = torch.Generator().manual_seed(0), test_set.context.repeat(k), []
-    cameras = test_set.cameras[:, TARGET_ANGLES.index(180)].repeat_interleave(k, 0)
-    for rows in torch.arange(len(cameras), device=cameras.device).split(chunk_size):
-        step = model.sample(contexts[rows], cameras[rows, :1], steps=steps, eta=eta, generator=generator, **options)
-        views.append(torch.cat([evaluation.render_views(step.signal, cameras[rows]), step.observation], 1))
-    return torch.cat(views).unflatten(0, (-1, k))[:, :, None]
+    options |= {"steps": sampling.steps, "eta": sampling.eta, "generator": sampling.generator()}
+
+    def draw_views(contexts: Observations, cameras: Tensor) -> Tensor:
+        step = model.sample(contexts, cameras[:, :1], **options)
+        return torch.cat([evaluation.render_views(step.signal, cameras), step.observation], 1)
+
+    return repeat_and_map(draw_views, test_set.context, back_cameras(test_set), sampling)[:, :, None]
 
 
-def sample_unconditional(
-    model: ForwardDiffusion, test_set: TestSet, k: int, steps: int, eta: float, chunk_size: int
-) -> Samples:
+def sample_unconditional(model: ForwardDiffusion, test_set: TestSet, sampling: Sampling) -> Samples:
     """Samples scenes without context, and renders them at the test cameras."""
-    return evaluation.sample_posterior(
-        model, without_context(test_set), k, steps, eta, chunk_size=chunk_size, allow_empty=True
-    )
+    return evaluation.sample_posterior(model, without_context(test_set), sampling, allow_empty=True)
 
 
-def sample_two_contexts(
-    model: ForwardDiffusion, test_set: TestSet, k: int, steps: int, eta: float, chunk_size: int
-) -> Samples:
+def sample_two_contexts(model: ForwardDiffusion, test_set: TestSet, sampling: Sampling) -> Samples:
     """Samples scenes with two context images, and renders them at the test cameras."""
-    return evaluation.sample_posterior(model, with_second_context(test_set), k, steps, eta, chunk_size=chunk_size)
+    return evaluation.sample_posterior(model, with_second_context(test_set), sampling)
 
 
-def sample_view_space(
-    model: ForwardDiffusion, test_set: TestSet, k: int, steps: int, eta: float, chunk_size: int
-) -> Samples:
+def sample_view_space(model: ForwardDiffusion, test_set: TestSet, sampling: Sampling) -> Samples:
     """Samples images with a view-space model, which has no scene: each view separately, clamped to [-1, 1]."""
-    generator, cameras = torch.Generator().manual_seed(0), test_set.cameras.flatten(1, 2).repeat_interleave(k, 0)
-    contexts = test_set.context.repeat(k)
-    options = {"steps": steps, "eta": eta, "generator": generator}
-    chunks = torch.arange(len(cameras), device=cameras.device).split(max(1, chunk_size // cameras.shape[1]))
-    views = torch.cat([model.sample(contexts[rows], cameras[rows], **options).observation for rows in chunks])
-    return views.clamp(-1, 1).unflatten(0, (-1, k)).unflatten(2, test_set.cameras.shape[1:3])
+    options = {"steps": sampling.steps, "eta": sampling.eta, "generator": sampling.generator()}
+
+    def draw_views(contexts: Observations, cameras: Tensor) -> Tensor:
+        return model.sample(contexts, cameras, **options).observation.clamp(-1, 1)
+
+    return draw_all_views(draw_views, test_set, sampling, math.prod(test_set.cameras.shape[1:3]))
 
 
-def sample_distilled(
-    model: ForwardDiffusion, test_set: TestSet, k: int, steps: int, eta: float, chunk_size: int, **options
-) -> Samples:
+def sample_distilled(model: ForwardDiffusion, test_set: TestSet, sampling: Sampling, **options) -> Samples:
     """Samples images at ORBIT_ANGLES with a view-space model, and distils those of each sample into one scene.
 
     options: of `distil`
     """
-    generator, cameras = torch.Generator().manual_seed(0), test_set.cameras.flatten(1, 2).repeat_interleave(k, 0)
-    contexts, views = test_set.context.repeat(k), []
-    orbit_cameras = torch.cat([tabletop.rotate_about_z(contexts.params, angle) for angle in ORBIT_ANGLES], 1)
-    for rows in torch.arange(len(cameras), device=cameras.device).split(max(1, chunk_size // len(ORBIT_ANGLES))):
-        scene, _ = distil(model, contexts[rows], orbit_cameras[rows], generator, steps, eta, **options)
-        views.append(evaluation.render_views(scene, cameras[rows]))
-    return torch.cat(views).unflatten(0, (-1, k)).unflatten(2, test_set.cameras.shape[1:3])
+    generator = sampling.generator()
+
+    def draw_views(contexts: Observations, cameras: Tensor) -> Tensor:
+        orbit_cameras = rotate_to_angles(contexts.params, ORBIT_ANGLES)
+        scene, _ = distil(model, contexts, orbit_cameras, generator, sampling.steps, sampling.eta, **options)
+        return evaluation.render_views(scene, cameras)
+
+    return draw_all_views(draw_views, test_set, sampling, len(ORBIT_ANGLES))
 
 
 def sample_through_targets(
-    model: ForwardDiffusion,
-    test_set: TestSet,
-    k: int,
-    steps: int,
-    eta: float,
-    chunk_size: int,
-    targets: tuple[int, ...],
+    model: ForwardDiffusion, test_set: TestSet, sampling: Sampling, targets: tuple[int, ...]
 ) -> Samples:
     """Samples scenes autoregressively through targets at the given angles, and renders them from behind.
 
     Each sampled target joins the context of the next one.
     """
-    generator, contexts, views = torch.Generator().manual_seed(0), test_set.context.repeat(k), []
-    cameras = test_set.cameras[:, TARGET_ANGLES.index(180)].repeat_interleave(k, 0)
-    target_cameras = torch.cat([tabletop.rotate_about_z(contexts.params, angle) for angle in targets], 1)
-    for rows in torch.arange(len(target_cameras), device=target_cameras.device).split(chunk_size):
-        options = {"steps": steps, "eta": eta, "generator": generator}
-        step, _ = model.sample_autoregressive(contexts[rows], target_cameras[rows], **options)
-        views.append(evaluation.render_views(step.signal, cameras[rows]))
-    return torch.cat(views).unflatten(0, (-1, k))[:, :, None]
+    options = {"steps": sampling.steps, "eta": sampling.eta, "generator": sampling.generator()}
+
+    def draw_views(contexts: Observations, cameras: Tensor) -> Tensor:
+        step, _ = model.sample_autoregressive(contexts, rotate_to_angles(contexts.params, targets), **options)
+        return evaluation.render_views(step.signal, cameras)
+
+    return repeat_and_map(draw_views, test_set.context, back_cameras(test_set), sampling)[:, :, None]
 
 
 def sample_prior(test_set: TestSet, k: int, seed: int) -> Samples:
@@ -190,6 +177,25 @@ def sample_prior(test_set: TestSet, k: int, seed: int) -> Samples:
     chunks = torch.arange(len(cameras), device=cameras.device).split(16)
     views = torch.cat([tabletop.render(scenes[rows], cameras[rows], side) for rows in chunks])
     return views.unflatten(0, (-1, k)).unflatten(2, test_set.cameras.shape[1:3])
+
+
+def draw_all_views(
+    draw_views: Callable[[Observations, Tensor], Tensor], test_set: TestSet, sampling: Sampling, images_per_sample: int
+) -> Samples:
+    """The views at all test cameras that `draw_views` returns, in chunks of so many images as a chunk has scenes."""
+    sampling = replace(sampling, chunk_size=max(1, sampling.chunk_size // images_per_sample))
+    views = repeat_and_map(draw_views, test_set.context, test_set.cameras.flatten(1, 2), sampling)
+    return views.unflatten(2, test_set.cameras.shape[1:3])
+
+
+def back_cameras(test_set: TestSet) -> Float[Tensor, "c v 4 4"]:
+    """The target camera and the novel camera of the view from behind."""
+    return test_set.cameras[:, TARGET_ANGLES.index(180)]
+
+
+def rotate_to_angles(cameras: Float[Tensor, "b 1 4 4"], angles: tuple[int, ...]) -> Float[Tensor, "b a 4 4"]:
+    """Each camera rotated about the table by each of the angles, in degrees."""
+    return torch.cat([tabletop.rotate_about_z(cameras, angle) for angle in angles], 1)
 
 
 def shuffle_views(samples: Samples) -> Samples:
@@ -202,8 +208,8 @@ def shuffle_views(samples: Samples) -> Samples:
 class Ablation:
     """One row of the table: a trained variant and a way to sample it.
 
-    variant: without a variant there is no model; the sampler returns true draws, as a perfect sampler would
-    sampler: takes model, test_set, k, steps, eta, chunk_size, and returns the views of the samples
+    variant: without a variant there is no model, and the sampler returns true draws
+    sampler: takes model, test_set and sampling, and returns the views of the samples
     target_angles: the subset of TARGET_ANGLES that the sampler returns
     unconditional: whether samples follow the prior, not the posterior; then sample_prior gives the true draws
     num_samples, eta: of sampling
@@ -236,10 +242,10 @@ ABLATIONS = {
     "view_space": Ablation("view_space", sample_view_space),
     "distilled": Ablation("view_space", sample_distilled, num_samples=2),  # each sample needs an optimisation
     "unconditional": Ablation("unconditional", sample_unconditional, unconditional=True),
-    "redrawn": Ablation(None, lambda _, test_set, k, *rest, **more: test_set.posterior_draws[:, :k]),
-    "mixed": Ablation(None, lambda _, test_set, k, *rest, **more: shuffle_views(test_set.posterior_draws[:, :k])),
+    "redrawn": Ablation(None, lambda _, test_set, sampling: test_set.posterior_draws[:, : sampling.k]),
+    "mixed": Ablation(None, lambda _, test_set, sampling: shuffle_views(test_set.posterior_draws[:, : sampling.k])),
     "prior": Ablation(
-        None, lambda _, test_set, k, *rest, **more: sample_prior(test_set, k, seed=1), unconditional=True
+        None, lambda _, test_set, sampling: sample_prior(test_set, sampling.k, seed=1), unconditional=True
     ),
     **{
         name: Ablation(
@@ -391,7 +397,7 @@ def paired_gains(
 
 
 class Inputs(NamedTuple):
-    """What all ablations with images of one size share: test set, predictions, points of the consistency measure."""
+    """The inputs of all ablations with images of one size: test set, predictions, points of the consistency measure."""
 
     test_set: TestSet
     baseline: Float[Tensor, "c 1 all two 3 h w"]
@@ -406,7 +412,7 @@ def make_inputs(ablation: Ablation, chunk_size: int, session: Session) -> Inputs
         test_set = evaluation.make_test_set(count, K, side=ablation.side, device=session.device)
     with evaluation.autocast(session.device):
         model = evaluation.load_compiled_model(session, ablation.baseline)
-        baseline = evaluation.sample_posterior(model, test_set, chunk_size=chunk_size)
+        baseline = evaluation.sample_posterior(model, test_set, Sampling(chunk_size=chunk_size))
     return Inputs(test_set, baseline, consistency_points(test_set))
 
 
@@ -417,9 +423,8 @@ def run_ablation(name: str, session: Session) -> Results:
     inputs = session.share(("inputs", ablation.side), lambda: make_inputs(ablation, chunk_size, session))
     model = evaluation.load_compiled_model(session, ablation.variant) if ablation.variant else None
     with evaluation.autocast(session.device):
-        samples = ablation.sampler(
-            model, inputs.test_set, ablation.num_samples, options["steps"], ablation.eta, chunk_size=chunk_size
-        ).float()
+        sampling = Sampling(ablation.num_samples, options["steps"], ablation.eta, chunk_size)
+        samples = ablation.sampler(model, inputs.test_set, sampling).float()
     scenes, num_samples = ablation.num_examples
     images = to_uint8(samples[:scenes, :num_samples, -1, list(ablation.example_views)], 64)
     results = evaluate_ablation(inputs.test_set, samples, inputs.baseline, ablation, inputs.points)
@@ -435,7 +440,7 @@ def render_orbit_views(session: Session) -> Results:
     steps, test_set = session.options["steps"], evaluation.make_test_set(1, 1, device=session.device)
     view_model, model = session.model("view_space"), session.model(FULL_MODEL)
     generator = torch.Generator().manual_seed(0)
-    cameras = torch.cat([tabletop.rotate_about_z(test_set.context.params, angle) for angle in ORBIT_ANGLES], 1)
+    cameras = rotate_to_angles(test_set.context.params, ORBIT_ANGLES)
     with evaluation.autocast(session.device):
         start_time = time.monotonic()
         distilled_scene, predicted_views = distil(view_model, test_set.context, cameras, generator, steps, eta=1.0)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -122,31 +123,46 @@ def make_test_set(
     )
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """How scenes are sampled.
+
+    k: the number of samples of each context
+    steps, eta: of `model.sample`
+    chunk_size: how many scenes are sampled at once
+    seed: of the noise
+    """
+
+    k: int = K
+    steps: int = STEPS
+    eta: float = 0.0
+    chunk_size: int = 64
+    seed: int = 0
+
+    def generator(self) -> torch.Generator:
+        """A new generator of noise."""
+        return torch.Generator().manual_seed(self.seed)
+
+
 def sample_posterior(
     model: ForwardDiffusion,
     test_set: TestSet,
-    k: int = K,
-    steps: int = STEPS,
-    eta: float = 0.0,
-    seed: int = 0,
+    sampling: Sampling = Sampling(),
     target_angles: tuple[int, ...] = TARGET_ANGLES,
-    chunk_size: int = 64,
     **options,
 ) -> Float[Tensor, "c k d v 3 h w"]:
     """Samples k scenes for each context and each target, and renders them at the target and at the novel camera.
 
-    A ForwardRegression predicts every view separately; then k is 1.
-    chunk_size: how many scenes are sampled at once; options: of `model.sample`
+    A ForwardRegression predicts every view separately; then k is 1. options: of `model.sample`
     """
     if isinstance(model, ForwardRegression):
-        views = predict_deterministic(model, test_set.context, test_set.cameras.flatten(1, 2), chunk_size)
+        views = predict_deterministic(model, test_set.context, test_set.cameras.flatten(1, 2), sampling.chunk_size)
         return views.unflatten(2, test_set.cameras.shape[1:3])
-    generator, views = torch.Generator().manual_seed(seed), []
-    for d in map(TARGET_ANGLES.index, target_angles):
-        cameras = test_set.cameras[:, d]
-        views.append(
-            sample_and_render(model, test_set.context, cameras, generator, k, steps, eta, chunk_size, **options)
-        )
+    generator, cameras = sampling.generator(), test_set.cameras
+    views = [
+        sample_and_render(model, test_set.context, cameras[:, d], sampling, generator, **options)
+        for d in map(TARGET_ANGLES.index, target_angles)
+    ]
     return torch.stack(views, 2)
 
 
@@ -154,22 +170,35 @@ def sample_and_render(
     model: ForwardDiffusion,
     context: Observations,
     cameras: Float[Tensor, "c v 4 4"],
+    sampling: Sampling,
     generator: torch.Generator,
-    k: int = K,
-    steps: int = STEPS,
-    eta: float = 0.0,
-    chunk_size: int = 64,
     **options,
 ) -> Float[Tensor, "c k v 3 h w"]:
     """Samples k scenes for each context, with the first camera as the target, and renders them at all V cameras.
 
     options: of `model.sample`
     """
-    contexts, cameras, views = context.repeat(k), cameras.repeat_interleave(k, 0), []
-    for rows in torch.arange(len(contexts), device=cameras.device).split(chunk_size):
-        step = model.sample(contexts[rows], cameras[rows, :1], steps=steps, eta=eta, generator=generator, **options)
-        views.append(render_views(step.signal, cameras[rows]))
-    return torch.cat(views).unflatten(0, (-1, k))
+    options |= {"steps": sampling.steps, "eta": sampling.eta, "generator": generator}
+
+    def draw_views(contexts: Observations, cameras: Tensor) -> Tensor:
+        return render_views(model.sample(contexts, cameras[:, :1], **options).signal, cameras)
+
+    return repeat_and_map(draw_views, context, cameras, sampling)
+
+
+def repeat_and_map(
+    draw_views: Callable[[Observations, Tensor], Tensor],
+    context: Observations,
+    cameras: Float[Tensor, "c v 4 4"],
+    sampling: Sampling,
+) -> Float[Tensor, "c k n 3 h w"]:
+    """The N views that `draw_views(contexts, cameras)` returns, for each of k copies of each context.
+
+    draw_views: is called with one chunk of contexts and their cameras after another
+    """
+    contexts, cameras = context.repeat(sampling.k), cameras.repeat_interleave(sampling.k, 0)
+    chunks = torch.arange(len(cameras), device=cameras.device).split(sampling.chunk_size)
+    return torch.cat([draw_views(contexts[rows], cameras[rows]) for rows in chunks]).unflatten(0, (-1, sampling.k))
 
 
 def render_views(scenes: Any, cameras: Float[Tensor, "b m 4 4"]) -> Float[Tensor, "b m 3 h w"]:
@@ -181,11 +210,11 @@ def predict_deterministic(
     model: ForwardRegression, context: Observations, cameras: Float[Tensor, "c v 4 4"], chunk_size: int = 64
 ) -> Float[Tensor, "c 1 v 3 h w"]:
     """The predictions of the deterministic model. Each view is the target of its own prediction, as in training."""
-    views = [
-        torch.cat([render_views(model.sample(context[rows], c).signal, c) for c in cameras[rows].split(1, 1)], 1)
-        for rows in torch.arange(len(cameras), device=cameras.device).split(chunk_size)
-    ]
-    return torch.cat(views)[:, None]
+
+    def predict_views(contexts: Observations, cameras: Tensor) -> Tensor:
+        return torch.cat([render_views(model.sample(contexts, c).signal, c) for c in cameras.split(1, 1)], 1)
+
+    return repeat_and_map(predict_views, context, cameras, Sampling(k=1, chunk_size=chunk_size))
 
 
 # --- metrics ----------------------------------------------------------------------------------------------------------
@@ -246,9 +275,17 @@ def evaluate(
                 numbers |= gain.as_metrics(name("psnr_mean_over_deterministic"))
             numbers |= {name(f"psnr_{key}"): metrics.psnr(image, truth, 2) for key, image in images.items()}
             numbers[name("psnr_seen")] = metrics.psnr(views[:, 0], truth, 2, ~mask)
-    back_views = samples[:, :, target_angles.index(180), 0].to(test_set.truth)
-    back_views = torch.cat([test_set.truth[:, None, TARGET_ANGLES.index(180), 0], back_views], 1)
-    true_labels, labels = classify_factors(back_views, test_set).cpu().split([1, samples.shape[1]], 2)
+    numbers |= evaluate_factors(test_set, samples[:, :, target_angles.index(180), 0], generator)
+    return {name: float(value) for name, value in numbers.items()}
+
+
+def evaluate_factors(
+    test_set: TestSet, back_views: Float[Tensor, "c k 3 h w"], generator: torch.Generator
+) -> dict[str, float | Tensor]:
+    """The measures of the hidden factors, from sampled views from behind."""
+    numbers = {}
+    all_views = torch.cat([test_set.truth[:, None, TARGET_ANGLES.index(180), 0], back_views.to(test_set.truth)], 1)
+    true_labels, labels = classify_factors(all_views, test_set).cpu().split([1, back_views.shape[1]], 2)
     probabilities = test_set.scenes.factor_probabilities.double().cpu()
     for i, name in enumerate(tabletop.FACTORS):
         numbers |= metrics.factor_tv(labels[:, i], probabilities[:, i], generator).as_metrics(f"{name}_factor_tv")
@@ -260,8 +297,7 @@ def evaluate(
     numbers |= {f"factor_tv{end}": numbers[f"{worst}_factor_tv{end}"] for end in ("", "_low", "_high")}
     pooled_rms = metrics.per_context_calibration_rms(labels.flatten(0, 1), probabilities.flatten(0, 1), generator)
     numbers |= pooled_rms.as_metrics("factor_scene_rms")
-    numbers["readings_right"] = (true_labels[..., 0] == test_set.scenes.factor.cpu()).double().mean()
-    return {name: float(value) for name, value in numbers.items()}
+    return numbers | {"readings_right": (true_labels[..., 0] == test_set.scenes.factor.cpu()).double().mean()}
 
 
 # --- an orbit ---------------------------------------------------------------------------------------------------------
@@ -330,9 +366,7 @@ def evaluate_sampler(variant: str, eta: int, session: Session) -> Results:
     baseline, model = session.predict(BASELINE), load_compiled_model(session, variant)
     start_time = time.monotonic()
     with autocast(session.device):
-        samples = sample_posterior(
-            model, test_set, options["samples"], options["steps"], eta, target_angles=target_angles
-        )
+        samples = sample_posterior(model, test_set, Sampling(options["samples"], options["steps"], eta), target_angles)
     seconds = (time.monotonic() - start_time) / (len(samples) * samples.shape[1] * len(target_angles))
     numbers = evaluate(test_set, samples, baseline, target_angles) | {"seconds_a_sample": seconds}
     labels = classify_factors(samples[:, :, target_angles.index(180), 0], test_set)
@@ -366,9 +400,8 @@ def evaluate_orbit(session: Session) -> Results:
 def reference_outputs(session: Session) -> Results:
     """The reference outputs of a golden test: the first target's view, in single precision."""
     test_set = make_test_set(REFERENCE["count"], REFERENCE["k"], device=session.device)
-    samples = sample_posterior(
-        session.model(FULL_MODEL), test_set, REFERENCE["k"], REFERENCE["steps"], target_angles=TARGET_ANGLES[:1]
-    )
+    sampling = Sampling(REFERENCE["k"], REFERENCE["steps"])
+    samples = sample_posterior(session.model(FULL_MODEL), test_set, sampling, TARGET_ANGLES[:1])
     return Results({}, {"live": samples[:, :, :, :1].half().cpu().numpy()})
 
 

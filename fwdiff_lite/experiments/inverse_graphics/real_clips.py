@@ -5,9 +5,9 @@
 
 The folders are in RealEstate10K's format (fwdiff_lite/datasets/realestate10k.py), each with one split of the clips.
 Every clip has its own unit of length; --near-far is given in this unit. From each test clip, one frame is the context,
-one frame is the target, and one frame between them is the novel view. A list of these frames is written beside the
-weights the first time and read from then on, so that all models are evaluated on the same frames. PSNR and SSIM are
-always measured; LPIPS, FID and KID where torchmetrics and its weights are available.
+one frame is the target, and one frame between them is the novel view. The first evaluation writes a list of these
+frames beside the weights, and all later ones read the list, so that all models are evaluated on the same frames. PSNR
+and SSIM are always measured; LPIPS, FID and KID where torchmetrics and its weights are available.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
 from fwdiff_lite.experiments.harness import Evaluation, Experiment, Results, Session
 from fwdiff_lite.experiments.inverse_graphics.evaluation import (
     STEPS,
+    Sampling,
     autocast,
     predict_deterministic,
     sample_and_render,
@@ -63,8 +64,8 @@ def sample_posterior(
     cameras = torch.cat([views["target"].params, views["novel"].params], 1)
     if isinstance(model, ForwardRegression):
         return predict_deterministic(model, views["context"], cameras)
-    generator = torch.Generator().manual_seed(seed)
-    return sample_and_render(model, views["context"], cameras, generator, k, steps)
+    sampling = Sampling(k, steps, seed=seed)
+    return sample_and_render(model, views["context"], cameras, sampling, sampling.generator())
 
 
 def evaluate(samples: Float[Tensor, "c k 2 3 h w"], views: dict[str, Observations]) -> dict[str, float]:
@@ -179,7 +180,7 @@ def configure(experiment: Experiment, options: Namespace) -> Experiment:
 
 
 def evaluate_variant(name: str, session: Session) -> Results:
-    """The measures of a variant's samples. Writes a figure of examples to the folder, and prints what is missing."""
+    """The measures of a variant's samples. Writes a figure of examples, and prints a warning for a missing measure."""
     samples, steps = session.options["samples"], session.options["steps"]
     with autocast(session.device):
         images = sample_posterior(session.model(name), session.test_set, samples, steps).float().cpu()
@@ -192,7 +193,7 @@ def evaluate_variant(name: str, session: Session) -> Results:
 
 
 def needs_data(device: torch.device, options: object) -> None:
-    """Stands for the test set until `configure` has read clips."""
+    """The test set of an experiment that `configure` has not given clips. ValueError always."""
     raise ValueError("this experiment needs clips: give --data")
 
 

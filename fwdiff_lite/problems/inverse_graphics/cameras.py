@@ -69,7 +69,7 @@ def check_cameras(cameras: Float[Tensor, "*b r c"]) -> Float[Tensor, "*b 4 4"]:
     if torch.compiler.is_compiling():
         return cameras
     if not bool(torch.isfinite(cameras).all()):
-        raise ValueError("a camera matrix holds NaN or infinite numbers")
+        raise ValueError("a camera matrix holds NaN or infinite numbers: give finite ones")
     if not bool((cameras[..., 3, :] == cameras.new_tensor([0.0, 0.0, 0.0, 1.0])).all()):
         raise ValueError(
             "the last row of a camera matrix must be 0 0 0 1: the matrix maps the world to (u d, v d, d, 1)"

@@ -110,7 +110,7 @@ def inconsistency(
 ) -> Float[Tensor, "b"]:
     """Squared difference of the colours of the same points in two views of K samples.
 
-    Scenes are weighted by their number of points, so the mean over scenes is that over all points of all scenes.
+    Scenes are weighted by their number of points, so the mean over scenes is the mean over all points of all scenes.
     ValueError if no scene has such a point.
     """
     return metrics.squared_error(warp(second_views, points.uv), first_views, points.mask[:, None, None])

@@ -73,7 +73,7 @@ def render_factor_templates(
     """Renders of the scenes with every category of a factor, and the mask of the pixels that the category can change.
 
     Each of the A categories has G = num_draws templates. They differ in the other unknowns of the factor, since a
-    sample's values need not be the scene's: a body's shape, position, size and azimuth, or a decal's height. The draws
+    sample may differ from the scene in them: a body's shape, position, size and azimuth, or a decal's height. The draws
     are the same in every call. The cameras should be at 180 degrees from the front, where both factors are visible.
     """
     if factor not in FACTORS:
@@ -104,7 +104,7 @@ def render_factor_templates(
 def classify_nearest_template(
     images: Float[Tensor, "b k 3 h w"], templates: Float[Tensor, "b a g 3 h w"], mask: Bool[Tensor, "b h w"]
 ) -> Int[Tensor, "b k"]:
-    """The category of each of K images: that of the nearest template, by squared error inside the mask.
+    """The category of the template that is nearest to each of K images, by squared error inside the mask.
 
     ValueError if the images, templates and masks are not of the same scenes and pixels.
     """

@@ -34,7 +34,6 @@ from fwdiff_lite.problems.inverse_graphics.ray_tracing import (
     SHAPES,
     HitRecord,
     Solids,
-    closest_hit,
     hit_record,
     occluder_distance,
 )
@@ -83,7 +82,7 @@ class Scenes:
     decal_height:       (B,) upper end of the decal, as a fraction of the height of the box's faces
     cue:                (B, 2) index of the category of each of CUES
     factor:             (B, 2) index of the category of each of FACTORS. Where factor 0 is 0, the hidden body is absent,
-                        whatever its shape, position, half extents and azimuth
+                        and its shape, position, half extents and azimuth have no meaning
     """
 
     front_azimuth: Float[Tensor, "b"]
@@ -128,14 +127,6 @@ class Scenes:
         return FACTOR_PROBABILITIES.to(self.cue.device)[torch.arange(2, device=self.cue.device), self.cue]
 
 
-def entropy(scenes: Scenes) -> Float[Tensor, "b 2"]:
-    """The entropy of each factor given a front view, in nats.
-
-    A hidden body's shape is not counted: it is uniform over three shapes, which adds log 3 where a body exists.
-    """
-    return -(scenes.factor_probabilities * scenes.factor_probabilities.log()).sum(-1)
-
-
 def draw_scenes(n: int, generator: torch.Generator | RowRandom) -> Scenes:
     """n random scenes, on the CPU.
 
@@ -148,16 +139,16 @@ def draw_scenes(n: int, generator: torch.Generator | RowRandom) -> Scenes:
     box = torch.stack([uniform(-0.22, -0.12), -screen_sign * uniform(0.36, 0.40)], -1)
     distractors = torch.stack([uniform(0.44, 0.60, 2), torch.tensor([-1.0, 1.0]) * uniform(0.18, 0.42, 2)], -1)
     front_azimuth = uniform(-math.pi, math.pi)
-    light_azimuth = front_azimuth + math.pi + _to_radians(uniform(-20, 20))
-    light_elevation = _to_radians(uniform(60, 70))
+    light_azimuth = front_azimuth + math.pi + torch.deg2rad(uniform(-20, 20))
+    light_elevation = torch.deg2rad(uniform(60, 70))
     light_x, light_y = light_elevation.cos() * light_azimuth.cos(), light_elevation.cos() * light_azimuth.sin()
     hue = uniform(0, 1)
     shape_index = torch.cat([torch.zeros(n, 3, dtype=torch.long), integers(3, 2)], 1)
-    last = DISTRACTORS[1]
-    shape_index[:, last] = torch.where(uniform(0, 1) < 0.5, shape_index[:, last], -1)
+    second = DISTRACTORS[1]  # exists in half of the scenes
+    shape_index[:, second] = torch.where(uniform(0, 1) < 0.5, shape_index[:, second], -1)
     layout = torch.stack([screen, box, torch.zeros(n, 2), *distractors.unbind(1)], 1)
     # the box is rotated inwards, so that its outer side faces away from the front
-    azimuth = [_to_radians(uniform(-5, 5)), -screen_sign * _to_radians(uniform(6, 14)), torch.zeros(n)]
+    azimuth = [torch.deg2rad(uniform(-5, 5)), -screen_sign * torch.deg2rad(uniform(6, 14)), torch.zeros(n)]
     screen_extents = torch.stack([torch.full((n,), 0.04), uniform(0.39, 0.41), uniform(0.335, 0.355)], -1)
     box_extents = torch.stack([uniform(0.33, 0.36), uniform(0.24, 0.27), uniform(0.32, 0.345)], -1)
     scenes = Scenes(
@@ -192,8 +183,8 @@ def draw_scenes(n: int, generator: torch.Generator | RowRandom) -> Scenes:
 def resample_hidden(scenes: Scenes, generator: torch.Generator | RowRandom) -> Scenes:
     """The same scenes with new hidden content, drawn from its true distribution given a front view.
 
-    A front view of the result equals a front view of the input. Random numbers are drawn on the CPU, whatever the
-    device of the scenes; the result is on that device.
+    A front view of the result equals a front view of the input. Random numbers are drawn on the CPU; the
+    result is on the device of the scenes.
     """
     scenes_on_cpu = resample_hidden_geometry(scenes.to("cpu"), generator)
     _, _, categories = _random_functions(len(scenes), generator)
@@ -206,14 +197,14 @@ def resample_hidden_geometry(scenes: Scenes, generator: torch.Generator | RowRan
     shape_index = integers(3)
     screen_sign = torch.sign(_rotate(scenes.position[:, SCREEN], -scenes.front_azimuth)[:, 1])
     offset = torch.stack([-uniform(0.28, 0.30), screen_sign * uniform(0.01, 0.05)], -1)  # in the screen's frame
-    new = {
+    hidden_values = {
         "shape_index": shape_index,
         "position": scenes.position[:, SCREEN] + _rotate(offset, scenes.azimuth[:, SCREEN]),
         "half_extents": torch.stack([uniform(0.19, 0.22), uniform(0.21, 0.235), uniform(0.20, 0.22)], -1),
-        "azimuth": scenes.azimuth[:, SCREEN] + _to_radians(uniform(-5, 5)),
+        "azimuth": scenes.azimuth[:, SCREEN] + torch.deg2rad(uniform(-5, 5)),
     }
     changes = {"decal_height": uniform(0.4, 1.0)}
-    for name, value in new.items():
+    for name, value in hidden_values.items():
         changes[name] = getattr(scenes, name).clone()
         changes[name][:, HIDDEN] = value
     return replace(scenes, **changes)
@@ -244,10 +235,6 @@ def _random_functions(n: int, generator: torch.Generator | RowRandom) -> tuple[C
     return uniform, integers, categories
 
 
-def _to_radians(degrees: Tensor) -> Tensor:
-    return degrees * (math.pi / 180)
-
-
 def _rotate(points: Float[Tensor, "*b 2"], angle: Float[Tensor, "*#b"]) -> Float[Tensor, "*b 2"]:
     """Points of the plane, rotated about the origin by an angle in radians."""
     x, y = points.unbind(-1)
@@ -271,7 +258,7 @@ def draw_front_cameras(scenes: Scenes, generator: torch.Generator | RowRandom) -
     solids completely; one image in three does not contain the whole table.
     """
     uniform, _, _ = _random_functions(len(scenes), generator)
-    azimuth = scenes.front_azimuth.cpu()[:, None] + _to_radians(uniform(-10, 10, 1))
+    azimuth = scenes.front_azimuth.cpu()[:, None] + torch.deg2rad(uniform(-10, 10, 1))
     return _draw_orbit_cameras(azimuth, uniform).to(scenes.front_azimuth.device)
 
 
@@ -283,7 +270,7 @@ def _draw_orbit_cameras(azimuth: Float[Tensor, "n m"], uniform: Callable) -> Flo
     """
     ranges = (ELEVATION_RANGE, DISTANCE_RANGE, HALF_FIELD_WIDTH_RANGE)
     elevation, distance, half_width = (uniform(*ends, azimuth.shape[1]) for ends in ranges)
-    return orbit(azimuth, _to_radians(elevation), distance, 2 * torch.atan(half_width / distance))
+    return orbit(azimuth, torch.deg2rad(elevation), distance, 2 * torch.atan(half_width / distance))
 
 
 def _box_pixel_indices(
@@ -410,25 +397,6 @@ def render(
     colour, _ = render_rays(scenes, *rays(cameras, pixel_centres(rays_per_side, rays_per_side, cameras)))
     colour = colour.view(*cameras.shape[:2], side, antialias, side, antialias, 3)
     return colour.mean((3, 5)).movedim(-1, 2)
-
-
-def render_depth(
-    scenes: Scenes, cameras: Float[Tensor, "b m 4 4"], side: int = 64
-) -> Float[Tensor, "b m {side} {side}"]:
-    """The distance from the camera to the closest hit of the ray through each pixel's centre, or inf without a hit."""
-    check_render_arguments(scenes, cameras, side)
-    depth, _ = closest_hit(build_solids(scenes), *rays(cameras, pixel_centres(side, side, cameras)))
-    return depth.view(*cameras.shape[:2], side, side)
-
-
-def render_rgbd(
-    scenes: Scenes, cameras: Float[Tensor, "b m 4 4"], side: int = 64, antialias: int = 2
-) -> tuple[Float[Tensor, "b m 3 {side} {side}"], Float[Tensor, "b m {side} {side}"]]:
-    """Images and depth maps; a pixel shows a solid where its depth is finite.
-
-    To render some pixels only: render_rays(scenes, *rays(cameras, uv)), with uv their image coordinates.
-    """
-    return render(scenes, cameras, side, antialias), render_depth(scenes, cameras, side)
 
 
 def check_render_arguments(scenes: Scenes, cameras: Tensor, side: int, antialias: int = 1) -> None:

@@ -3,8 +3,9 @@
 A scene is a background with one to three sprites. The source image shows how each sprite *can* move: a pendulum hangs
 from its peg, a bead sits on a rail, a disc has a ring that marks its largest size, a wheel has spokes. How the sprite
 *will* move is hidden: it is a signed amplitude. The sign is the direction (to the right or to the left along the rail,
-larger or smaller, ...). The colour of the sprite's badge determines the probability of the sign, and nothing else in
-the image tells it; the absolute value is uniform. So the distribution of motions given the source image is known.
+larger or smaller, ...). The colour of the sprite's badge determines the probability of the sign; no other part of the
+image depends on the sign. The absolute value is uniform. So the distribution of motions given the source image is
+known.
 
 All motions are affine in the position and linear in tau: the point x of a sprite moves to x + tau (A (x - anchor) + b),
 where A and b follow from the signed amplitude.
@@ -90,7 +91,7 @@ def make_textures(names: list[str], count: int = 512, seed: int = 0) -> Float[Te
 
 @dataclass(frozen=True)
 class Scenes:
-    """B scenes of S = MAX_SPRITES sprites. The fields describe the source image; none of them tells the motion.
+    """B scenes of S = MAX_SPRITES sprites. The fields describe the source image, not the motion.
 
     sprite_type:      (B, S) index into SPRITE_TYPES; -1: this sprite is absent
     cue:              (B, S) index into CUE_PROBABILITIES, the colour of the badge
@@ -320,7 +321,7 @@ def sprite_colour(scenes: Scenes, u: Float[Tensor, "b m s h w 2"], textures: Ten
     distance, radius = u.norm(dim=-1), scenes.radius[:, None, :, None, None]
     dark_alpha = coverage_from_distance((distance - radius).abs() - 1.0) + coverage_from_distance(radius - distance)
     polar_angle = torch.atan2(u[..., 1], u[..., 0])
-    # three spokes: a turn in one direction never looks like the turn in the other
+    # three spokes: the wheels of two opposite turns never have the same image
     spokes = coverage_from_distance(distance * (1.5 * polar_angle).sin().abs() / 1.5 - 0.9)
     dark_alpha = torch.maximum(dark_alpha, spokes * scenes.is_type("wheel")[:, None, :, None, None]).clamp(0, 1)
     inner_ring = coverage_from_distance((distance - 0.62 * radius).abs() - 0.7)
@@ -345,7 +346,7 @@ def sprite_masks(scenes: Scenes) -> Bool[Tensor, "b s h w"]:
 
 
 def true_displacement(scenes: Scenes, amplitudes: Float[Tensor, "b s"]) -> Float[Tensor, "b 2 h w"]:
-    """The displacement of every pixel of the source image at tau = 1; zero off the sprites."""
+    """The displacement of every pixel of the source image at tau = 1; zero outside of the sprites."""
     anchor, A, velocity = (x[:, :, None, None] for x in affine_velocity(scenes, amplitudes))
     offset = torch.stack(pixel_grid(IMAGE_SIZE, IMAGE_SIZE, amplitudes), -1) - anchor
     displacement = torch.einsum("bshwij,bshwj->bshwi", A.expand(*offset.shape, 2), offset) + velocity
@@ -353,13 +354,6 @@ def true_displacement(scenes: Scenes, amplitudes: Float[Tensor, "b s"]) -> Float
 
 
 # --- observations and training batches --------------------------------------------------------------------------------
-
-
-def render_observations(
-    scenes: Scenes, amplitudes: Float[Tensor, "b s"], tau: Float[Tensor, "b m"], textures: Float[Tensor, "n 3 64 64"]
-) -> Observations:
-    """The frames at times tau, as observations with params tau."""
-    return Observations(render(scenes, amplitudes, tau, textures), tau[..., None])
 
 
 def batches(textures: Float[Tensor, "n 3 64 64"], batch_size: int = 128, min_tau: float = 0.25):
@@ -380,7 +374,8 @@ def batches(textures: Float[Tensor, "n 3 64 64"], batch_size: int = 128, min_tau
         tau = min_tau + (1 - min_tau) * torch.rand(batch_size, 3, generator=generator)
         tau[:, 0] = 0
         device = textures.device
-        views = render_observations(scenes.to(device), amplitudes.to(device), tau.to(device), textures)
+        frames = render(scenes.to(device), amplitudes.to(device), tau.to(device), textures)
+        views = Observations(frames, tau[..., None].to(device))
         return {"context": views.select([0]), "target": views.select([1]), "novel": views.select([2])}
 
     return batch

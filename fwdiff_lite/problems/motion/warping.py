@@ -110,7 +110,7 @@ def pixel_grid(h: int, w: int, like: Tensor) -> tuple[Float[Tensor, "h w"], Floa
 
 
 class _FlowForwardModel:
-    """The common part of both forward models: a frame for every tau, blended from K flows."""
+    """The base class of both forward models: a frame for every tau, blended from K flows."""
 
     def __call__(
         self, signal: MotionSignal, params: Float[Tensor, "b m 1"], pixel_indices=None
@@ -281,9 +281,9 @@ class MotionDenoiser(nn.Module):
     def loss_weight(self, condition: Condition, t: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
         """The inverse of the expected squared error, in units of the error of a frame without motion.
 
-        The expected error has two parts. A tenth remains at every t, since no warp can show it. The rest remains while
-        the direction of motion is uncertain. Hundreds of pixels show the direction, each with a signal-to-noise ratio
-        of (alpha / sigma)^2, so the ratio of all of them together decides when it is known.
+        The expected error has two parts. A tenth remains at every t, since no warp removes this part. The rest remains
+        while the direction of motion is uncertain. Hundreds of pixels show the direction, each with a signal-to-noise
+        ratio of (alpha / sigma)^2. Their joint ratio determines at which t the direction is known.
         """
         pooled_snr = 50 * (self.schedule.alpha(t) / self.schedule.sigma(t)).square()
         return 1 / (0.1 + 0.9 / (1 + pooled_snr))

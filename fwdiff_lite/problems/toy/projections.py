@@ -52,7 +52,7 @@ def sample_directions(
         angle = wedge * (torch.rand(n, m, generator=generator, dtype=dtype) - 0.5)
         return torch.stack([angle.cos(), angle.sin()], -1)
     if wedge < 2 * math.pi:
-        raise ValueError(f"a wedge of directions is for signals in R^2, got dims={dims}")
+        raise ValueError(f"a wedge of directions is for signals in R^2, got dims={dims}: leave `wedge` out")
     return nn.functional.normalize(torch.randn(n, m, dims, generator=generator, dtype=dtype), dim=-1)
 
 
@@ -80,7 +80,7 @@ def make_prior(dims: int) -> GaussianMixture:
         means = [[-0.7, -0.5, 1.2], [-0.5, -0.7, -1.0], [0.8, 0.7, -1.1], [0.9, 0.4, 1.1]]
         axes = [[0.5, 0.3, 0.25], [0.4, 0.4, 0.3], [0.6, 0.25, 0.3], [0.3, 0.4, 0.25]]
     else:
-        raise ValueError(f"the toy problem has signals in R^2 or R^3, got dims={dims}")
+        raise ValueError(f"the toy problem has signals in R^2 or R^3, got dims={dims}: give 2 or 3")
     weights = torch.tensor([0.4, 0.3, 0.2, 0.1], dtype=torch.float64)
     angle = torch.tensor([0.6, 0.0, -0.4, 0.3], dtype=torch.float64)
     rotation = torch.eye(dims, dtype=torch.float64).repeat(4, 1, 1)
@@ -218,7 +218,7 @@ def dataset_batches(observations: Observations, batch_size: int) -> Callable:
 
 
 class ProjectionCondition(NamedTuple):
-    """Everything in Eq. 4 that does not depend on the noise.
+    """The terms of Eq. 4 that do not depend on the noise.
 
     features          the network's input
     min_norm_signal   the signal of least norm that agrees with the context
@@ -266,7 +266,9 @@ class ProjectionDenoiser(nn.Module):
         check_single_target(target_params, target_mask)
         m = context.mask.shape[1]
         if m > self.max_contexts:
-            raise ValueError(f"this denoiser takes up to {self.max_contexts} observations as context, got {m}")
+            raise ValueError(
+                f"this denoiser takes up to {self.max_contexts} observations as context, got {m}: build it with more"
+            )
         check_last_sizes("context.params", context.params, target_params.shape[-1])
         basis, values, min_norm_signal = _orthonormal_context(_pad(context, self.max_contexts))
         phi = target_params[:, 0]

@@ -12,6 +12,7 @@ from fwdiff_lite.colours import to_uint8
 from fwdiff_lite.experiments import export, harness
 from fwdiff_lite.experiments.__main__ import main
 from fwdiff_lite.experiments.inverse_graphics import ablations, evaluation
+from fwdiff_lite.experiments.inverse_graphics.evaluation import Sampling
 from fwdiff_lite.experiments.measurements import to_flat
 from fwdiff_lite.problems.inverse_graphics import tabletop
 from fwdiff_lite.problems.inverse_graphics.viewspace import DistillationConfig
@@ -57,7 +58,7 @@ def results(test_set):
     points, results = ablations.consistency_points(test_set), {}
     for name in ("redrawn", "mixed", "prior"):
         ablation = replace(ablations.ABLATIONS[name], target_angles=evaluation.BACK_ANGLES)
-        samples = ablation.sampler(None, test_set, K)[:, :, 2:]
+        samples = ablation.sampler(None, test_set, Sampling(K))[:, :, 2:]
         results[name] = ablations.evaluate_ablation(test_set, samples, posterior_mean(test_set), ablation, points)
     return results
 
@@ -147,16 +148,16 @@ def test_gains_over_another_ablation_are_paired_over_scenes():
 
 def test_a_view_space_model_samples_every_view_separately(small_set):
     model = perturbed_model("view_space")
-    samples = ablations.sample_view_space(model, small_set, 2, 2, 0.0, chunk_size=12)
+    samples = ablations.sample_view_space(model, small_set, Sampling(2, 2, chunk_size=12))
     assert samples.shape == (2, 2, 3, 2, 3, 16, 16)
-    again = ablations.sample_view_space(model, small_set, 2, 2, 0.0, chunk_size=24)
+    again = ablations.sample_view_space(model, small_set, Sampling(2, 2, chunk_size=24))
     assert (again[0] - samples[0]).abs().max() < 1e-4, "the first chunk has the same noise"
     assert (samples[:, 0] - samples[:, 1]).abs().max() > 1e-3, "samples differ"
 
 
 def test_a_deterministic_scene_is_rendered_at_both_cameras(small_set):
     model = perturbed_model("deterministic")
-    samples = ablations.sample_deterministic(model, small_set, 8, 1, 0.0, chunk_size=1)
+    samples = ablations.sample_deterministic(model, small_set, Sampling(8, chunk_size=1))
     assert samples.shape == (2, 1, 3, 2, 3, 16, 16)
     separate = evaluation.sample_posterior(model, small_set)
     torch.testing.assert_close(samples[:, :, :, 0], separate[:, :, :, 0], atol=1e-5, rtol=0)
@@ -167,7 +168,7 @@ def test_a_deterministic_scene_is_rendered_at_both_cameras(small_set):
 def test_guidance_moves_the_sampled_image_away_from_the_render_of_its_scene(small_set):
     model, differences = perturbed_model("guided"), []
     for options in ({}, {"guidance": 3.0}):
-        samples = ablations.sample_with_options(model, small_set, 2, 1, 0.0, 64, **options)
+        samples = ablations.sample_with_options(model, small_set, Sampling(2, 1), **options)
         assert samples.shape == (2, 2, 1, 3, 3, 16, 16)
         render, _, image = samples[:, :, 0].unbind(2)
         differences.append((render - image).square().mean().sqrt())  # never 0: a sampled image has one ray a pixel
@@ -175,12 +176,12 @@ def test_guidance_moves_the_sampled_image_away_from_the_render_of_its_scene(smal
 
 
 def test_unconditional_samples_do_not_depend_on_the_context(small_set):
-    model = perturbed_model("unconditional")
-    samples = ablations.sample_unconditional(model, small_set, 2, 1, 1.0, 64)
+    model, sampling = perturbed_model("unconditional"), Sampling(2, 1, eta=1.0)
+    samples = ablations.sample_unconditional(model, small_set, sampling)
     flipped = replace(small_set, context=small_set.context[[1, 0]])
-    assert torch.equal(ablations.sample_unconditional(model, flipped, 2, 1, 1.0, 64), samples)
+    assert torch.equal(ablations.sample_unconditional(model, flipped, sampling), samples)
     model = perturbed_model("unet")
-    samples, control = (evaluation.sample_posterior(model, test_set, 2, 1, 1.0) for test_set in (small_set, flipped))
+    samples, control = (evaluation.sample_posterior(model, test_set, sampling) for test_set in (small_set, flipped))
     assert not torch.equal(control, samples), "the control: conditional samples"
 
 
@@ -197,7 +198,7 @@ def test_the_second_context_image_hides_the_same(test_set):
 def test_autoregressive_samples_are_rendered_from_behind(small_set):
     model = perturbed_model("around")
     one_target, two_targets = (
-        ablations.sample_through_targets(model, small_set, 2, 1, 0.0, 64, targets=targets)
+        ablations.sample_through_targets(model, small_set, Sampling(2, 1), targets=targets)
         for targets in (evaluation.ORBIT_TARGETS[:1], evaluation.ORBIT_TARGETS)
     )
     assert one_target.shape == two_targets.shape == (2, 2, 1, 2, 3, 16, 16)
@@ -209,7 +210,7 @@ def test_autoregressive_samples_are_rendered_from_behind(small_set):
 
 def test_a_distilled_scene_is_rendered_at_all_cameras(small_set):
     config = DistillationConfig(num_rounds=2, updates_per_round=2, rays_per_camera=8, resolution=8)
-    samples = ablations.sample_distilled(perturbed_model("view_space"), small_set, 1, 1, 0.0, 64, config=config)
+    samples = ablations.sample_distilled(perturbed_model("view_space"), small_set, Sampling(1, 1), config=config)
     assert samples.shape == (2, 1, 3, 2, 3, 16, 16) and samples.isfinite().all()
 
 
@@ -252,8 +253,8 @@ def test_ablations_are_evaluated_and_exported(experiment, tmp_path, monkeypatch)
     assert views.shape == (2, 1, 2, 3, 16, 16) and guided.shape == (1, 4, 2, 3, 16, 16)
     assert views.dtype == np.uint8 and len(np.unique(views)) <= 64
     ablation, session = ablations.ABLATIONS["guidance_2"], harness.Session(experiment, tmp_path, OPTIONS)
-    size = {"k": ablation.num_samples, "steps": 1, "eta": ablation.eta, "chunk_size": 16}
-    samples = ablation.sampler(session.model("guided"), session.test_set, **size)
+    sampling = Sampling(ablation.num_samples, 1, ablation.eta, chunk_size=16)
+    samples = ablation.sampler(session.model("guided"), session.test_set, sampling)
     assert np.array_equal(guided, to_uint8(samples[:1, :4, -1, [0, 2]], 64)), "the render, and the sampled image"
 
 

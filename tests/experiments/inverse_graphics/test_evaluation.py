@@ -81,11 +81,11 @@ def test_without_a_baseline_there_is_no_comparison_with_it(test_set):
 
 def test_samples_do_not_depend_on_the_chunk_size(model):
     small_set = evaluation.make_test_set(2, 1, side=16)
-    samples = evaluation.sample_posterior(model, small_set, 2, 2, chunk_size=4)
+    samples = evaluation.sample_posterior(model, small_set, evaluation.Sampling(2, 2, chunk_size=4))
     assert samples.shape == (2, 2, len(evaluation.TARGET_ANGLES), 2, 3, 16, 16)
-    assert (evaluation.sample_posterior(model, small_set, 2, 2, chunk_size=4) == samples).all()
+    assert (evaluation.sample_posterior(model, small_set, evaluation.Sampling(2, 2, chunk_size=4)) == samples).all()
     angles = evaluation.TARGET_ANGLES[:1]
-    again = evaluation.sample_posterior(model, small_set, 2, 2, target_angles=angles, chunk_size=1)
+    again = evaluation.sample_posterior(model, small_set, evaluation.Sampling(2, 2, chunk_size=1), angles)
     assert (again[:, :, 0] - samples[:, :, 0]).abs().max() < 1e-4
     assert (samples[:, 0] - samples[:, 1]).abs().max() > 1e-3, "samples differ"
 

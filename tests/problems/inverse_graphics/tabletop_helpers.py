@@ -5,8 +5,8 @@ from dataclasses import fields, replace
 import torch
 
 from fwdiff_lite.problems.inverse_graphics import tabletop
-from fwdiff_lite.problems.inverse_graphics.cameras import look_at
-from fwdiff_lite.problems.inverse_graphics.ray_tracing import SHAPES
+from fwdiff_lite.problems.inverse_graphics.cameras import look_at, pixel_centres, rays
+from fwdiff_lite.problems.inverse_graphics.ray_tracing import SHAPES, closest_hit
 
 FIELD_NAMES = [field.name for field in fields(tabletop.Scenes)]
 
@@ -34,6 +34,12 @@ def scene_with_one_solid(shape, half_extents, position=(0.0, 0.0), azimuth=0.0):
 
 def camera(eye, target, fov=0.6, up=(0.0, 0.0, 1.0)):
     return look_at(double(eye), double(target), fov, up)[None, None]
+
+
+def render_depth(scenes, cameras, side=64):
+    """(B, M, side, side): the distance to the hit of the ray through each pixel's centre, or inf without a hit."""
+    depth, _ = closest_hit(tabletop.build_solids(scenes), *rays(cameras, pixel_centres(side, side, cameras)))
+    return depth.view(*cameras.shape[:2], side, side)
 
 
 def corners(scenes):

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from tabletop_helpers import camera, double, generator, scene_with_one_solid
+from tabletop_helpers import camera, double, generator, render_depth, scene_with_one_solid
 
 from fwdiff_lite.problems.inverse_graphics import tabletop
 from fwdiff_lite.problems.inverse_graphics.cameras import pixel_centres, rays
@@ -23,7 +23,7 @@ def test_depth_of_a_sphere_and_of_the_table_from_above():
     r, eye = 0.2, double([0.1, -0.2, 3.0])
     scenes = scene_with_one_solid("sphere", (r, r, r), position=(0.1, -0.2))
     cameras = camera((0.1, -0.2, 3.0), (0.1, -0.2, 0.0), 0.3, up=(0.0, 1.0, 0.0))
-    depth = tabletop.render_depth(scenes, cameras, 33)[0, 0]
+    depth = render_depth(scenes, cameras, 33)[0, 0]
     torch.testing.assert_close(depth[16, 16], eye[2] - 2 * r, rtol=0, atol=1e-12)
     directions = rays(cameras, pixel_centres(33, 33, cameras))[1][0, 0]
     from_centre = eye - double([0.1, -0.2, r])
@@ -45,7 +45,7 @@ def test_depth_of_a_sphere_and_of_the_table_from_above():
 )
 def test_depth_from_the_side(shape, azimuth, expected):
     scenes = scene_with_one_solid(shape, (0.1, 0.3 if shape == "box" else 0.1, 0.25), azimuth=azimuth)
-    depth = tabletop.render_depth(scenes, camera((3.0, 0.0, 0.2), (0.0, 0.0, 0.2)), 33)[0, 0]
+    depth = render_depth(scenes, camera((3.0, 0.0, 0.2), (0.0, 0.0, 0.2)), 33)[0, 0]
     torch.testing.assert_close(depth[16, 16], double(expected), rtol=0, atol=1e-9)
     assert depth[0, 0] == torch.inf
 
@@ -62,11 +62,11 @@ def test_a_ray_that_starts_inside_a_solid_hits_it_at_once(shape):
 def test_depth_of_tops_and_of_the_tables_rim():
     for shape in ("box", "cylinder"):
         cameras = camera((0.0, 0.0, 2.0), (0.0, 0.0, 0.0), up=(0.0, 1.0, 0.0))
-        depth = tabletop.render_depth(scene_with_one_solid(shape, (0.1, 0.1, 0.25)), cameras, 33)[0, 0]
+        depth = render_depth(scene_with_one_solid(shape, (0.1, 0.1, 0.25)), cameras, 33)[0, 0]
         torch.testing.assert_close(depth[16, 16], double(1.5), rtol=0, atol=1e-9)
     rim_height = tabletop.LOW[2] / 2
     cameras = camera((3.0, 0.0, rim_height), (0.0, 0.0, rim_height))
-    depth = tabletop.render_depth(scene_with_one_solid("box", (0.1, 0.1, 0.2)), cameras, 33)[0, 0]
+    depth = render_depth(scene_with_one_solid("box", (0.1, 0.1, 0.2)), cameras, 33)[0, 0]
     torch.testing.assert_close(depth[16, 16], double(2.0), rtol=0, atol=1e-9)
 
 
