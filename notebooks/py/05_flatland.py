@@ -365,6 +365,6 @@ run.must_show(
     energy_ratio=None,
     spread_skill=None,
     factor_tv=(0.0, 0.08),
-    factor_scene_rms=(0.0, 0.15),
+    **{"factor_scene_rms": (0.0, 0.15)},
 )
 run.finish()
