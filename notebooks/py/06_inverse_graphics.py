@@ -535,7 +535,7 @@ run.record(**speed)
 # %%
 run.claim(
     "Section 4.1 in 3-D: radiance fields sampled from one picture. On {examined} held-out scenes it draws "
-    "what the picture hides within {factor_tv:.2f} of the true odds, and samples vary "
+    "what the picture hides within {factor_tv:.2f} of the true probabilities, and samples vary "
     "{variance_unseen_over_seen_180:.0f} times as much where the picture cannot know as where it can. "
     "Behind the table they come {energy_skill_180:.0%} of the way from a deterministic model's energy score "
     "to the truth's, at 60 degrees {energy_skill_60:.0%}.",
@@ -569,6 +569,6 @@ run.falls_short(
     energy_skill_60_low="pictures are filtered twice, and little is open",
     novel_energy_skill_60="what neither view shows is a blend",
     novel_energy_skill_120="what neither view shows is a blend",
-    no_novel_eta_0_factor_tv_high="decals are drawn by odds off by eight points, with the shorter training",
+    no_novel_eta_0_factor_tv_high="decals' probabilities are off by eight points, with the shorter training",
 )
 run.finish()
