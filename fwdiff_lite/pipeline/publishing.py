@@ -34,18 +34,18 @@ def publish(run: NotebookRun, figures: Path, notebooks: Path, profile: str, fact
     costs = {path: with_cost(read_json(path), run.name, profile, facts | cost) for path in paths}
     files = {
         **pictures,
-        **{figures / f"{x}.json": json_bytes(merged(figures, run, x)) for x in ("metrics", "claims")},
+        **{figures / f"{stem}.json": json_bytes(merged(figures, run, stem)) for stem in ("metrics", "claims")},
         **{path: json_bytes(content) for path, content in costs.items()},
         notebooks / f"{run.name}.ipynb": notebook_bytes(run, costs.get(stated) or read_json(stated)),
     }
     replace_all(files, old - pictures.keys(), figures)
 
 
-def merged(figures: Path, run: NotebookRun, record_type: str) -> dict[str, Any]:
-    """The records of one type of all notebooks, with what this run recorded and without notebooks that are gone."""
+def merged(figures: Path, run: NotebookRun, stem: str) -> dict[str, Any]:
+    """The content of figures/STEM.json, with the record of this run and without notebooks that are gone."""
     known = set(notebook_names())
-    records = {name: record for name, record in read_json(figures / f"{record_type}.json").items() if name in known}
-    if record := read_json(run.out / f"{run.name}.{record_type}.json"):
+    records = {name: record for name, record in read_json(figures / f"{stem}.json").items() if name in known}
+    if record := read_json(run.out / f"{run.name}.{stem}.json"):
         records[run.name] = record
     return records
 

@@ -524,11 +524,11 @@ widget = interact(
 # %%
 run.claim(
     "Section 4.2: several motions for one image, learnt from images and later frames. Pooled, sampled signs "
-    "are within {factor_tv_high:.3f} of their true probabilities; 16 samples hit {mode_coverage:.0%} of the modes, "
-    "and the best of them lies {epe_ratio:.2f} times as far from the truth as the deterministic prediction. "
-    "With the paper's one flow field the likelier motion is drawn {warp_1_eta_0_excess:.0f} points too "
-    "often; two blended flow fields remove this bias. Spread over error is {spread_skill:.2f} (1 is "
-    "calibrated).",
+    "are within {factor_tv_high:.3f} of their true probabilities; 16 samples hit {mode_coverage:.0%} of the "
+    "modes, and the best of them lies {epe_ratio:.2f} times as far from the truth as the deterministic "
+    "prediction. With the paper's one flow field the likelier motion is drawn {warp_1_eta_0_excess:.0f} "
+    "points too often; two blended flow fields remove this bias. Spread over error is {spread_skill:.2f} (1 "
+    "is calibrated).",
     thumbnail="clips.gif",
 )
 run.must_show(

@@ -605,9 +605,9 @@ run.claim(
     "Section 4.3: a StyleGAN2 inverted from one patch, learnt from patches alone. Samples meet a held-out "
     "patch with {wplus_eta_1_energy_ratio:.2f} of the deterministic prediction's energy score, and differ "
     "{wplus_eta_1_diversity_outside_over_inside:.0f} times as much outside the patch as inside. How often "
-    "they draw a hidden attribute is within {wplus_eta_1_factor_tv:.2f} of the true probabilities for the worst one "
-    "(the deterministic prediction: {wplus_eta_1_deterministic_factor_tv:.2f}). Spread over error is "
-    "{wplus_eta_1_spread_skill:.2f} (1 is calibrated).",
+    "they draw a hidden attribute is within {wplus_eta_1_factor_tv:.2f} of the true probabilities for the "
+    "worst one (the deterministic prediction: {wplus_eta_1_deterministic_factor_tv:.2f}). Spread over error "
+    "is {wplus_eta_1_spread_skill:.2f} (1 is calibrated).",
     thumbnail="samples.png",
 )
 run.must_show(

@@ -359,8 +359,8 @@ run.claim(
     "Section 4.1 in the plane: radiance fields sampled from one row of pixels, by a pixelNeRF inside a "
     "diffusion model that trains in a minute and a half. Its samples come {energy_skill:.0%} of the way "
     "from a deterministic model's energy score to the truth's. What hides behind a wall is sampled within "
-    "{factor_tv:.2f} of its true probabilities once every hidden room has been a target; with one target, the other "
-    "room is off by {one_shot_factor_tv_second:.2f}.",
+    "{factor_tv:.2f} of its true probabilities once every hidden room has been a target; with one target, "
+    "the other room is off by {one_shot_factor_tv_second:.2f}.",
     thumbnail="samples.png",
 )
 run.must_show(

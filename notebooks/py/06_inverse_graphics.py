@@ -569,6 +569,6 @@ run.falls_short(
     energy_skill_60_low="pictures are filtered twice, and little is open",
     novel_energy_skill_60="what neither view shows is a blend",
     novel_energy_skill_120="what neither view shows is a blend",
-    no_novel_eta_0_factor_tv_high="probabilities of decals are off by eight points, with the shorter training",
+    no_novel_eta_0_factor_tv_high="decals' probabilities are off by eight points, with the shorter training",
 )
 run.finish()

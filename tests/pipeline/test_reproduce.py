@@ -336,7 +336,9 @@ def test_readme_parts_are_generated(checkout):
 def test_readme_takes_in_the_minutes_of_make_test(checkout):
     folder = checkout(**{"90_tiny": "1"})
     record_total(folder / "build" / "test.json", "make test", 540.0)
+    (folder / "build" / "durations.json").write_text('{"tests/test_a.py::test_b": 4}')
     (folder / "README.md").write_text("<!-- generated: times -->\n<!-- end -->\n")
     update_readme()
     install = json.loads((folder / "figures" / "provenance.json").read_text())["make test"]["install_minutes"]
     assert f"`make test` took {9 + install:.1f} minutes" in (folder / "README.md").read_text()
+    assert json.loads((folder / "tests" / "durations.json").read_text()) == {"tests/test_a.py::test_b": 4}
