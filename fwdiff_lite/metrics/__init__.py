@@ -14,8 +14,8 @@
 
 Throughout, `samples` is (c, K, *obs): K samples for each of c contexts; `truth` is (c, *obs). Contexts are the
 independent unit, so every interval is a bootstrap over contexts. A function with one number for each context is scaled
-so that its mean over contexts is the mean over all elements. Invalid input (a NaN, an empty tensor, shapes that do not
-fit, K = 1 where a variance is needed) is a ValueError of one line.
+so that its mean over contexts is the mean over all elements. Invalid input (a NaN, an empty tensor, integers such as
+uint8 pictures, shapes that do not fit, K = 1 where a variance is needed) is a ValueError of one line.
 """
 
 from fwdiff_lite.metrics.bootstrap import (
