@@ -97,17 +97,21 @@ def test_the_noise_does_not_depend_on_chunks(eta, chunk_size):
     model, context, target = problem()
     options = {"num_samples": 3, "steps": 4, "eta": eta}
     generators = [seeded(), seeded()]
-    whole = model.sample(context, target.params, generator=generators[0], **options)
+    unchunked = model.sample(context, target.params, generator=generators[0], **options)
     parts = model.sample(context, target.params, generator=generators[1], chunk_size=chunk_size, **options)
-    assert whole.signal.shape == (6, 3, 2) and whole.observation.shape == whole.noisy_target.shape == (6, 3, 2)
+    assert unchunked.signal.shape == (6, 3, 2) and unchunked.observation.shape == unchunked.noisy_target.shape == (
+        6,
+        3,
+        2,
+    )
     for name in ("signal", "observation", "noisy_target"):
-        torch.testing.assert_close(getattr(parts, name), getattr(whole, name), rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(getattr(parts, name), getattr(unchunked, name), rtol=1e-10, atol=1e-12)
     assert torch.equal(generators[0].get_state(), generators[1].get_state()), "and what is drawn later neither"
     repeated = model.sample(
         context.repeat(3), target.params.repeat_interleave(3, 0), generator=seeded(), steps=4, eta=eta
     )
-    assert torch.equal(repeated.signal.unflatten(0, (6, 3)), whole.signal), "rows are those of Observations.repeat"
-    assert whole.signal.std(1).min() > 0, "samples of one context differ"
+    assert torch.equal(repeated.signal.unflatten(0, (6, 3)), unchunked.signal), "rows are those of Observations.repeat"
+    assert unchunked.signal.std(1).min() > 0, "samples of one context differ"
 
 
 @pytest.mark.parametrize("chunk_size", [None, 4])
@@ -264,10 +268,10 @@ def test_several_samples_and_chunks_take_the_rows_of_the_mask():
     _, seen = observe(5, 3)
     mask = torch.tensor([[True, False]] * 2 + [[True, True]] * 3)
     model, context, params = ForwardDiffusion(GaussianDenoiser(), project), seen.select([0]), seen.params[:, 1:]
-    whole = model.sample(context, params, mask, num_samples=3, steps=3, generator=seeded())
+    unchunked = model.sample(context, params, mask, num_samples=3, steps=3, generator=seeded())
     parts = model.sample(context, params, mask, num_samples=3, chunk_size=4, steps=3, generator=seeded())
-    torch.testing.assert_close(parts.signal, whole.signal)
-    assert whole.observation[:2, :, 1].abs().max() == 0 and whole.observation[2:, :, 1].abs().min() > 0
+    torch.testing.assert_close(parts.signal, unchunked.signal)
+    assert unchunked.observation[:2, :, 1].abs().max() == 0 and unchunked.observation[2:, :, 1].abs().min() > 0
 
 
 class Spy(GaussianDenoiser):
