@@ -119,9 +119,9 @@ def _next(n: int) -> Tensor:
     return torch.arange(n).roll(-1)
 
 
-def _root_mean(observations: Observations, squared_values: Float[Tensor, "b m *obs"]) -> float:
+def _root_mean(observations: Observations, squared_error: Float[Tensor, "b m *obs"]) -> float:
     """The root of the mean over all observations that exist; NaN if there are none."""
-    return float(squared_values[observations.mask].double().mean().sqrt())
+    return float(squared_error[observations.mask].double().mean().sqrt())
 
 
 def _std(observations: Observations) -> float:
