@@ -104,9 +104,8 @@ def fit(
     seed: of the generator of batches, times and noise, and of the order of a DataLoader without its own generator
     bf16: forward and backward pass in bfloat16 where that is safe (autocast); weights and EMA stay in float32
     validate: validate(model) returns a number or a dict of numbers for log.validation; it is called every
-        `validate_every` steps and at the end, with the EMA as weights, on every process; see
-        validation.validation_loss.
-        It changes nothing in the training, but its seconds count
+        `validate_every` steps and at the end, with the EMA as weights, on every process; validation.validation_loss
+        makes one for a data set. It changes nothing in the training, but its seconds count
     checkpoint: a file that is written every `checkpoint_every` steps, after `checkpoint_minutes` without a save, and at
         the end, and resumed from if it exists; on one process the result is that of an uninterrupted training, bit for
         bit (a budget in seconds aside). A resumed epoch of an iterable begins again, and the batches that were trained

@@ -75,6 +75,9 @@ def test_what_lies_outside_of_a_crop_does_not_count():
     scale = TargetScale(model)
     scale.measure(target)
     assert scale.sums.tolist() == [2, 0, 18]
+    for _ in range(20):
+        scale.measure(target)
+    assert scale.sums.tolist() == [20, 0, 180], "10 steps are measured, and no later one"
 
 
 def test_the_warning_names_the_callers_line():

@@ -94,6 +94,12 @@ def test_every_step_is_the_written_out_update():
     assert model.denoiser.w.item() == averages[-1]
 
 
+def test_the_defaults_of_the_update():
+    model, _ = train()
+    defaults = Reference(learning_rate=1e-3, weight_decay=0.0, warmup=100, clip=1.0, ema=0.999)
+    assert model.denoiser.w.item() == pytest.approx(defaults.run()[-1][1], abs=1e-12)
+
+
 @pytest.mark.parametrize(
     "change",
     [

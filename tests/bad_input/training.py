@@ -173,6 +173,7 @@ nan, inf = math.nan, math.inf
 wide = Observations(torch.zeros(4, 1, 3), torch.ones(4, 1, 2))
 double = observations().to(torch.float64)
 images = Observations(torch.rand(4, 1, 3, 2, 2), torch.ones(4, 1, 2))
+flat = Observations(images.value.flatten(3), images.params)
 with_images = {"target": images, "novel": images}
 pixels = torch.zeros(4, 1, 5, dtype=torch.long)
 OPTIONS = [
@@ -226,6 +227,7 @@ BATCHES = [
     ("indices of other M", with_images | {"pixel_indices": pixels.repeat(1, 2, 1)}, r"wanted integers \(4, 1, n\)"),
     ("negative indices", with_images | {"pixel_indices": pixels - 1}, "from -1 to -1: the observations .* 4 pixels"),
     ("indices too large", with_images | {"pixel_indices": pixels + 4}, "from 4 to 4: the observations in .target."),
+    ("indices of flat images", {"target": flat, "novel": flat, "pixel_indices": pixels + 4}, "4: .* have 4 pixels"),
     ("novel indices too large", with_images | {"novel_pixel_indices": pixels + 9}, "from 9 to 9"),
     ("indices without novel", {"novel": None, "novel_pixel_indices": pixels}, 'has "novel_pixel_indices" without'),
 ]
