@@ -44,9 +44,11 @@ X_NAN = torch.full((4, 3), math.nan)
 X_EMPTY = torch.zeros(0, 3)
 SCORES = torch.ones(4)
 SAMPLES = torch.zeros(4, 5, 3)
+TWO_SAMPLES = torch.tensor([1.0, 3.0])[:, None].expand(4, 2, 3)
 HALF = torch.full((4, 2), 0.5)
 LABELS = torch.zeros(4, dtype=torch.long)
 RANKS = torch.zeros(1, 4, dtype=torch.long)
+FIRST = torch.tensor([1, 0, 0, 0])  # a change of the first value alone
 BLACK, WHITE = torch.zeros(2, 3, 16, 16, dtype=torch.uint8), torch.full((2, 3, 16, 16), 255, dtype=torch.uint8)
 PICTURES = torch.zeros(2, 4, 3, 16, 16, dtype=torch.uint8)
 RGB = torch.zeros(4, 3, 16, 16)
@@ -122,11 +124,15 @@ CASES = [
     ("sbc_ranks no generator", lambda: sbc_ranks(X, SCORES, None), "generator is a NoneType"),
     ("sbc_pvalues rank", lambda: sbc_pvalues(LABELS, 20), r"wanted \(functionals, contexts\)"),
     ("sbc_pvalues range", lambda: sbc_pvalues(RANKS + 29, 20), "wanted 0 to L = 20"),
+    ("sbc_pvalues one", lambda: sbc_pvalues(RANKS + 29 * FIRST, 20), "ranks run from 0 to 29"),
+    ("sbc_pvalues one below", lambda: sbc_pvalues(RANKS - FIRST, 20), "ranks run from -1 to 0"),
     ("sbc_pvalues below", lambda: sbc_pvalues(RANKS - 1, 20), "ranks run from -1"),
     ("sbc_pvalues float", lambda: sbc_pvalues(RANKS + 0.5, 20), "ranks has the type torch.float32, wanted integers"),
     ("sbc_pvalues L", lambda: sbc_pvalues(RANKS, 0), "got L = 0"),
     ("sbc_pvalues few", lambda: sbc_pvalues(RANKS.repeat(1, 99), 16), "got L = 16 .* pass a generator"),
     ("holm range", lambda: holm(X[0] + 2), "between 0 and 1"),
+    ("holm one", lambda: holm(SCORES + FIRST), "between 0 and 1"),
+    ("holm one below", lambda: holm(SCORES - 2 * FIRST), "between 0 and 1"),
     ("holm rank", lambda: holm(X), r"pvalues of shape \(4, 3\)"),
     ("tarp shapes", lambda: tarp(SAMPLES, X, X[:2]), "references has shape"),
     ("tarp truth", lambda: tarp(SAMPLES, X[:2], X), "truth has shape"),
@@ -134,6 +140,8 @@ CASES = [
     ("tarp ties", lambda: tarp(torch.zeros(4, 9, 3), X, X), "4 contexts have samples exactly as far as the truth"),
     ("tarp references nan", lambda: tarp(SAMPLES, X, X_NAN), "references holds 12"),
     ("tarp_max_gap range", lambda: tarp_max_gap(X[0] - 1), "between 0 and 1"),
+    ("tarp_max_gap one", lambda: tarp_max_gap(SCORES + FIRST), "between 0 and 1"),
+    ("tarp_max_gap one below", lambda: tarp_max_gap(SCORES - 2 * FIRST), "between 0 and 1"),
     ("tarp_max_gap nan", lambda: tarp_max_gap(X_NAN[0]), "coverage holds 3 NaN"),
     # scores
     ("energy_score one", lambda: energy_score(SAMPLES[:, :1], X), "got K = 1 .* euclidean_error"),
@@ -166,6 +174,8 @@ CASES = [
     ("spread_skill exact", lambda: spread_skill(SAMPLES, X, seed()), "not finite"),
     ("spread_skill mask", lambda: spread_skill(SAMPLES, X, seed(), X[:, :2] > 0), "mask has shape"),
     ("spread_skill no mask", lambda: spread_skill(SAMPLES, X, seed(), X > 0), "selects no element"),
+    *((f"{f.__name__} two", lambda f=f: f(TWO_SAMPLES, X), None) for f in (energy_score, debiased_ensemble_mean_mse)),
+    ("spread_skill two", lambda: spread_skill(TWO_SAMPLES, X, seed()), None),
     ("debiased_ensemble_mean_mse one", lambda: debiased_ensemble_mean_mse(SAMPLES[:, :1], X), "got K = 1"),
     ("squared_error shapes", lambda: squared_error(X, X[:, :2]), "truth has shape"),
     (
@@ -176,6 +186,7 @@ CASES = [
     # factors
     ("factor_tv labels", lambda: factor_tv(LABELS[:, None] + 2, HALF, seed()), "wanted labels 0..1"),
     ("factor_tv sums", lambda: factor_tv(LABELS[:, None], HALF + 1, seed()), "sum to 1"),
+    ("factor_tv one sum", lambda: factor_tv(LABELS[:, None], HALF + FIRST[:, None], seed()), "sum to 1"),
     ("factor_tv contexts", lambda: factor_tv(LABELS[:2, None], HALF, seed()), "probabilities has shape"),
     ("factor_tv float", lambda: factor_tv(LABELS[:, None] + 0.5, HALF, seed()), "labels has the type torch.float32"),
     ("factor_tv counts", lambda: factor_tv(LABELS[:, None], LABELS[:, None] + 1, seed()), "probabilities has the type"),
@@ -188,9 +199,13 @@ CASES = [
     ("label_frequencies categories", lambda: label_frequencies(RANKS, 0), "categories = 0"),
     ("label_frequencies smoothing", lambda: label_frequencies(RANKS, 2, math.nan), "smoothing nan"),
     ("label_frequencies negative", lambda: label_frequencies(RANKS - 1, 2), "got labels -1"),
+    ("label_frequencies one", lambda: label_frequencies(RANKS + 2 * FIRST, 2), "got labels 0..2"),
+    ("label_frequencies one below", lambda: label_frequencies(RANKS - FIRST, 2), "got labels -1..0"),
     ("label_frequencies bool", lambda: label_frequencies(RANKS > 0, 2), "torch.bool, wanted integers"),
     ("log_loss zero", lambda: log_loss(torch.eye(2), torch.tensor([1, 0])), "2 true labels have probability 0"),
     ("log_loss labels", lambda: log_loss(HALF, LABELS + 2), "from 0 to 1"),
+    ("log_loss one label", lambda: log_loss(HALF, LABELS + 2 * FIRST), "from 0 to 1"),
+    ("log_loss one below", lambda: log_loss(HALF, LABELS - FIRST), "from 0 to 1"),
     ("log_loss shapes", lambda: log_loss(HALF, LABELS[:2]), "labels has shape"),
     ("label_entropy nan", lambda: label_entropy(X_NAN), "probabilities holds 12"),
     ("label_entropy negative", lambda: label_entropy(torch.tensor([[1.5, -0.5]])), "must be 0 or more"),

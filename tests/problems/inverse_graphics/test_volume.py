@@ -393,6 +393,15 @@ def test_offsets_stay_below_one_in_single_precision():
     assert offsets.dtype == torch.float32 and offsets.min() >= 0 and offsets.max() < 1
 
 
+def test_stratified_offsets_are_the_r2_sequence():
+    base = 1.3
+    for _ in range(60):  # the root of x^3 = x + 1
+        base = (1 + base) ** (1 / 3)
+    offsets = stratified_offsets(3, torch.tensor([[0, 7]]), double([0.0]))
+    expected = [[(0.5 + ray / base + segment / base**2) % 1 for segment in range(3)] for ray in (0, 7)]
+    torch.testing.assert_close(offsets[0], double(expected), rtol=0, atol=1e-6)  # the quotient of an index is float32
+
+
 def test_training_samples_fields_at_stratified_offsets_and_testing_at_midpoints():
     cameras = camera([-3.0, 0.0, 0.0])
     queried_points = {}
