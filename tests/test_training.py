@@ -160,7 +160,7 @@ def test_a_budget_of_seconds_ends_at_one_step_on_all_processes(tmp_path):
     """Though the second one's clock goes twice as fast: the first one's holds for both."""
     run_on_two_processes(tmp_path / "two", steps=None, seconds=1.0, pace=[1.0, 2.0])
     steps = [json.loads((tmp_path / f"two.{r}").read_text())[0] for r in range(2)]
-    assert steps[0] == steps[1] > 10
+    assert steps[0] == steps[1] > 4
 
 
 @pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")

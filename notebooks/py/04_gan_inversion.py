@@ -441,7 +441,8 @@ for sampler in (*experiment.SAMPLERS, "optimised"):
     if sampler in experiment.SAMPLERS:
         name, eta_, count = experiment.SAMPLERS[sampler]
         title = f"{titles[name]}, {('DDIM', 'ancestral')[int(eta_)]}, {count} target{'s'[: count > 1]}"
-    rms = np.mean([value for key, value in sorted(row.items()) if key.startswith("factor_scene_rms")])
+    names = [key for key in row if key.startswith("factor_scene_rms") and not key.endswith(("_low", "_high"))]
+    rms = np.mean([row[key] for key in names])
     print(f"{title:44}" + "".join(f"{row[key]:8.3g}" for key in columns) + f"{rms:8.2f}")
     run.record(**{f"{sampler}_{key}": value for key, value in row.items()})
     run.record(**{f"{sampler}_factor_scene_rms": rms})

@@ -90,10 +90,10 @@ def test_a_training_leaves_weights_and_a_record_and_is_resumed(toy):
     first, second = (load_file(folder / f"{name}.safetensors") for name in ("full", "reseeded"))
     assert all(w.dtype == torch.float16 for w in first.values())
     assert any((first[key] != second[key]).any() for key in first), "another seed"
-    toy("train full --steps 3 --minutes 0.5 --batch-size 2 --jobs-per-gpu 2")
+    toy("train full --steps 3 --minutes 0.5 --batch-size 4 --jobs-per-gpu 2")
     record = read_json(folder / "full.json")
     assert record["steps"] == 3 and record["minutes"] > 0 and record["gpu_minutes"] == 0, "on a CPU"
-    assert record["command"].endswith("toy train full --minutes 0.5 --steps 3 --batch-size 2 --jobs-per-gpu 2")
+    assert record["command"].endswith("toy train full --minutes 0.5 --steps 3 --batch-size 4 --jobs-per-gpu 2")
     model = harness.load_model(TOY, "full", folder, torch.device("cpu"))
     assert all(torch.equal(w, load_file(folder / "full.safetensors")[key].float())
                for key, w in model.denoiser.state_dict().items())  # fmt: skip
