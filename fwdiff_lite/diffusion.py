@@ -27,7 +27,7 @@ from fwdiff_lite.model_checks import (
     check_sequence,
     raise_if_fixed_size,
 )
-from fwdiff_lite.observations import Observations, expand_mask, gather_pixels, to_device
+from fwdiff_lite.observations import Observations, downsample_to, expand_mask, gather_pixels, to_device
 from fwdiff_lite.protocols import (
     Condition,
     CroppingForwardModel,
@@ -163,7 +163,7 @@ class ForwardDiffusion(nn.Module):
         total = (self.denoiser.loss_weight(condition, t) * error if self.weights_examples else error).mean()
         prediction = self.denoiser.deterministic_prediction(condition) if self.predicts_target else None
         if prediction is not None:
-            truth = Observations(_downsample_to(target.value, prediction.value.shape), target.params, target.mask)
+            truth = Observations(downsample_to(target.value, prediction.value.shape), target.params, target.mask)
             weight = _even_weight(truth.mask, truth.value).view(-1, *[1] * (truth.value.ndim - 1))
             losses["deterministic"] = (self._squared_error(self._divide_scale(prediction.value), truth) * weight).mean()
             total = total + losses["deterministic"]
@@ -493,10 +493,3 @@ def _even_weight(mask: Bool[Tensor, "b m"], like: Tensor) -> Float[Tensor, "b"]:
     It is exactly 1 if all exist, and so changes no bit of a mean.
     """
     return mask.shape[1] / mask.sum(1).clamp(min=1).to(like)
-
-
-def _downsample_to(value: Float[Tensor, "b m *obs"], shape: torch.Size) -> Float[Tensor, "b m *small"]:
-    """The value itself, or images averaged down to the resolution of `shape`."""
-    if value.shape == shape:
-        return value
-    return nn.functional.adaptive_avg_pool2d(value.flatten(0, 1), shape[-2:]).view(shape)

@@ -224,3 +224,10 @@ def gather_pixels(
         if low < 0 or high >= flat.shape[3]:
             raise ValueError(f"pixel_indices run from {low} to {high}: wanted 0 to {flat.shape[3] - 1}")
     return flat.gather(-1, pixel_indices[:, :, None].expand(-1, -1, flat.shape[2], -1))
+
+
+def downsample_to(value: Float[Tensor, "b m *obs"], shape: torch.Size) -> Float[Tensor, "b m *small"]:
+    """The value itself, or images averaged down to the resolution of `shape`."""
+    if value.shape == shape:
+        return value
+    return torch.nn.functional.adaptive_avg_pool2d(value.flatten(0, 1), shape[-2:]).view(shape)

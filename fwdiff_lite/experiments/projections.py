@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from fwdiff_lite.experiments.harness import Evaluation, Experiment, Results, Session, Variant
 from fwdiff_lite.metrics import c2st
 from fwdiff_lite.observations import Observations
-from fwdiff_lite.problems.toy import projections
+from fwdiff_lite.problems.toy import baselines, projections
 from fwdiff_lite.protocols import BatchFunction
 
 BATCH_SIZE, LEARNING_RATE, LEARNING_RATE_3D = 1024, 6e-3, 4e-3
@@ -89,9 +89,9 @@ STREAM = partial(projections.infinite_batches, PRIOR)
 VARIANTS = {
     "full": make_variant(MODEL, STREAM),
     "regression": make_variant(partial(projections.build_regression, 2, **NETWORK_OPTIONS), STREAM, model="regression"),
-    "vae": make_variant(partial(projections.ForwardVAE, 2, **NETWORK_OPTIONS), STREAM, model="vae"),
+    "vae": make_variant(partial(baselines.ForwardVAE, 2, **NETWORK_OPTIONS), STREAM, model="vae"),
     "oracle": make_variant(
-        partial(projections.build_oracle, **NETWORK_OPTIONS), partial(projections.oracle_batches, PRIOR), model="oracle"
+        partial(baselines.build_oracle, **NETWORK_OPTIONS), partial(baselines.oracle_batches, PRIOR), model="oracle"
     ),
     **{
         f"wedge_{degrees}": make_variant(
@@ -133,7 +133,7 @@ def evaluate_variant(name: str, session: Session) -> Results:
     """C2ST of one sample for each context; of a baseline also the features of the samples."""
     (truth, context), model = session.test_set, session.model(name).cpu()
     generator = torch.Generator().manual_seed(7)
-    if isinstance(model, projections.ForwardVAE):
+    if isinstance(model, baselines.ForwardVAE):
         signal = model.sample(context.to(torch.float32), generator)
     else:
         signal = projections.sample_posterior(model, context, generator)

@@ -16,7 +16,7 @@ from fwdiff_lite.problems.inverse_graphics.pixelnerf import SceneDenoiser
 from fwdiff_lite.problems.inverse_graphics.viewspace import ViewDenoiser, identity
 from fwdiff_lite.problems.inverse_graphics.volume import VolumeRenderer
 from fwdiff_lite.problems.motion import warping
-from fwdiff_lite.problems.toy import projections, unreachable_mean
+from fwdiff_lite.problems.toy import baselines, projections, unreachable_mean
 from fwdiff_lite.schedule import ShiftedCosineSchedule
 
 B, SIDE = 3, 8  # signals of a batch; pixels along a side
@@ -100,9 +100,9 @@ def projection_case(build):
 
 
 def oracle_case():
-    context = projection_case(projections.build_oracle).context.select([0])
+    context = projection_case(baselines.build_oracle).context.select([0])
     target = Observations(torch.randn(B, 1, 2, generator=seeded(), dtype=torch.float64), context.params)
-    return Case(projections.build_oracle().double(), context, target)
+    return Case(baselines.build_oracle().double(), context, target)
 
 
 def unreachable_case(denoiser, forward_model, *shape):

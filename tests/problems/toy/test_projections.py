@@ -9,7 +9,7 @@ import torch
 from fwdiff_lite.diffusion import ForwardDiffusion
 from fwdiff_lite.metrics import wasserstein1
 from fwdiff_lite.observations import Observations
-from fwdiff_lite.problems.toy import projections
+from fwdiff_lite.problems.toy import baselines, projections
 
 
 def generator(seed=0):
@@ -209,15 +209,15 @@ def test_half_of_the_training_contexts_hold_one_observation():
 
 def test_the_oracle_and_the_vae_train_through_the_same_loop():
     prior = projections.make_prior(2)
-    batch = projections.oracle_batches(prior, 32)(generator())
-    model = projections.build_oracle(width=16, depth=2)
+    batch = baselines.oracle_batches(prior, 32)(generator())
+    model = baselines.build_oracle(width=16, depth=2)
     losses = model(batch["context"], batch["target"], *model.sample_time_and_noise(batch["target"], generator(1)))
     assert losses["loss"] > 0 and batch["target"].value.shape == (32, 1, 2)
     context = batch["context"]
     signal = model.sample(context, projections.perpendicular(context.params), steps=3).signal
     torch.testing.assert_close(projections.project(signal, context.params), context.value, atol=1e-4, rtol=0)
     batch = projections.infinite_batches(prior, 32)(generator())
-    vae = projections.ForwardVAE(width=16, depth=2)
+    vae = baselines.ForwardVAE(width=16, depth=2)
     losses = vae(
         batch["context"], batch["target"], *vae.sample_time_and_noise(batch["target"], generator(1)), batch["novel"]
     )
