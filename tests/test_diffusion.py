@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression, _downsample_to
-from fwdiff_lite.observations import Observations
+from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
+from fwdiff_lite.observations import Observations, downsample_to
 from fwdiff_lite.sampling import dynamic_threshold
 
 
@@ -308,13 +308,13 @@ def test_the_prediction_of_a_masked_target_costs_nothing():
 
 def test_downsample_to_images_keep_each_channel_and_each_observation_apart():
     value = torch.arange(2 * 3 * 2 * 4 * 6).double().view(2, 3, 2, 4, 6)
-    assert _downsample_to(value, value.shape) is value
-    coarse = _downsample_to(value, torch.Size((2, 3, 2, 2, 2)))
+    assert downsample_to(value, value.shape) is value
+    coarse = downsample_to(value, torch.Size((2, 3, 2, 2, 2)))
     for place in ((0, 0, 0, 0, 0), (1, 2, 1, 1, 1), (0, 1, 1, 1, 0)):
         *which, row, column = place
         block = value[tuple(which)][2 * row : 2 * row + 2, 3 * column : 3 * column + 3]
         assert float(coarse[place]) == pytest.approx(float(block.mean()))
-    row = _downsample_to(value[..., :1, :], torch.Size((2, 3, 2, 1, 3)))
+    row = downsample_to(value[..., :1, :], torch.Size((2, 3, 2, 1, 3)))
     torch.testing.assert_close(row, (value[..., :1, ::2] + value[..., :1, 1::2]) / 2)
 
 
