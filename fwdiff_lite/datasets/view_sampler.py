@@ -93,7 +93,9 @@ def read_evaluation_list(path: Path | str) -> list[ViewTimestamps]:
             raise ValueError(f"{path} line {number} is {shorten(line)}: wanted a clip and three timestamps")
         context, target, novel = map(int, timestamps)
         if not min(context, target) < novel < max(context, target):
-            raise ValueError(f"{path} line {number} is {shorten(line)}: wanted the third timestamp between the others")
+            raise ValueError(
+                f"{path} line {number} is {shorten(line)}: wanted the third timestamp between the other two"
+            )
         views.append(ViewTimestamps(name, context, target, novel))
     if not views:
         raise ValueError(f"{path} is empty: delete it, and a new list is written")
