@@ -19,7 +19,7 @@ PRIOR_ERROR = 0.7  # rms error at the context over that at the context of anothe
 
 
 class SampleStatistics(NamedTuple):
-    """Root mean squared_values over all observations that exist.
+    """Root mean squares over all observations that exist.
 
     error: of the mean of K samples at the targets; spread: the samples' standard deviation there, times
         sqrt((K + 1) / K), so that both are equal for a calibrated sampler
@@ -42,8 +42,9 @@ def check_samples(
     """One sentence for each fault of a model's samples; an empty list if none was found.
 
     It finds samples that are all alike (collapsed), vary too much, ignore the context (prior-like) or contradict it,
-    with a batch of, say, 64 signals. It finds no small fault: for that, see fwdiff_lite.metrics. Contexts are taken as
-    noiseless. A ForwardRegression, whose samples are all the same, counts as collapsed.
+    with a batch of, say, 64 signals. It finds no small fault: for that, see fwdiff_lite.metrics. The noise that
+    the forward model states is subtracted from the errors at contexts. A ForwardRegression, whose samples are all the
+    same, counts as collapsed.
 
     batch: as for `fit`, with "context" and "target"; better one that the model was not trained on
     options: of model.sample, such as generator and steps
@@ -103,8 +104,13 @@ def measure_samples(
     errors = {}
     for name, observations in rows.items():
         with torch.no_grad():
-            prediction = model.forward_model(step.signal, observations.params)
-        errors[name] = _root_mean(observations, (prediction - observations.value).square())
+            squared_error = (model.forward_model(step.signal, observations.params) - observations.value).square()
+            if model.has_noise:
+                noise_variance = model.forward_model.noise_std(observations.params).square()
+                squared_error = squared_error - noise_variance.reshape(
+                    observations.mask.shape + (1,) * (squared_error.ndim - 2)
+                )
+        errors[name] = _root_mean(observations, squared_error)
     return SampleStatistics(
         error=_root_mean(target, (mean - target.value).square()),
         spread=_root_mean(target, variance),
@@ -121,7 +127,7 @@ def _next(n: int) -> Tensor:
 
 def _root_mean(observations: Observations, squared_error: Float[Tensor, "b m *obs"]) -> float:
     """The root of the mean over all observations that exist; NaN if there are none."""
-    return float(squared_error[observations.mask].double().mean().sqrt())
+    return float(squared_error[observations.mask].double().mean().clamp(min=0).sqrt())
 
 
 def _std(observations: Observations) -> float:

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from fwdiff_lite.diagnostics import check_samples
 from fwdiff_lite.diffusion import ForwardDiffusion
 from fwdiff_lite.observations import Observations
 from fwdiff_lite.problems.toy import noisy_projections as noisy
@@ -109,3 +110,14 @@ def test_masked_targets_and_contexts_have_no_information():
     masked = denoiser(denoiser.condition(context, targets, mask), value, t)
     fewer = denoiser(denoiser.condition(context, targets[:, :2]), value[:, :2], t)
     torch.testing.assert_close(masked, fewer)
+
+
+def test_check_samples_allows_for_the_noise_of_contexts():
+    prior = make_prior(2)
+    truth, context = noisy.make_test_set(prior, 64, 0.5, 8)
+    targets = noisy.crossed_targets(context, 16)
+    measured = noisy.measure(truth, targets[..., :2], targets[:, 0, 2], seed(9))
+    batch = {"context": context, "target": measured}
+    assert check_samples(ideal_model(prior), batch, steps=32, generator=seed(10)) == []
+    shifted = Observations(context.value + 1.5, context.params)
+    assert check_samples(ideal_model(prior), batch | {"context": shifted}, steps=32, generator=seed(10)), "the control"
