@@ -77,8 +77,8 @@ class MLP(nn.Module):
 
     def forward(self, x: Float[Tensor, "b i"], t: Float[Tensor, "b"]) -> Float[Tensor, "b o"]:
         """The output at time t."""
-        first = self.layers[0]
-        _check_input(x, t, first.in_features - 2 * self.num_freqs, first.weight)
+        linear_in = self.layers[0]
+        _check_input(x, t, linear_in.in_features - 2 * self.num_freqs, linear_in.weight)
         return self.layers(torch.cat([x, timestep_embedding(t, self.num_freqs)], 1))
 
 

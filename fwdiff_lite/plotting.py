@@ -190,6 +190,6 @@ def to_numpy(array: Array) -> np.ndarray:
         array = array.float() if array.dtype in (torch.float16, torch.bfloat16) else array
         array = array.numpy()
     array = np.asarray(array)
-    if array.dtype.kind not in "biuf":
+    if np.iscomplexobj(array) or not (np.issubdtype(array.dtype, np.number) or array.dtype == bool):
         raise ValueError(f"got {type(array).__name__} of {array.dtype}, wanted real numbers: bool, integer or floating")
     return array

@@ -33,8 +33,8 @@ CHECKED = {
 @pytest.mark.parametrize("name", CHECKED)
 def test_a_checked_function_compiles_to_one_graph(name):
     function, arguments = CHECKED[name]
-    compiled = torch.compile(function, fullgraph=True, backend="eager")
-    torch.testing.assert_close(compiled(*arguments), function(*arguments))
+    graph = torch.compile(function, fullgraph=True, backend="eager")
+    torch.testing.assert_close(graph(*arguments), function(*arguments))
 
 
 def test_values_are_read_on_the_cpu_alone():
