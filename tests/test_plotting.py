@@ -28,9 +28,10 @@ def grid_images(fig):
 
 
 def test_set_style_applies_settings_that_exist():
-    plotting.set_style()
-    assert mpl.rcParams["savefig.dpi"] == 150
-    assert mpl.rcParams["figure.constrained_layout.use"]
+    with mpl.rc_context():
+        plotting.set_style()
+        assert mpl.rcParams["savefig.dpi"] == 150
+        assert mpl.rcParams["figure.constrained_layout.use"]
     assert set(plotting.STYLE) <= set(mpl.rcParams)
 
 

@@ -145,7 +145,8 @@ def test_two_processes_that_draw_their_own_rows_give_the_curve_of_one_and_one_go
     checkpoint = str(tmp_path / "state")
     one = fit(*scenes(), **options)
     run_on_two_processes(tmp_path / "two", problem="scenes", checkpoint=checkpoint, interrupt=[1, 20], **options)
-    assert json.loads((tmp_path / "two.0").read_text()) == [20, True]
+    ends = [json.loads((tmp_path / f"two.{rank}").read_text()) for rank in range(2)]
+    assert ends == [[20, True, [[0, 2]]], [20, True, [[2, 4]]]], "each process asks for its own rows only"
     _, two = read(tmp_path / "two")
     resumed = fit(*scenes(), **options, checkpoint=checkpoint)
     assert resumed.steps == len(one.curve["loss"]) == 22

@@ -54,7 +54,7 @@ def main(out: str, options: str = "{}") -> None:
 
     def batch(generator, *rows):
         time.sleep(pause)
-        calls.append(None)
+        calls.append([[part.start, part.stop] for part in rows])
         if accelerator.process_index == interrupted_rank and len(calls) == interrupted_step:
             signal.raise_signal(signal.SIGINT)
         return make_batch(generator, *rows)
@@ -71,7 +71,7 @@ def main(out: str, options: str = "{}") -> None:
         with open(out + ".json", "w") as file:
             json.dump({"curve": done.curve, "processes": accelerator.num_processes}, file)
     with open(f"{out}.{accelerator.process_index}", "w") as file:
-        json.dump([done.steps, done.interrupted], file)
+        json.dump([done.steps, done.interrupted, calls[-1] if calls else []], file)
     if loader:
         model.denoiser.unused = torch.nn.Parameter(torch.ones(2))
         try:

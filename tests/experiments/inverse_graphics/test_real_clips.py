@@ -137,7 +137,7 @@ def test_an_unwritable_folder_is_a_one_line_error(folder, tmp_path, monkeypatch,
     words = ["train", "unet", "--steps", "1", "--data", folder, "--frame-gap", 8, 16, "--skip-pose-check", "--out", out]
     with pytest.raises(SystemExit):
         main(["real_clips", *map(str, words)])
-    assert f"{out / 'unet.config.json'} cannot be written: Not a directory" in capsys.readouterr().err
+    assert f"--out {out}: {tmp_path / 'file'} is a file; name a folder" in capsys.readouterr().err
 
 
 def test_images_are_at_most_as_large_as_the_frames(run, capsys):
