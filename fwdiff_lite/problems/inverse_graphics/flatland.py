@@ -40,7 +40,7 @@ BACKGROUND = 1.0
 WALL_LENGTH, WALL_THICKNESS = 1.6, 0.4
 SHADING = 0.35  # how much darker a wall is on one of its sides
 DISC_RADIUS = 0.52
-RADIAL_RANGE, LATERAL_RANGE = (1.0, 1.1), (-0.25, 0.25)  # of a disc's centre, along and across its room's azimuth
+RADIAL_RANGE, LATERAL_RANGE = (1.0, 1.1), (-0.25, 0.25)  # of a disc's centre, along its room's azimuth and to its left
 CAMERA_DISTANCE, FIELD_OF_VIEW = 4.6, math.radians(56)  # from the centre; an angle
 MAX_AZIMUTH_OFFSET = math.radians(12)  # from a room's azimuth, of a camera that sees this room alone
 SCENE_HALF_WIDTH = WALL_LENGTH + 0.2  # of the square that contains every scene
@@ -58,7 +58,7 @@ class Scenes:
     first_room:  (B,) index of the first room, 0 to 2; the context camera faces it, and rooms are counted from it
     wall_colour: (B,) index into the keys of CONTENT_PROBABILITIES
     content:     (B, 3) index into CONTENTS for each room
-    position:    (B, 3, 2) of each disc, along and across its room's azimuth; without meaning where a room is empty
+    position:    (B, 3, 2) of each disc, along its room's azimuth and to its left; without meaning where a room is empty
     """
 
     first_room: Int[Tensor, "b"]
