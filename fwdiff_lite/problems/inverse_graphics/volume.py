@@ -159,8 +159,8 @@ class VolumeRenderer:
     background: colour behind the box, the same in all three channels; features have none
     supersampling: in `render_images`, each pixel is the mean of supersampling x supersampling rays
     supersample_observations: whether these rays define a pixel everywhere: in training and sampling, too. Otherwise, a
-        pixel is the one ray through its centre there; this is cheaper, but an image is filtered twice: by its pixels,
-        and by the field, which was only ever asked between the rays of `render_images`
+        pixel is the one ray through its centre there, which is cheaper. In training the field is evaluated on pixel
+        centres only, and `render_images` evaluates it at other points
     near: 0 divides a ray into segments of equal length. A positive number is the distance of the near plane: segments
         begin there and have equal disparity. This is for scenes that surround the camera, whose box is large
 
