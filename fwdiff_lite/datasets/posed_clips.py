@@ -166,7 +166,7 @@ def read_lines(text_file: Path) -> list[str]:
 def check_aspect_ratio(camera_size: tuple[float, float], image_size: tuple[int, int]) -> None:
     """ValueError, whose message lacks the file's name, if an image has another aspect ratio than its camera.
 
-    Sizes are (width, height). An image of another resolution has the same aspect ratio, and one of another crop has not.
+    Sizes are (width, height). An image of another resolution has the same aspect ratio, one of another crop has not.
     """
     (width, height), (image_width, image_height) = camera_size, image_size
     if min(width, height) <= 0 or abs(width / height * image_height / image_width - 1) > MAX_ASPECT_ERROR:

@@ -24,12 +24,12 @@ from torch import Tensor, nn
 from fwdiff_lite.backbones import DiT, UNet
 from fwdiff_lite.observations import Observations
 from fwdiff_lite.problems.inverse_graphics.cameras import (
-    camera_to_world,
     check_cameras,
+    invert_projection,
     perspective_divide,
     pixel_centres,
+    project_homogeneous,
     rays,
-    world_to_camera,
 )
 from fwdiff_lite.problems.inverse_graphics.volume import RenderedImages, RenderedRays, VolumeRenderer
 
@@ -158,8 +158,9 @@ class FieldNetwork(nn.Module):
 
     An MLP embeds the point for each view. A weighted mean fuses the embeddings, with weights that the network predicts
     from them, and a second MLP maps the mean to the output. Where a point is outside of a view's image or behind its
-    camera, the view contributes the point's camera coordinates and no image feature. Beside the camera coordinates of
-    Eq. 10, the network takes world coordinates, because our scenes share one coordinate frame, that of their box.
+    camera, the view contributes the point's camera coordinates and no image feature. The camera coordinates are those
+    of `project_homogeneous`, with x and y multiplied by the focal length. Beside these coordinates of Eq. 10, the
+    network takes world coordinates, because our scenes share one coordinate frame, that of their box.
 
     width: of all hidden layers, and of the feature maps
     num_features: channels of the field beside the colours
@@ -190,16 +191,16 @@ class FieldNetwork(nn.Module):
     ) -> tuple[Float[Tensor, "b p"], Float[Tensor, "b p o"]]:
         """Density per unit of length, and colours in [-1, 1] followed by features."""
         b, v = mask.shape
-        camera_points = world_to_camera(cameras, points[:, None])  # (B, V, P, 3)
-        uv, depth = perspective_divide(camera_points)  # (B, V, P, 2), (B, V, P)
+        homogeneous = project_homogeneous(cameras, points[:, None])  # (B, V, P, 3)
+        uv, depth = perspective_divide(homogeneous)  # (B, V, P, 2), (B, V, P)
         inside = (depth > 0) & ((uv - 0.5).abs() <= 0.5).all(-1)
         uv = torch.where(inside[..., None], uv, 0.5)
         features = bilinear_sample(feature_maps.flatten(0, 1), uv.flatten(0, 1)).unflatten(0, (b, v))  # (B, V, P, C)
         inside = inside[..., None].to(points.dtype)
         if self.contraction_radius:
-            camera_points, _ = contract(camera_points, self.contraction_radius)
+            homogeneous, _ = contract(homogeneous, self.contraction_radius)
             points, stretch = contract(points, self.contraction_radius)
-        camera_encoding, world_encoding = (positional_encoding(x, self.num_freqs) for x in (camera_points, points))
+        camera_encoding, world_encoding = (positional_encoding(x, self.num_freqs) for x in (homogeneous, points))
         h = self.camera_proj(torch.cat([camera_encoding, inside], -1)) + inside * features
         h = h + self.world_proj(world_encoding)[:, None]
         h = self.per_view_mlp(h)
@@ -366,7 +367,7 @@ class SceneDenoiser(nn.Module):
         if self.renderer.near:
             return 1 - self.renderer.near / depth.clamp(min=self.renderer.near)
         box_centre = cameras.new_tensor([self.renderer.box_min, self.renderer.box_max]).mean(0)
-        centre_distance = (camera_to_world(cameras)[1] - box_centre).norm(dim=-1, keepdim=True)
+        centre_distance = (invert_projection(cameras)[1] - box_centre).norm(dim=-1, keepdim=True)
         return (depth - centre_distance) / (0.5 * math.dist(self.renderer.box_min, self.renderer.box_max))
 
     def deterministic_prediction(self, condition: Condition) -> Observations | None:
