@@ -330,8 +330,8 @@ def render_orbit(
 
 
 def surface_depth(image: RenderedImages) -> Float[Tensor, "b m h w"]:
-    """The rendered depth where opacity is above one half; inf elsewhere."""
-    return torch.where(image.opacity > 0.5, image.depth, torch.inf)
+    """The rendered distance where opacity is above one half; inf elsewhere."""
+    return torch.where(image.opacity > 0.5, image.distance, torch.inf)
 
 
 # --- the experiment ---------------------------------------------------------------------------------------------------

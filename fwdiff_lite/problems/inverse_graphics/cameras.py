@@ -139,8 +139,8 @@ def perspective_divide(homogeneous: Float[Tensor, "*b p 3"]) -> tuple[Tensor, Te
 def project_homogeneous(cameras: Float[Tensor, "*b 4 4"], points: Float[Tensor, "*#b p 3"]) -> Float[Tensor, "*b p 3"]:
     """World points in homogeneous image coordinates ((u - 0.5) d, (v - 0.5) d, d), from the image's centre.
 
-    For a camera of look_at, they are the camera coordinates (x, y, d) with x and y
-    multiplied by the focal length, in units of the image's sides.
+    For a camera of look_at, they are the camera coordinates (x, y, d) with x and y multiplied by the focal length, in
+    units of the image's sides.
     """
     check_last_sizes("cameras", cameras, 4, 4)
     check_last_sizes("points", points, 3)

@@ -44,7 +44,7 @@ def static_points(
 ) -> tuple[Bool[Tensor, "b {side} {side}"], Float[Tensor, "b p 3"]]:
     """A mask of the pixels that show static points, and the points of all pixels.
 
-    A pixel is in the mask if it and its eight neighbours show one solid, each at the same depth in all draws.
+    A pixel is in the mask if it and its eight neighbours show one solid, each at the same distance in all draws.
 
     scene_draws: posterior draws of the same B scenes, which differ only in what their front view hides
     """
@@ -56,11 +56,11 @@ def static_points(
     reference, *others = (
         ray_tracing.hit_record(tabletop.build_solids(scenes), origins, directions) for scenes in scene_draws
     )
-    same = reference.depth < torch.inf
+    same = reference.distance < torch.inf
     for other in others:
         same = (
             same
-            & ((other.depth - reference.depth).abs() < POINT_TOLERANCE)
+            & ((other.distance - reference.distance).abs() < POINT_TOLERANCE)
             & (other.solid_index == reference.solid_index)
         )
     solid_index, same = (x.view(-1, 1, side, side).float() for x in (reference.solid_index, same))

@@ -58,7 +58,7 @@ def disocclusion_mask(
     visible = in_image & unoccluded & ((normal * to_eye).sum(-1) > 0)
     if context_mask is not None:
         visible = visible & context_mask[..., None]
-    disoccluded = (hits.depth < torch.inf) & ~visible.any(1).view_as(hits.depth)
+    disoccluded = (hits.distance < torch.inf) & ~visible.any(1).view_as(hits.distance)
     return disoccluded.view(*target_cameras.shape[:2], side, side)
 
 

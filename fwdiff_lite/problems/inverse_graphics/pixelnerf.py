@@ -7,7 +7,7 @@ coordinates in all views to density, colour and further features. The views are 
 
     S = S(. | enc(O_ctxt; 0), enc(O_trgt_t, O_det; t)),
 
-where O_det is a deterministic render of the target view from the context alone: its colour, depth and features give
+where O_det is a deterministic render of the target view from the context alone: its colour, distance and features give
 the target's encoder the information of the context. Context and target share one encoder. Each pixel's ray is a
 further input of the encoder.
 """
@@ -70,7 +70,7 @@ class RadianceField:
         return replace(self, feature_maps=self.feature_maps[rows], cameras=self.cameras[rows], mask=self.mask[rows])
 
     def render(self, cameras: Float[Tensor, "b m 4 4"]) -> RenderedImages:
-        """Renders the scenes for M cameras each: colours, depth and opacity, without gradients."""
+        """Renders the scenes for M cameras each: colours, distance and opacity, without gradients."""
         b = len(self.feature_maps)
         if cameras.ndim != 4 or len(cameras) != b:
             raise ValueError(f"cameras {tuple(cameras.shape)} are not for {b} scenes: give (B, M, 4, 4)")
@@ -218,7 +218,7 @@ class Condition:
     """The part of the denoiser's input that does not depend on the noise.
 
     context: the scene that is conditioned on the context alone, with the context's feature maps and cameras
-    rendered_cond: (B, M, C, H, W) the render of that scene by the targets' cameras: colour, depth, opacity, features
+    rendered_cond: (B, M, C, H, W) the render of that scene by the targets' cameras: colour, distance, opacity, features
     cameras: (B, M, 4, 4) of the targets
     target_mask: (B, M) True where there is a target; None: everywhere
     deterministic_prediction: the colours of the render (O_det), at its own resolution; None where the denoiser is not
@@ -233,7 +233,7 @@ class Condition:
 
 
 BACKBONES = {"unet": UNet, "dit": DiT}
-COND_CHANNELS = ("colour", "depth", "features")  # of the deterministic render; "depth" includes the opacity
+COND_CHANNELS = ("colour", "depth", "features")  # of the deterministic render; "depth": the distance, and the opacity
 
 
 class SceneDenoiser(nn.Module):
@@ -292,22 +292,22 @@ class SceneDenoiser(nn.Module):
         return RadianceField(self.field, self.renderer, feature_maps, context.params, context.mask, self.training)
 
     def render_context(self, scene: RadianceField, cameras: Float[Tensor, "b m 4 4"]) -> RenderedRays:
-        """The deterministic render by the targets' cameras: colours and features, normalised depth, opacity.
+        """The deterministic render by the targets' cameras: colours and features, normalised distance, opacity.
 
         One ray is rendered for each of the P pixels of an image whose sides are divided by render_downsample:
-        rgb_features (B, M, P, 3 + num_features), depth and opacity (B, M, P).
+        rgb_features (B, M, P, 3 + num_features), distance and opacity (B, M, P).
         """
         render = self.renderer.render_rays(scene, cameras, downsample=self.render_downsample)
-        return render._replace(depth=self._normalize_depth(render.depth, cameras))
+        return render._replace(distance=self._normalize_distance(render.distance, cameras))
 
     def assemble_conditioning(self, render: RenderedRays) -> Float[Tensor, "b m c h w"]:
-        """The render as an input of the encoder, at the size of its images: colour, depth, opacity, features.
+        """The render as an input of the encoder, at the size of its images: colour, distance, opacity, features.
 
         The channels of COND_CHANNELS that are not in `conditioning` are zero.
         """
         channels = {
             "colour": render.rgb_features[..., :3],
-            "depth": torch.stack([render.depth, render.opacity], -1),
+            "depth": torch.stack([render.distance, render.opacity], -1),
             "features": render.rgb_features[..., 3:],
         }
         inputs = [x if name in self.conditioning else torch.zeros_like(x) for name, x in channels.items()]
@@ -357,18 +357,18 @@ class SceneDenoiser(nn.Module):
         h, w = (max(1, n // self.render_downsample) for n in (self.renderer.height, self.renderer.width))
         return values.transpose(-1, -2).unflatten(-1, (h, w))
 
-    def _normalize_depth(
-        self, depth: Float[Tensor, "b m p"], cameras: Float[Tensor, "b m 4 4"]
+    def _normalize_distance(
+        self, distance: Float[Tensor, "b m p"], cameras: Float[Tensor, "b m 4 4"]
     ) -> Float[Tensor, "b m p"]:
-        """Depth minus that of the box's centre, in units of half the box's diagonal.
+        """Distance minus that of the box's centre, in units of half the box's diagonal.
 
-        With a near plane: 1 - near / depth, from 0 at the near plane to 1 at infinity.
+        With a near plane: 1 - near / distance, from 0 at the near plane to 1 at infinity.
         """
         if self.renderer.near:
-            return 1 - self.renderer.near / depth.clamp(min=self.renderer.near)
+            return 1 - self.renderer.near / distance.clamp(min=self.renderer.near)
         box_centre = cameras.new_tensor([self.renderer.box_min, self.renderer.box_max]).mean(0)
         centre_distance = (invert_projection(cameras)[1] - box_centre).norm(dim=-1, keepdim=True)
-        return (depth - centre_distance) / (0.5 * math.dist(self.renderer.box_min, self.renderer.box_max))
+        return (distance - centre_distance) / (0.5 * math.dist(self.renderer.box_min, self.renderer.box_max))
 
     def deterministic_prediction(self, condition: Condition) -> Observations | None:
         """The targets predicted from the context alone (protocols.DeterministicDenoiser)."""

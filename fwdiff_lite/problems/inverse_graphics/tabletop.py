@@ -321,16 +321,16 @@ def build_solids(scenes: Scenes) -> Solids:
 def render_rays(
     scenes: Scenes, origins: Float[Tensor, "b m #p 3"], directions: Float[Tensor, "b m p 3"]
 ) -> tuple[Float[Tensor, "b m p 3"], Float[Tensor, "b m p"]]:
-    """The colour of each ray in [-1, 1], and its depth in units of the length of `directions`.
+    """The colour of each ray in [-1, 1], and the distance of its hit in units of the length of `directions`.
 
-    A ray that hits nothing is white, with depth inf.
+    A ray that hits nothing is white, with distance inf.
     """
     solids = build_solids(scenes)
     hits = hit_record(solids, origins, directions)
     light_direction = scenes.light_direction[:, None, None]
     lit = occluder_distance(solids, hits.point, hits.normal, light_direction) == torch.inf
     colour = (albedo(scenes, hits) * shading(hits, light_direction, lit)[..., None]).clamp(0, 1)
-    return torch.where((hits.depth < torch.inf)[..., None], 2 * colour - 1, 1.0), hits.depth
+    return torch.where((hits.distance < torch.inf)[..., None], 2 * colour - 1, 1.0), hits.distance
 
 
 def shading(
@@ -346,7 +346,7 @@ def shading(
 
 def albedo(scenes: Scenes, hits: HitRecord) -> Float[Tensor, "b m p 3"]:
     """Each hit's colour in [0, 1] before shading: of its solid, the table's pattern, the screen's band or a decal."""
-    decal_colour = DECAL_COLOURS.to(hits.depth)[scenes.factor[:, 1]]
+    decal_colour = DECAL_COLOURS.to(hits.distance)[scenes.factor[:, 1]]
     colour = hits.solid.colour
     for mask, new_colour in (
         (pattern_mask(scenes, hits), scenes.table_colours[:, None, :1]),

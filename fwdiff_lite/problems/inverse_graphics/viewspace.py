@@ -81,7 +81,7 @@ class VoxelGrid:
         return DENSITY_SCALE * nn.functional.softplus(values[..., 0]), values[..., 1:].tanh()
 
     def render(self, cameras: Float[Tensor, "b m 4 4"]) -> RenderedImages:
-        """Renders the scenes for M cameras each: colours, depth and opacity, without gradients."""
+        """Renders the scenes for M cameras each: colours, distance and opacity, without gradients."""
         with torch.no_grad():
             return self.renderer.render_images(self, cameras)
 

@@ -32,24 +32,25 @@ class RenderedRays(NamedTuple):
     """The result of rendering rays.
 
     rgb_features: (*b, p, c) colours, followed by the field's features if it has any
-    depth:        (*b, p) expected distance from the camera; the transmitted light counts at the far side of the box
+    distance:     (*b, p) expected distance from the camera, along the ray; the transmitted light counts at the far side
+                  of the box
     opacity:      (*b, p) one minus the transmittance
     """
 
     rgb_features: Float[Tensor, "*b p c"]
-    depth: Float[Tensor, "*b p"]
+    distance: Float[Tensor, "*b p"]
     opacity: Float[Tensor, "*b p"]
 
 
 class RenderedImages(NamedTuple):
     """Images of a scene from M cameras.
 
-    rgb:            (B, M, 3, H, W) colours in [-1, 1]
-    depth, opacity: (B, M, H, W) as in RenderedRays
+    rgb:               (B, M, 3, H, W) colours in [-1, 1]
+    distance, opacity: (B, M, H, W) as in RenderedRays
     """
 
     rgb: Float[Tensor, "b m 3 h w"]
-    depth: Float[Tensor, "b m h w"]
+    distance: Float[Tensor, "b m h w"]
     opacity: Float[Tensor, "b m h w"]
 
 
@@ -111,7 +112,7 @@ def composite(
     far: Float[Tensor, "*b"],
     background: Float[Tensor, "c"],
 ) -> RenderedRays:
-    """Colour (and features), depth and opacity of rays from their n segments: the sums above.
+    """Colour (and features), distance and opacity of rays from their n segments: the sums above.
 
     density: per unit of length, the unit of delta
     delta, distance: length of each segment, and distance of its sample from the camera
@@ -197,13 +198,13 @@ class VolumeRenderer:
         return rgb if pixel_indices is not None else rgb.unflatten(-1, (self.height, self.width))
 
     def render_images(self, signal: Callable, cameras: Float[Tensor, "b m 4 4"]) -> RenderedImages:
-        """Colours, depth and opacity of whole images."""
+        """Colours, distance and opacity of whole images."""
         offsets = [(i + 0.5) / self.supersampling - 0.5 for i in range(self.supersampling)]
         renders = [
             self.render_rays(signal, cameras, pixel_offset=(x, y), num_channels=3) for y in offsets for x in offsets
         ]
-        rgb, depth, opacity = (sum(values) / len(renders) for values in zip(*renders, strict=True))
-        images = rgb.transpose(-1, -2), depth, opacity
+        rgb, distance, opacity = (sum(values) / len(renders) for values in zip(*renders, strict=True))
+        images = rgb.transpose(-1, -2), distance, opacity
         return RenderedImages(*(x.unflatten(-1, (self.height, self.width)) for x in images))
 
     def render_rays(

@@ -36,10 +36,10 @@ def camera(eye, target, fov=0.6, up=(0.0, 0.0, 1.0)):
     return look_at(double(eye), double(target), fov, up)[None, None]
 
 
-def render_depth(scenes, cameras, side=64):
+def render_distance(scenes, cameras, side=64):
     """(B, M, side, side): the distance to the hit of the ray through each pixel's centre, or inf without a hit."""
-    depth, _ = closest_hit(tabletop.build_solids(scenes), *rays(cameras, pixel_centres(side, side, cameras)))
-    return depth.view(*cameras.shape[:2], side, side)
+    distance, _ = closest_hit(tabletop.build_solids(scenes), *rays(cameras, pixel_centres(side, side, cameras)))
+    return distance.view(*cameras.shape[:2], side, side)
 
 
 def corners(scenes):

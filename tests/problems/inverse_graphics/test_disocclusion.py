@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tabletop_helpers import camera, generator, render_depth, scene_with_one_solid
+from tabletop_helpers import camera, generator, render_distance, scene_with_one_solid
 
 from fwdiff_lite.problems.inverse_graphics import tabletop
 from fwdiff_lite.problems.inverse_graphics.cameras import pixel_centres, rays
@@ -19,7 +19,7 @@ from fwdiff_lite.problems.inverse_graphics.disocclusion import (
 def test_the_disocclusion_mask_holds_the_pixels_that_the_context_does_not_see(few_scenes, front_cameras):
     side_cameras, back_cameras = (tabletop.rotate_about_z(front_cameras, degrees) for degrees in (60, 180))
     targets = torch.cat([front_cameras, side_cameras, back_cameras], 1)
-    hit = render_depth(few_scenes, targets) < torch.inf
+    hit = render_distance(few_scenes, targets) < torch.inf
     mask = disocclusion_mask(few_scenes, front_cameras, targets)
     assert not (mask & ~hit).any()
     fraction = mask.sum((2, 3)) / hit.sum((2, 3))

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tabletop_helpers import FIELD_NAMES, corners, double, generator, render_depth, scene_with_one_solid
+from tabletop_helpers import FIELD_NAMES, corners, double, generator, render_distance, scene_with_one_solid
 
 from fwdiff_lite.observations import gather_pixels
 from fwdiff_lite.problems.inverse_graphics import tabletop
@@ -169,9 +169,9 @@ def test_a_sphere_casts_its_shadow_opposite_the_light():
 def test_the_colour_of_a_point_does_not_depend_on_the_viewing_direction(few_scenes):
     cameras = tabletop.draw_cameras(12, 1, generator(8))
     origins, directions = rays(cameras, pixel_centres(24, 24, cameras))
-    colour, depth = tabletop.render_rays(few_scenes, origins, directions)
-    hit = depth < torch.inf
-    point = origins + torch.where(hit, depth, 0)[..., None] * directions
+    colour, distance = tabletop.render_rays(few_scenes, origins, directions)
+    hit = distance < torch.inf
+    point = origins + torch.where(hit, distance, 0)[..., None] * directions
     eye = rays(tabletop.draw_cameras(12, 1, generator(9)), cameras.new_zeros(1, 2))[0]
     second_colour, distance = tabletop.render_rays(few_scenes, eye, point - eye)  # a direction ends at the point
     visible = hit & ((distance - 1).abs() < 1e-4)
@@ -186,7 +186,7 @@ def test_a_pixel_is_the_mean_of_its_rays(few_scenes):
     fine = tabletop.render(scenes, cameras, side=64, antialias=1)
     torch.testing.assert_close(rgb, torch.nn.functional.avg_pool2d(fine.flatten(0, 1), 4).view(rgb.shape))
     assert rgb.shape == (3, 2, 3, 16, 16)
-    fine_depth = render_depth(scenes, cameras, 64).unfold(2, 4, 4).unfold(3, 4, 4)
+    fine_depth = render_distance(scenes, cameras, 64).unfold(2, 4, 4).unfold(3, 4, 4)
     background = (fine_depth == torch.inf).all(-1).all(-1)
     assert rgb.abs().max() <= 1 and background.sum() > 100 and (rgb.movedim(2, -1)[background] == 1).all()
     single_rgb = tabletop.render(scenes[2:3], cameras[2:, :1], side=16, antialias=4)
