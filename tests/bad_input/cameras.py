@@ -115,7 +115,11 @@ CASES = [
     ("rotate_about_z rows", lambda: tabletop.rotate_about_z(CAMERA[..., :3], 90), "cameras has shape"),
     ("render scenes", lambda: tabletop.render(SCENES, TABLE_CAMERAS[:1]), "do not match 2 scenes"),
     ("render side", lambda: tabletop.render(SCENES, TABLE_CAMERAS, side=0), "got side = 0"),
-    ("render antialias", lambda: tabletop.render(SCENES, TABLE_CAMERAS, 8, antialias=1.5), "got antialias = 1.5"),
+    (
+        "render supersampling",
+        lambda: tabletop.render(SCENES, TABLE_CAMERAS, 8, supersampling=1.5),
+        "got supersampling = 1.5",
+    ),
     ("repeat", lambda: SCENES.repeat(0), "got k = 0"),
     ("batches size", lambda: tabletop.batches(0), "got batch_size = 0"),
     ("batches contexts", lambda: tabletop.batches(2, max_contexts=0), "got max_contexts = 0"),
@@ -179,7 +183,7 @@ CASES = [
     (
         "flatland rays",
         lambda: flatland.render_views(FLAT_SCENES, flatland.camera_facing(FLAT_SCENES, 0), 0),
-        "got rays_per_pixel = 0",
+        "got supersampling = 0",
     ),
     ("flatland room", lambda: flatland.camera_facing(FLAT_SCENES, 3), "got room = 3, wanted one of 0 to 2"),
     ("flatland top", lambda: flatland.top_down_view(FLAT_SCENES, 0), "got side = 0"),

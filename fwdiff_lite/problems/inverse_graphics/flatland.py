@@ -141,17 +141,17 @@ def surface_colours(scenes: Scenes) -> Float[Tensor, "b s 3"]:
 
 
 def render_views(
-    scenes: Scenes, cameras: Float[Tensor, "b m 4 4"], rays_per_pixel: int = 4
+    scenes: Scenes, cameras: Float[Tensor, "b m 4 4"], supersampling: int = 4
 ) -> Float[Tensor, "b m 3 1 w"]:
-    """The true images of each scene by M cameras, in [-1, 1]; a pixel is the mean of its rays.
+    """The true images of each scene by M cameras, in [-1, 1]; a pixel is the mean of `supersampling` rays.
 
     ValueError if the cameras are not M for each of B scenes.
     """
     check_cameras(cameras)
-    check_count(rays_per_pixel=rays_per_pixel)
+    check_count(supersampling=supersampling)
     if cameras.ndim != 4 or len(cameras) != len(scenes):
         raise ValueError(f"cameras {tuple(cameras.shape)} do not match {len(scenes)} scenes: give (B, M, 4, 4)")
-    origins, directions = rays(cameras, pixel_centres(1, IMAGE_WIDTH * rays_per_pixel, cameras))
+    origins, directions = rays(cameras, pixel_centres(1, IMAGE_WIDTH * supersampling, cameras))
     origins, directions = origins[..., :2], directions[..., :2]  # (B, M, 1, 2), (B, M, P, 2)
     axes = direction_axes(wall_azimuths(scenes))
     # in each wall's local coordinates, (B, M, R, 1, 2) and (B, M, R, P, 2)
@@ -173,7 +173,7 @@ def render_views(
     distance, surface_index = torch.cat(distances, -1).min(-1)  # (B, M, P)
     colour = surface_colours(scenes)[torch.arange(len(scenes))[:, None, None], surface_index]  # (B, M, P, 3)
     colour = torch.where(distance[..., None].isfinite(), colour, BACKGROUND)
-    return colour.unflatten(2, (IMAGE_WIDTH, rays_per_pixel)).mean(3).transpose(-1, -2)[:, :, :, None]
+    return colour.unflatten(2, (IMAGE_WIDTH, supersampling)).mean(3).transpose(-1, -2)[:, :, :, None]
 
 
 def direction_axes(azimuth: Float[Tensor, "*b"]) -> Float[Tensor, "*b 2 2"]:

@@ -50,12 +50,12 @@ def cameras_from_poses(poses: Float[Tensor, "t 4 4"]) -> Float[Tensor, "t 4 4"]:
 
 
 def render_frames(
-    scene: tabletop.Scenes, cameras: Float[Tensor, "t 4 4"], height: int, width: int, antialias: int = 2
+    scene: tabletop.Scenes, cameras: Float[Tensor, "t 4 4"], height: int, width: int, supersampling: int = 2
 ) -> Float[Tensor, "t h w 3"]:
-    """The images of one scene by T cameras, in [-1, 1]; a pixel is the mean of antialias x antialias rays."""
-    uv = pixel_centres(height * antialias, width * antialias, cameras)
+    """The images of one scene by T cameras, in [-1, 1]; a pixel is the mean of supersampling x supersampling rays."""
+    uv = pixel_centres(height * supersampling, width * supersampling, cameras)
     colours = [tabletop.render_rays(scene, *rays(camera[None, None], uv))[0] for camera in cameras]
-    return torch.cat(colours).view(-1, height, antialias, width, antialias, 3).mean((2, 4))
+    return torch.cat(colours).view(-1, height, supersampling, width, supersampling, 3).mean((2, 4))
 
 
 def format_clip_text(name: str, times: list[int], poses: Float[Tensor, "t 4 4"]) -> str:

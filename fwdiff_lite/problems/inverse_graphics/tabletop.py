@@ -389,22 +389,22 @@ def decal_mask(scenes: Scenes, hits: HitRecord) -> Bool[Tensor, "b m p"]:
 
 
 def render(
-    scenes: Scenes, cameras: Float[Tensor, "b m 4 4"], side: int = 64, antialias: int = 2
+    scenes: Scenes, cameras: Float[Tensor, "b m 4 4"], side: int = 64, supersampling: int = 2
 ) -> Float[Tensor, "b m 3 {side} {side}"]:
-    """Images in [-1, 1]: each pixel is the mean of antialias x antialias rays through it."""
-    check_render_arguments(scenes, cameras, side, antialias)
-    rays_per_side = side * antialias
-    colour, _ = render_rays(scenes, *rays(cameras, pixel_centres(rays_per_side, rays_per_side, cameras)))
-    colour = colour.view(*cameras.shape[:2], side, antialias, side, antialias, 3)
+    """Images in [-1, 1]: each pixel is the mean of supersampling x supersampling rays through it."""
+    check_render_arguments(scenes, cameras, side, supersampling)
+    n = side * supersampling
+    colour, _ = render_rays(scenes, *rays(cameras, pixel_centres(n, n, cameras)))
+    colour = colour.view(*cameras.shape[:2], side, supersampling, side, supersampling, 3)
     return colour.mean((3, 5)).movedim(-1, 2)
 
 
-def check_render_arguments(scenes: Scenes, cameras: Tensor, side: int, antialias: int = 1) -> None:
+def check_render_arguments(scenes: Scenes, cameras: Tensor, side: int, supersampling: int = 1) -> None:
     """ValueError where the cameras are not M for each of B scenes, or an image would have no pixel or no ray."""
     check_cameras(cameras)
     if cameras.ndim != 4 or len(cameras) != len(scenes):
         raise ValueError(f"cameras {tuple(cameras.shape)} do not match {len(scenes)} scenes: give (B, M, 4, 4)")
-    check_count(side=side, antialias=antialias)
+    check_count(side=side, supersampling=supersampling)
 
 
 # --- batches for training ---------------------------------------------------------------------------------------------
@@ -415,7 +415,7 @@ def batches(
     max_contexts: int = 1,
     num_pixels: int | None = None,
     side: int = 64,
-    antialias: int = 2,
+    supersampling: int = 2,
     context_dropout: float = 0.0,
     device: torch.device | str = "cpu",
     compile: bool = False,
@@ -431,7 +431,7 @@ def batches(
     context_dropout: the fraction of scenes whose whole context is masked out. With a fraction between 0 and 1 a model
         can be guided; with 1 it is unconditional
     """
-    check_count(batch_size=batch_size, max_contexts=max_contexts, side=side, antialias=antialias)
+    check_count(batch_size=batch_size, max_contexts=max_contexts, side=side, supersampling=supersampling)
     if not (num_pixels is None or 1 <= num_pixels <= side**2):
         raise ValueError(f"got num_pixels = {num_pixels}, wanted 1 to {side**2} pixels of an image, or None for all")
     if not 0 <= context_dropout <= 1:
@@ -447,7 +447,7 @@ def batches(
         if context_dropout:
             drop_mask = drop_mask | (random.uniform(0, 1, 1) < context_dropout)
         drop_mask, cameras = (to_device(x, device) for x in (drop_mask, cameras))
-        views = Observations(render_images(scenes.to(device), cameras, side, antialias), cameras)
+        views = Observations(render_images(scenes.to(device), cameras, side, supersampling), cameras)
         batch = {
             "context": views.select(slice(max_contexts)).mask_out(drop_mask),
             "target": views.select(slice(max_contexts, max_contexts + 1)),

@@ -192,8 +192,8 @@ class VolumeRenderer:
         self, signal: Callable, params: Float[Tensor, "b m 4 4"], pixel_indices: Int[Tensor, "b m n"] | None = None
     ) -> Float[Tensor, "b m 3 *pixels"]:
         """Eq. 12: the colours that the cameras `params` see, of all pixels or of those with the given indices."""
-        rays_per_side = self.supersampling if self.supersample_observations else 1
-        render = self.render_rays(signal, params, pixel_indices, num_channels=3, rays_per_side=rays_per_side)
+        supersampling = self.supersampling if self.supersample_observations else 1
+        render = self.render_rays(signal, params, pixel_indices, num_channels=3, supersampling=supersampling)
         rgb = render.rgb_features.transpose(-1, -2)
         return rgb if pixel_indices is not None else rgb.unflatten(-1, (self.height, self.width))
 
@@ -215,14 +215,14 @@ class VolumeRenderer:
         downsample: int = 1,
         pixel_offset: tuple[float, float] = (0.0, 0.0),
         num_channels: int | None = None,
-        rays_per_side: int = 1,
+        supersampling: int = 1,
     ) -> RenderedRays:
         """Renders the pixels of M cameras, or the pixels with the given indices.
 
         downsample: divides the image's height and width; neither becomes less than 1
         pixel_offset: where the rays pass, in pixels to the right of and below the pixels' centres
         num_channels: how many of the field's channels are rendered, from the first; 3 are the colours, None is all
-        rays_per_side: a pixel is the mean of rays_per_side x rays_per_side rays, evenly spaced in the pixel
+        supersampling: a pixel is the mean of supersampling x supersampling rays, evenly spaced in the pixel
         """
         check_cameras(cameras)
         check_count(downsample=downsample)
@@ -236,9 +236,9 @@ class VolumeRenderer:
         ray_indices = (
             torch.arange(len(uv), device=uv.device).expand(b, m, -1) if pixel_indices is None else pixel_indices
         )
-        uv, rays_per_pixel = uv[ray_indices], rays_per_side**2  # (B, M, n, 2)
-        if rays_per_side > 1:
-            offsets = (pixel_centres(rays_per_side, rays_per_side, uv) - 0.5) / uv.new_tensor([w, h])
+        uv, rays_per_pixel = uv[ray_indices], supersampling**2  # (B, M, n, 2)
+        if supersampling > 1:
+            offsets = (pixel_centres(supersampling, supersampling, uv) - 0.5) / uv.new_tensor([w, h])
             uv = (uv[..., None, :] + offsets).flatten(2, 3)
             ray_indices = ray_indices[..., None] * rays_per_pixel + torch.arange(rays_per_pixel, device=uv.device)
             ray_indices = ray_indices.flatten(2)
@@ -260,6 +260,6 @@ class VolumeRenderer:
         background = torch.zeros_like(rgb_features[0, 0, 0, 0])
         background[:3] = self.background
         render = composite(density, rgb_features, delta, distance, far, background)
-        if rays_per_side == 1:
+        if supersampling == 1:
             return render
         return RenderedRays(*(x.unflatten(2, (-1, rays_per_pixel)).mean(3) for x in render))

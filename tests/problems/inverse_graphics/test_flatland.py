@@ -24,7 +24,7 @@ def test_the_image_of_a_disc_has_the_width_that_geometry_says(generator):
     scenes = flatland.draw_scenes(1, generator)
     content, position = torch.tensor([[1, 0, 0]]), torch.tensor([[[1.2, 0.0], [1.0, 0.0], [1.0, 0.0]]])
     scenes = flatland.Scenes(scenes.first_room, scenes.wall_colour, content, position)
-    row = face_view(scenes, 0, rays_per_pixel=64)[0, 0, :, 0]  # (3, W)
+    row = face_view(scenes, 0, supersampling=64)[0, 0, :, 0]  # (3, W)
     not_wall = (row - flatland.WALL_COLOURS[scenes.wall_colour][0][:, None]).square().sum(0) > 0
     assert not_wall.any()
     distance = flatland.CAMERA_DISTANCE - 1.2

@@ -157,13 +157,13 @@ def test_a_sphere_casts_its_shadow_opposite_the_light():
     x = torch.linspace(-0.9, 0.9, 178).double()
     directions = double([0.0, 0.0, -1.0]).expand(1, 1, 178, 3)
     origins = torch.stack([x, 0 * x, 0 * x + 2], -1)[None, None]
-    colour, depth = tabletop.render_rays(scenes, origins, directions)
+    colour, distance = tabletop.render_rays(scenes, origins, directions)
     # on the table, along x, the shadow extends r / 0.8 to both sides of the projection of the centre
     on_table = x.abs() > r + 0.01
     in_shadow = (x + r * 0.6 / 0.8).abs() < r / 0.8
     dark = colour[0, 0, :, 0] < colour[0, 0, -1, 0] - 0.1
     assert torch.equal(dark[on_table], in_shadow[on_table]) and (dark & on_table).any()
-    torch.testing.assert_close(depth[0, 0][on_table], torch.full((int(on_table.sum()),), 2.0).double())
+    torch.testing.assert_close(distance[0, 0][on_table], torch.full((int(on_table.sum()),), 2.0).double())
 
 
 def test_the_colour_of_a_point_does_not_depend_on_the_viewing_direction(few_scenes):
@@ -182,14 +182,14 @@ def test_the_colour_of_a_point_does_not_depend_on_the_viewing_direction(few_scen
 
 def test_a_pixel_is_the_mean_of_its_rays(few_scenes):
     scenes, cameras = few_scenes[:3], tabletop.draw_cameras(12, 2, generator(10))[:3]
-    rgb = tabletop.render(scenes, cameras, side=16, antialias=4)
-    fine = tabletop.render(scenes, cameras, side=64, antialias=1)
+    rgb = tabletop.render(scenes, cameras, side=16, supersampling=4)
+    fine = tabletop.render(scenes, cameras, side=64, supersampling=1)
     torch.testing.assert_close(rgb, torch.nn.functional.avg_pool2d(fine.flatten(0, 1), 4).view(rgb.shape))
     assert rgb.shape == (3, 2, 3, 16, 16)
-    fine_depth = render_distance(scenes, cameras, 64).unfold(2, 4, 4).unfold(3, 4, 4)
-    background = (fine_depth == torch.inf).all(-1).all(-1)
+    fine_distance = render_distance(scenes, cameras, 64).unfold(2, 4, 4).unfold(3, 4, 4)
+    background = (fine_distance == torch.inf).all(-1).all(-1)
     assert rgb.abs().max() <= 1 and background.sum() > 100 and (rgb.movedim(2, -1)[background] == 1).all()
-    single_rgb = tabletop.render(scenes[2:3], cameras[2:, :1], side=16, antialias=4)
+    single_rgb = tabletop.render(scenes[2:3], cameras[2:, :1], side=16, supersampling=4)
     torch.testing.assert_close(single_rgb[0, 0], rgb[2, 0])
 
 
@@ -223,7 +223,7 @@ def test_cameras_have_the_stated_elevations_and_azimuths(many_scenes):
 
 
 def test_batches_hold_contexts_a_target_and_a_novel_view():
-    make_batch = tabletop.batches(6, max_contexts=3, num_pixels=10, side=16, antialias=1)
+    make_batch = tabletop.batches(6, max_contexts=3, num_pixels=10, side=16, supersampling=1)
     batch = make_batch(generator())
     context = batch["context"]
     assert context.value.shape == (6, 3, 3, 16, 16) and context.params.shape == (6, 3, 4, 4)
@@ -270,7 +270,7 @@ def test_rows_of_a_batch_do_not_depend_on_the_other_rows():
 
 def test_context_dropout_masks_the_whole_context_of_a_fraction_of_the_scenes():
     def has_context(context_dropout):
-        make_batch = tabletop.batches(400, max_contexts=2, side=1, antialias=1, context_dropout=context_dropout)
+        make_batch = tabletop.batches(400, max_contexts=2, side=1, supersampling=1, context_dropout=context_dropout)
         return make_batch(generator())["context"].mask.any(1).float()
 
     assert has_context(0.0).all() and not has_context(1.0).any()
@@ -293,7 +293,7 @@ def test_bad_input_is_refused_in_one_line(few_scenes, front_cameras):
             lambda: render(few_scenes, front_cameras, side=0),
             "got side = 0, wanted a whole number of at least 1",
         ),
-        (lambda: render(few_scenes, front_cameras, antialias=0), "got antialias = 0"),
+        (lambda: render(few_scenes, front_cameras, supersampling=0), "got supersampling = 0"),
         (lambda: batches(4, max_contexts=0), "got max_contexts = 0"),
         (lambda: batches(4, context_dropout=1.5), "context_dropout is a fraction of the scenes, from 0 to 1, got 1.5"),
         (lambda: batches(4, num_pixels=5000), "1 to 4096 pixels"),
