@@ -14,7 +14,7 @@ SOURCES = sorted(path for folder in ("fwdiff_lite", "notebooks/py", "tests") for
 # Retired in every sense. Strings are exempt: keys of metrics.json and of recorded runs keep their names.
 RETIRED = set(
     """
-    crossed_targets
+    crossed_targets draw_scenes draw_cameras draw_front_cameras draw_camera_path bilinear_sample
     _coarser _descend _modulated _threshold _WayDown _whereabouts across Adversaries answer Answer answered answers
     Answers ARM arm Arm arms ARMS ask asked away bank Bank bank_weights Bench blind bootstrap_text carried coaches
     compiled complain Dense DENSEST drawn endless enters exam Exam examine exams factor_scene_rms favoured fitted
@@ -54,7 +54,14 @@ RETIRED_IN = {
         "depth",
         "rays_per_side",
     },
-    "fwdiff_lite/problems/inverse_graphics/viewspace.py": {"paint", "painter", "painted", "cells", "rounds"},
+    "fwdiff_lite/problems/inverse_graphics/viewspace.py": {
+        "paint",
+        "painter",
+        "painted",
+        "cells",
+        "rounds",
+        "identity",
+    },
     "fwdiff_lite/problems/inverse_graphics/cameras.py": {
         "on_image",
         "inverse",
@@ -97,6 +104,7 @@ RETIRED_IN = {
     "fwdiff_lite/problems/motion/warping.py": {"take", "fields", "share"},
     "fwdiff_lite/problems/toy/mixture.py": {"gain", "observe", "given", "joint"},
     "fwdiff_lite/problems/toy/projections.py": {"gain", "observe", "given", "joint", "finite"},
+    "fwdiff_lite/problems/toy/noisy_projections.py": {"measure"},
     "fwdiff_lite/datasets/realestate10k.py": {"cut", "middle", "bad", "lens", "lenses"},
 }
 

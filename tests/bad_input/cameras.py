@@ -34,9 +34,9 @@ def field_of_shapes(density: tuple[int, ...], colours: tuple[int, ...]):
     return lambda points: (torch.ones(density), torch.zeros(colours))
 
 
-SCENES = tabletop.draw_scenes(2, seed())
-TABLE_CAMERAS = tabletop.draw_front_cameras(SCENES, seed())
-FLAT_SCENES = flatland.draw_scenes(2, seed())
+SCENES = tabletop.sample_scenes(2, seed())
+TABLE_CAMERAS = tabletop.sample_front_cameras(SCENES, seed())
+FLAT_SCENES = flatland.sample_scenes(2, seed())
 IMAGES = torch.zeros(2, 1, 3, 4, 4)
 TEMPLATES, MASK = torch.zeros(2, 3, 1, 3, 4, 4), torch.ones(2, 4, 4, dtype=torch.bool)
 
@@ -109,8 +109,8 @@ CASES = [
     ("renderer none", lambda: RENDERER(lambda points: points, VIEWS), "a field returns density"),
     # ray tracing and tabletop
     ("has_shape", lambda: tabletop.build_solids(SCENES).has_shape("cone"), "unknown shape 'cone': choose one of box"),
-    ("draw_scenes none", lambda: tabletop.draw_scenes(0, seed()), "got n = 0"),
-    ("draw_cameras none", lambda: tabletop.draw_cameras(2, 0, seed()), "got m = 0"),
+    ("sample_scenes none", lambda: tabletop.sample_scenes(0, seed()), "got n = 0"),
+    ("sample_cameras none", lambda: tabletop.sample_cameras(2, 0, seed()), "got m = 0"),
     ("rotate_about_z nan", lambda: tabletop.rotate_about_z(CAMERA, math.nan), "got degrees = nan"),
     ("rotate_about_z rows", lambda: tabletop.rotate_about_z(CAMERA[..., :3], 90), "cameras has shape"),
     ("render scenes", lambda: tabletop.render(SCENES, TABLE_CAMERAS[:1]), "do not match 2 scenes"),
@@ -172,7 +172,7 @@ CASES = [
     ("VoxelGrid", lambda: viewspace.VoxelGrid(torch.zeros(1, 3, 2, 2, 2), RENDERER), r"wanted \(B, 4, Z, Y, X\)"),
     ("total_variation", lambda: viewspace.total_variation(torch.zeros(1, 4, 1, 2, 2)), "at least two voxels"),
     # flatland
-    ("flatland draw_scenes", lambda: flatland.draw_scenes(0, seed()), "got n = 0"),
+    ("flatland sample_scenes", lambda: flatland.sample_scenes(0, seed()), "got n = 0"),
     (
         "flatland rooms",
         lambda: flatland.resample_rooms(FLAT_SCENES, torch.ones(3), seed()),

@@ -83,7 +83,7 @@ class Scenes:
         return (self.first_room[:, None] + torch.arange(NUM_ROOMS)) * (2 * math.pi / NUM_ROOMS)
 
 
-def draw_scenes(n: int, generator: torch.Generator) -> Scenes:
+def sample_scenes(n: int, generator: torch.Generator) -> Scenes:
     """n random scenes: all wall colours are equally likely, contents follow their probabilities."""
     check_count(n=n)
     first_room = torch.randint(NUM_ROOMS, (n,), generator=generator)
@@ -245,7 +245,7 @@ def batches(
         )
 
     def make_batch(generator: torch.Generator) -> dict:
-        scenes = draw_scenes(batch_size, generator)
+        scenes = sample_scenes(batch_size, generator)
         num_contexts = int(torch.randint(1, max_contexts + 1, (), generator=generator))
         rooms = torch.rand(batch_size, NUM_ROOMS, generator=generator).argsort(1)[:, : num_contexts + 1]
         azimuth_offset = MAX_AZIMUTH_OFFSET * (2 * torch.rand(rooms.shape, generator=generator) - 1)

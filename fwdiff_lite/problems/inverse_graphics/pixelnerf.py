@@ -86,7 +86,7 @@ def cat(fields: list[RadianceField], dim: int = 0) -> RadianceField:
     return replace(fields[0], feature_maps=feature_maps, cameras=cameras, mask=mask)
 
 
-def bilinear_sample(images: Float[Tensor, "n c h w"], uv: Float[Tensor, "n p 2"]) -> Float[Tensor, "n p c"]:
+def bilinear_sample_uv(images: Float[Tensor, "n c h w"], uv: Float[Tensor, "n p 2"]) -> Float[Tensor, "n p c"]:
     """Bilinear interpolation of images or feature maps at the image coordinates `uv`.
 
     Pixel centres are at u = (j + 0.5) / w, v = (i + 0.5) / h. Outside of the image, the border is repeated.
@@ -98,7 +98,7 @@ def bilinear_sample(images: Float[Tensor, "n c h w"], uv: Float[Tensor, "n p 2"]
 
 
 def bilinear_by_gather(images: Float[Tensor, "n c h w"], uv: Float[Tensor, "n p 2"]) -> Float[Tensor, "n p c"]:
-    """The same as `bilinear_sample`, from the four pixels around each point."""
+    """The same as `bilinear_sample_uv`, from the four pixels around each point."""
     h, w = images.shape[2:]
     # indexed by image, row and column: with one flat index, compiled code would divide it again for every channel
     pixels, n = images.permute(0, 2, 3, 1), torch.arange(len(images), device=uv.device)[:, None]
@@ -195,7 +195,7 @@ class FieldNetwork(nn.Module):
         uv, depth = perspective_divide(homogeneous)  # (B, V, P, 2), (B, V, P)
         inside = (depth > 0) & ((uv - 0.5).abs() <= 0.5).all(-1)
         uv = torch.where(inside[..., None], uv, 0.5)
-        features = bilinear_sample(feature_maps.flatten(0, 1), uv.flatten(0, 1)).unflatten(0, (b, v))  # (B, V, P, C)
+        features = bilinear_sample_uv(feature_maps.flatten(0, 1), uv.flatten(0, 1)).unflatten(0, (b, v))  # (B, V, P, C)
         inside = inside[..., None].to(points.dtype)
         if self.contraction_radius:
             homogeneous, _ = contract(homogeneous, self.contraction_radius)

@@ -127,7 +127,7 @@ class Scenes:
         return FACTOR_PROBABILITIES.to(self.cue.device)[torch.arange(2, device=self.cue.device), self.cue]
 
 
-def draw_scenes(n: int, generator: torch.Generator | RowRandom) -> Scenes:
+def sample_scenes(n: int, generator: torch.Generator | RowRandom) -> Scenes:
     """n random scenes, on the CPU.
 
     A scene is laid out with its front at azimuth 0 (x points to the front, y to the left), then rotated to its front.
@@ -244,14 +244,14 @@ def _rotate(points: Float[Tensor, "*b 2"], angle: Float[Tensor, "*#b"]) -> Float
 # --- cameras ----------------------------------------------------------------------------------------------------------
 
 
-def draw_cameras(n: int, m: int, generator: torch.Generator | RowRandom) -> Float[Tensor, "n m 4 4"]:
+def sample_cameras(n: int, m: int, generator: torch.Generator | RowRandom) -> Float[Tensor, "n m 4 4"]:
     """m random cameras for each of n scenes, at any azimuth and at 20 to 32 degrees of elevation."""
     check_count(n=n, m=m)
     uniform, _, _ = _random_functions(n, generator)
     return _draw_orbit_cameras(uniform(-math.pi, math.pi, m), uniform)
 
 
-def draw_front_cameras(scenes: Scenes, generator: torch.Generator | RowRandom) -> Float[Tensor, "b 1 4 4"]:
+def sample_front_cameras(scenes: Scenes, generator: torch.Generator | RowRandom) -> Float[Tensor, "b 1 4 4"]:
     """One random camera in front of each scene, for its context: at most 10 degrees of azimuth from the front.
 
     Its elevation is 20 to 32 degrees. The camera sees none of the hidden content, and its image contains all other
@@ -441,8 +441,8 @@ def batches(
 
     def draw(random: RowRandom) -> dict:
         n = len(random)
-        scenes = draw_scenes(n, random)
-        cameras = torch.cat([draw_front_cameras(scenes, random), draw_cameras(n, max_contexts + 1, random)], 1)
+        scenes = sample_scenes(n, random)
+        cameras = torch.cat([sample_front_cameras(scenes, random), sample_cameras(n, max_contexts + 1, random)], 1)
         drop_mask = torch.arange(max_contexts) > random.integers(max_contexts, 1)  # contexts after the last
         if context_dropout:
             drop_mask = drop_mask | (random.uniform(0, 1, 1) < context_dropout)

@@ -25,7 +25,7 @@ from fwdiff_lite.problems.inverse_graphics.pixelnerf import DENSITY_SCALE, Condi
 from fwdiff_lite.problems.inverse_graphics.volume import RenderedImages, VolumeRenderer
 
 
-def identity(
+def identity_forward(
     signal: Float[Tensor, "b m 3 h w"],
     params: Float[Tensor, "b m 4 4"],
     pixel_indices: Int[Tensor, "b m n"] | None = None,

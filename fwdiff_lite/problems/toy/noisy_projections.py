@@ -160,7 +160,7 @@ def posterior_covariance(information: Information, prior_precision: float = 1.0)
 # --- data -------------------------------------------------------------------------------------------------------
 
 
-def measure(
+def observe(
     signal: Float[Tensor, "b d"], phi: Float[Tensor, "b m d"], noise_std: Float[Tensor, "b"], generator: torch.Generator
 ) -> Observations:
     """Measurements of each signal in the directions phi."""
@@ -182,7 +182,7 @@ def infinite_batches(prior: GaussianMixture, batch_size: int, max_targets: int) 
         signal = prior.sample(batch_size, generator)
         noise_std = torch.exp(low + (high - low) * torch.rand(batch_size, generator=generator))
         phi = sample_directions(batch_size, max_targets + 3, 2, generator)
-        measurements = measure(signal, phi, noise_std, generator)
+        measurements = observe(signal, phi, noise_std, generator)
         counts = torch.exp(torch.rand(batch_size, 1, generator=generator) * math.log(max_targets + 1)).long()
         targets = measurements.select(slice(1, -2))
         return {
@@ -202,7 +202,7 @@ def make_test_set(prior: GaussianMixture, n: int, noise_std: float, seed: int) -
     generator = torch.Generator().manual_seed(seed)
     signal = prior.sample(n, generator)
     phi = sample_directions(n, 1, 2, generator, signal.dtype)
-    return signal, measure(signal, phi, torch.full((n,), noise_std, dtype=signal.dtype), generator)
+    return signal, observe(signal, phi, torch.full((n,), noise_std, dtype=signal.dtype), generator)
 
 
 def exact_posterior(prior: GaussianMixture, context: Observations) -> GaussianMixture:

@@ -21,7 +21,7 @@ def double(x):
 
 def scene_with_one_solid(shape, half_extents, position=(0.0, 0.0), azimuth=0.0):
     """A table with one white solid on it, in float64."""
-    scenes = tabletop.draw_scenes(1, generator())
+    scenes = tabletop.sample_scenes(1, generator())
     values = (getattr(scenes, name) for name in FIELD_NAMES)
     scenes = tabletop.Scenes(*(x.double() if x.is_floating_point() else x for x in values))
     i = tabletop.DISTRACTORS[0]

@@ -66,7 +66,7 @@ def test_the_loss_is_least_for_the_ideal_denoiser(assumed, unbiased):
     generator, noise_std = seed(1), 0.5
     signal = prior.sample(n, generator)
     phi = torch.nn.functional.normalize(torch.randn(n, 3, 2, generator=generator, dtype=torch.float64), dim=-1)
-    measurements = noisy.measure(signal, phi, torch.full((n,), noise_std, dtype=torch.float64), generator)
+    measurements = noisy.observe(signal, phi, torch.full((n,), noise_std, dtype=torch.float64), generator)
     params = torch.cat([phi, torch.full((n, 3, 1), assumed * noise_std + 1e-9, dtype=torch.float64)], -1)
     measurements = Observations(measurements.value, params)
     model = ForwardDiffusion(Scaled(prior), noisy.NoisyProjection())
@@ -116,7 +116,7 @@ def test_check_samples_allows_for_the_noise_of_contexts():
     prior = make_prior(2)
     truth, context = noisy.make_test_set(prior, 64, 0.5, 8)
     targets = noisy.alternating_targets(context, 16)
-    measured = noisy.measure(truth, targets[..., :2], targets[:, 0, 2], seed(9))
+    measured = noisy.observe(truth, targets[..., :2], targets[:, 0, 2], seed(9))
     batch = {"context": context, "target": measured}
     assert check_samples(ideal_model(prior), batch, steps=32, generator=seed(10)) == []
     shifted = Observations(context.value + 1.5, context.params)
