@@ -164,7 +164,7 @@ DIGIT_CASES = [
         lambda: digits.DigitDenoiser(DIGITS[0], DIGITS[0], context_noise_std=0.0),
         "got context_noise_std = 0.0",
     ),
-    ("digit samples", lambda: digits.sample_posterior(None, digits.observe(DIGITS, WINDOW), 0), "got k = 0"),
+    ("digit samples", lambda: digits.sample_posterior(None, digits.observe(DIGITS, WINDOW), 0), "got num_samples = 0"),
     ("digit windows", lambda: digits.sample_posterior(None, digits.observe(DIGITS, WINDOW), 1, 5), "num_windows = 5"),
     ("smoothed labels", lambda: digits.smoothed_label_distribution(PROBABILITIES[0]), r"wanted \(B, k, 10\)"),
     ("smoothed none", lambda: digits.smoothed_label_distribution(PROBABILITIES[:, :0]), r"wanted \(B, k, 10\)"),

@@ -165,21 +165,18 @@ class FieldNetwork(nn.Module):
     width: of all hidden layers, and of the feature maps
     num_features: channels of the field beside the colours
     num_freqs: frequencies of the positional encoding of coordinates
-    blocks: residual blocks after the fusion
     contraction_radius: 0 for a bounded scene; otherwise the coordinates are contracted to a ball (`contract`, with this
         radius), and the network predicts density per unit of contracted length
     """
 
-    def __init__(
-        self, width: int, num_features: int, num_freqs: int = 4, blocks: int = 2, contraction_radius: float = 0.0
-    ):
+    def __init__(self, width: int, num_features: int, num_freqs: int = 4, contraction_radius: float = 0.0):
         super().__init__()
         self.num_freqs, self.contraction_radius = num_freqs, contraction_radius
         self.camera_proj = nn.Linear(3 * (1 + 2 * num_freqs) + 1, width)
         self.world_proj = nn.Linear(3 * (1 + 2 * num_freqs), width)
         self.per_view_mlp = _ResidualBlock(width)
         self.weight = nn.Linear(width, 1, bias=False)
-        self.fusion_mlp = nn.Sequential(*(_ResidualBlock(width) for _ in range(blocks)), nn.SiLU())
+        self.fusion_mlp = nn.Sequential(*(_ResidualBlock(width) for _ in range(2)), nn.SiLU())
         self.head = nn.Linear(width, 1 + 3 + num_features)
 
     def forward(
