@@ -311,9 +311,8 @@ def test_rays_that_miss_the_box_render_the_background_even_if_the_field_is_opaqu
     torch.testing.assert_close(image.rgb[0, 0][:, hits].T, torch.tensor([RED]).expand(int(hits.sum()), 3).double())
     inside = look_at(*double([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0]]), 1.5)[None, None]
     from_inside = BOX.render_images(Field(everywhere(1e3), everywhere(RED)), inside)
-    assert (from_inside.opacity == 1).all() and from_inside.distance.max() < 0.1, (
-        "the box itself is invisible from inside"
-    )
+    assert (from_inside.opacity == 1).all()
+    assert from_inside.distance.max() < 0.1, "the box itself is invisible from inside"
 
 
 def test_features_follow_the_colours_and_have_no_background():
