@@ -31,7 +31,7 @@ def scenes():
 
     settings = variants.Settings(side=8)
     model = variants.build_model(settings, samples_per_ray=4, width=8, widths=(8, 8), num_attention_levels=1)
-    return model, tabletop.batches(4, 1, 8, side=8, antialias=1)
+    return model, tabletop.batches(4, 1, 8, side=8, supersampling=1)
 
 
 def make_loader() -> DataLoader:

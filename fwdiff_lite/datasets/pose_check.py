@@ -96,24 +96,24 @@ class PoseCheck(NamedTuple):
         return self.error_ratio is not None and self.errors[0] > INCONSISTENT_ERROR * self.truncation
 
 
-def check_poses(clip: Clip, max_offset: int = MAX_OFFSET, max_frames: int = MAX_FRAMES) -> PoseCheck:
+def check_poses(clip: Clip) -> PoseCheck:
     """Compares the frames of a clip with their stated poses, and with the poses of earlier and later frames.
 
-    Pairs of at most `max_frames` frames are matched by SIFT. The matches' distances to their epipolar lines are
-    measured with the stated poses, and with poses that are offset by up to `max_offset` frames: the poses of all
+    Pairs of at most MAX_FRAMES frames are matched by SIFT. The matches' distances to their epipolar lines are
+    measured with the stated poses, and with poses that are offset by up to MAX_OFFSET frames: the poses of all
     frames, and those of one segment alone, as behind a lost line. If the camera's motion repeats itself exactly, poses
     with an offset imply the same epipolar lines as the stated ones; such an offset is not detected, and does no harm.
     The thresholds were measured on rendered clips, whose poses may be off by .1 degrees and a tenth of the motion
     between two frames. An offset of few frames can stay undetected.
     """
-    pairs = select_frame_pairs(clip, max_frames)
+    pairs = select_frame_pairs(clip)
     features = {i: _sift_features(clip.files[i]) for i in pairs.unique().tolist()}
     matches = [_match_features(features[i], features[j]) for i, j in pairs.tolist()]
     matches_per_pair = torch.tensor([len(pair_matches.points1) for pair_matches in matches], dtype=torch.long)
     num_matches = int(matches_per_pair.sum())
     if num_matches < MIN_MATCHES or (matches_per_pair > 0).sum() < 2:
         return PoseCheck({}, 0, None, None, len(pairs), num_matches, 0.0)
-    offsets = [k for k in range(-max_offset, max_offset + 1) if k]
+    offsets = [k for k in range(-MAX_OFFSET, MAX_OFFSET + 1) if k]
     error_sums = [
         _error_sums(clip, pair, pair_matches, offsets)
         for pair, pair_matches in zip(pairs.tolist(), matches, strict=True)
@@ -144,13 +144,13 @@ def check_poses(clip: Clip, max_offset: int = MAX_OFFSET, max_frames: int = MAX_
     return PoseCheck(errors, best_offset, error_ratio, segment, len(pairs), num_matches, truncation)
 
 
-def select_frame_pairs(clip: Clip, max_frames: int = MAX_FRAMES) -> Int[Tensor, "p 2"]:
-    """The frame indices of pairs to match, among at most `max_frames` frames with an image and a pose.
+def select_frame_pairs(clip: Clip) -> Int[Tensor, "p 2"]:
+    """The frame indices of pairs to match, among at most MAX_FRAMES frames with an image and a pose.
 
     The two frames are about 1/14, 1/7 or 1/4 of the clip apart (GAP_DIVISORS).
     """
     frames = (clip.has_image & clip.poses.isfinite().all((1, 2))).nonzero()[:, 0]
-    frames = frames[torch.linspace(0, len(frames) - 1, min(max_frames, len(frames))).round().long()]
+    frames = frames[torch.linspace(0, len(frames) - 1, min(MAX_FRAMES, len(frames))).round().long()]
     pairs = [torch.zeros(0, 2, dtype=torch.long)]
     for gap in (max(1, len(clip) // divisor) for divisor in GAP_DIVISORS):
         partner = torch.searchsorted(frames, frames + gap)  # the first frame at that gap or behind it

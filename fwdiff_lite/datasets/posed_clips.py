@@ -78,7 +78,10 @@ def crop_intrinsics(intrinsics: Float[Tensor, "3 3"], height: int, width: int) -
 
 
 def intrinsics_matrix(fx: float, fy: float, cx: float, cy: float) -> Float[Tensor, "3 3"]:
-    """The intrinsics of a frame, in units of its width and height. ValueError, without a name, if they are none."""
+    """The intrinsics of a frame, in units of its width and height.
+
+    ValueError, whose message lacks the file's name, if the values are invalid.
+    """
     if not (0 < fx <= MAX_FOCAL_LENGTH and 0 < fy <= MAX_FOCAL_LENGTH):
         raise ValueError(
             f"has focal lengths {fx:.3g} and {fy:.3g}, wanted both above 0 and at most {MAX_FOCAL_LENGTH}: over width "
@@ -92,7 +95,7 @@ def intrinsics_matrix(fx: float, fy: float, cx: float, cy: float) -> Float[Tenso
 
 
 def check_pose(pose: Float[Tensor, "4 4"]) -> None:
-    """ValueError, without a name, if a pose is no rotation and translation."""
+    """ValueError, whose message lacks the file's name, if a pose is not a rotation and a translation."""
     rotation, translation = pose[:3, :3], pose[:3, 3]
     if not (
         (rotation @ rotation.T - torch.eye(3, dtype=pose.dtype)).abs().max() < 1e-3 and torch.linalg.det(rotation) > 0
@@ -136,7 +139,10 @@ def shorten(text: str, length: int = 60) -> str:
 
 
 def parse_number(word: str) -> float:
-    """The value of a decimal number in ASCII. ValueError, without a name, if the word is another one."""
+    """The value of a decimal number in ASCII.
+
+    ValueError, whose message lacks the file's name, if the word is not such a number.
+    """
     try:
         if word.isascii() and "_" not in word:  # Python reads 1_000 and digits of other scripts too
             return float(word)
@@ -158,9 +164,9 @@ def read_lines(text_file: Path) -> list[str]:
 
 
 def check_aspect_ratio(camera_size: tuple[float, float], image_size: tuple[int, int]) -> None:
-    """ValueError, without a name, if an image has another aspect ratio than its camera. Sizes are (width, height).
+    """ValueError, whose message lacks the file's name, if an image has another aspect ratio than its camera.
 
-    An image of another resolution has the same aspect ratio, and one of another crop has not.
+    Sizes are (width, height). An image of another resolution has the same aspect ratio, one of another crop has not.
     """
     (width, height), (image_width, image_height) = camera_size, image_size
     if min(width, height) <= 0 or abs(width / height * image_height / image_width - 1) > MAX_ASPECT_ERROR:

@@ -29,13 +29,13 @@ from fwdiff_lite.problems.inverse_graphics.flatland import (
     build_model,
     camera_facing,
     classify_hidden_rooms,
-    draw_scenes,
     field_top_down_view,
     observe,
     orbit_cameras,
     render_views,
     repeat_scenes,
     resample_rooms,
+    sample_scenes,
     wall_azimuths,
 )
 from fwdiff_lite.problems.inverse_graphics.pixelnerf import RadianceField, cat
@@ -75,7 +75,7 @@ class Samples(NamedTuple):
 def make_test_set(count: int = COUNT, k: int = K, seed: int = 2026) -> TestSet:
     """A test set of `count` scenes with k posterior draws each; the same arguments give the same test set."""
     generator = torch.Generator().manual_seed(seed)
-    scenes = draw_scenes(count, generator)
+    scenes = sample_scenes(count, generator)
     azimuth_offset = MAX_AZIMUTH_OFFSET * (2 * torch.rand(count, generator=generator) - 1)
     targets = torch.cat([camera_facing(scenes, room) for room in range(1, NUM_ROOMS)], 1)
     between_rooms = orbit_cameras(wall_azimuths(scenes))  # along the walls; each camera sees two rooms

@@ -7,7 +7,8 @@
 One model is trained on all noise levels. Every sampler has these measures, for each noise level as a share of the
 signals' standard deviation:
 
-c2st       accuracy of a classifier two-sample test on (y, phi, scaled residual, coordinate of S across phi)
+c2st       accuracy of a classifier two-sample test on (y, phi, scaled residual, coordinate of S perpendicular
+           to phi)
 residual   root mean square of the scaled residual (y - <phi, S>) / noise_std; 1 for the posterior
 
 `exact` draws from the posterior in closed form. The controls `ignored` and `doubled` do so, too, with a wrong standard
@@ -50,7 +51,7 @@ def draw_exact(assumed: float, context: Observations, generator: torch.Generator
 def sample_posterior(model: ForwardDiffusion, context: Observations, generator: torch.Generator) -> Tensor:
     """One signal for each context."""
     context = context.to(torch.float32)
-    targets = noisy.crossed_targets(context, NUM_TARGETS)
+    targets = noisy.alternating_targets(context, NUM_TARGETS)
     options = {"steps": SAMPLING_STEPS, "generator": generator, "chunk_size": 1000}  # fits a processor's cache
     return model.sample(context, targets, **options).signal.double()
 

@@ -317,22 +317,31 @@ def make_test_windows(images: Float[Tensor, "n 8 8"], num_windows: int = 4, seed
 
 
 def sample_posterior(
-    model: ForwardDiffusion, context: Observations, k: int, num_windows: int = 4, seed: int = 0, steps: int = 16
+    model: ForwardDiffusion,
+    context: Observations,
+    num_samples: int,
+    num_windows: int = 4,
+    seed: int = 0,
+    steps: int = 16,
 ) -> Float[Tensor, "b k 8 8"]:
-    """k digits for each context, sampled autoregressively over corner windows.
+    """num_samples digits for each context, sampled autoregressively over corner windows.
 
     num_windows: 4 windows cover the canvas; 1 window is one-shot sampling
 
-    ValueError if k or num_windows is out of range.
+    ValueError if num_samples or num_windows is out of range.
     """
-    check_count(k=k, num_windows=num_windows)
+    check_count(num_samples=num_samples, num_windows=num_windows)
     check_interval(1, 4, num_windows=num_windows)  # the windows in the corners
     generator = torch.Generator().manual_seed(seed)
-    params_sequence = corner_windows(len(context) * k, generator)[:, :num_windows]
+    params_sequence = corner_windows(len(context) * num_samples, generator)[:, :num_windows]
     step, _ = model.sample_autoregressive(
-        context.repeat(k), params_sequence, steps=steps, generator=generator, allow_empty=not context.mask.any()
+        context.repeat(num_samples),
+        params_sequence,
+        steps=steps,
+        generator=generator,
+        allow_empty=not context.mask.any(),
     )
-    return step.signal.unflatten(0, (len(context), k))
+    return step.signal.unflatten(0, (len(context), num_samples))
 
 
 def predict_deterministic(model: ForwardRegression, context: Observations) -> Float[Tensor, "b 8 8"]:

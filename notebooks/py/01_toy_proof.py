@@ -703,12 +703,12 @@ run.record(
 #   $g = \alpha s^2 / (\alpha^2 s^2 + \sigma^2)$. Loss and sampler use this expectation in place of $O$, so signals are
 #   not asked to explain the noise.
 # - A sampled signal is the mean of what the context and the sampled measurements leave open. $M$ measurements of one number
-#   leave $s^2 / M$ open. So the model samples many targets at once: here 96, by turns along the context's direction and
-#   across it, from signals of which as many measurements exist.
+#   leave $s^2 / M$ open. So the model samples many targets at once: here 96, alternately parallel and perpendicular to the
+#   context's direction, from signals of which as many measurements exist.
 #
 # One recorded training covers all noise levels. The posterior has a closed form again. The test looks at
-# $(y, \phi, (y - \langle\phi, S\rangle) / s)$ and the coordinate of $S$ across $\phi$: small noise that a sampler ignores
-# would not show in $S$ itself.
+# $(y, \phi, (y - \langle\phi, S\rangle) / s)$ and the coordinate of $S$ perpendicular to $\phi$: small noise that a
+# sampler ignores would not show in $S$ itself.
 
 # %% tags=["nbval-ignore-output"]
 noise_results = to_flat(harness.load_results(noisy_experiment.EXPERIMENT).rows)
@@ -735,7 +735,7 @@ truth, context = noisy_projections.make_test_set(prior, run.pick(smoke=50, cpu=1
 ideal = ForwardDiffusion(noisy_projections.IdealNoisyDenoiser(prior), noisy_projections.NoisyProjection())
 for assumed in (1.0, 0.5):
     params = torch.cat([context.params[..., :-1], assumed * context.params[..., -1:]], -1)
-    targets = noisy_projections.crossed_targets(Observations(context.value, params), 32)
+    targets = noisy_projections.alternating_targets(Observations(context.value, params), 32)
     step = ideal.sample(
         Observations(context.value, params), targets, steps=64, generator=torch.Generator().manual_seed(62)
     )

@@ -95,7 +95,7 @@ def plot_camera(ax, azimuth):
     ax.plot(*eye, marker=(3, 0, np.degrees(azimuth) + 90), color=plotting.CONTEXT, markersize=8)
 
 
-scenes = problem.draw_scenes(4, torch.Generator().manual_seed(3))
+scenes = problem.sample_scenes(4, torch.Generator().manual_seed(3))
 cameras = torch.cat([problem.camera_facing(scenes, room) for room in range(3)], 1)
 rows = problem.render_views(scenes, cameras)
 fig, axes = plt.subplots(2, 4, figsize=(8.4, 3.3), height_ratios=[3, 1.2], layout="constrained")

@@ -34,9 +34,9 @@ def field_of_shapes(density: tuple[int, ...], colours: tuple[int, ...]):
     return lambda points: (torch.ones(density), torch.zeros(colours))
 
 
-SCENES = tabletop.draw_scenes(2, seed())
-TABLE_CAMERAS = tabletop.draw_front_cameras(SCENES, seed())
-FLAT_SCENES = flatland.draw_scenes(2, seed())
+SCENES = tabletop.sample_scenes(2, seed())
+TABLE_CAMERAS = tabletop.sample_front_cameras(SCENES, seed())
+FLAT_SCENES = flatland.sample_scenes(2, seed())
 IMAGES = torch.zeros(2, 1, 3, 4, 4)
 TEMPLATES, MASK = torch.zeros(2, 3, 1, 3, 4, 4), torch.ones(2, 4, 4, dtype=torch.bool)
 
@@ -109,13 +109,17 @@ CASES = [
     ("renderer none", lambda: RENDERER(lambda points: points, VIEWS), "a field returns density"),
     # ray tracing and tabletop
     ("has_shape", lambda: tabletop.build_solids(SCENES).has_shape("cone"), "unknown shape 'cone': choose one of box"),
-    ("draw_scenes none", lambda: tabletop.draw_scenes(0, seed()), "got n = 0"),
-    ("draw_cameras none", lambda: tabletop.draw_cameras(2, 0, seed()), "got m = 0"),
+    ("sample_scenes none", lambda: tabletop.sample_scenes(0, seed()), "got n = 0"),
+    ("sample_cameras none", lambda: tabletop.sample_cameras(2, 0, seed()), "got m = 0"),
     ("rotate_about_z nan", lambda: tabletop.rotate_about_z(CAMERA, math.nan), "got degrees = nan"),
     ("rotate_about_z rows", lambda: tabletop.rotate_about_z(CAMERA[..., :3], 90), "cameras has shape"),
     ("render scenes", lambda: tabletop.render(SCENES, TABLE_CAMERAS[:1]), "do not match 2 scenes"),
     ("render side", lambda: tabletop.render(SCENES, TABLE_CAMERAS, side=0), "got side = 0"),
-    ("render antialias", lambda: tabletop.render(SCENES, TABLE_CAMERAS, 8, antialias=1.5), "got antialias = 1.5"),
+    (
+        "render supersampling",
+        lambda: tabletop.render(SCENES, TABLE_CAMERAS, 8, supersampling=1.5),
+        "got supersampling = 1.5",
+    ),
     ("repeat", lambda: SCENES.repeat(0), "got k = 0"),
     ("batches size", lambda: tabletop.batches(0), "got batch_size = 0"),
     ("batches contexts", lambda: tabletop.batches(2, max_contexts=0), "got max_contexts = 0"),
@@ -168,7 +172,7 @@ CASES = [
     ("VoxelGrid", lambda: viewspace.VoxelGrid(torch.zeros(1, 3, 2, 2, 2), RENDERER), r"wanted \(B, 4, Z, Y, X\)"),
     ("total_variation", lambda: viewspace.total_variation(torch.zeros(1, 4, 1, 2, 2)), "at least two voxels"),
     # flatland
-    ("flatland draw_scenes", lambda: flatland.draw_scenes(0, seed()), "got n = 0"),
+    ("flatland sample_scenes", lambda: flatland.sample_scenes(0, seed()), "got n = 0"),
     (
         "flatland rooms",
         lambda: flatland.resample_rooms(FLAT_SCENES, torch.ones(3), seed()),
@@ -179,7 +183,7 @@ CASES = [
     (
         "flatland rays",
         lambda: flatland.render_views(FLAT_SCENES, flatland.camera_facing(FLAT_SCENES, 0), 0),
-        "got rays_per_pixel = 0",
+        "got supersampling = 0",
     ),
     ("flatland room", lambda: flatland.camera_facing(FLAT_SCENES, 3), "got room = 3, wanted one of 0 to 2"),
     ("flatland top", lambda: flatland.top_down_view(FLAT_SCENES, 0), "got side = 0"),

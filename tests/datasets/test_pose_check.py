@@ -84,7 +84,7 @@ def test_no_offset_is_reported_if_all_parts_of_the_path_are_alike(tmp_path, monk
         return poses_looking_at(eyes, torch.zeros_like(eyes))
 
     module = "fwdiff_lite.problems.inverse_graphics.synthetic_realestate10k"
-    monkeypatch.setattr(f"{module}.draw_camera_path", constant_turn)
+    monkeypatch.setattr(f"{module}.sample_camera_path", constant_turn)
     write_clips(tmp_path, 1, 24)
     clip, _ = read_clip(tmp_path / "clip00.txt")
     for k in (0, 1):

@@ -13,7 +13,7 @@ from fwdiff_lite.problems.gan_inversion import patches
 from fwdiff_lite.problems.gan_inversion.stylegan2 import Generator
 from fwdiff_lite.problems.inverse_graphics.cameras import orbit
 from fwdiff_lite.problems.inverse_graphics.pixelnerf import SceneDenoiser
-from fwdiff_lite.problems.inverse_graphics.viewspace import ViewDenoiser, identity
+from fwdiff_lite.problems.inverse_graphics.viewspace import ViewDenoiser, identity_forward
 from fwdiff_lite.problems.inverse_graphics.volume import VolumeRenderer
 from fwdiff_lite.problems.motion import warping
 from fwdiff_lite.problems.toy import baselines, projections, unreachable_mean
@@ -84,7 +84,8 @@ def image_case(denoiser_class, **options):
     azimuth = 6 * torch.rand(B, 5, generator=seeded(1))
     views = Observations(torch.rand(B, 5, 3, SIDE, SIDE, generator=seeded()), orbit(azimuth, 0 * azimuth, 3.0, 0.9))
     return Case(
-        ForwardDiffusion(denoiser, identity if denoiser_class is ViewDenoiser else renderer), *split(views, 2, 3)
+        ForwardDiffusion(denoiser, identity_forward if denoiser_class is ViewDenoiser else renderer),
+        *split(views, 2, 3),
     )
 
 

@@ -84,7 +84,7 @@ def without_context(test_set: TestSet) -> TestSet:
 def with_second_context(test_set: TestSet, seed: int = 7) -> TestSet:
     """The test set with a second context image of each front, which hides the same parts of the scene."""
     side = test_set.truth.shape[-1]
-    cameras = tabletop.draw_front_cameras(test_set.scenes, torch.Generator().manual_seed(seed))
+    cameras = tabletop.sample_front_cameras(test_set.scenes, torch.Generator().manual_seed(seed))
     second = Observations(tabletop.render(test_set.scenes, cameras, side), cameras)
     return replace(test_set, context=test_set.context.append(second))
 
@@ -173,7 +173,7 @@ def sample_through_targets(
 def sample_prior(test_set: TestSet, k: int, seed: int) -> Samples:
     """Draws k true scenes from the prior for each scene of the test set, and renders them at the test cameras."""
     side, cameras = test_set.truth.shape[-1], test_set.cameras.flatten(1, 2).repeat_interleave(k, 0)
-    scenes = tabletop.draw_scenes(len(cameras), torch.Generator().manual_seed(seed)).to(cameras.device)
+    scenes = tabletop.sample_scenes(len(cameras), torch.Generator().manual_seed(seed)).to(cameras.device)
     chunks = torch.arange(len(cameras), device=cameras.device).split(16)
     views = torch.cat([tabletop.render(scenes[rows], cameras[rows], side) for rows in chunks])
     return views.unflatten(0, (-1, k)).unflatten(2, test_set.cameras.shape[1:3])

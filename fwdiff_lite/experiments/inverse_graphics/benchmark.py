@@ -65,7 +65,7 @@ class ByteCounterMode(TorchDispatchMode):
 def noise_images(batch_size: int, views: int, side: int, device: torch.device, seed: int = 0) -> Observations:
     """Images of noise at random cameras around the table: the cost does not depend on the content."""
     generator = torch.Generator().manual_seed(seed)
-    cameras = tabletop.draw_cameras(batch_size, views, generator)
+    cameras = tabletop.sample_cameras(batch_size, views, generator)
     return Observations(torch.randn(batch_size, views, 3, side, side, generator=generator), cameras).to(device)
 
 

@@ -82,8 +82,8 @@ class TestSet:
 def held_out_scenes(seed: int = 2026) -> tuple[tabletop.Scenes, Float[Tensor, "c 1 4 4"], torch.Generator]:
     """All COUNT held-out scenes, a front camera of each, and the generator for all later draws of the test set."""
     generator = torch.Generator().manual_seed(seed)
-    scenes = tabletop.draw_scenes(COUNT, generator)
-    return scenes, tabletop.draw_front_cameras(scenes, generator), generator
+    scenes = tabletop.sample_scenes(COUNT, generator)
+    return scenes, tabletop.sample_front_cameras(scenes, generator), generator
 
 
 def make_test_set(
@@ -330,8 +330,8 @@ def render_orbit(
 
 
 def surface_depth(image: RenderedImages) -> Float[Tensor, "b m h w"]:
-    """The rendered depth where opacity is above one half; inf elsewhere."""
-    return torch.where(image.opacity > 0.5, image.depth, torch.inf)
+    """The rendered distance where opacity is above one half; inf elsewhere."""
+    return torch.where(image.opacity > 0.5, image.distance, torch.inf)
 
 
 # --- the experiment ---------------------------------------------------------------------------------------------------

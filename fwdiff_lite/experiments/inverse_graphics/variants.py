@@ -21,7 +21,7 @@ from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
 from fwdiff_lite.experiments.harness import Variant
 from fwdiff_lite.problems.inverse_graphics import tabletop
 from fwdiff_lite.problems.inverse_graphics.pixelnerf import COND_CHANNELS, SceneDenoiser
-from fwdiff_lite.problems.inverse_graphics.viewspace import ViewDenoiser, identity
+from fwdiff_lite.problems.inverse_graphics.viewspace import ViewDenoiser, identity_forward
 from fwdiff_lite.problems.inverse_graphics.volume import VolumeRenderer
 from fwdiff_lite.protocols import BatchFunction
 from fwdiff_lite.schedule import ShiftedCosineSchedule
@@ -119,7 +119,7 @@ def build_model(
         encoder_options=options,
         conditioning=settings.conditioning,
     )
-    forward_model = identity if settings.denoiser_class is ViewDenoiser else renderer
+    forward_model = identity_forward if settings.denoiser_class is ViewDenoiser else renderer
     # shifted with the resolution: after downsampling to SIDE pixels, the signal-to-noise ratio is always the same
     schedule = ShiftedCosineSchedule(0.5 * SIDE / side)
     return settings.model_class(denoiser, forward_model, schedule, settings.novel_weight)

@@ -350,11 +350,11 @@ def minibatch_stddev(x: Float[Tensor, "b c h w"], group_size: int = 4) -> Float[
 
 
 class DiscriminatorBlock(nn.Module):
-    """A residual block that halves the resolution. img_channels: of an image that is its input; None: features are."""
+    """A residual block that halves the resolution. from_rgb: whether its input is an image, not features."""
 
-    def __init__(self, in_channels: int, out_channels: int, img_channels: int | None):
+    def __init__(self, in_channels: int, out_channels: int, from_rgb: bool):
         super().__init__()
-        self.fromrgb = None if img_channels is None else EqualConv2d(img_channels, in_channels, 1)
+        self.fromrgb = EqualConv2d(3, in_channels, 1) if from_rgb else None
         self.conv0 = EqualConv2d(in_channels, in_channels, 3)
         self.conv1 = EqualConv2d(in_channels, out_channels, 3, down=True)
         self.skip = EqualConv2d(in_channels, out_channels, 1, bias=False, down=True)
@@ -383,7 +383,7 @@ class DiscriminatorEpilogue(nn.Module):
 class Discriminator(nn.Module):
     """The logit that an image is real (SG2, figure 7c).
 
-    resolution, channel_base, channel_max, img_channels: as in Generator; group_size: see `minibatch_stddev`
+    resolution, channel_base, channel_max: as in Generator; group_size: see `minibatch_stddev`
     """
 
     def __init__(
@@ -391,15 +391,13 @@ class Discriminator(nn.Module):
         resolution: int,
         channel_base: int = 2**15,
         channel_max: int = 512,
-        img_channels: int = 3,
         group_size: int = 4,
     ):
         super().__init__()
         widths = channels_per_resolution(resolution, channel_base, channel_max)
-        self.image_shape = (img_channels, resolution, resolution)
+        self.image_shape = (3, resolution, resolution)
         for r in sorted(widths, reverse=True)[:-1]:
-            block_img_channels = img_channels if r == resolution else None
-            self.add_module(f"b{r}", DiscriminatorBlock(widths[r], widths[r // 2], block_img_channels))
+            self.add_module(f"b{r}", DiscriminatorBlock(widths[r], widths[r // 2], from_rgb=r == resolution))
         self.b4 = DiscriminatorEpilogue(widths[4], group_size)
 
     def forward(self, images: Float[Tensor, "b *s"]) -> Float[Tensor, "b"]:

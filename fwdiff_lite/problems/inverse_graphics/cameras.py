@@ -101,13 +101,13 @@ def rays(cameras: Float[Tensor, "*b 4 4"], uv: Float[Tensor, "*#b p 2"]) -> tupl
     """Origins (*b, 1, 3) and unit directions (*b, p, 3) of the rays through the image points `uv`."""
     check_last_sizes("cameras", cameras, 4, 4)
     check_last_sizes("uv", uv, 2)
-    axes, eye = camera_to_world(cameras)
+    axes, eye = invert_projection(cameras)
     directions = _matvec(axes, torch.cat([uv, torch.ones_like(uv[..., :1])], -1))
     return eye[..., None, :], torch.nn.functional.normalize(directions, dim=-1)
 
 
-def camera_to_world(cameras: Float[Tensor, "*b 4 4"]) -> tuple[Float[Tensor, "*b 3 3"], Float[Tensor, "*b 3"]]:
-    """The matrix A and the camera centre e in x = d A (u, v, 1) + e, the inverse of the projection.
+def invert_projection(cameras: Float[Tensor, "*b 4 4"]) -> tuple[Float[Tensor, "*b 3 3"], Float[Tensor, "*b 3"]]:
+    """The matrix A and the camera centre e of the inverse projection x = d A (u, v, 1) + e, intrinsics included.
 
     Computed by Cramer's rule, in double precision where the device has it. torch.linalg.inv would make a GPU
     synchronise with the CPU, to report whether the inverse exists.
@@ -125,19 +125,23 @@ def project(cameras: Float[Tensor, "*b 4 4"], points: Float[Tensor, "*#b p 3"]) 
 
     Where the depth is negative, the point is behind the camera and (u, v) has no meaning.
     """
-    return perspective_divide(world_to_camera(cameras, points))
+    return perspective_divide(project_homogeneous(cameras, points))
 
 
-def perspective_divide(camera_points: Float[Tensor, "*b p 3"]) -> tuple[Tensor, Tensor]:
-    """Image coordinates (u, v), (*b, p, 2), and depth, (*b, p), of points in camera coordinates."""
-    depth = camera_points[..., 2]
+def perspective_divide(homogeneous: Float[Tensor, "*b p 3"]) -> tuple[Tensor, Tensor]:
+    """Image coordinates (u, v), (*b, p, 2), and depth, (*b, p), of the result of project_homogeneous."""
+    depth = homogeneous[..., 2]
     # at the camera centre the projection is undefined; any finite value will do, since callers mask it
     nonzero = depth.abs() > 1e-6
-    return camera_points[..., :2] / torch.where(nonzero, depth, 1e-6)[..., None] + 0.5, depth
+    return homogeneous[..., :2] / torch.where(nonzero, depth, 1e-6)[..., None] + 0.5, depth
 
 
-def world_to_camera(cameras: Float[Tensor, "*b 4 4"], points: Float[Tensor, "*#b p 3"]) -> Float[Tensor, "*b p 3"]:
-    """World points in camera coordinates ((u - 0.5) d, (v - 0.5) d, d): the first two are 0 on the optical axis."""
+def project_homogeneous(cameras: Float[Tensor, "*b 4 4"], points: Float[Tensor, "*#b p 3"]) -> Float[Tensor, "*b p 3"]:
+    """World points in homogeneous image coordinates ((u - 0.5) d, (v - 0.5) d, d), from the image's centre.
+
+    For a camera of look_at, they are the camera coordinates (x, y, d) with x and y multiplied by the focal length, in
+    units of the image's sides.
+    """
     check_last_sizes("cameras", cameras, 4, 4)
     check_last_sizes("points", points, 3)
     projected = _matvec(cameras[..., :3, :3], points) + cameras[..., None, :3, 3]

@@ -23,7 +23,7 @@ from fwdiff_lite import metrics
 from fwdiff_lite.checks import check_shape, format_shape
 from fwdiff_lite.problems.inverse_graphics import disocclusion, ray_tracing, tabletop
 from fwdiff_lite.problems.inverse_graphics.cameras import pixel_centres, project, rays
-from fwdiff_lite.problems.inverse_graphics.pixelnerf import bilinear_sample
+from fwdiff_lite.problems.inverse_graphics.pixelnerf import bilinear_sample_uv
 
 POINT_TOLERANCE = 1e-4  # maximal distance, in the table's radii, of two traced points that count as the same
 
@@ -44,7 +44,7 @@ def static_points(
 ) -> tuple[Bool[Tensor, "b {side} {side}"], Float[Tensor, "b p 3"]]:
     """A mask of the pixels that show static points, and the points of all pixels.
 
-    A pixel is in the mask if it and its eight neighbours show one solid, each at the same depth in all draws.
+    A pixel is in the mask if it and its eight neighbours show one solid, each at the same distance in all draws.
 
     scene_draws: posterior draws of the same B scenes, which differ only in what their front view hides
     """
@@ -56,11 +56,11 @@ def static_points(
     reference, *others = (
         ray_tracing.hit_record(tabletop.build_solids(scenes), origins, directions) for scenes in scene_draws
     )
-    same = reference.depth < torch.inf
+    same = reference.distance < torch.inf
     for other in others:
         same = (
             same
-            & ((other.depth - reference.depth).abs() < POINT_TOLERANCE)
+            & ((other.distance - reference.distance).abs() < POINT_TOLERANCE)
             & (other.solid_index == reference.solid_index)
         )
     solid_index, same = (x.view(-1, 1, side, side).float() for x in (reference.solid_index, same))
@@ -88,7 +88,7 @@ def covisible_points(
     second_mask, _ = static_points(scene_draws, second_camera, side)
     inside = (depth > 0) & ((uv - 0.5).abs() <= 0.5).all(-1)
     # True where all four pixels that the interpolation takes are in the second camera's mask
-    static = bilinear_sample(second_mask[:, None].to(uv), torch.where(inside[..., None], uv, 0.5))[..., 0] > 0.999
+    static = bilinear_sample_uv(second_mask[:, None].to(uv), torch.where(inside[..., None], uv, 0.5))[..., 0] > 0.999
     return CovisiblePoints(uv, mask & (inside & static).view_as(mask))
 
 
@@ -101,7 +101,7 @@ def warp(images: Float[Tensor, "b k 3 h w"], uv: Float[Tensor, "b p 2"]) -> Floa
         raise ValueError(f"images have shape {format_shape(images)}, wanted (B, K, 3, H, W)")
     b, (h, w) = len(images), images.shape[-2:]
     check_shape("uv", uv, (b, h * w, 2), images=images)
-    colours = bilinear_sample(images.flatten(1, 2), uv)  # (B, P, K 3)
+    colours = bilinear_sample_uv(images.flatten(1, 2), uv)  # (B, P, K 3)
     return colours.transpose(1, 2).reshape(images.shape)
 
 

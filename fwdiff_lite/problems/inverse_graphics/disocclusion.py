@@ -58,7 +58,7 @@ def disocclusion_mask(
     visible = in_image & unoccluded & ((normal * to_eye).sum(-1) > 0)
     if context_mask is not None:
         visible = visible & context_mask[..., None]
-    disoccluded = (hits.depth < torch.inf) & ~visible.any(1).view_as(hits.depth)
+    disoccluded = (hits.distance < torch.inf) & ~visible.any(1).view_as(hits.distance)
     return disoccluded.view(*target_cameras.shape[:2], side, side)
 
 
@@ -68,7 +68,7 @@ def render_factor_templates(
     factor: str,
     num_draws: int = 8,
     side: int = 64,
-    antialias: int = 2,
+    supersampling: int = 2,
 ) -> tuple[Float[Tensor, "b a g 3 {side} {side}"], Bool[Tensor, "b {side} {side}"]]:
     """Renders of the scenes with every category of a factor, and the mask of the pixels that the category can change.
 
@@ -78,7 +78,7 @@ def render_factor_templates(
     """
     if factor not in FACTORS:
         raise ValueError(f"unknown factor {factor!r}: choose one of {', '.join(FACTORS)}")
-    check_render_arguments(scenes, cameras, side, antialias)
+    check_render_arguments(scenes, cameras, side, supersampling)
     check_count(num_draws=num_draws)
     if cameras.shape[1] != 1:
         raise ValueError(f"got {cameras.shape[1]} cameras for each scene, wanted one: (B, 1, 4, 4)")
@@ -95,7 +95,7 @@ def render_factor_templates(
         labels = variations.factor.clone()
         labels[:, factor_index] = category
         labelled = replace(variations, factor=labels)
-        images = torch.cat([render(labelled[rows], repeated_cameras[rows], side, antialias) for rows in chunks])
+        images = torch.cat([render(labelled[rows], repeated_cameras[rows], side, supersampling) for rows in chunks])
         templates.append(images.view(len(scenes), num_draws, 3, side, side))
     templates = torch.stack(templates, 1)
     return templates, (templates.amax((1, 2)) - templates.amin((1, 2)) > 0.1).any(1)

@@ -40,7 +40,7 @@ BACKGROUND = 1.0
 WALL_LENGTH, WALL_THICKNESS = 1.6, 0.4
 SHADING = 0.35  # how much darker a wall is on one of its sides
 DISC_RADIUS = 0.52
-RADIAL_RANGE, LATERAL_RANGE = (1.0, 1.1), (-0.25, 0.25)  # of a disc's centre, along and across its room's azimuth
+RADIAL_RANGE, LATERAL_RANGE = (1.0, 1.1), (-0.25, 0.25)  # of a disc's centre, along its room's azimuth and to its left
 CAMERA_DISTANCE, FIELD_OF_VIEW = 4.6, math.radians(56)  # from the centre; an angle
 MAX_AZIMUTH_OFFSET = math.radians(12)  # from a room's azimuth, of a camera that sees this room alone
 SCENE_HALF_WIDTH = WALL_LENGTH + 0.2  # of the square that contains every scene
@@ -58,7 +58,7 @@ class Scenes:
     first_room:  (B,) index of the first room, 0 to 2; the context camera faces it, and rooms are counted from it
     wall_colour: (B,) index into the keys of CONTENT_PROBABILITIES
     content:     (B, 3) index into CONTENTS for each room
-    position:    (B, 3, 2) of each disc, along and across its room's azimuth; without meaning where a room is empty
+    position:    (B, 3, 2) of each disc, along its room's azimuth and to its left; without meaning where a room is empty
     """
 
     first_room: Int[Tensor, "b"]
@@ -83,7 +83,7 @@ class Scenes:
         return (self.first_room[:, None] + torch.arange(NUM_ROOMS)) * (2 * math.pi / NUM_ROOMS)
 
 
-def draw_scenes(n: int, generator: torch.Generator) -> Scenes:
+def sample_scenes(n: int, generator: torch.Generator) -> Scenes:
     """n random scenes: all wall colours are equally likely, contents follow their probabilities."""
     check_count(n=n)
     first_room = torch.randint(NUM_ROOMS, (n,), generator=generator)
@@ -141,17 +141,17 @@ def surface_colours(scenes: Scenes) -> Float[Tensor, "b s 3"]:
 
 
 def render_views(
-    scenes: Scenes, cameras: Float[Tensor, "b m 4 4"], rays_per_pixel: int = 4
+    scenes: Scenes, cameras: Float[Tensor, "b m 4 4"], supersampling: int = 4
 ) -> Float[Tensor, "b m 3 1 w"]:
-    """The true images of each scene by M cameras, in [-1, 1]; a pixel is the mean of its rays.
+    """The true images of each scene by M cameras, in [-1, 1]; a pixel is the mean of `supersampling` rays.
 
     ValueError if the cameras are not M for each of B scenes.
     """
     check_cameras(cameras)
-    check_count(rays_per_pixel=rays_per_pixel)
+    check_count(supersampling=supersampling)
     if cameras.ndim != 4 or len(cameras) != len(scenes):
         raise ValueError(f"cameras {tuple(cameras.shape)} do not match {len(scenes)} scenes: give (B, M, 4, 4)")
-    origins, directions = rays(cameras, pixel_centres(1, IMAGE_WIDTH * rays_per_pixel, cameras))
+    origins, directions = rays(cameras, pixel_centres(1, IMAGE_WIDTH * supersampling, cameras))
     origins, directions = origins[..., :2], directions[..., :2]  # (B, M, 1, 2), (B, M, P, 2)
     axes = direction_axes(wall_azimuths(scenes))
     # in each wall's local coordinates, (B, M, R, 1, 2) and (B, M, R, P, 2)
@@ -173,7 +173,7 @@ def render_views(
     distance, surface_index = torch.cat(distances, -1).min(-1)  # (B, M, P)
     colour = surface_colours(scenes)[torch.arange(len(scenes))[:, None, None], surface_index]  # (B, M, P, 3)
     colour = torch.where(distance[..., None].isfinite(), colour, BACKGROUND)
-    return colour.unflatten(2, (IMAGE_WIDTH, rays_per_pixel)).mean(3).transpose(-1, -2)[:, :, :, None]
+    return colour.unflatten(2, (IMAGE_WIDTH, supersampling)).mean(3).transpose(-1, -2)[:, :, :, None]
 
 
 def direction_axes(azimuth: Float[Tensor, "*b"]) -> Float[Tensor, "*b 2 2"]:
@@ -245,7 +245,7 @@ def batches(
         )
 
     def make_batch(generator: torch.Generator) -> dict:
-        scenes = draw_scenes(batch_size, generator)
+        scenes = sample_scenes(batch_size, generator)
         num_contexts = int(torch.randint(1, max_contexts + 1, (), generator=generator))
         rooms = torch.rand(batch_size, NUM_ROOMS, generator=generator).argsort(1)[:, : num_contexts + 1]
         azimuth_offset = MAX_AZIMUTH_OFFSET * (2 * torch.rand(rooms.shape, generator=generator) - 1)

@@ -7,7 +7,7 @@ coordinates in all views to density, colour and further features. The views are 
 
     S = S(. | enc(O_ctxt; 0), enc(O_trgt_t, O_det; t)),
 
-where O_det is a deterministic render of the target view from the context alone: its colour, depth and features give
+where O_det is a deterministic render of the target view from the context alone: its colour, distance and features give
 the target's encoder the information of the context. Context and target share one encoder. Each pixel's ray is a
 further input of the encoder.
 """
@@ -24,12 +24,12 @@ from torch import Tensor, nn
 from fwdiff_lite.backbones import DiT, UNet
 from fwdiff_lite.observations import Observations
 from fwdiff_lite.problems.inverse_graphics.cameras import (
-    camera_to_world,
     check_cameras,
+    invert_projection,
     perspective_divide,
     pixel_centres,
+    project_homogeneous,
     rays,
-    world_to_camera,
 )
 from fwdiff_lite.problems.inverse_graphics.volume import RenderedImages, RenderedRays, VolumeRenderer
 
@@ -70,7 +70,7 @@ class RadianceField:
         return replace(self, feature_maps=self.feature_maps[rows], cameras=self.cameras[rows], mask=self.mask[rows])
 
     def render(self, cameras: Float[Tensor, "b m 4 4"]) -> RenderedImages:
-        """Renders the scenes for M cameras each: colours, depth and opacity, without gradients."""
+        """Renders the scenes for M cameras each: colours, distance and opacity, without gradients."""
         b = len(self.feature_maps)
         if cameras.ndim != 4 or len(cameras) != b:
             raise ValueError(f"cameras {tuple(cameras.shape)} are not for {b} scenes: give (B, M, 4, 4)")
@@ -86,7 +86,7 @@ def cat(fields: list[RadianceField], dim: int = 0) -> RadianceField:
     return replace(fields[0], feature_maps=feature_maps, cameras=cameras, mask=mask)
 
 
-def bilinear_sample(images: Float[Tensor, "n c h w"], uv: Float[Tensor, "n p 2"]) -> Float[Tensor, "n p c"]:
+def bilinear_sample_uv(images: Float[Tensor, "n c h w"], uv: Float[Tensor, "n p 2"]) -> Float[Tensor, "n p c"]:
     """Bilinear interpolation of images or feature maps at the image coordinates `uv`.
 
     Pixel centres are at u = (j + 0.5) / w, v = (i + 0.5) / h. Outside of the image, the border is repeated.
@@ -98,7 +98,7 @@ def bilinear_sample(images: Float[Tensor, "n c h w"], uv: Float[Tensor, "n p 2"]
 
 
 def bilinear_by_gather(images: Float[Tensor, "n c h w"], uv: Float[Tensor, "n p 2"]) -> Float[Tensor, "n p c"]:
-    """The same as `bilinear_sample`, from the four pixels around each point."""
+    """The same as `bilinear_sample_uv`, from the four pixels around each point."""
     h, w = images.shape[2:]
     # indexed by image, row and column: with one flat index, compiled code would divide it again for every channel
     pixels, n = images.permute(0, 2, 3, 1), torch.arange(len(images), device=uv.device)[:, None]
@@ -158,27 +158,25 @@ class FieldNetwork(nn.Module):
 
     An MLP embeds the point for each view. A weighted mean fuses the embeddings, with weights that the network predicts
     from them, and a second MLP maps the mean to the output. Where a point is outside of a view's image or behind its
-    camera, the view contributes the point's camera coordinates and no image feature. Beside the camera coordinates of
-    Eq. 10, the network takes world coordinates, because our scenes share one coordinate frame, that of their box.
+    camera, the view contributes the point's camera coordinates and no image feature. The camera coordinates are those
+    of `project_homogeneous`, with x and y multiplied by the focal length. Beside these coordinates of Eq. 10, the
+    network takes world coordinates, because our scenes share one coordinate frame, that of their box.
 
     width: of all hidden layers, and of the feature maps
     num_features: channels of the field beside the colours
     num_freqs: frequencies of the positional encoding of coordinates
-    blocks: residual blocks after the fusion
     contraction_radius: 0 for a bounded scene; otherwise the coordinates are contracted to a ball (`contract`, with this
         radius), and the network predicts density per unit of contracted length
     """
 
-    def __init__(
-        self, width: int, num_features: int, num_freqs: int = 4, blocks: int = 2, contraction_radius: float = 0.0
-    ):
+    def __init__(self, width: int, num_features: int, num_freqs: int = 4, contraction_radius: float = 0.0):
         super().__init__()
         self.num_freqs, self.contraction_radius = num_freqs, contraction_radius
         self.camera_proj = nn.Linear(3 * (1 + 2 * num_freqs) + 1, width)
         self.world_proj = nn.Linear(3 * (1 + 2 * num_freqs), width)
         self.per_view_mlp = _ResidualBlock(width)
         self.weight = nn.Linear(width, 1, bias=False)
-        self.fusion_mlp = nn.Sequential(*(_ResidualBlock(width) for _ in range(blocks)), nn.SiLU())
+        self.fusion_mlp = nn.Sequential(*(_ResidualBlock(width) for _ in range(2)), nn.SiLU())
         self.head = nn.Linear(width, 1 + 3 + num_features)
 
     def forward(
@@ -190,16 +188,16 @@ class FieldNetwork(nn.Module):
     ) -> tuple[Float[Tensor, "b p"], Float[Tensor, "b p o"]]:
         """Density per unit of length, and colours in [-1, 1] followed by features."""
         b, v = mask.shape
-        camera_points = world_to_camera(cameras, points[:, None])  # (B, V, P, 3)
-        uv, depth = perspective_divide(camera_points)  # (B, V, P, 2), (B, V, P)
+        homogeneous = project_homogeneous(cameras, points[:, None])  # (B, V, P, 3)
+        uv, depth = perspective_divide(homogeneous)  # (B, V, P, 2), (B, V, P)
         inside = (depth > 0) & ((uv - 0.5).abs() <= 0.5).all(-1)
         uv = torch.where(inside[..., None], uv, 0.5)
-        features = bilinear_sample(feature_maps.flatten(0, 1), uv.flatten(0, 1)).unflatten(0, (b, v))  # (B, V, P, C)
+        features = bilinear_sample_uv(feature_maps.flatten(0, 1), uv.flatten(0, 1)).unflatten(0, (b, v))  # (B, V, P, C)
         inside = inside[..., None].to(points.dtype)
         if self.contraction_radius:
-            camera_points, _ = contract(camera_points, self.contraction_radius)
+            homogeneous, _ = contract(homogeneous, self.contraction_radius)
             points, stretch = contract(points, self.contraction_radius)
-        camera_encoding, world_encoding = (positional_encoding(x, self.num_freqs) for x in (camera_points, points))
+        camera_encoding, world_encoding = (positional_encoding(x, self.num_freqs) for x in (homogeneous, points))
         h = self.camera_proj(torch.cat([camera_encoding, inside], -1)) + inside * features
         h = h + self.world_proj(world_encoding)[:, None]
         h = self.per_view_mlp(h)
@@ -217,7 +215,7 @@ class Condition:
     """The part of the denoiser's input that does not depend on the noise.
 
     context: the scene that is conditioned on the context alone, with the context's feature maps and cameras
-    rendered_cond: (B, M, C, H, W) the render of that scene by the targets' cameras: colour, depth, opacity, features
+    rendered_cond: (B, M, C, H, W) the render of that scene by the targets' cameras: colour, distance, opacity, features
     cameras: (B, M, 4, 4) of the targets
     target_mask: (B, M) True where there is a target; None: everywhere
     deterministic_prediction: the colours of the render (O_det), at its own resolution; None where the denoiser is not
@@ -232,7 +230,7 @@ class Condition:
 
 
 BACKBONES = {"unet": UNet, "dit": DiT}
-COND_CHANNELS = ("colour", "depth", "features")  # of the deterministic render; "depth" includes the opacity
+COND_CHANNELS = ("colour", "depth", "features")  # of the deterministic render; "depth": the distance, and the opacity
 
 
 class SceneDenoiser(nn.Module):
@@ -291,22 +289,22 @@ class SceneDenoiser(nn.Module):
         return RadianceField(self.field, self.renderer, feature_maps, context.params, context.mask, self.training)
 
     def render_context(self, scene: RadianceField, cameras: Float[Tensor, "b m 4 4"]) -> RenderedRays:
-        """The deterministic render by the targets' cameras: colours and features, normalised depth, opacity.
+        """The deterministic render by the targets' cameras: colours and features, normalised distance, opacity.
 
         One ray is rendered for each of the P pixels of an image whose sides are divided by render_downsample:
-        rgb_features (B, M, P, 3 + num_features), depth and opacity (B, M, P).
+        rgb_features (B, M, P, 3 + num_features), distance and opacity (B, M, P).
         """
         render = self.renderer.render_rays(scene, cameras, downsample=self.render_downsample)
-        return render._replace(depth=self._normalize_depth(render.depth, cameras))
+        return render._replace(distance=self._normalize_distance(render.distance, cameras))
 
     def assemble_conditioning(self, render: RenderedRays) -> Float[Tensor, "b m c h w"]:
-        """The render as an input of the encoder, at the size of its images: colour, depth, opacity, features.
+        """The render as an input of the encoder, at the size of its images: colour, distance, opacity, features.
 
         The channels of COND_CHANNELS that are not in `conditioning` are zero.
         """
         channels = {
             "colour": render.rgb_features[..., :3],
-            "depth": torch.stack([render.depth, render.opacity], -1),
+            "depth": torch.stack([render.distance, render.opacity], -1),
             "features": render.rgb_features[..., 3:],
         }
         inputs = [x if name in self.conditioning else torch.zeros_like(x) for name, x in channels.items()]
@@ -356,18 +354,18 @@ class SceneDenoiser(nn.Module):
         h, w = (max(1, n // self.render_downsample) for n in (self.renderer.height, self.renderer.width))
         return values.transpose(-1, -2).unflatten(-1, (h, w))
 
-    def _normalize_depth(
-        self, depth: Float[Tensor, "b m p"], cameras: Float[Tensor, "b m 4 4"]
+    def _normalize_distance(
+        self, distance: Float[Tensor, "b m p"], cameras: Float[Tensor, "b m 4 4"]
     ) -> Float[Tensor, "b m p"]:
-        """Depth minus that of the box's centre, in units of half the box's diagonal.
+        """Distance minus that of the box's centre, in units of half the box's diagonal.
 
-        With a near plane: 1 - near / depth, from 0 at the near plane to 1 at infinity.
+        With a near plane: 1 - near / distance, from 0 at the near plane to 1 at infinity.
         """
         if self.renderer.near:
-            return 1 - self.renderer.near / depth.clamp(min=self.renderer.near)
+            return 1 - self.renderer.near / distance.clamp(min=self.renderer.near)
         box_centre = cameras.new_tensor([self.renderer.box_min, self.renderer.box_max]).mean(0)
-        centre_distance = (camera_to_world(cameras)[1] - box_centre).norm(dim=-1, keepdim=True)
-        return (depth - centre_distance) / (0.5 * math.dist(self.renderer.box_min, self.renderer.box_max))
+        centre_distance = (invert_projection(cameras)[1] - box_centre).norm(dim=-1, keepdim=True)
+        return (distance - centre_distance) / (0.5 * math.dist(self.renderer.box_min, self.renderer.box_max))
 
     def deterministic_prediction(self, condition: Condition) -> Observations | None:
         """The targets predicted from the context alone (protocols.DeterministicDenoiser)."""

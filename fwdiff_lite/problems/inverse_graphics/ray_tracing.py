@@ -149,7 +149,7 @@ def occluder_distance(
 class HitRecord(NamedTuple):
     """The closest hits of M x P rays for each of B scenes."""
 
-    depth: Float[Tensor, "b m p"]  # in units of the length of the ray's direction; inf: no hit
+    distance: Float[Tensor, "b m p"]  # along the ray, in units of the length of the ray's direction; inf: no hit
     point: Float[Tensor, "b m p 3"]
     normal: Float[Tensor, "b m p 3"]
     solid_index: Int[Tensor, "b m p"]
@@ -160,9 +160,10 @@ class HitRecord(NamedTuple):
 
 def hit_record(solids: Solids, origins: Float[Tensor, "b m #p 3"], directions: Float[Tensor, "b m p 3"]) -> HitRecord:
     """The closest hit of each ray: its point, normal and solid."""
-    depth, solid_index = closest_hit(solids, origins, directions)
+    distance, solid_index = closest_hit(solids, origins, directions)
     solid = solids.select(solid_index)
-    point = origins + torch.where(depth < torch.inf, depth, 0)[..., None] * directions
+    point = origins + torch.where(distance < torch.inf, distance, 0)[..., None] * directions
     local_point = solid.to_local(point - solid.centre)
     local_normal = outward_normal(solid, local_point)
-    return HitRecord(depth, point, solid.to_world_normal(local_normal), solid_index, solid, local_point, local_normal)
+    normal = solid.to_world_normal(local_normal)
+    return HitRecord(distance, point, normal, solid_index, solid, local_point, local_normal)

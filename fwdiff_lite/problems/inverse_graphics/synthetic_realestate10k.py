@@ -21,7 +21,7 @@ INTRINSICS = (0.9 * HEIGHT / WIDTH, 0.9, 0.52, 0.47)  # fx, fy, cx, cy in units 
 FRAME_INTERVAL = 33_367  # microseconds
 
 
-def draw_camera_path(num_frames: int, generator: torch.Generator) -> Float[Tensor, "t 4 4"]:
+def sample_camera_path(num_frames: int, generator: torch.Generator) -> Float[Tensor, "t 4 4"]:
     """World-to-camera poses of a random hand-held camera: no two segments of its path have the same motion."""
     time = torch.linspace(0, 1, num_frames, dtype=torch.float64)
 
@@ -50,12 +50,12 @@ def cameras_from_poses(poses: Float[Tensor, "t 4 4"]) -> Float[Tensor, "t 4 4"]:
 
 
 def render_frames(
-    scene: tabletop.Scenes, cameras: Float[Tensor, "t 4 4"], height: int, width: int, antialias: int = 2
+    scene: tabletop.Scenes, cameras: Float[Tensor, "t 4 4"], height: int, width: int, supersampling: int = 2
 ) -> Float[Tensor, "t h w 3"]:
-    """The images of one scene by T cameras, in [-1, 1]; a pixel is the mean of antialias x antialias rays."""
-    uv = pixel_centres(height * antialias, width * antialias, cameras)
+    """The images of one scene by T cameras, in [-1, 1]; a pixel is the mean of supersampling x supersampling rays."""
+    uv = pixel_centres(height * supersampling, width * supersampling, cameras)
     colours = [tabletop.render_rays(scene, *rays(camera[None, None], uv))[0] for camera in cameras]
-    return torch.cat(colours).view(-1, height, antialias, width, antialias, 3).mean((2, 4))
+    return torch.cat(colours).view(-1, height, supersampling, width, supersampling, 3).mean((2, 4))
 
 
 def format_clip_text(name: str, times: list[int], poses: Float[Tensor, "t 4 4"]) -> str:
@@ -71,9 +71,9 @@ def write_clips(
 ) -> dict[str, tuple[tabletop.Scenes, Float[Tensor, "t 4 4"]]]:
     """Writes NAME.txt and NAME/TIMESTAMP.png for each clip; returns each clip's scene and poses by its name."""
     generator, clips = torch.Generator().manual_seed(seed), {}
-    scenes = tabletop.draw_scenes(num_clips, generator)
+    scenes = tabletop.sample_scenes(num_clips, generator)
     for i in range(num_clips):
-        name, poses = f"clip{i:02d}", draw_camera_path(num_frames, generator)
+        name, poses = f"clip{i:02d}", sample_camera_path(num_frames, generator)
         (folder / name).mkdir(parents=True)
         times = [500_000 + FRAME_INTERVAL * n for n in range(num_frames)]
         frames = render_frames(scenes[i : i + 1], cameras_from_poses(poses).float(), HEIGHT, WIDTH)

@@ -127,7 +127,7 @@ class Scenes:
         return FACTOR_PROBABILITIES.to(self.cue.device)[torch.arange(2, device=self.cue.device), self.cue]
 
 
-def draw_scenes(n: int, generator: torch.Generator | RowRandom) -> Scenes:
+def sample_scenes(n: int, generator: torch.Generator | RowRandom) -> Scenes:
     """n random scenes, on the CPU.
 
     A scene is laid out with its front at azimuth 0 (x points to the front, y to the left), then rotated to its front.
@@ -244,14 +244,14 @@ def _rotate(points: Float[Tensor, "*b 2"], angle: Float[Tensor, "*#b"]) -> Float
 # --- cameras ----------------------------------------------------------------------------------------------------------
 
 
-def draw_cameras(n: int, m: int, generator: torch.Generator | RowRandom) -> Float[Tensor, "n m 4 4"]:
+def sample_cameras(n: int, m: int, generator: torch.Generator | RowRandom) -> Float[Tensor, "n m 4 4"]:
     """m random cameras for each of n scenes, at any azimuth and at 20 to 32 degrees of elevation."""
     check_count(n=n, m=m)
     uniform, _, _ = _random_functions(n, generator)
     return _draw_orbit_cameras(uniform(-math.pi, math.pi, m), uniform)
 
 
-def draw_front_cameras(scenes: Scenes, generator: torch.Generator | RowRandom) -> Float[Tensor, "b 1 4 4"]:
+def sample_front_cameras(scenes: Scenes, generator: torch.Generator | RowRandom) -> Float[Tensor, "b 1 4 4"]:
     """One random camera in front of each scene, for its context: at most 10 degrees of azimuth from the front.
 
     Its elevation is 20 to 32 degrees. The camera sees none of the hidden content, and its image contains all other
@@ -321,16 +321,16 @@ def build_solids(scenes: Scenes) -> Solids:
 def render_rays(
     scenes: Scenes, origins: Float[Tensor, "b m #p 3"], directions: Float[Tensor, "b m p 3"]
 ) -> tuple[Float[Tensor, "b m p 3"], Float[Tensor, "b m p"]]:
-    """The colour of each ray in [-1, 1], and its depth in units of the length of `directions`.
+    """The colour of each ray in [-1, 1], and the distance of its hit in units of the length of `directions`.
 
-    A ray that hits nothing is white, with depth inf.
+    A ray that hits nothing is white, with distance inf.
     """
     solids = build_solids(scenes)
     hits = hit_record(solids, origins, directions)
     light_direction = scenes.light_direction[:, None, None]
     lit = occluder_distance(solids, hits.point, hits.normal, light_direction) == torch.inf
     colour = (albedo(scenes, hits) * shading(hits, light_direction, lit)[..., None]).clamp(0, 1)
-    return torch.where((hits.depth < torch.inf)[..., None], 2 * colour - 1, 1.0), hits.depth
+    return torch.where((hits.distance < torch.inf)[..., None], 2 * colour - 1, 1.0), hits.distance
 
 
 def shading(
@@ -346,7 +346,7 @@ def shading(
 
 def albedo(scenes: Scenes, hits: HitRecord) -> Float[Tensor, "b m p 3"]:
     """Each hit's colour in [0, 1] before shading: of its solid, the table's pattern, the screen's band or a decal."""
-    decal_colour = DECAL_COLOURS.to(hits.depth)[scenes.factor[:, 1]]
+    decal_colour = DECAL_COLOURS.to(hits.distance)[scenes.factor[:, 1]]
     colour = hits.solid.colour
     for mask, new_colour in (
         (pattern_mask(scenes, hits), scenes.table_colours[:, None, :1]),
@@ -389,22 +389,22 @@ def decal_mask(scenes: Scenes, hits: HitRecord) -> Bool[Tensor, "b m p"]:
 
 
 def render(
-    scenes: Scenes, cameras: Float[Tensor, "b m 4 4"], side: int = 64, antialias: int = 2
+    scenes: Scenes, cameras: Float[Tensor, "b m 4 4"], side: int = 64, supersampling: int = 2
 ) -> Float[Tensor, "b m 3 {side} {side}"]:
-    """Images in [-1, 1]: each pixel is the mean of antialias x antialias rays through it."""
-    check_render_arguments(scenes, cameras, side, antialias)
-    rays_per_side = side * antialias
-    colour, _ = render_rays(scenes, *rays(cameras, pixel_centres(rays_per_side, rays_per_side, cameras)))
-    colour = colour.view(*cameras.shape[:2], side, antialias, side, antialias, 3)
+    """Images in [-1, 1]: each pixel is the mean of supersampling x supersampling rays through it."""
+    check_render_arguments(scenes, cameras, side, supersampling)
+    n = side * supersampling
+    colour, _ = render_rays(scenes, *rays(cameras, pixel_centres(n, n, cameras)))
+    colour = colour.view(*cameras.shape[:2], side, supersampling, side, supersampling, 3)
     return colour.mean((3, 5)).movedim(-1, 2)
 
 
-def check_render_arguments(scenes: Scenes, cameras: Tensor, side: int, antialias: int = 1) -> None:
+def check_render_arguments(scenes: Scenes, cameras: Tensor, side: int, supersampling: int = 1) -> None:
     """ValueError where the cameras are not M for each of B scenes, or an image would have no pixel or no ray."""
     check_cameras(cameras)
     if cameras.ndim != 4 or len(cameras) != len(scenes):
         raise ValueError(f"cameras {tuple(cameras.shape)} do not match {len(scenes)} scenes: give (B, M, 4, 4)")
-    check_count(side=side, antialias=antialias)
+    check_count(side=side, supersampling=supersampling)
 
 
 # --- batches for training ---------------------------------------------------------------------------------------------
@@ -415,7 +415,7 @@ def batches(
     max_contexts: int = 1,
     num_pixels: int | None = None,
     side: int = 64,
-    antialias: int = 2,
+    supersampling: int = 2,
     context_dropout: float = 0.0,
     device: torch.device | str = "cpu",
     compile: bool = False,
@@ -431,7 +431,7 @@ def batches(
     context_dropout: the fraction of scenes whose whole context is masked out. With a fraction between 0 and 1 a model
         can be guided; with 1 it is unconditional
     """
-    check_count(batch_size=batch_size, max_contexts=max_contexts, side=side, antialias=antialias)
+    check_count(batch_size=batch_size, max_contexts=max_contexts, side=side, supersampling=supersampling)
     if not (num_pixels is None or 1 <= num_pixels <= side**2):
         raise ValueError(f"got num_pixels = {num_pixels}, wanted 1 to {side**2} pixels of an image, or None for all")
     if not 0 <= context_dropout <= 1:
@@ -441,13 +441,13 @@ def batches(
 
     def draw(random: RowRandom) -> dict:
         n = len(random)
-        scenes = draw_scenes(n, random)
-        cameras = torch.cat([draw_front_cameras(scenes, random), draw_cameras(n, max_contexts + 1, random)], 1)
+        scenes = sample_scenes(n, random)
+        cameras = torch.cat([sample_front_cameras(scenes, random), sample_cameras(n, max_contexts + 1, random)], 1)
         drop_mask = torch.arange(max_contexts) > random.integers(max_contexts, 1)  # contexts after the last
         if context_dropout:
             drop_mask = drop_mask | (random.uniform(0, 1, 1) < context_dropout)
         drop_mask, cameras = (to_device(x, device) for x in (drop_mask, cameras))
-        views = Observations(render_images(scenes.to(device), cameras, side, antialias), cameras)
+        views = Observations(render_images(scenes.to(device), cameras, side, supersampling), cameras)
         batch = {
             "context": views.select(slice(max_contexts)).mask_out(drop_mask),
             "target": views.select(slice(max_contexts, max_contexts + 1)),

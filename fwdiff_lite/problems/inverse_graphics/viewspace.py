@@ -25,7 +25,7 @@ from fwdiff_lite.problems.inverse_graphics.pixelnerf import DENSITY_SCALE, Condi
 from fwdiff_lite.problems.inverse_graphics.volume import RenderedImages, VolumeRenderer
 
 
-def identity(
+def identity_forward(
     signal: Float[Tensor, "b m 3 h w"],
     params: Float[Tensor, "b m 4 4"],
     pixel_indices: Int[Tensor, "b m n"] | None = None,
@@ -81,7 +81,7 @@ class VoxelGrid:
         return DENSITY_SCALE * nn.functional.softplus(values[..., 0]), values[..., 1:].tanh()
 
     def render(self, cameras: Float[Tensor, "b m 4 4"]) -> RenderedImages:
-        """Renders the scenes for M cameras each: colours, depth and opacity, without gradients."""
+        """Renders the scenes for M cameras each: colours, distance and opacity, without gradients."""
         with torch.no_grad():
             return self.renderer.render_images(self, cameras)
 

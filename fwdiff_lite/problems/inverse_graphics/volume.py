@@ -32,24 +32,25 @@ class RenderedRays(NamedTuple):
     """The result of rendering rays.
 
     rgb_features: (*b, p, c) colours, followed by the field's features if it has any
-    depth:        (*b, p) expected distance from the camera; the transmitted light counts at the far side of the box
+    distance:     (*b, p) expected distance from the camera, along the ray; the transmitted light counts at the far side
+                  of the box
     opacity:      (*b, p) one minus the transmittance
     """
 
     rgb_features: Float[Tensor, "*b p c"]
-    depth: Float[Tensor, "*b p"]
+    distance: Float[Tensor, "*b p"]
     opacity: Float[Tensor, "*b p"]
 
 
 class RenderedImages(NamedTuple):
     """Images of a scene from M cameras.
 
-    rgb:            (B, M, 3, H, W) colours in [-1, 1]
-    depth, opacity: (B, M, H, W) as in RenderedRays
+    rgb:               (B, M, 3, H, W) colours in [-1, 1]
+    distance, opacity: (B, M, H, W) as in RenderedRays
     """
 
     rgb: Float[Tensor, "b m 3 h w"]
-    depth: Float[Tensor, "b m h w"]
+    distance: Float[Tensor, "b m h w"]
     opacity: Float[Tensor, "b m h w"]
 
 
@@ -111,7 +112,7 @@ def composite(
     far: Float[Tensor, "*b"],
     background: Float[Tensor, "c"],
 ) -> RenderedRays:
-    """Colour (and features), depth and opacity of rays from their n segments: the sums above.
+    """Colour (and features), distance and opacity of rays from their n segments: the sums above.
 
     density: per unit of length, the unit of delta
     delta, distance: length of each segment, and distance of its sample from the camera
@@ -159,8 +160,8 @@ class VolumeRenderer:
     background: colour behind the box, the same in all three channels; features have none
     supersampling: in `render_images`, each pixel is the mean of supersampling x supersampling rays
     supersample_observations: whether these rays define a pixel everywhere: in training and sampling, too. Otherwise, a
-        pixel is the one ray through its centre there; this is cheaper, but an image is filtered twice: by its pixels,
-        and by the field, which was only ever asked between the rays of `render_images`
+        pixel is the one ray through its centre there, which is cheaper. In training the field is evaluated on pixel
+        centres only, and `render_images` evaluates it at other points
     near: 0 divides a ray into segments of equal length. A positive number is the distance of the near plane: segments
         begin there and have equal disparity. This is for scenes that surround the camera, whose box is large
 
@@ -191,19 +192,19 @@ class VolumeRenderer:
         self, signal: Callable, params: Float[Tensor, "b m 4 4"], pixel_indices: Int[Tensor, "b m n"] | None = None
     ) -> Float[Tensor, "b m 3 *pixels"]:
         """Eq. 12: the colours that the cameras `params` see, of all pixels or of those with the given indices."""
-        rays_per_side = self.supersampling if self.supersample_observations else 1
-        render = self.render_rays(signal, params, pixel_indices, num_channels=3, rays_per_side=rays_per_side)
+        supersampling = self.supersampling if self.supersample_observations else 1
+        render = self.render_rays(signal, params, pixel_indices, num_channels=3, supersampling=supersampling)
         rgb = render.rgb_features.transpose(-1, -2)
         return rgb if pixel_indices is not None else rgb.unflatten(-1, (self.height, self.width))
 
     def render_images(self, signal: Callable, cameras: Float[Tensor, "b m 4 4"]) -> RenderedImages:
-        """Colours, depth and opacity of whole images."""
+        """Colours, distance and opacity of whole images."""
         offsets = [(i + 0.5) / self.supersampling - 0.5 for i in range(self.supersampling)]
         renders = [
             self.render_rays(signal, cameras, pixel_offset=(x, y), num_channels=3) for y in offsets for x in offsets
         ]
-        rgb, depth, opacity = (sum(values) / len(renders) for values in zip(*renders, strict=True))
-        images = rgb.transpose(-1, -2), depth, opacity
+        rgb, distance, opacity = (sum(values) / len(renders) for values in zip(*renders, strict=True))
+        images = rgb.transpose(-1, -2), distance, opacity
         return RenderedImages(*(x.unflatten(-1, (self.height, self.width)) for x in images))
 
     def render_rays(
@@ -214,14 +215,14 @@ class VolumeRenderer:
         downsample: int = 1,
         pixel_offset: tuple[float, float] = (0.0, 0.0),
         num_channels: int | None = None,
-        rays_per_side: int = 1,
+        supersampling: int = 1,
     ) -> RenderedRays:
         """Renders the pixels of M cameras, or the pixels with the given indices.
 
         downsample: divides the image's height and width; neither becomes less than 1
         pixel_offset: where the rays pass, in pixels to the right of and below the pixels' centres
         num_channels: how many of the field's channels are rendered, from the first; 3 are the colours, None is all
-        rays_per_side: a pixel is the mean of rays_per_side x rays_per_side rays, evenly spaced in the pixel
+        supersampling: a pixel is the mean of supersampling x supersampling rays, evenly spaced in the pixel
         """
         check_cameras(cameras)
         check_count(downsample=downsample)
@@ -235,9 +236,9 @@ class VolumeRenderer:
         ray_indices = (
             torch.arange(len(uv), device=uv.device).expand(b, m, -1) if pixel_indices is None else pixel_indices
         )
-        uv, rays_per_pixel = uv[ray_indices], rays_per_side**2  # (B, M, n, 2)
-        if rays_per_side > 1:
-            offsets = (pixel_centres(rays_per_side, rays_per_side, uv) - 0.5) / uv.new_tensor([w, h])
+        uv, rays_per_pixel = uv[ray_indices], supersampling**2  # (B, M, n, 2)
+        if supersampling > 1:
+            offsets = (pixel_centres(supersampling, supersampling, uv) - 0.5) / uv.new_tensor([w, h])
             uv = (uv[..., None, :] + offsets).flatten(2, 3)
             ray_indices = ray_indices[..., None] * rays_per_pixel + torch.arange(rays_per_pixel, device=uv.device)
             ray_indices = ray_indices.flatten(2)
@@ -259,6 +260,6 @@ class VolumeRenderer:
         background = torch.zeros_like(rgb_features[0, 0, 0, 0])
         background[:3] = self.background
         render = composite(density, rgb_features, delta, distance, far, background)
-        if rays_per_side == 1:
+        if supersampling == 1:
             return render
         return RenderedRays(*(x.unflatten(2, (-1, rays_per_pixel)).mean(3) for x in render))

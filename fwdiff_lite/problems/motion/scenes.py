@@ -25,7 +25,7 @@ from torch import Tensor
 
 from fwdiff_lite.checks import check_count, check_interval, check_last_sizes, check_shape, check_values_on_cpu
 from fwdiff_lite.observations import Observations
-from fwdiff_lite.problems.motion.warping import IMAGE_SIZE, bilinear_sample, pixel_grid
+from fwdiff_lite.problems.motion.warping import IMAGE_SIZE, bilinear_sample_xy, pixel_grid
 
 MAX_SPRITES = 3  # in a scene
 SPRITE_TYPES = ("pendulum", "bead", "disc", "wheel")
@@ -315,7 +315,7 @@ def sprite_colour(scenes: Scenes, u: Float[Tensor, "b m s h w 2"], textures: Ten
     """A sprite's colour at points u: texture, dark rim and rod, a wheel's spokes, a disc's inner ring, the badge."""
     b, m, s = u.shape[:3]
     x, y = (u.transpose(1, 2).flatten(0, 1) + (IMAGE_SIZE - 1) / 2).unbind(-1)  # (B S, M, H, W)
-    colour = bilinear_sample(textures[scenes.texture_index.flatten()], x, y)  # (B S, 3, M, H, W)
+    colour = bilinear_sample_xy(textures[scenes.texture_index.flatten()], x, y)  # (B S, 3, M, H, W)
     colour = colour.unflatten(0, (b, s)).permute(0, 3, 1, 2, 4, 5)  # (B, M, S, 3, H, W)
     colour = (colour + scenes.tint[:, None, :, :, None, None]).clamp(-1, 1)
     distance, radius = u.norm(dim=-1), scenes.radius[:, None, :, None, None]

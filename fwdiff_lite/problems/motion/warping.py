@@ -64,7 +64,7 @@ def select_signals(signal: MotionSignal, rows) -> MotionSignal:
 # --- the forward models -----------------------------------------------------------------------------------------------
 
 
-def bilinear_sample(image: Float[Tensor, "b c h w"], x: Float[Tensor, "b *p"], y: Float[Tensor, "b *p"]) -> Tensor:
+def bilinear_sample_xy(image: Float[Tensor, "b c h w"], x: Float[Tensor, "b *p"], y: Float[Tensor, "b *p"]) -> Tensor:
     """The image at positions between its pixels, (B, C, *p); at x = j, y = i it is image[..., i, j].
 
     A position outside the image gets the nearest value of the border. Its gradient with respect to x and y is 0, also
@@ -148,7 +148,7 @@ class BackwardWarp(_FlowForwardModel):
     def apply_flow(self, source, flow, importance) -> Float[Tensor, "n 3 h w"]:
         """One frame for each source and flow."""
         x, y = pixel_grid(*source.shape[-2:], source)
-        return bilinear_sample(source, x - flow[:, 0], y - flow[:, 1])
+        return bilinear_sample_xy(source, x - flow[:, 0], y - flow[:, 1])
 
     def displacement(self, signal: MotionSignal) -> Float[Tensor, "b 2 h w"]:
         """The displacement of each source pixel by tau = 1: the mean of F over the frame's pixels that show it.
@@ -199,7 +199,7 @@ class SoftmaxSplat(_FlowForwardModel):
         grid = pixel_grid(h, w, signal.blend_weights)
         x, y = (position + shift for position, shift in zip(grid, signal.flows.unbind(2), strict=True))
         weights = signal.blend_weights.reshape(b * k, 1, h, w)
-        visibility = bilinear_sample(weights, x.flatten(0, 1), y.flatten(0, 1)).view(b, k, 1, h, w)
+        visibility = bilinear_sample_xy(weights, x.flatten(0, 1), y.flatten(0, 1)).view(b, k, 1, h, w)
         visibility = visibility + VISIBILITY_EPSILON
         return (visibility * signal.flows).sum(1) / visibility.sum(1)
 

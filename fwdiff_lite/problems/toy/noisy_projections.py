@@ -160,7 +160,7 @@ def posterior_covariance(information: Information, prior_precision: float = 1.0)
 # --- data -------------------------------------------------------------------------------------------------------
 
 
-def measure(
+def observe(
     signal: Float[Tensor, "b d"], phi: Float[Tensor, "b m d"], noise_std: Float[Tensor, "b"], generator: torch.Generator
 ) -> Observations:
     """Measurements of each signal in the directions phi."""
@@ -182,7 +182,7 @@ def infinite_batches(prior: GaussianMixture, batch_size: int, max_targets: int) 
         signal = prior.sample(batch_size, generator)
         noise_std = torch.exp(low + (high - low) * torch.rand(batch_size, generator=generator))
         phi = sample_directions(batch_size, max_targets + 3, 2, generator)
-        measurements = measure(signal, phi, noise_std, generator)
+        measurements = observe(signal, phi, noise_std, generator)
         counts = torch.exp(torch.rand(batch_size, 1, generator=generator) * math.log(max_targets + 1)).long()
         targets = measurements.select(slice(1, -2))
         return {
@@ -202,7 +202,7 @@ def make_test_set(prior: GaussianMixture, n: int, noise_std: float, seed: int) -
     generator = torch.Generator().manual_seed(seed)
     signal = prior.sample(n, generator)
     phi = sample_directions(n, 1, 2, generator, signal.dtype)
-    return signal, measure(signal, phi, torch.full((n,), noise_std, dtype=signal.dtype), generator)
+    return signal, observe(signal, phi, torch.full((n,), noise_std, dtype=signal.dtype), generator)
 
 
 def exact_posterior(prior: GaussianMixture, context: Observations) -> GaussianMixture:
@@ -211,8 +211,11 @@ def exact_posterior(prior: GaussianMixture, context: Observations) -> GaussianMi
     return prior.update(*measurement_information(context.value, phi, noise_std.square(), context.mask))
 
 
-def crossed_targets(context: Observations, num_targets: int) -> Float[Tensor, "b m p"]:
-    """Parameters of targets in R^2: by turns along the context's direction and across it, with the context's noise."""
+def alternating_targets(context: Observations, num_targets: int) -> Float[Tensor, "b m p"]:
+    """Parameters of targets in R^2, alternately parallel and perpendicular to the context's direction.
+
+    They have the context's noise.
+    """
     phi, noise_std = context.params[:, :1, :-1], context.params[:, :1, -1:]
     directions = torch.cat([phi, perpendicular(phi)], 1).repeat(1, -(-num_targets // 2), 1)[:, :num_targets]
     return torch.cat([directions, noise_std.expand(-1, num_targets, -1)], -1)
@@ -225,9 +228,10 @@ def scaled_residual(signal: Float[Tensor, "b d"], context: Observations) -> Floa
 
 
 def c2st_features(signal: Float[Tensor, "b 2"], context: Observations) -> Float[Tensor, "b 5"]:
-    """Features of p(S, y, phi) for a two-sample test: (y, phi, scaled residual, coordinate of S across phi).
+    """Features of p(S, y, phi) for a two-sample test.
 
-    With S itself in place of the residual, a test would not see small noise that is left out.
+    They are y, phi, the scaled residual and the coordinate of S perpendicular to phi. With S itself
+    in place of the residual, a test would not see small noise that is left out.
     """
     directions = Observations(context.value, context.params[..., :-1])
     columns = [

@@ -98,7 +98,7 @@ def test_the_energy_score_of_a_single_prediction_is_its_euclidean_error(test_set
 
 
 def test_the_mode_bias_of_a_sampler_of_modes_is_large_and_of_true_draws_zero():
-    scenes = tabletop.draw_scenes(40, seeded())
+    scenes = tabletop.sample_scenes(40, seeded())
     probability, mode = scenes.factor_probabilities.max(-1)
     labels = mode[..., None].expand(-1, -1, 3)
     expected = 1 - float(probability.mean())

@@ -93,7 +93,7 @@ def test_samples_do_not_depend_on_the_chunk_size(model):
 def test_an_orbit_begins_at_the_context_camera(model):
     small_set = evaluation.make_test_set(1, 1, side=16)
     images = evaluation.render_orbit(model, small_set, k=2, steps=1, frames=3)
-    assert images.rgb.shape == (2, 3, 3, 16, 16) and images.depth.shape == (2, 3, 16, 16)
+    assert images.rgb.shape == (2, 3, 3, 16, 16) and images.distance.shape == (2, 3, 16, 16)
     generator, context = torch.Generator().manual_seed(0), small_set.context.repeat(2)
     camera = small_set.context.params
     targets = [tabletop.rotate_about_z(camera, d).expand(2, -1, -1, -1) for d in evaluation.ORBIT_TARGETS]

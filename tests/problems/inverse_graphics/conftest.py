@@ -6,9 +6,9 @@ from fwdiff_lite.problems.inverse_graphics import tabletop
 
 @pytest.fixture(scope="session")
 def few_scenes():
-    return tabletop.draw_scenes(12, generator(1))
+    return tabletop.sample_scenes(12, generator(1))
 
 
 @pytest.fixture(scope="session")
 def front_cameras(few_scenes):
-    return tabletop.draw_front_cameras(few_scenes, generator(2))
+    return tabletop.sample_front_cameras(few_scenes, generator(2))

@@ -21,7 +21,7 @@ def double(x):
 
 def scene_with_one_solid(shape, half_extents, position=(0.0, 0.0), azimuth=0.0):
     """A table with one white solid on it, in float64."""
-    scenes = tabletop.draw_scenes(1, generator())
+    scenes = tabletop.sample_scenes(1, generator())
     values = (getattr(scenes, name) for name in FIELD_NAMES)
     scenes = tabletop.Scenes(*(x.double() if x.is_floating_point() else x for x in values))
     i = tabletop.DISTRACTORS[0]
@@ -36,10 +36,10 @@ def camera(eye, target, fov=0.6, up=(0.0, 0.0, 1.0)):
     return look_at(double(eye), double(target), fov, up)[None, None]
 
 
-def render_depth(scenes, cameras, side=64):
+def render_distance(scenes, cameras, side=64):
     """(B, M, side, side): the distance to the hit of the ray through each pixel's centre, or inf without a hit."""
-    depth, _ = closest_hit(tabletop.build_solids(scenes), *rays(cameras, pixel_centres(side, side, cameras)))
-    return depth.view(*cameras.shape[:2], side, side)
+    distance, _ = closest_hit(tabletop.build_solids(scenes), *rays(cameras, pixel_centres(side, side, cameras)))
+    return distance.view(*cameras.shape[:2], side, side)
 
 
 def corners(scenes):

@@ -13,8 +13,8 @@ from fwdiff_lite.problems.inverse_graphics.cameras import (
     orbit,
     pixel_centres,
     project,
+    project_homogeneous,
     rays,
-    world_to_camera,
 )
 
 
@@ -147,14 +147,16 @@ def test_a_camera_looks_at_its_point_and_has_its_field_of_view(camera):
     torch.testing.assert_close(uv, double([[0.5, 0.5]]), rtol=0, atol=1e-7)
 
 
-def test_camera_coordinates_are_zero_on_the_optical_axis_and_depth_is_the_last():
+def test_homogeneous_coordinates_are_zero_on_the_optical_axis_and_depth_is_the_last():
     matrix = orbit(double([0.3, 2.0]), 0.4, 3.0, 0.8)
     points = torch.randn(2, 7, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     uv, depth = project(matrix, points)
-    camera_points = world_to_camera(matrix, points)
-    torch.testing.assert_close(camera_points[..., 2], depth)
-    torch.testing.assert_close(camera_points[..., :2], (uv - 0.5) * depth[..., None])
-    torch.testing.assert_close(world_to_camera(matrix, double([[0.0, 0.0, 0.0]])), double([[[0, 0, 3]], [[0, 0, 3]]]))
+    homogeneous = project_homogeneous(matrix, points)
+    torch.testing.assert_close(homogeneous[..., 2], depth)
+    torch.testing.assert_close(homogeneous[..., :2], (uv - 0.5) * depth[..., None])
+    torch.testing.assert_close(
+        project_homogeneous(matrix, double([[0.0, 0.0, 0.0]])), double([[[0, 0, 3]], [[0, 0, 3]]])
+    )
 
 
 def test_orbit_cameras_are_on_a_sphere_around_their_point():
@@ -187,9 +189,9 @@ def test_autocast_does_not_lower_the_precision_of_rays_and_projections():
     generator = torch.Generator().manual_seed(0)
     matrix = orbit(6 * torch.rand(9, generator=generator), 0.3, 3.0, 0.6)
     points, uv = torch.randn(9, 20, 3, generator=generator), torch.rand(9, 20, 2, generator=generator)
-    expected = (*rays(matrix, uv), *project(matrix, points), world_to_camera(matrix, points))
+    expected = (*rays(matrix, uv), *project(matrix, points), project_homogeneous(matrix, points))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        under_autocast = (*rays(matrix, uv), *project(matrix, points), world_to_camera(matrix, points))
+        under_autocast = (*rays(matrix, uv), *project(matrix, points), project_homogeneous(matrix, points))
         product = points @ matrix[:, :3, :3].mT
     assert all(torch.equal(a, b) and b.dtype == torch.float32 for a, b in zip(expected, under_autocast, strict=True))
     assert (product - points @ matrix[:, :3, :3].mT).abs().max() > 1e-3, "the control: autocast is on"

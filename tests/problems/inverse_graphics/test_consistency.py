@@ -85,16 +85,16 @@ def test_views_of_one_scene_are_consistent_and_views_of_two_are_not(test_set, po
 
 def test_points_are_static_and_not_next_to_edges(test_set, scene_draws, points):
     origins, directions = rays(test_set.cameras[:, BACK, :1], pixel_centres(SIDE, SIDE, test_set.cameras))
-    depths = []
+    distances = []
     for scenes in scene_draws:
         hit = ray_tracing.hit_record(tabletop.build_solids(scenes), origins, directions)
-        depths.append(hit.depth.view(COUNT, SIDE, SIDE))
+        distances.append(hit.distance.view(COUNT, SIDE, SIDE))
         solid_index = hit.solid_index.view(COUNT, SIDE, SIDE)
         assert not (solid_index[points.mask] == tabletop.HIDDEN).any()
         for shift in ((0, 1), (1, 0), (-1, 1)):
             assert (solid_index == solid_index.roll(shift, (1, 2)))[points.mask].all()
-    depths = torch.stack(depths)
-    assert (depths.amax(0) - depths.amin(0))[points.mask].max() < 1e-3
+    distances = torch.stack(distances)
+    assert (distances.amax(0) - distances.amin(0))[points.mask].max() < 1e-3
     assert 0.05 < points.mask.float().mean() < 0.4
     camera = test_set.cameras[:, BACK, :1]
     bodies = static_points(scene_draws[:1], camera, SIDE)[0] & ~static_points(scene_draws, camera, SIDE)[0]

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tabletop_helpers import camera, generator, render_depth, scene_with_one_solid
+from tabletop_helpers import camera, generator, render_distance, scene_with_one_solid
 
 from fwdiff_lite.problems.inverse_graphics import tabletop
 from fwdiff_lite.problems.inverse_graphics.cameras import pixel_centres, rays
@@ -19,7 +19,7 @@ from fwdiff_lite.problems.inverse_graphics.disocclusion import (
 def test_the_disocclusion_mask_holds_the_pixels_that_the_context_does_not_see(few_scenes, front_cameras):
     side_cameras, back_cameras = (tabletop.rotate_about_z(front_cameras, degrees) for degrees in (60, 180))
     targets = torch.cat([front_cameras, side_cameras, back_cameras], 1)
-    hit = render_depth(few_scenes, targets) < torch.inf
+    hit = render_distance(few_scenes, targets) < torch.inf
     mask = disocclusion_mask(few_scenes, front_cameras, targets)
     assert not (mask & ~hit).any()
     fraction = mask.sum((2, 3)) / hit.sum((2, 3))
@@ -59,15 +59,15 @@ def test_the_nearest_template_of_a_true_image_has_the_right_category(few_scenes,
     scenes, front_cameras = few_scenes[:9], front_cameras[:9]
     back_cameras, k = tabletop.rotate_about_z(front_cameras, 180), 20
     resampled = tabletop.resample_hidden(scenes.repeat(k), generator(6))
-    images = tabletop.render(resampled, back_cameras.repeat_interleave(k, 0), antialias=1).view(9, k, 3, 64, 64)
-    templates, mask = render_factor_templates(scenes, back_cameras, factor, antialias=1)  # in two chunks
+    images = tabletop.render(resampled, back_cameras.repeat_interleave(k, 0), supersampling=1).view(9, k, 3, 64, 64)
+    templates, mask = render_factor_templates(scenes, back_cameras, factor, supersampling=1)  # in two chunks
     true_labels = resampled.factor[:, list(tabletop.FACTORS).index(factor)].view(9, k)
     labels = classify_nearest_template(images, templates, mask)
     assert (labels == true_labels).float().mean() >= 0.99 and len(labels.unique()) == 3
     assert (mask.flatten(1).sum(1) > 30).all() and mask.float().mean() < 0.15
     wrong_labels = classify_nearest_template(images.roll(1, 1), templates, mask)  # control: the next image
     assert (wrong_labels == true_labels).float().mean() < 0.7
-    _, front_mask = render_factor_templates(scenes, front_cameras, factor, num_draws=2, antialias=1)
+    _, front_mask = render_factor_templates(scenes, front_cameras, factor, num_draws=2, supersampling=1)
     assert not front_mask.any(), "no pixel of a front view depends on the factor"
 
 

@@ -21,10 +21,10 @@ def face_view(scenes, room, azimuth_offset=0.0, **options):
 
 def test_the_image_of_a_disc_has_the_width_that_geometry_says(generator):
     """An orange disc alone on the camera's axis; its width follows from radius and distance."""
-    scenes = flatland.draw_scenes(1, generator)
+    scenes = flatland.sample_scenes(1, generator)
     content, position = torch.tensor([[1, 0, 0]]), torch.tensor([[[1.2, 0.0], [1.0, 0.0], [1.0, 0.0]]])
     scenes = flatland.Scenes(scenes.first_room, scenes.wall_colour, content, position)
-    row = face_view(scenes, 0, rays_per_pixel=64)[0, 0, :, 0]  # (3, W)
+    row = face_view(scenes, 0, supersampling=64)[0, 0, :, 0]  # (3, W)
     not_wall = (row - flatland.WALL_COLOURS[scenes.wall_colour][0][:, None]).square().sum(0) > 0
     assert not_wall.any()
     distance = flatland.CAMERA_DISTANCE - 1.2
@@ -36,7 +36,7 @@ def test_the_image_of_a_disc_has_the_width_that_geometry_says(generator):
 
 
 def test_the_context_shows_one_room_alone(generator):
-    scenes = flatland.draw_scenes(200, generator)
+    scenes = flatland.sample_scenes(200, generator)
     resampled = flatland.resample_rooms(scenes, HIDDEN_ROOMS, generator)
     assert (scenes.content[:, 1:] != resampled.content[:, 1:]).any()
     for offset in (-flatland.MAX_AZIMUTH_OFFSET, 0.0, flatland.MAX_AZIMUTH_OFFSET):
@@ -48,7 +48,7 @@ def test_the_context_shows_one_room_alone(generator):
 
 
 def test_every_room_follows_its_probabilities(generator):
-    scenes = flatland.draw_scenes(6000, generator)
+    scenes = flatland.sample_scenes(6000, generator)
     all_probabilities = flatland.CONTENT_PROBABILITIES.values()
     for wall_colour, probabilities in enumerate(all_probabilities):
         content = scenes.content[scenes.wall_colour == wall_colour]
@@ -59,7 +59,7 @@ def test_every_room_follows_its_probabilities(generator):
 
 
 def test_the_content_of_true_images_is_classified_rightly(generator):
-    scenes = flatland.draw_scenes(24, generator)
+    scenes = flatland.sample_scenes(24, generator)
     cameras = torch.cat([flatland.camera_facing(scenes, room) for room in range(1, flatland.NUM_ROOMS)], 1)
     images = flatland.render_views(scenes, cameras)[:, None]
     assert torch.equal(flatland.classify_hidden_rooms(images, scenes)[..., 0], scenes.content[:, 1:])
@@ -68,7 +68,7 @@ def test_the_content_of_true_images_is_classified_rightly(generator):
 
 
 def test_a_view_from_above_shows_the_discs_of_the_scene(generator):
-    scenes = flatland.draw_scenes(24, generator)
+    scenes = flatland.sample_scenes(24, generator)
     images = flatland.top_down_view(scenes)
     for content, disc_colour in enumerate(flatland.DISC_COLOURS, 1):
         has_colour = ((images - disc_colour).abs().sum(-1) < 1e-6).flatten(1).any(1)

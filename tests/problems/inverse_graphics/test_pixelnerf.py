@@ -10,7 +10,7 @@ from fwdiff_lite.problems.inverse_graphics.cameras import look_at, pixel_centres
 from fwdiff_lite.problems.inverse_graphics.pixelnerf import (
     FieldNetwork,
     bilinear_by_gather,
-    bilinear_sample,
+    bilinear_sample_uv,
     contract,
     plucker_coordinates,
 )
@@ -19,10 +19,10 @@ from fwdiff_lite.problems.inverse_graphics.pixelnerf import (
 def test_bilinear_sampling_is_exact_at_pixel_centres_and_linear_between_them():
     maps = torch.randn(2, 5, 3, 4, generator=generator(), dtype=torch.float64)
     uv = pixel_centres(3, 4, maps).expand(2, 12, 2)
-    torch.testing.assert_close(bilinear_sample(maps, uv), maps.flatten(2).mT)
-    between = bilinear_sample(maps, uv + torch.tensor([0.5 / 4, 0.0]).double())
+    torch.testing.assert_close(bilinear_sample_uv(maps, uv), maps.flatten(2).mT)
+    between = bilinear_sample_uv(maps, uv + torch.tensor([0.5 / 4, 0.0]).double())
     torch.testing.assert_close(between.mT.unflatten(2, (3, 4))[..., :3], (maps[..., 1:] + maps[..., :-1]) / 2)
-    corner = bilinear_sample(maps, torch.tensor([0.01, 0.01]).double().expand(2, 1, 2))
+    corner = bilinear_sample_uv(maps, torch.tensor([0.01, 0.01]).double().expand(2, 1, 2))
     torch.testing.assert_close(corner[:, 0], maps[:, :, 0, 0])
 
 
@@ -31,9 +31,9 @@ def test_bilinear_sampling_by_gather_is_the_same(size):
     """Inside and outside of the image, and the gradients, too."""
     maps = torch.randn(3, 4, *size, generator=generator(), dtype=torch.float64, requires_grad=True)
     uv = 1.4 * torch.rand(3, 50, 2, generator=generator(1), dtype=torch.float64) - 0.2
-    torch.testing.assert_close(bilinear_by_gather(maps, uv), bilinear_sample(maps, uv))
+    torch.testing.assert_close(bilinear_by_gather(maps, uv), bilinear_sample_uv(maps, uv))
     weight = torch.randn(3, 50, 4, generator=generator(2), dtype=torch.float64)
-    functions = (bilinear_by_gather, bilinear_sample)
+    functions = (bilinear_by_gather, bilinear_sample_uv)
     gradients = [torch.autograd.grad((sample(maps, uv) * weight).sum(), maps)[0] for sample in functions]
     torch.testing.assert_close(*gradients)
 
@@ -54,10 +54,10 @@ def test_projection_before_and_after_bilinear_sampling_is_the_same_up_to_roundin
         layer = nn.Conv2d(5, 7, 1).to(dtype)
         maps = torch.randn(2, 5, 6, 6, generator=generator(), dtype=dtype)
         uv = torch.rand(2, 50, 2, generator=generator(1), dtype=dtype)
-        before = bilinear_sample(layer(maps), uv)
-        after = bilinear_sample(maps, uv) @ layer.weight[:, :, 0, 0].T + layer.bias
+        before = bilinear_sample_uv(layer(maps), uv)
+        after = bilinear_sample_uv(maps, uv) @ layer.weight[:, :, 0, 0].T + layer.bias
         torch.testing.assert_close(before, after, rtol=0, atol=tolerance)
-        difference = bilinear_sample(layer(maps).relu(), uv) - after.relu()
+        difference = bilinear_sample_uv(layer(maps).relu(), uv) - after.relu()
         assert difference.abs().max() > 0.01, "the control: a nonlinear layer does not commute"
     model = small_denoiser().double()
     assert isinstance(model.project, nn.Conv2d) and model.project.kernel_size == (1, 1)

@@ -48,9 +48,9 @@ def test_the_rendered_conditioning_is_normalised():
     assert all(torch.equal(condition.rendered_cond[..., i::2, j::2], coarse) for i in (0, 1) for j in (0, 1))
     assert torch.equal(coarse[:, :, :3], condition.deterministic_prediction.value)
     render = denoiser.renderer.render_rays(condition.context, target, downsample=2)
-    depth = render.depth.unflatten(-1, (4, 4))
-    torch.testing.assert_close(coarse[:, :, 3], (depth - 3.0) / math.sqrt(3), rtol=0, atol=1e-5)
-    assert coarse[:, :, 3].abs().max() < 1 < depth.min(), "the control: depth before normalisation"
+    distance = render.distance.unflatten(-1, (4, 4))
+    torch.testing.assert_close(coarse[:, :, 3], (distance - 3.0) / math.sqrt(3), rtol=0, atol=1e-5)
+    assert coarse[:, :, 3].abs().max() < 1 < distance.min(), "the control: distance before normalisation"
     torch.testing.assert_close(coarse[:, :, 4], render.opacity.unflatten(-1, (4, 4)))
     torch.testing.assert_close(coarse[:, :, 5:].flatten(3).mT, render.rgb_features[..., 3:])
 
@@ -186,9 +186,9 @@ def test_a_sampled_scene_renders_from_any_camera(encoder):
     image = step.signal.render(target)
     torch.testing.assert_close(image.rgb, step.observation, rtol=0, atol=1e-6)
     novel = step.signal.render(orbit_cameras(3, 5, seed=9))
-    assert novel.rgb.shape == (3, 5, 3, 8, 8) and novel.depth.shape == novel.opacity.shape == (3, 5, 8, 8)
+    assert novel.rgb.shape == (3, 5, 3, 8, 8) and novel.distance.shape == novel.opacity.shape == (3, 5, 8, 8)
     assert novel.opacity.min() >= 0 and novel.opacity.max() <= 1 and novel.opacity.std() > 1e-3
-    assert novel.rgb.abs().max() <= 1 and novel.depth.min() > 3 - math.sqrt(3) and not novel.rgb.requires_grad
+    assert novel.rgb.abs().max() <= 1 and novel.distance.min() > 3 - math.sqrt(3) and not novel.rgb.requires_grad
     repeated = model.sample(context, target, steps=4, generator=generator())
     assert torch.equal(repeated.observation, step.observation)
 
@@ -204,7 +204,7 @@ def test_images_can_be_single_rows_of_pixels(encoder):
     assert all(torch.isfinite(x) for x in losses.values())
     assert model.denoiser.condition(context, cameras).deterministic_prediction.value.shape == (2, 2, 3, 1, 8)
     image = model.sample(context, cameras, steps=2, generator=generator()).signal.render(cameras[:, :1])
-    assert image.rgb.shape == (2, 1, 3, 1, 16) and image.depth.shape == (2, 1, 1, 16)
+    assert image.rgb.shape == (2, 1, 3, 1, 16) and image.distance.shape == (2, 1, 1, 16)
 
 
 @pytest.mark.parametrize("rows", [slice(1, 3), [2, 0], torch.tensor([1]), torch.tensor([True, False, True])])

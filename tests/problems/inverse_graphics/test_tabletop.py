@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tabletop_helpers import FIELD_NAMES, corners, double, generator, render_depth, scene_with_one_solid
+from tabletop_helpers import FIELD_NAMES, corners, double, generator, render_distance, scene_with_one_solid
 
 from fwdiff_lite.observations import gather_pixels
 from fwdiff_lite.problems.inverse_graphics import tabletop
@@ -17,14 +17,14 @@ from fwdiff_lite.row_random import RowRandom, draw_key
 
 @pytest.fixture(scope="module")
 def many_scenes():
-    return tabletop.draw_scenes(6000, generator())
+    return tabletop.sample_scenes(6000, generator())
 
 
 # --- scenes -----------------------------------------------------------------------------------------------------------
 
 
 def test_scenes_are_drawn_on_the_cpu_and_the_same_for_the_same_seed(few_scenes):
-    again = tabletop.draw_scenes(12, generator(1))
+    again = tabletop.sample_scenes(12, generator(1))
     for name in FIELD_NAMES:
         value = getattr(few_scenes, name)
         assert torch.equal(getattr(again, name), value) and value.device.type == "cpu"
@@ -95,7 +95,7 @@ def test_the_cue_determines_the_probabilities_of_its_factor(many_scenes):
 
 def test_a_front_view_does_not_depend_on_the_hidden_content():
     """Bit for bit, from the extreme front cameras; and a view from behind depends on it."""
-    scenes = tabletop.draw_scenes(60, generator(3))
+    scenes = tabletop.sample_scenes(60, generator(3))
     filled = replace(scenes, factor=torch.ones_like(scenes.factor))
     for degrees, elevation, distance in ((-15, 20, 2.6), (-15, 32, 3.6), (15, 32, 2.6), (15, 20, 3.6), (15, 32, 3.6)):
         azimuth, distances = scenes.front_azimuth[:, None] + math.radians(degrees), torch.full((60, 1), distance)
@@ -125,7 +125,7 @@ def test_resampling_keeps_front_views_and_changes_back_views(few_scenes, front_c
 
 
 def test_front_views_contain_all_solids_but_not_always_the_whole_table(many_scenes):
-    cameras = tabletop.draw_front_cameras(many_scenes, generator(5))
+    cameras = tabletop.sample_front_cameras(many_scenes, generator(5))
     uv, depth = project(cameras, corners(many_scenes).flatten(1, 2)[:, None])
     has_shape = (many_scenes.shape_index >= 0).repeat_interleave(8, 1)
     outside = ((uv[:, 0] < 0) | (uv[:, 0] > 1)).any(-1) & has_shape
@@ -157,22 +157,22 @@ def test_a_sphere_casts_its_shadow_opposite_the_light():
     x = torch.linspace(-0.9, 0.9, 178).double()
     directions = double([0.0, 0.0, -1.0]).expand(1, 1, 178, 3)
     origins = torch.stack([x, 0 * x, 0 * x + 2], -1)[None, None]
-    colour, depth = tabletop.render_rays(scenes, origins, directions)
+    colour, distance = tabletop.render_rays(scenes, origins, directions)
     # on the table, along x, the shadow extends r / 0.8 to both sides of the projection of the centre
     on_table = x.abs() > r + 0.01
     in_shadow = (x + r * 0.6 / 0.8).abs() < r / 0.8
     dark = colour[0, 0, :, 0] < colour[0, 0, -1, 0] - 0.1
     assert torch.equal(dark[on_table], in_shadow[on_table]) and (dark & on_table).any()
-    torch.testing.assert_close(depth[0, 0][on_table], torch.full((int(on_table.sum()),), 2.0).double())
+    torch.testing.assert_close(distance[0, 0][on_table], torch.full((int(on_table.sum()),), 2.0).double())
 
 
 def test_the_colour_of_a_point_does_not_depend_on_the_viewing_direction(few_scenes):
-    cameras = tabletop.draw_cameras(12, 1, generator(8))
+    cameras = tabletop.sample_cameras(12, 1, generator(8))
     origins, directions = rays(cameras, pixel_centres(24, 24, cameras))
-    colour, depth = tabletop.render_rays(few_scenes, origins, directions)
-    hit = depth < torch.inf
-    point = origins + torch.where(hit, depth, 0)[..., None] * directions
-    eye = rays(tabletop.draw_cameras(12, 1, generator(9)), cameras.new_zeros(1, 2))[0]
+    colour, distance = tabletop.render_rays(few_scenes, origins, directions)
+    hit = distance < torch.inf
+    point = origins + torch.where(hit, distance, 0)[..., None] * directions
+    eye = rays(tabletop.sample_cameras(12, 1, generator(9)), cameras.new_zeros(1, 2))[0]
     second_colour, distance = tabletop.render_rays(few_scenes, eye, point - eye)  # a direction ends at the point
     visible = hit & ((distance - 1).abs() < 1e-4)
     assert visible.float().mean() > 0.2
@@ -181,15 +181,15 @@ def test_the_colour_of_a_point_does_not_depend_on_the_viewing_direction(few_scen
 
 
 def test_a_pixel_is_the_mean_of_its_rays(few_scenes):
-    scenes, cameras = few_scenes[:3], tabletop.draw_cameras(12, 2, generator(10))[:3]
-    rgb = tabletop.render(scenes, cameras, side=16, antialias=4)
-    fine = tabletop.render(scenes, cameras, side=64, antialias=1)
+    scenes, cameras = few_scenes[:3], tabletop.sample_cameras(12, 2, generator(10))[:3]
+    rgb = tabletop.render(scenes, cameras, side=16, supersampling=4)
+    fine = tabletop.render(scenes, cameras, side=64, supersampling=1)
     torch.testing.assert_close(rgb, torch.nn.functional.avg_pool2d(fine.flatten(0, 1), 4).view(rgb.shape))
     assert rgb.shape == (3, 2, 3, 16, 16)
-    fine_depth = render_depth(scenes, cameras, 64).unfold(2, 4, 4).unfold(3, 4, 4)
-    background = (fine_depth == torch.inf).all(-1).all(-1)
+    fine_distance = render_distance(scenes, cameras, 64).unfold(2, 4, 4).unfold(3, 4, 4)
+    background = (fine_distance == torch.inf).all(-1).all(-1)
     assert rgb.abs().max() <= 1 and background.sum() > 100 and (rgb.movedim(2, -1)[background] == 1).all()
-    single_rgb = tabletop.render(scenes[2:3], cameras[2:, :1], side=16, antialias=4)
+    single_rgb = tabletop.render(scenes[2:3], cameras[2:, :1], side=16, supersampling=4)
     torch.testing.assert_close(single_rgb[0, 0], rgb[2, 0])
 
 
@@ -212,8 +212,8 @@ def test_rotated_cameras_move_around_the_table(front_cameras):
 
 def test_cameras_have_the_stated_elevations_and_azimuths(many_scenes):
     for cameras, low, high, max_offset in (
-        (tabletop.draw_cameras(6000, 1, generator()), 20, 32, 180),
-        (tabletop.draw_front_cameras(many_scenes, generator()), 20, 32, 10),
+        (tabletop.sample_cameras(6000, 1, generator()), 20, 32, 180),
+        (tabletop.sample_front_cameras(many_scenes, generator()), 20, 32, 10),
     ):
         x, y, z = camera_positions(cameras).unbind(-1)
         elevation = torch.rad2deg(torch.atan2(z, torch.hypot(x, y)))
@@ -223,7 +223,7 @@ def test_cameras_have_the_stated_elevations_and_azimuths(many_scenes):
 
 
 def test_batches_hold_contexts_a_target_and_a_novel_view():
-    make_batch = tabletop.batches(6, max_contexts=3, num_pixels=10, side=16, antialias=1)
+    make_batch = tabletop.batches(6, max_contexts=3, num_pixels=10, side=16, supersampling=1)
     batch = make_batch(generator())
     context = batch["context"]
     assert context.value.shape == (6, 3, 3, 16, 16) and context.params.shape == (6, 3, 4, 4)
@@ -237,7 +237,7 @@ def test_batches_hold_contexts_a_target_and_a_novel_view():
         assert view.value.shape == (6, 1, 3, 16, 16) and view.mask.all()
         assert pixel_indices.shape == (6, 1, 10) and pixel_indices.min() >= 0 and pixel_indices.max() < 256
         uv = pixel_centres(16, 16, view.params)[pixel_indices]
-        scenes = tabletop.draw_scenes(6, RowRandom(draw_key(generator()), range(6)))
+        scenes = tabletop.sample_scenes(6, RowRandom(draw_key(generator()), range(6)))
         colour, _ = tabletop.render_rays(scenes, *rays(view.params, uv))
         torch.testing.assert_close(gather_pixels(view.value, pixel_indices), colour.movedim(-1, 2))
         near, far = intersect_aabb(*rays(view.params, uv), *view.params.new_tensor([tabletop.LOW, tabletop.HIGH]))
@@ -270,7 +270,7 @@ def test_rows_of_a_batch_do_not_depend_on_the_other_rows():
 
 def test_context_dropout_masks_the_whole_context_of_a_fraction_of_the_scenes():
     def has_context(context_dropout):
-        make_batch = tabletop.batches(400, max_contexts=2, side=1, antialias=1, context_dropout=context_dropout)
+        make_batch = tabletop.batches(400, max_contexts=2, side=1, supersampling=1, context_dropout=context_dropout)
         return make_batch(generator())["context"].mask.any(1).float()
 
     assert has_context(0.0).all() and not has_context(1.0).any()
@@ -293,7 +293,7 @@ def test_bad_input_is_refused_in_one_line(few_scenes, front_cameras):
             lambda: render(few_scenes, front_cameras, side=0),
             "got side = 0, wanted a whole number of at least 1",
         ),
-        (lambda: render(few_scenes, front_cameras, antialias=0), "got antialias = 0"),
+        (lambda: render(few_scenes, front_cameras, supersampling=0), "got supersampling = 0"),
         (lambda: batches(4, max_contexts=0), "got max_contexts = 0"),
         (lambda: batches(4, context_dropout=1.5), "context_dropout is a fraction of the scenes, from 0 to 1, got 1.5"),
         (lambda: batches(4, num_pixels=5000), "1 to 4096 pixels"),

@@ -13,7 +13,7 @@ from fwdiff_lite.problems.inverse_graphics.viewspace import (
     ViewDenoiser,
     VoxelGrid,
     distil,
-    identity,
+    identity_forward,
     initial_grid,
     total_variation,
 )
@@ -31,7 +31,7 @@ def seeded(seed=0):
 def model():
     torch.manual_seed(0)
     renderer = VolumeRenderer(tabletop.LOW, tabletop.HIGH, SIDE, SIDE, 8)
-    model = ForwardDiffusion(ViewDenoiser(renderer, width=16, encoder_options=ENCODER_OPTIONS), identity).eval()
+    model = ForwardDiffusion(ViewDenoiser(renderer, width=16, encoder_options=ENCODER_OPTIONS), identity_forward).eval()
     with torch.no_grad():  # an untrained encoder's output is zero
         for weights in model.parameters():
             weights += 0.05 * torch.randn(weights.shape, generator=seeded(len(weights)))
@@ -42,8 +42,8 @@ def model():
 def scenes():
     """Two scenes, a front camera of each, and cameras all around them."""
     generator = seeded(3)
-    scenes = tabletop.draw_scenes(2, generator)
-    front_cameras = tabletop.draw_front_cameras(scenes, generator)
+    scenes = tabletop.sample_scenes(2, generator)
+    front_cameras = tabletop.sample_front_cameras(scenes, generator)
     return scenes, front_cameras, torch.cat([tabletop.rotate_about_z(front_cameras, d) for d in range(30, 360, 30)], 1)
 
 
@@ -54,8 +54,8 @@ def make_context(scenes):
 def test_an_image_is_its_own_observation(scenes):
     image, cameras = torch.randn(2, 5, 3, 4, 4, generator=seeded()), scenes[2][:, :5]
     pixel_indices = torch.randint(16, (2, 5, 6), generator=seeded())
-    assert identity(image, cameras) is image
-    assert torch.equal(identity(image, cameras, pixel_indices), gather_pixels(image, pixel_indices))
+    assert identity_forward(image, cameras) is image
+    assert torch.equal(identity_forward(image, cameras, pixel_indices), gather_pixels(image, pixel_indices))
 
 
 def test_targets_are_predicted_independently_and_from_the_context(model, scenes):
@@ -130,7 +130,7 @@ def test_distil_fits_images_of_one_scene_and_fails_on_images_of_two(scenes):
     held_out_cameras = tabletop.rotate_about_z(front_cameras, 45)
     config = DistillationConfig(num_rounds=2, updates_per_round=60, rays_per_camera=128, resolution=24)
     for mixed in (False, True):
-        model = ForwardDiffusion(Oracle(true_scenes, renderer, mixed), identity)
+        model = ForwardDiffusion(Oracle(true_scenes, renderer, mixed), identity_forward)
         grid, sampled_views = distil(model, make_context(scenes), cameras, seeded(), steps=1, config=config)
         fit_mse = (grid.render(cameras).rgb - sampled_views).square().mean()
         true_views = tabletop.render(true_scenes, held_out_cameras, SIDE)

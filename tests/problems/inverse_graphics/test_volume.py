@@ -92,10 +92,10 @@ def test_a_renderer_with_a_near_plane_starts_there_and_reaches_far(wall):
     eye = look_at(double([0.0, 0.0, 0.0]), double([1.0, 0.0, 0.0]), 0.3)[None, None]
     solid = Field(lambda x: torch.where(x[..., 0] > wall, 1e3, 0.0), everywhere(RED))
     render = renderer.render_rays(solid, eye)
-    assert float(render.opacity) == pytest.approx(1) and float(render.depth) == pytest.approx(wall, rel=0.02)
+    assert float(render.opacity) == pytest.approx(1) and float(render.distance) == pytest.approx(wall, rel=0.02)
     before_near_plane = Field(lambda x: torch.where(x[..., 0] < 0.99, 1e3, 0.0), everywhere(RED))
     render = renderer.render_rays(before_near_plane, eye)
-    assert float(render.opacity) == 0 and float(render.depth) == pytest.approx(90)
+    assert float(render.opacity) == 0 and float(render.distance) == pytest.approx(90)
 
 
 # --- compositing against closed forms ---------------------------------------------------------------------------------
@@ -126,7 +126,7 @@ def test_depth_converges_to_the_mean_of_the_exponential_distribution():
         render = composite(
             double([sigma] * n), double([RED] * n), delta, distance, double(near + length), double([0.0] * 3)
         )
-        errors.append(abs(float(render.depth) - expected))
+        errors.append(abs(float(render.distance) - expected))
     assert errors[-1] < 5e-5
     for coarse, fine in zip(errors, errors[1:], strict=False):
         assert coarse / fine == pytest.approx(4, rel=0.05)
@@ -150,12 +150,12 @@ def test_two_slabs_in_float64():
     swapped = composite(density.flip(0), colour.flip(0), delta.flip(0), distance, double(4.0), background)
     assert (swapped.rgb_features - expected).abs().max() > 0.1, "the control: the other slab in front"
     torch.testing.assert_close(swapped.opacity, render.opacity)
-    resolution = 400  # segments per unit of length, for the expected depth, the integral of the transmittance
+    resolution = 400  # segments per unit of length, for the expected distance, the integral of the transmittance
     delta, distance = segments([2 + i / resolution for i in range(int(1.6 * resolution) + 1)])
     density = torch.where(distance < 2.7, a, torch.where(distance > 3.2, b, 0.0))
     render = composite(density, distance[:, None].expand(-1, 3), delta, distance, double(3.6), background)
     exact = 2 + (1 - transmittance_a) / a + transmittance_a * gap + transmittance_a * (1 - transmittance_b) / b
-    assert float(render.depth) == pytest.approx(exact, abs=1e-5)
+    assert float(render.distance) == pytest.approx(exact, abs=1e-5)
 
 
 def test_an_opaque_segment_hides_everything_behind_it():
@@ -167,7 +167,7 @@ def test_an_opaque_segment_hides_everything_behind_it():
             renders.append(composite(density, colour, delta, distance, double(2.5), double([1.0, 1.0, 1.0])))
     thin_red, thin_blue, opaque_red, opaque_blue = renders
     assert torch.equal(opaque_red.rgb_features, opaque_blue.rgb_features)
-    assert opaque_red.opacity == 1 and opaque_red.depth == 1.75
+    assert opaque_red.opacity == 1 and opaque_red.distance == 1.75
     torch.testing.assert_close(opaque_red.rgb_features, double([0.5, 0.5, 0.5]))
     assert (thin_red.rgb_features - thin_blue.rgb_features).abs().max() > 0.5, (
         "the control: a thin segment hides nothing"
@@ -246,7 +246,7 @@ def test_rays_that_miss_the_box_end_near_it():
     cameras = orbit(double([[0.3, 2.0, 4.1]]), double([[0.0, 0.3, 1.2]]), 3.0, 2.6)
     renderer = replace(BOX, height=33, width=33)  # an odd height: the middle row of a level camera has level rays
     image = renderer.render_images(Field(everywhere(0.0), everywhere(RED)), cameras)
-    assert image.depth.min() >= 0 and image.depth.max() <= 3 + math.sqrt(3)
+    assert image.distance.min() >= 0 and image.distance.max() <= 3 + math.sqrt(3)
     directions = double([[1.0, -1e-3, 0.0], [1.0, -1e-12, 0.0], [1.0, 0.0, 0.0], [1.0, 1e-3, 0.0]])
     near, far = intersect_aabb(double([[-3.0, 1.1, 0.0]]), directions, double(BOX.box_min), double(BOX.box_max))
     assert torch.equal(near, far) and near.max() <= 3 + math.sqrt(3), near
@@ -264,7 +264,7 @@ def test_points_are_inside_of_the_box_exactly_between_near_and_far():
 
 
 def test_the_image_of_a_constant_box_has_a_closed_form():
-    """Each of 8 x 8 pixels of a box seen face on: colour, opacity and depth follow from the length of its ray."""
+    """Each of 8 x 8 pixels of a box seen face on: colour, opacity and distance follow from the length of its ray."""
     cameras, sigma = camera([-3.0, 0.0, 0.0]), 0.8
     image = replace(BOX, samples_per_ray=64).render_images(Field(everywhere(sigma), everywhere(RED)), cameras)
     tangents = (2 * pixel_centres(8, 8, cameras) - 1) * math.tan(0.15)
@@ -274,7 +274,7 @@ def test_the_image_of_a_constant_box_has_a_closed_form():
     torch.testing.assert_close(image.opacity[0, 0], 1 - transmittance, **tolerance)
     colour = (1 - transmittance) * double(RED)[:, None, None] + transmittance * BOX.background
     torch.testing.assert_close(image.rgb[0, 0], colour, **tolerance)
-    torch.testing.assert_close(image.depth[0, 0], 2 * half_length + (1 - transmittance) / sigma, rtol=0, atol=2e-4)
+    torch.testing.assert_close(image.distance[0, 0], 2 * half_length + (1 - transmittance) / sigma, rtol=0, atol=2e-4)
     assert (transmittance.max() - transmittance.min()) > 1e-3, "the control: oblique rays are longer"
 
 
@@ -296,7 +296,7 @@ def test_an_empty_field_renders_the_background_at_the_far_side():
     assert (image.rgb == BOX.background).all() and (image.opacity == 0).all()
     origins, directions = rays(cameras, pixel_centres(8, 8, cameras))
     _, far = intersect_aabb(origins, directions, double(BOX.box_min), double(BOX.box_max))
-    torch.testing.assert_close(image.depth.flatten(2), far, rtol=0, atol=1e-6)
+    torch.testing.assert_close(image.distance.flatten(2), far, rtol=0, atol=1e-6)
     assert replace(BOX, background=-1.0).render_images(Field(everywhere(0.0), everywhere(RED)), cameras).rgb.max() == -1
 
 
@@ -311,7 +311,8 @@ def test_rays_that_miss_the_box_render_the_background_even_if_the_field_is_opaqu
     torch.testing.assert_close(image.rgb[0, 0][:, hits].T, torch.tensor([RED]).expand(int(hits.sum()), 3).double())
     inside = look_at(*double([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0]]), 1.5)[None, None]
     from_inside = BOX.render_images(Field(everywhere(1e3), everywhere(RED)), inside)
-    assert (from_inside.opacity == 1).all() and from_inside.depth.max() < 0.1, "the box itself is invisible from inside"
+    assert (from_inside.opacity == 1).all()
+    assert from_inside.distance.max() < 0.1, "the box itself is invisible from inside"
 
 
 def test_features_follow_the_colours_and_have_no_background():
@@ -445,7 +446,7 @@ def test_downsampled_images_have_rays_through_their_own_pixels_centres(height, w
     for factor, (h, w) in ((1, (height, width)), (downsample, pixels)):
         field = varying_field()
         render = renderer.render_rays(field, cameras, downsample=factor)
-        assert render.rgb_features.shape == (1, 2, h * w, 3) and render.depth.shape == render.opacity.shape == (
+        assert render.rgb_features.shape == (1, 2, h * w, 3) and render.distance.shape == render.opacity.shape == (
             1,
             2,
             h * w,
@@ -460,17 +461,17 @@ def test_downsampled_images_have_rays_through_their_own_pixels_centres(height, w
 
 def test_downsampling_leaves_at_least_one_pixel():
     render = replace(BOX, height=1, width=2).render_rays(varying_field(), camera([-3.0, 0.0, 0.0]), downsample=8)
-    assert render.depth.shape == (1, 1, 1)
+    assert render.distance.shape == (1, 1, 1)
 
 
 def test_images_are_rendered_rays_in_rows():
     cameras = orbit(double([[0.4, 2.0]]), 0.3, 3.0, 0.6)
     renderer = replace(BOX, height=6, width=4)
     image, render = renderer.render_images(varying_field(), cameras), renderer.render_rays(varying_field(), cameras)
-    assert image.rgb.shape == (1, 2, 3, 6, 4) and image.depth.shape == image.opacity.shape == (1, 2, 6, 4)
+    assert image.rgb.shape == (1, 2, 3, 6, 4) and image.distance.shape == image.opacity.shape == (1, 2, 6, 4)
     assert torch.equal(image.rgb, renderer(varying_field(), cameras))
     assert torch.equal(image.rgb[0, 1, :, 5, 2], render.rgb_features[0, 1, 5 * 4 + 2])
-    assert torch.equal(image.depth[0, 1, 5, 2], render.depth[0, 1, 5 * 4 + 2])
+    assert torch.equal(image.distance[0, 1, 5, 2], render.distance[0, 1, 5 * 4 + 2])
     assert torch.equal(image.opacity[0, 0, 1], render.opacity[0, 0, 4:8])
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fwdiff_lite.problems.motion import scenes as p
-from fwdiff_lite.problems.motion.warping import bilinear_sample, pixel_grid
+from fwdiff_lite.problems.motion.warping import bilinear_sample_xy, pixel_grid
 
 
 def generator(seed=0):
@@ -110,7 +110,7 @@ def test_pixels_arrive_where_the_true_displacement_sends_them(textures, sprite_t
     for i in (1, 2):
         for factor, correct in ((1, True), (-1, False)):
             shift = factor * tau[0, i] * displacement
-            moved = bilinear_sample(frames[i][None], x + shift[:, 0], y + shift[:, 1])[0]
+            moved = bilinear_sample_xy(frames[i][None], x + shift[:, 0], y + shift[:, 1])[0]
             error = (moved - frames[0]).square().mean(0)[mask].mean()
             static_error = (frames[i] - frames[0]).square().mean(0)[mask].mean()
             assert bool(error < 0.35 * static_error) is correct, (sprite_type, i, factor)

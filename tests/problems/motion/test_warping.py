@@ -47,7 +47,7 @@ def test_bilinear_sample_and_its_gradients_are_the_formula_inside_and_outside_th
     x, y = (2 * n * torch.rand(2, 400, dtype=torch.float64, generator=g) - n / 2 for n in (w, h))
     weights = torch.randn(2, 3, 400, dtype=torch.float64, generator=g)
     results = []
-    for sample, type_ in ((p.bilinear_sample, dtype), (bilinear_formula, torch.float64)):
+    for sample, type_ in ((p.bilinear_sample_xy, dtype), (bilinear_formula, torch.float64)):
         inputs = [tensor.to(type_).requires_grad_() for tensor in (image, x, y)]
         sampled = sample(*inputs)
         gradients = torch.autograd.grad((sampled * weights.to(type_)).sum(), inputs)
@@ -60,9 +60,9 @@ def test_bilinear_sample_and_its_gradients_are_the_formula_inside_and_outside_th
 
 def test_bilinear_sample_takes_positions_of_any_shape():
     image, positions = random_sources(n=8), torch.rand(2, 4, 5, 6, dtype=torch.float64, generator=generator(9)) * 7
-    sampled = p.bilinear_sample(image, positions, positions)
+    sampled = p.bilinear_sample_xy(image, positions, positions)
     assert sampled.shape == (2, 3, 4, 5, 6)
-    assert torch.equal(sampled.flatten(2), p.bilinear_sample(image, positions.flatten(1), positions.flatten(1)))
+    assert torch.equal(sampled.flatten(2), p.bilinear_sample_xy(image, positions.flatten(1), positions.flatten(1)))
 
 
 @BOTH_MODELS

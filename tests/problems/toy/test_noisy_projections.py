@@ -66,7 +66,7 @@ def test_the_loss_is_least_for_the_ideal_denoiser(assumed, unbiased):
     generator, noise_std = seed(1), 0.5
     signal = prior.sample(n, generator)
     phi = torch.nn.functional.normalize(torch.randn(n, 3, 2, generator=generator, dtype=torch.float64), dim=-1)
-    measurements = noisy.measure(signal, phi, torch.full((n,), noise_std, dtype=torch.float64), generator)
+    measurements = noisy.observe(signal, phi, torch.full((n,), noise_std, dtype=torch.float64), generator)
     params = torch.cat([phi, torch.full((n, 3, 1), assumed * noise_std + 1e-9, dtype=torch.float64)], -1)
     measurements = Observations(measurements.value, params)
     model = ForwardDiffusion(Scaled(prior), noisy.NoisyProjection())
@@ -82,17 +82,17 @@ def test_the_loss_is_least_for_the_ideal_denoiser(assumed, unbiased):
 
 @pytest.mark.parametrize(("assumed", "exact"), [(1.0, True), (0.05, False), (2.0, False)])
 def test_samples_have_the_exact_posterior(assumed, exact):
-    """With many targets, the sampled signals have the posterior's residuals, and its variance across the context."""
+    """With many targets, the sampled signals have the posterior's residuals, and its variance perpendicular to phi."""
     prior, noise_std, m = make_prior(2), 0.5, 64
     truth, context = noisy.make_test_set(prior, 2000, noise_std, 2)
     assumed_context = Observations(
         context.value, torch.cat([context.params[..., :2], assumed * context.params[..., 2:]], -1)
     )
     step = ideal_model(prior).sample(
-        assumed_context, noisy.crossed_targets(assumed_context, m), steps=64, generator=seed(3)
+        assumed_context, noisy.alternating_targets(assumed_context, m), steps=64, generator=seed(3)
     )
     residual = float(noisy.scaled_residual(step.signal, context).square().mean().sqrt())
-    measured = project(step.signal, noisy.crossed_targets(context, m)[..., :2])
+    measured = project(step.signal, noisy.alternating_targets(context, m)[..., :2])
     spread = float((step.observation - measured).square().mean().sqrt()) / noise_std
     assert (0.94 < residual < 1.04) is exact, residual
     assert (0.94 < spread < 1.04) is exact, spread  # targets are measurements, with their noise
@@ -104,7 +104,7 @@ def test_samples_have_the_exact_posterior(assumed, exact):
 def test_masked_targets_and_contexts_have_no_information():
     prior = make_prior(2)
     _, context = noisy.make_test_set(prior, 8, 0.3, 5)
-    targets, denoiser = noisy.crossed_targets(context, 4), noisy.IdealNoisyDenoiser(prior)
+    targets, denoiser = noisy.alternating_targets(context, 4), noisy.IdealNoisyDenoiser(prior)
     value, t = torch.randn(8, 4, generator=seed(6), dtype=torch.float64), torch.full((8,), 0.4, dtype=torch.float64)
     mask = torch.tensor([True, True, False, False]).expand(8, 4)
     masked = denoiser(denoiser.condition(context, targets, mask), value, t)
@@ -115,8 +115,8 @@ def test_masked_targets_and_contexts_have_no_information():
 def test_check_samples_allows_for_the_noise_of_contexts():
     prior = make_prior(2)
     truth, context = noisy.make_test_set(prior, 64, 0.5, 8)
-    targets = noisy.crossed_targets(context, 16)
-    measured = noisy.measure(truth, targets[..., :2], targets[:, 0, 2], seed(9))
+    targets = noisy.alternating_targets(context, 16)
+    measured = noisy.observe(truth, targets[..., :2], targets[:, 0, 2], seed(9))
     batch = {"context": context, "target": measured}
     assert check_samples(ideal_model(prior), batch, steps=32, generator=seed(10)) == []
     shifted = Observations(context.value + 1.5, context.params)
