@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from fwdiff_lite.sampling import check_number
-from fwdiff_lite.storage.files import atomic_write
+from fwdiff_lite.storage.files import write_tensors
 
 if TYPE_CHECKING:
     from fwdiff_lite.diffusion import ForwardDiffusion
@@ -25,8 +24,7 @@ def save(model: ForwardDiffusion, path: str | os.PathLike) -> None:
     """Writes the file, complete or not at all; weights keep their precision."""
     weights = {name: x.detach().cpu().contiguous().clone() for name, x in model.denoiser.state_dict().items()}
     description = _describe(model) | {"observation_scale": model.observation_scale}
-    with atomic_write(Path(path)) as temporary:
-        save_file(weights, temporary, metadata={KEY: json.dumps(description)})
+    write_tensors(Path(path), weights, {KEY: json.dumps(description)})
 
 
 def load(model: ForwardDiffusion, path: str | os.PathLike) -> ForwardDiffusion:

@@ -13,11 +13,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fwdiff_lite.interrupts import deferred_interrupt
-from fwdiff_lite.storage.files import atomic_write
+from fwdiff_lite.storage.files import write_tensors
 
 
 @dataclass
@@ -153,9 +152,7 @@ class TrainingState:
         """Writes a checkpoint: a killed process leaves the old file or the new one."""
         log = {name: value for name, value in vars(self.log).items() if name != "interrupted"}
         record = json.dumps({"log": log, "settings": self.settings, "position": self.position})
-        with atomic_write(path) as temporary:
-            tensors = {name: x.contiguous().clone() for name, x in self.tensors().items()}
-            save_file(tensors, temporary, metadata={"fit": record})
+        write_tensors(path, {name: x.contiguous().clone() for name, x in self.tensors().items()}, {"fit": record})
 
     def load(self, checkpointing: Checkpointing) -> dict[str, Any]:
         """Reads the checkpoint; returns its settings. ValueError, before anything is changed, if it does not fit."""
