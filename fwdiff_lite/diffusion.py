@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from fwdiff_lite import model_file
+from fwdiff_lite.checks import check_count
 from fwdiff_lite.model_checks import (
     check_loss_input,
     check_noise_std,
@@ -40,7 +41,7 @@ from fwdiff_lite.protocols import (
     WeightedDenoiser,
 )
 from fwdiff_lite.row_random import RowRandom, draw_key
-from fwdiff_lite.sampling import SamplerOptions, check_count, dynamic_threshold, eval_mode, join_chunks
+from fwdiff_lite.sampling import SamplerOptions, dynamic_threshold, eval_mode, join_chunks
 from fwdiff_lite.schedule import CosineSchedule
 
 T_MAX = 1 - 1e-3  # sampling starts here: at t = 1 the noisy target holds nothing of the target

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from dataclasses import is_dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from safetensors import SafetensorError, safe_open
 
-from fwdiff_lite.sampling import check_number
+from fwdiff_lite.checks import check_interval
 from fwdiff_lite.storage.files import write_tensors
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def load(model: ForwardDiffusion, path: str | os.PathLike) -> ForwardDiffusion:
             description = json.loads((file.metadata() or {})[KEY])
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         scale = description.pop("observation_scale")
-        check_number("observation_scale", scale, 0)
+        check_interval(0, math.inf, observation_scale=scale)
     except (SafetensorError, OSError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{path} is no file of a model ({error}): write it with model.save(path)") from None
     for name, value in _describe(model).items():

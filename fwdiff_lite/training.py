@@ -32,6 +32,7 @@ from fwdiff_lite.batches import (
     describe_batch,
     to_batch_function,
 )
+from fwdiff_lite.checks import check_count, check_positive
 from fwdiff_lite.devices import autocast_bf16
 from fwdiff_lite.interrupts import collected_interrupts, deferred_interrupt, raise_interrupt
 from fwdiff_lite.observations import Observations, to_device
@@ -44,14 +45,7 @@ from fwdiff_lite.training_checks import (
     check_model,
     describe_model,
 )
-from fwdiff_lite.training_state import (
-    Checkpointing,
-    Optimization,
-    TrainingLog,
-    TrainingState,
-    is_finite,
-    is_whole,
-)
+from fwdiff_lite.training_state import Checkpointing, Optimization, TrainingLog, TrainingState
 from fwdiff_lite.validation import Validation
 
 if TYPE_CHECKING:
@@ -153,10 +147,10 @@ class _Budget(NamedTuple):
         """The budget. ValueError if there is none."""
         if steps is None and seconds is None:
             raise ValueError("fit needs a budget: give steps, seconds or both")
-        if steps is not None and not is_whole(steps, least=1):
-            raise ValueError(f"steps is {steps}: a budget is above 0, and steps are whole")
-        if seconds is not None and not is_finite(seconds, above=0):
-            raise ValueError(f"seconds is {seconds}: a budget is above 0 and finite")
+        if steps is not None:
+            check_count(steps=steps)
+        if seconds is not None:
+            check_positive(seconds=seconds)
         return cls(steps, seconds)
 
     def fraction(self, log: TrainingLog) -> float:

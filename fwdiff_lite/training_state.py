@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from fwdiff_lite.checks import check_count, check_interval
 from fwdiff_lite.interrupts import deferred_interrupt
 from fwdiff_lite.storage.files import write_tensors
 
@@ -49,10 +50,10 @@ class Optimization:
         clip_fits = isinstance(self.clip, int | float) and self.clip > 0  # math.inf is allowed
         check_option("learning_rate", self.learning_rate, is_finite(self.learning_rate, above=0), "above 0")
         check_option("weight_decay", self.weight_decay, is_finite(self.weight_decay, least=0), "0 or more")
-        check_option("warmup", self.warmup, is_whole(self.warmup, least=0), "a whole number, 0 or more")
+        check_count(0, warmup=self.warmup)
         check_option("clip", self.clip, clip_fits, "above 0; math.inf clips nothing")
         check_option("ema", self.ema, is_finite(self.ema, least=0) and self.ema < 1, "from 0 to below 1")
-        check_option("seed", self.seed, is_whole(self.seed, least=-(2**63)), "a whole number")
+        check_count(-(2**63), seed=self.seed)
 
     def learning_rate_at(self, step: int, fraction: float) -> float:
         """A rise over the warm-up, times a half cosine to 0 over the budget, of which that fraction is spent."""
@@ -188,7 +189,7 @@ class Checkpointing:
     """Which file the state is written to, and when; see `fit`. ValueError where that cannot be."""
 
     def __init__(self, path: str | os.PathLike | None, every: int, minutes: float | None, resume: str):
-        check_option("checkpoint_every", every, is_whole(every, least=1), "a whole number, 1 or more")
+        check_count(checkpoint_every=every)
         minutes_fit = minutes is None or is_finite(minutes, above=0)
         check_option("checkpoint_minutes", minutes, minutes_fit, "above 0, or None")
         check_option("resume", repr(resume), resume in ("check", "ignore"), '"check" or "ignore"')
@@ -219,11 +220,6 @@ def check_option(name: str, value: Any, fits: bool, wanted: str) -> None:
     """ValueError, in one line, unless an option of `fit` fits."""
     if not fits:
         raise ValueError(f"{name} is {value}: wanted {wanted}")
-
-
-def is_whole(value: Any, least: int) -> bool:
-    """Whether a value is a whole number of at least that size."""
-    return hasattr(value, "__index__") and int(value) >= least
 
 
 def is_finite(value: Any, above: float = -math.inf, least: float = -math.inf) -> bool:
@@ -258,8 +254,9 @@ def _read(path: Path) -> tuple[dict[str, Tensor], TrainingLog, dict[str, Any], t
         log, settings, position = TrainingLog(**record["log"]), record["settings"], record["position"]
         _check_log(log)
         epoch, count = position
-        if not (isinstance(settings, dict) and is_whole(epoch, 0) and is_whole(count, 0)):
-            raise ValueError(f"settings {settings}, position {position}")
+        check_count(0, epoch=epoch, position=count)
+        if not isinstance(settings, dict):
+            raise ValueError(f"settings {settings}")
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"checkpoint {path} cannot be read ({reason}): delete it to start anew") from None
@@ -268,8 +265,8 @@ def _read(path: Path) -> tuple[dict[str, Tensor], TrainingLog, dict[str, Any], t
 
 def _check_log(log: TrainingLog) -> None:
     """ValueError if a log is not that of a training."""
-    if not is_whole(log.steps, least=0) or not is_finite(log.seconds, least=0):
-        raise ValueError(f"steps {log.steps}, seconds {log.seconds}")
+    check_count(0, steps=log.steps)
+    check_interval(0, math.inf, seconds=log.seconds)
     if not isinstance(log.curve, dict) or not isinstance(log.validation, dict):
         raise ValueError("the curve or the validation is no dict")
     if len(log.curve.get("loss", ())) != log.steps:

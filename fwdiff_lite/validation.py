@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from fwdiff_lite.batches import check_batch, check_options
+from fwdiff_lite.checks import check_count
 from fwdiff_lite.observations import Observations, to_device
-from fwdiff_lite.training_state import TrainingState, check_option, is_whole
+from fwdiff_lite.training_state import TrainingState, check_option
 
 
 class Validation(NamedTuple):
@@ -24,7 +25,7 @@ class Validation(NamedTuple):
     def checked(cls, function: Any, every: int) -> Validation:
         """ValueError if the function is none, or on another number of steps."""
         check_option("validate", repr(function), function is None or callable(function), "a function of the model")
-        check_option("validate_every", every, is_whole(every, least=1), "a whole number, 1 or more")
+        check_count(validate_every=every)
         return cls(function, every)
 
     def run(self, model: nn.Module, state: TrainingState) -> None:

@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from fwdiff_lite.datasets.images import center_crop_box, check_count, crop_and_resize, first_line, read_image
+from fwdiff_lite.checks import check_count
+from fwdiff_lite.datasets.images import center_crop_box, crop_and_resize, first_line, read_image
 
 MAX_FOCAL_LENGTH = 100  # over the width or height of the frame: a field of view of half a degree
 MAX_ASPECT_ERROR = 0.01  # of width over height
@@ -55,7 +56,7 @@ class Clip:
         the z axis.
         ValueError, with the file's name, if an image cannot be read; also if a frame has no image.
         """
-        check_count("side", side)
+        check_count(side=side)
         if not frame_indices or not all(0 <= i < len(self) and self.files[i] for i in frame_indices):
             raise ValueError(f"frame_indices is {frame_indices}, wanted indices of frames with an image, at least one")
         images, intrinsics = [], []

@@ -61,7 +61,7 @@ CASES = [
     ("mask_out int", lambda: SEEN.mask_out(MASK.long()), "drop_mask is a tensor of torch.int64"),
     ("mask_out without batch", lambda: SEEN.mask_out(MASK[0]), r"drop_mask has shape \(3,\): wanted \(4, 3\) or"),
     ("mask_out of another batch", lambda: SEEN.mask_out(MASK[:2]), "drop_mask has shape"),
-    ("repeat 0", lambda: SEEN.repeat(0), "k is 0: wanted a whole number of 1 or more"),
+    ("repeat 0", lambda: SEEN.repeat(0), "got k = 0, wanted a whole number of at least 1"),
     ("repeat -1", lambda: SEEN.repeat(-1), "k is -1"),
     ("repeat 1.5", lambda: SEEN.repeat(1.5), "k is 1.5"),
     ("repeat absent", lambda: SEEN.repeat(None), "k is None"),
