@@ -143,8 +143,11 @@ class RowBatchFunction(Protocol):
 
     batch_size: int
 
-    def __call__(self, generator: torch.Generator, rows: slice | None = None) -> dict[str, Observations | Tensor]:
-        """These rows of a batch; None: the whole batch.
+    def __call__(self, generator: torch.Generator) -> dict[str, Observations | Tensor]:
+        """The whole batch."""
+
+    def draw_rows(self, generator: torch.Generator, rows: slice) -> dict[str, Observations | Tensor]:
+        """These rows of the batch.
 
         The generator ends in the same state whichever rows are drawn, and the rows do not depend on the others.
         """

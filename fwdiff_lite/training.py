@@ -274,17 +274,18 @@ class _Training:
         self.scale.measure(batch["target"])
         return batch, [to_device(x[rows], device) for x in random_numbers]
 
-    def _draw_batch(self, *rows: slice) -> dict[str, Observations | Tensor]:
+    def _draw_batch(self, rows: slice | None = None) -> dict[str, Observations | Tensor]:
         """A whole batch or rows of it, which fit the model; the first batch of a call also fits the checkpoint."""
         try:
-            batch = self.batch(self.state.generator, *rows)
+            generator = self.state.generator
+            batch = self.batch(generator) if rows is None else self.batch.draw_rows(generator, rows)
         except StopIteration:
             raise ValueError(f"{self._batch_name()} is missing: the batch function raised StopIteration") from None
         check_batch(batch, self._batch_name(), None if self.bf16 else self.state.weights[0].dtype)
         if self.log.steps == self.first_step:
             check_values(batch, self._batch_name())
             settings = describe_batch(batch) | {"batches": "from a function"}
-            if rows:
+            if rows is not None:
                 settings["batch_size"] = self.batch.batch_size
             if isinstance(self.batch, EpochBatches):
                 settings["batches"] = "from an iterable"
