@@ -61,8 +61,8 @@ class NoisyForwardModel(Protocol):
 
     Targets are diffused and sampled as measurements, with their noise. Contexts are measurements, too, so a denoiser
     must not make the signal agree with them exactly. Signals come out without noise. A sampled signal is the mean of
-    the signals that the context and the sampled targets leave possible: where M sampled values measure one number, its
-    spread lacks about noise_std^2 / M.
+    the signals that the context and the sampled targets leave possible: where M sampled values measure one number, the
+    variance of the signals is too small by about noise_std**2 / M.
     """
 
     def noise_std(self, params: Float[Tensor, "b m *par"]) -> Float[Tensor, "b m"]:

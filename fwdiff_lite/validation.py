@@ -23,7 +23,7 @@ class Validation(NamedTuple):
 
     @classmethod
     def checked(cls, function: Any, every: int) -> Validation:
-        """ValueError if the function is none, or on another number of steps."""
+        """ValueError if `function` is neither callable nor None, or `every` is not a whole number of 1 or more."""
         check_option("validate", repr(function), function is None or callable(function), "a function of the model")
         check_count(validate_every=every)
         return cls(function, every)
