@@ -27,7 +27,7 @@ from tqdm.auto import tqdm
 from fwdiff_lite.batches import (
     EpochBatches,
     check_batch,
-    check_options,
+    check_batch_keys,
     check_values,
     describe_batch,
     to_batch_function,
@@ -106,14 +106,15 @@ def fit(
         on are read and left out: the order must follow from torch's global random numbers (that of a DataLoader with a
         generator of its own or with persistent_workers does not)
     resume: "check" refuses a checkpoint of another seed, learning rate or other option of the optimiser, of other
-        shapes of batches, or of other classes of model, denoiser or forward model; "ignore" goes on with this call's
+        shapes of batches, or of other classes of model, denoiser or forward model; "ignore" resumes with the
+        options of this call
     accelerator: an accelerate.Accelerator, for several devices. By default one is made here, on the device that
         accelerate finds, but on the CPU in place of Apple's MPS: ask for MPS with accelerator=Accelerator()
 
     A KeyboardInterrupt (Ctrl-C, a notebook's stop button) ends the training early: the state is written to the
     checkpoint, one line says so, and the log is returned with `interrupted` set. Python sends it to the main thread
-    only: a training in another thread goes on. In a cell of a notebook that awaits, Jupyter cancels the cell in its
-    place, which takes effect after the training.
+    only: a training in another thread goes on. In a cell that uses `await`, Jupyter cancels the cell instead, after the
+    training.
 
     Raises ValueError without a budget above 0, on wrong batches, on an unusable checkpoint, and if a loss or a gradient
     is not finite. Such a step never changes the weights. However a training ends, the model holds the EMA and is in
@@ -269,7 +270,7 @@ class _Training:
             examples = self._draw_batch()
             rows = _rows(len(examples["target"]), self.accelerator)
             random_numbers = self.model.sample_time_and_noise(examples["target"], generator)
-        check_options(examples, type(self.model), len(random_numbers), self._batch_name())
+        check_batch_keys(examples, type(self.model), len(random_numbers), self._batch_name())
         batch = {name: to_device(x[rows], device) for name, x in examples.items()}
         self.scale.measure(batch["target"])
         return batch, [to_device(x[rows], device) for x in random_numbers]
@@ -318,7 +319,7 @@ class _Training:
                 self._save()
             if self.accelerator.is_main_process and self.log.interrupted:
                 resume = f"call fit again to resume from {path}" if path else "no checkpoint was named to resume from"
-                print(f"interrupted after step {self.log.steps}: the model holds the average of its weights; {resume}")
+                print(f"interrupted after step {self.log.steps}: the model holds the EMA of its weights; {resume}")
 
 
 class _RecentSteps:

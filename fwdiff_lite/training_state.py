@@ -1,4 +1,4 @@
-"""The state of a training: weights, their average, optimiser, random numbers, log; and the checkpoint that holds it."""
+"""The state of a training: weights, their EMA, optimiser, random numbers, log; and the checkpoint that holds it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class TrainingLog:
 
 @dataclass(frozen=True)
 class Optimization:
-    """The options of AdamW, of its learning rate and of the average of the weights; see `fit`."""
+    """The options of AdamW, of its learning rate and of the EMA of the weights; see `fit`."""
 
     learning_rate: float
     weight_decay: float
@@ -61,7 +61,7 @@ class Optimization:
         return largest * 0.5 * (1 + math.cos(math.pi * fraction))
 
     def ema_decay_at(self, step: int) -> float:
-        """The decay of the average: at first it has few weights to average over."""
+        """The decay of the EMA: at first it has few weights to average over."""
         return min(self.ema, (1 + step) / (10 + step))
 
 
@@ -140,7 +140,7 @@ class TrainingState:
         """All tensors of a checkpoint by their names. A weight without an optimiser step has moments of 0."""
         tensors = {f"weights.{i}": w.detach() for i, w in enumerate(self.weights)}
         tensors |= {f"buffers.{i}": b for i, b in enumerate(self.buffers)}
-        tensors |= {f"average.{i}": average for i, average in enumerate(self.ema)}
+        tensors |= {f"average.{i}": x for i, x in enumerate(self.ema)}  # the key of the EMA in files
         for i, w in enumerate(self.weights):
             if w.requires_grad:
                 zeros = torch.zeros_like(w, requires_grad=False)
@@ -201,7 +201,7 @@ class Checkpointing:
             _check_writable(self.path)
 
     def is_due(self, log: TrainingLog) -> bool:
-        """Whether the state after that many steps and seconds is to be written."""
+        """Whether a checkpoint is due at this log's steps and seconds."""
         late = log.seconds - self.seconds_at_save >= self.seconds
         return self.path is not None and (log.steps % self.every == 0 or late)
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fwdiff_lite.batches import check_batch, check_options
+from fwdiff_lite.batches import check_batch, check_batch_keys
 from fwdiff_lite.checks import check_count
 from fwdiff_lite.observations import Observations, to_device
 from fwdiff_lite.training_state import TrainingState, check_option
@@ -61,7 +61,7 @@ def validation_loss(
     for i, batch in enumerate(batches):
         check_batch(batch, f"validation batch {i}")
         random_numbers = model.sample_time_and_noise(batch["target"], generator)
-        check_options(batch, type(model), len(random_numbers), f"validation batch {i}")
+        check_batch_keys(batch, type(model), len(random_numbers), f"validation batch {i}")
         options = {name: to_device(x, device) for name, x in batch.items()}
         random_numbers = [to_device(x, device) for x in random_numbers]
         losses = model(options.pop("context"), options.pop("target"), *random_numbers, **options)
