@@ -5,7 +5,7 @@ The checks of values read a number from the tensor's device. So they are for fun
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from numbers import Integral, Real
 
 import torch
@@ -15,6 +15,11 @@ from torch import Generator, Tensor
 def format_shape(x: Tensor) -> str:
     """The shape of a tensor, for an error message."""
     return str(tuple(x.shape))
+
+
+def abbreviate(items: Sequence) -> str:
+    """The first three items of a list, for an error message."""
+    return ", ".join(str(item)[:120] for item in items[:3]) + (", ..." if len(items) > 3 else "")
 
 
 def check_finite(**tensors: Tensor) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -119,11 +118,6 @@ def raise_or_warn(problem: str, on_error: str, warnings: list[str]) -> None:
 def camera_matrices(intrinsics: Float[Tensor, "*b 3 3"], poses: Float[Tensor, "*b 4 4"]) -> Float[Tensor, "*b 4 4"]:
     """Intrinsics and pose as one matrix: world to (u d, v d, d, 1)."""
     return torch.cat([intrinsics @ poses[..., :3, :], poses[..., 3:, :]], -2)
-
-
-def abbreviate(items: Sequence) -> str:
-    """The first three items of a list, for an error message."""
-    return ", ".join(map(str, items[:3])) + (", ..." if len(items) > 3 else "")
 
 
 def is_timestamp(word: str) -> bool:

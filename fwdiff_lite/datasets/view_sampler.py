@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from fwdiff_lite.checks import check_count
-from fwdiff_lite.datasets.posed_clips import Clip, abbreviate, is_timestamp, shorten
+from fwdiff_lite.checks import abbreviate, check_count
+from fwdiff_lite.datasets.posed_clips import Clip, is_timestamp, shorten
 from fwdiff_lite.observations import Observations
 from fwdiff_lite.storage.files import write_text
 

@@ -5,7 +5,6 @@ compares size and sha256 with manifest.toml, and never unpickles. Saving writes 
 command, commit, hardware and headline metrics.
 """
 
-import hashlib
 import json
 import re
 import struct
@@ -24,7 +23,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from fwdiff_lite.storage.files import atomic_write, read_text, repo_root, write_text
+from fwdiff_lite.checks import abbreviate
+from fwdiff_lite.storage.files import atomic_write, file_sha256, read_text, repo_root, write_text
 from fwdiff_lite.storage.provenance import git_commit
 
 FILE_MB, ALL_MB = 15, 44  # the largest sizes of one file and of all files together
@@ -181,13 +181,6 @@ def check_file_name(file: str) -> None:
         )
 
 
-def abbreviate(items: list) -> str:
-    """The first three items of a list in few words, for an error message."""
-    return ", ".join(repr(item)[:60] if not isinstance(item, str) else item[:60] for item in items[:3]) + (
-        ", ..." if len(items) > 3 else ""
-    )
-
-
 def verified_path(file: str, folder: Path | None) -> Path:
     """The path of a file, after its size and sha256 were compared with the manifest; otherwise ValueError."""
     check_file_name(file)
@@ -216,12 +209,6 @@ def verified_path(file: str, folder: Path | None) -> Path:
     if digest != expected["sha256"]:
         raise ValueError(f"checkpoint {path} was altered: its sha256 is not the manifest's; fetch it again")
     return path
-
-
-def file_sha256(path: Path) -> str:
-    """The sha256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def save(file: str, write, folder: Path | None, provenance: dict[str, Any]) -> Path:
