@@ -17,8 +17,9 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -120,10 +121,10 @@ def fit(
     is not finite. Such a step never changes the weights. However a training ends, the model holds the EMA and is in
     eval mode, on the device where it was. Warns if the targets have a standard deviation outside .25 to 4.
     """
-    budget = _Budget.checked(steps, seconds)
+    budget = _Budget(steps, seconds)
     optimization = Optimization(learning_rate, weight_decay, warmup, clip, ema, seed)
     checkpointing = Checkpointing(checkpoint, checkpoint_every, checkpoint_minutes, resume)
-    validation = Validation.checked(validate, validate_every)
+    validation = Validation(validate, validate_every)
     batch = to_batch_function(batches, seed)
     check_model(model)
     interrupts: list = []
@@ -137,22 +138,20 @@ def fit(
     return state.log
 
 
-class _Budget(NamedTuple):
-    """Steps and seconds of a training, whichever ends first."""
+@dataclass(frozen=True)
+class _Budget:
+    """Steps and seconds of a training, whichever ends first. ValueError if there are none of both."""
 
     steps: int | None
     seconds: float | None
 
-    @classmethod
-    def checked(cls, steps: int | None, seconds: float | None) -> _Budget:
-        """The budget. ValueError if there is none."""
-        if steps is None and seconds is None:
+    def __post_init__(self):
+        if self.steps is None and self.seconds is None:
             raise ValueError("fit needs a budget: give steps, seconds or both")
-        if steps is not None:
-            check_count(steps=steps)
-        if seconds is not None:
-            check_positive(seconds=seconds)
-        return cls(steps, seconds)
+        if self.steps is not None:
+            check_count(steps=self.steps)
+        if self.seconds is not None:
+            check_positive(seconds=self.seconds)
 
     def fraction(self, log: TrainingLog) -> float:
         """How much of the budget is spent: 1 or more at its end."""
@@ -175,31 +174,41 @@ class _Training:
     ):
         self.model, self.batch, self.state, self.log = model, batch, state, state.log
         self.budget, self.validation, self.checkpointing = budget, validation, checkpointing
-        self.accelerator, self.clock, self.recent = accelerator, _Clock(accelerator), _RecentSteps()
+        self.accelerator, self.sync, self.recent = accelerator, _ProcessSync(accelerator), _RecentSteps()
         self.scale = TargetScale(model, accelerator.is_main_process)
         self.earlier_settings: dict[str, Any] = {}  # of the checkpoint that is resumed from
+        self.seconds_at_save = 0.0
 
     def prepare(self, compile: bool, bf16: bool) -> None:
         """Resumes from the checkpoint if there is one, and makes the loss on this process's device."""
-        state, checkpointing = self.state, self.checkpointing
-        state.settings |= describe_model(self.model)
-        if checkpointing.path is not None:
-            self.earlier_settings = self.clock.resume(state, checkpointing)
-            state.settings = self.earlier_settings | state.settings
-            self.log = state.log
-            if isinstance(self.batch, EpochBatches):
-                self.batch.position = state.position
+        self.state.settings |= describe_model(self.model)
+        if self.checkpointing.path is not None:
+            self._resume()
         self.bf16, self.first_step = bf16, self.log.steps
         self.loss = self.accelerator.prepare(self.model)
         if compile:
             self.loss = compile_model(self.loss)
 
+    def _resume(self) -> None:
+        """Loads the checkpoint if it exists. ValueError if not all processes find the same."""
+        state, path = self.state, self.checkpointing.path
+        self.accelerator.wait_for_everyone()
+        if path.exists():
+            self.earlier_settings = state.load(self.checkpointing)
+        if not self.sync.is_equal(torch.tensor(float(state.log.steps))):
+            raise ValueError(f"processes resume {path} at different steps: every host needs the same file")
+        state.settings = self.earlier_settings | state.settings
+        self.log = state.log
+        self.sync.earlier_seconds = self.seconds_at_save = state.log.seconds
+        if isinstance(self.batch, EpochBatches):
+            self.batch.position = state.position
+
     def run(self, interrupts: list, progress: bool) -> None:
         """Trains until the budget is spent or an interrupt ends the training; then the denoiser holds the EMA."""
         hidden = not (progress and self.accelerator.is_main_process)
         bar = tqdm(total=self.budget.steps, initial=self.log.steps, disable=hidden, leave=False)
-        # several processes must end at the same step: the clock tells all of them of one's interrupt
-        handling = collected_interrupts(interrupts) if self.clock.group is not None else nullcontext()
+        # several processes must end at the same step, so all of them learn of one's interrupt
+        handling = collected_interrupts(interrupts) if self.sync.group is not None else nullcontext()
         try:
             with handling:
                 raise_interrupt(bool(interrupts))
@@ -226,10 +235,11 @@ class _Training:
             position = self.batch.position if isinstance(self.batch, EpochBatches) else (0, 0)
             updated = self.state.update(norm, position)
             self.recent.append(losses, norm)
-            self.log.seconds, interrupted = self.clock.read(bool(interrupts))
+            self.log.seconds, interrupted = self.sync.read(bool(interrupts))
             bar.update()
             ended = self._has_ended()
-            saves = self.checkpointing.is_due(self.log) or (ended and self.checkpointing.path is not None)
+            is_due = self.checkpointing.is_due(self.log, self.seconds_at_save)
+            saves = is_due or (ended and self.checkpointing.path is not None)
             if ended or saves or not updated or len(self.recent) == CHECK_EVERY:
                 self.recent.move_to(self.log, self.accelerator)
                 bar.set_postfix(loss=f"{self.log.curve['loss'][-1]:.3g}")
@@ -291,7 +301,7 @@ class _Training:
             if isinstance(self.batch, EpochBatches):
                 settings["batches"] = "from an iterable"
                 settings["batch_size"] = self.batch.first_batch_size  # the last batch of an epoch may be smaller
-                if not self.clock.is_equal(batch["target"].value.double().nansum()):
+                if not self.sync.is_equal(batch["target"].value.double().nansum()):
                     raise ValueError(f"{self._batch_name()} differs between processes: all need the same whole batches")
             self.checkpointing.check_settings(self.earlier_settings, settings)
             self.state.settings |= settings
@@ -305,7 +315,7 @@ class _Training:
         return f"the batch at step {self.log.steps} (number {count - 1} of epoch {epoch})"
 
     def _save(self) -> None:
-        self.checkpointing.seconds_at_save = self.log.seconds
+        self.seconds_at_save = self.log.seconds
         if self.accelerator.is_main_process:
             self.state.save(self.checkpointing.path)
 
@@ -364,29 +374,19 @@ class _RecentSteps:
         self.norms.clear()
 
 
-class _Clock:
-    """Seconds of training, earlier calls included. This call's first step, which compiles, does not count.
+class _ProcessSync:
+    """Numbers that all processes must agree on: the seconds of training, an interrupt, and the steps of a checkpoint.
 
     Every process reads the main process's clock, and learns of an interrupt of any other. Otherwise they would end at
-    different steps, and compute different learning rates.
+    different steps, and compute different learning rates. This call's first step, which compiles, does not count.
+
+    earlier_seconds: of training before this call
     """
 
     def __init__(self, accelerator: Accelerator):
-        self.earlier, self.started, self.is_main = 0.0, None, accelerator.is_main_process
-        self.accelerator = accelerator
+        self.earlier_seconds, self.started, self.is_main = 0.0, None, accelerator.is_main_process
         shared = accelerator.num_processes > 1 and torch.distributed.is_initialized()
         self.group = torch.distributed.new_group(backend="gloo") if shared else None  # gloo: no GPU is waited for
-
-    def resume(self, state: TrainingState, checkpointing: Checkpointing) -> dict[str, Any]:
-        """Loads the checkpoint if it exists; returns its settings. ValueError if not all processes find the same."""
-        self.accelerator.wait_for_everyone()
-        settings = state.load(checkpointing) if checkpointing.path.exists() else {}
-        self.earlier = checkpointing.seconds_at_save = state.log.seconds
-        if not self.is_equal(torch.tensor(float(state.log.steps))):
-            raise ValueError(
-                f"processes resume {checkpointing.path} at different steps: every host needs the same file"
-            )
-        return settings
 
     def is_equal(self, x: Tensor) -> bool:
         """Whether all processes have the same number."""
@@ -400,7 +400,7 @@ class _Clock:
         now = time.monotonic()
         if self.started is None:
             self.started = now
-        seconds = self.earlier + (now - self.started) if self.is_main else 0.0
+        seconds = self.earlier_seconds + (now - self.started) if self.is_main else 0.0
         values = torch.tensor([seconds, float(interrupted)], dtype=torch.float64)
         if self.group is not None:
             torch.distributed.all_reduce(values, torch.distributed.ReduceOp.MAX, group=self.group)

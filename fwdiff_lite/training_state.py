@@ -185,24 +185,32 @@ class TrainingState:
         return state | ({"random.cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})
 
 
+@dataclass(frozen=True)
 class Checkpointing:
-    """Which file the state is written to, and when; see `fit`. ValueError where that cannot be."""
+    """Which file the state is written to, and when; see `fit`. ValueError where that cannot be.
 
-    def __init__(self, path: str | os.PathLike | None, every: int, minutes: float | None, resume: str):
-        check_count(checkpoint_every=every)
+    path: kept as a Path
+    """
+
+    path: str | os.PathLike | None
+    every: int
+    minutes: float | None
+    resume: str
+
+    def __post_init__(self):
+        path, minutes, resume = self.path, self.minutes, self.resume
+        check_count(checkpoint_every=self.every)
         minutes_fit = minutes is None or is_finite(minutes, above=0)
         check_option("checkpoint_minutes", minutes, minutes_fit, "above 0, or None")
         check_option("resume", repr(resume), resume in ("check", "ignore"), '"check" or "ignore"')
         check_option("checkpoint", repr(path), path is None or isinstance(path, str | os.PathLike), "a path, or None")
-        self.path = Path(path) if path is not None else None
-        self.every, self.seconds, self.resume = every, math.inf if minutes is None else 60 * minutes, resume
-        self.seconds_at_save = 0.0
-        if self.path is not None:
+        if path is not None:
+            object.__setattr__(self, "path", Path(path))
             _check_writable(self.path)
 
-    def is_due(self, log: TrainingLog) -> bool:
-        """Whether a checkpoint is due at this log's steps and seconds."""
-        late = log.seconds - self.seconds_at_save >= self.seconds
+    def is_due(self, log: TrainingLog, seconds_at_save: float) -> bool:
+        """Whether a checkpoint is due at this log's steps and seconds; seconds_at_save: of the latest checkpoint."""
+        late = self.minutes is not None and log.seconds - seconds_at_save >= 60 * self.minutes
         return self.path is not None and (log.steps % self.every == 0 or late)
 
     def check_settings(self, earlier: Mapping[str, Any], present: Mapping[str, Any]) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from numbers import Real
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,18 +16,20 @@ from fwdiff_lite.observations import Observations, to_device
 from fwdiff_lite.training_state import TrainingState, check_option
 
 
-class Validation(NamedTuple):
-    """A function of the model, and the number of steps between its calls."""
+@dataclass(frozen=True)
+class Validation:
+    """A function of the model, and the number of steps between its calls.
+
+    ValueError if `function` is neither callable nor None, or `every` is not a whole number of 1 or more.
+    """
 
     function: Callable[[nn.Module], float | Mapping[str, float]] | None
     every: int
 
-    @classmethod
-    def checked(cls, function: Any, every: int) -> Validation:
-        """ValueError if `function` is neither callable nor None, or `every` is not a whole number of 1 or more."""
-        check_option("validate", repr(function), function is None or callable(function), "a function of the model")
-        check_count(validate_every=every)
-        return cls(function, every)
+    def __post_init__(self):
+        callable_or_none = self.function is None or callable(self.function)
+        check_option("validate", repr(self.function), callable_or_none, "a function of the model")
+        check_count(validate_every=self.every)
 
     def run(self, model: nn.Module, state: TrainingState) -> None:
         """Calls the function with the EMA as weights, and appends its numbers to the log."""
