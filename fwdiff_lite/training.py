@@ -140,7 +140,7 @@ def fit(
 
 @dataclass(frozen=True)
 class _Budget:
-    """Steps and seconds of a training, whichever ends first. ValueError if there are none of both."""
+    """Steps and seconds of a training, whichever ends first. ValueError if both are None, or one is not above 0."""
 
     steps: int | None
     seconds: float | None
