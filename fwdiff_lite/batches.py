@@ -17,7 +17,7 @@ from torch.utils.data import DistributedSampler
 from fwdiff_lite.observations import Observations
 from fwdiff_lite.protocols import BatchFunction
 
-WANTED = 'a dict with Observations as "context" and "target"'
+BATCH_FORMAT = 'a dict with Observations as "context" and "target"'
 
 
 class EpochBatches:
@@ -144,10 +144,12 @@ def check_batch(batch: Any, name: str, dtype: torch.dtype | None = None) -> None
     name: of the batch in the message; dtype: of the weights; None: any type of values will do
     """
     if not isinstance(batch, Mapping):
-        raise ValueError(f"{name} is a {type(batch).__name__}: wanted {WANTED}")
+        raise ValueError(f"{name} is a {type(batch).__name__}: wanted {BATCH_FORMAT}")
     for key in ("context", "target"):
         if key not in batch:
-            raise ValueError(f'{name} has no "{key}", but {", ".join(map(repr, batch)) or "nothing"}: wanted {WANTED}')
+            raise ValueError(
+                f'{name} has no "{key}", but {", ".join(map(repr, batch)) or "nothing"}: wanted {BATCH_FORMAT}'
+            )
     for key, x in batch.items():
         wanted = Observations if key in ("context", "target", "novel") else Observations | Tensor
         if not isinstance(x, wanted) or (isinstance(x, Tensor) and not x.ndim):
@@ -166,11 +168,11 @@ def check_batch(batch: Any, name: str, dtype: torch.dtype | None = None) -> None
                 f'{name} has {x.value.dtype} values in "{key}", the denoiser has weights of {dtype}: convert one, '
                 f"as in observations.to({dtype})"
             )
-    _check_phi(batch, name)
+    _check_params(batch, name)
     _check_pixel_indices(batch, name)
 
 
-def _check_phi(batch: Mapping, name: str) -> None:
+def _check_params(batch: Mapping, name: str) -> None:
     """ValueError unless the parameters of all observations have one shape, and those of target and novel one canvas."""
     target = batch["target"]
     for key in ("context", "novel"):
@@ -215,7 +217,7 @@ def check_values(batch: Mapping, name: str) -> None:
                 )
 
 
-def check_options(batch: Mapping, model_class: type, num_random: int, name: str) -> None:
+def check_batch_keys(batch: Mapping, model_class: type, num_random: int, name: str) -> None:
     """ValueError if a batch has keys that the model's forward has no argument for, or lacks one that it needs.
 
     num_random: how many random numbers `forward` gets between the target and the options of the batch

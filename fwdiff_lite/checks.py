@@ -5,7 +5,7 @@ The checks of values read a number from the tensor's device. So they are for fun
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from numbers import Integral, Real
 
 import torch
@@ -15,6 +15,11 @@ from torch import Generator, Tensor
 def format_shape(x: Tensor) -> str:
     """The shape of a tensor, for an error message."""
     return str(tuple(x.shape))
+
+
+def abbreviate(items: Sequence) -> str:
+    """The first three items of a list, for an error message."""
+    return ", ".join(str(item)[:120] for item in items[:3]) + (", ..." if len(items) > 3 else "")
 
 
 def check_finite(**tensors: Tensor) -> None:
@@ -85,8 +90,8 @@ def check_count(minimum: int = 1, **counts: int) -> None:
     if torch.compiler.is_compiling():
         return
     for name, count in counts.items():
-        if not isinstance(count, Integral) or count < minimum:
-            raise ValueError(f"got {name} = {count}, wanted a whole number of at least {minimum}")
+        if isinstance(count, bool) or not isinstance(count, Integral) or count < minimum:
+            raise ValueError(f"got {name} = {count!r}, wanted a whole number of at least {minimum}")
 
 
 def check_positive(**numbers: float) -> None:
@@ -99,12 +104,16 @@ def check_positive(**numbers: float) -> None:
 
 
 def check_interval(low: float, high: float, **numbers: float) -> None:
-    """ValueError, with the argument's name, if a number is not from `low` to `high`, both included."""
+    """ValueError, with the argument's name, if a number is not finite, or not from `low` to `high`, both included."""
     if torch.compiler.is_compiling():
         return
     for name, number in numbers.items():
-        if not (isinstance(number, Real) and low <= number <= high):
-            raise ValueError(f"got {name} = {number}, wanted a number from {low:.3g} to {high:.3g}")
+        is_number = isinstance(number, Real) and not isinstance(number, bool)
+        if not is_number or not math.isfinite(number) or not low <= number <= high:
+            wanted = (
+                f"finite number of at least {low:.3g}" if high == math.inf else f"number from {low:.3g} to {high:.3g}"
+            )
+            raise ValueError(f"got {name} = {number!r}, wanted a {wanted}")
 
 
 def check_generator(generator: Generator) -> None:

@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from fwdiff_lite.checks import check_count
 from fwdiff_lite.diffusion import ForwardDiffusion
 from fwdiff_lite.observations import Observations, check_observations
-from fwdiff_lite.sampling import check_count
 
 SMALL_SPREAD, LARGE_SPREAD = 0.6, 1.6  # bounds of the spread-skill ratio, which is 1 for a calibrated sampler
 NEGLIGIBLE_ERROR = 0.05  # rms error over the targets' standard deviation: below it, nothing is left to be spread

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from fwdiff_lite import model_file
+from fwdiff_lite.checks import check_count
 from fwdiff_lite.model_checks import (
     check_loss_input,
     check_noise_std,
@@ -40,7 +41,7 @@ from fwdiff_lite.protocols import (
     WeightedDenoiser,
 )
 from fwdiff_lite.row_random import RowRandom, draw_key
-from fwdiff_lite.sampling import SamplerOptions, check_count, dynamic_threshold, eval_mode, join_chunks
+from fwdiff_lite.sampling import SamplerOptions, dynamic_threshold, eval_mode, join_chunks
 from fwdiff_lite.schedule import CosineSchedule
 
 T_MAX = 1 - 1e-3  # sampling starts here: at t = 1 the noisy target holds nothing of the target
@@ -49,7 +50,7 @@ T_MIN = 1e-3  # training ends here: at t = 0 there is no noise
 
 @dataclass(frozen=True)
 class Step:
-    """One step of sampling: at time t, from the noisy target, the signal (Eq. 4) and its observation (Eq. 5).
+    """One sampling step: time t, the noisy target, the predicted signal (Eq. 4), and its observation (Eq. 5).
 
     noisy_target, observation: in the unit of the observations; zero for a masked target
 
@@ -151,10 +152,10 @@ class ForwardDiffusion(nn.Module):
         if novel is None and novel_pixel_indices is not None:
             raise ValueError("novel_pixel_indices are of no novel observation: give novel too")
         check_loss_input(self.denoiser, context, views, t, noise)
-        views = {name: (self._in_units(observations), pixels) for name, (observations, pixels) in views.items()}
-        context, target = self._in_units(context), views["target"][0]
+        views = {name: (self._scale_observations(view), pixels) for name, (view, pixels) in views.items()}
+        context, target = self._scale_observations(context), views["target"][0]
         noisy_target = self._add_noise(target.value, noise, t)
-        noisy_target = _restrict(noisy_target, self._support(target.params), target.mask)
+        noisy_target = _apply_masks(noisy_target, self._support(target.params), target.mask)
         condition = self.denoiser.condition(context, target.params, target.mask)
         signal = self.denoiser(condition, noisy_target, t)
         mse = self._per_example_mse(signal, views, noisy_target, t)
@@ -164,7 +165,7 @@ class ForwardDiffusion(nn.Module):
         prediction = self.denoiser.deterministic_prediction(condition) if self.predicts_target else None
         if prediction is not None:
             truth = Observations(downsample_to(target.value, prediction.value.shape), target.params, target.mask)
-            weight = _even_weight(truth.mask, truth.value).view(-1, *[1] * (truth.value.ndim - 1))
+            weight = _mask_correction(truth.mask, truth.value).view(-1, *[1] * (truth.value.ndim - 1))
             losses["deterministic"] = (self._squared_error(self._divide_scale(prediction.value), truth) * weight).mean()
             total = total + losses["deterministic"]
         return {**losses, "loss": total}
@@ -183,10 +184,10 @@ class ForwardDiffusion(nn.Module):
         target_mask: which of the M targets exist; default: all
         options: steps, eta, generator, guidance, temperature, threshold, allow_empty, enable_grad; see SamplerOptions
         """
-        settings = SamplerOptions.parse("trajectory", options)
-        shape = self._target_shape(context, target_params, target_mask, settings)
-        noise = partial(self._draw_noise, shape, context.value, settings.generator)
-        return self._iterate(context, target_params, target_mask, settings, noise)
+        sampler_options = SamplerOptions.parse("trajectory", options)
+        shape = self._target_shape(context, target_params, target_mask, sampler_options)
+        noise = partial(self._draw_noise, shape, context.value, sampler_options.generator)
+        return self._iterate(context, target_params, target_mask, sampler_options, noise)
 
     def sample(
         self,
@@ -207,8 +208,8 @@ class ForwardDiffusion(nn.Module):
 
         Networks are in eval mode while they sample.
         """
-        settings = SamplerOptions.parse("sample", options)
-        shape = self._target_shape(context, target_params, target_mask, settings)
+        sampler_options = SamplerOptions.parse("sample", options)
+        shape = self._target_shape(context, target_params, target_mask, sampler_options)
         check_count(num_samples=1 if num_samples is None else num_samples)
         check_count(chunk_size=1 if chunk_size is None else chunk_size)
         if num_samples is not None:
@@ -217,14 +218,15 @@ class ForwardDiffusion(nn.Module):
                 None if x is None else x.repeat_interleave(num_samples, 0) for x in (target_params, target_mask)
             )
         chunks = [slice(i, i + (chunk_size or shape[0])) for i in range(0, shape[0], chunk_size or shape[0])]
-        state, steps = settings.generator.get_state(), []
-        bar = tqdm(total=len(chunks) * len(self._times(settings)), disable=not progress, leave=False)
+        state, steps = sampler_options.generator.get_state(), []
+        bar = tqdm(total=len(chunks) * len(self._times(sampler_options)), disable=not progress, leave=False)
         with eval_mode(self), bar:
             for rows in chunks:
-                settings.generator.set_state(state)  # each chunk draws the noise of the whole batch, and takes its rows
-                noise = partial(self._draw_noise, shape, context.value, settings.generator, rows)
+                # each chunk draws the noise of the whole batch, and takes its rows
+                sampler_options.generator.set_state(state)
+                noise = partial(self._draw_noise, shape, context.value, sampler_options.generator, rows)
                 mask = None if target_mask is None else target_mask[rows]
-                for step in self._iterate(context[rows], target_params[rows], mask, settings, noise):
+                for step in self._iterate(context[rows], target_params[rows], mask, sampler_options, noise):
                     bar.set_postfix(t=f"{step.t:.2f}", refresh=False)
                     bar.update()
                 steps.append((step.noisy_target, step.signal, step.observation))
@@ -278,15 +280,15 @@ class ForwardDiffusion(nn.Module):
         return model_file.load(self, path)
 
     def _target_shape(
-        self, context: Observations, target_params: Tensor, target_mask: Tensor | None, settings: SamplerOptions
+        self, context: Observations, target_params: Tensor, target_mask: Tensor | None, sampler_options: SamplerOptions
     ) -> tuple[int, ...]:
         """The shape (B, M, *obs) of the targets to be sampled. ValueError where the arguments do not fit."""
-        check_sampler_input(self.denoiser, context, target_params, target_mask, settings.allow_empty)
+        check_sampler_input(self.denoiser, context, target_params, target_mask, sampler_options.allow_empty)
         return (*target_params.shape[:2], *(self.target_shape or context.value.shape[2:]))
 
-    def _times(self, settings: SamplerOptions) -> list[float]:
+    def _times(self, sampler_options: SamplerOptions) -> list[float]:
         """The times that the sampler visits."""
-        return torch.linspace(T_MAX, 0, settings.steps + 1, dtype=torch.float64)[:-1].tolist()
+        return torch.linspace(T_MAX, 0, sampler_options.steps + 1, dtype=torch.float64)[:-1].tolist()
 
     def _draw_noise(
         self, shape: tuple[int, ...], like: Tensor, generator: torch.Generator, rows: slice = slice(None)
@@ -299,42 +301,42 @@ class ForwardDiffusion(nn.Module):
         context: Observations,
         target_params: Tensor,
         target_mask: Tensor | None,
-        settings: SamplerOptions,
+        sampler_options: SamplerOptions,
         draw_noise: Callable[[], Tensor],
     ) -> Iterator[Step]:
         """The steps of a trajectory, whose arguments are checked."""
-        grad_mode = nullcontext if settings.enable_grad else torch.no_grad
+        grad_mode = nullcontext if sampler_options.enable_grad else torch.no_grad
         with grad_mode():
-            context, support = self._in_units(context), self._support(target_params)
+            context, support = self._scale_observations(context), self._support(target_params)
 
             def noise() -> Tensor:
-                return _restrict(settings.temperature * draw_noise(), support, target_mask)
+                return _apply_masks(sampler_options.temperature * draw_noise(), support, target_mask)
 
             condition = self.denoiser.condition(context, target_params, target_mask)
             unconditional = None
-            if settings.guidance != 1.0:
+            if sampler_options.guidance != 1.0:
                 empty = context.mask_out(torch.ones_like(context.mask))
                 unconditional = self.denoiser.condition(empty, target_params, target_mask)
             noisy_target = noise()
-        times = self._times(settings)
+        times = self._times(sampler_options)
         for t, t_next in zip(times, times[1:] + [None], strict=True):
             with grad_mode():
                 signal, observation = self._predict(
-                    noisy_target, t, condition, unconditional, settings.guidance, target_params
+                    noisy_target, t, condition, unconditional, sampler_options.guidance, target_params
                 )
                 if self.has_noise:
                     batch_t = noisy_target.new_full(noisy_target.shape[:1], t)
                     observation = self._expected_measurement(observation, target_params, noisy_target, batch_t)
                 if target_mask is not None:
                     observation = torch.where(expand_mask(target_mask, observation), observation, 0)
-                if settings.threshold is not None:
-                    observation = dynamic_threshold(observation, settings.threshold)
+                if sampler_options.threshold is not None:
+                    observation = dynamic_threshold(observation, sampler_options.threshold)
                 step = Step(t, self._multiply_scale(noisy_target), signal, self._multiply_scale(observation))
             yield step  # outside of grad_mode: the caller has control here
             if t_next is not None:
                 with grad_mode():
-                    noisy_target = self._reverse_step(noisy_target, observation, t, t_next, settings.eta, noise)
-                    noisy_target = _restrict(noisy_target, support, target_mask)
+                    noisy_target = self._reverse_step(noisy_target, observation, t, t_next, sampler_options.eta, noise)
+                    noisy_target = _apply_masks(noisy_target, support, target_mask)
 
     def _predict(
         self,
@@ -370,7 +372,7 @@ class ForwardDiffusion(nn.Module):
     def _multiply_scale(self, x: Tensor) -> Tensor:
         return x if self.observation_scale == 1 else x * self.observation_scale
 
-    def _in_units(self, observations: Observations) -> Observations:
+    def _scale_observations(self, observations: Observations) -> Observations:
         """The observations in units of the scale. Masked values are zero: a NaN there would spread, as 0 x NaN."""
         value = torch.where(expand_mask(observations.mask, observations.value), observations.value, 0)
         return Observations(self._divide_scale(value), observations.params, observations.mask)
@@ -402,7 +404,8 @@ class ForwardDiffusion(nn.Module):
     def _squared_error(self, prediction: Tensor, truth: Observations) -> Tensor:
         """The squared error of a prediction in units of the scale, zero where the truth is masked."""
         difference = prediction - truth.value
-        return torch.where(expand_mask(truth.mask, difference), difference, 0).square()  # in this order: see _in_units
+        # in this order: see _scale_observations
+        return torch.where(expand_mask(truth.mask, difference), difference, 0).square()
 
     def _per_example_mse(
         self,
@@ -434,7 +437,7 @@ class ForwardDiffusion(nn.Module):
                 pixels_of_target = noisy_target if pixels is None else gather_pixels(noisy_target, pixels)
                 prediction = self._expected_measurement(prediction, truth.params, pixels_of_target, t)
             squared_error = self._squared_error(prediction, truth) * self._support(truth.params)
-            mse[name] = squared_error.flatten(1).mean(1) * _even_weight(truth.mask, truth.value)
+            mse[name] = squared_error.flatten(1).mean(1) * _mask_correction(truth.mask, truth.value)
         return mse
 
     def _reverse_step(self, noisy_target, observation, t: float, t_next: float, eta: float, noise) -> Tensor:
@@ -472,7 +475,7 @@ class ForwardRegression(ForwardDiffusion):
     def _add_noise(self, clean: Tensor, noise: Tensor, t: Float[Tensor, "b"]) -> Tensor:
         return torch.zeros_like(clean)
 
-    def _times(self, settings: SamplerOptions) -> list[float]:
+    def _times(self, sampler_options: SamplerOptions) -> list[float]:
         return [1.0]
 
     def _draw_noise(
@@ -481,13 +484,13 @@ class ForwardRegression(ForwardDiffusion):
         return like.new_zeros(shape)[rows]
 
 
-def _restrict(x: Tensor, support: Tensor | float, mask: Bool[Tensor, "b m"] | None) -> Tensor:
+def _apply_masks(x: Tensor, support: Tensor | float, mask: Bool[Tensor, "b m"] | None) -> Tensor:
     """A noisy target where it covers the canvas and exists, zero elsewhere."""
     x = x * support
     return x if mask is None else torch.where(expand_mask(mask, x), x, 0)
 
 
-def _even_weight(mask: Bool[Tensor, "b m"], like: Tensor) -> Float[Tensor, "b"]:
+def _mask_correction(mask: Bool[Tensor, "b m"], like: Tensor) -> Float[Tensor, "b"]:
     """M over the number of a signal's observations that exist: a mean over M, times this, is one over those that exist.
 
     It is exactly 1 if all exist, and so changes no bit of a mean.

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from fwdiff_lite.checks import check_count, check_interval
 from fwdiff_lite.observations import Observations, check_observations, describe
 from fwdiff_lite.protocols import Denoiser, Schedule
-from fwdiff_lite.sampling import check_count, check_number
 from fwdiff_lite.schedule import check_time
 
 Views = dict[str, tuple[Observations, Tensor | None]]  # observations in the loss, with the pixels that count
@@ -41,8 +42,7 @@ def check_parts(
         raise ValueError(f"forward_model is {describe(forward_model)}: wanted a function of signal and params")
     if schedule is not None and (not isinstance(schedule, Schedule) or isinstance(schedule, type)):
         raise ValueError(f"schedule is {describe(schedule)}: it needs alpha(t) and sigma(t), as CosineSchedule()")
-    check_number("novel_weight", novel_weight, 0)
-    check_number("observation_scale", observation_scale, 0)
+    check_interval(0, math.inf, novel_weight=novel_weight, observation_scale=observation_scale)
     if observation_scale == 0:
         raise ValueError("observation_scale is 0: wanted the standard deviation of the observations, above 0")
     if target_shape is not None:

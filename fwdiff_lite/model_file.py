@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from dataclasses import is_dataclass
 from pathlib import Path
@@ -10,10 +11,9 @@ from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
-from fwdiff_lite.sampling import check_number
-from fwdiff_lite.storage.files import atomic_write
+from fwdiff_lite.checks import check_interval
+from fwdiff_lite.storage.files import write_tensors
 
 if TYPE_CHECKING:
     from fwdiff_lite.diffusion import ForwardDiffusion
@@ -25,8 +25,7 @@ def save(model: ForwardDiffusion, path: str | os.PathLike) -> None:
     """Writes the file, complete or not at all; weights keep their precision."""
     weights = {name: x.detach().cpu().contiguous().clone() for name, x in model.denoiser.state_dict().items()}
     description = _describe(model) | {"observation_scale": model.observation_scale}
-    with atomic_write(Path(path)) as temporary:
-        save_file(weights, temporary, metadata={KEY: json.dumps(description)})
+    write_tensors(Path(path), weights, {KEY: json.dumps(description)})
 
 
 def load(model: ForwardDiffusion, path: str | os.PathLike) -> ForwardDiffusion:
@@ -39,7 +38,7 @@ def load(model: ForwardDiffusion, path: str | os.PathLike) -> ForwardDiffusion:
             description = json.loads((file.metadata() or {})[KEY])
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         scale = description.pop("observation_scale")
-        check_number("observation_scale", scale, 0)
+        check_interval(0, math.inf, observation_scale=scale)
     except (SafetensorError, OSError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{path} is no file of a model ({error}): write it with model.save(path)") from None
     for name, value in _describe(model).items():

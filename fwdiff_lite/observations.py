@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from fwdiff_lite.checks import check_count
+
 
 @dataclass(frozen=True, eq=False)
 class Observations:
@@ -104,8 +106,7 @@ class Observations:
 
     def repeat(self, k: int) -> Observations:
         """The observations of each signal k times in a row, to draw k samples for each: (B, ...) -> (B k, ...)."""
-        if not isinstance(k, int) or k < 1:
-            raise ValueError(f"k is {k}: wanted a whole number of 1 or more")
+        check_count(k=k)
         return Observations(*(x.repeat_interleave(k, 0) for x in (self.value, self.params, self.mask)))
 
     def to(self, *args, **kwargs) -> Observations:

@@ -61,8 +61,8 @@ class NoisyForwardModel(Protocol):
 
     Targets are diffused and sampled as measurements, with their noise. Contexts are measurements, too, so a denoiser
     must not make the signal agree with them exactly. Signals come out without noise. A sampled signal is the mean of
-    the signals that the context and the sampled targets leave possible: where M sampled values measure one number, its
-    spread lacks about noise_std^2 / M.
+    the signals that the context and the sampled targets leave possible: where M sampled values measure one number, the
+    variance of the signals is too small by about noise_std**2 / M.
     """
 
     def noise_std(self, params: Float[Tensor, "b m *par"]) -> Float[Tensor, "b m"]:
@@ -143,8 +143,11 @@ class RowBatchFunction(Protocol):
 
     batch_size: int
 
-    def __call__(self, generator: torch.Generator, rows: slice | None = None) -> dict[str, Observations | Tensor]:
-        """These rows of a batch; None: the whole batch.
+    def __call__(self, generator: torch.Generator) -> dict[str, Observations | Tensor]:
+        """The whole batch."""
+
+    def draw_rows(self, generator: torch.Generator, rows: slice) -> dict[str, Observations | Tensor]:
+        """These rows of the batch.
 
         The generator ends in the same state whichever rows are drawn, and the rows do not depend on the others.
         """

@@ -79,6 +79,10 @@ class RowBatches:
     batch_size: int
     draw: Callable[[RowRandom], dict[str, Any]]
 
-    def __call__(self, generator: torch.Generator, rows: slice | None = None) -> dict[str, Any]:
-        """These rows of the next batch; None: all rows."""
-        return self.draw(RowRandom(draw_key(generator), range(self.batch_size)[rows or slice(None)]))
+    def __call__(self, generator: torch.Generator) -> dict[str, Any]:
+        """The next batch."""
+        return self.draw_rows(generator, slice(None))
+
+    def draw_rows(self, generator: torch.Generator, rows: slice) -> dict[str, Any]:
+        """These rows of the next batch."""
+        return self.draw(RowRandom(draw_key(generator), range(self.batch_size)[rows]))

@@ -6,13 +6,13 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass, replace
-from numbers import Real
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from fwdiff_lite.checks import check_count, check_interval
 from fwdiff_lite.observations import describe
 from fwdiff_lite.protocols import Signal
 
@@ -50,11 +50,10 @@ class SamplerOptions:
 
     def __post_init__(self):
         check_count(steps=self.steps)
-        check_number("eta", self.eta, 0, 1)
-        check_number("guidance", self.guidance, 0)
-        check_number("temperature", self.temperature, 0)
+        check_interval(0, 1, eta=self.eta)
+        check_interval(0, math.inf, guidance=self.guidance, temperature=self.temperature)
         if self.threshold is not None:
-            check_number("threshold", self.threshold, 0, 1)
+            check_interval(0, 1, threshold=self.threshold)
         if not isinstance(self.generator, torch.Generator | None):
             raise ValueError(f"generator is {describe(self.generator)}: wanted torch.Generator().manual_seed(0)")
         if self.generator is None:
@@ -67,21 +66,6 @@ class SamplerOptions:
         if unknown := [name for name in options if name not in names]:
             raise TypeError(f"{function}() has no option {unknown[0]!r}: it takes {', '.join(names)}")
         return cls(**options)
-
-
-def check_count(**arguments: int) -> None:
-    """ValueError, with the argument's name, unless each is a whole number of 1 or more."""
-    for name, x in arguments.items():
-        if isinstance(x, bool) or not hasattr(x, "__index__") or x < 1:
-            raise ValueError(f"{name} must be a whole number of at least 1, got {x!r}")
-
-
-def check_number(name: str, x: float, low: float, high: float = math.inf) -> None:
-    """ValueError, with the argument's name, unless x is a finite number from low to high."""
-    number = isinstance(x, Real) and not isinstance(x, bool)
-    if not number or not math.isfinite(x) or not low <= x <= high:
-        wanted = f"{low} or more" if high == math.inf else f"from {low} to {high}"
-        raise ValueError(f"{name} is {x!r}: wanted a finite number, {wanted}")
 
 
 def dynamic_threshold(observation: Float[Tensor, "b m *obs"], quantile: float) -> Float[Tensor, "b m *obs"]:

@@ -17,8 +17,9 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -27,11 +28,12 @@ from tqdm.auto import tqdm
 from fwdiff_lite.batches import (
     EpochBatches,
     check_batch,
-    check_options,
+    check_batch_keys,
     check_values,
     describe_batch,
     to_batch_function,
 )
+from fwdiff_lite.checks import check_count, check_positive
 from fwdiff_lite.devices import autocast_bf16
 from fwdiff_lite.interrupts import collected_interrupts, deferred_interrupt, raise_interrupt
 from fwdiff_lite.observations import Observations, to_device
@@ -44,14 +46,7 @@ from fwdiff_lite.training_checks import (
     check_model,
     describe_model,
 )
-from fwdiff_lite.training_state import (
-    Checkpointing,
-    Optimization,
-    TrainingLog,
-    TrainingState,
-    is_finite,
-    is_whole,
-)
+from fwdiff_lite.training_state import Checkpointing, Optimization, TrainingLog, TrainingState
 from fwdiff_lite.validation import Validation
 
 if TYPE_CHECKING:
@@ -112,23 +107,24 @@ def fit(
         on are read and left out: the order must follow from torch's global random numbers (that of a DataLoader with a
         generator of its own or with persistent_workers does not)
     resume: "check" refuses a checkpoint of another seed, learning rate or other option of the optimiser, of other
-        shapes of batches, or of other classes of model, denoiser or forward model; "ignore" goes on with this call's
+        shapes of batches, or of other classes of model, denoiser or forward model; "ignore" resumes with the
+        options of this call
     accelerator: an accelerate.Accelerator, for several devices. By default one is made here, on the device that
         accelerate finds, but on the CPU in place of Apple's MPS: ask for MPS with accelerator=Accelerator()
 
     A KeyboardInterrupt (Ctrl-C, a notebook's stop button) ends the training early: the state is written to the
     checkpoint, one line says so, and the log is returned with `interrupted` set. Python sends it to the main thread
-    only: a training in another thread goes on. In a cell of a notebook that awaits, Jupyter cancels the cell in its
-    place, which takes effect after the training.
+    only: a training in another thread goes on. In a cell that uses `await`, Jupyter cancels the cell instead, after the
+    training.
 
     Raises ValueError without a budget above 0, on wrong batches, on an unusable checkpoint, and if a loss or a gradient
     is not finite. Such a step never changes the weights. However a training ends, the model holds the EMA and is in
     eval mode, on the device where it was. Warns if the targets have a standard deviation outside .25 to 4.
     """
-    budget = _Budget.checked(steps, seconds)
+    budget = _Budget(steps, seconds)
     optimization = Optimization(learning_rate, weight_decay, warmup, clip, ema, seed)
     checkpointing = Checkpointing(checkpoint, checkpoint_every, checkpoint_minutes, resume)
-    validation = Validation.checked(validate, validate_every)
+    validation = Validation(validate, validate_every)
     batch = to_batch_function(batches, seed)
     check_model(model)
     interrupts: list = []
@@ -142,22 +138,20 @@ def fit(
     return state.log
 
 
-class _Budget(NamedTuple):
-    """Steps and seconds of a training, whichever ends first."""
+@dataclass(frozen=True)
+class _Budget:
+    """Steps and seconds of a training, whichever ends first. ValueError if both are None, or one is not above 0."""
 
     steps: int | None
     seconds: float | None
 
-    @classmethod
-    def checked(cls, steps: int | None, seconds: float | None) -> _Budget:
-        """The budget. ValueError if there is none."""
-        if steps is None and seconds is None:
+    def __post_init__(self):
+        if self.steps is None and self.seconds is None:
             raise ValueError("fit needs a budget: give steps, seconds or both")
-        if steps is not None and not is_whole(steps, least=1):
-            raise ValueError(f"steps is {steps}: a budget is above 0, and steps are whole")
-        if seconds is not None and not is_finite(seconds, above=0):
-            raise ValueError(f"seconds is {seconds}: a budget is above 0 and finite")
-        return cls(steps, seconds)
+        if self.steps is not None:
+            check_count(steps=self.steps)
+        if self.seconds is not None:
+            check_positive(seconds=self.seconds)
 
     def fraction(self, log: TrainingLog) -> float:
         """How much of the budget is spent: 1 or more at its end."""
@@ -180,31 +174,41 @@ class _Training:
     ):
         self.model, self.batch, self.state, self.log = model, batch, state, state.log
         self.budget, self.validation, self.checkpointing = budget, validation, checkpointing
-        self.accelerator, self.clock, self.recent = accelerator, _Clock(accelerator), _RecentSteps()
+        self.accelerator, self.sync, self.recent = accelerator, _ProcessSync(accelerator), _RecentSteps()
         self.scale = TargetScale(model, accelerator.is_main_process)
         self.earlier_settings: dict[str, Any] = {}  # of the checkpoint that is resumed from
+        self.seconds_at_save = 0.0
 
     def prepare(self, compile: bool, bf16: bool) -> None:
         """Resumes from the checkpoint if there is one, and makes the loss on this process's device."""
-        state, checkpointing = self.state, self.checkpointing
-        state.settings |= describe_model(self.model)
-        if checkpointing.path is not None:
-            self.earlier_settings = self.clock.resume(state, checkpointing)
-            state.settings = self.earlier_settings | state.settings
-            self.log = state.log
-            if isinstance(self.batch, EpochBatches):
-                self.batch.position = state.position
+        self.state.settings |= describe_model(self.model)
+        if self.checkpointing.path is not None:
+            self._resume()
         self.bf16, self.first_step = bf16, self.log.steps
         self.loss = self.accelerator.prepare(self.model)
         if compile:
             self.loss = compile_model(self.loss)
 
+    def _resume(self) -> None:
+        """Loads the checkpoint if it exists. ValueError if not all processes find the same."""
+        state, path = self.state, self.checkpointing.path
+        self.accelerator.wait_for_everyone()
+        if path.exists():
+            self.earlier_settings = state.load(self.checkpointing)
+        if not self.sync.is_equal(torch.tensor(float(state.log.steps))):
+            raise ValueError(f"processes resume {path} at different steps: every host needs the same file")
+        state.settings = self.earlier_settings | state.settings
+        self.log = state.log
+        self.sync.earlier_seconds = self.seconds_at_save = state.log.seconds
+        if isinstance(self.batch, EpochBatches):
+            self.batch.position = state.position
+
     def run(self, interrupts: list, progress: bool) -> None:
         """Trains until the budget is spent or an interrupt ends the training; then the denoiser holds the EMA."""
         hidden = not (progress and self.accelerator.is_main_process)
         bar = tqdm(total=self.budget.steps, initial=self.log.steps, disable=hidden, leave=False)
-        # several processes must end at the same step: the clock tells all of them of one's interrupt
-        handling = collected_interrupts(interrupts) if self.clock.group is not None else nullcontext()
+        # several processes must end at the same step, so all of them learn of one's interrupt
+        handling = collected_interrupts(interrupts) if self.sync.group is not None else nullcontext()
         try:
             with handling:
                 raise_interrupt(bool(interrupts))
@@ -231,10 +235,11 @@ class _Training:
             position = self.batch.position if isinstance(self.batch, EpochBatches) else (0, 0)
             updated = self.state.update(norm, position)
             self.recent.append(losses, norm)
-            self.log.seconds, interrupted = self.clock.read(bool(interrupts))
+            self.log.seconds, interrupted = self.sync.read(bool(interrupts))
             bar.update()
             ended = self._has_ended()
-            saves = self.checkpointing.is_due(self.log) or (ended and self.checkpointing.path is not None)
+            is_due = self.checkpointing.is_due(self.log, self.seconds_at_save)
+            saves = is_due or (ended and self.checkpointing.path is not None)
             if ended or saves or not updated or len(self.recent) == CHECK_EVERY:
                 self.recent.move_to(self.log, self.accelerator)
                 bar.set_postfix(loss=f"{self.log.curve['loss'][-1]:.3g}")
@@ -275,27 +280,28 @@ class _Training:
             examples = self._draw_batch()
             rows = _rows(len(examples["target"]), self.accelerator)
             random_numbers = self.model.sample_time_and_noise(examples["target"], generator)
-        check_options(examples, type(self.model), len(random_numbers), self._batch_name())
+        check_batch_keys(examples, type(self.model), len(random_numbers), self._batch_name())
         batch = {name: to_device(x[rows], device) for name, x in examples.items()}
         self.scale.measure(batch["target"])
         return batch, [to_device(x[rows], device) for x in random_numbers]
 
-    def _draw_batch(self, *rows: slice) -> dict[str, Observations | Tensor]:
+    def _draw_batch(self, rows: slice | None = None) -> dict[str, Observations | Tensor]:
         """A whole batch or rows of it, which fit the model; the first batch of a call also fits the checkpoint."""
         try:
-            batch = self.batch(self.state.generator, *rows)
+            generator = self.state.generator
+            batch = self.batch(generator) if rows is None else self.batch.draw_rows(generator, rows)
         except StopIteration:
             raise ValueError(f"{self._batch_name()} is missing: the batch function raised StopIteration") from None
         check_batch(batch, self._batch_name(), None if self.bf16 else self.state.weights[0].dtype)
         if self.log.steps == self.first_step:
             check_values(batch, self._batch_name())
             settings = describe_batch(batch) | {"batches": "from a function"}
-            if rows:
+            if rows is not None:
                 settings["batch_size"] = self.batch.batch_size
             if isinstance(self.batch, EpochBatches):
                 settings["batches"] = "from an iterable"
                 settings["batch_size"] = self.batch.first_batch_size  # the last batch of an epoch may be smaller
-                if not self.clock.is_equal(batch["target"].value.double().nansum()):
+                if not self.sync.is_equal(batch["target"].value.double().nansum()):
                     raise ValueError(f"{self._batch_name()} differs between processes: all need the same whole batches")
             self.checkpointing.check_settings(self.earlier_settings, settings)
             self.state.settings |= settings
@@ -309,7 +315,7 @@ class _Training:
         return f"the batch at step {self.log.steps} (number {count - 1} of epoch {epoch})"
 
     def _save(self) -> None:
-        self.checkpointing.seconds_at_save = self.log.seconds
+        self.seconds_at_save = self.log.seconds
         if self.accelerator.is_main_process:
             self.state.save(self.checkpointing.path)
 
@@ -323,7 +329,7 @@ class _Training:
                 self._save()
             if self.accelerator.is_main_process and self.log.interrupted:
                 resume = f"call fit again to resume from {path}" if path else "no checkpoint was named to resume from"
-                print(f"interrupted after step {self.log.steps}: the model holds the average of its weights; {resume}")
+                print(f"interrupted after step {self.log.steps}: the model holds the EMA of its weights; {resume}")
 
 
 class _RecentSteps:
@@ -368,29 +374,19 @@ class _RecentSteps:
         self.norms.clear()
 
 
-class _Clock:
-    """Seconds of training, earlier calls included. This call's first step, which compiles, does not count.
+class _ProcessSync:
+    """Numbers that all processes must agree on: the seconds of training, an interrupt, and the steps of a checkpoint.
 
     Every process reads the main process's clock, and learns of an interrupt of any other. Otherwise they would end at
-    different steps, and compute different learning rates.
+    different steps, and compute different learning rates. This call's first step, which compiles, does not count.
+
+    earlier_seconds: of training before this call
     """
 
     def __init__(self, accelerator: Accelerator):
-        self.earlier, self.started, self.is_main = 0.0, None, accelerator.is_main_process
-        self.accelerator = accelerator
+        self.earlier_seconds, self.started, self.is_main = 0.0, None, accelerator.is_main_process
         shared = accelerator.num_processes > 1 and torch.distributed.is_initialized()
         self.group = torch.distributed.new_group(backend="gloo") if shared else None  # gloo: no GPU is waited for
-
-    def resume(self, state: TrainingState, checkpointing: Checkpointing) -> dict[str, Any]:
-        """Loads the checkpoint if it exists; returns its settings. ValueError if not all processes find the same."""
-        self.accelerator.wait_for_everyone()
-        settings = state.load(checkpointing) if checkpointing.path.exists() else {}
-        self.earlier = checkpointing.seconds_at_save = state.log.seconds
-        if not self.is_equal(torch.tensor(float(state.log.steps))):
-            raise ValueError(
-                f"processes resume {checkpointing.path} at different steps: every host needs the same file"
-            )
-        return settings
 
     def is_equal(self, x: Tensor) -> bool:
         """Whether all processes have the same number."""
@@ -404,7 +400,7 @@ class _Clock:
         now = time.monotonic()
         if self.started is None:
             self.started = now
-        seconds = self.earlier + (now - self.started) if self.is_main else 0.0
+        seconds = self.earlier_seconds + (now - self.started) if self.is_main else 0.0
         values = torch.tensor([seconds, float(interrupted)], dtype=torch.float64)
         if self.group is not None:
             torch.distributed.all_reduce(values, torch.distributed.ReduceOp.MAX, group=self.group)

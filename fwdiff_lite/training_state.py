@@ -1,4 +1,4 @@
-"""The state of a training: weights, their average, optimiser, random numbers, log; and the checkpoint that holds it."""
+"""The state of a training: weights, their EMA, optimiser, random numbers, log; and the checkpoint that holds it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from fwdiff_lite.checks import check_count, check_interval
 from fwdiff_lite.interrupts import deferred_interrupt
-from fwdiff_lite.storage.files import atomic_write
+from fwdiff_lite.storage.files import write_tensors
 
 
 @dataclass
@@ -37,7 +37,7 @@ class TrainingLog:
 
 @dataclass(frozen=True)
 class Optimization:
-    """The options of AdamW, of its learning rate and of the average of the weights; see `fit`."""
+    """The options of AdamW, of its learning rate and of the EMA of the weights; see `fit`."""
 
     learning_rate: float
     weight_decay: float
@@ -50,10 +50,10 @@ class Optimization:
         clip_fits = isinstance(self.clip, int | float) and self.clip > 0  # math.inf is allowed
         check_option("learning_rate", self.learning_rate, is_finite(self.learning_rate, above=0), "above 0")
         check_option("weight_decay", self.weight_decay, is_finite(self.weight_decay, least=0), "0 or more")
-        check_option("warmup", self.warmup, is_whole(self.warmup, least=0), "a whole number, 0 or more")
+        check_count(0, warmup=self.warmup)
         check_option("clip", self.clip, clip_fits, "above 0; math.inf clips nothing")
         check_option("ema", self.ema, is_finite(self.ema, least=0) and self.ema < 1, "from 0 to below 1")
-        check_option("seed", self.seed, is_whole(self.seed, least=-(2**63)), "a whole number")
+        check_count(-(2**63), seed=self.seed)
 
     def learning_rate_at(self, step: int, fraction: float) -> float:
         """A rise over the warm-up, times a half cosine to 0 over the budget, of which that fraction is spent."""
@@ -61,7 +61,7 @@ class Optimization:
         return largest * 0.5 * (1 + math.cos(math.pi * fraction))
 
     def ema_decay_at(self, step: int) -> float:
-        """The decay of the average: at first it has few weights to average over."""
+        """The decay of the EMA: at first it has few weights to average over."""
         return min(self.ema, (1 + step) / (10 + step))
 
 
@@ -140,7 +140,7 @@ class TrainingState:
         """All tensors of a checkpoint by their names. A weight without an optimiser step has moments of 0."""
         tensors = {f"weights.{i}": w.detach() for i, w in enumerate(self.weights)}
         tensors |= {f"buffers.{i}": b for i, b in enumerate(self.buffers)}
-        tensors |= {f"average.{i}": average for i, average in enumerate(self.ema)}
+        tensors |= {f"average.{i}": x for i, x in enumerate(self.ema)}  # the key of the EMA in files
         for i, w in enumerate(self.weights):
             if w.requires_grad:
                 zeros = torch.zeros_like(w, requires_grad=False)
@@ -153,9 +153,7 @@ class TrainingState:
         """Writes a checkpoint: a killed process leaves the old file or the new one."""
         log = {name: value for name, value in vars(self.log).items() if name != "interrupted"}
         record = json.dumps({"log": log, "settings": self.settings, "position": self.position})
-        with atomic_write(path) as temporary:
-            tensors = {name: x.contiguous().clone() for name, x in self.tensors().items()}
-            save_file(tensors, temporary, metadata={"fit": record})
+        write_tensors(path, {name: x.contiguous().clone() for name, x in self.tensors().items()}, {"fit": record})
 
     def load(self, checkpointing: Checkpointing) -> dict[str, Any]:
         """Reads the checkpoint; returns its settings. ValueError, before anything is changed, if it does not fit."""
@@ -187,24 +185,32 @@ class TrainingState:
         return state | ({"random.cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})
 
 
+@dataclass(frozen=True)
 class Checkpointing:
-    """Which file the state is written to, and when; see `fit`. ValueError where that cannot be."""
+    """Which file the state is written to, and when; see `fit`. ValueError where that cannot be.
 
-    def __init__(self, path: str | os.PathLike | None, every: int, minutes: float | None, resume: str):
-        check_option("checkpoint_every", every, is_whole(every, least=1), "a whole number, 1 or more")
+    path: kept as a Path
+    """
+
+    path: str | os.PathLike | None
+    every: int
+    minutes: float | None
+    resume: str
+
+    def __post_init__(self):
+        path, minutes, resume = self.path, self.minutes, self.resume
+        check_count(checkpoint_every=self.every)
         minutes_fit = minutes is None or is_finite(minutes, above=0)
         check_option("checkpoint_minutes", minutes, minutes_fit, "above 0, or None")
         check_option("resume", repr(resume), resume in ("check", "ignore"), '"check" or "ignore"')
         check_option("checkpoint", repr(path), path is None or isinstance(path, str | os.PathLike), "a path, or None")
-        self.path = Path(path) if path is not None else None
-        self.every, self.seconds, self.resume = every, math.inf if minutes is None else 60 * minutes, resume
-        self.seconds_at_save = 0.0
-        if self.path is not None:
+        if path is not None:
+            object.__setattr__(self, "path", Path(path))
             _check_writable(self.path)
 
-    def is_due(self, log: TrainingLog) -> bool:
-        """Whether the state after that many steps and seconds is to be written."""
-        late = log.seconds - self.seconds_at_save >= self.seconds
+    def is_due(self, log: TrainingLog, seconds_at_save: float) -> bool:
+        """Whether a checkpoint is due at this log's steps and seconds; seconds_at_save: of the latest checkpoint."""
+        late = self.minutes is not None and log.seconds - seconds_at_save >= 60 * self.minutes
         return self.path is not None and (log.steps % self.every == 0 or late)
 
     def check_settings(self, earlier: Mapping[str, Any], present: Mapping[str, Any]) -> None:
@@ -222,11 +228,6 @@ def check_option(name: str, value: Any, fits: bool, wanted: str) -> None:
     """ValueError, in one line, unless an option of `fit` fits."""
     if not fits:
         raise ValueError(f"{name} is {value}: wanted {wanted}")
-
-
-def is_whole(value: Any, least: int) -> bool:
-    """Whether a value is a whole number of at least that size."""
-    return hasattr(value, "__index__") and int(value) >= least
 
 
 def is_finite(value: Any, above: float = -math.inf, least: float = -math.inf) -> bool:
@@ -261,8 +262,9 @@ def _read(path: Path) -> tuple[dict[str, Tensor], TrainingLog, dict[str, Any], t
         log, settings, position = TrainingLog(**record["log"]), record["settings"], record["position"]
         _check_log(log)
         epoch, count = position
-        if not (isinstance(settings, dict) and is_whole(epoch, 0) and is_whole(count, 0)):
-            raise ValueError(f"settings {settings}, position {position}")
+        check_count(0, epoch=epoch, position=count)
+        if not isinstance(settings, dict):
+            raise ValueError(f"settings {settings}")
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"checkpoint {path} cannot be read ({reason}): delete it to start anew") from None
@@ -271,8 +273,8 @@ def _read(path: Path) -> tuple[dict[str, Tensor], TrainingLog, dict[str, Any], t
 
 def _check_log(log: TrainingLog) -> None:
     """ValueError if a log is not that of a training."""
-    if not is_whole(log.steps, least=0) or not is_finite(log.seconds, least=0):
-        raise ValueError(f"steps {log.steps}, seconds {log.seconds}")
+    check_count(0, steps=log.steps)
+    check_interval(0, math.inf, seconds=log.seconds)
     if not isinstance(log.curve, dict) or not isinstance(log.validation, dict):
         raise ValueError("the curve or the validation is no dict")
     if len(log.curve.get("loss", ())) != log.steps:

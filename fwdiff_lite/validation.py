@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from numbers import Real
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fwdiff_lite.batches import check_batch, check_options
+from fwdiff_lite.batches import check_batch, check_batch_keys
+from fwdiff_lite.checks import check_count
 from fwdiff_lite.observations import Observations, to_device
-from fwdiff_lite.training_state import TrainingState, check_option, is_whole
+from fwdiff_lite.training_state import TrainingState, check_option
 
 
-class Validation(NamedTuple):
-    """A function of the model, and the number of steps between its calls."""
+@dataclass(frozen=True)
+class Validation:
+    """A function of the model, and the number of steps between its calls.
+
+    ValueError if `function` is neither callable nor None, or `every` is not a whole number of 1 or more.
+    """
 
     function: Callable[[nn.Module], float | Mapping[str, float]] | None
     every: int
 
-    @classmethod
-    def checked(cls, function: Any, every: int) -> Validation:
-        """ValueError if the function is none, or on another number of steps."""
-        check_option("validate", repr(function), function is None or callable(function), "a function of the model")
-        check_option("validate_every", every, is_whole(every, least=1), "a whole number, 1 or more")
-        return cls(function, every)
+    def __post_init__(self):
+        callable_or_none = self.function is None or callable(self.function)
+        check_option("validate", repr(self.function), callable_or_none, "a function of the model")
+        check_count(validate_every=self.every)
 
     def run(self, model: nn.Module, state: TrainingState) -> None:
         """Calls the function with the EMA as weights, and appends its numbers to the log."""
@@ -60,7 +64,7 @@ def validation_loss(
     for i, batch in enumerate(batches):
         check_batch(batch, f"validation batch {i}")
         random_numbers = model.sample_time_and_noise(batch["target"], generator)
-        check_options(batch, type(model), len(random_numbers), f"validation batch {i}")
+        check_batch_keys(batch, type(model), len(random_numbers), f"validation batch {i}")
         options = {name: to_device(x, device) for name, x in batch.items()}
         random_numbers = [to_device(x, device) for x in random_numbers]
         losses = model(options.pop("context"), options.pop("target"), *random_numbers, **options)

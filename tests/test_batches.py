@@ -149,3 +149,15 @@ def test_a_wrong_batch_is_named_by_step_and_epoch():
     generators = iter([batch, batch, batch | {"mask": 1}])
     with pytest.raises(ValueError, match='the batch at step 2 has a int as "mask"'):
         train(lambda generator: next(generators))
+
+
+def test_a_batch_function_with_a_batch_size_alone_draws_whole_batches():
+    model, make_batch = training_script.toy()
+
+    class Batches:
+        batch_size = 32
+
+        def __call__(self, generator):
+            return make_batch(generator)
+
+    assert fit(model, Batches(), steps=1, progress=False).steps == 1

@@ -337,7 +337,7 @@ def test_bad_input_is_named():
         model.sample(context, target.params[:5])
     with pytest.raises(ValueError, match="an observation, the context's are"):
         model.sample(context, target.params[..., None])
-    with pytest.raises(ValueError, match="steps must be a whole number of at least 1, got 0"):
+    with pytest.raises(ValueError, match="got steps = 0, wanted a whole number of at least 1"):
         model.sample(context, target.params, steps=0)
     with pytest.raises(ValueError, match="L >= 1"):
         model.sample_autoregressive(context, target.params[:, :0])
@@ -396,7 +396,7 @@ def test_gradients_through_sampling_are_those_of_finite_differences(eta):
 
 def test_wrong_arguments_of_a_trajectory_are_refused_at_once():
     model, context, params = learner()
-    with pytest.raises(ValueError, match="steps must be a whole number of at least 1, got 0"):
+    with pytest.raises(ValueError, match="got steps = 0, wanted a whole number of at least 1"):
         model.trajectory(context, params, steps=0)
     with pytest.raises(ValueError, match="target_params"):
         model.trajectory(context, params[:2])

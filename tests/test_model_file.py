@@ -1,6 +1,7 @@
 """A model's file gives the same samples again; a file that is damaged or of another model is refused in one line."""
 
 import json
+import os
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
 from fwdiff_lite.model_file import KEY
 from fwdiff_lite.schedule import CosineSchedule, ShiftedCosineSchedule
+from fwdiff_lite.training_state import Optimization, TrainingState
 
 
 class Network(nn.Module):
@@ -46,6 +48,17 @@ def test_a_loaded_model_samples_as_the_saved_one(tmp_path):
     ]
     assert torch.equal(steps[0].signal, steps[1].signal) and torch.equal(steps[0].observation, steps[1].observation)
     assert [x.name for x in path.parent.iterdir()] == [path.name], "and leaves no other file"
+
+
+def test_models_and_checkpoints_have_the_permissions_of_the_users_umask(tmp_path):
+    previous = os.umask(0o027)
+    try:
+        build().save(tmp_path / "model.safetensors")
+        state = TrainingState(Network(), Optimization(1e-3, 0.0, 0, 1.0, 0.9, 0))
+        state.save(tmp_path / "checkpoint.safetensors")
+    finally:
+        os.umask(previous)
+    assert [path.stat().st_mode & 0o777 for path in tmp_path.iterdir()] == [0o640, 0o640]
 
 
 def rewrite(path, change=lambda weights: weights, metadata=None):

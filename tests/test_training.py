@@ -272,7 +272,7 @@ def test_an_interrupt_keeps_the_training(where, tmp_path, monkeypatch, capsys):
     steps = 11 if where == "in the batch" else 12
     assert done.interrupted and done.steps == len(done.curve["loss"]) == steps
     assert capsys.readouterr().out == (
-        f"interrupted after step {steps}: the model holds the average of its weights; "
+        f"interrupted after step {steps}: the model holds the EMA of its weights; "
         f"call fit again to resume from {path}\n"
     )
     assert not model.denoiser.training

@@ -52,15 +52,22 @@ def main(out: str, options: str = "{}") -> None:
     model, make_batch = {"toy": toy, "scenes": scenes}[options.pop("problem", "toy")]()
     loader = make_loader() if options.pop("loader", False) else None
 
-    def batch(generator, *rows):
+    def count_call():
         time.sleep(pause)
         calls.append([[part.start, part.stop] for part in rows])
         if accelerator.process_index == interrupted_rank and len(calls) == interrupted_step:
             signal.raise_signal(signal.SIGINT)
-        return make_batch(generator, *rows)
+
+    def batch(generator):
+        count_call()
+        return make_batch(generator)
+
+    def draw_rows(generator, rows):
+        count_call()
+        return make_batch.draw_rows(generator, rows)
 
     if isinstance(make_batch, RowBatchFunction):
-        batch.batch_size = make_batch.batch_size
+        batch.batch_size, batch.draw_rows = make_batch.batch_size, draw_rows
     accelerator = Accelerator(cpu=True)
     clock, own = time.monotonic, pace[accelerator.process_index % len(pace)]
     training.time.monotonic = lambda: own * clock()  # each process's clock goes at a pace of its own

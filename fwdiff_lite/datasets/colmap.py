@@ -16,10 +16,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from fwdiff_lite.checks import abbreviate
 from fwdiff_lite.datasets.images import image_size, natural_sort_key
 from fwdiff_lite.datasets.posed_clips import (
     Clip,
-    abbreviate,
     check_aspect_ratio,
     check_on_error,
     check_pose,

@@ -19,6 +19,8 @@ from jaxtyping import Float
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from fwdiff_lite.checks import check_count
+
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff")
 HEIF_SUFFIXES = (".heic", ".heif", ".avif")
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
@@ -270,12 +272,6 @@ def center_crop_box(height: int, width: int) -> tuple[int, int, int]:
 
 def check_options(size: int, background: tuple[int, int, int]) -> None:
     """ValueError if the size of resized images is not a whole number above 0, or the background is no colour."""
-    check_count("size", size)
+    check_count(size=size)
     if len(background) != 3 or not all(isinstance(x, int) and 0 <= x <= 255 for x in background):
         raise ValueError(f"background is {background!r}: wanted three whole numbers from 0 to 255, red, green and blue")
-
-
-def check_count(name: str, value: int) -> None:
-    """ValueError, with the name of the argument, if its value is not a whole number above 0."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name} is {value!r}: wanted a whole number above 0")

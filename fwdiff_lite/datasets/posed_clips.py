@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +9,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from fwdiff_lite.datasets.images import center_crop_box, check_count, crop_and_resize, first_line, read_image
+from fwdiff_lite.checks import check_count
+from fwdiff_lite.datasets.images import center_crop_box, crop_and_resize, first_line, read_image
 
 MAX_FOCAL_LENGTH = 100  # over the width or height of the frame: a field of view of half a degree
 MAX_ASPECT_ERROR = 0.01  # of width over height
@@ -55,7 +55,7 @@ class Clip:
         the z axis.
         ValueError, with the file's name, if an image cannot be read; also if a frame has no image.
         """
-        check_count("side", side)
+        check_count(side=side)
         if not frame_indices or not all(0 <= i < len(self) and self.files[i] for i in frame_indices):
             raise ValueError(f"frame_indices is {frame_indices}, wanted indices of frames with an image, at least one")
         images, intrinsics = [], []
@@ -121,11 +121,6 @@ def raise_or_warn(problem: str, on_error: str, warnings: list[str]) -> None:
 def camera_matrices(intrinsics: Float[Tensor, "*b 3 3"], poses: Float[Tensor, "*b 4 4"]) -> Float[Tensor, "*b 4 4"]:
     """Intrinsics and pose as one matrix: world to (u d, v d, d, 1)."""
     return torch.cat([intrinsics @ poses[..., :3, :], poses[..., 3:, :]], -2)
-
-
-def abbreviate(items: Sequence) -> str:
-    """The first three items of a list, for an error message."""
-    return ", ".join(map(str, items[:3])) + (", ..." if len(items) > 3 else "")
 
 
 def is_timestamp(word: str) -> bool:

@@ -25,12 +25,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from fwdiff_lite.checks import abbreviate
 from fwdiff_lite.command_line import positive_int
 from fwdiff_lite.datasets.images import image_files, list_folder, read_image
 from fwdiff_lite.datasets.pose_check import reject_mismatched
 from fwdiff_lite.datasets.posed_clips import (
     Clip,
-    abbreviate,
     check_on_error,
     check_pose,
     intrinsics_matrix,

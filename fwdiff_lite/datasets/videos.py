@@ -14,12 +14,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from fwdiff_lite.checks import check_count
 from fwdiff_lite.datasets.images import (
     BACKGROUND,
     DECODER_ERRORS,
     IMAGE_SUFFIXES,
     Location,
-    check_count,
     check_depth,
     check_options,
     check_video_size,
@@ -133,7 +133,7 @@ def batches(
     """
     if not videos:
         raise ValueError("there are no videos: give one or more, as from read_videos")
-    check_count("batch_size", batch_size)
+    check_count(batch_size=batch_size)
     first_name, first_video = next(iter(videos.items()))
     for name, video in videos.items():
         if video.shape[1:] != first_video.shape[1:]:

@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from fwdiff_lite.datasets.images import check_count
-from fwdiff_lite.datasets.posed_clips import Clip, abbreviate, is_timestamp, shorten
+from fwdiff_lite.checks import abbreviate, check_count
+from fwdiff_lite.datasets.posed_clips import Clip, is_timestamp, shorten
 from fwdiff_lite.observations import Observations
 from fwdiff_lite.storage.files import write_text
 
@@ -167,10 +167,9 @@ def batches(
     if not clips:
         raise ValueError("there are no clips: give one or more, as from realestate10k.read_folder")
     check_frame_gap(frame_gap)
-    for name, value in {"batch_size": batch_size, "side": side, "num_threads": num_threads}.items():
-        check_count(name, value)
+    check_count(batch_size=batch_size, side=side, num_threads=num_threads)
     if pixels is not None:
-        check_count("pixels", pixels)
+        check_count(pixels=pixels)
     for clip in clips:
         if not len(context_target_pairs(clip, frame_gap)):
             raise ValueError(

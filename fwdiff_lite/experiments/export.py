@@ -8,9 +8,9 @@ from safetensors.torch import load_file
 
 from fwdiff_lite.experiments.harness import RESULT_KEYS, Experiment
 from fwdiff_lite.experiments.measurements import Measurement, to_flat
-from fwdiff_lite.experiments.weights import sha256, weights_path
+from fwdiff_lite.experiments.weights import weights_path
 from fwdiff_lite.storage.checkpoints import save_pretrained, save_recorded
-from fwdiff_lite.storage.files import read_json
+from fwdiff_lite.storage.files import file_sha256, read_json
 from fwdiff_lite.storage.provenance import merge_provenance
 
 
@@ -26,7 +26,7 @@ def read_records(experiment: Experiment, folder: Path) -> tuple[dict[str, dict],
     }
     for name, record in evaluations.items():
         for variant, digest in record["weights"].items():
-            if sha256(weights_path(variant, folder)) != digest:
+            if file_sha256(weights_path(variant, folder)) != digest:
                 raise ValueError(f"evaluation {name} used other weights of {variant}: evaluate it again")
     return trainings, evaluations
 

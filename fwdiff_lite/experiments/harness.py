@@ -36,10 +36,10 @@ from fwdiff_lite.devices import default_device, is_main_process, num_processes
 from fwdiff_lite.experiments.early_results import convert_early_results
 from fwdiff_lite.experiments.measurements import Measurement, to_long
 from fwdiff_lite.experiments.records import command_line, downsample_curve, gpu_minutes
-from fwdiff_lite.experiments.weights import save_weights, sha256, weights_path
+from fwdiff_lite.experiments.weights import save_weights, weights_path
 from fwdiff_lite.protocols import BatchFunction
 from fwdiff_lite.storage.checkpoints import load_pretrained, load_recorded, load_weights, read_manifest
-from fwdiff_lite.storage.files import atomic_write, read_json, write_json
+from fwdiff_lite.storage.files import atomic_write, file_sha256, read_json, write_json
 from fwdiff_lite.storage.provenance import provenance
 from fwdiff_lite.training import TrainingLog, fit
 
@@ -294,7 +294,7 @@ def train(
         weights, parent = _initial_weights(declaration.parent, init_from)
         source = str(init_from or f"the checkpoint {declaration.parent}")
         load_weights(declaration.trained_part(model), weights, source)
-    needs = {need: sha256(weights_path(need, folder)) for need in declaration.needs}
+    needs = {need: file_sha256(weights_path(need, folder)) for need in declaration.needs}
     _check_settings(path, declaration, init_from, needs)
     training = Training(
         steps=steps,
@@ -437,7 +437,7 @@ def evaluate(
     options, session = dict(experiment.evaluation_options) | dict(options or {}), None
     selected = {name: experiment.evaluations[name] for name in select_evaluations(experiment, names, folder)}
     digests = {
-        name: {key: sha256(weights_path(key, folder)) for key in experiment.needed_weights(evaluation)}
+        name: {key: file_sha256(weights_path(key, folder)) for key in experiment.needed_weights(evaluation)}
         for name, evaluation in selected.items()
     }
     for name, evaluation in selected.items():

@@ -1,6 +1,5 @@
 """Weights in the folder of an experiment: NAME.safetensors, in half precision."""
 
-import hashlib
 from pathlib import Path
 
 from torch import nn
@@ -19,8 +18,3 @@ def weights_path(name: str, folder: Path) -> Path:
 def save_weights(network: nn.Module, path: Path) -> None:
     """Writes the weights of a network in half precision."""
     write_tensors(path, {key: value.half().cpu() for key, value in network.state_dict().items()})
-
-
-def sha256(path: Path) -> str:
-    """The sha256 of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -6,7 +6,7 @@ from torch import Generator, Tensor
 from fwdiff_lite.checks import check_float, check_shape, format_shape
 
 
-def check_samples(samples: Tensor, truth: Tensor | None = None, min_samples: int = 1) -> None:
+def check_sample_shapes(samples: Tensor, truth: Tensor | None = None, min_samples: int = 1) -> None:
     """ValueError unless `samples` (c, K, *obs) has K >= min_samples and fits `truth` (c, *obs)."""
     check_float(samples=samples)
     if samples.ndim < 2:

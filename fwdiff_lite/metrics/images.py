@@ -16,7 +16,7 @@ from fwdiff_lite.checks import (
     check_shape,
     format_shape,
 )
-from fwdiff_lite.metrics.checks import broadcast_mask, check_samples, check_sets
+from fwdiff_lite.metrics.checks import broadcast_mask, check_sample_shapes, check_sets
 from fwdiff_lite.metrics.scores import squared_error
 
 
@@ -76,7 +76,7 @@ def psnr(
 
 def best_of(samples: Float[Tensor, "c K *obs"], truth: Float[Tensor, "c *obs"]) -> Float[Tensor, "c *obs"]:
     """The sample of each context with the smallest squared error. Report K with every number that it gives."""
-    check_samples(samples, truth)
+    check_sample_shapes(samples, truth)
     error = (samples - truth[:, None]).reshape(*samples.shape[:2], -1).square().sum(-1)
     return samples[torch.arange(len(samples), device=samples.device), error.argmin(1)]
 
@@ -118,7 +118,7 @@ def variance_inside_outside(samples: Float[Tensor, "c K *obs"], mask: Bool[Tenso
 
     `mask` broadcasts to (c, *obs); for example, it is True for the pixels that the context shows.
     """
-    check_samples(samples, min_samples=2)
+    check_sample_shapes(samples, min_samples=2)
     variance = samples.var(1)
     inside = broadcast_mask(mask, variance)
     outside = broadcast_mask(~inside, variance)

@@ -18,7 +18,7 @@ from fwdiff_lite.checks import (
     check_shape,
     format_shape,
 )
-from fwdiff_lite.metrics.checks import check_samples, check_sets, randn
+from fwdiff_lite.metrics.checks import check_sample_shapes, check_sets, randn
 
 RANKS_PER_SQRT_CONTEXTS = 4  # the fewest ranks, L + 1, over sqrt(c), that a test takes as continuous
 
@@ -216,7 +216,7 @@ def tarp(
     ValueError without a generator if in more than 1% of contexts a sample is exactly as far from the reference as the
     truth, as happens with discrete signals, or if L + 1 is below 4 sqrt(c).
     """
-    check_samples(samples, truth)
+    check_sample_shapes(samples, truth)
     check_float(references=references)
     check_shape("references", references, truth.shape, truth=truth)
     distance = (samples - references[:, None]).norm(dim=-1)  # (c, L)

@@ -6,7 +6,7 @@ from torch import Generator, Tensor
 
 from fwdiff_lite.checks import check_distance_types, check_float, check_shape
 from fwdiff_lite.metrics.bootstrap import Interval, bootstrap
-from fwdiff_lite.metrics.checks import broadcast_mask, check_samples, check_scores, pool_per_context
+from fwdiff_lite.metrics.checks import broadcast_mask, check_sample_shapes, check_scores, pool_per_context
 
 
 def energy_score(samples: Float[Tensor, "c K *obs"], truth: Float[Tensor, "c *obs"]) -> Float[Tensor, "c"]:
@@ -16,7 +16,7 @@ def energy_score(samples: Float[Tensor, "c K *obs"], truth: Float[Tensor, "c *ob
     different samples, so the score is unbiased for every K >= 2. A deterministic prediction has no such pair: use
     `euclidean_error` for it. Memory: at most 4M pairwise distances at a time. Source: Gneiting and Raftery 2007.
     """
-    check_samples(samples, truth)
+    check_sample_shapes(samples, truth)
     c, K = samples.shape[:2]
     if K < 2:
         raise ValueError("got K = 1 sample for each context, wanted at least 2; for a prediction, use euclidean_error")
@@ -99,7 +99,7 @@ def debiased_ensemble_mean_mse(
     `squared_error` of a deterministic baseline. The value of one context may be negative; the mean over contexts is the
     estimate over all scored elements.
     """
-    check_samples(samples, truth, min_samples=2)
+    check_sample_shapes(samples, truth, min_samples=2)
     error = (samples.mean(1) - truth).square() - samples.var(1) / samples.shape[1]
     return pool_per_context(error, broadcast_mask(mask, truth))
 
@@ -117,7 +117,7 @@ def spread_skill(
     to True for the elements that the context does not show. Samples of the prior have a ratio of 1 too, so never use it
     alone. Source: Fortin et al. 2014.
     """
-    check_samples(samples, truth, min_samples=2)
+    check_sample_shapes(samples, truth, min_samples=2)
     mask, K = broadcast_mask(mask, truth), samples.shape[1]
     variance = pool_per_context(samples.var(1), mask) * (K + 1) / K
     error = pool_per_context((samples.mean(1) - truth).square(), mask)

@@ -5,7 +5,6 @@ compares size and sha256 with manifest.toml, and never unpickles. Saving writes 
 command, commit, hardware and headline metrics.
 """
 
-import hashlib
 import json
 import re
 import struct
@@ -24,11 +23,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from fwdiff_lite.storage.files import atomic_write, read_text, repo_root, write_text
+from fwdiff_lite.checks import abbreviate
+from fwdiff_lite.storage.files import atomic_write, file_sha256, read_text, repo_root, write_text
 from fwdiff_lite.storage.provenance import git_commit
 
-FILE_MB, ALL_MB = 15, 44  # the largest sizes of one file and of all files together
-MAIN_MODEL, MAIN_MODEL_MB = "06_inverse_graphics_unet.safetensors", 24  # the one file that may be larger
+FILE_MB, ALL_MB = 15, 44  # the largest sizes of one file, unless its caller allows more, and of all files together
 MAX_ARRAY_BYTES = 500_000_000  # of all arrays of one .npz, uncompressed
 # A weight may be stored in any of them; steps and other counts are integers.
 FLOAT_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -118,13 +117,17 @@ def load_weights(network: torch.nn.Module, weights: Mapping[str, Shaped[Tensor, 
 
 
 def save_pretrained(
-    name: str, tensors: dict[str, Shaped[Tensor, "..."]], folder: Path | None = None, **provenance: Any
+    name: str,
+    tensors: dict[str, Shaped[Tensor, "..."]],
+    folder: Path | None = None,
+    max_megabytes: int = FILE_MB,
+    **provenance: Any,
 ) -> Path:
     """Writes weights in half precision to checkpoints/NAME.safetensors, and their manifest entry.
 
     provenance: the manifest entry: command, seed, gpu_minutes, hardware, metrics, ...; the commit is that of the
         checkout unless it is given
-    ValueError if a weight is not finite in half precision, or the file would be too large.
+    ValueError if a weight is not finite in half precision, or the file would have more than `max_megabytes`.
     """
     half = {
         key: (value.half() if value.is_floating_point() else value).detach().cpu().contiguous().clone()
@@ -133,7 +136,8 @@ def save_pretrained(
     bad = [key for key, value in half.items() if not torch.isfinite(value).all()]
     if bad:
         raise ValueError(f"weights {', '.join(bad)} of {name} are not finite in half precision: nothing was saved")
-    return save(f"{name}.safetensors", lambda part: part.write_bytes(safetensors.torch.save(half)), folder, provenance)
+    content = safetensors.torch.save(half)
+    return save(f"{name}.safetensors", lambda part: part.write_bytes(content), folder, provenance, max_megabytes)
 
 
 def save_recorded(name: str, arrays: dict[str, np.ndarray], folder: Path | None = None, **provenance: Any) -> Path:
@@ -181,13 +185,6 @@ def check_file_name(file: str) -> None:
         )
 
 
-def abbreviate(items: list) -> str:
-    """The first three items of a list in few words, for an error message."""
-    return ", ".join(repr(item)[:60] if not isinstance(item, str) else item[:60] for item in items[:3]) + (
-        ", ..." if len(items) > 3 else ""
-    )
-
-
 def verified_path(file: str, folder: Path | None) -> Path:
     """The path of a file, after its size and sha256 were compared with the manifest; otherwise ValueError."""
     check_file_name(file)
@@ -218,13 +215,7 @@ def verified_path(file: str, folder: Path | None) -> Path:
     return path
 
 
-def file_sha256(path: Path) -> str:
-    """The sha256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def save(file: str, write, folder: Path | None, provenance: dict[str, Any]) -> Path:
+def save(file: str, write, folder: Path | None, provenance: dict[str, Any], max_megabytes: int = FILE_MB) -> Path:
     """Writes a file and its manifest entry; neither if the file is too large."""
     check_file_name(file)
     folder = folder or repo_root() / "checkpoints"
@@ -234,20 +225,15 @@ def save(file: str, write, folder: Path | None, provenance: dict[str, Any]) -> P
         write(temporary)
         size = temporary.stat().st_size
         others = sum(entry["bytes"] for name, entry in manifest.items() if name != file)
-        if size > max_megabytes(file) * 1e6 or size + others > ALL_MB * 1e6:
+        if size > max_megabytes * 1e6 or size + others > ALL_MB * 1e6:
             raise ValueError(
                 f"{file} has {size / 1e6:.1f} MB, the other checkpoints {others / 1e6:.1f} MB: "
-                f"at most {max_megabytes(file)} MB for this file and {ALL_MB} MB in all"
+                f"at most {max_megabytes} MB for this file and {ALL_MB} MB in all"
             )
         entry = {"sha256": file_sha256(temporary), "bytes": size, "licence": "MIT"} | provenance
         text = manifest_text(manifest | {file: entry})
     write_text(folder / "manifest.toml", text)
     return folder / file
-
-
-def max_megabytes(file: str) -> int:
-    """The largest size of a checkpoint, in megabytes."""
-    return MAIN_MODEL_MB if file == MAIN_MODEL else FILE_MB
 
 
 def manifest_text(manifest: dict[str, dict]) -> str:

@@ -8,10 +8,10 @@ import torch
 
 from fwdiff_lite.storage.checkpoints import (
     ALL_MB,
+    FILE_MB,
     load_pretrained,
     load_recorded,
     manifest_text,
-    max_megabytes,
     read_manifest,
     save_pretrained,
     save_recorded,
@@ -109,6 +109,7 @@ def test_too_large(tmp_path):
     with pytest.raises(ValueError, match="huge.safetensors has 16.0 MB, .* at most 15 MB for this file and 44"):
         save_pretrained("huge", {"w": torch.zeros(8_000_000)}, folder=tmp_path)
     assert list(tmp_path.iterdir()) == [], "nothing half-written"
+    assert save_pretrained("huge", {"w": torch.zeros(8_000_000)}, tmp_path, max_megabytes=17).is_file()
 
 
 def test_what_the_manifest_cannot_say(tmp_path):
@@ -133,5 +134,5 @@ def test_committed_checkpoints():
         verified_path(name, folder)
         wanted = {"command", "commit", "gpu_minutes", "hardware", "licence", "metrics", "seed"}
         assert wanted <= set(entry), f"{name}: the manifest lacks {wanted - set(entry)}"
-        assert entry["bytes"] <= max_megabytes(name) * 1e6
+        assert entry["bytes"] <= FILE_MB * 1e6
     assert sum(entry["bytes"] for entry in manifest.values()) <= ALL_MB * 1e6

@@ -12,7 +12,6 @@ and SSIM are always measured; LPIPS, FID and KID where torchmetrics and its weig
 
 from __future__ import annotations
 
-import hashlib
 import math
 from argparse import ArgumentParser, Namespace
 from dataclasses import replace
@@ -47,7 +46,7 @@ from fwdiff_lite.experiments.inverse_graphics.evaluation import (
 from fwdiff_lite.experiments.inverse_graphics.variants import SETTINGS, SIDE, make_clip_variant
 from fwdiff_lite.observations import Observations
 from fwdiff_lite.plotting import image_grid
-from fwdiff_lite.storage.files import read_json
+from fwdiff_lite.storage.files import file_sha256, read_json
 
 K, EXAMPLES = 4, 6  # samples of each scene; scenes in the figure
 NEAR_FAR = (1.0, 100.0)  # the near and far plane of a clip's scenes, in the clip's own unit
@@ -169,7 +168,7 @@ def configure(experiment: Experiment, options: Namespace) -> Experiment:
         write_evaluation_list(path, evaluation_list(clips, frame_gap))
     frames = read_evaluation_list(path)
     views = load_views(clips, frames, options.side, frame_gap)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = file_sha256(path)
     return replace(
         experiment,
         variants=variants,
