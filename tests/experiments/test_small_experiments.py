@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fwdiff_lite.experiments import __main__ as command_line
-from fwdiff_lite.experiments import harness, projections
+from fwdiff_lite.experiments import export, harness, projections
 from fwdiff_lite.experiments.measurements import to_flat
 
 CASES = {  # variants, options of their networks, options of the evaluation
@@ -47,7 +47,7 @@ def test_evaluations_record_what_the_notebook_loads(name, tmp_path, monkeypatch)
         harness.train(small, variant, tmp_path, steps=1, batch_size=2)
     harness.evaluate(small, [], tmp_path, options)
     monkeypatch.setenv("FWDIFF_ROOT", str(tmp_path))
-    harness.export_results(small, names[0], tmp_path)
+    export.export_results(small, names[0], tmp_path)
     results = harness.load_results(small)
     assert set(results.trainings) == set(names) and results.arrays
     for key, array in results.arrays.items():
