@@ -205,7 +205,7 @@ EXPERIMENT = Experiment(
         "no_novel": Evaluation(partial(evaluate_sampler, "no_novel", 2), "no_novel", ("deterministic",)),
     },
     make_test_set=lambda device, options: make_test_set(options["scenes"], options["samples"]),
-    sample=predict,
+    predict=predict,
     evaluation_options={"scenes": COUNT, "samples": K, "steps": 24},
     headline=("energy_skill", "factor_tv", "factor_scene_rms", "spread_skill"),
 )

@@ -467,7 +467,7 @@ def make_experiment(num_portraits: int = NUM_PORTRAITS) -> Experiment:
         },
         evaluations=make_evaluations(),
         make_test_set=lambda device, options: make_portrait_test_set(held_out_portraits(options["portraits"])),
-        sample=sample_posterior,
+        predict=sample_posterior,
         evaluation_options={
             "portraits": 256, "samples": NUM_SAMPLES, "steps": 32, "references": 20_000, "images": 10_000
         },

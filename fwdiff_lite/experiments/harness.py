@@ -178,8 +178,8 @@ class Experiment:
     name: in the command line
     checkpoint: the name of the results in checkpoints/; weights_name: that of a variant's weights
     variants, assets, evaluations: by their names
-    make_test_set: the test set on a device, from that device and the options of the evaluation
-    sample: sample_posterior(model, test_set), which makes one prediction of a deterministic baseline
+    make_test_set: the test set on a device, from that device and the options of the evaluation, for Session.test_set
+    predict: the predictions of a deterministic baseline, from its model and the test set, for Session.predict
     evaluation_options: their defaults, such as {"scenes": 256}; each is an argument of `evaluate`
     views: suffixes of measures that name a view, such as "180" in energy_skill_180
     headline: the measures in the manifest entry of exported weights; the first one stands in that of the results
@@ -194,8 +194,8 @@ class Experiment:
     checkpoint: str
     variants: Mapping[str, Variant]
     evaluations: Mapping[str, Evaluation]
-    make_test_set: Callable[[torch.device, Mapping[str, int]], Any]
-    sample: Callable[[nn.Module, Any], Any]
+    make_test_set: Callable[[torch.device, Mapping[str, int]], Any] | None = None
+    predict: Callable[[nn.Module, Any], Any] | None = None
     assets: Mapping[str, Asset] = field(default_factory=dict)
     evaluation_options: Mapping[str, int] = field(default_factory=dict)
     views: tuple[str, ...] = ()
@@ -259,7 +259,7 @@ class Session:
 
     def predict(self, name: str) -> Any:
         """The predictions of a deterministic baseline for the test set."""
-        return self.share(("prediction", name), lambda: self.experiment.sample(self.model(name), self.test_set))
+        return self.share(("prediction", name), lambda: self.experiment.predict(self.model(name), self.test_set))
 
 
 # --- training ---------------------------------------------------------------------------------------------------------

@@ -444,7 +444,7 @@ EXPERIMENT = Experiment(
     make_test_set=lambda device, options: make_test_set(
         motion_scenes.make_textures(motion_scenes.TEST_PHOTOGRAPHS).to(device), options["scenes"], options["samples"]
     ),
-    sample=sample_posterior,
+    predict=sample_posterior,
     evaluation_options={"scenes": NUM_SCENES, "samples": NUM_SAMPLES, "steps": 32},
     headline=(
         "energy_skill", "factor_tv", "factor_scene_rms", "mode_coverage", "epe_best_of_16", "spread_skill"

@@ -208,7 +208,6 @@ EXPERIMENT = Experiment(
     }
     | {"null": Evaluation(evaluate_null), "space": Evaluation(evaluate_space, "space")},
     make_test_set=lambda device, options: projections.make_test_set(PRIOR, options["contexts"], TEST_SET_SEED),
-    sample=projections.sample_posterior,
     evaluation_options={"contexts": TEST_SET_SIZE},
     headline=("c2st",),
 )

@@ -58,7 +58,7 @@ TOY = Experiment(
         "exact": Evaluation(lambda session: Results({"energy_60": 0.0}, {})),
     },
     make_test_set=lambda device, options: options["scenes"],
-    sample=lambda model, test_set: 10 * test_set,
+    predict=lambda model, test_set: 10 * test_set,
     evaluation_options={"scenes": 3},
     views=("60",),
     headline=("energy_60", "count"),
@@ -382,6 +382,7 @@ TOY_SIZES = {  # options of build_model
     "flatland": {},
     "digits": {"width": 8, "depth": 1},
     "projections": {"width": 8, "depth": 1},
+    "noisy_projections": {},
 }
 EXPERIMENTS = {name: command_line.find_experiment(name) for name in TOY_SIZES}
 

@@ -474,7 +474,7 @@ EXPERIMENT = Experiment(
     }
     | {"orbit": Evaluation(render_orbit_views, "view_space", (FULL_MODEL,))},
     make_test_set=lambda device, options: evaluation.make_test_set(options["scenes"], K, device=device),
-    sample=evaluation.predict,
+    predict=evaluation.predict,
     evaluation_options={"scenes": COUNT, "steps": STEPS, "chunk_size": 64},
     views=tuple(map(str, TARGET_ANGLES)),
     headline=("energy_skill_180",),

@@ -426,7 +426,7 @@ EXPERIMENT = Experiment(
         "cost": Evaluation(measure_cost, on_request=True),
     },
     make_test_set=lambda device, options: make_test_set(options["scenes"], options["samples"], device=device),
-    sample=predict,
+    predict=predict,
     evaluation_options={"scenes": COUNT, "samples": K, "steps": STEPS},
     views=tuple(map(str, TARGET_ANGLES)),
     headline=("factor_tv", *(f"energy_skill_{angle}" for angle in TARGET_ANGLES), "factor_scene_rms"),

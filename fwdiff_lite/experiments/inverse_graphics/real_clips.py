@@ -204,7 +204,6 @@ EXPERIMENT = Experiment(
     variants={name: make_clip_variant(name, [], FRAME_GAP, NEAR_FAR) for name in VARIANT_NAMES},
     evaluations={name: Evaluation(partial(evaluate_variant, name), name) for name in VARIANT_NAMES},
     make_test_set=needs_data,
-    sample=sample_posterior,
     evaluation_options={"samples": K, "steps": STEPS},
     add_arguments=add_arguments,
     configure=configure,
