@@ -121,7 +121,7 @@ def evaluate_baseline(session: Session) -> Results:
 
 EXPERIMENT = Experiment(
     name="digits",
-    checkpoint="02_keyhole_digits",
+    results_name="02_keyhole_digits",
     variants={
         "full": make_variant(),
         "deterministic": make_variant(ForwardRegression),

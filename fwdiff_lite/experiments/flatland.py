@@ -183,7 +183,7 @@ def evaluate_baseline(session: Session) -> Results:
 def evaluate_sampler(variant: str, num_targets: int, session: Session) -> Results:
     """The measures of the samples after one or two targets; of the ablation also their images."""
     k, steps = session.options["samples"], session.options["steps"]
-    samples = session.share(
+    samples = session.cached(
         ("samples", variant), lambda: sample_posterior(session.model(variant).cpu(), session.test_set, k, steps)
     )[num_targets - 1]
     numbers = evaluate(session.test_set, samples.images, session.predict("deterministic").images[:, 0])
@@ -192,7 +192,7 @@ def evaluate_sampler(variant: str, num_targets: int, session: Session) -> Result
 
 EXPERIMENT = Experiment(
     name="flatland",
-    checkpoint="05_flatland",
+    results_name="05_flatland",
     variants={
         "full": make_variant(),
         "deterministic": make_variant(ForwardRegression),

@@ -79,7 +79,7 @@ def evaluate(sampler: str, session: Session) -> Results:
 
 EXPERIMENT = Experiment(
     name="noisy_projections",
-    checkpoint="01_noisy_projections",
+    results_name="01_noisy_projections",
     variants={"full": make_variant(build_model, partial(noisy.infinite_batches, PRIOR, max_targets=NUM_TARGETS))},
     evaluations={"full": Evaluation(partial(evaluate, "full"), "full")}
     | {name: Evaluation(partial(evaluate, name)) for name in ASSUMED_NOISE},

@@ -420,7 +420,7 @@ def run_ablation(name: str, session: Session) -> Results:
     """The metrics of an ablation, the scores of every scene as one JSON text, and the images of its examples."""
     ablation, options = ABLATIONS[name], session.options
     chunk_size = max(1, options["chunk_size"] * SIDE**2 // ablation.side**2)
-    inputs = session.share(("inputs", ablation.side), lambda: make_inputs(ablation, chunk_size, session))
+    inputs = session.cached(("inputs", ablation.side), lambda: make_inputs(ablation, chunk_size, session))
     model = evaluation.load_compiled_model(session, ablation.variant) if ablation.variant else None
     with evaluation.autocast(session.device):
         sampling = Sampling(ablation.num_samples, options["steps"], ablation.eta, chunk_size)
@@ -466,7 +466,7 @@ LARGE_VARIANTS = {
 }
 EXPERIMENT = Experiment(
     name="ablations",
-    checkpoint="07_ablations",
+    results_name="07_ablations",
     variants={name: replace(variant, batch_size=BATCH_SIZE) for name, variant in VARIANTS.items()} | LARGE_VARIANTS,
     evaluations={
         name: Evaluation(partial(run_ablation, name), ablation.variant or "", (ablation.baseline,))
