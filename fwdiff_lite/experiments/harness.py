@@ -96,7 +96,7 @@ class Variant:
         """The part of the model that is trained and saved."""
         return model.denoiser
 
-    def fit(self, model: nn.Module, steps: int, **options) -> TrainingLog:
+    def train_in_memory(self, model: nn.Module, steps: int, **options) -> TrainingLog:
         """Trains a model of this variant in memory and writes nothing; options: of `fit`, in place of `fit_options`."""
         options = {"progress": False, "seed": self.seed} | dict(self.fit_options) | options
         return fit(model, self.batches(default_device(), self.batch_size), steps=steps, **options)

@@ -62,8 +62,8 @@ def test_a_variant_trains_in_memory_as_the_harness_trains_it(tmp_path):
     declared = command_line.find_experiment("projections")
     variant = replace(declared.variants["finite_300_2_1"], batch_size=4)
     model = variant.build_model()
-    log = variant.fit(model, 2)
+    log = variant.train_in_memory(model, 2)
     written = harness.train(declared, "finite_300_2_1", tmp_path, steps=2, batch_size=4)
     assert log.curve == written.curve and log.steps == 2
     other = replace(variant, seed=2)
-    assert other.fit(other.build_model(), 2).curve != log.curve
+    assert other.train_in_memory(other.build_model(), 2).curve != log.curve
