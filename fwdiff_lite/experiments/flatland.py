@@ -131,15 +131,13 @@ def evaluate(
         "energy_ratio_high": ratio.high,
         "energy_skill": skill.value,
         "energy_skill_low": skill.low,
-        "spread_skill": spread.value,
-        "spread_skill_low": spread.low,
-        "spread_skill_high": spread.high,
+        **spread.as_metrics("spread_skill"),
     }
     for name, rooms in (("", slice(None)), ("_first", slice(0, 1)), ("_second", slice(1, 2))):
         room_labels, p = labels[:, rooms].flatten(0, 1), probabilities[:, rooms].flatten(0, 1)
         tv = metrics.factor_tv(room_labels, p, generator)
         rms = metrics.per_context_calibration_rms(room_labels, p, generator)
-        results |= {f"factor_tv{name}": tv.value, f"factor_tv{name}_low": tv.low, f"factor_tv{name}_high": tv.high}
+        results |= tv.as_metrics(f"factor_tv{name}")
         results |= {f"factor_scene_rms{name}": rms.value, f"factor_scene_rms{name}_high": rms.high}
     return {name: float(value) for name, value in results.items()}
 
