@@ -109,6 +109,7 @@ def run(experiment: harness.Experiment, options: argparse.Namespace) -> None:
         evaluation_options = {key: getattr(options, key) for key in experiment.evaluation_options}
         harness.evaluate(experiment, options.names, options.out, evaluation_options, options.jobs_per_gpu)
     else:
+        export.check_weights_names(experiment, options.names)
         for name in options.names:
             export.export_weights(experiment, name, options.out)
         export.export_results(experiment, options.names[0] if options.names else "", options.out)

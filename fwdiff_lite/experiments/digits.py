@@ -121,7 +121,7 @@ def evaluate_baseline(session: Session) -> Results:
 
 EXPERIMENT = Experiment(
     name="digits",
-    checkpoint="02_keyhole_digits",
+    results_name="02_keyhole_digits",
     variants={
         "full": make_variant(),
         "deterministic": make_variant(ForwardRegression),
@@ -133,7 +133,6 @@ EXPERIMENT = Experiment(
     evaluations={"deterministic": Evaluation(evaluate_baseline, "deterministic")}
     | {name: Evaluation(partial(evaluate_variant, name), name) for name in ("full", *SWEEP_VARIANTS.values())},
     make_test_set=lambda device, options: make_test_set(load_digit_splits().held_out, NUM_WINDOWS, options["digits"]),
-    sample=digits.sample_posterior,
     evaluation_options={"digits": 300, "samples": 16, "steps": 16},
     headline=("energy", "spread_skill", "psnr"),
 )

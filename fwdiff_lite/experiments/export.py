@@ -1,12 +1,13 @@
 """Export: writes weights and results from the folder of an experiment to checkpoints/, with their provenance."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from safetensors.torch import load_file
 
-from fwdiff_lite.experiments.harness import RESULT_KEYS, Experiment
+from fwdiff_lite.experiments.harness import RESULT_KEYS, Experiment, needed_assets
 from fwdiff_lite.experiments.measurements import Measurement, to_flat
 from fwdiff_lite.experiments.weights import weights_path
 from fwdiff_lite.storage.checkpoints import save_pretrained, save_recorded
@@ -31,10 +32,22 @@ def read_records(experiment: Experiment, folder: Path) -> tuple[dict[str, dict],
     return trainings, evaluations
 
 
-def needed_assets(experiment: Experiment, name: str) -> list[str]:
+def preceding_trainings(experiment: Experiment, name: str) -> list[str]:
     """The assets that a training needs, and those that their trainings need, each after those that it needs."""
-    names = [key for need in experiment.network(name).needs for key in (*needed_assets(experiment, need), need)]
+    needs = needed_assets(experiment.declaration(name))
+    names = [key for need in needs for key in (*preceding_trainings(experiment, need), need)]
     return list(dict.fromkeys(names))
+
+
+def check_weights_names(experiment: Experiment, names: Sequence[str]) -> None:
+    """ValueError if two variants or assets have one name in checkpoints/: the second would replace the first."""
+    exported: dict[str, str] = {}
+    for name in names:
+        first = exported.setdefault(experiment.weights_name(name), name)
+        if first != name:
+            raise ValueError(
+                f"{first} and {name} are both {experiment.weights_name(name)} in checkpoints/: export one of them"
+            )
 
 
 def export_weights(experiment: Experiment, name: str, folder: Path) -> None:
@@ -43,7 +56,7 @@ def export_weights(experiment: Experiment, name: str, folder: Path) -> None:
     Their manifest entry has their provenance, with that of the assets that they need, and the measures of their first
     evaluation. ValueError if they are not trained.
     """
-    experiment.network(name)
+    experiment.declaration(name)
     weights = load_file(weights_path(name, folder))
     trainings, evaluations = read_records(experiment, folder)
     record = trainings[name]
@@ -51,9 +64,9 @@ def export_weights(experiment: Experiment, name: str, folder: Path) -> None:
     main_sampler = next((key for key, x in experiment.evaluations.items() if x.variant == name), None)
     measures = numbers.get(main_sampler, {})
     parts = [part for part in (record["parent"], record) if part]
-    needs = [trainings[need] for need in needed_assets(experiment, name)]
+    needs = [trainings[need] for need in preceding_trainings(experiment, name)]
     save_pretrained(
-        experiment.checkpoint_name(name),
+        experiment.weights_name(name),
         weights,
         variant=name,
         steps=sum(part["steps"] for part in parts),
@@ -85,4 +98,4 @@ def export_results(experiment: Experiment, name: str, folder: Path) -> None:
     }
     parents = [record["parent"] for record in trainings.values() if record["parent"]]
     parts = [*parents, *trainings.values(), *evaluations.values()]
-    save_recorded(experiment.checkpoint, arrays, metrics=headline, **merge_provenance(parts))
+    save_recorded(experiment.results_name, arrays, metrics=headline, **merge_provenance(parts))

@@ -131,15 +131,13 @@ def evaluate(
         "energy_ratio_high": ratio.high,
         "energy_skill": skill.value,
         "energy_skill_low": skill.low,
-        "spread_skill": spread.value,
-        "spread_skill_low": spread.low,
-        "spread_skill_high": spread.high,
+        **spread.as_metrics("spread_skill"),
     }
     for name, rooms in (("", slice(None)), ("_first", slice(0, 1)), ("_second", slice(1, 2))):
         room_labels, p = labels[:, rooms].flatten(0, 1), probabilities[:, rooms].flatten(0, 1)
         tv = metrics.factor_tv(room_labels, p, generator)
         rms = metrics.per_context_calibration_rms(room_labels, p, generator)
-        results |= {f"factor_tv{name}": tv.value, f"factor_tv{name}_low": tv.low, f"factor_tv{name}_high": tv.high}
+        results |= tv.as_metrics(f"factor_tv{name}")
         results |= {f"factor_scene_rms{name}": rms.value, f"factor_scene_rms{name}_high": rms.high}
     return {name: float(value) for name, value in results.items()}
 
@@ -183,7 +181,7 @@ def evaluate_baseline(session: Session) -> Results:
 def evaluate_sampler(variant: str, num_targets: int, session: Session) -> Results:
     """The measures of the samples after one or two targets; of the ablation also their images."""
     k, steps = session.options["samples"], session.options["steps"]
-    samples = session.share(
+    samples = session.cached(
         ("samples", variant), lambda: sample_posterior(session.model(variant).cpu(), session.test_set, k, steps)
     )[num_targets - 1]
     numbers = evaluate(session.test_set, samples.images, session.predict("deterministic").images[:, 0])
@@ -192,7 +190,7 @@ def evaluate_sampler(variant: str, num_targets: int, session: Session) -> Result
 
 EXPERIMENT = Experiment(
     name="flatland",
-    checkpoint="05_flatland",
+    results_name="05_flatland",
     variants={
         "full": make_variant(),
         "deterministic": make_variant(ForwardRegression),
@@ -205,7 +203,7 @@ EXPERIMENT = Experiment(
         "no_novel": Evaluation(partial(evaluate_sampler, "no_novel", 2), "no_novel", ("deterministic",)),
     },
     make_test_set=lambda device, options: make_test_set(options["scenes"], options["samples"]),
-    sample=predict,
+    predict=predict,
     evaluation_options={"scenes": COUNT, "samples": K, "steps": 24},
     headline=("energy_skill", "factor_tv", "factor_scene_rms", "spread_skill"),
 )

@@ -35,7 +35,7 @@ from fwdiff_lite.schedule import ShiftedCosineSchedule
 from fwdiff_lite.storage.files import atomic_write
 from fwdiff_lite.training import TrainingLog
 
-CHECKPOINT = "04_gan_inversion"
+RESULTS_NAME = "04_gan_inversion"
 NUM_PORTRAITS = 2**17  # in the training set
 BATCH_SIZE = 64  # many small steps serve a generator better than few large ones
 # ADA's rule of thumb for 64 pixels and this batch size gives an r1_gamma of about 0.013; a larger one is safer
@@ -228,7 +228,8 @@ def build_classifier(seed: int, **sizes) -> portraits.AttributeClassifier:
 def train_classifiers(network: nn.Module, training: Training) -> TrainingLog:
     """Trains all classifiers of the network, from successive seeds. ValueError on a training without steps.
 
-    A training that is complete is not repeated: on a GPU other weights would come of it, for those that need them.
+    If the state has all steps, its weights are loaded. A second training on a GPU would give slightly different
+    weights, and models trained with the first ones would not fit.
     """
     if training.steps is None:
         raise ValueError("classifiers are trained for a number of steps, not of minutes: give --steps")
@@ -304,19 +305,19 @@ def make_assets(num_portraits: int) -> dict[str, Asset]:
         "auxiliary_classifiers": Asset(
             build=partial(build_classifiers, NUM_AUXILIARY_CLASSIFIERS),
             train=train_classifiers,
-            checkpoint=f"{CHECKPOINT}_auxiliary_classifiers",
+            weights_name=f"{RESULTS_NAME}_auxiliary_classifiers",
             batch_size=BATCH_SIZE,
             seed=1,
         ),
         "generator": Asset(
             build=build_generator,
             train=partial(train_generator, num_portraits),
-            checkpoint=f"{CHECKPOINT}_generator",
+            weights_name=f"{RESULTS_NAME}_generator",
             batch_size=BATCH_SIZE,
             options=asdict(TRAINER_OPTIONS) | {"auxiliary_weight": AUXILIARY_WEIGHT, "portraits": num_portraits},
-            needs=("auxiliary_classifiers",),
+            training_assets=("auxiliary_classifiers",),
         ),
-        "classifier": Asset(build_classifier, train_classifiers, f"{CHECKPOINT}_reader", BATCH_SIZE),
+        "classifier": Asset(build_classifier, train_classifiers, f"{RESULTS_NAME}_reader", BATCH_SIZE),
     }
 
 
@@ -329,7 +330,7 @@ def make_variant(model_class: type[ForwardDiffusion], space: str, novel_weight: 
         batch_size=BATCH_SIZE,
         fit_options={"learning_rate": 1e-3, "checkpoint_every": 2000},
         options=options | {"portraits": num_portraits},
-        needs=("generator",),
+        contained_assets=("generator",),
     )
 
 
@@ -457,7 +458,7 @@ def make_experiment(num_portraits: int = NUM_PORTRAITS) -> Experiment:
     """The experiment with a training set of that many portraits."""
     return Experiment(
         name="gan_inversion",
-        checkpoint=CHECKPOINT,
+        results_name=RESULTS_NAME,
         assets=make_assets(num_portraits),
         variants={
             "w": make_variant(ForwardDiffusion, "w", 1.0, num_portraits),
@@ -467,7 +468,7 @@ def make_experiment(num_portraits: int = NUM_PORTRAITS) -> Experiment:
         },
         evaluations=make_evaluations(),
         make_test_set=lambda device, options: make_portrait_test_set(held_out_portraits(options["portraits"])),
-        sample=sample_posterior,
+        predict=sample_posterior,
         evaluation_options={
             "portraits": 256, "samples": NUM_SAMPLES, "steps": 32, "references": 20_000, "images": 10_000
         },

@@ -27,18 +27,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Shaped
-from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
 from fwdiff_lite.devices import default_device, is_main_process, num_processes
 from fwdiff_lite.experiments.early_results import convert_early_results
 from fwdiff_lite.experiments.measurements import Measurement, to_long
 from fwdiff_lite.experiments.records import command_line, downsample_curve, gpu_minutes
-from fwdiff_lite.experiments.weights import save_weights, weights_path
+from fwdiff_lite.experiments.weights import initial_weights, save_weights, weights_path
 from fwdiff_lite.protocols import BatchFunction
-from fwdiff_lite.storage.checkpoints import load_pretrained, load_recorded, load_weights, read_manifest
+from fwdiff_lite.storage.checkpoints import load_pretrained, load_recorded, load_weights
 from fwdiff_lite.storage.files import atomic_write, file_sha256, read_json, write_json
 from fwdiff_lite.storage.provenance import provenance
 from fwdiff_lite.training import TrainingLog, fit
@@ -70,15 +68,15 @@ class Training:
 class Variant:
     """A model and its training, complete in itself.
 
-    build: makes the model with initial weights; it is called with `seed`, with the networks that the variant needs, by
-        their names, and in tests with options of a toy size. The model is a ForwardDiffusion, or any other one that
+    build: makes the model with initial weights; it is called with `seed`, with the assets that it contains, by their
+        names, and in tests with options of a toy size. The model is a ForwardDiffusion, or any other one that
         `fit` can train
     batches: makes the batch function of a device and a batch size
     fit_options: arguments of `fit`, such as the learning rate; budget, seed and checkpoint come from the harness
     options: JSON values that set the variant apart; they are recorded, and a resumed training must have the same
     seed: of the initial weights and of all random draws of the training
-    parent: the name of the checkpoint in checkpoints/ whose weights are the initial weights
-    needs: the assets that the model contains
+    parent: the name in checkpoints/ of the initial weights
+    contained_assets: the assets that the model contains
     """
 
     build: Callable[..., nn.Module]
@@ -88,7 +86,7 @@ class Variant:
     options: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
     parent: str | None = None
-    needs: tuple[str, ...] = ()
+    contained_assets: tuple[str, ...] = ()
 
     def build_model(self, **options) -> nn.Module:
         """The model with initial weights, which its seed alone decides."""
@@ -98,7 +96,7 @@ class Variant:
         """The part of the model that is trained and saved."""
         return model.denoiser
 
-    def fit(self, model: nn.Module, steps: int, **options) -> TrainingLog:
+    def train_in_memory(self, model: nn.Module, steps: int, **options) -> TrainingLog:
         """Trains a model of this variant in memory and writes nothing; options: of `fit`, in place of `fit_options`."""
         options = {"progress": False, "seed": self.seed} | dict(self.fit_options) | options
         return fit(model, self.batches(default_device(), self.batch_size), steps=steps, **options)
@@ -123,19 +121,19 @@ class Asset:
 
     build: makes the network with initial weights; it is called with `seed`, and in tests with options of a toy size
     train: trains the network in place
-    checkpoint: the name of its weights in checkpoints/
-    needs: the assets that its training uses
+    weights_name: the name of its weights in checkpoints/
+    training_assets: the assets that its training uses
     batch_size, options, seed, parent: as those of a Variant
     """
 
     build: Callable[..., nn.Module]
     train: Callable[[nn.Module, Training], TrainingLog]
-    checkpoint: str
+    weights_name: str
     batch_size: int
     options: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
     parent: str | None = None
-    needs: tuple[str, ...] = ()
+    training_assets: tuple[str, ...] = ()
 
     def build_model(self, **options) -> nn.Module:
         """The network with initial weights, which its seed alone decides."""
@@ -171,15 +169,21 @@ class Evaluation:
     on_request: bool = False
 
 
+def needed_assets(declaration: Variant | Asset) -> tuple[str, ...]:
+    """The assets that must be trained before a variant or an asset can be trained."""
+    return declaration.contained_assets if isinstance(declaration, Variant) else declaration.training_assets
+
+
 @dataclass(frozen=True)
 class Experiment:
     """The declaration of an experiment.
 
     name: in the command line
-    checkpoint: the name of the results in checkpoints/; weights_name: that of a variant's weights
+    results_name: the name of the results in checkpoints/
+    weights_name_template: the name of a variant's weights in checkpoints/, from {results_name} and {variant}
     variants, assets, evaluations: by their names
-    make_test_set: the test set on a device, from that device and the options of the evaluation
-    sample: sample_posterior(model, test_set), which makes one prediction of a deterministic baseline
+    make_test_set: the test set on a device, from that device and the options of the evaluation, for Session.test_set
+    predict: the predictions of a deterministic baseline, from its model and the test set, for Session.predict
     evaluation_options: their defaults, such as {"scenes": 256}; each is an argument of `evaluate`
     views: suffixes of measures that name a view, such as "180" in energy_skill_180
     headline: the measures in the manifest entry of exported weights; the first one stands in that of the results
@@ -191,21 +195,29 @@ class Experiment:
     """
 
     name: str
-    checkpoint: str
+    results_name: str
     variants: Mapping[str, Variant]
     evaluations: Mapping[str, Evaluation]
-    make_test_set: Callable[[torch.device, Mapping[str, int]], Any]
-    sample: Callable[[nn.Module, Any], Any]
+    make_test_set: Callable[[torch.device, Mapping[str, int]], Any] | None = None
+    predict: Callable[[nn.Module, Any], Any] | None = None
     assets: Mapping[str, Asset] = field(default_factory=dict)
     evaluation_options: Mapping[str, int] = field(default_factory=dict)
     views: tuple[str, ...] = ()
     headline: tuple[str, ...] = ()
     exported_arrays: Callable[[str, dict[str, np.ndarray]], dict[str, np.ndarray]] = lambda variant, arrays: arrays
-    weights_name: str = "{checkpoint}"
+    weights_name_template: str = "{results_name}"
     add_arguments: Callable[[str, ArgumentParser], None] = lambda action, parser: None
     configure: Callable[[Experiment, Namespace], Experiment] = lambda experiment, options: experiment
     arguments: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self):
+        names = [name for x in self.evaluations.values() for name in filter(None, (x.variant, *x.baselines, *x.assets))]
+        for declaration in (*self.variants.values(), *self.assets.values()):
+            names += needed_assets(declaration)
+        if unknown := [name for name in names if name not in self.variants and name not in self.assets]:
+            declared = ", ".join([*self.variants, *self.assets])
+            raise ValueError(f"{self.name} names {unknown[0]!r} but does not declare it: it declares {declared}")
 
     def variant(self, name: str) -> Variant:
         """The variant of that name. ValueError if there is none."""
@@ -214,13 +226,13 @@ class Experiment:
             raise ValueError(f"unknown variant {name!r} of {self.name}: choose one of {names}")
         return self.variants[name]
 
-    def network(self, name: str) -> Variant | Asset:
+    def declaration(self, name: str) -> Variant | Asset:
         """The variant or the asset of that name. ValueError if there is none."""
         return self.assets[name] if name in self.assets else self.variant(name)
 
     def contained_assets(self, name: str) -> tuple[str, ...]:
         """The assets that the model of a variant contains; an asset contains no other."""
-        return self.variants[name].needs if name in self.variants else ()
+        return self.variants[name].contained_assets if name in self.variants else ()
 
     def needed_weights(self, evaluation: Evaluation) -> list[str]:
         """All variants and assets whose weights an evaluation uses."""
@@ -228,11 +240,11 @@ class Experiment:
         contained = [asset for name in names for asset in self.contained_assets(name)]
         return list(dict.fromkeys([*names, *evaluation.assets, *contained]))
 
-    def checkpoint_name(self, name: str) -> str:
+    def weights_name(self, name: str) -> str:
         """The name in checkpoints/ of the weights of a variant or an asset."""
         if name in self.assets:
-            return self.assets[name].checkpoint
-        return self.weights_name.format(checkpoint=self.checkpoint, variant=name)
+            return self.assets[name].weights_name
+        return self.weights_name_template.format(results_name=self.results_name, variant=name)
 
 
 class Session:
@@ -242,7 +254,7 @@ class Session:
         self.experiment, self.folder, self.options, self.device = experiment, folder, options, default_device()
         self._cache: dict[Any, Any] = {}
 
-    def share(self, key: Any, make: Callable[[], Any]) -> Any:
+    def cached(self, key: Any, make: Callable[[], Any]) -> Any:
         """The value of `make()`, which is called once for a key."""
         if key not in self._cache:
             self._cache[key] = make()
@@ -251,15 +263,15 @@ class Session:
     @property
     def test_set(self) -> Any:
         """The test set, on the device."""
-        return self.share("test set", lambda: self.experiment.make_test_set(self.device, self.options))
+        return self.cached("test set", lambda: self.experiment.make_test_set(self.device, self.options))
 
     def model(self, name: str) -> nn.Module:
         """The trained model of a variant, or the trained asset, on the device."""
-        return self.share(("model", name), lambda: load_model(self.experiment, name, self.folder, self.device))
+        return self.cached(("model", name), lambda: load_model(self.experiment, name, self.folder, self.device))
 
     def predict(self, name: str) -> Any:
         """The predictions of a deterministic baseline for the test set."""
-        return self.share(("prediction", name), lambda: self.experiment.sample(self.model(name), self.test_set))
+        return self.cached(("prediction", name), lambda: self.experiment.predict(self.model(name), self.test_set))
 
 
 # --- training ---------------------------------------------------------------------------------------------------------
@@ -286,15 +298,15 @@ def train(
     folder lacks the weights of an asset that the training needs.
     """
     check_trainings(experiment, [name], folder)
-    declaration, device, path = experiment.network(name), default_device(), folder / f"{name}.safetensors"
+    declaration, device, path = experiment.declaration(name), default_device(), folder / f"{name}.safetensors"
     torch.backends.cudnn.benchmark = device.type == "cuda"  # images of one size: worth finding the fastest convolution
-    assets = {need: load_model(experiment, need, folder, device) for need in declaration.needs}
+    assets = {need: load_model(experiment, need, folder, device) for need in needed_assets(declaration)}
     model, parent = declaration.build_model(**{need: assets[need] for need in experiment.contained_assets(name)}), {}
     if init_from or declaration.parent:
-        weights, parent = _initial_weights(declaration.parent, init_from)
+        weights, parent = initial_weights(declaration.parent, init_from)
         source = str(init_from or f"the checkpoint {declaration.parent}")
         load_weights(declaration.trained_part(model), weights, source)
-    needs = {need: file_sha256(weights_path(need, folder)) for need in declaration.needs}
+    needs = {need: file_sha256(weights_path(need, folder)) for need in assets}
     _check_settings(path, declaration, init_from, needs)
     training = Training(
         steps=steps,
@@ -340,7 +352,7 @@ def check_trainings(experiment: Experiment, names: Iterable[str], folder: Path) 
     asset would be trained in several processes."""
     trained: set[str] = set()
     for name in names:
-        needs = experiment.network(name).needs
+        needs = needed_assets(experiment.declaration(name))
         if name in experiment.assets and num_processes() > 1:
             raise ValueError(f"{name} runs in one process: start it without `accelerate launch`")
         for need in (need for need in needs if need not in trained):
@@ -352,19 +364,6 @@ def measurements(experiment: Experiment, sampler: str, numbers: Mapping[str, flo
     """The long form of one sampler's measures."""
     evaluation = experiment.evaluations.get(sampler)
     return to_long(experiment.name, evaluation.variant if evaluation else "", sampler, numbers, experiment.views)
-
-
-def _initial_weights(parent: str | None, init_from: Path | None) -> tuple[dict[str, Tensor], dict]:
-    """The weights that a training starts from, and the manifest entry of their file if they are in the manifest."""
-    manifest = read_manifest()
-    if init_from is None:
-        return load_pretrained(parent), manifest[f"{parent}.safetensors"]
-    if not init_from.is_file():
-        raise ValueError(f"there is no file {init_from} of initial weights")
-    try:
-        return load_file(init_from), manifest.get(init_from.name, {})
-    except SafetensorError as error:
-        raise ValueError(f"{init_from} cannot be read: {error}") from None
 
 
 def _check_settings(path: Path, declaration: Variant | Asset, init_from: Path | None, needs: dict[str, str]) -> None:
@@ -391,23 +390,17 @@ def _check_settings(path: Path, declaration: Variant | Asset, init_from: Path | 
 # --- weights ----------------------------------------------------------------------------------------------------------
 
 
-def set_weights(model: nn.Module, weights: Mapping[str, Shaped[Tensor, "..."]]) -> nn.Module:
-    """The model with the weights of its denoiser, in eval mode."""
-    load_weights(model.denoiser, weights, "the checkpoint")
-    return model.eval()
-
-
 def load_model(experiment: Experiment, name: str, folder: Path | None, device: torch.device) -> nn.Module:
     """A variant or an asset with its trained weights, on the device; an asset is frozen.
 
     folder: that `train` wrote to; None: checkpoints/. ValueError if there are no weights
     """
-    declaration = experiment.network(name)
+    declaration = experiment.declaration(name)
     assets = {need: load_model(experiment, need, folder, device) for need in experiment.contained_assets(name)}
     model = declaration.build_model(**assets)
     if folder is None:
-        source = f"the checkpoint {experiment.checkpoint_name(name)}"
-        weights = load_pretrained(experiment.checkpoint_name(name))
+        source = f"the checkpoint {experiment.weights_name(name)}"
+        weights = load_pretrained(experiment.weights_name(name))
     else:
         source = str(weights_path(name, folder))
         weights = load_file(source)
@@ -456,7 +449,7 @@ def evaluate(
         command = command_line(experiment.name, "evaluate", name, arguments, jobs_per_gpu)
         numbers = {key: value for key, value in results.numbers.items() if math.isfinite(value)}
         rows = [row._asdict() for row in measurements(experiment, name, numbers)]
-        record = provenance(command) | cache_key | {"seed": 0, "gpu_minutes": minutes, "measures": rows}
+        record = provenance(command) | cache_key | {"gpu_minutes": minutes, "measures": rows}
         write_json(path, record)
         print(name, json.dumps({key: round(value, 3) for key, value in numbers.items()}), flush=True)
 
@@ -489,7 +482,7 @@ class RecordedResults(NamedTuple):
 
 def load_results(experiment: Experiment) -> RecordedResults:
     """The exported results of an experiment, from checkpoints/."""
-    arrays = load_recorded(experiment.checkpoint)
+    arrays = load_recorded(experiment.results_name)
     if "measures" not in arrays:
         numbers, *results = convert_early_results(arrays)
         return RecordedResults(

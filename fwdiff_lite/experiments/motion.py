@@ -281,7 +281,7 @@ def displacement_and_frame_errors(test_set: TestSet, samples: Samples, baseline:
         "epe_zero": zero_epe.mean(),
         "epe_deterministic": baseline_epe.mean(),
         "epe_sample": epe.mean(),
-        "epe_best_of_16": epe.amin(1).mean(),
+        f"epe_best_of_{epe.shape[1]}": epe.amin(1).mean(),
         **{f"psnr_{name}": metrics.psnr(image, truth, 2) for name, image in images.items()},
     }
 
@@ -425,7 +425,7 @@ def exported_arrays(variant: str, arrays: dict[str, np.ndarray]) -> dict[str, np
 DIFFUSION_VARIANTS = tuple(f"{forward_model}_{num_flows}" for num_flows in (1, 2) for forward_model in FORWARD_MODELS)
 EXPERIMENT = Experiment(
     name="motion",
-    checkpoint="03_motion_warping",
+    results_name="03_motion_warping",
     variants={
         f"{forward_model}_{num_flows}{suffix}": make_variant(forward_model, num_flows, model_class)
         for suffix, model_class in (("", ForwardDiffusion), ("_mean", ForwardRegression))
@@ -444,9 +444,9 @@ EXPERIMENT = Experiment(
     make_test_set=lambda device, options: make_test_set(
         motion_scenes.make_textures(motion_scenes.TEST_PHOTOGRAPHS).to(device), options["scenes"], options["samples"]
     ),
-    sample=sample_posterior,
+    predict=sample_posterior,
     evaluation_options={"scenes": NUM_SCENES, "samples": NUM_SAMPLES, "steps": 32},
     headline=(
-        "energy_skill", "factor_tv", "factor_scene_rms", "mode_coverage", "epe_best_of_16", "spread_skill"
+        "energy_skill", "factor_tv", "factor_scene_rms", "mode_coverage", f"epe_best_of_{NUM_SAMPLES}", "spread_skill"
     ),
 )  # fmt: skip

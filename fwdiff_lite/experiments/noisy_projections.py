@@ -80,12 +80,10 @@ def evaluate(sampler: str, session: Session) -> Results:
 
 EXPERIMENT = Experiment(
     name="noisy_projections",
-    checkpoint="01_noisy_projections",
+    results_name="01_noisy_projections",
     variants={"full": make_variant(build_model, partial(noisy.infinite_batches, PRIOR, max_targets=NUM_TARGETS))},
     evaluations={"full": Evaluation(partial(evaluate, "full"), "full")}
     | {name: Evaluation(partial(evaluate, name)) for name in ASSUMED_NOISE},
-    make_test_set=lambda device, options: None,
-    sample=lambda model, test_set: None,
     evaluation_options={"contexts": TEST_SET_SIZE},
     views=tuple(f"{level:g}" for level in NOISE_LEVELS),
     headline=("c2st_0.05", "c2st_0.2", "c2st_0.5"),

@@ -160,7 +160,7 @@ def wedge_features(degrees: int, session: Session) -> dict[str, tuple[Tensor, Te
 
 def evaluate_wedge(degrees: int, space: str, session: Session) -> Results:
     """C2ST of signals or of further observations in a wedge; for some wedges also the features of the samples."""
-    features = session.share(("wedge", degrees), lambda: wedge_features(degrees, session))[space]
+    features = session.cached(("wedge", degrees), lambda: wedge_features(degrees, session))[space]
     is_example = space == "signal" and degrees in WEDGE_EXAMPLES
     return Results({"c2st": c2st_accuracy(*features)}, {f"wedge_{degrees}": features[1].numpy()} if is_example else {})
 
@@ -194,7 +194,7 @@ def evaluate_space(session: Session) -> Results:
 
 EXPERIMENT = Experiment(
     name="projections",
-    checkpoint="01_toy_proof",
+    results_name="01_toy_proof",
     variants=VARIANTS,
     evaluations={
         name: Evaluation(partial(evaluate_variant, name), name)
@@ -208,7 +208,6 @@ EXPERIMENT = Experiment(
     }
     | {"null": Evaluation(evaluate_null), "space": Evaluation(evaluate_space, "space")},
     make_test_set=lambda device, options: projections.make_test_set(PRIOR, options["contexts"], TEST_SET_SEED),
-    sample=projections.sample_posterior,
     evaluation_options={"contexts": TEST_SET_SIZE},
     headline=("c2st",),
 )

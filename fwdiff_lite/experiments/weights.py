@@ -2,8 +2,11 @@
 
 from pathlib import Path
 
-from torch import nn
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
+from fwdiff_lite.storage.checkpoints import load_pretrained, read_manifest
 from fwdiff_lite.storage.files import write_tensors
 
 
@@ -18,3 +21,16 @@ def weights_path(name: str, folder: Path) -> Path:
 def save_weights(network: nn.Module, path: Path) -> None:
     """Writes the weights of a network in half precision."""
     write_tensors(path, {key: value.half().cpu() for key, value in network.state_dict().items()})
+
+
+def initial_weights(parent: str | None, init_from: Path | None) -> tuple[dict[str, Tensor], dict]:
+    """The weights that a training starts from, and the manifest entry of their file if they are in the manifest."""
+    manifest = read_manifest()
+    if init_from is None:
+        return load_pretrained(parent), manifest[f"{parent}.safetensors"]
+    if not init_from.is_file():
+        raise ValueError(f"there is no file {init_from} of initial weights")
+    try:
+        return load_file(init_from), manifest.get(init_from.name, {})
+    except SafetensorError as error:
+        raise ValueError(f"{init_from} cannot be read: {error}") from None

@@ -43,13 +43,13 @@ def provenance(command: str) -> dict[str, str]:
 
 
 def merge_provenance(parts: list[dict]) -> dict[str, Any]:
-    """One record of a result that several commands made one after another; the seed is the last one's.
+    """One record of a result that several commands made one after another. Its seed is that of the last training.
 
-    parts: of each command its `provenance`, gpu_minutes and seed
+    parts: of each command its `provenance` and gpu_minutes; of a training also its seed
     """
+    seeds = [part["seed"] for part in parts if "seed" in part]
     return {
         "command": "; ".join(part["command"] for part in parts),
         "gpu_minutes": round(sum(part["gpu_minutes"] for part in parts), 1),
         **{key: "; ".join(dict.fromkeys(part[key] for part in parts)) for key in ("hardware", "commit")},
-        "seed": parts[-1]["seed"],
-    }
+    } | ({"seed": seeds[-1]} if seeds else {})

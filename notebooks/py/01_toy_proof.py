@@ -196,7 +196,8 @@ run.record(ideal_sweep_floor=sampling_error, ideal_sweep_ddim_90=distances["DDIM
 # %% tags=["nbval-ignore-output"]
 model = variants["full"].build_model()  # projections.build_diffusion(2, ...)
 # context, target, novel: projections of new signals, projections.infinite_batches(prior, ...)
-log = variants["full"].fit(model, run.pick(smoke=100, cpu=experiment.STEPS, gpu=experiment.STEPS), progress=True)
+steps = run.pick(smoke=100, cpu=experiment.STEPS, gpu=experiment.STEPS)
+log = variants["full"].train_in_memory(model, steps, progress=True)
 print(f"{sum(w.numel() for w in model.parameters()):,} parameters, {log.steps:,} steps of {experiment.BATCH_SIZE}")
 
 # %% [markdown]
@@ -451,7 +452,7 @@ live_n, live_k = 3000, 4
 live_variant = f"finite_{live_n}_{live_k}_0"
 dataset_model = variants[live_variant].build_model()
 dataset_steps = run.pick(smoke=20, cpu=experiment.DATASET_STEPS, gpu=experiment.DATASET_STEPS)
-variants[live_variant].fit(dataset_model, dataset_steps)
+variants[live_variant].train_in_memory(dataset_model, dataset_steps)
 g = torch.Generator().manual_seed(7)
 test_set_size = run.pick(smoke=200, cpu=experiment.TEST_SET_SIZE, gpu=experiment.TEST_SET_SIZE)
 signal, context = projections.make_test_set(prior, test_set_size, experiment.TEST_SET_SEED)
@@ -545,7 +546,7 @@ run.record(wedge_zero_signal_c2st=signal_c2st[0], wedge_zero_observation_c2st=ob
 # %% tags=["nbval-ignore-output"]
 model_3d = variants["space"].build_model()  # projections.build_diffusion(3, max_contexts=2)
 steps = run.pick(smoke=50, cpu=experiment.STEPS_3D, gpu=experiment.STEPS_3D)
-variants["space"].fit(model_3d, steps, progress=True)
+variants["space"].train_in_memory(model_3d, steps, progress=True)
 
 n = run.pick(smoke=200, cpu=10_000, gpu=10_000)
 g = torch.Generator().manual_seed(31)
@@ -752,7 +753,7 @@ for assumed in (1.0, 0.5):
 
 # %% tags=["nbval-ignore-output"]
 for name in experiment.BASELINES:
-    log = variants[name].fit(variants[name].build_model(), 20)
+    log = variants[name].train_in_memory(variants[name].build_model(), 20)
     initial, final = (np.mean(part) for part in (log.curve["target"][:5], log.curve["target"][-5:]))
     print(f"{name}: error of the target {initial:.2f} -> {final:.2f} in 20 live steps")
 

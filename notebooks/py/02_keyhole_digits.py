@@ -150,7 +150,7 @@ plt.show()
 # $$L^{novel} = \| O^{novel} - \mathrm{forward}(S, \phi^{novel}) \|^2. \tag{9}$$
 
 # %% tags=["nbval-ignore-output"]
-log = variant.fit(model, TRAINING_STEPS)  # fit(model, digits.batches(data.train), ...)
+log = variant.train_in_memory(model, TRAINING_STEPS)  # fit(model, digits.batches(data.train), ...)
 curve = {name: np.array(x) for name, x in log.curve.items()}
 tail = max(1, TRAINING_STEPS // 20)
 for name in ("target", "novel"):
@@ -545,7 +545,7 @@ run.record(**{f"sweep_{column}": [row[column] for row in sweep.values()] for _, 
 baseline_variant = experiment.EXPERIMENT.variant("deterministic")  # its model class is ForwardRegression
 baseline = baseline_variant.build_model()
 baseline_steps = run.pick(smoke=20, cpu=150, gpu=experiment.STEPS)
-log = baseline_variant.fit(baseline, baseline_steps)
+log = baseline_variant.train_in_memory(baseline, baseline_steps)
 baseline_curve = log.curve["loss"]
 initial_loss, final_loss = np.mean(baseline_curve[:5]), np.mean(baseline_curve[-5:])
 print(f"loss {initial_loss:.2g} at first, {final_loss:.2g} after {baseline_steps} steps")

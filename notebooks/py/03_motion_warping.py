@@ -54,7 +54,7 @@ import torch
 
 from fwdiff_lite import Observations, fit, plotting
 from fwdiff_lite.pipeline.notebook import Run
-from fwdiff_lite.storage.checkpoints import load_pretrained, read_manifest
+from fwdiff_lite.storage.checkpoints import read_manifest
 from fwdiff_lite.problems.motion import warping as problem
 from fwdiff_lite.experiments import harness
 from fwdiff_lite.experiments import motion as experiment
@@ -191,9 +191,7 @@ if PROFILE == "gpu":
     harness.train(experiment.EXPERIMENT, VARIANT, Path(FOLDER), MINUTES)
     model = harness.load_model(experiment.EXPERIMENT, VARIANT, Path(FOLDER), device)
 else:
-    model = variant.build_model()
-    model.denoiser.load_state_dict(load_pretrained("03_motion_warping"))
-model.to(device).denoiser.eval()
+    model = harness.load_model(experiment.EXPERIMENT, VARIANT, None, device)
 
 trained_model = variant.build_model()
 trained_model.denoiser.load_state_dict(model.denoiser.state_dict())

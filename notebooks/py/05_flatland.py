@@ -157,7 +157,7 @@ for samples_per_ray in (8, 16, 256):
 # %% tags=["nbval-ignore-output"]
 variant = experiment.EXPERIMENT.variant("full")
 model = variant.build_model()
-log = variant.fit(model, STEPS)
+log = variant.train_in_memory(model, STEPS)
 curve = log.curve
 quarter = max(1, len(curve["loss"]) // 4)
 print(f"{sum(w.numel() for w in model.parameters()):,} weights, {log.steps} steps")

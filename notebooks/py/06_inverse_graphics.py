@@ -128,7 +128,7 @@ if PROFILE == "gpu":
     harness.train(evaluation.EXPERIMENT, "unet", Path(FOLDER), MINUTES, batch_size=BATCH)
     model = harness.load_model(evaluation.EXPERIMENT, "unet", Path(FOLDER), device)
 else:
-    model = evaluation.load_pretrained_model().to(device)
+    model = harness.load_model(evaluation.EXPERIMENT, evaluation.FULL_MODEL, None, device)
 entry = read_manifest()[f"{variants.PRETRAINED}.safetensors"]
 results = harness.load_results(evaluation.EXPERIMENT)
 all_numbers, recorded = to_flat(results.rows), results.arrays

@@ -57,7 +57,7 @@ from fwdiff_lite.experiments.inverse_graphics import ablations
 from fwdiff_lite.experiments.inverse_graphics import evaluation
 from fwdiff_lite.experiments.inverse_graphics import variants
 from fwdiff_lite.problems.inverse_graphics import tabletop
-from fwdiff_lite.experiments.inverse_graphics.ablations import ABLATIONS, FULL_MODEL, SAMPLER_OPTIONS
+from fwdiff_lite.experiments.inverse_graphics.ablations import SAMPLED_VARIANTS, FULL_MODEL, SAMPLER_OPTIONS
 from fwdiff_lite.problems.inverse_graphics.consistency import inconsistency, psnr_interval
 
 run = Run("07_ablations", PROFILE)
@@ -129,8 +129,8 @@ plt.show()
 
 # %%
 for name, label in (("distilled", "sampling the pictures and distilling them"), (FULL_MODEL, "sampling a scene")):
-    num_samples = len(scores[name]["energy_180"]) * ABLATIONS[name].num_samples
-    num_samples *= len(ABLATIONS[name].target_angles) if name == FULL_MODEL else 1  # one scene for each target
+    num_samples = len(scores[name]["energy_180"]) * SAMPLED_VARIANTS[name].num_samples
+    num_samples *= len(SAMPLED_VARIANTS[name].target_angles) if name == FULL_MODEL else 1  # one scene for each target
     seconds = 60 * records[name]["gpu_minutes"] / num_samples
     print(f"{label}: {seconds:.2f} seconds of {records[name]['hardware']}, many at once, evaluation included")
 orbit_seconds = all_numbers["orbit"]["seconds"]
@@ -253,7 +253,7 @@ columns = {
 
 def training_cost(name):
     """The GPU-minutes and the steps of the training of an ablation's model; zeros without a model."""
-    record = trainings.get(ABLATIONS[name].variant, {})
+    record = trainings.get(SAMPLED_VARIANTS[name].variant, {})
     return record.get("gpu_minutes", 0.0), record.get("steps", 0)
 
 

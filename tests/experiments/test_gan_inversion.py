@@ -152,25 +152,26 @@ def trained(tmp_path_factory):
 @pytest.mark.parametrize("name", [*EXPERIMENT.assets, *EXPERIMENT.variants])
 def test_everything_trains_and_records_what_sets_it_apart(name, trained):
     small, folder = trained
-    record, declaration = read_json(folder / f"{name}.json"), EXPERIMENT.network(name)
+    record, declaration = read_json(folder / f"{name}.json"), EXPERIMENT.declaration(name)
     assert record["seed"] == declaration.seed and record["steps"] == 2 and record["batch"] == 4
     assert record["options"] == json.loads(json.dumps(dict(declaration.options)))
     command = f"python -m fwdiff_lite.experiments gan_inversion train {name} --portraits 9 --steps 2 --batch-size 4"
     assert record["command"] == command and record["gpu_minutes"] == 0
-    assert set(record["needs"]) == set(declaration.needs) and all(map(np.isfinite, sum(record["curve"].values(), [])))
-    initial = small.network(name).trained_part(build_initial(small, name))
+    assert set(record["needs"]) == set(harness.needed_assets(declaration))
+    assert all(map(np.isfinite, sum(record["curve"].values(), [])))
+    initial = small.declaration(name).trained_part(build_initial(small, name))
     trained_weights = load_file(folder / f"{name}.safetensors")
     assert any((trained_weights[key].float() - w).abs().max() > 1e-4 for key, w in initial.state_dict().items())
 
 
 def build_initial(small, name):
-    assets = {need: small.network(need).build_model() for need in small.contained_assets(name)}
-    return small.network(name).build_model(**assets)
+    assets = {need: small.declaration(need).build_model() for need in small.contained_assets(name)}
+    return small.declaration(name).build_model(**assets)
 
 
 def test_assets_and_variants_differ_in_their_options_their_needs_or_their_seed():
     networks = [*EXPERIMENT.assets.values(), *EXPERIMENT.variants.values()]
-    settings = {json.dumps([dict(x.options), x.needs, x.seed]) for x in networks}
+    settings = {json.dumps([dict(x.options), harness.needed_assets(x), x.seed]) for x in networks}
     assert len(settings) == len(networks)
 
 

@@ -47,7 +47,7 @@ def evaluate_toy_sampler(session):
 
 TOY = Experiment(
     name="toy",
-    checkpoint="90_toy",
+    results_name="90_toy",
     variants={
         "full": make_toy_variant(),
         "reseeded": make_toy_variant(seed=1),
@@ -58,7 +58,7 @@ TOY = Experiment(
         "exact": Evaluation(lambda session: Results({"energy_60": 0.0}, {})),
     },
     make_test_set=lambda device, options: options["scenes"],
-    sample=lambda model, test_set: 10 * test_set,
+    predict=lambda model, test_set: 10 * test_set,
     evaluation_options={"scenes": 3},
     views=("60",),
     headline=("energy_60", "count"),
@@ -101,7 +101,7 @@ def test_a_training_leaves_weights_and_a_record_and_is_resumed(toy):
 
 def test_a_training_of_other_settings_is_not_resumed(toy, monkeypatch, tmp_path):
     folder = toy("train full --steps 1")
-    other = replace(TOY, variants={"full": replace(TOY.variants["full"], seed=5)})
+    other = replace(TOY, variants={"full": replace(TOY.variants["full"], seed=5)}, evaluations={})
     with pytest.raises(ValueError, match="full.state was trained with .*'seed': 0}, not with .*'seed': 5}: delete it"):
         harness.train(other, "full", folder, steps=2)
     assert read_json(folder / "full.json")["steps"] == 1
@@ -122,7 +122,8 @@ def test_an_interrupted_training_leaves_its_state_alone_and_is_resumed(toy, tmp_
         return draw
 
     variant = replace(TOY.variants["full"], batches=interrupted_batches)
-    monkeypatch.setattr(command_line, "find_experiment", lambda name: replace(TOY, variants={"full": variant}))
+    interrupted = replace(TOY, variants={"full": variant}, evaluations={})
+    monkeypatch.setattr(command_line, "find_experiment", lambda name: interrupted)
     with pytest.raises(SystemExit) as error:
         toy("train full --steps 4")
     assert error.value.code == INTERRUPTED
@@ -137,8 +138,8 @@ def test_initial_weights_come_from_the_parent_or_a_file(toy, tmp_path, monkeypat
     folder = toy("train full baseline --steps 1")
     toy("evaluate")
     toy("export full")
-    child = make_toy_variant(parent="90_toy")
-    monkeypatch.setattr(command_line, "find_experiment", lambda name: replace(TOY, variants={"child": child}))
+    with_child = replace(TOY, variants={"child": make_toy_variant(parent="90_toy")}, evaluations={})
+    monkeypatch.setattr(command_line, "find_experiment", lambda name: with_child)
     toy("train child --steps 1")
     record = read_json(folder / "child.json")
     assert record["parent"]["variant"] == "full"
@@ -198,12 +199,49 @@ def test_weights_and_results_are_exported_and_loaded(toy, tmp_path, monkeypatch)
     for entry in (weights, results):
         assert entry["commit"] == "abc" and "toy train full --steps 1" in entry["command"]
     assert "toy evaluate full_eta_0" in results["command"]
-    assert harness.set_weights(TOY.variant("full").build_model(), load_pretrained("90_toy"))
+    assert harness.load_model(TOY, "full", None, torch.device("cpu"))
     toy("train full --steps 2")
     with pytest.raises(ValueError, match="evaluation full_eta_0 used other weights of full: evaluate it again"):
         export.export_weights(TOY, "full", folder)
     with pytest.raises(ValueError, match="evaluation full_eta_0 used other weights of full: evaluate it again"):
         export.export_results(TOY, "full", folder)
+
+
+def test_variants_with_one_name_of_exported_weights_are_not_exported_together(toy, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("FWDIFF_ROOT", str(tmp_path))
+    toy("train full reseeded --steps 1")
+    with pytest.raises(SystemExit):
+        toy("export full reseeded")
+    assert "full and reseeded are both 90_toy in checkpoints/: export one of them" in capsys.readouterr().err
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_the_record_of_an_evaluation_states_no_seed_and_the_exported_results_have_that_of_the_training(
+    toy, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("FWDIFF_ROOT", str(tmp_path))
+    folder = toy("evaluate exact")
+    assert "seed" not in read_json(folder / "evaluation_exact.json")
+    toy("export")
+    assert "seed" not in read_manifest()["90_toy.npz"]
+    toy("train reseeded --steps 1")
+    toy("export")
+    assert read_manifest()["90_toy.npz"]["seed"] == 1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"evaluations": {"a": Evaluation(evaluate_toy_sampler, "nope")}},
+        {"evaluations": {"a": Evaluation(evaluate_toy_sampler, "full", baselines=("nope",))}},
+        {"evaluations": {"a": Evaluation(evaluate_toy_sampler, "full", assets=("nope",))}},
+        {"variants": TOY.variants | {"other": make_toy_variant(contained_assets=("nope",))}},
+        {"assets": {"a": Asset(torch.nn.Module, lambda *x: None, "90_toy_a", batch_size=8, training_assets=("nope",))}},
+    ],
+)
+def test_an_experiment_declares_every_variant_and_asset_that_it_names(changes):
+    with pytest.raises(ValueError, match="toy names 'nope' but does not declare it: it declares full, reseeded, b"):
+        replace(TOY, **changes)
 
 
 # --- assets ---
@@ -236,9 +274,9 @@ WITH_ASSETS = replace(
     TOY,
     assets={
         "first": Asset(build_number, train_number, "90_toy_first", batch_size=8, options={"number": 1}, seed=3),
-        "second": Asset(build_number, train_number, "90_toy_second", batch_size=8, needs=("first",)),
+        "second": Asset(build_number, train_number, "90_toy_second", batch_size=8, training_assets=("first",)),
     },
-    variants={"full": replace(TOY.variants["full"], build=build_with_number, needs=("second",))},
+    variants={"full": replace(TOY.variants["full"], build=build_with_number, contained_assets=("second",))},
     evaluations={
         "weight": Evaluation(
             lambda session: Results({"count": float(session.model("full").second.weight)}, {}),
@@ -382,6 +420,7 @@ TOY_SIZES = {  # options of build_model
     "flatland": {},
     "digits": {"width": 8, "depth": 1},
     "projections": {"width": 8, "depth": 1},
+    "noisy_projections": {},
 }
 EXPERIMENTS = {name: command_line.find_experiment(name) for name in TOY_SIZES}
 
@@ -404,7 +443,7 @@ def test_every_variant_trains_and_records_what_sets_it_apart(experiment, name, t
     declared = EXPERIMENTS[experiment]
     variant = declared.variants[name]
     small = replace(variant, build=partial(variant.build, **TOY_SIZES[experiment]), parent=None)
-    harness.train(replace(declared, variants={name: small}), name, tmp_path, steps=2, batch_size=2)
+    harness.train(replace(declared, variants={name: small}, evaluations={}), name, tmp_path, steps=2, batch_size=2)
     record = read_json(tmp_path / f"{name}.json")
     assert record["seed"] == variant.seed and record["steps"] == 2 and record["batch"] == 2
     assert record["options"] == json.loads(json.dumps(dict(variant.options)))

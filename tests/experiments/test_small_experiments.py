@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fwdiff_lite.experiments import __main__ as command_line
-from fwdiff_lite.experiments import harness, projections
+from fwdiff_lite.experiments import export, harness, projections
 from fwdiff_lite.experiments.measurements import to_flat
 
 CASES = {  # variants, options of their networks, options of the evaluation
@@ -47,7 +47,7 @@ def test_evaluations_record_what_the_notebook_loads(name, tmp_path, monkeypatch)
         harness.train(small, variant, tmp_path, steps=1, batch_size=2)
     harness.evaluate(small, [], tmp_path, options)
     monkeypatch.setenv("FWDIFF_ROOT", str(tmp_path))
-    harness.export_results(small, names[0], tmp_path)
+    export.export_results(small, names[0], tmp_path)
     results = harness.load_results(small)
     assert set(results.trainings) == set(names) and results.arrays
     for key, array in results.arrays.items():
@@ -62,8 +62,8 @@ def test_a_variant_trains_in_memory_as_the_harness_trains_it(tmp_path):
     declared = command_line.find_experiment("projections")
     variant = replace(declared.variants["finite_300_2_1"], batch_size=4)
     model = variant.build_model()
-    log = variant.fit(model, 2)
+    log = variant.train_in_memory(model, 2)
     written = harness.train(declared, "finite_300_2_1", tmp_path, steps=2, batch_size=4)
     assert log.curve == written.curve and log.steps == 2
     other = replace(variant, seed=2)
-    assert other.fit(other.build_model(), 2).curve != log.curve
+    assert other.train_in_memory(other.build_model(), 2).curve != log.curve

@@ -4,8 +4,8 @@
     python -m fwdiff_lite.experiments ablations evaluate
     python -m fwdiff_lite.experiments ablations export
 
-An evaluation draws the samples of an ablation for the same held-out scenes. It computes the metrics of the module
-evaluation and the consistency between views. `orbit` renders one scene from all around. Ablations with the suffix _128
+An evaluation draws the samples of a sampled variant for the same held-out scenes. It computes the metrics of the module
+evaluation and the consistency between views. `orbit` renders one scene from all around. Variants with the suffix _128
 have images of 128 pixels a side; their models start from the weights of the full model of 64 pixels.
 """
 
@@ -205,8 +205,8 @@ def shuffle_views(samples: Samples) -> Samples:
 
 
 @dataclass(frozen=True)
-class Ablation:
-    """One row of the table: a trained variant and a way to sample it.
+class SampledVariant:
+    """A trained variant and a way to sample it.
 
     variant: without a variant there is no model, and the sampler returns true draws
     sampler: takes model, test_set and sampling, and returns the views of the samples
@@ -233,22 +233,24 @@ class Ablation:
         return BASELINE if self.side == SIDE else f"{BASELINE}_{self.side}"
 
 
-ABLATIONS = {
-    **{variant: Ablation(variant) for variant in VARIANTS if variant != GUIDANCE_VARIANT},
-    "deterministic": Ablation(BASELINE, sample_deterministic),
-    "around_two": Ablation("around", sample_two_contexts),
-    "one_shot": Ablation("around", partial(sample_through_targets, targets=ORBIT_TARGETS[:1]), BACK_ANGLES),
-    "autoregressive": Ablation("around", partial(sample_through_targets, targets=ORBIT_TARGETS), BACK_ANGLES),
-    "view_space": Ablation("view_space", sample_view_space),
-    "distilled": Ablation("view_space", sample_distilled, num_samples=2),  # each sample needs an optimisation
-    "unconditional": Ablation("unconditional", sample_unconditional, unconditional=True),
-    "redrawn": Ablation(None, lambda _, test_set, sampling: test_set.posterior_draws[:, : sampling.k]),
-    "mixed": Ablation(None, lambda _, test_set, sampling: shuffle_views(test_set.posterior_draws[:, : sampling.k])),
-    "prior": Ablation(
+SAMPLED_VARIANTS = {
+    **{variant: SampledVariant(variant) for variant in VARIANTS if variant != GUIDANCE_VARIANT},
+    "deterministic": SampledVariant(BASELINE, sample_deterministic),
+    "around_two": SampledVariant("around", sample_two_contexts),
+    "one_shot": SampledVariant("around", partial(sample_through_targets, targets=ORBIT_TARGETS[:1]), BACK_ANGLES),
+    "autoregressive": SampledVariant("around", partial(sample_through_targets, targets=ORBIT_TARGETS), BACK_ANGLES),
+    "view_space": SampledVariant("view_space", sample_view_space),
+    "distilled": SampledVariant("view_space", sample_distilled, num_samples=2),  # each sample needs an optimisation
+    "unconditional": SampledVariant("unconditional", sample_unconditional, unconditional=True),
+    "redrawn": SampledVariant(None, lambda _, test_set, sampling: test_set.posterior_draws[:, : sampling.k]),
+    "mixed": SampledVariant(
+        None, lambda _, test_set, sampling: shuffle_views(test_set.posterior_draws[:, : sampling.k])
+    ),
+    "prior": SampledVariant(
         None, lambda _, test_set, sampling: sample_prior(test_set, sampling.k, seed=1), unconditional=True
     ),
     **{
-        name: Ablation(
+        name: SampledVariant(
             GUIDANCE_VARIANT,
             partial(sample_with_options, **options),
             BACK_ANGLES,
@@ -259,8 +261,8 @@ ABLATIONS = {
         for name, options in SAMPLER_OPTIONS.items()
     },
 }
-ABLATIONS |= {
-    f"{name}_{LARGE_SIDE}": replace(ABLATIONS[name], variant=variant, side=LARGE_SIDE)
+SAMPLED_VARIANTS |= {
+    f"{name}_{LARGE_SIDE}": replace(SAMPLED_VARIANTS[name], variant=variant, side=LARGE_SIDE)
     for name, variant in {
         FULL_MODEL: f"{FULL_MODEL}_{LARGE_SIDE}",
         BASELINE: f"{BASELINE}_{LARGE_SIDE}",
@@ -310,15 +312,15 @@ def relative_sliced_w2(
     return (to_a + to_b) / (2 * between)
 
 
-def evaluate_ablation(
+def evaluate_sampled_variant(
     test_set: TestSet,
     samples: Samples,
     baseline: Float[Tensor, "c 1 all two 3 h w"],
-    ablation: Ablation,
+    sampled_variant: SampledVariant,
     points: list[CovisiblePoints],
     seed: int = 0,
 ) -> dict[str, dict]:
-    """The metrics of an ablation: "numbers" holds means over scenes with intervals, "each" the scores of every scene.
+    """The metrics of samples: "numbers" holds means over scenes with intervals, "each" the scores of every scene.
 
     energy_ANGLE, novel_energy_ANGLE: the energy score; of a single prediction its Euclidean error. Also for each scene
     consistency_ANGLE: in dB; for each scene the mean squared difference of its two views
@@ -326,14 +328,14 @@ def evaluate_ablation(
     picture_energy_180, picture_lean: of the third view, the sampled image, if there is one. Without guidance it differs
         from the scene's render too, because a sampled image has only one ray a pixel
     All further numbers are those of evaluation.evaluate.
-    An unconditional ablation samples other scenes. It has only its energy scores, set_distance_ANGLE and
+    An unconditional variant samples other scenes. It has only its energy scores, set_distance_ANGLE and
     novel_set_distance_ANGLE (the value of relative_sliced_w2), and sharpness_ratio_ANGLE relative to true draws.
     """
     generator, k = torch.Generator().manual_seed(seed), samples.shape[1]
     numbers, per_scene = {}, {}
-    prior_draws = [sample_prior(test_set, k, seed=seed) for seed in (2, 3)] if ablation.unconditional else []
+    prior_draws = [sample_prior(test_set, k, seed=seed) for seed in (2, 3)] if sampled_variant.unconditional else []
 
-    for i, angle in enumerate(ablation.target_angles):
+    for i, angle in enumerate(sampled_variant.target_angles):
         d = TARGET_ANGLES.index(angle)
         for v, prefix in enumerate(("", "novel_")):
             views, name = samples[:, :, i, v].cpu(), f"{prefix}{{}}_{angle}".format
@@ -343,14 +345,14 @@ def evaluate_ablation(
                 numbers[name("set_distance")] = relative_sliced_w2(views, draws_a, draws_b)
                 tv_ratio = metrics.total_variation(views).mean() / metrics.total_variation(draws_a).mean()
                 numbers[name("sharpness_ratio")] = float(tv_ratio)
-        if not ablation.unconditional:
+        if not sampled_variant.unconditional:
             error = inconsistency(samples[:, :, i, 0], samples[:, :, i, 1], points[d]).cpu()
             per_scene[f"consistency_{angle}"] = error
             numbers |= psnr_interval(error, generator).as_metrics(f"consistency_{angle}")
     numbers |= {name: float(energy.mean()) for name, energy in per_scene.items() if "energy" in name}
-    if k > 1 and not ablation.unconditional:
-        numbers |= evaluation.evaluate(test_set, samples[:, :, :, :2], baseline, ablation.target_angles)
-        back_views = samples[:, :, ablation.target_angles.index(180)]
+    if k > 1 and not sampled_variant.unconditional:
+        numbers |= evaluation.evaluate(test_set, samples[:, :, :, :2], baseline, sampled_variant.target_angles)
+        back_views = samples[:, :, sampled_variant.target_angles.index(180)]
         labels = evaluation.classify_factors(back_views[:, :, 0], test_set)
         numbers |= mode_bias(labels, test_set.scenes, generator).as_metrics("lean")
         if back_views.shape[2] == 3:
@@ -371,7 +373,7 @@ def _energy_scores(views: Float[Tensor, "c k 3 h w"], truth: Float[Tensor, "c 3 
 def paired_gains(
     ours: dict[str, list[float]], theirs: dict[str, list[float]], seed: int = 0
 ) -> dict[str, metrics.Interval]:
-    """The gain of one ablation (ours) over another (theirs), paired over scenes, for each score that both have.
+    """The gain of one sampled variant (ours) over another (theirs), paired over scenes, for each score that both have.
 
     Of an energy score: (theirs - ours) / ours; "energies": the same of the sum of all energy scores. Of consistency:
     ours - theirs in dB.
@@ -397,37 +399,37 @@ def paired_gains(
 
 
 class Inputs(NamedTuple):
-    """The inputs of all ablations with images of one size: test set, predictions, points of the consistency measure."""
+    """Shared by all variants with images of one size: test set, predictions, points of the consistency measure."""
 
     test_set: TestSet
     baseline: Float[Tensor, "c 1 all two 3 h w"]
     points: list[CovisiblePoints]
 
 
-def make_inputs(ablation: Ablation, chunk_size: int, session: Session) -> Inputs:
-    """The inputs of an ablation's evaluation; chunk_size: how many scenes are predicted at once."""
+def make_inputs(sampled_variant: SampledVariant, chunk_size: int, session: Session) -> Inputs:
+    """The inputs of the evaluation of a sampled variant; chunk_size: how many scenes are predicted at once."""
     test_set = session.test_set
-    if ablation.side != SIDE:
+    if sampled_variant.side != SIDE:
         count = session.options["scenes"]
-        test_set = evaluation.make_test_set(count, K, side=ablation.side, device=session.device)
+        test_set = evaluation.make_test_set(count, K, side=sampled_variant.side, device=session.device)
     with evaluation.autocast(session.device):
-        model = evaluation.load_compiled_model(session, ablation.baseline)
+        model = evaluation.load_compiled_model(session, sampled_variant.baseline)
         baseline = evaluation.sample_posterior(model, test_set, Sampling(chunk_size=chunk_size))
     return Inputs(test_set, baseline, consistency_points(test_set))
 
 
-def run_ablation(name: str, session: Session) -> Results:
-    """The metrics of an ablation, the scores of every scene as one JSON text, and the images of its examples."""
-    ablation, options = ABLATIONS[name], session.options
-    chunk_size = max(1, options["chunk_size"] * SIDE**2 // ablation.side**2)
-    inputs = session.share(("inputs", ablation.side), lambda: make_inputs(ablation, chunk_size, session))
-    model = evaluation.load_compiled_model(session, ablation.variant) if ablation.variant else None
+def run_sampled_variant(name: str, session: Session) -> Results:
+    """The metrics of a sampled variant, the scores of every scene as one JSON text, and the images of its examples."""
+    sampled_variant, options = SAMPLED_VARIANTS[name], session.options
+    chunk_size = max(1, options["chunk_size"] * SIDE**2 // sampled_variant.side**2)
+    inputs = session.cached(("inputs", sampled_variant.side), lambda: make_inputs(sampled_variant, chunk_size, session))
+    model = evaluation.load_compiled_model(session, sampled_variant.variant) if sampled_variant.variant else None
     with evaluation.autocast(session.device):
-        sampling = Sampling(ablation.num_samples, options["steps"], ablation.eta, chunk_size)
-        samples = ablation.sampler(model, inputs.test_set, sampling).float()
-    scenes, num_samples = ablation.num_examples
-    images = to_uint8(samples[:scenes, :num_samples, -1, list(ablation.example_views)], 64)
-    results = evaluate_ablation(inputs.test_set, samples, inputs.baseline, ablation, inputs.points)
+        sampling = Sampling(sampled_variant.num_samples, options["steps"], sampled_variant.eta, chunk_size)
+        samples = sampled_variant.sampler(model, inputs.test_set, sampling).float()
+    scenes, num_samples = sampled_variant.num_examples
+    images = to_uint8(samples[:scenes, :num_samples, -1, list(sampled_variant.example_views)], 64)
+    results = evaluate_sampled_variant(inputs.test_set, samples, inputs.baseline, sampled_variant, inputs.points)
     scores = np.array(json.dumps(results["each"]))
     return Results(results["numbers"], {f"{name}_images": images, f"{name}_scores": scores})
 
@@ -453,7 +455,7 @@ def render_orbit_views(session: Session) -> Results:
 
 
 def scene_scores(results: RecordedResults) -> dict[str, dict[str, list[float]]]:
-    """The scores of every scene, by ablation and measure."""
+    """The scores of every scene, by sampled variant and measure."""
     suffix = "_scores"
     return {key.removesuffix(suffix): json.loads(str(x)) for key, x in results.arrays.items() if key.endswith(suffix)}
 
@@ -466,15 +468,15 @@ LARGE_VARIANTS = {
 }
 EXPERIMENT = Experiment(
     name="ablations",
-    checkpoint="07_ablations",
+    results_name="07_ablations",
     variants={name: replace(variant, batch_size=BATCH_SIZE) for name, variant in VARIANTS.items()} | LARGE_VARIANTS,
     evaluations={
-        name: Evaluation(partial(run_ablation, name), ablation.variant or "", (ablation.baseline,))
-        for name, ablation in ABLATIONS.items()
+        name: Evaluation(partial(run_sampled_variant, name), sampled_variant.variant or "", (sampled_variant.baseline,))
+        for name, sampled_variant in SAMPLED_VARIANTS.items()
     }
     | {"orbit": Evaluation(render_orbit_views, "view_space", (FULL_MODEL,))},
     make_test_set=lambda device, options: evaluation.make_test_set(options["scenes"], K, device=device),
-    sample=evaluation.predict,
+    predict=evaluation.predict,
     evaluation_options={"scenes": COUNT, "steps": STEPS, "chunk_size": 64},
     views=tuple(map(str, TARGET_ANGLES)),
     headline=("energy_skill_180",),

@@ -29,7 +29,7 @@ from fwdiff_lite import metrics
 from fwdiff_lite.colours import to_uint8
 from fwdiff_lite.devices import autocast_bf16
 from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
-from fwdiff_lite.experiments.harness import Evaluation, Experiment, Results, Session, load_model, set_weights
+from fwdiff_lite.experiments.harness import Evaluation, Experiment, Results, Session, load_model
 from fwdiff_lite.experiments.inverse_graphics.benchmark import measure_cost
 from fwdiff_lite.experiments.inverse_graphics.variants import (
     BASELINE,
@@ -41,7 +41,6 @@ from fwdiff_lite.experiments.inverse_graphics.variants import (
 from fwdiff_lite.observations import Observations
 from fwdiff_lite.problems.inverse_graphics import disocclusion, tabletop
 from fwdiff_lite.problems.inverse_graphics.volume import RenderedImages
-from fwdiff_lite.storage.checkpoints import load_pretrained
 
 TARGET_ANGLES = (60, 120, 180)  # azimuth of the target cameras, in degrees around the table from the context camera
 NOVEL_ANGLE_RATIO = 0.75  # azimuth of the novel camera over that of the target camera
@@ -351,7 +350,7 @@ def load_compiled_model(session: Session, name: str) -> ForwardDiffusion:
             compile_networks(model)
         return model
 
-    return session.share(("compiled model", name), load)
+    return session.cached(("compiled model", name), load)
 
 
 def predict(model: ForwardRegression, test_set: TestSet) -> Float[Tensor, "c 1 d v 3 h w"]:
@@ -405,15 +404,10 @@ def reference_outputs(session: Session) -> Results:
     return Results({}, {"live": samples[:, :, :, :1].half().cpu().numpy()})
 
 
-def load_pretrained_model() -> ForwardDiffusion:
-    """The full model with its weights in checkpoints/."""
-    return set_weights(VARIANTS[FULL_MODEL].build_model(), load_pretrained(PRETRAINED))
-
-
 EXPERIMENT = Experiment(
     name="inverse_graphics",
-    checkpoint="06_inverse_graphics",
-    weights_name="{checkpoint}_{variant}",
+    results_name="06_inverse_graphics",
+    weights_name_template="{results_name}_{variant}",
     variants=VARIANTS | {"around": replace(VARIANTS["around"], parent=PRETRAINED)},
     evaluations={
         f"{variant}_eta_{eta}": Evaluation(partial(evaluate_sampler, variant, eta), variant, (BASELINE,))
@@ -426,7 +420,7 @@ EXPERIMENT = Experiment(
         "cost": Evaluation(measure_cost, on_request=True),
     },
     make_test_set=lambda device, options: make_test_set(options["scenes"], options["samples"], device=device),
-    sample=predict,
+    predict=predict,
     evaluation_options={"scenes": COUNT, "samples": K, "steps": STEPS},
     views=tuple(map(str, TARGET_ANGLES)),
     headline=("factor_tv", *(f"energy_skill_{angle}" for angle in TARGET_ANGLES), "factor_scene_rms"),

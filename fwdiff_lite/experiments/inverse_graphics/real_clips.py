@@ -199,11 +199,10 @@ def needs_data(device: torch.device, options: object) -> None:
 VARIANT_NAMES = tuple(name for name, settings in SETTINGS.items() if settings.fits_clips)
 EXPERIMENT = Experiment(
     name="real_clips",
-    checkpoint="real_clips",
+    results_name="real_clips",
     variants={name: make_clip_variant(name, [], FRAME_GAP, NEAR_FAR) for name in VARIANT_NAMES},
     evaluations={name: Evaluation(partial(evaluate_variant, name), name) for name in VARIANT_NAMES},
     make_test_set=needs_data,
-    sample=sample_posterior,
     evaluation_options={"samples": K, "steps": STEPS},
     add_arguments=add_arguments,
     configure=configure,

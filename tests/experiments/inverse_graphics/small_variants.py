@@ -20,6 +20,7 @@ def small_variant(name: str, side: int = 16, **options) -> Variant:
 
 
 def small_experiment(experiment: Experiment, **options) -> Experiment:
-    """An experiment with small variants; options: of small_variant."""
-    names = [name for name in experiment.variants if name in variants.SETTINGS]
-    return replace(experiment, variants={name: small_variant(name, **options) for name in names})
+    """An experiment with small variants, and the evaluations that use no others; options: of small_variant."""
+    small = {name: small_variant(name, **options) for name in experiment.variants if name in variants.SETTINGS}
+    evaluations = {name: x for name, x in experiment.evaluations.items() if {x.variant, *x.baselines} <= {"", *small}}
+    return replace(experiment, variants=small, evaluations=evaluations)

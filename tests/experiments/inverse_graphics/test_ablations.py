@@ -57,9 +57,11 @@ def posterior_mean(test_set):
 def results(test_set):
     points, results = ablations.consistency_points(test_set), {}
     for name in ("redrawn", "mixed", "prior"):
-        ablation = replace(ablations.ABLATIONS[name], target_angles=evaluation.BACK_ANGLES)
+        ablation = replace(ablations.SAMPLED_VARIANTS[name], target_angles=evaluation.BACK_ANGLES)
         samples = ablation.sampler(None, test_set, Sampling(K))[:, :, 2:]
-        results[name] = ablations.evaluate_ablation(test_set, samples, posterior_mean(test_set), ablation, points)
+        results[name] = ablations.evaluate_sampled_variant(
+            test_set, samples, posterior_mean(test_set), ablation, points
+        )
     return results
 
 
@@ -81,17 +83,19 @@ def test_true_draws_show_the_scores_of_a_perfect_sampler(results):
 def test_the_psnr_of_no_error_is_left_out(test_set, tmp_path):
     samples = test_set.posterior_draws.clone()
     samples[:, 0] = test_set.truth
-    ablation = replace(ablations.ABLATIONS["redrawn"], target_angles=evaluation.BACK_ANGLES)
+    ablation = replace(ablations.SAMPLED_VARIANTS["redrawn"], target_angles=evaluation.BACK_ANGLES)
     points = ablations.consistency_points(test_set)
-    results = ablations.evaluate_ablation(test_set, samples[:, :, 2:], posterior_mean(test_set), ablation, points)
+    results = ablations.evaluate_sampled_variant(
+        test_set, samples[:, :, 2:], posterior_mean(test_set), ablation, points
+    )
     write_json(tmp_path / "ablation.json", results)  # refuses numbers that are not finite
     assert "psnr_seen_180" not in results["numbers"] and "energy_180" in results["numbers"]
 
 
 def test_the_energy_score_of_a_single_prediction_is_its_euclidean_error(test_set):
-    ablation, prediction = ablations.ABLATIONS["deterministic"], posterior_mean(test_set)
+    ablation, prediction = ablations.SAMPLED_VARIANTS["deterministic"], posterior_mean(test_set)
     points = ablations.consistency_points(test_set)
-    results = ablations.evaluate_ablation(test_set, prediction, prediction, ablation, points)
+    results = ablations.evaluate_sampled_variant(test_set, prediction, prediction, ablation, points)
     assert "spread_skill_180" not in results["numbers"]
     error = (prediction[:, 0, 2, 0] - test_set.truth[:, 2, 0]).flatten(1).norm(dim=1)
     torch.testing.assert_close(torch.tensor(results["each"]["energy_180"]), error, rtol=1e-4, atol=0)
@@ -119,8 +123,8 @@ def test_the_relative_distance_of_true_draws_is_one_and_of_wrong_samples_larger(
 def test_a_sampled_image_is_evaluated_beside_the_render_of_its_scene(test_set):
     views = test_set.posterior_draws[:, :, 2:]
     samples = torch.cat([views, views[:, :, :, :1] + 0.1], 3)
-    ablation, points = ablations.ABLATIONS["guidance_2"], ablations.consistency_points(test_set)
-    results = ablations.evaluate_ablation(test_set, samples, posterior_mean(test_set), ablation, points)
+    ablation, points = ablations.SAMPLED_VARIANTS["guidance_2"], ablations.consistency_points(test_set)
+    results = ablations.evaluate_sampled_variant(test_set, samples, posterior_mean(test_set), ablation, points)
     numbers = results["numbers"]
     assert numbers["picture_lean"] == numbers["lean"] and numbers["picture_energy_180"] > numbers["energy_180"]
 
@@ -227,7 +231,7 @@ def experiment(monkeypatch):
         numbers = {"energy_180": score} | ({"energy_skill_180": score} if samples.shape[1] > 1 else {})
         return {"numbers": numbers, "each": {"energy_180": [1.0] * len(samples)}}
 
-    monkeypatch.setattr(ablations, "evaluate_ablation", fast_metrics)
+    monkeypatch.setattr(ablations, "evaluate_sampled_variant", fast_metrics)
     experiment = small_experiment(ablations.EXPERIMENT, **SMALL)
     return replace(experiment, make_test_set=lambda device, options: evaluation.make_test_set(2, K, side=16))
 
@@ -252,7 +256,7 @@ def test_ablations_are_evaluated_and_exported(experiment, tmp_path, monkeypatch)
     views, guided = (results.arrays[f"{name}_images"] for name in ("unet", "guidance_2"))
     assert views.shape == (2, 1, 2, 3, 16, 16) and guided.shape == (1, 4, 2, 3, 16, 16)
     assert views.dtype == np.uint8 and len(np.unique(views)) <= 64
-    ablation, session = ablations.ABLATIONS["guidance_2"], harness.Session(experiment, tmp_path, OPTIONS)
+    ablation, session = ablations.SAMPLED_VARIANTS["guidance_2"], harness.Session(experiment, tmp_path, OPTIONS)
     sampling = Sampling(ablation.num_samples, 1, ablation.eta, chunk_size=16)
     samples = ablation.sampler(session.model("guided"), session.test_set, sampling)
     assert np.array_equal(guided, to_uint8(samples[:1, :4, -1, [0, 2]], 64)), "the render, and the sampled image"
@@ -264,9 +268,12 @@ def test_a_larger_image_has_a_test_set_of_its_own(experiment, tmp_path, monkeypa
         evaluation, "load_compiled_model", lambda session, name: {"deterministic_32": small_baseline}[name]
     )
     session = harness.Session(experiment, tmp_path, OPTIONS)
-    inputs = ablations.make_inputs(replace(ablations.ABLATIONS["unet"], side=32), 4, session)
+    inputs = ablations.make_inputs(replace(ablations.SAMPLED_VARIANTS["unet"], side=32), 4, session)
     assert inputs.test_set.truth.shape[-1] == inputs.baseline.shape[-1] == 32
-    assert ablations.ABLATIONS["unet_128"].baseline == "deterministic_128" and ablations.ABLATIONS["dit"].side == 64
+    assert (
+        ablations.SAMPLED_VARIANTS["unet_128"].baseline == "deterministic_128"
+        and ablations.SAMPLED_VARIANTS["dit"].side == 64
+    )
 
 
 def test_orbit_views_are_rendered(tmp_path, monkeypatch):
@@ -289,7 +296,7 @@ def test_every_variant_is_evaluated_and_every_evaluation_is_shipped():
     numbers = to_flat(results.rows)
     assert set(numbers) == set(evaluations) == set(results.evaluations)
     assert set(ablations.scene_scores(results)) == set(evaluations) - {"orbit"}
-    assert {f"{name}_images" for name in ablations.ABLATIONS} < set(results.arrays)
+    assert {f"{name}_images" for name in ablations.SAMPLED_VARIANTS} < set(results.arrays)
     assert numbers["orbit"]["seconds"] > 1 and set(results.trainings) <= set(ablations.EXPERIMENT.variants)
 
 

@@ -50,7 +50,7 @@ def test_training_lowers_the_loss_and_improves_the_samples(name, clips, views, t
     fit_options = variant.fit_options | {"learning_rate": 4e-3}  # a small model learns faster with it
     batches = lambda device, batch_size: view_sampler.batches(clips, batch_size, FRAME_GAP, 64, SIDE)  # noqa: E731
     variant = replace(variant, build=partial(variant.build, **TINY), batches=batches, fit_options=fit_options)
-    experiment = replace(real_clips.EXPERIMENT, variants={name: variant})
+    experiment = replace(real_clips.EXPERIMENT, variants={name: variant}, evaluations={})
     model = variant.build_model().eval()
     initial = real_clips.evaluate(real_clips.sample_posterior(model, views, k=2, steps=4), views)
     curve = harness.train(experiment, name, tmp_path, steps=100, batch_size=8).curve
