@@ -9,6 +9,7 @@ The method of Tewari et al., "Diffusion with Forward Models" (NeurIPS 2023, arXi
     loss_novel  = |novel  - forward_model(signal, novel_params)|^2         Eq. 9
 """
 
+from fwdiff_lite.batches import collate
 from fwdiff_lite.diagnostics import check_samples
 from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression, Step
 from fwdiff_lite.observations import Observations
@@ -24,5 +25,6 @@ __all__ = [
     "ShiftedCosineSchedule",
     "Step",
     "check_samples",
+    "collate",
     "fit",
 ]

@@ -15,6 +15,7 @@ from fwdiff_lite.observations import Observations, check_observations
 SMALL_SPREAD, LARGE_SPREAD = 0.6, 1.6  # bounds of the spread-skill ratio, which is 1 for a calibrated sampler
 NEGLIGIBLE_ERROR = 0.05  # rms error over the targets' standard deviation: below it, nothing is left to be spread
 CONTEXT_ERROR = 0.2  # rms error at the context over its standard deviation: above it, samples contradict the context
+OTHER_UNIT = 5.0  # ratio of standard deviations of samples and targets: above it, or below its inverse, units differ
 PRIOR_ERROR = 0.7  # rms error at the context over that at the context of another signal: above it, they ignore it
 
 
@@ -23,7 +24,7 @@ class SampleStatistics(NamedTuple):
 
     error: of the mean of K samples at the targets; spread: the samples' standard deviation there, times
         sqrt((K + 1) / K), so that both are equal for a calibrated sampler
-    target_std, context_std: standard deviations of targets and contexts
+    target_std, context_std, sample_std: standard deviations of targets, of contexts and of the samples at the targets
     context_error, other_context_error: of each sample at its own context, and at that of the next signal; NaN without
         contexts
     """
@@ -32,6 +33,7 @@ class SampleStatistics(NamedTuple):
     spread: float
     target_std: float
     context_std: float
+    sample_std: float
     context_error: float
     other_context_error: float
 
@@ -65,16 +67,24 @@ def check_samples(
         return [
             "The samples hold NaN or infinite values: train with a lower learning rate, or look for a quotient at 0."
         ]
+    has_scale = model.observation_scale != 1
+    if has_scale and not 1 / OTHER_UNIT < s.sample_std / max(s.target_std, 1e-12) < OTHER_UNIT:
+        return [
+            f"The samples have another unit than the targets: their standard deviation is {s.sample_std:.2g}, that of "
+            f"the targets {s.target_std:.2g}. With observation_scale=s, a denoiser whose signals have the "
+            "observations' unit returns s times its network's output (see protocols.ScaledDenoiser)."
+        ]
     if s.error > NEGLIGIBLE_ERROR * s.target_std and s.spread < SMALL_SPREAD * s.error:
         faults.append(
             f"The samples have collapsed: those of one context are alike. Their spread is {s.spread:.2g}, the error of "
             f"their mean {s.error:.2g}; a calibrated sampler has equal ones. Train longer, or check that the "
-            "denoiser uses the noisy target."
+            "denoiser uses the noisy target, and that the forward model is that of the data."
         )
     if s.spread > NEGLIGIBLE_ERROR * s.target_std and s.spread > LARGE_SPREAD * s.error:
         faults.append(
             f"The samples vary too much: their spread is {s.spread:.2g}, the error of their mean {s.error:.2g}; a "
-            "calibrated sampler has equal ones. Take more steps, or train longer."
+            "calibrated sampler has equal ones. Take more steps, train longer, or check the noise_std that the forward "
+            "model states."
         )
     if s.context_error > PRIOR_ERROR * s.other_context_error and s.context_error > CONTEXT_ERROR * s.context_std:
         faults.append(
@@ -116,6 +126,7 @@ def measure_samples(
         spread=_root_mean(target, variance),
         target_std=_std(target),
         context_std=_std(context),
+        sample_std=float(samples[target.mask[:, None].expand(samples.shape[:3])].std(correction=0)),
         context_error=errors["context"],
         other_context_error=errors["next context"],
     )

@@ -28,13 +28,22 @@ from fwdiff_lite.model_checks import (
     check_sequence,
     raise_if_fixed_size,
 )
-from fwdiff_lite.observations import Observations, downsample_to, expand_mask, gather_pixels, to_device
+from fwdiff_lite.observations import (
+    Observations,
+    apply_masks,
+    downsample_to,
+    expand_mask,
+    gather_pixels,
+    mask_correction,
+    to_device,
+)
 from fwdiff_lite.protocols import (
     Condition,
     CroppingForwardModel,
     DeterministicDenoiser,
     ForwardModel,
     NoisyForwardModel,
+    ScaledDenoiser,
     Schedule,
     ScheduledDenoiser,
     Signal,
@@ -52,7 +61,8 @@ T_MIN = 1e-3  # training ends here: at t = 0 there is no noise
 class Step:
     """One sampling step: time t, the noisy target, the predicted signal (Eq. 4), and its observation (Eq. 5).
 
-    noisy_target, observation: in the unit of the observations; zero for a masked target
+    noisy_target, observation: in the unit of the observations; zero for a masked target. With a NoisyForwardModel, the
+        observation is the expected measurement, with its noise
 
     `sample` with num_samples=K has K samples of each context: noisy_target and observation (B, K, M, *obs), and signal
     (B, K, ...) if it is a tensor. Another signal has B K rows, those of one context in a row.
@@ -98,12 +108,18 @@ class ForwardDiffusion(nn.Module):
             denoiser.schedule = self.schedule
         self.novel_weight = novel_weight
         self.target_shape = target_shape
-        self.observation_scale = float(observation_scale)
+        self.set_observation_scale(float(observation_scale))
         # decided here and not in `loss`: a compiled loss could not look
         self.crops = isinstance(forward_model, CroppingForwardModel)
         self.has_noise = isinstance(forward_model, NoisyForwardModel)
         self.weights_examples = isinstance(denoiser, WeightedDenoiser)
         self.predicts_target = isinstance(denoiser, DeterministicDenoiser)
+
+    def set_observation_scale(self, scale: float) -> None:
+        """Sets the scale of the model, and of a ScaledDenoiser."""
+        self.observation_scale = scale
+        if isinstance(self.denoiser, ScaledDenoiser):
+            self.denoiser.observation_scale = scale
 
     def sample_time_and_noise(
         self,
@@ -155,7 +171,7 @@ class ForwardDiffusion(nn.Module):
         views = {name: (self._scale_observations(view), pixels) for name, (view, pixels) in views.items()}
         context, target = self._scale_observations(context), views["target"][0]
         noisy_target = self._add_noise(target.value, noise, t)
-        noisy_target = _apply_masks(noisy_target, self._support(target.params), target.mask)
+        noisy_target = apply_masks(noisy_target, self._support(target.params), target.mask)
         condition = self.denoiser.condition(context, target.params, target.mask)
         signal = self.denoiser(condition, noisy_target, t)
         mse = self._per_example_mse(signal, views, noisy_target, t)
@@ -165,7 +181,7 @@ class ForwardDiffusion(nn.Module):
         prediction = self.denoiser.deterministic_prediction(condition) if self.predicts_target else None
         if prediction is not None:
             truth = Observations(downsample_to(target.value, prediction.value.shape), target.params, target.mask)
-            weight = _mask_correction(truth.mask, truth.value).view(-1, *[1] * (truth.value.ndim - 1))
+            weight = mask_correction(truth.mask, truth.value).view(-1, *[1] * (truth.value.ndim - 1))
             losses["deterministic"] = (self._squared_error(self._divide_scale(prediction.value), truth) * weight).mean()
             total = total + losses["deterministic"]
         return {**losses, "loss": total}
@@ -310,7 +326,7 @@ class ForwardDiffusion(nn.Module):
             context, support = self._scale_observations(context), self._support(target_params)
 
             def noise() -> Tensor:
-                return _apply_masks(sampler_options.temperature * draw_noise(), support, target_mask)
+                return apply_masks(sampler_options.temperature * draw_noise(), support, target_mask)
 
             condition = self.denoiser.condition(context, target_params, target_mask)
             unconditional = None
@@ -336,7 +352,7 @@ class ForwardDiffusion(nn.Module):
             if t_next is not None:
                 with grad_mode():
                     noisy_target = self._reverse_step(noisy_target, observation, t, t_next, sampler_options.eta, noise)
-                    noisy_target = _apply_masks(noisy_target, support, target_mask)
+                    noisy_target = apply_masks(noisy_target, support, target_mask)
 
     def _predict(
         self,
@@ -437,7 +453,7 @@ class ForwardDiffusion(nn.Module):
                 pixels_of_target = noisy_target if pixels is None else gather_pixels(noisy_target, pixels)
                 prediction = self._expected_measurement(prediction, truth.params, pixels_of_target, t)
             squared_error = self._squared_error(prediction, truth) * self._support(truth.params)
-            mse[name] = squared_error.flatten(1).mean(1) * _mask_correction(truth.mask, truth.value)
+            mse[name] = squared_error.flatten(1).mean(1) * mask_correction(truth.mask, truth.value)
         return mse
 
     def _reverse_step(self, noisy_target, observation, t: float, t_next: float, eta: float, noise) -> Tensor:
@@ -482,17 +498,3 @@ class ForwardRegression(ForwardDiffusion):
         self, shape: tuple[int, ...], like: Tensor, generator: torch.Generator, rows: slice = slice(None)
     ) -> Tensor:
         return like.new_zeros(shape)[rows]
-
-
-def _apply_masks(x: Tensor, support: Tensor | float, mask: Bool[Tensor, "b m"] | None) -> Tensor:
-    """A noisy target where it covers the canvas and exists, zero elsewhere."""
-    x = x * support
-    return x if mask is None else torch.where(expand_mask(mask, x), x, 0)
-
-
-def _mask_correction(mask: Bool[Tensor, "b m"], like: Tensor) -> Float[Tensor, "b"]:
-    """M over the number of a signal's observations that exist: a mean over M, times this, is one over those that exist.
-
-    It is exactly 1 if all exist, and so changes no bit of a mean.
-    """
-    return mask.shape[1] / mask.sum(1).clamp(min=1).to(like)

@@ -42,6 +42,8 @@ def check_parts(
         raise ValueError(f"forward_model is {describe(forward_model)}: wanted a function of signal and params")
     if schedule is not None and (not isinstance(schedule, Schedule) or isinstance(schedule, type)):
         raise ValueError(f"schedule is {describe(schedule)}: it needs alpha(t) and sigma(t), as CosineSchedule()")
+    if not callable(getattr(forward_model, "noise_std", check_noise_std)):
+        raise ValueError("the forward model's noise_std is no method: wanted noise_std(params) -> (B, M)")
     check_interval(0, math.inf, novel_weight=novel_weight, observation_scale=observation_scale)
     if observation_scale == 0:
         raise ValueError("observation_scale is 0: wanted the standard deviation of the observations, above 0")
@@ -56,6 +58,11 @@ def check_parts(
 
 def check_noise_std(noise_std: Tensor, params: Tensor) -> None:
     """The result of NoisyForwardModel.noise_std."""
+    if not isinstance(noise_std, Tensor):
+        raise ValueError(
+            f"noise_std gave {describe(noise_std)}: wanted a tensor {tuple(params.shape[:2])}, one number for each "
+            "observation"
+        )
     if noise_std.shape != params.shape[:2]:
         raise ValueError(
             f"noise_std gave {tuple(noise_std.shape)} for params {tuple(params.shape)}: wanted one number for each "

@@ -55,7 +55,7 @@ def load(model: ForwardDiffusion, path: str | os.PathLike) -> ForwardDiffusion:
         if not torch.isfinite(x).all():
             raise ValueError(f"{path} holds NaN or infinite values in {name}: save a model that trained well")
     model.denoiser.load_state_dict(weights)
-    model.observation_scale = scale
+    model.set_observation_scale(scale)
     return model
 
 

@@ -49,7 +49,8 @@ class Observations:
         if self.params.shape[:2] != (b, m):
             raise ValueError(
                 f"params are for {self.params.shape[0]} signals with {self.params.shape[1]} observations each, "
-                f"value is for {b} with {m}: give one set of parameters for every observation"
+                f"value is for {b} with {m}: give one set of parameters for every observation; a single signal has "
+                "an axis B, too: value[None], params[None]"
             )
         if self.mask is None:
             object.__setattr__(self, "mask", torch.ones(b, m, dtype=torch.bool, device=self.value.device))
@@ -232,3 +233,17 @@ def downsample_to(value: Float[Tensor, "b m *obs"], shape: torch.Size) -> Float[
     if value.shape == shape:
         return value
     return torch.nn.functional.adaptive_avg_pool2d(value.flatten(0, 1), shape[-2:]).view(shape)
+
+
+def apply_masks(x: Tensor, support: Tensor | float, mask: Bool[Tensor, "b m"] | None) -> Tensor:
+    """A noisy target where it covers the canvas and exists, zero elsewhere."""
+    x = x * support
+    return x if mask is None else torch.where(expand_mask(mask, x), x, 0)
+
+
+def mask_correction(mask: Bool[Tensor, "b m"], like: Tensor) -> Float[Tensor, "b"]:
+    """M over the number of a signal's observations that exist: a mean over M, times this, is one over those that exist.
+
+    It is exactly 1 if all exist, and so changes no bit of a mean.
+    """
+    return mask.shape[1] / mask.sum(1).clamp(min=1).to(like)

@@ -100,6 +100,17 @@ class ScheduledDenoiser(Protocol):
 
 
 @runtime_checkable
+class ScaledDenoiser(Protocol):
+    """A denoiser that uses the scale of the observations. The model has one scale, and sets it here.
+
+    Contexts and noisy targets come in units of the scale. So a denoiser whose signals have the observations' unit
+    returns observation_scale times its network's output, and known noise is noise_std / observation_scale there.
+    """
+
+    observation_scale: float
+
+
+@runtime_checkable
 class WeightedDenoiser(Protocol):
     """A denoiser that weighs the examples of a batch.
 

@@ -116,6 +116,7 @@ class TargetScale:
         if total >= 2 and not low <= std / self.scale <= high:
             warnings.warn(
                 f"the targets have a standard deviation of {std:.3g}, the noise has {self.scale:.3g}: samples will be "
-                f"poor, unless the model is made with ForwardDiffusion(..., observation_scale={std:.3g})",
+                f"poor, unless the model is made with ForwardDiffusion(..., observation_scale={std:.3g}), with a "
+                "denoiser that returns signals in the forward model's unit (see protocols.ScaledDenoiser)",
                 stacklevel=4,
             )

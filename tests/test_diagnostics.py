@@ -52,6 +52,11 @@ def test_nothing_is_wrong_with_exact_samples(scale):
     assert faults(ForwardDiffusion(GaussianDenoiser(scale=scale), project, observation_scale=scale)) == []
 
 
+def test_a_denoiser_that_forgets_the_scale_gives_samples_in_another_unit():
+    (fault,) = faults(ForwardDiffusion(GaussianDenoiser(), project, observation_scale=41.0))
+    assert "have another unit than the targets" in fault and "returns s times" in fault
+
+
 @pytest.mark.parametrize(
     "model_class, denoiser, message",
     [

@@ -5,7 +5,7 @@ import os
 
 import pytest
 import torch
-from gaussian_problem import observe, project
+from gaussian_problem import GaussianDenoiser, observe, project
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -123,3 +123,14 @@ def test_a_schedule_that_is_no_dataclass_is_known_by_its_type(tmp_path):
     build(schedule=Custom()).load(path)
     with pytest.raises(ValueError, match="has the schedule Custom"):
         build().load(path)
+
+
+def test_a_denoiser_that_wants_the_scale_gets_it_from_the_model_and_its_file(tmp_path):
+    class ScaledLinear(GaussianDenoiser):
+        observation_scale = 1.0
+
+    model = ForwardDiffusion(ScaledLinear(), project, observation_scale=41.0)
+    assert model.denoiser.observation_scale == 41.0
+    model.save(tmp_path / "model.safetensors")
+    loaded = ForwardDiffusion(ScaledLinear(), project).load(tmp_path / "model.safetensors")
+    assert loaded.observation_scale == loaded.denoiser.observation_scale == 41.0

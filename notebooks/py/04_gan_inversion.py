@@ -30,7 +30,7 @@ else:
         address = "https://github.com/fwdiff-lite/fwdiff-lite"
         subprocess.run(["git", "clone", "--quiet", "--depth", "1", address, folder], check=True)
     installed = {d.metadata["Name"].lower().replace("_", "-") for d in importlib.metadata.distributions()}
-    light = "accelerate imageio jaxtyping matplotlib safetensors scikit-image scikit-learn scipy tqdm wadler-lindig".split()
+    light = "accelerate imageio jaxtyping matplotlib pillow safetensors scikit-image scikit-learn scipy tqdm wadler-lindig".split()
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
     subprocess.run([*install, *(name for name in light if name not in installed), "-e", folder], check=True)
     sys.path.insert(0, folder)

@@ -256,3 +256,32 @@ CASES = [
     }.items()
     for name, call, message in cases
 ]
+
+
+class StatesNoise:
+    """A forward model whose noise_std is wrong."""
+
+    def __init__(self, noise_std):
+        self.noise_std = noise_std
+
+    def __call__(self, signal, params):
+        return torch.einsum("bd,bmd->bm", signal, params)
+
+
+class Zeros(Denoiser):
+    def forward(self, condition, noisy_target, t):
+        return 0 * self.linear.weight.sum() + torch.zeros(len(t), 2)
+
+
+def noisy_loss(noise_std):
+    """A loss with that noise_std."""
+    observations = Observations(torch.zeros(3, 1), torch.zeros(3, 1, 2))
+    model = ForwardDiffusion(Zeros(), StatesNoise(noise_std))
+    return model.loss(observations, observations, torch.full((3,), 0.5), torch.zeros(3, 1))
+
+
+CASES += [
+    ("noise_std number", lambda: noisy_loss(0.1), "noise_std is no method"),
+    ("noise_std gives a number", lambda: noisy_loss(lambda params: 0.1), "noise_std gave"),
+    ("noise_std shape", lambda: noisy_loss(lambda params: torch.ones(3)), r"noise_std gave \(3,\)"),
+]

@@ -152,7 +152,7 @@ def test_opening_and_end(name, source):
         pytest.skip("the one page imports nothing of this package")
     cells = [cell.source for cell in code(source)]
     assert cells[0] == colab_setup_cell(), (
-        "its first code cell is not that of fwdiff_lite.pipeline.notebook.bootstrap_text()"
+        "its first code cell is not that of fwdiff_lite.pipeline.notebook.colab_setup_cell()"
     )
     assert f'Run("{name}", PROFILE)' in "\n".join(cells)
     assert "run.header()" in "\n".join(cells) and "run.finish()" in "\n".join(cells)
