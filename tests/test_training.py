@@ -49,6 +49,14 @@ def run(out, **options):
     subprocess.run(command(out, **options), env=ONE_THREAD, check=True)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def interrupts_arrive():
+    """A shell starts commands in the background with SIGINT ignored."""
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, handler)
+
+
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     out = tmp_path_factory.mktemp("whole") / "whole"

@@ -52,7 +52,7 @@ def main(out: str, options: str = "{}") -> None:
     model, make_batch = {"toy": toy, "scenes": scenes}[options.pop("problem", "toy")]()
     loader = make_loader() if options.pop("loader", False) else None
 
-    def count_call():
+    def count_call(*rows):
         time.sleep(pause)
         calls.append([[part.start, part.stop] for part in rows])
         if accelerator.process_index == interrupted_rank and len(calls) == interrupted_step:
@@ -63,7 +63,7 @@ def main(out: str, options: str = "{}") -> None:
         return make_batch(generator)
 
     def draw_rows(generator, rows):
-        count_call()
+        count_call(rows)
         return make_batch.draw_rows(generator, rows)
 
     if isinstance(make_batch, RowBatchFunction):
