@@ -12,6 +12,7 @@ import pytest
 
 BEGAN = time.monotonic()
 SLOW = 3.0  # seconds from which on a test is left out of `make check`
+SLOW_FOLDER = "tests/experiments/"  # every test trains or samples a network
 SLOW_FILE = 20.0  # seconds from which on a file's tests come after those of the faster files
 RECORD = Path(__file__).parent / "tests" / "durations.json"  # of the last recorded `make test`, in seconds
 DURATIONS: Counter[str] = Counter()  # of this run
@@ -28,7 +29,7 @@ def pytest_collection_modifyitems(items):
     """Marks slow tests, and sorts all: the files with fast tests first, then the others, the longest first."""
     recorded = json.loads(RECORD.read_text()) if RECORD.exists() else {}
     for item in items:
-        if recorded.get(item.nodeid, 0.0) >= SLOW:
+        if recorded.get(item.nodeid, 0.0) >= SLOW or item.nodeid.startswith(SLOW_FOLDER):
             item.add_marker(pytest.mark.slow)
     items[:] = fast_files_first([(item, item.nodeid) for item in items], recorded)
 
