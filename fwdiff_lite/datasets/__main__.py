@@ -4,7 +4,8 @@
     python -m fwdiff_lite.datasets convert FROM TO --to FORMAT
 
 `check` reads every image and compares the poses with the frames, which takes up to half a minute a clip: check a large
-data set once, then read it without. It draws a contact sheet with epipolar lines, and estimates the near and far plane.
+data set once, then read it without. It estimates the near and far plane. With --sheet, it draws a contact sheet with
+epipolar lines of the first clip; with --fit, it fits the clip's scene and says how well held-out views are rebuilt.
 A clip that is shorter than the distance from a context to its target is no problem: it is named and left out.
 """
 
@@ -37,6 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--frame-gap", type=positive_int, nargs=2, metavar=("MIN", "MAX"), default=FRAME_GAP, help=gap_help
     )
     check.add_argument("--sheet", type=Path, metavar="FILE.png", help="draw a contact sheet of the first clip")
+    fit_help = "fit the first clip's scene, with the stated focal length and with others: minutes on a CPU"
+    check.add_argument("--fit", action="store_true", help=fit_help)
     convert = commands.add_parser("convert", help="write the clips of a folder in another format")
     convert.add_argument("source", type=Path, metavar="FROM")
     convert.add_argument("target", type=Path, metavar="TO")
@@ -64,6 +67,10 @@ def check_folder(options: argparse.Namespace) -> bool:
         print(f"{len(short_clips)} clips are too short for this frame gap: training and evaluation leave them out")
     if planes := estimate_near_far(clips):
         print("near and far, estimated from matches: --near-far {:.3g} {:.3g}".format(*planes))
+    if options.fit:
+        from fwdiff_lite.experiments.inverse_graphics import scene_fit  # takes seconds to import, and is seldom needed
+
+        print(scene_fit.focal_length_text(clips[0], scene_fit.compare_focal_lengths(clips[0])))
     if options.sheet:
         contact_sheet(clips[0]).savefig(options.sheet)
         print(f"the contact sheet of {clips[0].name}: {options.sheet}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -18,32 +19,46 @@ QUANTILES = (0.02, 0.98)  # of the depths; near and far leave MARGIN around them
 MARGIN = 1.5
 
 
+class MatchedPoints(NamedTuple):
+    """Points of a scene that two frames share and the stated poses explain.
+
+    points: (k, 3) in the clip's world; depths: (2, k) along the optical axes of the two cameras of each
+    """
+
+    points: Float[Tensor, "k 3"]
+    depths: Float[Tensor, "2 k"]
+
+
 def estimate_near_far(clips: Iterable[Clip]) -> tuple[float, float] | None:
     """The near and far plane that enclose nearly all matched points of some clips; None if there are too few.
 
     They are in the clips' own unit. The planes are those of depth along the optical axis.
     """
-    depths = torch.cat([torch.zeros(0).double(), *(matched_depths(clip) for clip in clips)])
+    depths = torch.cat([torch.zeros(0).double(), *(matched_points(clip).depths.flatten() for clip in clips)])
     if len(depths) < MIN_POINTS:
         return None
     near, far = depths.quantile(double(QUANTILES)).tolist()
     return near / MARGIN, far * MARGIN
 
 
-def matched_depths(clip: Clip) -> Float[Tensor, "k"]:
-    """The depths of all matched points that the stated poses explain, at both cameras of each pair."""
-    pairs, matches = match_frames(clip)
-    depths = [_depths_of_pair(clip, pair, found) for pair, found in zip(pairs, matches, strict=True)]
-    return torch.cat([torch.zeros(0).double(), *depths])
+def matched_points(clip: Clip) -> MatchedPoints:
+    """The points of all pairs of frames that are compared (`match_frames`)."""
+    empty = MatchedPoints(torch.zeros(0, 3).double(), torch.zeros(2, 0).double())
+    parts = [empty, *(_points_of_pair(clip, pair, found) for pair, found in zip(*match_frames(clip), strict=True))]
+    return MatchedPoints(torch.cat([part.points for part in parts]), torch.cat([part.depths for part in parts], 1))
 
 
-def _depths_of_pair(clip: Clip, pair: Int[Tensor, "2"], matches: Matches) -> Float[Tensor, "k"]:
+def _points_of_pair(clip: Clip, pair: Int[Tensor, "2"], matches: Matches) -> MatchedPoints:
     frame_scales = double([[*size, 1.0] for size in matches.sizes]).diag_embed()
     intrinsics, poses = frame_scales @ clip.intrinsics[pair], clip.poses[pair]
     fits = sampson_distance(intrinsics, poses, matches.points1, matches.points2) < MAX_DISTANCE
-    points = torch.stack([matches.points1[fits], matches.points2[fits]])
-    depths, parallax = triangulate(intrinsics, poses, points)
-    return depths[:, (parallax > MIN_PARALLAX) & (depths > 0).all(0)].flatten()
+    image_points = torch.stack([matches.points1[fits], matches.points2[fits]])
+    depths, parallax = triangulate(intrinsics, poses, image_points)
+    valid = (parallax > MIN_PARALLAX) & (depths > 0).all(0)
+    homogeneous = torch.cat([image_points[0], torch.ones_like(image_points[0, :, :1])], -1)
+    in_camera = depths[0, :, None] * (homogeneous @ torch.linalg.inv(intrinsics[0]).T)
+    points = (in_camera - poses[0, :3, 3]) @ poses[0, :3, :3]
+    return MatchedPoints(points[valid], depths[:, valid])
 
 
 def triangulate(
