@@ -5,11 +5,16 @@ A claim is recorded by the notebook's own last cell:
     run.claim("A classifier tells samples from exact draws with an accuracy of {c2st:.3f}.", thumbnail="samples.png")
     run.must_show(c2st=(None, 0.525), energy_skill=(0.8, None), count=(128, 128), patch_psnr=None)
     run.falls_short(energy_skill="edges of walls stay soft")
+
+A number in a text is printed with what is known of its uncertainty, by one rule (`number_text`): with its 95 % interval
+if the ends are recorded as KEY_low and KEY_high, or as the range over the seeds of figures/seeds.json.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from string import Formatter
 from typing import Any
 
 from fwdiff_lite.storage.files import read_json, repo_root
@@ -24,12 +29,77 @@ def read_claims() -> dict[str, dict[str, Any]]:
     return read_json(repo_root() / "figures" / "claims.json")
 
 
-def claim_text(claim: Mapping[str, Any], numbers: Mapping[str, Any]) -> str:
-    """The text of a claim, with the numbers that its notebook recorded. ValueError on a number that it did not."""
-    try:
-        return claim["text"].format(**numbers)
-    except KeyError as missing:
-        raise ValueError(f"the claim names {missing.args[0]!r}, which is not recorded: call run.record first") from None
+def claim_text(
+    claim: Mapping[str, Any], numbers: Mapping[str, Any], seeds: Mapping[str, Mapping[str, Any]] | None = None
+) -> str:
+    """The text of a claim, with its numbers. ValueError on a number that its notebook did not record.
+
+    numbers: what the notebook recorded; seeds: the same keys over several seeds of a training, as `summary` gives them
+    """
+    keys = set(claim_keys(claim))
+    if unrecorded := keys - numbers.keys():
+        raise ValueError(f"the claim names {min(unrecorded)!r}, which is not recorded: call run.record first")
+    parts = []
+    for literal, key, spec, _ in Formatter().parse(claim["text"]):
+        parts.append(literal)
+        if key is not None:
+            has_interval = not keys & {f"{key}_low", f"{key}_high"}  # else the text itself states the ends
+            parts.append(number_text(key, spec or "", numbers, seeds or {}, has_interval))
+    return "".join(parts)
+
+
+def claim_keys(claim: Mapping[str, Any]) -> Iterator[str]:
+    """The recorded numbers that a claim's text names."""
+    return (key for _, key, _, _ in Formatter().parse(claim["text"]) if key is not None)
+
+
+def number_text(
+    key: str,
+    spec: str,
+    numbers: Mapping[str, Any],
+    seeds: Mapping[str, Mapping[str, Any]],
+    has_interval: bool = True,
+) -> str:
+    """One recorded number as text.
+
+    A number in `seeds`: its smallest and largest value over the seeds, with no digit beyond the first one of their
+    standard deviation. Any other number whose ends KEY_low and KEY_high are recorded: with this interval in brackets.
+    An upper end (KEY_high) is one number, the largest over the seeds, rounded up; a lower end is rounded down.
+    spec: a format such as ".2f" or ".0%", which bounds the number of digits
+    """
+    direction = {"high": 1, "low": -1}.get(key.rpartition("_")[2], 0)
+    if over := seeds.get(key):
+        spec = coarsest_spec(spec, over["sd"])
+        if direction:
+            return rounded(over["max"] if direction > 0 else over["min"], spec, direction)
+        low, high = (rounded(over[end], spec) for end in ("min", "max"))
+        return low if low == high else f"{low} to {high}"
+    text = rounded(numbers[key], spec, direction)
+    if has_interval and {f"{key}_low", f"{key}_high"} <= numbers.keys():
+        low, high = (rounded(numbers[f"{key}_{end}"], spec) for end in ("low", "high"))
+        text = f"{text} ({low} to {high})"
+    return text
+
+
+SPEC = re.compile(r"\.(\d+)([f%])")  # the formats whose digits are counted
+
+
+def coarsest_spec(spec: str, sd: float) -> str:
+    """The format without the digits beyond the first one of a standard deviation: (".3f", 0.02) -> ".2f"."""
+    if not (parts := SPEC.fullmatch(spec)) or not sd:
+        return spec
+    digits, unit = int(parts[1]), parts[2]
+    first = -math.floor(math.log10(sd * (100 if unit == "%" else 1)))
+    return f".{max(0, min(digits, first))}{unit}"
+
+
+def rounded(value: Any, spec: str, direction: int = 0) -> str:
+    """A value in a format; direction 1 rounds it up, -1 down, 0 to the nearest."""
+    if direction and (parts := SPEC.fullmatch(spec)):
+        factor = 10.0 ** (int(parts[1]) + (2 if parts[2] == "%" else 0))
+        steps = round(value * factor, 6)  # 0.05 * 100 is 5.000000000000001
+        value = (math.ceil(steps) if direction > 0 else math.floor(steps)) / factor
+    return format(value, spec)
 
 
 def check_bounds(bounds: Mapping[str, Bound]) -> None:

@@ -42,11 +42,13 @@ def picture() -> str:
 def notebooks() -> str:
     """One row a notebook: thumbnail, claim, minutes and memory."""
     rows = ["| | notebook | claim | cost |", "|---|---|---|---|"]
-    claims, metrics = read_claims(), read_json(repo_root() / "figures" / "metrics.json")
+    figures = repo_root() / "figures"
+    claims, metrics, seeds = read_claims(), read_json(figures / "metrics.json"), read_json(figures / "seeds.json")
     for name in notebook_names():
         claim = claims.get(name)
         thumbnail = f'<img src="figures/{claim["thumbnail"]}" width="220">' if claim and claim["thumbnail"] else ""
-        text = claim_text(claim, metrics.get(name, {})) if claim else UNMEASURED
+        over_seeds = seeds.get(name, {}).get("numbers", {})
+        text = claim_text(claim, metrics.get(name, {}), over_seeds) if claim else UNMEASURED
         link = f"[{name}](notebooks/{name}.ipynb)"
         rows.append(f"| {thumbnail} | {link} | {text or UNCLAIMED} | {cost_text(name, 'cpu') or UNMEASURED} |")
     return "\n".join(rows)
