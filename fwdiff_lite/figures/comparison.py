@@ -1,7 +1,7 @@
 """The paper and this repository side by side, and what the notebooks say about choices: two tables in Markdown.
 
 One source for README and notebooks. A field in braces, {NN:KEY:FORMAT}, is a number that notebook NN recorded; it is
-printed by the rule of `fwdiff_lite.pipeline.claims.number_text`, with its interval or its range over seeds. [NN] is a
+printed by the rule of `fwdiff_lite.figures.numbers.number_text`, with its interval or its range over seeds. [NN] is a
 link to a notebook. What the paper reports stands with its section, figure or table. The table of its results is quoted
 from arXiv 2508.21542, because the part of the paper that we could read ends before it.
 """
@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 from IPython.display import Markdown
 
-from fwdiff_lite.pipeline.claims import number_text
-from fwdiff_lite.pipeline.notebook import notebook_names
+from fwdiff_lite.figures.numbers import number_text
 from fwdiff_lite.storage.files import read_json, repo_root
 
+QUOTE = "[arXiv 2508.21542](https://arxiv.org/abs/2508.21542)"  # it quotes the paper's table of results
 UNMEASURED = "*not measured yet*"
 
 
@@ -64,7 +64,7 @@ SETTINGS = (
     ),
     Setting(
         "compute of the 3-D model",
-        "8 GPUs (the released recipe); 2 minutes to sample a sequence and 8 to render it (quoted by arXiv 2508.21542)",
+        f"8 GPUs (the released recipe); 2 minutes to sample a sequence and 8 to render it (quoted by {QUOTE})",
         "{07:longer_gpu_minutes:.0f} minutes on one GPU [06], {07:unet_gpu_minutes:.0f} for each model of [07]; "
         "{06:sampling_ms_in_a_batch:.0f} ms to sample a scene, many at once",
     ),
@@ -91,7 +91,8 @@ FINDINGS = (
     ),
     Finding(
         "Samples are better than a deterministic prediction, except in PSNR.",
-        "FID 42.84, pixelNeRF 195.4 on RealEstate10k; PSNR 17.47, pixelNeRF 17.93 on CO3D (table, quoted).",
+        "FID 42.84, pixelNeRF 195.4 on RealEstate10k; PSNR 17.47 dB, pixelNeRF 17.93 dB on CO3D's hydrants (table, quoted "
+        f"by {QUOTE}).",
         "Skill {06:energy_skill_180:.2f}: 0 is the deterministic model, 1 is the truth. PSNR of one sample "
         "{06:psnr_sample_180:.1f} dB, deterministic {06:psnr_deterministic_180:.1f} dB [06].",
         "agrees",
@@ -99,7 +100,7 @@ FINDINGS = (
     ),
     Finding(
         "A model with a scene makes better pictures than a model of views.",
-        "FID 42.84, SparseFusion 99.44 on RealEstate10k (table, quoted).",
+        f"FID 42.84, SparseFusion 99.44 on RealEstate10k (table, quoted by {QUOTE}).",
         "The opposite, in all six energy scores. Diffusion of views changes their sum by "
         "{07:view_space_energies_gain:.0%}; lower is better [07].",
         "differs",
@@ -119,9 +120,9 @@ FINDINGS = (
         "Without the render, energy scores are {07:no_render_energies_gain:.1%} larger; relative to another seed of "
         "the full model {07:no_render_energies_gain_over_reseeded:.1%}, within noise [07].",
         "differs",
-        "Model: our encoder knows each pixel's ray, and the field fuses features of both views. Data: little of our "
-        "scenes depends on the context's details. Size: three GPU-minutes. From behind the render does matter: "
-        "without it {07:no_render_gain_180:.0%}.",
+        "Model: our encoder also sees each pixel's ray; the released one sees pictures, depth and features. Data: few "
+        "details of our context matter behind. Size: three GPU-minutes. From behind the render does matter: without it "
+        "energy scores are {07:no_render_gain_180:.0%} larger.",
     ),
     Finding(
         "The render should carry features, not only colours.",
@@ -141,11 +142,12 @@ FINDINGS = (
         "Autoregressive sampling completes what one target does not see.",
         "Used for 360-degree trajectories on CO3D (figure 3).",
         "Essential in [01] (classifier accuracy {01:one_shot_c2st:.2f} one-shot, {01:autoregressive_c2st:.2f} "
-        "autoregressively) and in [05] (error of the second room {05:one_shot_factor_tv_second:.2f} and "
-        "{05:factor_tv_second:.2f}). No gain in [07]: one-shot scores are {07:autoregressive_gain_180:.1%} larger.",
+        "autoregressively) and in [05] (error of the second room's probabilities {05:one_shot_factor_tv_second:.2f}, "
+        "then at most {05:factor_tv_second_high:.2f}). No gain in [07]: the energy score of one-shot sampling differs by "
+        "{07:autoregressive_gain_180:.1%}.",
         "in part",
-        "In [07] a target from behind sees nearly all that is hidden. The model had three minutes for three tasks: one "
-        "context, two contexts, sampled contexts.",
+        "We did not separate the reasons. The model of [07] had three minutes to learn both one and two contexts. Blur of "
+        "the first sampled view enters the context of the second.",
     ),
     Finding(
         "Unconditional models cannot model complex distributions.",
@@ -169,7 +171,8 @@ FINDINGS = (
         "Samples differ {04:wplus_eta_1_diversity_outside_over_inside:.1f} times as much outside the patch as inside. "
         "Energy score over that of the deterministic model: {04:wplus_eta_1_energy_ratio:.2f} [04].",
         "agrees",
-        "New: hidden attributes are drawn with wrong probabilities, by up to {04:wplus_eta_1_factor_tv:.2f}.",
+        "New: hidden attributes are drawn with wrong probabilities, the beard's by "
+        "{04:wplus_eta_1_factor_tv_beard:.2f}.",
     ),
     Finding(
         "Sampling uses guidance 2, temperature 0.85 and thresholding.",
@@ -194,7 +197,7 @@ CHOICES = (
         "Autoregressive where one target does not see all that is hidden. One-shot where it does.",
         "Classifier accuracy (0.5 is best): {01:one_shot_c2st:.2f} and {01:autoregressive_c2st:.2f} [01]. Spread over "
         "error (1 is best): {02:spread_skill_one_shot:.2f} and {02:spread_skill:.2f} [02]. Error of the second room's "
-        "probabilities: {05:one_shot_factor_tv_second:.2f} and {05:factor_tv_second:.2f} [05]. In 3-D no difference: "
+        "probabilities: {05:one_shot_factor_tv_second:.2f} and at most {05:factor_tv_second_high:.2f} [05]. In 3-D no gain: "
         "{07:autoregressive_gain_180:.1%} [07].",
     ),
     Choice(
@@ -208,8 +211,8 @@ CHOICES = (
         "W or W+?",
         "W+: a latent for each layer can meet more patches.",
         "Energy score over the deterministic model's: W {04:w_eta_1_energy_ratio:.2f}, W+ "
-        "{04:wplus_eta_1_energy_ratio:.2f}. Largest error of an attribute's probability: W {04:w_eta_1_factor_tv:.2f}, "
-        "W+ {04:wplus_eta_1_factor_tv:.2f} [04].",
+        "{04:wplus_eta_1_energy_ratio:.2f}. Error of the hair's probabilities: W {04:w_eta_1_factor_tv_hair:.2f}, W+ "
+        "{04:wplus_eta_1_factor_tv_hair:.2f} [04].",
     ),
     Choice(
         "Backward warping or splatting?",
@@ -232,7 +235,9 @@ def paper_markdown(folder: str = "") -> str:
     """Two tables: the settings of both works, and their findings. folder: the prefix of links to notebooks."""
     settings = table(("", "the paper", "here"), [tuple(line) for line in SETTINGS], folder)
     rows = [(f.claim, f.paper, f.here, f"**{f.verdict}**", f.reason) for f in FINDINGS]
-    findings = table(("claim", "the paper reports", "found here", "", "why the two may differ, or what is new"), rows, folder)
+    findings = table(
+        ("claim", "the paper reports", "found here", "", "why the two may differ, or what is new"), rows, folder
+    )
     return f"{settings}\n\n{findings}"
 
 
@@ -259,11 +264,14 @@ def table(titles: Sequence[str], rows: Sequence[Sequence[str]], folder: str) -> 
 
 def fill(text: str, folder: str = "") -> str:
     """A text with its fields and links filled in; see the module's docstring."""
-    figures, names = repo_root() / "figures", {name[:2]: name for name in notebook_names()}
+    figures, sources = repo_root() / "figures", (repo_root() / "notebooks" / "py").glob("[0-9][0-9]_*.py")
+    names = {path.stem[:2]: path.stem for path in sources}
     metrics, seeds = read_json(figures / "metrics.json"), read_json(figures / "seeds.json")
     parts = []
     for literal, notebook, field, _ in Formatter().parse(text):
-        parts.append(re.sub(r"\[(\d\d)\]", lambda link: f"[{link[1]}]({folder}{names.get(link[1], '')}.ipynb)", literal))
+        parts.append(
+            re.sub(r"\[(\d\d)\]", lambda link: f"[{link[1]}]({folder}{names.get(link[1], '')}.ipynb)", literal)
+        )
         if notebook is not None:
             key, _, spec = field.partition(":")
             name = names.get(notebook, "")
