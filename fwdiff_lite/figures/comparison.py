@@ -91,8 +91,8 @@ FINDINGS = (
     ),
     Finding(
         "Samples are better than a deterministic prediction, except in PSNR.",
-        "FID 42.84, pixelNeRF 195.4 on RealEstate10k; PSNR 17.47 dB, pixelNeRF 17.93 dB on CO3D's hydrants (table, quoted "
-        f"by {QUOTE}).",
+        "FID 42.84, pixelNeRF 195.4 on RealEstate10k; PSNR 17.47 dB, pixelNeRF 17.93 dB on CO3D's hydrants (table, "
+        f"quoted by {QUOTE}).",
         "Skill {06:energy_skill_180:.2f}: 0 is the deterministic model, 1 is the truth. PSNR of one sample "
         "{06:psnr_sample_180:.1f} dB, deterministic {06:psnr_deterministic_180:.1f} dB [06].",
         "agrees",
@@ -143,11 +143,11 @@ FINDINGS = (
         "Used for 360-degree trajectories on CO3D (figure 3).",
         "Essential in [01] (classifier accuracy {01:one_shot_c2st:.2f} one-shot, {01:autoregressive_c2st:.2f} "
         "autoregressively) and in [05] (error of the second room's probabilities {05:one_shot_factor_tv_second:.2f}, "
-        "then at most {05:factor_tv_second_high:.2f}). No gain in [07]: the energy score of one-shot sampling differs by "
-        "{07:autoregressive_gain_180:.1%}.",
+        "then at most {05:factor_tv_second_high:.2f}). No gain in [07]: the energy score of one-shot sampling differs "
+        "by {07:autoregressive_gain_180:.1%}.",
         "in part",
-        "We did not separate the reasons. The model of [07] had three minutes to learn both one and two contexts. Blur of "
-        "the first sampled view enters the context of the second.",
+        "We did not separate the reasons. The model of [07] had three minutes to learn both one and two contexts. Blur "
+        "of the first sampled view enters the context of the second.",
     ),
     Finding(
         "Unconditional models cannot model complex distributions.",
@@ -160,7 +160,7 @@ FINDINGS = (
     Finding(
         "Motions of one image: samples are diverse, a deterministic model fails.",
         "Shown in pictures (section 4.2).",
-        "The deterministic flow is as wrong as no flow: ratio of errors {03:deterministic_over_zero:.2f}. Samples: skill "
+        "The deterministic flow has {03:deterministic_over_zero:.2f} of the error of no flow. Samples have a skill of "
         "{03:energy_skill:.2f} [03].",
         "agrees",
         "New: with one flow field the likelier motion is drawn {03:warp_1_eta_0_excess:.0f} points too often.",
@@ -197,8 +197,8 @@ CHOICES = (
         "Autoregressive where one target does not see all that is hidden. One-shot where it does.",
         "Classifier accuracy (0.5 is best): {01:one_shot_c2st:.2f} and {01:autoregressive_c2st:.2f} [01]. Spread over "
         "error (1 is best): {02:spread_skill_one_shot:.2f} and {02:spread_skill:.2f} [02]. Error of the second room's "
-        "probabilities: {05:one_shot_factor_tv_second:.2f} and at most {05:factor_tv_second_high:.2f} [05]. In 3-D no gain: "
-        "{07:autoregressive_gain_180:.1%} [07].",
+        "probabilities: {05:one_shot_factor_tv_second:.2f} and at most {05:factor_tv_second_high:.2f} [05]. In 3-D no "
+        "gain: {07:autoregressive_gain_180:.1%} [07].",
     ),
     Choice(
         "Which weight of the novel loss?",
