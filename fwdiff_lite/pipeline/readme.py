@@ -106,9 +106,8 @@ def notebooks() -> str:
         count, cpus = min(map(len, runs)), sorted({run["cpu"] for entry in runs for run in entry})
         rows += [
             "",
-            f"A range without brackets, as in \u201c0.7 to 0.8\u201d, is that of {count} trainings with different seeds, "
-            f"on {' and '.join(cpus)} ([figures/seeds.json](figures/seeds.json)). No digit is finer than their standard "
-            "deviation.",
+            f"A range without brackets, as in 0.7 to 0.8, is that of {count} trainings with different seeds, on "
+            f"{' and '.join(cpus)} ([figures/seeds.json](figures/seeds.json)). No digit is finer than their sd.",
         ]
     return "\n".join(rows)
 
