@@ -175,7 +175,7 @@ parameters_in_millions = sum(p.numel() for p in full_model.parameters()) / 1e6
 # ## 2. What each part buys
 #
 # One sample of each model for the first two fronts, from behind (180°) and from the side (135°). *Two contexts*: trained
-# with one or two fronts. Look at the fourth row: without the novel loss the side view is smeared.
+# with one or two fronts. Look at the column "no novel loss": the pictures from the side are smeared.
 
 # %% tags=["drawing"]
 parts = ["no_render", "no_features", "no_depth", "no_novel", "dit", "around_two"]
