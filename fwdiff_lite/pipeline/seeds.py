@@ -1,9 +1,9 @@
 """Trains notebooks with several seeds: `python -m fwdiff_lite.pipeline.seeds --count 5 --only 01 --only 02`.
 
 A notebook that trains has a parameter SEED, which its weights, batches and sampling noise follow from. Runs with the
-seeds 0 to COUNT - 1 show how far the numbers that it claims vary from training to training. figures/seeds.json holds
-them: for each notebook and claimed number the values, their mean, standard deviation, minimum and maximum; numbers
-that no seed changes come from recorded runs, and are left out. The README prints the ranges.
+seeds 0 to COUNT - 1 show how far its numbers vary from training to training. figures/seeds.json holds those that its
+claim or the tables of `fwdiff_lite.figures.comparison` state: the values, their mean, standard deviation, minimum and
+maximum. Numbers that no seed changes come from recorded runs, and are left out. The README prints the ranges.
 
 A finished run is kept in build/seeds, so an interrupted command, given again, goes on where it was. Seed 0 of the cpu
 profile is the committed run. Runs of another version of a notebook's source do not count.
@@ -18,6 +18,7 @@ from typing import Any
 import nbformat
 
 from fwdiff_lite.checks import check_count
+from fwdiff_lite.figures.comparison import fields
 from fwdiff_lite.pipeline.claims import claim_keys, is_finite_number, read_claims
 from fwdiff_lite.pipeline.execution import NotebookFailed, NotebookRun, Task, finished_runs
 from fwdiff_lite.pipeline.folders import CannotWrite, build_folder, check_writable, temporary_folder
@@ -168,13 +169,17 @@ def write_summaries(path: Path, names: Iterable[str], count: int, profile: str) 
     for name in names:
         records = [record for seed in range(count) if (record := finished(name, seed, profile))]
         if len(records) > 1:
-            summaries[name] = {"numbers": summary(records), "runs": [record["run"] for record in records]}
+            in_tables = {key for number, key in fields() if name.startswith(number)}
+            summaries[name] = {"numbers": summary(records, in_tables), "runs": [record["run"] for record in records]}
     write_json(path, summaries)
 
 
-def summary(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Values, mean, standard deviation, minimum and maximum of the claimed numbers that differ between runs."""
-    keys = {key for record in records if record["claim"] for key in claim_keys(record["claim"])}
+def summary(records: Sequence[Mapping[str, Any]], more_keys: Iterable[str] = ()) -> dict[str, dict[str, Any]]:
+    """Values, mean, standard deviation, minimum and maximum of the stated numbers that differ between runs.
+
+    A number is stated by the claim of a run, or named in more_keys.
+    """
+    keys = set(more_keys) | {key for record in records if record["claim"] for key in claim_keys(record["claim"])}
     result = {}
     for key in sorted(keys):
         values = [record["numbers"].get(key) for record in records]

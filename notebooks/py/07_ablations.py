@@ -602,7 +602,7 @@ run.record(**{f"clips_{key}": value for key, value in numbers.items()})
 #
 # ## 10. The paper and this repository, side by side
 #
-# No number of the last two columns is the paper's. The paper's results are quoted with their place.
+# The first table says what was used, the second what was found. The paper's results are quoted with their place.
 
 # %% tags=["setup", "nbval-ignore-output"]
 comparison.paper_table()
@@ -644,7 +644,7 @@ comparison.choices_table()
 run.claim(
     "What each part of the 3-D model buys, after three GPU-minutes each. Two views of one sampled scene agree "
     "{view_space_consistency_gain_180:.0f} dB better than two pictures of view-space diffusion, which has no scene. Its "
-    "single pictures score better: {view_space_energies_gain:.0%} of energy score. Energy scores grow by "
+    "single pictures score better (energy score {view_space_energies_gain:.0%}). Energy scores grow by "
     "{no_novel_energies_gain:.0%} without the loss on novel views, and by {no_features_energies_gain:.1%} without the "
     "render's features. Without the whole render they grow by {no_render_energies_gain_over_reseeded:.1%}, within noise.",
     thumbnail="ring.png",

@@ -52,6 +52,7 @@ def test_numbers_that_no_seed_changes_are_left_out():
     records = [{"claim": claim, "numbers": {"live": x, "recorded": 0.5, "other": x}} for x in (0.5, 0.6, 0.7)]
     result = summary(records)
     assert set(result) == {"live"}
+    assert set(summary(records, ["other", "recorded", "unknown"])) == {"live", "other"}
     assert result["live"]["sd"] == pytest.approx(0.1) and result["live"]["mean"] == pytest.approx(0.6)
 
 
