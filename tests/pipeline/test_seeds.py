@@ -92,8 +92,9 @@ def test_the_readme_prints_the_range_over_seeds(checkout):
     table = "<!-- generated: notebooks -->\n<!-- end -->\n"
     assert "A mean of 0.250." in render(table)
     over = {"mean": {"min": 0.21, "max": 0.29, "sd": 0.03}}
-    write_json(figures / "seeds.json", {"90_tiny": {"numbers": over, "runs": [{}] * 5}})
-    assert "A mean of 0.21 to 0.29." in render(table)
+    write_json(figures / "seeds.json", {"90_tiny": {"numbers": over, "runs": [{"cpu": "a processor"}] * 5}})
+    text = render(table)
+    assert "A mean of 0.21 to 0.29." in text and "5 trainings with different seeds, on a processor" in text
 
 
 # ----- what is committed
