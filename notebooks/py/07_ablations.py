@@ -4,8 +4,8 @@
 # **The question.** The model of [06](06_inverse_graphics.ipynb) has many parts. Remove one part, train the rest for as
 # long, and evaluate both on the same test set. What was the part good for?
 #
-# **What you will see.** First, the full model in twenty lines of code, with a mark at each line that an ablation removes.
-# Then the results of ten ablations, two baselines, two image sizes and three options of the sampler. Last, two tables: the
+# **What you will see.** First, the full model in about thirty lines of code. A mark stands at each line that an ablation
+# removes. Then the results of ten ablations, two baselines, two image sizes and three options of the sampler. Last, two tables: the
 # paper beside this repository, and which choices to start with.
 #
 # **What you need.** [06](06_inverse_graphics.ipynb). All models were trained on a GPU, for equally few minutes, and
@@ -307,9 +307,9 @@ print(f"the scene above, its pictures included: {orbit_seconds:.0f} seconds on a
 # %% [markdown]
 # ### Do two views show one scene?
 #
-# The position of a hidden body is uncertain. The positions of the far sides of box and screen are certain. So the
-# *consistency* of two views is the PSNR between their colours of the same points, on surfaces that the context does not
-# see but whose position it determines.
+# The position of a hidden body is uncertain. The positions of the far sides of box and screen are certain. So points on
+# these sides can be found in both views. The *consistency* of two views is the PSNR between their colours of such points,
+# which the context does not see.
 #
 # True draws are the reference. Their consistency is finite, because a pixel of one picture corresponds to a position
 # between the pixels of the other. *Shuffled views* are the lower bound: two views of two true draws with the same front.
@@ -575,15 +575,15 @@ run.record(**{f"clips_{key}": value for key, value in numbers.items()})
 # probable category eleven percentage points too rarely.
 #
 # **View space gives the better pictures.** In all six energy scores it beats the full model, by 5 to 18 %. Several reasons
-# are possible: its loss covers every pixel, its steps are cheaper, no two views have to agree, and a novel view is sampled
-# as a target. We did not separate them. The total variation of its pictures is too large.
+# are possible. Its loss covers every pixel. Its steps are cheaper. No two views have to agree. A novel view is sampled as a
+# target. We did not separate them. The total variation of its pictures is too large.
 #
 # **Distilling** turns the pictures of view space into one scene, 3 to 6 dB less consistent than ours. All scores together
 # are as ours. But this scene shows the most probable category sixteen points too often, and spreads too little (0.64).
 # Each scene costs an optimisation.
 #
-# **Without a picture**, samples are as a set 1.7 times as far from prior draws as these from each other, and their novel
-# views 2.6 times. Longer training may help.
+# **Without a picture.** As a set, samples are 1.7 times as far from prior draws as prior draws from each other. Their novel
+# views are 2.6 times as far. Longer training may help.
 #
 # **Two contexts** cost 7 % at equal minutes, and a second front does not help: it hides the same parts. Autoregressive
 # sampling through two targets is 1.3 dB more consistent and scores no better.
