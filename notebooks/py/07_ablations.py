@@ -363,7 +363,9 @@ for name, views in draws.items():
 #
 # RenderDiffusion ([arXiv 2211.09869](https://arxiv.org/abs/2211.09869)) has a scene inside, but no context: the noisy
 # target alone determines the scene. Below, draws of true scenes from the prior, and samples of the unconditional model,
-# each from other noise. The samples follow no picture, so they can only be evaluated as a set.
+# each from other noise. The samples follow no picture, so they can only be evaluated as a set. In the lines of section 1:
+#
+#     scene = denoise(denoiser, no_context, cameras, noisy_target, t, parts=())   # all contexts masked, no render
 
 # %% tags=["drawing"]
 fig = figures.draw_sets(images)
@@ -384,7 +386,13 @@ for name in ("prior", "unconditional"):
 # ## 5. One target, or autoregressive sampling
 #
 # Parts that neither context nor target shows are rendered as a mean. So one would sample a scene through several targets,
-# each of which joins the context of the next. Below, scenes rendered from behind (180°). *One-shot*: sampled through a
+# each of which joins the context of the next:
+#
+#     for camera in (120°, 240°):
+#         scene = sample(contexts, camera)                    # all steps of denoising
+#         contexts = contexts + [render(scene, camera)]       # one-shot sampling stops after 120°
+#
+# Below, scenes rendered from behind (180°). *One-shot*: sampled through a
 # target at 120°. *Autoregressive*: through a target at 120°, then one at 240°. Both rows are by the model that was trained
 # with two contexts.
 
@@ -409,8 +417,12 @@ print(f"consistency: {gain.value:.1f} dB ({gain.low:.1f} to {gain.high:.1f}) les
 # ## 6. Larger images
 #
 # Training continues at 128 x 128 pixels, from the weights of [06](06_inverse_graphics.ipynb). So does the deterministic
-# model that skill is measured against. The networks are the same; more rays are rendered. The schedule is shifted: the mean
-# of four pixels has half of their noise, so larger images need more noise. Both models shared one GPU for twelve minutes,
+# model that skill is measured against. The networks are the same; more rays are rendered. The mean of four pixels has half
+# of their noise, so larger images need more noise. One line shifts the schedule:
+#
+#     schedule = ShiftedCosineSchedule(0.5 * 64 / side)   # 0.5 at 64 pixels a side, 0.25 at 128
+#
+# Both models shared one GPU for twelve minutes,
 # with 16 scenes a step.
 #
 # One sample of each of three scenes. Hidden things are definite, and edges are sharp. The table's pattern is still a pale
