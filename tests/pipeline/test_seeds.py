@@ -2,11 +2,13 @@
 
 from string import Formatter
 
+import nbformat
 import pytest
 
 from fwdiff_lite.pipeline.claims import claim_keys, claim_text, number_text, read_claims
+from fwdiff_lite.pipeline.pairs import read_source
 from fwdiff_lite.pipeline.readme import render
-from fwdiff_lite.pipeline.seeds import main, summary
+from fwdiff_lite.pipeline.seeds import finished, main, summary
 from fwdiff_lite.storage.files import read_json, repo_root, write_json
 
 FIGURES = repo_root() / "figures"
@@ -45,6 +47,23 @@ def test_several_seeds_are_run_kept_and_summarised(trained, tmp_path, capsys):
     assert "91_other has no parameter 'SEED'" in capsys.readouterr().err
     assert main(["--profile", "smoke"]) == 2
     assert "give --output DIR for smoke" in capsys.readouterr().err
+
+
+def test_seed_0_is_the_committed_run_of_the_present_source(trained):
+    figures, notebook = trained / "figures", trained / "notebooks" / "90_tiny.ipynb"
+    facts = {"hardware": {"cpu": "a processor"}, "commit": "c", "date": "d", "minutes": 2.5}
+    write_json(figures / "provenance.json", {"90_tiny": {"cpu": facts}})
+    write_json(figures / "metrics.json", {"90_tiny": {"mean": 0.25}})
+    write_json(figures / "claims.json", {"90_tiny": {"text": "{mean:.1f}"}})
+    assert finished("90_tiny", 0, "cpu") is None, "it was never executed"
+    nbformat.write(read_source("90_tiny"), notebook)
+    record = finished("90_tiny", 0, "cpu")
+    assert record["numbers"] == {"mean": 0.25}
+    assert record["run"] == {"seed": 0, "cpu": "a processor", "commit": "c", "date": "d", "minutes": 2.5}
+    assert finished("90_tiny", 1, "cpu") is None and finished("90_tiny", 0, "smoke") is None
+    source = trained / "notebooks" / "py" / "90_tiny.py"
+    source.write_text(source.read_text().replace("torch.randn(1000", "torch.randn(999"))
+    assert finished("90_tiny", 0, "cpu") is None, "the source has changed since"
 
 
 def test_numbers_that_no_seed_changes_are_left_out():
