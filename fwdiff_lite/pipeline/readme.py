@@ -107,7 +107,7 @@ def notebooks() -> str:
         rows += [
             "",
             f"A range without brackets, as in 0.7 to 0.8, is that of {count} trainings with different seeds, on "
-            f"{' and '.join(cpus)} ([figures/seeds.json](figures/seeds.json)). No digit is finer than their sd.",
+            f"{' and '.join(cpus)} ([figures/seeds.json](figures/seeds.json)). Digits end at the first of their sd.",
         ]
     return "\n".join(rows)
 
