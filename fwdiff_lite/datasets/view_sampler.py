@@ -165,7 +165,7 @@ def batches(
         threads. No two batches are alike, and several processes that share a batch have different examples.
     """
     if not clips:
-        raise ValueError("there are no clips: give one or more, as from realestate10k.read_folder")
+        raise ValueError("there are no clips: give one or more, as from clip_folder.read_folder")
     check_frame_gap(frame_gap)
     check_count(batch_size=batch_size, side=side, num_threads=num_threads)
     if pixels is not None:

@@ -11,9 +11,10 @@ import torch
 from PIL import Image
 
 from fwdiff_lite.datasets import videos, view_sampler
+from fwdiff_lite.datasets.clip_folder import read_folder
 from fwdiff_lite.datasets.image_folder import read_images
 from fwdiff_lite.datasets.posed_clips import Clip
-from fwdiff_lite.datasets.realestate10k import parse_line, read_clip, read_folder
+from fwdiff_lite.datasets.realestate10k import parse_line, read_clip
 from fwdiff_lite.datasets.videos import read_video, read_videos
 from fwdiff_lite.datasets.view_sampler import read_evaluation_list
 

@@ -25,7 +25,7 @@ from torch import Tensor
 from fwdiff_lite import metrics
 from fwdiff_lite.colours import to_uint8
 from fwdiff_lite.command_line import positive_int
-from fwdiff_lite.datasets import realestate10k
+from fwdiff_lite.datasets import clip_folder
 from fwdiff_lite.datasets.posed_clips import ON_ERROR, Clip
 from fwdiff_lite.datasets.view_sampler import (
     FRAME_GAP,
@@ -138,7 +138,7 @@ def read_data(options: Namespace) -> list[Clip]:
     near, far = getattr(options, "near_far", NEAR_FAR)
     if not 0 < near < far < math.inf:
         raise ValueError(f"--near-far is {near:g} {far:g}: give two distances above 0, the smaller one first")
-    clips, warnings = realestate10k.read_folder(
+    clips, warnings = clip_folder.read_folder(
         options.data, tuple(options.frame_gap), options.on_error, not options.skip_pose_check, options.side
     )
     print("\n".join([*warnings, f"{options.data}: {len(clips)} clips"]), flush=True)

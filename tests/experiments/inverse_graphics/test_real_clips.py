@@ -9,7 +9,7 @@ import torch
 
 from fwdiff_lite import metrics
 from fwdiff_lite.datasets import view_sampler
-from fwdiff_lite.datasets.realestate10k import read_folder
+from fwdiff_lite.datasets.clip_folder import read_folder
 from fwdiff_lite.datasets.view_sampler import evaluation_list, load_views
 from fwdiff_lite.experiments import harness
 from fwdiff_lite.experiments.__main__ import main
