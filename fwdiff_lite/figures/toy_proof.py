@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from IPython.display import Markdown
+from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -23,6 +23,14 @@ from fwdiff_lite.problems.toy.unreachable_mean import optimal_binary_signal
 EXTENT = 2.8  # of the plane that is drawn
 LINE_EXTENT = 2.6  # of a context's line
 LINE_LABEL = "coordinate along the line"
+NUMBER_FORMATS = {  # of the tests in experiments.projection_tests
+    "C2ST accuracy": "{:.3f}",
+    "energy gap": "{:+.1%}",
+    "spread over error": "{:.2f}",
+    "W1 ratio": "{:.1f}",
+    "SBC, least p": "{:.1g}",
+    "TARP, gap": "{:.3f}",
+}
 
 
 def problem(signals: Float[Tensor, "n 2"], context: Observations, prior: GaussianMixture, exact: Tensor) -> Figure:
@@ -58,16 +66,17 @@ def posterior_densities(prior: GaussianMixture, context: Observations) -> tuple[
 
 
 def denoising(
-    times: Sequence[float],
-    targets: Float[Tensor, "steps n"],
-    predictions: Float[Tensor, "steps n"],
+    steps: Sequence[tuple[Tensor, Float[Tensor, "n"], Float[Tensor, "n 2"]]],
+    along_line: Float[Tensor, "n 2"],
     prior: GaussianMixture,
     context: Observations,
 ) -> Figure:
     """Sampling, from noise (left) to the clean target: noisy targets, predicted coordinates, and the final histogram.
 
-    times: of the steps; predictions: the predicted signals as coordinates along the line of the one context
+    steps: time, noisy targets and predicted signals; along_line: unit vectors along the line of the one context
     """
+    times, targets, signals = zip(*steps, strict=True)
+    targets, predictions = torch.stack(targets), (torch.stack(signals) * along_line).sum(-1)
     fig, axes = plt.subplots(1, 3, figsize=(10, 3.5), sharey=True, width_ratios=[1.3, 1.3, 1])
     for ax, paths, color, title in (
         (axes[0], targets, TARGET, "noisy targets $O_t$, 60 of them"),
@@ -88,7 +97,7 @@ def denoising(
 def convergence(
     counts: Sequence[int],
     distances: Mapping[tuple[int, float], Sequence[float]],
-    sampling_errors: Float[np.ndarray, "redraws"],
+    sampling_errors: Sequence[float],
 ) -> Figure:
     """Distance to the true posterior against the number of sampling steps.
 
@@ -100,8 +109,8 @@ def convergence(
         name, color = ("ancestral", ANCESTRAL) if eta else ("DDIM", DDIM)
         ax.plot(counts, values, dashes[degrees], color=color, ms=4, label=f"{name}, target at {degrees}°")
     ax.axhspan(
-        sampling_errors.min(),
-        sampling_errors.max(),
+        min(sampling_errors),
+        max(sampling_errors),
         color=MUTED,
         alpha=0.6,
         lw=0,
@@ -156,11 +165,7 @@ def before_and_after(
     return fig
 
 
-def scorecard(
-    scores: Mapping[str, Mapping[str, float]],
-    rejected: Mapping[str, Mapping[str, bool]],
-    number_formats: Mapping[str, str],
-) -> Figure:
+def scorecard(scores: Mapping[str, Mapping[str, float]], rejected: Mapping[str, Mapping[str, bool]]) -> Figure:
     """One row a test, one column a sampler: the score, and whether the test rejects the sampler."""
     samplers = list(next(iter(scores.values())))
     fig, ax = plt.subplots(figsize=(9.5, 0.55 * len(scores) + 0.6))
@@ -169,7 +174,7 @@ def scorecard(
         for j, name in enumerate(samplers):
             color, opacity = (NOVEL, 0.55) if rejected[test][name] else (SAMPLES, 0.3)
             ax.add_patch(plt.Rectangle((j, -i), 0.94, -0.9, color=color, alpha=opacity, lw=0))
-            text = number_formats[test].format(scores[test][name])
+            text = NUMBER_FORMATS[test].format(scores[test][name])
             ax.text(j + 0.47, -i - 0.45, text, ha="center", va="center", fontsize=9.5)
     for j, name in enumerate(samplers):
         ax.text(j + 0.47, 0.15, name, ha="center", weight="bold" if name == "learnt" else "normal")
@@ -177,19 +182,6 @@ def scorecard(
     ax.text(4.5, 0.75, "five negative controls; amber: rejected", ha="center", fontsize=9)
     ax.set(xlim=(-1.7, len(samplers)), ylim=(-len(scores), 1.2))
     ax.axis("off")
-    return fig
-
-
-def rank_histograms(ranks: Mapping[str, Int[Tensor, "c"]], num_samples: int) -> Figure:
-    """Histograms of the true signals' ranks among num_samples samples, one for each sampler; uniform is right."""
-    fig, axes = plt.subplots(1, len(ranks), figsize=(10, 2.4), sharey=True)
-    for ax, (name, rank) in zip(axes, ranks.items(), strict=True):
-        expected = len(rank) / 16
-        color = {"exact": TRUE, "learnt": SAMPLES}.get(name, CONTROL)
-        ax.hist(rank.double() / num_samples, bins=16, range=(0, 1), color=color, alpha=0.7)
-        ax.axhline(expected, color=TRUE, lw=1, ls=":")
-        ax.set(title=name, xlabel="rank of the truth", ylim=(0, 2.5 * expected))
-    axes[0].set_ylabel("contexts")
     return fig
 
 
@@ -242,7 +234,11 @@ def unreachable_mean(
 
     fractions, fractions_by_steps: for each eta; noise_dependent: with a novel weight that vanishes at high noise
     """
-    styles = {0.0: ("DDIM, η = 0", DDIM, "o-"), 0.5: ("η = 0.5", TRUE, "s--"), 1.0: ("ancestral, η = 1", ANCESTRAL, "^-")}
+    styles = {
+        0.0: ("DDIM, η = 0", DDIM, "o-"),
+        0.5: ("η = 0.5", TRUE, "s--"),
+        1.0: ("ancestral, η = 1", ANCESTRAL, "^-"),
+    }
     fig, (left, center, right) = plt.subplots(1, 3, figsize=(11, 3.6))
     m = torch.linspace(-1, 1, 401, dtype=torch.float64)
     for w, dash in ((0.0, ":"), (0.1, "--"), (1.0, "-")):
@@ -257,7 +253,9 @@ def unreachable_mean(
     center.set_xticks(range(len(weights)), [f"{w:g}" for w in weights])
     center.set(xlabel="novel weight $w$", ylabel="fraction of $+1$", title="the bias by novel weight")
     center.legend(loc="upper left")
-    right.set(xscale="log", xlabel="sampling steps", ylabel="fraction of $+1$", title="more steps do not help ($w = 1$)")
+    right.set(
+        xscale="log", xlabel="sampling steps", ylabel="fraction of $+1$", title="more steps do not help ($w = 1$)"
+    )
     right.set_xticks(step_counts, [str(k) for k in step_counts])
     right.minorticks_off()
     for ax in (center, right):
@@ -306,7 +304,7 @@ def baselines(
         _draw_plane(ax, f"{title}: {accuracy[name]:.2f}")
         ax.scatter(*signals.T, s=3, color=MUTED, linewidths=0)
         ax.scatter(*points[name].T, s=3, color=colors[name], linewidths=0, alpha=0.8)
-    title = f"One sample for each of {len(points['ours']):,} contexts, and the C2ST accuracy (0.5 is ideal); grey: truth"
+    title = f"One sample for each of {len(points['ours']):,} contexts, and its C2ST (0.5 is ideal); grey: truth"
     fig.suptitle(title, x=0.01, ha="left")
     return fig
 
@@ -323,7 +321,7 @@ def posterior_samples(signals: Float[Tensor, "n 2"], points: Float[Tensor, "m 2"
     return fig
 
 
-def noise_table(results: Mapping[str, Mapping[str, float]], levels: Sequence[float]) -> pd.DataFrame:
+def noise_table(results: Mapping[str, Mapping[str, float]], levels: Sequence[float]) -> Markdown:
     """Two-sample test and residual of the context by sampler and noise level, from recorded results."""
     titles = {
         "full": "forward diffusion",
@@ -331,12 +329,12 @@ def noise_table(results: Mapping[str, Mapping[str, float]], levels: Sequence[flo
         "ignored": "exact draws, noise ignored",
         "doubled": "exact draws, noise doubled",
     }
-    rows = {
-        title: [round(results[name][f"{measure}_{level:g}"], 3) for level in levels for measure in ("c2st", "residual")]
-        for name, title in titles.items()
-    }
-    columns = pd.MultiIndex.from_product([[f"noise {level:g}" for level in levels], ["C2ST", "residual / noise"]])
-    return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
+    columns = [f"noise {level:g}: {name}" for level in levels for name in ("C2ST", "residual / noise")]
+    lines = ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    for name, title in titles.items():
+        numbers = [results[name][f"{measure}_{level:g}"] for level in levels for measure in ("c2st", "residual")]
+        lines.append(f"| {title} | " + " | ".join(f"{x:.3f}" for x in numbers) + " |")
+    return Markdown("\n".join(lines))
 
 
 def _draw_plane(ax: Axes, title: str, ticks: bool = False) -> None:

@@ -58,6 +58,7 @@ from fwdiff_lite.experiments import harness
 from fwdiff_lite.experiments import noisy_projections as noisy_experiment
 from fwdiff_lite.experiments import projections as experiment
 from fwdiff_lite.experiments.measurements import to_flat
+from fwdiff_lite.experiments.projection_tests import run_tests, sample_exact, sample_model, spread_over_error
 from fwdiff_lite.figures import toy_proof as figures
 from fwdiff_lite.pipeline.notebook import Run
 from fwdiff_lite.problems.toy import noisy_projections, projections, unreachable_mean
@@ -159,20 +160,20 @@ run.savefig(figures.problem(signals, one_context, prior, exact_signals), "proble
 #
 # </details>
 #
-# **Two readings of P4.** *As printed*, P4 asks for parameters at which the losses are least. *As the proof needs it*, P4
-# asks for more: the losses must fall to the value of an unconstrained regression, which predicts each observation
+# **Two readings of P4.** *As printed*, P4 asks for parameters at which the losses are least. *As the proof needs it*,
+# P4 asks for more: the losses must fall to the value of an unconstrained regression, which predicts each observation
 # freely and not through a signal. In other words, some signal has $\mathbb{E}[T \mid c, y]$ as its total observation:
-# the mean is *reachable*. Where forward is linear and $S$ unconstrained, the mean is always reachable. Section 5c has an
-# example where the mean is not reachable, and the samples are wrong although P1 to P3, P5 and the printed P4 hold. By the letter, the
-# example is a counterexample. By the second reading, P4 fails, and the proposition says nothing of the example. We read
-# P4 in the second way.
+# the mean is *reachable*. Where forward is linear and $S$ unconstrained, the mean is always reachable. Section 5c has
+# an example where the mean is not reachable, and the samples are wrong although P1 to P3, P5 and the printed P4 hold.
+# By the letter, the example is a counterexample. By the second reading, P4 fails, and the proposition says nothing of
+# the example. We read P4 in the second way.
 #
 # **Two statements to keep apart.**
 #
 # - *All observations determine the signal* (P2). This is a statement about one signal.
-# - *All projections determine the distribution* (Cramér and Wold, 1936). This is a statement about a distribution: no two
-#   distributions agree in all their projections. One observation of each signal is enough for this statement. Methods that learn from one
-#   observation a signal need a statement of this kind; see DiffEM,
+# - *All projections determine the distribution* (Cramér and Wold, 1936). This is a statement about a distribution: no
+#   two distributions agree in all their projections. One observation of each signal is enough for this statement.
+#   Methods that learn from one observation a signal need a statement of this kind; see DiffEM,
 #   [arXiv 2510.12691](https://arxiv.org/abs/2510.12691).
 #
 # Proposition 1 uses the first statement. Its training needs several observations of the same signal.
@@ -196,8 +197,8 @@ run.savefig(figures.problem(signals, one_context, prior, exact_signals), "proble
 # The denoiser gets a context and a *noisy target* $O^{trgt}_t = \alpha(t)\, O^{trgt} + \sigma(t)\,\varepsilon$, and
 # predicts a signal (Eq. 4). At the minimum of the losses this signal is the conditional mean
 # $\mathbb{E}[S \mid O^{ctxt}, O^{trgt}_t]$. Here the mean has a closed form. Context and noisy target are two linear
-# measurements of $S$, one of them with noise. Each Gaussian of the mixture is updated by a Kalman filter, and its weight
-# by Bayes' rule.
+# measurements of $S$, one of them with noise. Each Gaussian of the mixture is updated by a Kalman filter, and its
+# weight by Bayes' rule.
 
 # %% tags=["idea"]
 def alpha(t):
@@ -228,8 +229,8 @@ def draw_examples(n, seed):
     """Inputs in float64: n signals (n, 2), three directions of each (3, n, 2), times and noise (n,)."""
     g = torch.Generator().manual_seed(seed)
     directions = projections.sample_directions(3, n, 2, g, torch.float64)
-    t, noise = torch.rand(2, n, generator=g, dtype=torch.float64)
-    return prior.sample(n, g), directions, t, noise
+    t, noise = torch.rand(n, generator=g), torch.randn(n, generator=g)
+    return prior.sample(n, g), directions, t.double(), noise.double()
 
 
 def as_observations(values, directions):
@@ -282,15 +283,14 @@ assert_close(last_noisy, step.noisy_target[:, 0])
 # the coordinate along the line. At pure noise all predictions are one point, the conditional mean. Then they separate.
 
 # %% tags=["idea"]
-n = run.pick(smoke=300, cpu=2000, gpu=2000)
-o, u = one_context.value.expand(n, 1)[:, 0], one_context.params[0].expand(n, 2)
-v_axis = projections.perpendicular(u)
-watched = list(trajectory(ideal_denoise, o, u, v_axis, torch.randn(n, generator=generator).double()))
+num_watched = run.pick(smoke=300, cpu=2000, gpu=2000)
+watched_o, watched_u = one_context.value.expand(num_watched, 1)[:, 0], one_context.params[0].expand(num_watched, 2)
+along_line = projections.perpendicular(watched_u)
+watched_noise = torch.randn(num_watched, generator=generator).double()
+watched = list(trajectory(ideal_denoise, watched_o, watched_u, along_line, watched_noise))
 
 # %% tags=["drawing", "nbval-ignore-output"]
-times, targets, predictions = zip(*((t, noisy, forward(S, v_axis)) for t, noisy, S in watched))
-fig = figures.denoising(times, torch.stack(targets), torch.stack(predictions), prior, one_context)
-run.savefig(fig, "denoising")
+run.savefig(figures.denoising(watched, along_line, prior, one_context), "denoising")
 
 # %% [markdown]
 # Are the samples right? *Wasserstein-1* is a distance of two sets of numbers: sort both, and average the differences.
@@ -301,50 +301,40 @@ run.savefig(fig, "denoising")
 ideal = ForwardDiffusion(projections.IdealDenoiser(prior), projections.project)
 
 
-def model_samples(model, context, n, generator, **options):
-    """n samples of a model for each context, as coordinates along its line: (B, n)."""
-    repeated = context.repeat(n)
-    signal = projections.sample_posterior(model, repeated, generator, **options)
-    return projections.nullspace_coordinate(signal, repeated).reshape(len(context), n)
-
-
-def exact_samples(context, n, generator):
-    """n draws from the true posterior for each context, as coordinates along its line: (B, n)."""
-    return projections.nullspace_coordinate(prior.posterior(context).sample(n, generator), context)
-
-
-n, ratios = run.pick(smoke=200, cpu=10_000, gpu=10_000), []
+num_samples, ratios = run.pick(smoke=200, cpu=10_000, gpu=10_000), []
 for seed in run.pick(smoke=(0,), cpu=(0, 1, 2), gpu=(0, 1, 2)):
     g = torch.Generator().manual_seed(100 + seed)
     _, context = projections.make_test_set(prior, 10, seed)
-    exact, exact_redraw = exact_samples(context, n, g), exact_samples(context, n, g)
-    samples = model_samples(ideal, context, n, g, steps=run.pick(smoke=32, cpu=512, gpu=512))
+    exact, exact_redraw = sample_exact(context, num_samples, g), sample_exact(context, num_samples, g)
+    samples = sample_model(ideal, context, num_samples, g, steps=run.pick(smoke=32, cpu=512, gpu=512))
     ratios.append(metrics.wasserstein1(samples, exact) / metrics.wasserstein1(exact_redraw, exact))
 ideal_ratio = torch.stack(ratios).mean()
 print(f"ideal denoiser: Wasserstein-1 to the true posterior, over the sampling error: {ideal_ratio:.2f}")
 
 # %% [markdown]
-# How many steps does the sampler need? The answer depends on DDIM or ancestral sampling, and on the angle between target
-# and context: a target nearly parallel to its context measures the unknown coordinate weakly. The grey band shows
-# the distances of twenty sets of exact draws. A curve inside the band is as good as exact draws, and its place in the band is chance.
+# How many steps does the sampler need? The answer depends on DDIM or ancestral sampling, and on the angle between
+# target and context: a target nearly parallel to its context measures the unknown coordinate weakly. The grey band
+# shows the distances of twenty sets of exact draws. A curve inside the band is as good as exact draws, and its place in
+# the band is chance.
 
 # %% tags=["idea"]
-n = run.pick(smoke=100, cpu=2000, gpu=2000)
+num_samples = run.pick(smoke=100, cpu=2000, gpu=2000)
 counts = run.pick(smoke=(4, 16), cpu=(4, 8, 16, 32, 64, 128, 256, 512), gpu=(4, 8, 16, 32, 64, 128, 256, 512))
 g, distances = torch.Generator().manual_seed(7), {}
 _, context = projections.make_test_set(prior, 10, 3)
-exact, exact_redraw = exact_samples(context, n, g), exact_samples(context, n, g)
+exact, exact_redraw = sample_exact(context, num_samples, g), sample_exact(context, num_samples, g)
 for degrees, eta in ((90, 0.0), (90, 1.0), (30, 0.0), (10, 0.0)):
     angle = math.radians(degrees)
     target_params = math.cos(angle) * context.params + math.sin(angle) * projections.perpendicular(context.params)
-    options = {"target_params": target_params.repeat_interleave(n, 0), "eta": eta}
+    options = {"target_params": target_params.repeat_interleave(num_samples, 0), "eta": eta}
     distances[degrees, eta] = [
-        float(metrics.wasserstein1(model_samples(ideal, context, n, g, steps=k, **options), exact).mean())
+        float(metrics.wasserstein1(sample_model(ideal, context, num_samples, g, steps=k, **options), exact).mean())
         for k in counts
     ]
 sampling_error = metrics.wasserstein1(exact_redraw, exact).mean()
 g = torch.Generator().manual_seed(8)
-sampling_errors = np.array([float(metrics.wasserstein1(exact_samples(context, n, g), exact).mean()) for _ in range(20)])
+redraws = [sample_exact(context, num_samples, g) for _ in range(20)]
+sampling_errors = [float(metrics.wasserstein1(redraw, exact).mean()) for redraw in redraws]
 
 # %% tags=["drawing", "nbval-ignore-output"]
 run.savefig(figures.convergence(counts, distances, sampling_errors), "ideal")
@@ -353,10 +343,10 @@ run.savefig(figures.convergence(counts, distances, sampling_errors), "ideal")
 # ### 3c. The network
 #
 # Now the true distribution is unknown, and a network takes the place of the formula. A context $o$ leaves the line
-# $S = o\,u + v\,n$, with $n$ perpendicular to $u$. The network predicts only $v$, so every signal agrees with its context
-# exactly. The noisy target measures $v$: without the part that the context explains, it is
-# $\alpha d\, v + \sigma \varepsilon$, where $d$ is the length of the part of $\phi$ perpendicular to $u$. The prediction
-# is the posterior mean of $v$ for a standard normal prior, plus a correction by the network.
+# $S = o\,u + v\,n$, with $n$ perpendicular to $u$. The network predicts only $v$, so every signal agrees with its
+# context exactly. The noisy target measures $v$: without the part that the context explains, it is
+# $\alpha d\, v + \sigma \varepsilon$, where $d$ is the length of the part of $\phi$ perpendicular to $u$. The
+# prediction is the posterior mean of $v$ for a standard normal prior, plus a correction by the network.
 
 # %% tags=["idea"]
 def split_off(u, phi):
@@ -398,13 +388,13 @@ assert_close(denoise(net, forward(S, u), u, noisy_target, phi, t), library(condi
 # $$L^{trgt} = \| O^{trgt} - \mathrm{forward}(\hat S, \phi^{trgt}) \|^2 \tag{8}$$
 # $$L^{novel} = \| O^{novel} - \mathrm{forward}(\hat S, \phi^{novel}) \|^2 \tag{9}$$
 #
-# Examples are weighted by the inverse of their expected error. The weight depends on times and directions alone, so
-# the minimum stays where it is. But small errors at low noise count beside large errors at high noise.
+# Examples are weighted by the inverse of their expected error. The weight depends on times and directions alone, so the
+# minimum stays where it is. But small errors at low noise count beside large errors at high noise.
 
 # %% tags=["idea"]
-def losses(denoise, context, target, novel, t, noise):
-    """Means of Eq. 8, Eq. 9 and their weighted sum. context, target, novel: values (B,) and directions (B, 2)."""
-    (o, u), (o_target, phi), (o_novel, phi_novel) = context, target, novel
+def losses(denoise, values, directions, t, noise):
+    """Means of Eq. 8, Eq. 9 and their weighted sum. values (B,) and directions (B, 2) of context, target and novel."""
+    (o, o_target, o_novel), (u, phi, phi_novel) = values, directions
     S = denoise(o, u, alpha(t) * o_target + sigma(t) * noise, phi, t)  # Eq. 1 and 4
     loss_target = (o_target - forward(S, phi)) ** 2  # Eq. 5 and 8
     loss_novel = (o_novel - forward(S, phi_novel)) ** 2  # Eq. 9
@@ -418,10 +408,10 @@ def losses(denoise, context, target, novel, t, noise):
 S, directions, t, noise = draw_examples(16, seed=5)
 values = [forward(S, phi) for phi in directions]
 library = projections.build_diffusion(2).double()
-page_losses = losses(partial(denoise, library.denoiser.net), *zip(values, directions), t, noise)
+page_losses = losses(partial(denoise, library.denoiser.net), values, directions, t, noise)
 
-context, target, novel = (as_observations(*pair) for pair in zip(values, directions))
-assert_close(page_losses, library.loss(context, target, t, noise[:, None], novel))
+observed = [as_observations(*pair) for pair in zip(values, directions, strict=True)]  # context, target, novel
+assert_close(page_losses, library.loss(observed[0], observed[1], t, noise[:, None], observed[2]))
 
 # %% [markdown]
 # ### 3e. Training, watched
@@ -439,18 +429,18 @@ log = fit(model, batches, steps=steps, learning_rate=experiment.LEARNING_RATE, s
 print(f"{sum(w.numel() for w in model.parameters()):,} parameters, {log.steps:,} steps of {experiment.BATCH_SIZE}")
 
 # %% [markdown]
-# The loss cannot reach zero, since the noisy target leaves the signal uncertain. But here its minimum is known: the loss
-# of the ideal denoiser. The curve lies partly below the minimum because each of its points averages a few
-# random batches only; the band shows how much chance moves such a mean.
+# The loss cannot reach zero, since the noisy target leaves the signal uncertain. But here its minimum is known: the
+# loss of the ideal denoiser. The curve lies partly below the minimum because each of its points averages a few random
+# batches only; the band shows how much chance moves such a mean.
 
 # %% tags=["idea", "nbval-ignore-output"]
 g = torch.Generator().manual_seed(5 + SEED)
 ideal_losses, learnt_losses = [], []
 
 
-def unweighted(losses):
+def unweighted(terms):
     """Eq. 8 + Eq. 9, without the weights of training."""
-    return float(losses["target"] + losses["novel"])
+    return float(terms["target"] + terms["novel"])
 
 
 for _ in range(run.pick(smoke=2, cpu=40, gpu=40)):
@@ -468,14 +458,14 @@ step_losses = np.array(log.curve["target"]) + np.array(log.curve["novel"])
 run.savefig(figures.loss_curve(step_losses, ideal_losses, 4096 / experiment.BATCH_SIZE), "loss")
 
 # %% [markdown]
-# Samples of four contexts, before and after the training. Before, they follow the standard normal prior that
-# the denoiser starts from.
+# Samples of four contexts, before and after the training. Before, they follow the standard normal prior that the
+# denoiser starts from.
 
 # %% tags=["idea"]
 _, contexts = projections.make_test_set(prior, 10, 3)
 contexts, n = contexts[[0, 1, 4, 6]], run.pick(smoke=200, cpu=3000, gpu=3000)
 before, after = (
-    model_samples(m, contexts, n, torch.Generator().manual_seed(12 + SEED), steps=64) for m in (untrained, model)
+    sample_model(m, contexts, n, torch.Generator().manual_seed(12 + SEED), steps=64) for m in (untrained, model)
 )
 
 # %% tags=["drawing", "nbval-ignore-output"]
@@ -483,8 +473,8 @@ run.savefig(figures.before_and_after(prior, contexts, before, after), "lines")
 
 # %% [markdown]
 # One number for the training is the *live gain*: 1 - (energy score of held-out targets, sampled with their context) /
-# (the same, sampled with another signal's context). It is 0 for a model that ignores its context. The
-# energy score is explained in [02](02_keyhole_digits.ipynb#How-to-judge-a-sampler). In square brackets: 95% interval.
+# (the same, sampled with another signal's context). It is 0 for a model that ignores its context. The energy score is
+# explained in [02](02_keyhole_digits.ipynb#How-to-judge-a-sampler). In square brackets: 95% interval.
 
 # %% tags=["idea", "nbval-ignore-output"]
 held_out = projections.infinite_batches(prior, run.pick(smoke=64, cpu=512, gpu=512))(torch.Generator().manual_seed(98))
@@ -499,50 +489,31 @@ for name, m in (("untrained", untrained), ("trained", model)):
 # Four measures. The formulas of the middle two are in
 # [02, How to judge a sampler](02_keyhole_digits.ipynb#How-to-judge-a-sampler).
 #
-# - **Agreement with the context**: the projection of a sample minus the context, over the signals' standard
-#   deviation. It is zero up to rounding, since the network predicts the coordinate along the line only.
-# - **Energy score**: mean distance of the samples to the true signal, minus half the mean distance between samples.
-#   *Energy gap*: by how much the score exceeds that of exact draws; the upper end of its interval must stay below 3%.
-#   *Skill*: 0 for the posterior mean, 1 for exact draws.
-# - **Spread over error**: spread of the samples over the error of their mean. It is 1 for calibrated samples; a sampler is
-#   rejected if its interval (99%) leaves out 1.
+# - **Agreement with the context**: the projection of a sample minus the context, over the signals' standard deviation.
+#   Here it is zero up to rounding, since the network predicts the coordinate along the line only.
+# - **Energy score and skill**: mean distance of the samples to the true signal, minus half the mean distance between
+#   samples. The skill is 0 for the posterior mean and 1 for exact draws. The *energy gap* is the part by which the
+#   score exceeds that of exact draws; the upper end of its interval must stay below 3%.
+# - **Spread over error**: the spread of the samples over the error of their mean. It is 1 for a calibrated sampler, and
+#   its interval must hold 1.
 # - **C2ST** (classifier two-sample test): the accuracy of a classifier that tells (observation, direction, sample) of
-#   the model from that of the truth. 0.5 is chance. The limit is the mean of twenty tests of exact draws, plus four of their
-#   standard deviations.
+#   the model from that of the truth; 0.5 is chance. The limit is the mean of twenty tests of exact draws, plus four of
+#   their standard deviations.
 #
 # A test that cannot fail is no evidence. So each test is applied to five *negative controls* as well, made of exact
 # draws: all samples at the posterior **mean**; samples of another, **shuffled** context; draws from the **prior**;
 # variance times **0.8** and times **1.2**.
-
-# %% tags=["idea", "nbval-ignore-output"]
-SAMPLERS = ["exact", "learnt", "mean", "shuffled", "prior", "x0.8", "x1.2"]
-
-
-def run_samplers(context, m, g):
-    """m samples of each sampler for every context, as coordinates along its line: name -> (B, m)."""
-    exact, exact_redraw = exact_samples(context, m, g), exact_samples(context, m, g)
-    mean = projections.nullspace_coordinate(prior.posterior(context).mean(), context)[:, None]
-    prior_samples = prior.sample(len(context) * m, g).reshape(len(context), m, 2)
-    return {
-        "exact": exact,
-        "learnt": model_samples(model, context, m, g),
-        "mean": mean.expand_as(exact_redraw),
-        "shuffled": exact_redraw.roll(1, 0),
-        "prior": projections.nullspace_coordinate(prior_samples, context),
-        "x0.8": mean + math.sqrt(0.8) * (exact_redraw - mean),
-        "x1.2": mean + math.sqrt(1.2) * (exact_redraw - mean),
-    }
-
-
-# %% [markdown]
+#
 # <details><summary>Three more tests in the figure: W1 ratio, SBC, TARP</summary>
 #
-# *W1 ratio*: Wasserstein-1 to exact draws over the sampling error, at ten fixed contexts with 10,000 samples each. The
-# limit is made as for C2ST. This test has the most power of all. *SBC* (simulation-based calibration,
-# [arXiv 1804.06788](https://arxiv.org/abs/1804.06788)): the rank of the true signal among its samples must be uniform;
-# the figure shows the smallest p-value of four functionals of the signal, corrected for their number (Holm); the limit is 0.01. *TARP* (tests of accuracy with
-# random points, [arXiv 2302.03026](https://arxiv.org/abs/2302.03026)): the expected coverage of credible regions must
-# equal their level; the limit of the largest difference, 0.043, is the 95% band of an exact sampler for 1,000 contexts.
+# - *W1 ratio*: Wasserstein-1 to exact draws over the sampling error, at ten fixed contexts with 10,000 samples each.
+#   The limit is made as for C2ST. This test has the most power.
+# - *SBC* (simulation-based calibration, [arXiv 1804.06788](https://arxiv.org/abs/1804.06788)): the rank of the true
+#   signal among its samples must be uniform. The figure shows the smallest p-value of four functionals of the signal,
+#   corrected for their number (Holm). The limit is 0.01.
+# - *TARP* (tests of accuracy with random points, [arXiv 2302.03026](https://arxiv.org/abs/2302.03026)): the expected
+#   coverage of credible regions must equal their level. The limit of the difference, 0.043, is the 95% band of an exact
+#   sampler with 1,000 contexts.
 #
 # Three controls are beyond the power of a test: the energy score hardly sees a variance that is 20% off, and the spread
 # over error of the prior is 1.
@@ -550,112 +521,30 @@ def run_samplers(context, m, g):
 # </details>
 
 # %% tags=["idea", "nbval-ignore-output"]
-g = torch.Generator().manual_seed(11 + SEED)
-_, context = projections.make_test_set(prior, 10, 3)
-n = run.pick(smoke=100, cpu=10_000, gpu=10_000)
-fixed_samples = run_samplers(context, n, g)
-exact, exact_redraw = exact_samples(context, n, g), exact_samples(context, n, g)
-floor = metrics.wasserstein1(exact_redraw, exact)
+sizes = run.pick(
+    smoke={"fixed": 100, "contexts": 60, "samples": 32, "joint": 200, "joint_sets": 1},
+    cpu={"fixed": 10_000, "contexts": 1000, "samples": 256, "joint": 10_000, "joint_sets": 3},
+    gpu={"fixed": 10_000, "contexts": 1000, "samples": 256, "joint": 10_000, "joint_sets": 3},
+)
+report = run_tests(model, recorded["null"], torch.Generator().manual_seed(11 + SEED), **sizes)
 
-
-def w1_ratio(samples):
-    return float((metrics.wasserstein1(samples, exact) / floor).mean())
-
-
-w1 = {name: w1_ratio(v) for name, v in fixed_samples.items()}
-w1_null = np.array([w1_ratio(exact_samples(context, n, g)) for _ in range(20)])
-
-# %% tags=["idea", "nbval-ignore-output"]
-num_contexts, m = run.pick(smoke=(60, 32), cpu=(1000, 256), gpu=(1000, 256))
-signal, context = projections.make_test_set(prior, num_contexts, 4)
-samples = run_samplers(context, m, g)
-v_true = projections.nullspace_coordinate(signal, context)
-posterior, line_directions = prior.posterior(context), projections.perpendicular(context.params[:, 0])
-v_mean = projections.nullspace_coordinate(posterior.mean(), context)
-
-energy = {name: metrics.energy_score(v[..., None], v_true[:, None]) for name, v in samples.items()}
-exact_energy = metrics.energy_score(exact_samples(context, m, g)[..., None], v_true[:, None])
-gap = {name: metrics.energy_gap(energy[name], exact_energy, g) for name in SAMPLERS}
-
-FUNCTIONALS = {
-    "v": lambda v: v,
-    "|v|": lambda v: v.abs(),
-    "log p(S | o)": lambda v: posterior.projected_log_density(v[..., None] * line_directions[:, None], line_directions),
-    "distance to the mean": lambda v: (v - v_mean[:, None]).abs(),
-}
-ranks = {
-    name: torch.stack([metrics.sbc_ranks(f(v), f(v_true[:, None])[:, 0], g) for f in FUNCTIONALS.values()])
-    for name, v in samples.items()
-}
-sbc = {name: float(metrics.holm(metrics.sbc_pvalues(ranks[name], m)).min()) for name in SAMPLERS}
-coverage = {name: metrics.tarp(v[..., None], v_true[:, None], v_mean[:, None]) for name, v in samples.items()}
-tarp = {name: float(metrics.tarp_max_gap(coverage[name])) for name in SAMPLERS}
-
-# %% tags=["idea", "nbval-ignore-output"]
-n, c2st, seeds = run.pick(smoke=200, cpu=10_000, gpu=10_000), dict.fromkeys(SAMPLERS, 0.0), run.pick(smoke=1, cpu=3, gpu=3)
-for seed in range(1, seeds + 1):
-    signal, context = projections.make_test_set(prior, n, seed)
-    true_features = projections.c2st_features(signal, context)
-    for name, v in run_samplers(context, 1, g).items():
-        features = torch.cat([context.value, context.params[:, 0], v], 1).float()
-        c2st[name] += experiment.c2st_accuracy(true_features, features) / seeds
-
-learnt_signal = projections.sample_posterior(model, context, g)
-residual = projections.project(learnt_signal, context.params) - context.value
-residual = residual.square().mean().sqrt() / signal.std()
-
-g = torch.Generator().manual_seed(13)
-mean_error = metrics.euclidean_error(v_mean[:, None], v_true[:, None])
-skill = metrics.energy_skill(energy["learnt"], mean_error, exact_energy, g)
-spread = {name: metrics.spread_skill(v[..., None], v_true[:, None], g) for name, v in samples.items()}
-print(f"agreement with the context: {residual:.0e} standard deviations of the signals")
-print(f"energy skill of the network: {skill.value:.3f} [{skill.low:.3f}, {skill.high:.3f}]")
-print(f"spread over error of the network: {spread['learnt'].value:.3f} [{spread['learnt'].low:.3f}, {spread['learnt'].high:.3f}]")
-
-# %% tags=["idea", "nbval-ignore-output"]
-c2st_limit = recorded["null"].mean() + 4 * recorded["null"].std(ddof=1)
-w1_limit = w1_null.mean() + 4 * w1_null.std(ddof=1)
-scores = {
-    "C2ST accuracy": c2st,
-    "energy gap": {name: gap[name].high for name in SAMPLERS},
-    "spread over error": {name: spread[name].value for name in SAMPLERS},
-    "W1 ratio": w1,
-    "SBC, least p": sbc,
-    "TARP, gap": tarp,
-}
-is_rejected = {
-    "C2ST accuracy": lambda name: c2st[name] > c2st_limit,
-    "energy gap": lambda name: gap[name].high > 0.03,
-    "spread over error": lambda name: not spread[name].low <= 1 <= spread[name].high,
-    "W1 ratio": lambda name: w1[name] > w1_limit,
-    "SBC, least p": lambda name: sbc[name] < 0.01,
-    "TARP, gap": lambda name: tarp[name] > 0.043,
-}
-rejected = {test: {name: bool(rule(name)) for name in SAMPLERS} for test, rule in is_rejected.items()}
-BEYOND_POWER = {("energy gap", "x0.8"), ("energy gap", "x1.2"), ("spread over error", "prior")}
-missed = [
-    f"{test}: {name}"
-    for test in scores
-    for name in SAMPLERS[2:]
-    if not rejected[test][name] and (test, name) not in BEYOND_POWER
-]
-print("negative controls that were not rejected:", missed or "none")
-print("tests that reject the network:", [test for test in scores if rejected[test]["learnt"]] or "none")
+samples, truth = report.samples["learnt"], report.truth  # (contexts, samples), (contexts,): along the line
+score = metrics.energy_score(samples[..., None], truth[:, None])
+mean_score = metrics.euclidean_error(report.mean[:, None], truth[:, None])
+skill = metrics.energy_skill(score, mean_score, report.exact_energy, torch.Generator().manual_seed(13))
+spread = spread_over_error(samples, truth)
+print(f"agreement with the context: {report.context_residual:.0e} standard deviations of the signals")
+print(f"energy skill: {skill.value:.3f} [{skill.low:.3f}, {skill.high:.3f}]")
+print(f"spread over error: {spread.value:.3f} [{spread.low:.3f}, {spread.high:.3f}]")
+print(f"C2ST: {report.scores['C2ST accuracy']['learnt']:.3f}, limit {report.c2st_limit:.3f}")
+print("negative controls that a test did not reject, but should:", report.missed() or "none")
 
 # %% tags=["drawing", "nbval-ignore-output"]
-number_formats = dict(zip(scores, ("{:.3f}", "{:+.1%}", "{:.2f}", "{:.1f}", "{:.1g}", "{:.3f}")))
-run.savefig(figures.scorecard(scores, rejected, number_formats), "scorecard")
+run.savefig(figures.scorecard(report.scores, report.rejected), "scorecard")
 
 # %% [markdown]
-# The network passes all tests but one. At ten fixed contexts, 10,000 samples each give Wasserstein-1 so much power that
+# The network passes every test but one. At ten fixed contexts, 10,000 samples each give the W1 ratio so much power that
 # a small training error shows.
-#
-# The SBC ranks as a picture: the ranks of 1,000 true signals among their samples, by distance to the posterior mean.
-# A variance that is too small puts too many truths at high ranks.
-
-# %% tags=["drawing", "nbval-ignore-output"]
-shown = {name: ranks[name][3] for name in ("exact", "learnt", "x0.8", "prior")}
-run.savefig(figures.rank_histograms(shown, m), "ranks")
 
 # %% tags=["setup"]
 run.record(
@@ -663,27 +552,12 @@ run.record(
     ideal_sweep_floor=sampling_error,
     ideal_sweep_ddim_90=distances[90, 0.0],
     excess_loss=excess,
-    **gains["trained"].as_metrics("live_gain"),
     live_gain_untrained=gains["untrained"].value,
-    context_residual_rms=residual,
+    **gains["trained"].as_metrics("live_gain"),
+    **report.as_metrics(),
     **skill.as_metrics("energy_skill"),
-    **spread["learnt"].as_metrics("spread_over_error"),
-    joint_c2st=c2st["learnt"],
-    c2st_null_mean=recorded["null"].mean(),
-    c2st_null_sd=recorded["null"].std(ddof=1),
-    c2st_limit=c2st_limit,
-    w1_over_floor=w1["learnt"],
-    w1_limit=w1_limit,
-    energy_gap_upper=gap["learnt"].high,
-    sbc_least_p=sbc["learnt"],
-    tarp_max_gap=tarp["learnt"],
-    controls_missed=missed,
-    **{f"c2st_{k}": c2st[k] for k in SAMPLERS if k != "learnt"},
-    **{f"w1_{k}": w1[k] for k in SAMPLERS if k != "learnt"},
-    **{f"energy_gap_upper_{k}": gap[k].high for k in SAMPLERS if k != "learnt"},
-    **{f"spread_over_error_{k}": spread[k].value for k in SAMPLERS if k != "learnt"},
-    **{f"sbc_p_{k}": sbc[k] for k in SAMPLERS if k != "learnt"},
-    **{f"tarp_{k}": tarp[k] for k in SAMPLERS if k != "learnt"},
+    spread_over_error_low=spread.low,
+    spread_over_error_high=spread.high,
 )
 
 # %% [markdown]
@@ -691,11 +565,15 @@ run.record(
 #
 # ### 5a. Few directions: the observations barely determine the signal (P2)
 #
-# Suppose that the instrument cannot be rotated freely: all directions, in training and at test, lie in a wedge. At 0°
-# every observation repeats the context. No observation depends on the coordinate along the line, so P2 fails, no network can help, and the
-# coordinate is arbitrary. But the *observations* of the samples, within the wedge, are right. Above 0° all premises hold, and a wider wedge
-# helps: perpendicular to a narrow wedge, small errors in the observations become large errors in the signal. Grey: true signals; blue:
-# samples. (Recorded trainings, evaluated here.)
+# Suppose that the instrument cannot be rotated freely: all directions, in training and at test, lie in a wedge.
+#
+# - *At 0°* every observation repeats the context, and P2 fails: no observation depends on the coordinate along the
+#   line. No network can help, and the samples' coordinate is arbitrary. Their *observations* within the wedge are
+#   right.
+# - *Above 0°* all premises hold, and a wider wedge helps. Perpendicular to a narrow wedge, small errors in the
+#   observations become large errors in the signal.
+#
+# Grey: true signals; blue: samples. (Recorded trainings, evaluated here.)
 
 # %% tags=["idea", "nbval-ignore-output"]
 def recorded_signals(features, n):
@@ -726,20 +604,20 @@ run.savefig(figures.wedges(signals[:2500], examples, experiment.WEDGES, signal_c
 # At the end of sampling the target is clean, so the sampled $S$ is a *function* of context and target. In the plane
 # these two determine $S$. In space they leave a line, and the coordinate along the line is predicted as its conditional
 # mean: the samples collapse. The remedy is the paper's *autoregressive* sampling. The sampled target joins the context,
-# and a second target samples the remaining coordinate. The model must be trained with contexts of every size
-# that occurs.
+# and a second target samples the remaining coordinate. The model must be trained with contexts of every size that
+# occurs.
 
 # %% tags=["idea"]
-def sample_autoregressive(model, context, directions, generator, steps):
-    """One signal (B, 3) for each context. directions (B, L, 3): of the targets, which are sampled one after another."""
-    for phi in directions.split(1, dim=1):
-        step = model.sample(context, phi, steps=steps, generator=generator)
-        context = context.append(Observations(step.observation, phi))
-    return step.signal
+def sample_autoregressive(diffusion, given, target_directions, rng, num_steps):
+    """One signal (B, 3) for each context. The targets of directions (B, L, 3) are sampled one after another."""
+    for phi in target_directions.split(1, dim=1):
+        result = diffusion.sample(given, phi, steps=num_steps, generator=rng)
+        given = given.append(Observations(result.observation, phi))
+    return result.signal
 
 
 # %% tags=["idea", "agreement"]
-space_signals, space_context, space_targets = experiment.make_test_set_3d(16, torch.Generator().manual_seed(6))
+_, space_context, space_targets = experiment.make_test_set_3d(16, torch.Generator().manual_seed(6))
 space_model = ForwardDiffusion(projections.IdealDenoiser(experiment.PRIOR_3D), projections.project)
 page_result = sample_autoregressive(space_model, space_context, space_targets, torch.Generator().manual_seed(7), 20)
 library_step, _ = space_model.sample_autoregressive(
@@ -770,8 +648,8 @@ def variance_ratio_e3(signal):
 
 space_c2st = [experiment.c2st_accuracy(signal.float(), x.float()) for x in (one_shot, autoregressive)]
 space_ratio = [variance_ratio_e3(x) for x in (one_shot, autoregressive)]
-for name, accuracy, ratio in zip(("one-shot", "autoregressive"), space_c2st, space_ratio):
-    print(f"{name}: C2ST {accuracy:.2f}, variance along e3 {ratio:.2f} of the truth's")
+for i, name in enumerate(("one-shot", "autoregressive")):
+    print(f"{name}: C2ST {space_c2st[i]:.2f}, variance along e3 {space_ratio[i]:.2f} of the truth's")
 
 # %% tags=["drawing", "nbval-ignore-output"]
 run.savefig(figures.space(signal, one_shot, autoregressive), "space")
@@ -785,14 +663,14 @@ run.savefig(figures.space(signal, one_shot, autoregressive), "space")
 # The smallest example: $S \in \{-1, +1\}$ with $P(+1) = p$, and no context. The target observes $S$; the novel
 # observation is $S^2$, which is always 1. Given the noisy target, the mean of the two observations is $(m, 1)$ with
 # $m = \mathbb{E}[S \mid O_t]$. No number $s$ has $(s, s^2) = (m, 1)$ unless $m = \pm 1$. So the network predicts the
-# $s$ that minimises $(s - m)^2 + w\,(s^2 - 1)^2$, with the novel weight $w$. This $s$ lies further from zero than $m$, on
-# the side of the likelier value, and the error grows from step to step.
+# $s$ that minimises $(s - m)^2 + w\,(s^2 - 1)^2$, with the novel weight $w$. This $s$ lies further from zero than $m$,
+# on the side of the likelier value, and the error grows from step to step.
 
 # %% tags=["idea"]
-def best_signal(m, w):
-    """The s that minimises Eq. 8 + w Eq. 9 for means m (B,), by a search in steps of 0.0001."""
+def best_signal(mean, weight):
+    """The s that minimises Eq. 8 + weight * Eq. 9 for each mean (B,), by a search in steps of 0.0001."""
     s = torch.linspace(-1.2, 1.2, 24_001, dtype=torch.float64)
-    return s[((s - m[:, None]) ** 2 + w * (s**2 - 1) ** 2).argmin(1)]
+    return s[((s - mean[:, None]) ** 2 + weight * (s**2 - 1) ** 2).argmin(1)]
 
 
 # %% tags=["idea", "agreement"]
@@ -806,10 +684,10 @@ for some_weight in (0.0, 0.1, 1.0):
 # draws $+1$ with a probability larger than $p$. At $p = \tfrac12$ the probability is $\tfrac12$: *two equally likely
 # values hide the bias.* We have not seen this bias described elsewhere.
 #
-# **Does the example contradict Proposition 1?** P1 to P3 and P5 hold: the target alone determines $S$. The losses have a
-# minimum, and the ideal network attains it, so P4 holds *as printed*; in this reading the example is a counterexample. The
-# minimum lies above that of a free regression, which would predict $(m, 1)$. So P4 fails *as the proof needs it*, and in
-# this reading there is no contradiction (see [section 2](#Proposition-1)).
+# **Does the example contradict Proposition 1?** P1 to P3 and P5 hold: the target alone determines $S$. The losses have
+# a minimum, and the ideal network attains it, so P4 holds *as printed*; in this reading the example is a
+# counterexample. The minimum lies above that of a free regression, which would predict $(m, 1)$. So P4 fails *as the
+# proof needs it*, and in this reading there is no contradiction (see [section 2](#Proposition-1)).
 #
 # <details><summary>Proof of the claim</summary>
 #
@@ -821,11 +699,10 @@ for some_weight in (0.0, 0.1, 1.0):
 # quantiles; noise above the curve $y^*(t)$, the $(1-p)$-quantile of $O_t$, ends at $+1$, all other noise at $-1$. The
 # curve is itself one of the paths.
 #
-# *On that curve $m > 0$.* At $t = 1$, $m = 2p - 1$. For $0 < t < 1$, with $a = \alpha / \sigma$ and $h =
-# \log\frac{p}{1-p} / 2a$, $m$ changes sign at $y_0 = -\sigma h$, and $y^* > y_0$ is equivalent to
-# $p\,\Phi(-h - a) < (1-p)\,\Phi(h - a)$, that is, to $\int_{-h}^{h} \frac{\varphi(x - a)}{\Phi(x - a)}\,dx > 2ah$.
-# This holds because $\varphi(z) / \Phi(z) > -z$ for every $z$, so the integral exceeds
-# $\int_{-h}^{h} (a - x)\,dx = 2ah$.
+# *On that curve $m > 0$.* At $t = 1$, $m = 2p - 1$. For $0 < t < 1$, with $a = \alpha / \sigma$ and
+# $h = \log\frac{p}{1-p} / 2a$, $m$ changes sign at $y_0 = -\sigma h$, and $y^* > y_0$ is equivalent to
+# $p\,\Phi(-h - a) < (1-p)\,\Phi(h - a)$, that is, to $\int_{-h}^{h} \frac{\varphi(x - a)}{\Phi(x - a)}\,dx > 2ah$. This
+# holds because $\varphi(z) / \Phi(z) > -z$ for every $z$, so the integral exceeds $\int_{-h}^{h} (a - x)\,dx = 2ah$.
 #
 # *The bias.* $m$ increases with $O_t$, so on and above $y^*$ we have $m > 0$ and $s > m$: there the biased sampler
 # moves up faster than the exact one. From noise above $y^*$ it therefore never falls below the exact path from the same
@@ -882,9 +759,9 @@ print(f"bump left with 0.60: DDIM {bump[0.0]:.2f}, ancestral {bump[1.0]:.2f}; tw
 # - The sampler diffuses the *measurement* $y$. Given a signal with projection $O$, the expected measurement is
 #   $O + g\,(O^{trgt}_t - \alpha O)$ with $g = \alpha s^2 / (\alpha^2 s^2 + \sigma^2)$. Loss and sampler use this
 #   expectation in place of $O$, so that signals need not explain the noise.
-# - One measurement determines no coordinate exactly. A sampled signal is the mean of what context and
-#   sampled targets leave open, so the model samples many targets at once: here 96, with directions parallel and perpendicular to
-#   the context's.
+# - One measurement determines no coordinate exactly. A sampled signal is the mean of what context and sampled targets
+#   leave open, so the model samples many targets at once: here 96, with directions parallel and perpendicular to the
+#   context's.
 #
 # One recorded training covers all noise levels. The C2ST looks at the residual of the context, too: noise that a
 # sampler ignores would not show in $S$ itself.
@@ -915,8 +792,8 @@ for assumed in (1.0, 0.5):
 # %% [markdown]
 # ### 5e. Few observations of few signals (P3)
 #
-# Real data sets are finite. Here the training set has $N$ signals with $K$ projections each; every example assigns
-# the roles context, target and novel among them. With $K = 2$ there is no novel observation. The curves were recorded
+# Real data sets are finite. Here the training set has $N$ signals with $K$ projections each; every example assigns the
+# roles context, target and novel among them. With $K = 2$ there is no novel observation. The curves were recorded
 # (three seeds, each with a shorter training than above); one of their points is trained again here.
 
 # %% tags=["idea", "nbval-ignore-output"]
@@ -946,10 +823,10 @@ run.savefig(fig, "observations")
 # %% [markdown]
 # ## 6. Other methods on the same observations
 #
-# Deterministic **regression** through the forward model; a conditional variational autoencoder (**VAE**) through
-# the same forward model; and an **oracle**, a diffusion model that is trained on $S$ itself, as an upper bound. All had as many steps as ours: 12,000 of 1,024 examples. (Recorded
-# trainings; their samples are evaluated here.) The oracle is as good as our model. The VAE is better than regression, but the C2ST
-# rejects it clearly.
+# Deterministic **regression** through the forward model; a conditional variational autoencoder (**VAE**) through the
+# same forward model; and an **oracle**, a diffusion model that is trained on $S$ itself, as an upper bound. All had as
+# many steps as ours: 12,000 of 1,024 examples. (Recorded trainings; their samples are evaluated here.) The oracle is as
+# good as our model. The VAE is better than regression, but the C2ST rejects it clearly.
 
 # %% tags=["idea", "nbval-ignore-output"]
 g = torch.Generator().manual_seed(51 + SEED)
@@ -959,7 +836,7 @@ learnt_signal = projections.sample_posterior(model, context, g)
 features = {name: torch.from_numpy(recorded[name]) for name in experiment.BASELINES}
 features["ours"] = projections.c2st_features(learnt_signal, context)
 accuracy = {name: experiment.c2st_accuracy(true_features, x) for name, x in features.items()}
-print({name: round(value, 3) for name, value in accuracy.items()}, f"limit {c2st_limit:.3f}")
+print({name: round(value, 3) for name, value in accuracy.items()}, f"limit {report.c2st_limit:.3f}")
 
 # %% tags=["drawing", "nbval-ignore-output"]
 points = {name: recorded_signals(x.numpy(), 3000) for name, x in features.items()}
@@ -991,18 +868,18 @@ widget = interact(
 # %% [markdown]
 # ## 8. What held, and what did not
 #
-# **Held.** With the ideal denoiser, the sampler's error at 512 steps is about the sampling error. A small network, trained on
-# projections alone, passes all tests but the most powerful one. These tests reject the
-# negative controls that they can see. What context and one target do not determine is sampled autoregressively.
+# **Held.** With the ideal denoiser, the sampler's error at 512 steps is about the sampling error. A small network,
+# trained on projections alone, passes all tests but the most powerful one. These tests reject the negative controls
+# that they can see. What context and one target do not determine is sampled autoregressively.
 #
 # **Did not.** At ten fixed contexts, Wasserstein-1 rejects the network: its training error is small, not zero. With few
-# observations of few signals the network memorises. With one direction the signals are not recovered, with a narrow wedge
-# only roughly. Where the mean is unreachable, the sampler draws the likelier value too often, and no training
+# observations of few signals the network memorises. With one direction the signals are not recovered, with a narrow
+# wedge only roughly. Where the mean is unreachable, the sampler draws the likelier value too often, and no training
 # helps. With noisy measurements a signal is a posterior draw only as far as many targets average the noise out.
 #
-# **What the paper says.** The paper states and proves the proposition, and tests it in no experiment that is known to us. One-shot
-# averages (5b) are the reason for its autoregressive sampling in section 4.1. The unreachable mean (5c) is not
-# mentioned in the part of the paper that we have.
+# **What the paper says.** The paper states the proposition and the idea of its proof; the proof itself is in the
+# supplement. The paper's remedy for 5b is the same: autoregressive sampling, in section 4.1. The text of section 2 does
+# not mention the case of 5c.
 #
 # ## Exercises
 #
