@@ -125,7 +125,7 @@ def convergence(
     return fig
 
 
-def loss_curve(losses: Sequence[float], ideal_losses: Sequence[float], batch_ratio: float) -> Figure:
+def loss_curve(losses: Float[np.ndarray, "steps"], ideal_losses: Sequence[float], batch_ratio: float) -> Figure:
     """The loss of every training step, averaged over windows, and the loss of the ideal denoiser.
 
     ideal_losses: of the ideal denoiser on batches that are batch_ratio times as large as those of the training

@@ -16,10 +16,10 @@ def test_negative_controls_are_wrong_in_the_way_their_names_say():
     v = projection_tests.run_samplers(model, context, 4000, torch.Generator().manual_seed(0))
     assert set(v) == set(projection_tests.SAMPLERS)
     mean = projections.nullspace_coordinate(PRIOR.posterior(context).mean(), context)
-    assert (v["mean"] == mean[:, None]).all()
+    torch.testing.assert_close(v["mean"], mean[:, None].expand(3, 4000))
     for name, factor in (("learnt", 1.0), ("x0.8", 0.8), ("x1.2", 1.2)):
         torch.testing.assert_close(v[name].mean(1), mean, atol=0.06, rtol=0)
-        torch.testing.assert_close(v[name].var(1), factor * v["exact"].var(1), atol=0, rtol=0.08)
+        assert v[name].var(1).mean() == pytest.approx(factor * float(v["exact"].var(1).mean()), rel=0.06)
     torch.testing.assert_close(v["shuffled"].mean(1), mean.roll(1), atol=0.06, rtol=0)
     prior_mean = projections.nullspace_coordinate(PRIOR.mean().expand(3, 2), context)
     torch.testing.assert_close(v["prior"].mean(1), prior_mean, atol=0.08, rtol=0)
