@@ -332,8 +332,8 @@ for degrees, eta in ((90, 0.0), (90, 1.0), (30, 0.0), (10, 0.0)):
     ]
 sampling_error = metrics.wasserstein1(exact_redraw, exact).mean()
 g = torch.Generator().manual_seed(8)
-redraws = [sample_exact(context, num_samples, g) for _ in range(20)]
-sampling_errors = [float(metrics.wasserstein1(redraw, exact).mean()) for redraw in redraws]
+exact_sets = [sample_exact(context, num_samples, g) for _ in range(20)]
+sampling_errors = [float(metrics.wasserstein1(draws, exact).mean()) for draws in exact_sets]
 
 # %% tags=["drawing", "nbval-ignore-output"]
 run.savefig(figures.convergence(counts, distances, sampling_errors), "ideal")
@@ -421,7 +421,7 @@ assert_close(page_losses, library.loss(observed[0], observed[1], t, noise[:, Non
 # %% tags=["idea", "nbval-ignore-output"]
 torch.manual_seed(SEED)
 model = projections.build_diffusion(2, **experiment.NETWORK_OPTIONS)  # sections 3c and 3d
-untrained = copy.deepcopy(model)
+initial_model = copy.deepcopy(model)
 batches = projections.infinite_batches(prior, experiment.BATCH_SIZE)  # context, target, novel of new signals
 steps = run.pick(smoke=100, cpu=experiment.STEPS, gpu=experiment.STEPS)
 log = fit(model, batches, steps=steps, learning_rate=experiment.LEARNING_RATE, seed=SEED)
@@ -464,7 +464,7 @@ run.savefig(figures.loss_curve(step_losses, ideal_losses, 4096 / experiment.BATC
 _, contexts = projections.make_test_set(prior, 10, 3)
 contexts, n = contexts[[0, 1, 4, 6]], run.pick(smoke=200, cpu=2000, gpu=2000)
 before, after = (
-    sample_model(m, contexts, n, torch.Generator().manual_seed(12 + SEED), steps=64) for m in (untrained, model)
+    sample_model(m, contexts, n, torch.Generator().manual_seed(12 + SEED), steps=64) for m in (initial_model, model)
 )
 
 # %% tags=["drawing", "nbval-ignore-output"]
@@ -478,7 +478,7 @@ run.savefig(figures.before_and_after(prior, contexts, before, after), "lines")
 # %% tags=["idea", "nbval-ignore-output"]
 held_out = projections.infinite_batches(prior, run.pick(smoke=64, cpu=512, gpu=512))(torch.Generator().manual_seed(98))
 gains = {}
-for name, m in (("untrained", untrained), ("trained", model)):
+for name, m in (("untrained", initial_model), ("trained", model)):
     gains[name] = live_gain(m, held_out, 16, steps=32, generator=torch.Generator().manual_seed(99 + SEED))
     print(f"live gain, {name}: {gains[name].value:.2f} [{gains[name].low:.2f}, {gains[name].high:.2f}]")
 
