@@ -457,8 +457,8 @@ step_losses = np.array(log.curve["target"]) + np.array(log.curve["novel"])
 run.savefig(figures.loss_curve(step_losses, ideal_losses, 4096 / experiment.BATCH_SIZE), "loss")
 
 # %% [markdown]
-# Samples of four contexts, before and after the training. Before, they follow the standard normal prior that the
-# denoiser starts from.
+# Samples of four contexts, before and after the training. Before, they roughly follow the standard normal prior that
+# the denoiser starts from.
 
 # %% tags=["idea"]
 _, contexts = projections.make_test_set(prior, 10, 3)
@@ -491,10 +491,10 @@ for name, m in (("untrained", initial_model), ("trained", model)):
 # - **Agreement with the context**: the projection of a sample minus the context. Here it is zero up to rounding, since
 #   the network predicts only the coordinate along the line.
 # - **Energy score and skill**: mean distance of the samples to the truth, minus half the mean distance between samples.
-#   The skill is 0 for the posterior mean and 1 for exact draws. The *energy gap* compares the score with that of exact
-#   draws: at most 3% above, with its interval.
+#   The skill is 0 for the posterior mean and 1 for exact draws. The *energy gap* is the part by which the score exceeds
+#   that of exact draws. The upper end of its interval must be at most 3%.
 # - **Spread over error**: the spread of the samples over the error of their mean; 1 for a calibrated sampler. Its
-#   interval must hold 1.
+#   interval must contain 1.
 # - **C2ST** (classifier two-sample test): the accuracy of a classifier that tells (observation, direction, sample) of
 #   the model from that of the truth; 0.5 is chance. The limit is the mean of twenty tests of exact draws plus four of
 #   their standard deviations.
