@@ -193,6 +193,19 @@ def autoregression_frames(
     return frames
 
 
+def plot_toy(truth: Float[Tensor, "c"], samplers: Mapping[str, Float[Tensor, "c k"]]) -> Figure:
+    """The histogram of all samples of each sampler in front of that of the true values, pooled over c cases."""
+    fig, axes = plt.subplots(1, len(samplers), figsize=(10, 2.1), sharey=True)
+    bins = np.linspace(-1.5, 1.5, 31)
+    for ax, (name, samples) in zip(axes, samplers.items(), strict=True):
+        ax.hist(truth, bins, density=True, color=plotting.MUTED, label="truth")
+        ax.hist(samples.flatten(), bins, density=True, color=plotting.SAMPLES, histtype="step", lw=1.5, label="samples")
+        ax.set(xlabel="value", xticks=[-1, 0, 1], title=name)
+    axes[0].set_ylabel("density")
+    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return fig
+
+
 def plot_samples(
     truth: Float[Tensor, "n 8 8"] | None,
     canvas: Float[Tensor, "n 8 8"],

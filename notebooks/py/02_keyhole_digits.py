@@ -98,7 +98,7 @@ def composite_context(context):  # the mask says which of the M windows exist
 
 # %% [markdown]
 # The library has the same functions, with checks of their arguments. The next cell compares both on random digits,
-# windows and masks. Every section ends with such a cell.
+# windows and masks. Such a cell follows each part of the method on this page.
 
 # %% tags=["idea", "agreement"]
 def compare_forward_models():
@@ -203,11 +203,13 @@ def compare_denoisers():
 compare_denoisers()
 
 # %% [markdown]
-# Two limitations should be stated. First, the pixels of the context start from their values. The network can change
-# them, by about $\tau$, and has to learn not to. So the agreement with the context is partly built in; section 8 shows
-# the result without this part. Second, the clamp uses the bounds of ink. Every mean of digits lies within the bounds,
-# and a crop is linear, so every mean of observations is the observation of some signal. The bias of
-# [01, section 5](01_toy_proof.ipynb#Proposition-1) does not occur here.
+# Two limitations should be stated.
+#
+# - The pixels of the context start from their values. The network can change them, by about $\tau$, and has to learn
+#   not to. So the agreement with the context is partly built in. Section 8 shows the result without this part.
+# - The clamp uses the bounds of ink. Every mean of digits lies within these bounds, and a crop is linear. So every mean
+#   of observations is the observation of some signal. The bias of an unreachable mean
+#   ([01](01_toy_proof.ipynb#Proposition-1)) does not occur here.
 #
 # The figure shows one call for one digit, before any training: the inputs, and the Gaussian posterior.
 
@@ -259,21 +261,22 @@ compare_losses()
 # %% [markdown]
 # `fit` is the library's training loop: AdamW on `model.loss`, and an exponential moving average of the weights. While
 # it trains, we sample one digit for each of seven held-out contexts, always from the same noise. The *live gain*
-# says how much the samples of the target profit from the context: one minus the energy score (section 6) with the
-# true context, divided by the score with the context of another digit. A model that ignores its context has a gain of
-# zero.
+# says how much samples gain from their context. We sample a window below the middle of held-out digits, given a window
+# above it. The gain is one minus the energy score (section 6) with the true context, divided by the score with the
+# context of another digit. A model that ignores its context has a gain of zero.
 
 # %% tags=["idea", "nbval-ignore-output"]
 test_windows = digits.make_test_windows(data.held_out)[:NUM_DIGITS]  # four of each held-out digit
 test_contexts, test_digits = test_windows.select([0]), data.held_out[:NUM_DIGITS]
 chosen = [0, 1, 2, 5, 8, 10, 12]
-snapshots = []
+upper_and_lower = torch.tensor([[0.0, 2, 4], [4, 2, 4]]).expand(NUM_DIGITS, 2, 3)
+halves, snapshots = digits.observe(test_digits, upper_and_lower), []
 
 
 def watch(model):
     snapshots.append(digits.sample_posterior(model, test_contexts[chosen], 1, steps=SAMPLING_STEPS, seed=SEED)[:, 0])
-    gain_batch = {"context": test_contexts, "target": test_windows.select([1])}
-    return live_gain(model, gain_batch, 8, steps=8, generator=torch.Generator().manual_seed(SEED))
+    gain_batch = {"context": halves.select([0]), "target": halves.select([1])}
+    return live_gain(model, gain_batch, num_samples=8, steps=8, generator=torch.Generator().manual_seed(SEED))
 
 
 model = variant.build_model()  # new initial weights, for which SEED alone decides
@@ -353,9 +356,10 @@ plt.show()
 # %% [markdown]
 # ## 5. Autoregressive sampling, window by window
 #
-# At the end of sampling the target is clean. So the signal is a function of context and target alone. The pixels that
-# neither of the two shows are a conditional mean, which is grey. To sample them, the sampled window joins the context,
-# and the next window is sampled. Four windows of 5x5 in the corners cover the canvas, in random order.
+# At the end of sampling the target is clean, and no noise is left. So the signal is a function of context and target
+# alone. The pixels that neither of the two shows cannot differ from sample to sample. They are a conditional mean, which
+# is grey. To sample them, the sampled window joins the context, and the next window is sampled. Four windows of 5x5 in
+# the corners cover the canvas, in random order.
 
 # %% tags=["idea"]
 def sample_autoregressive(denoiser, context, params_sequence, generator, steps):  # params_sequence: (B, L, 3)
@@ -422,7 +426,7 @@ run.save_gif(frames, "opening", fps=2)
 # The prediction $X = \mu$ makes the first part zero. A perfect sampler has two equal parts: twice the error, 3 dB less.
 # So PSNR prefers the blurred mean to perfect samples. In the paper's table for the hydrants of CO3D (as quoted by
 # [arXiv 2508.21542](https://arxiv.org/abs/2508.21542)) the deterministic pixelNeRF wins in PSNR, 17.93 to 17.47 dB, and
-# loses in FID, 180 to 85.
+# loses in FID, 180 to 85 (lower is better).
 #
 # **1. Energy score and skill.** The energy score of a distribution $p$ at the true value $y$ is
 #
@@ -557,6 +561,11 @@ for name, x in toy_samplers.items():
         "per_case": per_case_error(factors, probabilities),
     }
 
+# %% tags=["drawing", "nbval-ignore-output"]
+fig = figures.plot_toy(toy_truth[:, 0], {name: x[..., 0] for name, x in toy_samplers.items()})
+run.savefig(fig, "toy")
+plt.show()
+
 # %% tags=["setup", "nbval-ignore-output"]
 titles = ("PSNR (dB)", "energy score / mean's", "spread / error", "total variation", "error per case")
 print(figures.format_table({
@@ -566,30 +575,37 @@ print(figures.format_table({
 run.record(toy_sampler=list(toy), **{f"toy_{key}": [float(row[key]) for row in toy.values()] for key in toy["exact"]})
 
 # %% [markdown]
-# PSNR prefers the mean, by 3 dB, and even likes the half spread more than exact samples. The energy score prefers exact
-# samples. But it is blunt: half the spread costs little. Spread over error finds the half spread; the prior
-# passes it. The pooled total variation finds the bias to the likelier mode; the prior passes it, too. The error per case
-# finds the prior. Only exact samples pass all measures. So use them together.
+# The histograms show all samples of all cases in blue, and the true values in grey. The table compares the measures.
+#
+# - PSNR prefers the mean, by 3 dB. It even prefers the likelier mode to exact samples.
+# - The energy score prefers exact samples. But the difference to the prior is small: the score is blunt.
+# - Spread over error finds the mean, half the spread and the likelier mode. The prior passes.
+# - The total variation finds the bias to the likelier mode. Half the spread passes, and the prior.
+# - The error per case finds the prior. Half the spread passes.
+#
+# Only exact samples pass all measures, so use the measures together.
 #
 # **What calibration is.** Take all cases in which the sampler gives an event the probability 0.3. The event should happen
 # in 30% of them. A calibrated sampler keeps this promise for every event and every probability. The prior keeps it, too.
 # So calibration is necessary, not sufficient: a sampler should be calibrated and have a good energy score.
 #
-# **How to check it, with ground truth.** [01](01_toy_proof.ipynb) uses all of these.
+# **How to check it, with ground truth.** Three tests need one true signal for each context.
+# [01](01_toy_proof.ipynb) uses all of them.
 #
-# - *C2ST* (classifier two-sample test, `metrics.c2st`): a network is trained to tell samples from exact
-#   posterior draws; its accuracy on held-out pairs (context, sample) should be 0.5.
-# - *SBC* (simulation-based calibration, `metrics.sbc_ranks`, `metrics.sbc_pvalues`): the rank of the true value among the
-#   $K$ samples should be uniform on 0 to $K$.
-# - *TARP* (tests of accuracy with random points, `metrics.tarp`, `metrics.tarp_max_gap`): the fraction of samples that are
-#   nearer to a random reference point than the truth should be uniform between 0 and 1.
+# - *C2ST* (classifier two-sample test, `metrics.c2st`): a network learns to tell pairs (context, sample) from pairs
+#   (context, true signal). Its accuracy on held-out pairs should be 0.5.
+# - *SBC* (simulation-based calibration, `metrics.sbc_ranks`, `metrics.sbc_pvalues`): compute a number from each signal.
+#   The rank of the truth's number among those of the $K$ samples should be uniform on 0 to $K$.
+# - *TARP* (tests of accuracy with random points, `metrics.tarp`, `metrics.tarp_max_gap`): draw a random reference point
+#   that depends on the context. The fraction of samples nearer to it than the truth should be uniform on 0 to 1.
 #
-# C2ST needs exact posterior draws. SBC and TARP need one true signal for each context.
+# If exact posterior draws can be had, the skill can be computed (`metrics.energy_skill`), and distances at one
+# context (`metrics.wasserstein1`, `metrics.sliced_w2`).
 #
 # **How to check it, without ground truth.** Signals are unknown, but observations can be held out. A held-out observation
-# is a true value $y$ like any other. Give the sampler the context alone, observe its samples at the parameters of
-# the held-out observation, and compare with $y$. Energy score, spread over error, SBC and TARP all work
-# on such pairs. No test sees the parts of the signal that no observation shows.
+# is a true value $y$ like any other. Give the sampler the context alone, observe its samples at the parameters of the
+# held-out observation, and compare with $y$. The four measures and the three tests all work on such pairs. No test sees
+# the parts of the signal that no observation shows.
 #
 # **A recipe.** You have samples and held-out observations.
 #
@@ -605,8 +621,8 @@ run.record(toy_sampler=list(toy), **{f"toy_{key}": [float(row[key]) for row in t
 # %% [markdown]
 # ## 7. Is it right?
 #
-# Now the held-out digits, 32 samples for each context of one window. The deterministic baseline has the same
-# network, losses, batches and number of steps, 2,400. Its input has no noisy target, and its digits are recorded. A
+# Now the held-out digits, 32 samples for each context of one window. The deterministic baseline (`ForwardRegression`) has
+# the same network, losses, batches and number of steps, 2,400. Its input has no noisy target. Its digits are recorded. A
 # row is a held-out digit: the truth, its context, six samples, the standard deviation over all samples (dark: large),
 # their mean, and the baseline.
 
@@ -668,7 +684,7 @@ for name, interval in (("energy_ratio", energy_ratio), ("energy_ratio_shuffled",
                        ("spread_skill_one_shot", spread_skill["one-shot"]), ("window_consistency_psnr", psnr),
                        ("spread_skill_half", spread_skill["control: half the spread"])):
     run.record(**interval.as_metrics(name))
-print(f"\nenergy score, samples / baseline: {figures.format_interval(energy_ratio)}; 0.71 is perfect if Gaussian")
+print(f"\nenergy score, samples / baseline ({experiment.STEPS:,} steps): {figures.format_interval(energy_ratio)}")
 print(f"energy score, one-shot less autoregressive: {figures.format_interval(autoregressive_gain, 3)}")
 
 # %% [markdown]
@@ -859,7 +875,8 @@ widget = interact(show_window, digit=IntSlider(5, min=0, max=296), row=IntSlider
 # harder.
 #
 # **What the paper says.** The paper has no digits. Its section 4.1 samples autoregressively for the same reason: what
-# neither context nor target shows is a mean. Its tables compare methods by FID and PSNR, not by proper scores.
+# neither context nor target shows is a mean. Its tables have FID, KID, LPIPS and PSNR (as quoted by [arXiv
+# 2508.21542](https://arxiv.org/abs/2508.21542)), and no proper score.
 #
 # ## On your own
 #
