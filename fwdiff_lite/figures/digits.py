@@ -164,7 +164,7 @@ def plot_autoregression(
     for j in range(n):
         rows.append([*(to_rgb(canvas[j], support[j]) for canvas, support, _ in stages), to_rgb(truth)])
         rows.append([None, *(to_rgb(signal[j]) for _, _, signal in stages[1:]), None])
-    titles = ["context", *(f"+ {k + 1} sampled" for k in range(len(params_sequence))), "truth"]
+    titles = ["context", *(f"{k + 1} sampled" for k in range(len(params_sequence))), "truth"]
     fig = digit_grid(rows, row_labels=["windows", "signal"] * n, col_titles=titles, size=0.85)
     for j in range(n):
         axes = fig.axes[2 * j * len(titles) :]

@@ -131,14 +131,14 @@ plt.show()
 # %% [markdown]
 # ## 2. The denoiser: a Gaussian posterior for every pixel, and a network
 #
-# We add noise to the target window, not to the signal: $O^{trgt}_t = \alpha(t)\,O^{trgt} + \sigma(t)\,\varepsilon$, with
-# $\alpha(t) = \cos(\pi t / 2)$ and $\sigma(t) = \sin(\pi t / 2)$. The denoiser (Eq. 4) gets the canvas of the
+# We add noise to the target window, not to the signal: $O^{trgt}_t = \alpha(t)\,O^{trgt} + \sigma(t)\,\varepsilon$,
+# with $\alpha(t) = \cos(\pi t / 2)$ and $\sigma(t) = \sin(\pi t / 2)$. The denoiser (Eq. 4) gets the canvas of the
 # context and the noisy target, and predicts the signal:
 #
 # $$S = \mathrm{denoise}(O^{ctxt}, O^{trgt}_t; t, \phi^{ctxt}, \phi^{trgt}). \tag{4}$$
 #
-# It starts from a simple estimate, in which pixels are independent and Gaussian. A pixel has the mean $m$ and the
-# variance $v$ of the training windows. If the context covers the pixel, $m$ is its value, and $v = \tau^2$ with
+# The denoiser starts from a simple estimate, in which pixels are independent and Gaussian. A pixel has the mean $m$ and
+# the variance $v$ of the training windows. If the context covers the pixel, $m$ is its value, and $v = \tau^2$ with
 # $\tau = 0.1$. The noisy target is a measurement. Bayes' rule gives the posterior mean $g$ and the posterior standard
 # deviation $s$:
 #
@@ -357,9 +357,9 @@ plt.show()
 # ## 5. Autoregressive sampling, window by window
 #
 # At the end of sampling the target is clean, and no noise is left. So the signal is a function of context and target
-# alone. The pixels that neither of the two shows cannot differ from sample to sample. They are a conditional mean, which
-# is grey. To sample them, the sampled window joins the context, and the next window is sampled. Four windows of 5x5 in
-# the corners cover the canvas, in random order.
+# alone. The pixels that neither of the two shows cannot differ from sample to sample. They are a conditional mean,
+# which is grey. To sample them, the sampled window joins the context, and the next window is sampled. Four windows of
+# 5x5 in the corners cover the canvas, in random order.
 
 # %% tags=["idea"]
 def sample_autoregressive(denoiser, context, params_sequence, generator, steps):  # params_sequence: (B, L, 3)
@@ -387,7 +387,8 @@ compare_autoregressive_samplers()
 
 # %% [markdown]
 # Each pair of rows is one sample for the same context. Above: its windows, as they are sampled. Below: the signal,
-# which is sharp inside of the windows so far and grey outside. The animation has five contexts, with three samples each.
+# which is sharp inside of the windows so far and grey outside. The animation has five contexts, with three samples
+# each.
 
 # %% tags=["idea", "nbval-ignore-output"]
 def sample_stages(i, seed):  # three samples of context i: canvas, support and signal before and after each window
@@ -413,6 +414,7 @@ run.save_gif(frames, "opening", fps=2)
 
 # %% [markdown]
 # <a id="How-to-judge-a-sampler"></a>
+#
 # ## 6. How to judge a sampler
 #
 # A sampler gives $K$ samples $x_1, \dots, x_K$ for each of many contexts. For each context there is one true value $y$,
@@ -428,7 +430,8 @@ run.save_gif(frames, "opening", fps=2)
 # [arXiv 2508.21542](https://arxiv.org/abs/2508.21542)) the deterministic pixelNeRF wins in PSNR, 17.93 to 17.47 dB, and
 # loses in FID, 180 to 85 (lower is better).
 #
-# **1. Energy score and skill.** The energy score of a distribution $p$ at the true value $y$ is
+# **1. Energy score and skill** (`metrics.energy_score`, `energy_ratio`, `energy_skill`). The energy score of a
+# distribution $p$ at the true value $y$ is
 #
 # $$\mathrm{ES}(p, y) = \mathbb{E}\|X - y\| - \tfrac12\,\mathbb{E}\|X - X'\|, \qquad X, X' \sim p \text{ independent}.$$
 #
@@ -438,10 +441,10 @@ run.save_gif(frames, "opening", fps=2)
 # 1. Let $Y, Y' \sim q$. The expected score of $p$ less that of $q$ is
 #    $\mathbb{E}\|X - Y\| - \tfrac12\mathbb{E}\|X - X'\| - \tfrac12\mathbb{E}\|Y - Y'\|$.
 # 2. Every distance in $d$ dimensions is $\|z\| = c_d \int (1 - \cos \omega \cdot z)\, \|\omega\|^{-d-1}\, d\omega$ with
-#    $c_d > 0$. And $\mathbb{E} \cos \omega \cdot (X - Y) = \mathrm{Re}\, \varphi_p(\omega)\, \overline{\varphi_q(\omega)}$,
-#    where $\varphi$ is the characteristic function.
-# 3. So the difference is $\tfrac{c_d}{2} \int |\varphi_p - \varphi_q|^2\, \|\omega\|^{-d-1}\, d\omega \ge 0$. It is zero
-#    only if the characteristic functions are equal, that is, if $p = q$.
+#    $c_d > 0$. And $\mathbb{E} \cos \omega \cdot (X - Y) = \mathrm{Re}\, \varphi_p(\omega)\,
+#    \overline{\varphi_q(\omega)}$, where $\varphi$ is the characteristic function.
+# 3. So the difference is $\tfrac{c_d}{2} \int |\varphi_p - \varphi_q|^2\, \|\omega\|^{-d-1}\, d\omega \ge 0$. It is
+#    zero only if the characteristic functions are equal, that is, if $p = q$.
 #
 # A deterministic prediction $m$ has no second term: its score is $\|m - y\|$. Two numbers compare samples with
 # a deterministic baseline of the same size and training:
@@ -450,26 +453,29 @@ run.save_gif(frames, "opening", fps=2)
 #   \text{skill} = \frac{\overline{\mathrm{ES}}_{baseline} - \overline{\mathrm{ES}}_{samples}}
 #                       {\overline{\mathrm{ES}}_{baseline} - \overline{\mathrm{ES}}_{truth}} .$$
 #
-# The skill is 0 for the baseline and 1 for exact samples. It needs exact samples, $\overline{\mathrm{ES}}_{truth}$; the
-# ratio needs none. What ratio is perfect? The score of exact samples is $\tfrac12 \mathbb{E}\|Y - Y'\|$, and that of
-# the exact mean is $\mathbb{E}\|Y - \mu\|$. If $q$ is Gaussian, $Y - Y'$ has the distribution of $\sqrt2\,(Y - \mu)$. So the
-# ratio is $\tfrac12 \sqrt2 = 1/\sqrt2 \approx 0.71$. It is about the same for many independent unknowns, and 0.5 for a
-# single fair coin. A ratio far below means a weak baseline.
+# The skill is 0 for the baseline and 1 for exact samples. It needs the score of exact samples; the ratio does not.
 #
-# **2. Spread over error.** If the truth is distributed as the samples are, then
-# $\mathbb{E}\|y - \bar x\|^2 = \mathbb{E}\, v \cdot (K + 1) / K$, with $\bar x$ the mean and $v$ the unbiased variance of
-# the $K$ samples. So this number should be 1:
+# Which ratio is perfect? Exact samples have the expected score $\tfrac12 \mathbb{E}\|Y - Y'\|$, and the exact mean
+# $\mathbb{E}\|Y - \mu\|$. If $q$ is Gaussian, $Y - Y'$ has the distribution of $\sqrt2\,(Y - \mu)$. So the ratio is
+# $\tfrac12 \sqrt2 = 1/\sqrt2 \approx 0.71$. Many independent unknowns have about the same ratio, whatever their
+# distributions. A single fair coin with values $\pm 1$ has $\tfrac12 \cdot 1 / 1 = 0.5$. A ratio far below 0.5 means a
+# weak baseline.
+#
+# **2. Spread over error** (`metrics.spread_skill`). If the truth is distributed as the samples are, then $\mathbb{E}\|y
+# - \bar x\|^2 = \mathbb{E}\, v \cdot (K + 1) / K$, with $\bar x$ the mean and $v$ the unbiased variance of the $K$
+# samples. So this number should be 1:
 #
 # $$\text{spread over error} = \sqrt{\overline{v}\,\frac{K + 1}{K} \Big/ \overline{\|y - \bar x\|^2}} .$$
 #
 # Below 1 the samples are over-confident or biased, above 1 they vary too much. Bars are means over all contexts. Score
 # the elements that the context does not show.
 #
-# **3. Factor probabilities.** Some unknowns are discrete: a label, a sign, a colour. Read the factor from
-# every sample. Its frequencies $\hat p_a$ in all samples should be the true ones, $p_a$. Their distance is the
-# total variation $\mathrm{TV} = \tfrac12 \sum_a |\hat p_a - p_a|$. Pooled frequencies can be right while each case is
-# wrong. If the probabilities of each case are known, compare case by case: take the root mean square over cases of
-# $\tfrac12 \sum_a [(\hat p_a - p_a)^2 - \hat p_a (1 - \hat p_a) / (K - 1)]$. The last part removes the noise of $K$ samples.
+# **3. Factor probabilities** (`metrics.factor_tv`, `per_context_calibration_rms`). Some unknowns are discrete: a label,
+# a sign, a colour. Read the factor from every sample. Its frequencies $\hat p_a$ in all samples should be the true
+# ones, $p_a$. Their distance is the total variation $\mathrm{TV} = \tfrac12 \sum_a |\hat p_a - p_a|$. Pooled
+# frequencies can be right while each case is wrong. If the probabilities of each case are known, compare case by case:
+# take the root mean square over cases of $\tfrac12 \sum_a [(\hat p_a - p_a)^2 - \hat p_a (1 - \hat p_a) / (K - 1)]$.
+# The last part removes the noise of $K$ samples.
 #
 # **4. Agreement with the context.** Observe each sample at the context's own parameters. The error
 # $\|O^{ctxt} - \mathrm{forward}(S, \phi^{ctxt})\|$ should be as small as the noise of the observation.
@@ -528,8 +534,8 @@ def compare_measures():
 compare_measures()
 
 # %% [markdown]
-# **A toy with a known answer.** In each of 1,000 cases the truth lies near +1 with probability $p$ and near -1 otherwise,
-# with noise of 0.1. The context tells $p$, which is uniform between 0.4 and 1. Five samplers:
+# **A toy with a known answer.** In each of 1,000 cases the truth lies near +1 with probability $p$ and near -1
+# otherwise, with noise of 0.1. The context tells $p$, which is uniform between 0.4 and 1. Five samplers:
 #
 # - *exact*: draws from the true distribution;
 # - *mean*: the conditional mean $2p - 1$, a blur of two modes. All its samples are equal;
@@ -578,16 +584,16 @@ run.record(toy_sampler=list(toy), **{f"toy_{key}": [float(row[key]) for row in t
 # The histograms show all samples of all cases in blue, and the true values in grey. The table compares the measures.
 #
 # - PSNR prefers the mean, by 3 dB. It even prefers the likelier mode to exact samples.
-# - The energy score prefers exact samples. But the difference to the prior is small: the score is blunt.
+# - The energy score prefers exact samples, as it must. The prior is not far behind: the score is blunt.
 # - Spread over error finds the mean, half the spread and the likelier mode. The prior passes.
 # - The total variation finds the bias to the likelier mode. Half the spread passes, and the prior.
 # - The error per case finds the prior. Half the spread passes.
 #
 # Only exact samples pass all measures, so use the measures together.
 #
-# **What calibration is.** Take all cases in which the sampler gives an event the probability 0.3. The event should happen
-# in 30% of them. A calibrated sampler keeps this promise for every event and every probability. The prior keeps it, too.
-# So calibration is necessary, not sufficient: a sampler should be calibrated and have a good energy score.
+# **What calibration is.** Take all cases in which the sampler gives an event the probability 0.3. The event should
+# happen in 30% of them. A calibrated sampler keeps this promise for every event and every probability. The prior keeps
+# it, too. So calibration is necessary, not sufficient: a sampler should be calibrated and have a good energy score.
 #
 # **How to check it, with ground truth.** Three tests need one true signal for each context.
 # [01](01_toy_proof.ipynb) uses all of them.
@@ -602,29 +608,32 @@ run.record(toy_sampler=list(toy), **{f"toy_{key}": [float(row[key]) for row in t
 # If exact posterior draws can be had, the skill can be computed (`metrics.energy_skill`), and distances at one
 # context (`metrics.wasserstein1`, `metrics.sliced_w2`).
 #
-# **How to check it, without ground truth.** Signals are unknown, but observations can be held out. A held-out observation
-# is a true value $y$ like any other. Give the sampler the context alone, observe its samples at the parameters of the
-# held-out observation, and compare with $y$. The four measures and the three tests all work on such pairs. No test sees
-# the parts of the signal that no observation shows.
+# **How to check it, without ground truth.** Signals are unknown, but observations can be held out. A held-out
+# observation is a true value $y$ like any other. Give the sampler the context alone, observe its samples at the
+# parameters of the held-out observation, and compare with $y$. The four measures and the three tests all work on such
+# pairs. No test sees the parts of the signal that no observation shows.
 #
 # **A recipe.** You have samples and held-out observations.
 #
-# 1. Observe $K \ge 16$ samples of at least 128 contexts at the held-out parameters. Bad: fewer, since intervals get wide.
+# 1. Observe $K \ge 16$ samples of at least 128 contexts at the held-out parameters. Bad: fewer, since intervals get
+#    wide.
 # 2. `metrics.energy_ratio` against a deterministic baseline of equal training. Bad: 1 or more; suspicious: below 0.5.
 # 3. `metrics.spread_skill` on the elements that the context does not show. Bad: an interval far from 1.
-# 4. `metrics.factor_tv` of every factor that you can read. Bad: a lower end clearly above 0.
+# 4. `metrics.factor_tv` of every factor that you can read. Bad: an upper end above 0.03, with 256 contexts, 16 samples
+#    of each and up to four categories.
 # 5. The error at the context's own parameters. Bad: more than the noise of the observation.
-# 6. Controls: repeat 2 to 5 with shuffled contexts, and with half the spread. Bad: a control that passes where it should fail.
+# 6. Controls: repeat 2 to 5 with shuffled contexts, and with half the spread. Bad: a control that passes where it
+#    should fail.
 #
 # `metrics.bootstrap` gives each number a 95% interval over contexts. `diagnostics.check_samples` does a first look.
 
 # %% [markdown]
 # ## 7. Is it right?
 #
-# Now the held-out digits, 32 samples for each context of one window. The deterministic baseline (`ForwardRegression`) has
-# the same network, losses, batches and number of steps, 2,400. Its input has no noisy target. Its digits are recorded. A
-# row is a held-out digit: the truth, its context, six samples, the standard deviation over all samples (dark: large),
-# their mean, and the baseline.
+# Now the held-out digits, 32 samples for each context of one window. The deterministic baseline (`ForwardRegression`)
+# has the same network, losses, batches and number of steps, 2,400. Its input has no noisy target. Its digits are
+# recorded. A row is a held-out digit: the truth, its context, six samples, the standard deviation over all samples
+# (dark: large), their mean, and the baseline.
 
 # %% tags=["idea", "nbval-ignore-output"]
 truth, labels, context = test_digits, data.held_out_labels[:NUM_DIGITS], test_contexts
@@ -643,11 +652,11 @@ run.savefig(fig, "samples")
 plt.show()
 
 # %% [markdown]
-# The true posterior is unknown, but each context has one true digit. So we compute the four measures of
-# [section 6](#How-to-judge-a-sampler), with 95% intervals over the held-out digits. The energy score is that of complete
-# digits. The spread is scored outside of the context. Two controls must fail: samples of shuffled contexts, and
-# samples moved halfway to their mean. *One-shot* samples have one target window; outside of it they are a mean, so
-# their spread must be too small.
+# The true posterior is unknown, but each context has one true digit. So we compute the four measures of [section
+# 6](#How-to-judge-a-sampler), with 95% intervals over the held-out digits. The energy score is that of complete digits.
+# The spread is scored outside of the context. Two controls must fail: samples of shuffled contexts, and samples moved
+# halfway to their mean. *One-shot* samples have one target window; outside of it they are a mean, so their spread must
+# be too small.
 
 # %% tags=["idea", "nbval-ignore-output"]
 samples_by_name = {
@@ -702,12 +711,16 @@ run.savefig(fig, "scores")
 plt.show()
 
 # %% [markdown]
-# **Which digit is it?** The label is a discrete factor. A classifier, trained on complete training digits, reads it from
-# the samples. The classifier is no part of the model. The pooled frequencies of the labels are compared with the true
-# ones by the total variation. The probabilities of each case are unknown; each case has one true label. So we
-# take the mean label probabilities of the samples, and compute two numbers for each case: the log-loss (minus the
-# logarithm of the probability of the true label; ln 10 = 2.30 for a guess) and the entropy (the log-loss that the
-# samples themselves expect). If both are equal on average, the confidence is right.
+# **Which digit is it?** The label is a discrete factor. A classifier, trained on complete training digits, reads it
+# from the samples. The classifier is no part of the model. Two comparisons:
+#
+# - *Pooled.* The frequencies of the labels in all samples are compared with those of the true labels, by the total
+#   variation. It is above 0 for a calibrated sampler, too, since there are only 297 true labels. So its limit for
+#   calibrated samplers is printed below.
+# - *Case by case.* The true probabilities are unknown, but each case has one true label. We average the classifier's
+#   probabilities over the samples of a case. The *log-loss* is minus the logarithm of the probability of the true
+#   label; it is ln 10 = 2.30 for a guess. The *entropy* is the log-loss that the samples themselves expect. If both
+#   are equal on average, the confidence is right.
 
 # %% tags=["idea", "nbval-ignore-output"]
 classifier = digits.train_classifier(data)
@@ -732,6 +745,9 @@ factor_tv = {
     name: metrics.factor_tv(classifier(x).argmax(-1), true_probabilities, torch.Generator().manual_seed(0))
     for name, x in (("samples", samples), ("deterministic", deterministic[1][:, None]), ("truth", truth[:, None]))
 }
+sampled_frequencies = factor_frequencies(classifier(samples).argmax(-1), 10).mean(0)
+label_counts = torch.stack([torch.bincount(x, minlength=10) for x in sampled_labels])
+calibrated_tv = (label_counts / NUM_DIGITS - sampled_frequencies).abs().sum(1) / 2  # if true labels were sampled labels
 
 # %% [markdown]
 # More windows leave less uncertainty. We sample with 0 to 4 windows in the context; with 0, samples are unconditional.
@@ -753,9 +769,9 @@ for count in range(5):
     label_examples.append((canvas[example], support[example], count_samples[example, :3], distribution[example]))
 
 # %% [markdown]
-# Above: one digit, its windows, three samples and the label probabilities of all samples (grey is the true label). Below,
-# left: means over many digits. Below, right: six groups of contexts by the probability of the likeliest label. On
-# the diagonal the samples are calibrated.
+# Above: one digit, its windows, three samples and the label probabilities of all samples (grey is the true label).
+# Below, left: means over many digits. Below, right: six groups of contexts by the probability of the likeliest label.
+# On the diagonal the samples are calibrated.
 
 # %% tags=["drawing", "nbval-ignore-output"]
 curves = {"entropy of the samples": entropy, "log-loss of the samples": log_losses,
@@ -783,9 +799,11 @@ run.record(
     label_entropy=entropy, label_logloss_by_windows=log_losses,
     label_logloss_by_windows_deterministic=deterministic_log_losses,
     **factor_tv["samples"].as_metrics("factor_tv"), factor_tv_classifier=factor_tv["truth"].value,
+    factor_tv_deterministic=factor_tv["deterministic"].value, factor_tv_limit=calibrated_tv.quantile(0.95),
 )
 for name, interval in factor_tv.items():
     print(f"total variation of the labels, {name}: {figures.format_interval(interval)}")
+print(f"of 95% of calibrated samplers: below {run.numbers['factor_tv_limit']:.2f}")
 print(f"log-loss, deterministic less samples: {figures.format_interval(log_loss_gain)}")
 table = {name: {"value": f"{run.numbers[name]:.3f}"} for name in [*numbers, *(k for k in run.numbers if "calibration" in k)]}
 display(figures.fold("All numbers of the labels, also with a softer classifier", figures.format_table(table)))
@@ -810,7 +828,8 @@ run.record(**{f"sweep_{key}": [row[key] for row in sweep.values()] for key in ("
 # %% [markdown]
 # The structure of the denoiser helped most.
 #
-# - *Network alone*: over-confident, and it does not keep the values of the context. The Gaussian posterior corrects both.
+# - *Network alone*: over-confident, and it does not keep the values of the context. The Gaussian posterior corrects
+#   both.
 # - *Not kept in range*: without the clamp the spread is too wide, and autoregressive sampling loses its advantage.
 # - *Context learnt*: the Gaussian posterior ignores the context. The network by itself reaches 18 to 22 dB; the rest is
 #   built in.
@@ -862,6 +881,8 @@ widget = interact(show_window, digit=IntSlider(5, min=0, max=296), row=IntSlider
 #
 # **Did not, quite.**
 #
+# - The pooled label frequencies of the samples are near the true ones. But those of the deterministic prediction are
+#   near, too. Here the pooled total variation does not separate the two.
 # - A classifier has a smaller log-loss on the samples than on the blur, but the interval of the difference includes
 #   zero. With a softer classifier, the difference vanishes.
 # - With two windows or more little uncertainty is left, and the deterministic prediction has the smaller log-loss. Some
@@ -895,15 +916,15 @@ widget = interact(show_window, digit=IntSlider(5, min=0, max=296), row=IntSlider
 # 3. Write a class with `__call__(signal, params, pixel_indices=None)` that gives the sum of a row or a column, chosen
 #    by `params`, without `support`. The denoiser's Gaussian posterior no longer applies pixel by pixel: start with the
 #    network alone. [08](08_your_own_forward_model.ipynb) shows the way.
-# 4. The squared score is $\|\mathbb{E} X - y\|^2$: it depends on the mean of the samples alone. Exact samples, the mean and
-#    half the spread score the same. The score is proper, but not strictly.
+# 4. The squared score is $\|\mathbb{E} X - y\|^2$: it depends on the mean of the samples alone. Exact samples, the mean
+#    and half the spread score the same. The score is proper, but not strictly.
 #
 # </details>
 #
 # **Further reading.** The digits: Alpaydin and Kaynak (1998), *Optical recognition of handwritten digits*, UCI Machine
 # Learning Repository. The energy score: Gneiting and Raftery (2007), *Strictly proper scoring rules, prediction, and
-# estimation*. C2ST: Lopez-Paz and Oquab, [arXiv 1610.06545](https://arxiv.org/abs/1610.06545). SBC: Talts et al., [arXiv
-# 1804.06788](https://arxiv.org/abs/1804.06788). TARP: Lemos et al., [arXiv
+# estimation*. C2ST: Lopez-Paz and Oquab, [arXiv 1610.06545](https://arxiv.org/abs/1610.06545). SBC: Talts et al.,
+# [arXiv 1804.06788](https://arxiv.org/abs/1804.06788). TARP: Lemos et al., [arXiv
 # 2302.03026](https://arxiv.org/abs/2302.03026). Preconditioning of a network, as in section 2: Karras et al., [arXiv
 # 2206.00364](https://arxiv.org/abs/2206.00364). Next: [03](03_motion_warping.ipynb).
 
