@@ -895,9 +895,10 @@ widget = interact(show_window, digit=IntSlider(5, min=0, max=296), row=IntSlider
 # 1,500 training digits, each observed through many windows. A data set with one or two windows of each digit would be
 # harder.
 #
-# **What the paper says.** The paper has no digits. Its section 4.1 samples autoregressively for the same reason: what
-# neither context nor target shows is a mean. Its tables have FID, KID, LPIPS and PSNR (as quoted by [arXiv
-# 2508.21542](https://arxiv.org/abs/2508.21542)), and no proper score.
+# **What the paper says.** The paper has no digits. In its section 4.1 images of a scene are sampled autoregressively,
+# to follow a camera around it. Here the same loop has another use: it samples what one target does not show. The
+# paper's tables have FID, KID, LPIPS and PSNR (as quoted by [arXiv 2508.21542](https://arxiv.org/abs/2508.21542)), and
+# no proper score.
 #
 # ## On your own
 #
