@@ -85,10 +85,7 @@ def make_test_set(
     num_draws: K, the number of draws from each scene's true posterior
     """
     scenes, generators = make_test_scenes(num_scenes, len(textures), seed)
-    amplitudes = torch.stack([
-        torch.cat([motion_scenes.sample_amplitudes(scenes[[i]], generator) for _ in range(1 + num_draws)])
-        for i, generator in enumerate(generators)
-    ])  # (C, 1 + K, S): the truth, and the draws from the posterior  # fmt: skip
+    amplitudes = sample_test_amplitudes(scenes, generators, num_draws)
     scenes, amplitudes = scenes.to(textures.device), amplitudes.to(textures.device)
     true_amplitudes, s = amplitudes[:, 0], amplitudes.shape[2]
     tau = torch.tensor([0.0, *TEST_TIMES], device=textures.device)
@@ -137,6 +134,16 @@ def make_test_scenes(
     generators = [torch.Generator().manual_seed(seed + i) for i in range(num_scenes)]
     scenes = [motion_scenes.sample_scenes(1, num_textures, generator) for generator in generators]
     return motion_scenes.concatenate_scenes(scenes), generators
+
+
+def sample_test_amplitudes(
+    scenes: motion_scenes.Scenes, generators: list[torch.Generator], num_draws: int
+) -> Float[Tensor, "c k+1 s"]:
+    """The true amplitudes of each scene of a test set, and after them num_draws draws from the scene's posterior."""
+    return torch.stack([
+        torch.cat([motion_scenes.sample_amplitudes(scenes[[i]], generator) for _ in range(1 + num_draws)])
+        for i, generator in enumerate(generators)
+    ])  # fmt: skip
 
 
 # --- samples and their measures ---------------------------------------------------------------------------------------
@@ -332,6 +339,31 @@ def evaluate(test_set: TestSet, samples: Samples, baseline: Samples, seed: int =
         **displacement_and_frame_errors(test_set, samples, baseline),
         **ratios_to_posterior_draws(samples, test_set),
     }
+    return {name: float(value) for name, value in numbers.items()}
+
+
+def evaluate_exact_draws(
+    num_textures: int, num_scenes: int = NUM_SCENES, num_draws: int = NUM_SAMPLES, seed: int = 2026
+) -> dict[str, float]:
+    """What `evaluate` would find for the test set's draws from the true posterior: endpoint errors and factor_tv.
+
+    They are the best that a sampler can reach. No frame is rendered.
+    num_textures: of the test set
+    """
+    scenes, generators = make_test_scenes(num_scenes, num_textures, seed)
+    amplitudes = sample_test_amplitudes(scenes, generators, num_draws)
+    errors = []
+    for i, mask in enumerate(motion_scenes.sprite_masks(scenes)):
+        sprite, y, x = mask.nonzero(as_tuple=True)  # of every pixel that moves
+        anchor, A, velocity = motion_scenes.affine_velocity(scenes[[i]], amplitudes[i])
+        offset = torch.stack([x, y], -1) - anchor[0, sprite]
+        displacement = torch.einsum("kpij,pj->kpi", A[:, sprite], offset) + velocity[:, sprite]
+        errors.append((displacement[1:] - displacement[:1]).norm(dim=-1).mean(1))
+    epe = torch.stack(errors)  # (C, K)
+    labels = (amplitudes[:, 1:].transpose(1, 2).sign() == scenes.mode_sign[..., None]).long()  # (C, S, K)
+    probabilities = torch.stack([1 - scenes.mode_probability, scenes.mode_probability], -1)[scenes.present_mask].double()
+    tv = metrics.factor_tv(labels[scenes.present_mask], probabilities, torch.Generator().manual_seed(0))
+    numbers = {"epe": epe.mean(), f"epe_best_of_{num_draws}": epe.amin(1).mean(), **tv.as_metrics("factor_tv")}
     return {name: float(value) for name, value in numbers.items()}
 
 
