@@ -138,8 +138,8 @@ def make_test_scenes(
 
 def sample_test_amplitudes(
     scenes: motion_scenes.Scenes, generators: list[torch.Generator], num_draws: int
-) -> Float[Tensor, "c k+1 s"]:
-    """The true amplitudes of each scene of a test set, and after them num_draws draws from the scene's posterior."""
+) -> Float[Tensor, "c n s"]:
+    """n = 1 + num_draws amplitudes of each scene of a test set: the true ones, then draws from its posterior."""
     return torch.stack([
         torch.cat([motion_scenes.sample_amplitudes(scenes[[i]], generator) for _ in range(1 + num_draws)])
         for i, generator in enumerate(generators)
@@ -345,9 +345,8 @@ def evaluate(test_set: TestSet, samples: Samples, baseline: Samples, seed: int =
 def evaluate_exact_draws(
     num_textures: int, num_scenes: int = NUM_SCENES, num_draws: int = NUM_SAMPLES, seed: int = 2026
 ) -> dict[str, float]:
-    """What `evaluate` would find for the test set's draws from the true posterior: endpoint errors and factor_tv.
+    """Endpoint errors and factor_tv of the test set's own draws from the true posterior. No frame is rendered.
 
-    They are the best that a sampler can reach. No frame is rendered.
     num_textures: of the test set
     """
     scenes, generators = make_test_scenes(num_scenes, num_textures, seed)
@@ -360,9 +359,10 @@ def evaluate_exact_draws(
         displacement = torch.einsum("kpij,pj->kpi", A[:, sprite], offset) + velocity[:, sprite]
         errors.append((displacement[1:] - displacement[:1]).norm(dim=-1).mean(1))
     epe = torch.stack(errors)  # (C, K)
-    labels = (amplitudes[:, 1:].transpose(1, 2).sign() == scenes.mode_sign[..., None]).long()  # (C, S, K)
-    probabilities = torch.stack([1 - scenes.mode_probability, scenes.mode_probability], -1)[scenes.present_mask].double()
-    tv = metrics.factor_tv(labels[scenes.present_mask], probabilities, torch.Generator().manual_seed(0))
+    labels = (amplitudes[:, 1:].transpose(1, 2).sign() == scenes.mode_sign[..., None])[scenes.present_mask].long()
+    probability = scenes.mode_probability[scenes.present_mask].double()
+    probabilities = torch.stack([1 - probability, probability], -1)
+    tv = metrics.factor_tv(labels, probabilities, torch.Generator().manual_seed(0))
     numbers = {"epe": epe.mean(), f"epe_best_of_{num_draws}": epe.amin(1).mean(), **tv.as_metrics("factor_tv")}
     return {name: float(value) for name, value in numbers.items()}
 

@@ -1,7 +1,7 @@
 """Figures and tables of 03_motion_warping.
 
-Frames are (..., 3, H, W) in [-1, 1]. Displacements are (..., 2, H, W) in pixels, x to the right and y down. A displacement
-is drawn in colours, whose hue is the direction, and with arrows, which tell the direction without colours.
+Frames are (..., 3, H, W) in [-1, 1]. Displacements are (..., 2, H, W) in pixels, x to the right and y down. A
+displacement is drawn in colours, whose hue is the direction, and with arrows, which show the direction without colours.
 """
 
 import html
@@ -76,7 +76,7 @@ def forward_models_figure(
 
     moving_mask: (H, W), True where the frame changes; the images are cropped to 32 x 32 pixels around it
     """
-    images, titles = [to_rgb(source), to_rgb(truth)], ["source and displacement", "true frame"]
+    images, titles = [to_rgb(source), to_rgb(truth)], ["source, true flow", "true frame"]
     for name, frame in frames.items():
         images += [to_rgb(frame), (frame - truth).abs().mean(0)[..., None].expand(-1, -1, 3)]
         titles += [name, "error (white: 1)"]
@@ -127,7 +127,7 @@ def trajectory_figure(
 ) -> Figure:
     """A column for each time of a trajectory: noisy target, displacement of the predicted signal, and its frame."""
     images = torch.stack([to_rgb(noisy_targets), displacement_to_rgb(displacements), to_rgb(frames)])
-    titles = [f"t = {t:.2f}" for t in times]
+    titles = [f"t = {float(t):.2f}" for t in times]
     fig = plotting.image_grid(images, ["noisy target", "displacement", "frame"], titles, size=1.45)
     for c, displacement in enumerate(displacements):
         draw_arrows(fig.axes[len(times) + c], displacement)
@@ -153,7 +153,8 @@ def samples_figure(
     fig = plotting.image_grid(images, ["displace-\nment", "frame"] * n, titles, size=1.35)
     for i in range(n):
         row = fig.axes[2 * i * (k + 3) : (2 * i + 1) * (k + 3)]
-        for ax, displacement in zip([*row[1 : k + 1], row[-1]], [*displacements[i], true_displacements[i]], strict=True):
+        panels = zip([*row[1 : k + 1], row[-1]], [*displacements[i], true_displacements[i]], strict=True)
+        for ax, displacement in panels:
             draw_arrows(ax, displacement)
     draw_wheel(fig.axes[k + 3])
     return fig
@@ -239,6 +240,7 @@ def html_table(rows: Sequence[Mapping[str, object]], fold: str | None = None) ->
 
     fold: the summary of a fold that hides the table
     """
+
     def cell(value: object) -> str:
         return f"{value:.3g}" if isinstance(value, float) else html.escape(str(value))
 
