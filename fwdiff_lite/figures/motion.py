@@ -33,16 +33,22 @@ def displacement_to_rgb(displacement: Float[Tensor, "*b 2 h w"], full_colour: fl
 
 
 def draw_arrows(
-    ax: Axes, displacement: Float[Tensor, "2 h w"], stride: int = 5, shortest: float = 0.8, color: str = "0.1"
+    ax: Axes,
+    displacement: Float[Tensor, "2 h w"],
+    stride: int = 6,
+    shortest: float = 0.8,
+    magnification: float = 1.5,
+    color: str = "0.1",
 ) -> None:
-    """Draws every stride-th arrow of a displacement at its true length, if it is longer than `shortest` pixels."""
+    """Draws every stride-th arrow of a displacement, magnified, if the displacement is above `shortest` pixels."""
     h, w = displacement.shape[1:]
     y, x = np.mgrid[stride // 2 : h : stride, stride // 2 : w : stride]
     u, v = plotting.to_numpy(displacement)[:, y, x]
     long = np.hypot(u, v) > shortest
     ax.quiver(
-        x[long], y[long], u[long], v[long], color=color,
-        angles="xy", scale_units="xy", scale=1.0, width=0.014, headwidth=3.5, headlength=3.5, headaxislength=3.0,
+        x[long], y[long], u[long], v[long], color=color, pivot="mid",
+        angles="xy", scale_units="xy", scale=1 / magnification,
+        width=0.012, headwidth=4.5, headlength=4, headaxislength=3.5,
     )  # fmt: skip
 
 
@@ -85,7 +91,7 @@ def forward_models_figure(
     top, left = min(top, h - 32), min(left, w - 32)
     rows = slice(top, top + 32), slice(left, left + 32)
     fig = plotting.image_grid(torch.stack([image[rows] for image in images])[None], col_titles=titles, size=1.6)
-    draw_arrows(fig.axes[0], displacement[(slice(None), *rows)], stride=4, color="white")
+    draw_arrows(fig.axes[0], displacement[(slice(None), *rows)], stride=4, magnification=1.0, color="white")
     return fig
 
 
@@ -98,10 +104,10 @@ def movers_figure(
     columns: title of a column: (frames, displacements)
     """
     images = torch.stack([to_rgb(source), *(to_rgb(frames) for frames, _ in columns.values())], 1)
-    fig = plotting.image_grid(images, col_titles=["source", *columns], size=1.15)
+    fig = plotting.image_grid(images, col_titles=["source", *columns], size=1.2)
     for c, (_, displacements) in enumerate(columns.values(), start=1):
         for r, displacement in enumerate(displacements):
-            draw_arrows(fig.axes[r * images.shape[1] + c], displacement, stride=4, color="white")
+            draw_arrows(fig.axes[r * images.shape[1] + c], displacement, 3, magnification=1.0, color="white")
     return fig
 
 
@@ -113,7 +119,7 @@ def loss_figure(curve: Mapping[str, Sequence[float]], still: float, window: int 
         window = max(1, min(window, len(values)))
         means = np.convolve(values, np.ones(window) / window, mode="valid")
         ax.plot(np.arange(len(means)) + window, means, color=color, label=f"{key} loss")
-    ax.axhline(still, color=plotting.BASELINE, ls="--", label="source image without motion")
+    ax.axhline(still, color=plotting.CONTEXT, ls="--", label="source image,\nwithout motion")
     ax.set(xlabel="training step", ylabel="mean squared error", ylim=(0, None), xlim=(0, None))
     ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
     return fig
