@@ -85,10 +85,7 @@ def make_test_set(
     num_draws: K, the number of draws from each scene's true posterior
     """
     scenes, generators = make_test_scenes(num_scenes, len(textures), seed)
-    amplitudes = torch.stack([
-        torch.cat([motion_scenes.sample_amplitudes(scenes[[i]], generator) for _ in range(1 + num_draws)])
-        for i, generator in enumerate(generators)
-    ])  # (C, 1 + K, S): the truth, and the draws from the posterior  # fmt: skip
+    amplitudes = sample_test_amplitudes(scenes, generators, num_draws)
     scenes, amplitudes = scenes.to(textures.device), amplitudes.to(textures.device)
     true_amplitudes, s = amplitudes[:, 0], amplitudes.shape[2]
     tau = torch.tensor([0.0, *TEST_TIMES], device=textures.device)
@@ -137,6 +134,16 @@ def make_test_scenes(
     generators = [torch.Generator().manual_seed(seed + i) for i in range(num_scenes)]
     scenes = [motion_scenes.sample_scenes(1, num_textures, generator) for generator in generators]
     return motion_scenes.concatenate_scenes(scenes), generators
+
+
+def sample_test_amplitudes(
+    scenes: motion_scenes.Scenes, generators: list[torch.Generator], num_draws: int
+) -> Float[Tensor, "c n s"]:
+    """n = 1 + num_draws amplitudes of each scene of a test set: the true ones, then draws from its posterior."""
+    return torch.stack([
+        torch.cat([motion_scenes.sample_amplitudes(scenes[[i]], generator) for _ in range(1 + num_draws)])
+        for i, generator in enumerate(generators)
+    ])  # fmt: skip
 
 
 # --- samples and their measures ---------------------------------------------------------------------------------------
@@ -332,6 +339,31 @@ def evaluate(test_set: TestSet, samples: Samples, baseline: Samples, seed: int =
         **displacement_and_frame_errors(test_set, samples, baseline),
         **ratios_to_posterior_draws(samples, test_set),
     }
+    return {name: float(value) for name, value in numbers.items()}
+
+
+def evaluate_exact_draws(
+    num_textures: int, num_scenes: int = NUM_SCENES, num_draws: int = NUM_SAMPLES, seed: int = 2026
+) -> dict[str, float]:
+    """Endpoint errors and factor_tv of the test set's own draws from the true posterior. No frame is rendered.
+
+    num_textures: of the test set
+    """
+    scenes, generators = make_test_scenes(num_scenes, num_textures, seed)
+    amplitudes = sample_test_amplitudes(scenes, generators, num_draws)
+    errors = []
+    for i, mask in enumerate(motion_scenes.sprite_masks(scenes)):
+        sprite, y, x = mask.nonzero(as_tuple=True)  # of every pixel that moves
+        anchor, A, velocity = motion_scenes.affine_velocity(scenes[[i]], amplitudes[i])
+        offset = torch.stack([x, y], -1) - anchor[0, sprite]
+        displacement = torch.einsum("kpij,pj->kpi", A[:, sprite], offset) + velocity[:, sprite]
+        errors.append((displacement[1:] - displacement[:1]).norm(dim=-1).mean(1))
+    epe = torch.stack(errors)  # (C, K)
+    labels = (amplitudes[:, 1:].transpose(1, 2).sign() == scenes.mode_sign[..., None])[scenes.present_mask].long()
+    probability = scenes.mode_probability[scenes.present_mask].double()
+    probabilities = torch.stack([1 - probability, probability], -1)
+    tv = metrics.factor_tv(labels, probabilities, torch.Generator().manual_seed(0))
+    numbers = {"epe": epe.mean(), f"epe_best_of_{num_draws}": epe.amin(1).mean(), **tv.as_metrics("factor_tv")}
     return {name: float(value) for name, value in numbers.items()}
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fwdiff_lite import ForwardDiffusion, ForwardRegression
+from fwdiff_lite import ForwardDiffusion, ForwardRegression, metrics
 from fwdiff_lite.experiments import export, harness
 from fwdiff_lite.experiments import motion as experiment
 from fwdiff_lite.experiments.measurements import to_flat
@@ -72,6 +72,24 @@ def test_exact_samples_pass(exact_measures):
     assert measures["psnr_best"] > measures["psnr_deterministic"] + 2.5
     assert measures["static_pixels_move"] < 0.05
     assert abs(measures["variance_over_true"] - 1) < 0.1 and abs(measures["mean_error_over_true"] - 1) < 0.1
+
+
+def test_exact_draws_have_the_errors_and_signs_of_their_displacements(test_set, textures):
+    few = 3
+    small = experiment.make_test_set(textures, few, 1)
+    scenes, generators = experiment.make_test_scenes(few, len(textures))
+    amplitudes = experiment.sample_test_amplitudes(scenes, generators, 4)
+    assert torch.equal(amplitudes[:, 0], test_set.amplitudes[:few])
+    draws = scenes[torch.arange(few).repeat_interleave(4)]
+    displacement = motion_scenes.true_displacement(draws, amplitudes[:, 1:].flatten(0, 1)).unflatten(0, (few, 4))
+    epe = experiment.endpoint_error(displacement, small)
+    labels = experiment.classify_displacement(displacement, small)[scenes.present_mask]
+    probabilities = torch.stack([1 - scenes.mode_probability, scenes.mode_probability], -1)[scenes.present_mask]
+    tv = metrics.factor_tv(labels, probabilities.double(), torch.Generator().manual_seed(0))
+    measures = experiment.evaluate_exact_draws(len(textures), few, 4)
+    assert measures["epe"] == pytest.approx(float(epe.mean()), rel=1e-4)
+    assert measures["epe_best_of_4"] == pytest.approx(float(epe.amin(1).mean()), rel=1e-4)
+    assert [measures[f"factor_tv{end}"] for end in ("", "_low", "_high")] == pytest.approx(list(tv))
 
 
 def test_the_mode_sign_in_every_sample_fails(test_set, exact_amplitudes, static_samples, exact_measures):
