@@ -47,15 +47,19 @@ def portrait_grid(
 
 
 def plot_forward_model(
-    image: Float[Tensor, "3 h w"], patches_: Float[Tensor, "m 3 h w"], masks: Float[Tensor, "m 1 h w"]
+    picture: Float[Tensor, "3 h w"], observations: Float[Tensor, "3 3 h w"], masks: Float[Tensor, "3 1 h w"]
 ) -> Figure:
-    """The generator's picture of one latent code, and the patches that the forward model cuts out of it.
+    """The generator's picture of a latent code, and three patches of it: a context, a target and a novel patch.
 
-    patches_: the observations; masks: 1 inside of each crop
+    masks: 1 inside of each crop; grey is drawn elsewhere
     """
-    shown = patches_.where(masks > 0, torch.full_like(patches_, GREY))
-    titles = ["G(S)", *(f"forward(S, φ{j})" for j in range(1, len(shown) + 1))]
-    return plotting.image_grid(rgb(torch.cat([image[None], shown]))[None], col_titles=titles, size=1.25)
+    shown = observations.where(masks > 0, torch.full_like(observations, GREY))
+    titles = ["G(S)", "context", "target", "novel"]
+    fig = plotting.image_grid(rgb(torch.cat([picture[None], shown]))[None], col_titles=titles, size=1.4)
+    colours = (plotting.CONTEXT, plotting.TARGET, plotting.NOVEL)
+    for ax, mask, colour in zip(fig.axes[1:], masks[:, 0], colours, strict=True):
+        ax.contour(plotting.to_numpy(mask), levels=[0.5], colors=[colour], linewidths=2)
+    return fig
 
 
 def plot_trajectory(
@@ -164,7 +168,8 @@ def plot_probabilities(
         portraits; truth: by attribute, the true probability of each group
     """
     colours = (plotting.ANCESTRAL, plotting.DDIM, plotting.BASELINE)
-    fig, axes = plt.subplots(1, len(truth), figsize=(11, 3.2), sharey=True)
+    fig, axes = plt.subplots(1, len(truth), figsize=(11, 3.2), sharey=True, squeeze=False)
+    axes = axes[0]
     for ax, (name, probabilities) in zip(axes, truth.items(), strict=True):
         for j, ((label, by_name), colour) in enumerate(zip(frequencies.items(), colours, strict=True)):
             value, low, high = (100 * np.array(x) for x in zip(*by_name[name], strict=True))
