@@ -102,16 +102,16 @@ def plot_attribute_frequencies(
     """How often each category of each attribute occurs in rendered and in generated portraits, with 95 % intervals.
 
     attributes: the categories of each attribute; frequencies: of "rendered" and "generated" images, for each attribute
-    those of its categories; count: images of each kind
+    those of its categories; count: images of each
     """
     colours = {"rendered": plotting.TRUE, "generated": plotting.SAMPLES}
     fig, axes = plt.subplots(2, 5, figsize=(10, 4.4), sharey=True)
     for i, (ax, (name, categories)) in enumerate(zip(axes.flat, attributes.items(), strict=True)):
         x = np.arange(len(categories))
-        for offset, (kind, colour) in zip((-0.2, 0.2), colours.items(), strict=True):
-            p = plotting.to_numpy(frequencies[kind][i])
+        for offset, (source, colour) in zip((-0.2, 0.2), colours.items(), strict=True):
+            p = plotting.to_numpy(frequencies[source][i])
             error = 100 * binomial_half_width(p, count)
-            ax.bar(x + offset, 100 * p, 0.38, color=colour, yerr=error, error_kw={"lw": 1, "ecolor": "k"}, label=kind)
+            ax.bar(x + offset, 100 * p, 0.38, color=colour, yerr=error, error_kw={"lw": 1, "ecolor": "k"}, label=source)
         ax.set(title=name, ylim=(0, 100))
         ax.set_xticks(x, categories, rotation=35, ha="right", fontsize=8)
     axes[0, 0].set_ylabel("images (%)")

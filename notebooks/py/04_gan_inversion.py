@@ -194,8 +194,8 @@ with torch.no_grad():
     pictures = torch.stack([G.synthesis(w) for w in (styles[:8], truncated, mixed, between)])
 
 # %% tags=["drawing", "nbval-ignore-output"]
-kinds = ["random", "truncation", "mixing", "interpolation"]
-run.savefig(figures.portrait_grid({"": pictures}, kinds, size=0.75), "generator")
+row_labels = ["random", "truncation", "mixing", "interpolation"]
+run.savefig(figures.portrait_grid({"": pictures}, row_labels, size=0.75), "generator")
 plt.show()
 
 # %% [markdown]
@@ -476,7 +476,8 @@ plt.show()
 generated = stylegan2.generate_images(G, run.pick(smoke=50, cpu=300, gpu=1000), torch.Generator().manual_seed(2))
 rendered = portraits.render(portraits.sample_portraits(len(generated), torch.Generator().manual_seed(3)))
 frequencies = {
-    kind: portraits.attribute_frequencies(classifier.predict(x)) for kind, x in (("rendered", rendered), ("generated", generated))
+    source: portraits.attribute_frequencies(classifier.predict(images))
+    for source, images in (("rendered", rendered), ("generated", generated))
 }
 
 # %% tags=["drawing", "nbval-ignore-output"]
@@ -487,7 +488,7 @@ plt.show()
 numbers, accuracy = results["generator"], results["classifier"]
 run.record(**{f"generator_{key}": value for key, value in numbers.items()})
 run.record(reader_worst=min(accuracy.values()), generator_gpu_minutes=records["generator"]["gpu_minutes"])
-print("recorded, of 10,000 portraits of each kind:")
+print("recorded, of 10,000 portraits of each:")
 print(f"largest difference of a frequency: {100 * numbers['worst']:.1f} points")
 print(f"precision {numbers['precision']:.2f}, recall {numbers['recall']:.2f}")
 
@@ -598,11 +599,11 @@ widget = interact(show_samples, portrait=IntSlider(2, min=0, max=20), row=IntSli
 
 # %% tags=["idea", "nbval-ignore-output"]
 corners = [(0, 22), (18, 8), (18, 34), (34, 22), (44, 44)]
-places = [sample_from_crops(2, [(*corner, 20)]) for corner in corners]
+moved_patches = [sample_from_crops(2, [(*corner, 20)]) for corner in corners]
 
 # %% tags=["drawing", "nbval-ignore-output"]
-columns = {"context": torch.cat([figures.context_images(context) for context, _ in places])}
-run.savefig(figures.portrait_grid(columns | {"samples": torch.stack([faces for _, faces in places])}, size=0.8), "places")
+columns = {"context": torch.cat([figures.context_images(context) for context, _ in moved_patches])}
+run.savefig(figures.portrait_grid(columns | {"samples": torch.stack([faces for _, faces in moved_patches])}, size=0.8), "places")
 plt.show()
 
 # %% [markdown]

@@ -17,7 +17,7 @@ def closed_figures():
     plt.close("all")
 
 
-def drawn(ax):
+def image_of(ax):
     """The image of an axis."""
     return np.asarray(ax.images[0].get_array())
 
@@ -27,7 +27,7 @@ def test_a_row_of_the_grid_is_an_example():
     axes = figures.portrait_grid({"one": single, "three": several}, ["a", "b"]).axes
     assert [ax.get_title() for ax in axes] == ["one", "three", "", "", "", "", "", ""]
     assert [axes[i].get_ylabel() for i in (0, 4)] == ["a", "b"]
-    np.testing.assert_allclose(drawn(axes[6]), several[1, 1].permute(1, 2, 0) / 2 + 0.5, atol=1e-6)
+    np.testing.assert_allclose(image_of(axes[6]), several[1, 1].permute(1, 2, 0) / 2 + 0.5, atol=1e-6)
 
 
 def test_outside_of_its_crop_a_patch_is_grey():
@@ -36,14 +36,15 @@ def test_outside_of_its_crop_a_patch_is_grey():
     masks = patches.patch_mask(crops[0], 8)
     axes = figures.plot_forward_model(-torch.ones(3, 8, 8), observed.value[0], masks).axes
     for ax, mask in zip(axes[1:], masks, strict=True):
-        np.testing.assert_allclose(drawn(ax)[..., 0], torch.where(mask[0] > 0, 0.0, figures.GREY / 2 + 0.5), atol=1e-6)
+        wanted = torch.where(mask[0] > 0, 0.0, figures.GREY / 2 + 0.5)
+        np.testing.assert_allclose(image_of(ax)[..., 0], wanted, atol=1e-6)
 
     context, target = observed.select(0), observed.select(1)
     signal = torch.zeros(1, 2)
     steps = [(signal, target.value, 0.5 * target.value), (signal, target.value, target.value)]
     axes = figures.plot_trajectory(steps, context, target.params, (0, 1)).axes
-    assert [drawn(ax)[4, 4, 0] for ax in axes] == pytest.approx([0.85, 0.25, 0.0, 0.85, 0.0, 0.0])
-    assert [drawn(ax)[0, 7, 0] for ax in axes] == pytest.approx([0.85] * 6)
+    assert [image_of(ax)[4, 4, 0] for ax in axes] == pytest.approx([0.85, 0.25, 0.0, 0.85, 0.0, 0.0])
+    assert [image_of(ax)[0, 7, 0] for ax in axes] == pytest.approx([0.85] * 6)
 
 
 def test_bars_of_frequencies_have_intervals():
@@ -56,9 +57,8 @@ def test_bars_of_frequencies_have_intervals():
     ends = np.concatenate([np.array(x.get_segments())[..., 1] for x in ax.collections])
     np.testing.assert_allclose(ends, [[15, 30], [50, 65]] * 3)
 
-    frequencies = {
-        kind: [torch.tensor([0.5, 0.5])] + [torch.tensor([1.0, 0.0])] * 9 for kind in ("rendered", "generated")
-    }
+    one_attribute_is_even = [torch.tensor([0.5, 0.5])] + [torch.tensor([1.0, 0.0])] * 9
+    frequencies = dict.fromkeys(("rendered", "generated"), one_attribute_is_even)
     names = {str(i): ("no", "yes") for i in range(10)}
     ax = figures.plot_attribute_frequencies(names, frequencies, 100).axes[0]
     np.testing.assert_allclose(np.array(ax.collections[0].get_segments())[0, :, 1], [50 - 9.8, 50 + 9.8])
