@@ -69,6 +69,7 @@ from fwdiff_lite.figures import gan_inversion as figures
 from fwdiff_lite.observations import Observations
 from fwdiff_lite.pipeline.notebook import Run
 from fwdiff_lite.problems.gan_inversion import patches, portraits, stylegan2
+from fwdiff_lite.schedule import CosineSchedule
 from fwdiff_lite.training import fit
 
 run = Run("04_gan_inversion", PROFILE)
@@ -254,9 +255,8 @@ def draw_batch(generator, batch_size=32):
 #
 # $$S = \mathrm{denoise}(O^{\text{ctxt}}, O^{\text{trgt}}_t; t, \phi^{\text{ctxt}}, \phi^{\text{trgt}}). \tag{4}$$
 #
-# One network runs twice. In the first pass it sees the context alone and predicts a code, the *deterministic
-# prediction*. In the second pass it sees the generator's picture of this code, too, with the noisy target, and corrects
-# the code. (The paper does the same in 3-D, where a render of a deterministic prediction is an input of the network.)
+# One network runs twice. The first pass gets the context alone and predicts a code, the *deterministic prediction*. The
+# second pass also gets the noisy target and the generator's picture of this code, and corrects the code. (The paper does the same in 3-D, where a render of a deterministic prediction is an input of the network.)
 
 # %% tags=["idea"]
 class Denoiser(nn.Module):
@@ -369,7 +369,7 @@ assert_close(sum(tiny_losses.values()), tiny_library_losses["loss"])
 torch.manual_seed(SEED)
 small_network = MLP(14 * SIDE**2, LATENT, width=256)
 small_denoiser = Denoiser(small_forward_model, small_network, torch.zeros(LATENT), torch.ones(LATENT))
-small_model = ForwardDiffusion(small_denoiser, small_forward_model, patches.SCHEDULE)
+small_model = ForwardDiffusion(small_denoiser, small_forward_model, CosineSchedule())
 
 held_out = portraits.render(experiment.held_out_portraits(run.pick(smoke=8, cpu=128, gpu=128)), SIDE)
 held_out_crops = patches.sample_crops(len(held_out), 1, torch.Generator().manual_seed(5), sizes=(8, 9), side=SIDE)
@@ -401,10 +401,10 @@ run.record(live_gain=gain.value, live_gain_low=gain.low, live_gain_high=gain.hig
 print(f"gain from the context: {gain.value:.2f} ({gain.low:.2f} to {gain.high:.2f})")
 
 # %% [markdown]
-# Before the training, all samples are the face of the mean code. After it, they have the colours and the parts that the
-# context shows, and other parts differ between samples. The *gain* is 1 - (energy score with the true context) /
-# (energy score with the context of another portrait). The energy score is the measure of section 7: smaller is better.
-# A model that ignores its context has a gain of 0.
+# Before the training, all samples are the face of the mean code. After the training, samples have the colours and the
+# parts that their context shows. Parts that are hidden differ between samples, less than they should: the training was
+# short. The *gain* is 1 - (energy score with the true context) / (energy score with the context of another portrait).
+# The energy score is a measure of section 7; a smaller one is better. A model that ignores its context has a gain of 0.
 #
 # ## 5. The sampler's loop
 #
@@ -452,7 +452,7 @@ for tiny_eta in (0.0, 1.0):
 
 # %% tags=["idea"]
 watched = small_test_set["context"][1:2]
-watched_steps = list(trajectory(small_denoiser, small_forward_model, patches.SCHEDULE, watched, centre[:1], 32, 1.0,
+watched_steps = list(trajectory(small_denoiser, small_forward_model, small_model.schedule, watched, centre[:1], 32, 1.0,
                                 torch.Generator().manual_seed(SEED)))
 
 # %% tags=["drawing", "nbval-ignore-output"]
@@ -520,12 +520,13 @@ for title, record in trainings.items():
 
 # %% [markdown]
 # **How much noise?** Hundreds of pixels show the hair's colour together. So this colour is decided under noise in which
-# no single pixel shows it. The cosine schedule (of [00](00_one_page.ipynb), [01](01_toy_proof.ipynb),
-# [02](02_keyhole_digits.ipynb) and [05](05_flatland.ipynb)) passes this noise in one step of 32. Here $\alpha / \sigma$
-# is a quarter of the cosine schedule's at every time, as in [03](03_motion_warping.ipynb);
-# [06](06_inverse_graphics.ipynb) has a half. Below, the denoiser is exact (Bayes' rule for a finite set of portraits),
-# so all error comes from the sampler's finite steps. With a quarter, the worst attribute's probability is off by 6
-# points and not by 16. An eighth would be better still; the models here were not trained with it (recorded).
+# no single pixel shows it. The cosine schedule passes this noise in one step of 32. This schedule is that of
+# [00](00_one_page.ipynb), [01](01_toy_proof.ipynb), [02](02_keyhole_digits.ipynb), [05](05_flatland.ipynb) and of the
+# small problem above, whose targets have few pixels. Here $\alpha / \sigma$ is a quarter of the cosine schedule's at
+# every time, as in [03](03_motion_warping.ipynb); [06](06_inverse_graphics.ipynb) has a half. Below, the denoiser is
+# exact (Bayes' rule for a finite set of portraits), so all error comes from the sampler's finite steps. With a quarter,
+# the probability of the worst attribute is off by 6 points; with the cosine schedule, by 16. An eighth would be better
+# still, but the models here were not trained with it (recorded).
 
 # %% tags=["drawing"]
 errors = {scale: results[f"exact_{scale:g}"] for scale in experiment.SCHEDULE_SCALES}
@@ -755,8 +756,8 @@ run.record(**{f"beard_{name}": beards[rows].mean() - true_beards[rows].mean() fo
 #
 # **$\mathcal{W}^+$.** With a style for each layer, a sample agrees with its context by 27.1 dB; with one style for all
 # layers, by 23.7 dB. The energy score over the baseline's is 0.77 (0.74 to 0.80) in $\mathcal{W}^+$ and 0.92 (0.89 to
-# 0.96) in $\mathcal{W}$; spread over error is 0.84 and 0.71; the worst total variation 0.11 and 0.21. The reason: one
-# style for all layers can make only what the mapping network learnt to make, and four rendered portraits in ten have
+# 0.96) in $\mathcal{W}$; spread over error is 0.84 and 0.71; the worst total variation 0.11 and 0.21. A likely reason:
+# one style for all layers can make only what the mapping network learnt to make, and four rendered portraits in ten have
 # nothing similar among these pictures (recall 0.57). A style for each layer reaches more pictures. Many of them are no
 # faces, and nothing but the losses on target and novel patches keeps the network away from those. (One training of
 # each.)
@@ -828,8 +829,8 @@ plt.show()
 # fell, slowly, when the training ended.
 #
 # **What the paper says.** The paper inverts a StyleGAN2 of photographs and shows that samples match the patch and differ
-# elsewhere, where a deterministic variant has one answer. Both hold here. The paper reports no number for this
-# application that could be compared, and this repository does not know its latent space or the size of its patches.
+# elsewhere, while a deterministic variant has one answer. Both hold here. No numbers are compared: the paper's latent
+# space and the size of its patches are not known here, and photographs have no known probabilities.
 #
 # ## On your own
 #
