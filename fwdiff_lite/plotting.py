@@ -1,8 +1,9 @@
 """Plotting: one style, a small palette for colour-blind readers too, image grids, and colours of flows and depths.
 
-A colour has the same meaning in every figure: the TRUE signal or distribution, SAMPLES of a model, the CONTEXT
-observation, the TARGET, the deterministic BASELINE, a CONTROL that must fail, and MUTED for the background. The
-functions draw on axes or return arrays; none of them shows or saves a figure.
+A colour has the same meaning in every figure: the TRUE signal or distribution, SAMPLES of a model (with DDIM, if two
+samplers are compared), samples with ANCESTRAL sampling, the CONTEXT observation, the TARGET, the NOVEL observation,
+the deterministic BASELINE, a CONTROL that must fail, and MUTED for the background. The functions draw on axes or
+return arrays; none of them shows or saves a figure.
 """
 
 import math
@@ -24,7 +25,10 @@ SAMPLES = "#0072b2"  # blue
 CONTEXT = "#d55e00"  # vermilion
 TARGET = "#009e73"  # green
 BASELINE = "#cc79a7"  # pink
-CONTROL = "#e69f00"  # amber
+NOVEL = "#e69f00"  # amber
+CONTROL = "#8c6d31"  # brown
+DDIM = SAMPLES  # eta = 0
+ANCESTRAL = "#56b4e9"  # sky blue; eta = 1
 MUTED = "#c4c4c4"  # light grey
 
 Array = np.ndarray | Tensor
@@ -49,7 +53,7 @@ STYLE = {
     "axes.linewidth": 0.8,
     "axes.axisbelow": True,
     "axes.grid": True,
-    "axes.prop_cycle": mpl.cycler(color=[SAMPLES, CONTEXT, TARGET, BASELINE, CONTROL, TRUE]),
+    "axes.prop_cycle": mpl.cycler(color=[SAMPLES, CONTEXT, TARGET, BASELINE, NOVEL, TRUE]),
     "grid.color": "#e6e6e6",
     "grid.linewidth": 0.7,
     "xtick.color": "#808080",

@@ -1,10 +1,13 @@
 """check_samples finds nothing wrong with right samples, and says in words what is wrong with broken ones."""
 
+import math
+
 import pytest
 import torch
 from gaussian_problem import GaussianDenoiser, observe, project
 
 from fwdiff_lite import ForwardDiffusion, ForwardRegression, check_samples
+from fwdiff_lite.diagnostics import live_gain
 from fwdiff_lite.observations import Observations
 
 
@@ -85,3 +88,40 @@ def test_masked_observations_count_for_nothing():
     assert check_samples(model, batch, **options) == []
     empty = seen.select([0]).mask_out(torch.ones(64, 1, dtype=torch.bool))
     assert check_samples(model, batch | {"context": empty}, **options) == []
+
+
+def gain(denoiser, batch=None):
+    _, seen = observe(256, 2, seed=2)
+    batch = batch or {"context": seen.select([0]), "target": seen.select([1])}
+    model = ForwardDiffusion(denoiser, project)
+    return live_gain(model, batch, 8, steps=24, generator=torch.Generator().manual_seed(0))
+
+
+def seen_at(angle, n=4096):
+    """n signals, each seen in direction 0 and at `angle` in radians, the same for all."""
+    signal, _ = observe(n, 1, seed=3)
+    angles = torch.tensor([0.0, angle], dtype=torch.float64)
+    params = torch.stack([angles.cos(), angles.sin()], -1).expand(n, 2, 2).contiguous()
+    seen = Observations(project(signal, params), params)
+    return {"context": seen.select([0]), "target": seen.select([1])}
+
+
+def test_live_gain_is_one_if_the_context_shows_the_target_and_zero_if_it_shows_nothing_or_is_ignored():
+    assert gain(GaussianDenoiser(), seen_at(0.0, 256)).low > 0.99
+    for denoiser, angle in ((GaussianDenoiser(), math.pi / 2), (Unconditional(), 0.0)):
+        found = gain(denoiser, seen_at(angle, 256))
+        assert found.low < 0 < found.high and abs(found.value) < 0.1
+
+
+def test_live_gain_has_its_closed_form():
+    """At 60 degrees the posterior is N(context / 2, 3/4), and another context's mean is wrong by N(0, 2/4)."""
+    found = gain(GaussianDenoiser(), seen_at(math.pi / 3))
+    own = math.sqrt(0.75 / math.pi)  # E|X - Y| - E|X - X'| / 2 of independent X, X', Y with variance 3/4
+    other = math.sqrt(2 * (2 * 0.75 + 0.5) / math.pi) - own
+    assert found.value == pytest.approx(1 - own / other, abs=0.02)
+    assert found.low < found.value < found.high
+
+
+def test_live_gain_refuses_one_sample():
+    with pytest.raises(ValueError, match="num_samples is 1: wanted 2 or more"):
+        live_gain(ForwardDiffusion(GaussianDenoiser(), project), {}, 1, generator=torch.Generator())

@@ -36,6 +36,7 @@ from fwdiff_lite.storage.files import atomic_write, read_json, repo_root, write_
 PROFILES = ("smoke", "cpu", "gpu")
 HEADER = "fwdiff_lite_opening"  # marks the output that the runner renews after it has measured the notebook
 DPI = 110
+PAUSE_MS = 1500  # at the end of an animation
 
 
 class Run:
@@ -80,16 +81,17 @@ class Run:
             part.write_bytes(drop_alpha(part.read_bytes()))
 
     def save_gif(self, frames: Sequence[UInt8[np.ndarray, "h w 3"]], name: str, fps: float = 12) -> "Animation":
-        """Writes OUT/NOTEBOOK_name.gif, which loops. A cell that ends with the returned Animation shows it.
+        """Writes OUT/NOTEBOOK_name.gif, which loops and pauses on its last frame for PAUSE_MS.
 
-        All frames have one size and share one palette of 256 colours. ValueError if they do not fit together,
-        or fps is not above 0.
+        A cell that ends with the returned Animation shows it. All frames have one size and share one palette of 256
+        colours. ValueError if they do not fit together, or fps is not above 0.
         """
         check_positive(fps=fps)
         first, *rest = gif_frames(frames)
         path = self.folder / f"{self.name}_{name}.gif"
+        durations = [round(1000 / fps)] * len(rest) + [max(PAUSE_MS, round(1000 / fps))]
         with atomic_write(path) as part:
-            first.save(part, save_all=True, append_images=rest, duration=round(1000 / fps), loop=0)
+            first.save(part, save_all=True, append_images=rest, duration=durations, loop=0)
         return Animation(path.name, path.read_bytes())
 
     def record(self, **numbers: Any) -> None:

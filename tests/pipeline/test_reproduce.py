@@ -271,7 +271,8 @@ def test_run(checkout):
     frames = [np.full((8, 8, 3), shade, np.uint8) for shade in (0, 128, 255)]
     shown = run.save_gif(frames, "fade", fps=10)
     picture = Image.open(run.folder / "90_tiny_fade.gif")
-    assert picture.n_frames == 3 and picture.info["duration"] == 100
+    assert picture.n_frames == 3
+    assert [frame.info["duration"] for frame in ImageSequence.Iterator(picture)] == [100, 100, 1500]
     assert repr(shown) == "90_tiny_fade.gif: 3 frames of 8 x 8 pixels"
     data, _ = DisplayFormatter().format(shown)
     assert set(data) == {"image/png", "text/plain"}
