@@ -11,10 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-try:
-    from fwdiff_lite.diagnostics import live_gain
-except ImportError:
-    live_gain=None
+from fwdiff_lite.diagnostics import live_gain
 from fwdiff_lite.diffusion import ForwardDiffusion
 from fwdiff_lite.observations import Observations
 from fwdiff_lite.pipeline.notebook import Run
@@ -62,15 +59,15 @@ def finish(page: dict[str, Any]) -> None:
         run.savefig(page[variable], name)
     run.record(**measure(page))
     run.save_gif(frames(page, run), "samples", fps=12)
-    live_gain and run.record(**measure_live_gain(page).as_metrics("live_gain"))
+    run.record(**measure_live_gain(page).as_metrics("live_gain"))
     run.claim("The whole method from scratch on one page, with nothing but torch and matplotlib.",
               thumbnail="everything.png")  # fmt: skip
-    live_gain and run.must_show(live_gain_low=(0.0, None))
+    run.must_show(live_gain_low=(0.0, None))
     run.finish()
 
 
 def measure(page: dict[str, Any]) -> dict[str, Any]:
-    """The errors of the samples: at their contexts, in the plane and along single lines, beside those of exact draws."""
+    """Errors of the samples at their contexts, in the plane and along single lines."""
     forward, sample_signals, num_points = page["forward"], page["sample_signals"], page["NUM_POINTS"]
     values, angles, sets = page["values"], page["angles"], page["sets"]
 
@@ -124,9 +121,7 @@ def frames(page: dict[str, Any], run: Run) -> list:
     num_angles, num_steps = run.pick(smoke=4, cpu=64, gpu=64), run.pick(smoke=2, cpu=20, gpu=20)
     value, orbit = torch.tensor(0.35), torch.linspace(0, 2 * torch.pi, num_angles + 1) + 0.1
     noise, direction = page["noise"][:NUM_DOTS], page["direction"]
-    trajectories = [
-        list(page["trajectory"](value.expand(NUM_DOTS), angle.expand(NUM_DOTS), noise)) for angle in orbit
-    ]
+    trajectories = [list(page["trajectory"](value.expand(NUM_DOTS), angle.expand(NUM_DOTS), noise)) for angle in orbit]
     last = len(trajectories[0]) - 1
     step_indices = [round(last * k / num_steps) for k in range(num_steps)]  # from noise to clean
     frame_indices = [(0, k) for k in step_indices] + [(i, last) for i in range(num_angles)]  # (angle, step) of a frame
@@ -143,9 +138,7 @@ def frames(page: dict[str, Any], run: Run) -> list:
     for i, k in frame_indices:
         line.remove()
         foot = value * direction(orbit[i])
-        line = left.axline(
-            foot, foot + direction(orbit[i] + torch.pi / 2), color=page["CONTEXT"], lw=1, zorder=1
-        )
+        line = left.axline(foot, foot + direction(orbit[i] + torch.pi / 2), color=page["CONTEXT"], lw=1, zorder=1)
         mean_marker.set_data(*trajectories[i][0][0].mean(0)[:, None])
         sample_dots.set_offsets(trajectories[i][k][1])
         if k == last and i < num_angles:
