@@ -88,8 +88,9 @@ def plot_ray(
     index = np.arange(1, weights.shape[1] + 1)
     ray.bar(index, weights[pixel], color=plotting.CONTEXT, label="weight")
     ray.step(index, transmittance, where="mid", color=plotting.TRUE, label="transmittance")
-    ray.set(xlabel="segment of the marked ray", ylim=(0, 1.05), xticks=[1, 4, 8, 12, 16])
-    ray.legend(loc="center left", fontsize=9)
+    ray.set(xlabel="segment of the marked ray", ylabel="fraction of light", ylim=(0, 1.05))
+    ray.set_xticks([1, 4, 8, 12, 16])
+    ray.legend(loc="upper right")
     draw_rows(row, torch.stack(list(rows.values())), list(rows))
     return fig
 

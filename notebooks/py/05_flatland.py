@@ -555,26 +555,26 @@ run.savefig(figures.plot_samples(all_truth[:SHOWN], deterministic, above, azimut
 plt.show()
 
 # %% [markdown]
-# **Why are the discs square?** The losses compare rows, never shapes. We replace each disc of eight scenes by a square of
+# **Why are the discs square?** The losses compare rows, never shapes. We replace each disc of four scenes by a square of
 # the same area and render both by cameras that face the rooms and by cameras along the walls. Their rows differ little: by
 # about as much as the rows of the 16 samples per ray of the training differ from the true rows. A segment of a ray is 0.2
 # long, and a disc has a radius of 0.5. So the training cannot see the corners.
 
 # %% tags=["idea", "nbval-ignore-output"]
-square_scenes = test_set.scenes[:8]
-plane, half_side = problem.plane_points(512)[..., :2], torch.pi**0.5 / 2 * problem.DISC_RADIUS
+square_scenes = test_set.scenes[:4]
+plane, half_side = problem.plane_points(256)[..., :2], torch.pi**0.5 / 2 * problem.DISC_RADIUS
 room_axes, centres = problem.direction_axes(square_scenes.room_azimuths), problem.disc_centres(square_scenes)
-from_centre = plane[None, :, :, None] - centres[:, None, None]  # (8, 512, 512, rooms, 2)
+from_centre = plane[None, :, :, None] - centres[:, None, None]  # (4, 256, 256, rooms, 2)
 in_square = (torch.einsum("bhwri,brki->bhwrk", from_centre, room_axes).abs() < half_side).all(-1)
-squares = problem.top_down_view(replace(square_scenes, content=torch.zeros_like(square_scenes.content)), 512)
-discs = problem.top_down_view(square_scenes, 512)
+squares = problem.top_down_view(replace(square_scenes, content=torch.zeros_like(square_scenes.content)), 256)
+discs = problem.top_down_view(square_scenes, 256)
 for room in range(3):
     filled = in_square[..., room] & (square_scenes.content[:, room] > 0)[:, None, None]
     room_colour = problem.surface_colours(square_scenes)[:, None, None, 6 + room]
     squares = torch.where(filled[..., None], room_colour, squares)
 wall_and_room = torch.cat([problem.wall_azimuths(square_scenes), square_scenes.room_azimuths], 1)
 view_cameras = problem.orbit_cameras(wall_and_room)
-fine = problem.build_renderer(128)
+fine = problem.build_renderer(64)
 disc_rows, square_rows = (fine(image_field(images), view_cameras) for images in (discs, squares))
 training_rows = problem.build_renderer(16)(image_field(discs), view_cameras)
 square_error, training_error = ((rows - disc_rows).square().mean() for rows in (square_rows, training_rows))

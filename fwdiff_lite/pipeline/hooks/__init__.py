@@ -10,14 +10,15 @@ import nbformat
 from nbformat import NotebookNode
 
 TAG = "hook"  # of the added cell
+FOLDER, PACKAGE = Path(__file__).parent, __name__  # of the hooks' modules
 
 
 def with_hook(name: str, source: NotebookNode) -> NotebookNode:
     """A copy of the notebook NN_name with the cell of its hook at the end; without a hook, an equal copy."""
     notebook = nbformat.from_dict(source)
     module = name[3:]
-    if (Path(__file__).parent / f"{module}.py").exists():
-        call = f"import {__name__}.{module} as hook\n\nhook.finish(globals())"
+    if (FOLDER / f"{module}.py").exists():
+        call = f"import {PACKAGE}.{module} as hook\n\nhook.finish(globals())"
         notebook.cells.append(nbformat.v4.new_code_cell(call, metadata={"tags": [TAG]}))
     return notebook
 
