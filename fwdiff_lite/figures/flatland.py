@@ -68,6 +68,18 @@ def plot_scenes(scenes: problem.Scenes, rows: Float[Tensor, "b r 3 1 w"]) -> Fig
     return fig
 
 
+def plot_answers(row: Float[Tensor, "3 1 w"], scenes: problem.Scenes) -> Figure:
+    """A row, and scenes from above that agree with it."""
+    ratios = [1.6] + [1] * len(scenes)
+    fig, axes = plt.subplots(1, len(ratios), figsize=(9.5, 1.4), width_ratios=ratios, layout="constrained")
+    draw_rows(axes[0], row[None], height=8)
+    axes[0].set_title("the row", fontsize=9, loc="center")
+    for i, (ax, image) in enumerate(zip(axes[1:], problem.top_down_view(scenes), strict=True)):
+        draw_top_down_view(ax, image, f"scene {i + 1}")
+        draw_camera(ax, float(scenes.room_azimuths[i, 0]))
+    return fig
+
+
 def plot_ray(
     image: Float[Tensor, "s s 3"],
     points: Float[Tensor, "w n 3"],
