@@ -68,7 +68,7 @@ def plot_scenes(scenes: problem.Scenes, rows: Float[Tensor, "b r 3 1 w"]) -> Fig
     return fig
 
 
-def plot_answers(row: Float[Tensor, "3 1 w"], scenes: problem.Scenes) -> Figure:
+def plot_scenes_of_row(row: Float[Tensor, "3 1 w"], scenes: problem.Scenes) -> Figure:
     """A row, and scenes from above that agree with it."""
     ratios = [1.6] + [1] * len(scenes)
     fig, axes = plt.subplots(1, len(ratios), figsize=(9.5, 1.4), width_ratios=ratios, layout="constrained")

@@ -92,8 +92,8 @@ plt.show()
 
 # %% tags=["drawing", "nbval-ignore-output"]
 copies = problem.repeat_scenes(example_scenes[[3]], 6)
-answers = problem.resample_rooms(copies, experiment.HIDDEN_ROOMS, torch.Generator().manual_seed(4))
-figures.plot_answers(problem.render_views(example_scenes[[3]], example_cameras[[3], :1])[0, 0], answers)
+scenes_of_row = problem.resample_rooms(copies, experiment.HIDDEN_ROOMS, torch.Generator().manual_seed(4))
+figures.plot_scenes_of_row(problem.render_views(example_scenes[[3]], example_cameras[[3], :1])[0, 0], scenes_of_row)
 plt.show()
 
 # %% [markdown]
@@ -137,10 +137,10 @@ def intersect_box(origins, directions):
 def composite(density, values, delta, background):
     """Eq. 12: the values (..., n, C) of n segments become the value (..., C) of the ray."""
     alpha = 1 - torch.exp(-density * delta)
-    passed = torch.cumprod(1 - alpha, -1)  # the light that passes the segments 1 to i
-    transmittance = torch.cat([torch.ones_like(passed[..., :1]), passed[..., :-1]], -1)
+    transmitted = torch.cumprod(1 - alpha, -1)  # the light that passes the segments 1 to i
+    transmittance = torch.cat([torch.ones_like(transmitted[..., :1]), transmitted[..., :-1]], -1)
     weights = transmittance * alpha
-    return (weights[..., None] * values).sum(-2) + passed[..., -1:] * background, weights
+    return (weights[..., None] * values).sum(-2) + transmitted[..., -1:] * background, weights
 
 
 # %% [markdown]
@@ -321,8 +321,9 @@ class Field(nn.Module):
 # features say nothing about the context: at high noise they are features of noise. The paper calls this input
 # "insufficient" (section 4.1) and adds the render, which brings the context's information to the target's pixels, and the
 # features, because a blurred colour says little. What is found here is weaker. The field's network gets the features of
-# both rows at every point, so some information arrives without the render. In 3-D the model without the render is about
-# as good as the full one ([07](07_ablations.ipynb) has the numbers).
+# both rows at every point, so some information arrives without the render. In 3-D, a model that is trained without the
+# render is about as good as the full one ([07](07_ablations.ipynb) has the numbers). A model that is trained with it does
+# use it: section 6 exchanges the renders of two scenes.
 
 # %% tags=["idea"]
 class Denoiser(nn.Module):
@@ -555,20 +556,21 @@ recorded = harness.load_results(experiment.EXPERIMENT).arrays
 samplers = {"one target": one_target, "two targets": two_targets}
 
 # %% tags=["drawing", "nbval-ignore-output"]
-SHOWN, PER_CONTEXT = 4, min(5, K)
+NUM_EXAMPLES, PER_CONTEXT = 4, min(5, K)
 above = {}
 for sampler, samples in samplers.items():
-    first = (K * torch.arange(SHOWN)[:, None] + torch.arange(PER_CONTEXT)).flatten()
-    above[sampler] = problem.field_top_down_view(samples.field[first]).unflatten(0, (SHOWN, PER_CONTEXT))
+    first = (K * torch.arange(NUM_EXAMPLES)[:, None] + torch.arange(PER_CONTEXT)).flatten()
+    above[sampler] = problem.field_top_down_view(samples.field[first]).unflatten(0, (NUM_EXAMPLES, PER_CONTEXT))
 deterministic = torch.from_numpy(recorded["deterministic_above"]).float() / 127.5 - 1
-run.savefig(figures.plot_samples(all_truth[:SHOWN], deterministic, above, azimuths), "samples")
+run.savefig(figures.plot_samples(all_truth[:NUM_EXAMPLES], deterministic, above, azimuths), "samples")
 plt.show()
 
 # %% [markdown]
 # **Why are the discs square?** The losses compare rows, never shapes. We replace each disc of four scenes by a square of
-# the same area and render both by cameras that face the rooms and by cameras along the walls. Their rows differ little: by
-# about as much as the rows of the 16 samples per ray of the training differ from the true rows. A segment of a ray is 0.2
-# long, and a disc has a radius of 0.5. So the training cannot see the corners.
+# the same area. We render discs and squares by cameras that face the rooms, and by cameras along the walls. The rows differ
+# by less than half of the target's loss at the end of the training. With 16 samples per ray, as in the training, a segment
+# is 0.2 long, and a disc has a radius of 0.5; this alone changes the rows about half as much. So the corners count little
+# in the loss, and a training of minutes leaves them.
 
 # %% tags=["idea", "nbval-ignore-output"]
 square_scenes = test_set.scenes[:4]
@@ -576,25 +578,25 @@ plane, half_side = problem.plane_points(256)[..., :2], torch.pi**0.5 / 2 * probl
 room_axes, centres = problem.direction_axes(square_scenes.room_azimuths), problem.disc_centres(square_scenes)
 from_centre = plane[None, :, :, None] - centres[:, None, None]  # (4, 256, 256, rooms, 2)
 in_square = (torch.einsum("bhwri,brki->bhwrk", from_centre, room_axes).abs() < half_side).all(-1)
-squares = problem.top_down_view(replace(square_scenes, content=torch.zeros_like(square_scenes.content)), 256)
-discs = problem.top_down_view(square_scenes, 256)
+square_images = problem.top_down_view(replace(square_scenes, content=torch.zeros_like(square_scenes.content)), 256)
+disc_images = problem.top_down_view(square_scenes, 256)
 for room in range(3):
     filled = in_square[..., room] & (square_scenes.content[:, room] > 0)[:, None, None]
     room_colour = problem.surface_colours(square_scenes)[:, None, None, 6 + room]
-    squares = torch.where(filled[..., None], room_colour, squares)
+    square_images = torch.where(filled[..., None], room_colour, square_images)
 wall_and_room = torch.cat([problem.wall_azimuths(square_scenes), square_scenes.room_azimuths], 1)
 view_cameras = problem.orbit_cameras(wall_and_room)
 fine = problem.build_renderer(64)
-disc_rows, square_rows = (fine(image_field(images), view_cameras) for images in (discs, squares))
-training_rows = problem.build_renderer(16)(image_field(discs), view_cameras)
+disc_rows, square_rows = (fine(image_field(images), view_cameras) for images in (disc_images, square_images))
+training_rows = problem.build_renderer(16)(image_field(disc_images), view_cameras)
 square_error, training_error = ((rows - disc_rows).square().mean() for rows in (square_rows, training_rows))
 print(f"mean squared difference of the rows: squares {square_error:.3f}, discs with 16 samples per ray {training_error:.3f}")
 run.record(square_error=square_error, sixteen_samples_error=training_error)
 
 # %% tags=["drawing", "nbval-ignore-output"]
-square_images = {"discs": discs[0], "squares": squares[0]}
+views_from_above = {"discs": disc_images[0], "squares": square_images[0]}
 square_views = {"discs": disc_rows[0, 4], "squares": square_rows[0, 4], "discs, 16 samples": training_rows[0, 4]}
-figures.plot_squares(square_images, square_views)
+figures.plot_squares(views_from_above, square_views)
 plt.show()
 
 # %% [markdown]
@@ -604,10 +606,41 @@ plt.show()
 
 # %% tags=["drawing", "nbval-ignore-output"]
 with torch.no_grad():
-    shown_condition = model.denoiser.condition(test_set.context[:SHOWN], test_set.targets[:SHOWN, :1])
-shown_samples = one_target.images[:SHOWN, 0, 0]
-run.savefig(figures.plot_condition(test_set.truth[:SHOWN, 0], shown_condition.rendered_cond[:, 0], shown_samples), "condition")
+    shown_condition = model.denoiser.condition(test_set.context[:NUM_EXAMPLES], test_set.targets[:NUM_EXAMPLES, :1])
+shown_samples = one_target.images[:NUM_EXAMPLES, 0, 0]
+run.savefig(figures.plot_condition(test_set.truth[:NUM_EXAMPLES, 0], shown_condition.rendered_cond[:, 0], shown_samples), "condition")
 plt.show()
+
+# %% [markdown]
+# Does the trained model use the render? We sample the held-out scenes of section 4 again, with their own context rows but
+# the render of another scene, and compare the energy scores of the sampled targets:
+
+# %% tags=["idea", "nbval-ignore-output"]
+class OtherRender(nn.Module):
+    """The trained denoiser, whose target encoder gets the deterministic render of the scene before."""
+
+    def __init__(self, denoiser, num_samples):
+        super().__init__()
+        self.denoiser, self.num_samples = denoiser, num_samples
+
+    def condition(self, context, target_cameras, target_mask=None):
+        condition = self.denoiser.condition(context, target_cameras, target_mask)
+        return replace(condition, rendered_cond=condition.rendered_cond.roll(self.num_samples, 0))
+
+    def forward(self, condition, noisy_target, t):
+        return self.denoiser(condition, noisy_target, t)
+
+
+other_render = type(model)(OtherRender(model.denoiser, 4), model.forward_model, model.schedule)
+scores = []
+for render_sampler in (model, other_render):
+    render_options = {"steps": run.pick(smoke=2, cpu=12, gpu=12), "generator": torch.Generator().manual_seed(SEED)}
+    sampled = render_sampler.sample(held_out["context"], held_out["target"].params, num_samples=4, **render_options)
+    scores.append(metrics.energy_score(sampled.observation, held_out["target"].value))
+render_effect = metrics.energy_ratio(scores[1], scores[0], torch.Generator().manual_seed(0))
+print(f"energy score with another scene's render: {render_effect.value:.2f} times that with its own", end="")
+print(f" ({render_effect.low:.2f} to {render_effect.high:.2f})")
+run.record(**render_effect.as_metrics("other_render_ratio"))
 
 # %% [markdown]
 # ## 7. Is it right?
@@ -748,8 +781,8 @@ run.must_show(
     energy_ratio=None,
     spread_skill=None,
     factor_tv=(0.0, 0.08),
-    factor_scene_rms=(0.0, 0.15),
-    live_gain_low=(0.05, None),
+    **{"factor_scene_rms": (0.0, 0.15)},
+    live_gain_low=(0.1, None),
     context_error=None,
 )
 run.finish()
