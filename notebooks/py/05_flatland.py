@@ -595,7 +595,7 @@ run.record(square_error=square_error, sixteen_samples_error=training_error)
 
 # %% tags=["drawing", "nbval-ignore-output"]
 views_from_above = {"discs": disc_images[0], "squares": square_images[0]}
-square_views = {"discs": disc_rows[0, 4], "squares": square_rows[0, 4], "discs, 16 samples": training_rows[0, 4]}
+square_views = {"discs": disc_rows[0, 3], "squares": square_rows[0, 3], "discs, 16 samples": training_rows[0, 3]}
 figures.plot_squares(views_from_above, square_views)
 plt.show()
 
