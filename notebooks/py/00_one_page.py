@@ -341,7 +341,7 @@ for ax, (name, points), color in zip(axes, sets.items(), (HIDDEN, SAMPLES, MEAN)
 from ipywidgets import interact
 
 
-@torch.random.fork_rng()  # one position of the sliders gives one picture
+@torch.random.fork_rng(devices=[])  # one position of the sliders gives one picture
 def show_samples(degrees=92, observed=0.6, step=63):
     value, angle = torch.tensor(observed), torch.tensor(degrees).deg2rad()
     points = list(trajectory(value.expand(1000), angle.expand(1000), noise))[step][1]

@@ -399,10 +399,15 @@ for page_values, library_values in zip(page_field(random_points), library_field(
 # %% [markdown]
 # ## 4. The loss, and a training to watch
 #
-# Noise is added to the target row, $O^{trgt}_t = \alpha_t O^{trgt} + \sigma_t \varepsilon$. The denoiser predicts a scene
-# (Eq. 4). The losses compare rows of this scene with observed rows: the target (Eq. 8), and a *novel* row, which is no input
-# of the denoiser (Eq. 9). The novel camera is at any azimuth, most often along a wall. A third loss trains the deterministic
-# render. The library's call stands beside ours.
+# Noise is added to the target row, $O^{trgt}_t = \alpha_t O^{trgt} + \sigma_t \varepsilon$ (Eq. 1). The denoiser predicts a
+# scene $S$ (Eq. 4). The losses compare rows of this scene with observed rows:
+#
+# $$L^{trgt} = \| O^{trgt} - \mathrm{forward}(S, \phi^{trgt}) \|^2 \tag{8}$$
+# $$L^{novel} = \| O^{novel} - \mathrm{forward}(S, \phi^{novel}) \|^2 \tag{9}$$
+#
+# The *novel* row is no input of the denoiser. Its camera is at any azimuth, most often along a wall. A third loss trains the
+# deterministic render. The library's call is `model.loss(context, target, t, noise, novel)`. The second cell below
+# compares both.
 
 # %% tags=["idea"]
 def alpha(t):
@@ -449,7 +454,7 @@ WATCHED, snapshots = 3, {}
 
 def watch(model):
     """Keeps one sampled scene of each watched context, from above."""
-    options = {"steps": SAMPLING_STEPS, "generator": torch.Generator().manual_seed(1)}
+    options = {"steps": SAMPLING_STEPS, "generator": torch.Generator().manual_seed(1 + SEED)}
     step = model.sample(test_set.context[:WATCHED], test_set.targets[:WATCHED, :1], **options)
     snapshots[len(snapshots) * STEPS // 5] = problem.field_top_down_view(step.signal)
     return 0.0
@@ -533,7 +538,7 @@ torch.testing.assert_close(page_last.observation, library_last.observation)
 
 # %% tags=["drawing", "nbval-ignore-output"]
 watched_context, watched_target = test_set.context[[0]], test_set.targets[[0], :1]
-watch_options = {"steps": SAMPLING_STEPS, "generator": torch.Generator().manual_seed(1)}
+watch_options = {"steps": SAMPLING_STEPS, "generator": torch.Generator().manual_seed(1 + SEED)}
 watched_steps = list(model.trajectory(watched_context, watched_target, **watch_options))
 frames = []
 for watched_step in watched_steps:
