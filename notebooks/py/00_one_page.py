@@ -237,7 +237,8 @@ trajectory_figure, axes = plt.subplot_mosaic([["flow"] * 5, [0, 16, 32, 48, 63]]
 positions = torch.stack([forward(noisy, angle - torch.pi / 2) for _, noisy in steps])
 axes["flow"].plot(TIMES, positions, color=SAMPLES, lw=0.5, alpha=0.1)
 axes["flow"].set_xscale("function", functions=(lambda t: t**0.5, lambda root: root**2))
-axes["flow"].set(title="noisy targets", xlabel="time $t$", ylabel="position on the line", xlim=(1, 0), ylim=(-3, 3))
+axes["flow"].set(title="noisy targets", xlabel="time $t$", ylabel="position on the line", ylim=(-3, 3))
+axes["flow"].set(xlim=(1, 0.001), xticks=(1, 0.6, 0.3, 0.1, 0.01))
 for k in (0, 16, 32, 48, 63):
     plot_plane(axes[k], value, angle, steps[k][0], f"predicted at t = {TIMES[k]:.2g}")
 
