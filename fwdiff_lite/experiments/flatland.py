@@ -7,21 +7,25 @@ python -m fwdiff_lite.experiments flatland export
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from fwdiff_lite import metrics
 from fwdiff_lite.colours import to_uint8
 from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
 from fwdiff_lite.experiments.harness import Evaluation, Experiment, Results, Session, Variant
+from fwdiff_lite.metrics import Interval
 from fwdiff_lite.observations import Observations
 from fwdiff_lite.problems.inverse_graphics.flatland import (
+    CONTENT_PROBABILITIES,
+    CONTENTS,
     MAX_AZIMUTH_OFFSET,
     NUM_ROOMS,
     Scenes,
@@ -140,6 +144,23 @@ def evaluate(
         results |= tv.as_metrics(f"factor_tv{name}")
         results |= {f"factor_scene_rms{name}": rms.value, f"factor_scene_rms{name}_high": rms.high}
     return {name: float(value) for name, value in results.items()}
+
+
+def content_frequencies(labels: Int[Tensor, "c r k"], scenes: Scenes, seed: int = 0) -> dict[str, list[list[Interval]]]:
+    """The frequency of each content in each hidden room, by the colour of the walls, with an interval over scenes.
+
+    labels: of classify_hidden_rooms. The interval of fewer than two scenes is NaN.
+    """
+    frequencies = {}
+    for colour, name in enumerate(CONTENT_PROBABILITIES):
+        generator, rooms = torch.Generator().manual_seed(seed), []
+        for room_labels in labels[scenes.wall_colour == colour].unbind(1):
+            shares = [(room_labels == content).double().mean(1) for content in range(len(CONTENTS))]
+            enough = len(room_labels) > 1
+            unknown = Interval(math.nan, math.nan, math.nan)
+            rooms.append([metrics.bootstrap(torch.mean, x, generator=generator) if enough else unknown for x in shares])
+        frequencies[name] = rooms
+    return frequencies
 
 
 # --- the experiment ---------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ import nbformat
 import psutil
 from nbformat import NotebookNode
 
+from fwdiff_lite.pipeline import hooks
 from fwdiff_lite.pipeline.folders import CannotWrite, build_folder, naming
 from fwdiff_lite.pipeline.notebook import drop_alpha
 from fwdiff_lite.pipeline.signals import defer_signals
@@ -71,8 +72,8 @@ def executed(source: NotebookNode, run: NotebookNode) -> NotebookNode:
 
 
 def own_cells(run: NotebookNode) -> list[NotebookNode]:
-    """The notebook's own cells, without what papermill adds: injected parameters, notes on an error."""
-    added = {"injected-parameters", "papermill-error-cell-tag"}
+    """The notebook's own cells, without those that papermill and a hook add."""
+    added = {"injected-parameters", "papermill-error-cell-tag", hooks.TAG}
     return [cell for cell in run.cells if not added & set(cell.metadata.get("tags", []))]
 
 
@@ -128,7 +129,7 @@ class NotebookRun:
         with naming(self.folder):
             shutil.rmtree(self.folder, ignore_errors=True)
             self.out.mkdir(parents=True)
-            nbformat.write(self.source, self.folder / "input.ipynb")
+            nbformat.write(hooks.with_hook(self.name, self.source), self.folder / "input.ipynb")
         command = [
             sys.executable,
             "-c",
@@ -266,10 +267,12 @@ class NotebookRun:
         """Why the notebook failed, in one line."""
         if self.lost_kernel():
             return "its kernel was lost twice"
-        for index, cell in enumerate(own_cells(output) if output else []):
+        cells = [(f"cell {index}", cell) for index, cell in enumerate(own_cells(output))] if output else []
+        cells += [("hook", cell) for cell in output.cells if hooks.is_hook(cell)] if output else []
+        for place, cell in cells:
             for result in cell.get("outputs", []):
                 if result.output_type == "error":
-                    return f"cell {index}: {result.ename}: {(result.evalue.splitlines() or [''])[0]}"
+                    return f"{place}: {result.ename}: {(result.evalue.splitlines() or [''])[0]}"
         status = self.process.returncode
         if status < 0:
             return f"papermill was killed by {signal.Signals(-status).name}"

@@ -11,7 +11,12 @@
 #
 # **What you need.** Python, `torch` and `matplotlib`, and `ipywidgets` for the slider at the end. The method
 # takes nothing from this repository, and nothing is downloaded. The network trains while you watch, on one
-# CPU core. The measured run time, and links that open the page elsewhere, stand below section 7.
+# CPU core. The measured run time stands in the table of the
+# [README](https://github.com/fwdiff-lite/fwdiff-lite#readme).
+#
+# [![JupyterLab](https://img.shields.io/badge/open-JupyterLab-f37726)](http://localhost:8888/lab/tree/notebooks/00_one_page.ipynb)
+# [![Binder](https://img.shields.io/badge/launch-Binder-579aca)](https://mybinder.org/v2/gh/fwdiff-lite/fwdiff-lite/HEAD?urlpath=lab/tree/notebooks/00_one_page.ipynb)
+# [![Colab](https://img.shields.io/badge/open_in-Colab-f9ab00)](https://colab.research.google.com/github/fwdiff-lite/fwdiff-lite/blob/main/notebooks/00_one_page.ipynb)
 #
 # **What it rebuilds.** Equations 4, 5, 6, 8 and 9 of *Diffusion with Forward Models* (Tewari et al., NeurIPS
 # 2023, [arXiv 2306.11719](https://arxiv.org/abs/2306.11719)). They are marked in the code. All other code
@@ -19,15 +24,16 @@
 
 # %% tags=["parameters"]
 PROFILE = "cpu"
+SEED = 0
 
-# %%
+# %% tags=["setup"]
 import matplotlib.pyplot as plt
 import torch
 
 # Training steps and points in the figures; a network as small as this one is no faster on a GPU.
 STEPS, NUM_POINTS = {"smoke": (50, 2_000), "cpu": (6_000, 20_000), "gpu": (6_000, 20_000)}[PROFILE]
 HIDDEN, SAMPLES, CONTEXT, TARGET, NOVEL, MEAN = "#4a4a4a", "#0072b2", "#d55e00", "#009e73", "#e69f00", "#cc79a7"
-torch.manual_seed(0)
+torch.manual_seed(SEED)
 plt.rcParams.update({"figure.constrained_layout.use": True, "axes.titlesize": 10, "axes.titlelocation": "left"})
 
 # %% [markdown]
@@ -41,7 +47,7 @@ plt.rcParams.update({"figure.constrained_layout.use": True, "axes.titlesize": 10
 # Each training example is three observations of the same point: a *context*, a *target* and a *novel*
 # observation. The point itself is known in the function `observe` only.
 
-# %%
+# %% tags=["idea"]
 def sample_signals(n):
     # Four arcs: fraction of the points, centre (x, y), radii (x, y), first and last angle in multiples of pi.
     arcs = torch.tensor([[0.50, 0, 0, 1.7, 1.7, 0, 2], [0.24, 0, 0, 1.05, 1.05, 1.15, 1.85],
@@ -68,7 +74,7 @@ def observe(n):
 # Left: the hidden points, with one point and three directions in which it is observed. Right: the observations,
 # which are the only input of the training. The three observations of one point lie on one sine curve.
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["drawing", "nbval-ignore-output"]
 def format_plane(ax, title=None):
     ax.set(xlim=(-2.1, 2.1), ylim=(-2.1, 2.1), xticks=[], yticks=[], aspect="equal", frame_on=False, title=title)
 
@@ -101,7 +107,7 @@ for o, p, color, name in zip(values, phi, (CONTEXT, TARGET, NOVEL), ("context", 
 # every signal agrees with the context exactly. The prediction is the posterior mean of $v$ for a Gaussian prior, given
 # the noisy target, plus a correction, which is scaled by the posterior standard deviation.
 
-# %%
+# %% tags=["idea"]
 def alpha(t):
     return torch.cos(torch.pi / 2 * t)
 
@@ -141,10 +147,13 @@ def denoise(context, phi_context, noisy, phi_target, t):
 # The losses are weighted, so that small errors count where little noise is left. The weight depends on time and
 # directions alone, so it changes how fast the network learns, not the minimiser of the loss: the conditional mean of
 # the signal.
+#
+# The loop keeps copies of the weights from four moments, and of the final ones. Section 4 samples with each of them.
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["idea", "nbval-ignore-output"]
 optimiser = torch.optim.Adam(net.parameters())
 schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 4e-3, total_steps=STEPS, pct_start=0.1)
+copies = {}
 for step in range(STEPS):
     (context, target, novel), (phi_context, phi_target, phi_novel) = observe(1024)
     t = 0.001 + 0.998 * torch.rand(1024)
@@ -153,12 +162,15 @@ for step in range(STEPS):
     loss_target = (target - forward(S, phi_target)) ** 2  # Eq. 5 inside Eq. 8
     loss_novel = (novel - forward(S, phi_novel)) ** 2  # Eq. 9
     loss = ((loss_target + loss_novel) / (0.05**2 + posterior_std(t, phi_target - phi_context) ** 2)).mean()
+    if step in (0, STEPS // 50, STEPS // 10, STEPS // 3):
+        print(f"step {step}: loss {loss.item():.2f}")
+        copies[step] = {name: weight.clone() for name, weight in net.state_dict().items()}
     optimiser.zero_grad()
     loss.backward()
     optimiser.step()
     schedule.step()
-    if (step + 1) % (STEPS // 5) == 0:
-        print(f"step {step + 1}: loss {loss.item():.2f}")
+print(f"step {STEPS}: loss {loss.item():.2f}")
+copies[STEPS] = {name: weight.clone() for name, weight in net.state_dict().items()}
 
 # %% [markdown]
 # ## 4. Sampling: denoise, observe, repeat
@@ -173,7 +185,7 @@ for step in range(STEPS):
 # The target's direction is perpendicular to the context's, so the target measures the unknown coordinate. The sample
 # is the signal predicted at the smallest $t > 0$.
 
-# %%
+# %% tags=["idea"]
 TIMES = 0.001 + 0.998 * torch.linspace(1, 0, 64) ** 2  # smaller steps at low noise levels
 
 
@@ -192,13 +204,13 @@ def sample(context, phi_context, step=-1):
 
 
 # %% [markdown]
-# One observation, a thousand samples. Above: the noisy targets, drawn as points on the context's line. Below: the
-# signals that the network predicts from them. At pure noise all predictions are equal to the conditional mean (the
-# cross), which lies where there is no point. This is the result of a regression. At lower noise levels the predictions
-# separate.
+# One observation, a thousand samples, from the same noise after each of five lengths of training. The cross is the
+# signal that the network predicts from pure noise. At the end of the training it is the conditional mean, which lies
+# where there is no point. This is the result of a regression.
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["drawing", "nbval-ignore-output"]
 true_points, noise = sample_signals(100 * NUM_POINTS), torch.randn(1000)  # the points are for the figures only
+value, angle = torch.tensor(0.6), torch.tensor(1.6)
 
 
 def plot_plane(ax, value, angle, points, title=None):
@@ -209,12 +221,26 @@ def plot_plane(ax, value, angle, points, title=None):
     ax.plot(*sample(value[None], angle[None], 0).T, "X", color=MEAN, ms=9, mec="white")
 
 
-value, angle = torch.tensor(0.6), torch.tensor(1.6)
-steps = list(trajectory(value.expand(1000), angle.expand(1000), noise))
-trajectory_figure, axes = plt.subplots(2, 5, figsize=(10, 4.5))
-for column, k in zip(axes.T, (0, 16, 32, 48, 63), strict=True):
-    plot_plane(column[0], value, angle, steps[k][1], f"noisy targets, t = {TIMES[k]:.2g}")
-    plot_plane(column[1], value, angle, steps[k][0], "predicted signals")
+training_figure, axes = plt.subplots(1, 5, figsize=(10, 2.4))
+for ax, (step, weights) in zip(axes, copies.items(), strict=False):
+    net.load_state_dict(weights)
+    steps = list(trajectory(value.expand(1000), angle.expand(1000), noise))
+    plot_plane(ax, value, angle, steps[-1][0], f"after {step} steps")
+
+# %% [markdown]
+# The same sampling, watched. Above: each line is one noisy target, drawn as its position on the context's line, from
+# pure noise at the left to the sample at the right. Below: the signals that the network predicts from the noisy targets
+# at five times. From pure noise all predictions are equal to the conditional mean. At lower noise levels they separate.
+
+# %% tags=["drawing", "nbval-ignore-output"]
+trajectory_figure, axes = plt.subplot_mosaic([["flow"] * 5, [0, 16, 32, 48, 63]], figsize=(10, 4.8))
+positions = torch.stack([forward(noisy, angle - torch.pi / 2) for _, noisy in steps])
+axes["flow"].plot(TIMES, positions, color=SAMPLES, lw=0.5, alpha=0.1)
+axes["flow"].set_xscale("function", functions=(lambda t: t**0.5, lambda root: root**2))
+axes["flow"].set(title="noisy targets", xlabel="time $t$", ylabel="position on the line", ylim=(-3, 3))
+axes["flow"].set(xlim=(1, 0.001), xticks=(1, 0.6, 0.3, 0.1, 0.01))
+for k in (0, 16, 32, 48, 63):
+    plot_plane(axes[k], value, angle, steps[k][0], f"predicted at t = {TIMES[k]:.2g}")
 
 # %% [markdown]
 # ## 5. Is it right?
@@ -224,7 +250,7 @@ for column, k in zip(axes.T, (0, 16, 32, 48, 63), strict=True):
 # of two million. The cross and the bar are the network's prediction from pure noise: the conditional mean, which a
 # regression with the same loss would predict.
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["drawing", "nbval-ignore-output"]
 def plot_histogram(ax, value, angle, points):
     psi, near = angle - torch.pi / 2, true_points[(forward(true_points, angle) - value).abs() < 0.01]
     ax.hist(forward(near, psi), 64, range=(-2.1, 2.1), density=True, color=HIDDEN, alpha=0.3, label="truth")
@@ -244,7 +270,7 @@ legend = contexts_figure.legend(*bottom.get_legend_handles_labels(), loc="outsid
 # *All samples together have the hidden distribution.* Take 20,000 new contexts in random directions and one sample
 # for each. If every conditional distribution is right, these samples are distributed as the truth is.
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["drawing", "nbval-ignore-output"]
 def sliced_wasserstein(A, B):  # distance of two point sets: Wasserstein-2 of their projections on 64 directions
     A, B = ((points @ direction(torch.linspace(0, torch.pi, 64)).T).sort(0).values for points in (A, B))
     return (A - B).square().mean().sqrt()
@@ -269,14 +295,16 @@ for ax, (name, points), color in zip(axes, sets.items(), (HIDDEN, SAMPLES, MEAN)
 #
 # **Did not, quite.** Some samples lie between the parts of the face, where there are no points: the network is small,
 # and its prediction is sometimes a blend of two parts. The peaks along a line are a little
-# too narrow and too high. The numbers below section 7 say how much: in the plane the samples are as close to
-# the truth as another draw of it; along single lines their distance is several times as large. Both measures have
-# little power. `01_toy_proof` checks every conditional distribution against a closed form, with tests that can fail.
+# too narrow and too high. Measured on the committed run
+# ([metrics.json](https://github.com/fwdiff-lite/fwdiff-lite/blob/main/figures/metrics.json)): in the plane the samples
+# are as close to the truth as another draw of it; along single lines their distance is several times as large. Both
+# measures have little power. [01](01_toy_proof.ipynb) checks every conditional distribution against a closed form, with
+# tests that can fail.
 #
 # **Not shown here.** Two directions determine a point of the plane, so the context and one target determine
 # the signal. Where they do not, the remaining part of the signal is a conditional mean and must be sampled by further
 # targets, one after another. And a projection is linear: a non-linear forward model for which the mean of the
-# observations is unreachable biases the samples. Both are shown in `01_toy_proof`.
+# observations is unreachable biases the samples. Both are shown in [01](01_toy_proof.ipynb).
 #
 # ## 7. On your own
 #
@@ -302,84 +330,7 @@ for ax, (name, points), color in zip(axes, sets.items(), (HIDDEN, SAMPLES, MEAN)
 # **Further reading.** The paper, [arXiv 2306.11719](https://arxiv.org/abs/2306.11719); denoising diffusion,
 # [arXiv 2006.11239](https://arxiv.org/abs/2006.11239); the deterministic step, [arXiv
 # 2010.02502](https://arxiv.org/abs/2010.02502); and Cramér and Wold (1936), *Some theorems on distribution
-# functions*, on why all projections together determine a distribution. Then `01_toy_proof`.
-
-# %% tags=["nbval-ignore-output"]
-# This cell serves this repository's tests and README only: it saves the figures, the numbers and an animation.
-import importlib.util
-
-if importlib.util.find_spec("fwdiff_lite"):
-    from IPython.display import display
-
-    from fwdiff_lite.pipeline.notebook import Run
-    from fwdiff_lite.plotting import figure_to_rgb
-
-    run = Run("00_one_page", PROFILE)
-    figures = {"data": data_figure, "flow": trajectory_figure, "contexts": contexts_figure}
-    figures["everything"] = marginal_figure
-    for name, figure in figures.items():
-        run.savefig(figure, name)
-    def mean_distance(points):  # of each quarter of the points to as many true points
-        return sum(sliced_wasserstein(part, sample_signals(len(part))) for part in points.split(NUM_POINTS // 4)) / 4
-
-    def stray_fraction(points):  # the fraction of points that are far from all true points
-        return (torch.cdist(points[:4000], true_points[:6000]).amin(1) > 0.2).float().mean()
-
-    sampling_error = (mean_distance(sample_signals(NUM_POINTS)) + mean_distance(sample_signals(NUM_POINTS))) / 2
-    ratios = []  # on ten lines: Wasserstein-1 of samples to true points, over that of two sets of true points
-    for value, angle in zip(values[:10], angles[:10], strict=True):
-        near = forward(true_points[(forward(true_points, angle) - value).abs() < 0.01], angle + torch.pi / 2)
-        half = len(near) // 2
-        samples = forward(sample(value.expand(half), angle.expand(half)), angle + torch.pi / 2).sort().values
-        exact, exact_redraw = near[:half].sort().values, near[half : 2 * half].sort().values
-        ratios.append(((samples - exact).abs().mean() / (exact - exact_redraw).abs().mean()).item())
-    run.record(
-        context_residual_max=(forward(sets["samples"], angles) - values).abs().max(),
-        plane_sw2_over_floor=mean_distance(sets["samples"]) / sampling_error,
-        regression_sw2_over_floor=mean_distance(sets["regression"]) / sampling_error,
-        line_w1_over_floor=sum(ratios) / len(ratios),
-        stray_share=stray_fraction(sets["samples"]),
-        regression_stray_share=stray_fraction(sets["regression"]),
-    )
-
-    animation, (left, right) = plt.subplots(1, 2, figsize=(6.4, 3.3), dpi=100)
-    num_angles, num_steps = run.pick(smoke=4, cpu=64, gpu=64), run.pick(smoke=2, cpu=20, gpu=20)
-    value, orbit = torch.tensor(0.35), torch.linspace(0, 2 * torch.pi, num_angles + 1) + 0.1
-    trajectories = [list(trajectory(value.expand(120), angle.expand(120), noise[:120])) for angle in orbit]
-    step_indices = [round(63 * k / num_steps) for k in range(num_steps)]  # from noise to clean
-    frame_indices = [(0, k) for k in step_indices] + [(i, 63) for i in range(num_angles)]  # (angle, step) of each frame
-    frame_indices += [(num_angles, 63)] * 8 + [(num_angles, k) for k in step_indices[::-2]]
-    plot_plane(left, value, orbit[0], trajectories[0][0][1], "one observation leaves a line")
-    (line, mean_marker), sample_dots = left.lines, left.collections[-1]
-    sample_dots.set(alpha=0.6, sizes=[14])
-    format_plane(right, "all samples so far")
-    all_dots = right.scatter([], [], s=4, color=SAMPLES, lw=0)
-    figure_to_rgb(animation)  # computes the layout,
-    animation.set_layout_engine("none")  # which then stays fixed
-    all_samples, frames = torch.empty(0, 2), []
-    for i, k in frame_indices:
-        line.remove()
-        foot = value * direction(orbit[i])
-        line = left.axline(foot, foot + direction(orbit[i] + torch.pi / 2), color=CONTEXT, lw=1, zorder=1)
-        mean_marker.set_data(*trajectories[i][0][0].mean(0)[:, None])
-        sample_dots.set_offsets(trajectories[i][k][1])
-        if k == 63 and i < num_angles:
-            random_angles = torch.lerp(orbit[i], orbit[i + 1], torch.rand(120))
-            all_samples = torch.cat([all_samples, sample(value.expand(120), random_angles)])
-        all_dots.set(offsets=all_samples, alpha=0.5 * k / 63)
-        frames.append(figure_to_rgb(animation))
-    plt.close(animation)
-    run.save_gif(frames, "samples", fps=12)
-    run.claim("The whole method from scratch on one page, with nothing but torch and matplotlib.",
-              thumbnail="everything.png")
-    run.finish()
-    numbers = run.numbers
-    print(f"largest error in the context: {numbers['context_residual_max']:.0e}")
-    stray, regression_stray = numbers["stray_share"], numbers["regression_stray_share"]
-    print(f"far from all true points: {stray:.1%} of samples, {regression_stray:.1%} of means")
-    print("distance of samples from the truth over the sampling error: "
-          f"{numbers['plane_sw2_over_floor']:.1f} in the plane, {numbers['line_w1_over_floor']:.1f} along ten lines")
-    display(run.header())
+# functions*, on why all projections together determine a distribution. Then [01](01_toy_proof.ipynb).
 
 # %% [markdown]
 # ## 8. Interactive
@@ -387,10 +338,11 @@ if importlib.util.find_spec("fwdiff_lite"):
 # Change the direction and the value of the context, and step through the denoising. Section 5 shows the same figure
 # for three contexts, for readers without a kernel.
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["drawing", "nbval-ignore-output"]
 from ipywidgets import interact
 
 
+@torch.random.fork_rng(devices=[])  # one position of the sliders gives one picture
 def show_samples(degrees=92, observed=0.6, step=63):
     value, angle = torch.tensor(observed), torch.tensor(degrees).deg2rad()
     points = list(trajectory(value.expand(1000), angle.expand(1000), noise))[step][1]

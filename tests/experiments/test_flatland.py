@@ -24,6 +24,19 @@ def test_true_posterior_draws_pass_and_controls_fail():
     assert shuffled["energy_skill"] < 0.5, "draws of another scene"
 
 
+def test_frequencies_are_those_of_the_scenes_with_a_colour():
+    scenes = flatland.sample_scenes(20, torch.Generator().manual_seed(0))
+    scenes.wall_colour[:] = torch.tensor([0] * 19 + [1])
+    labels = torch.randint(3, (20, 2, 5), generator=torch.Generator().manual_seed(1))
+    frequencies = experiment.content_frequencies(labels, scenes)
+    for room in range(2):
+        shares = [float((labels[:19, room] == content).double().mean()) for content in range(3)]
+        assert [interval.value for interval in frequencies["teal"][room]] == pytest.approx(shares)
+        assert all(low < value < high for value, low, high in frequencies["teal"][room])
+        for name in ("violet", "grey"):
+            assert torch.tensor(frequencies[name][room]).isnan().all(), "one scene or none has no interval"
+
+
 def test_the_context_faces_the_first_room_alone():
     test_set = experiment.make_test_set(6, 2)
     resampled = flatland.resample_rooms(test_set.scenes, experiment.HIDDEN_ROOMS, torch.Generator().manual_seed(1))

@@ -161,8 +161,8 @@ def test_opening_and_end(name, source):
 
 @pytest.mark.skipif("00_one_page" not in notebook_names(), reason="no 00_one_page yet")
 def test_one_page_is_one_page():
-    """A reader needs torch and matplotlib alone; the cell that keeps figures for this repository is apart."""
-    cells = [cell for cell in code(read_source("00_one_page")) if 'find_spec("fwdiff_lite")' not in cell.source]
+    """A reader needs torch and matplotlib alone."""
+    cells = code(read_source("00_one_page"))
     modules = [
         (place, module.split(".")[0])
         for place, cell in enumerate(cells)
@@ -174,4 +174,4 @@ def test_one_page_is_one_page():
     assert {place for place, module in modules if module == "ipywidgets"} == {len(cells) - 1}
     lines = [line for cell in cells for line in cell.source.splitlines()]
     counted = [line for line in lines if line.strip() and not line.strip().startswith("#")]
-    assert len(counted) <= 120, f"{len(counted)} lines of code"
+    assert len(counted) <= 135, f"{len(counted)} lines of code"

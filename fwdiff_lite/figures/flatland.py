@@ -1,0 +1,265 @@
+"""The figures and tables of 05_flatland.
+
+Rows are images (3, 1, W) and views from above are images (side, side, 3), both with colours in [-1, 1].
+"""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from fwdiff_lite import plotting
+from fwdiff_lite.diffusion import Step
+from fwdiff_lite.metrics import Interval
+from fwdiff_lite.problems.inverse_graphics import flatland as problem
+
+CONTENT_COLOURS = ["0.75", *(tuple(colour.tolist()) for colour in problem.DISC_COLOURS / 2 + 0.5)]
+
+
+def to_rgb(image: Tensor | np.ndarray) -> Tensor:
+    """Colours (..., 3) in [-1, 1] as colours in [0, 1]."""
+    return (torch.as_tensor(image).float() / 2 + 0.5).clamp(0, 1)
+
+
+def stack_rows(rows: Float[Tensor, "n 3 1 w"], height: int = 6) -> Float[Tensor, "h w 3"]:
+    """Rows of pixels as one image: each row is `height` pixels high, with two white lines between rows."""
+    blocks = to_rgb(rows[:, :, 0].movedim(1, -1))[:, None].repeat(1, height, 1, 1)  # (n, height, W, 3)
+    return torch.cat([blocks, torch.ones(len(rows), 2, *blocks.shape[2:])], 1).flatten(0, 1)[:-2]
+
+
+def draw_top_down_view(ax: Axes, image: Float[Tensor, "s s 3"], title: str | None = None) -> None:
+    """Draws a scene from above."""
+    ax.imshow(to_rgb(image), extent=(-problem.SCENE_HALF_WIDTH, problem.SCENE_HALF_WIDTH) * 2)
+    ax.set(xticks=[], yticks=[])
+    ax.grid(False)
+    ax.spines[:].set(visible=True, color=plotting.MUTED)
+    if title:
+        ax.set_title(title, fontsize=9, loc="center")
+
+
+def draw_camera(ax: Axes, azimuth: float) -> None:
+    """Draws a mark in the direction of a camera that looks at the centre; the camera itself is farther out."""
+    eye = 0.93 * problem.SCENE_HALF_WIDTH * np.array([np.cos(azimuth), np.sin(azimuth)])
+    ax.plot(*eye, marker=(3, 0, np.degrees(azimuth) + 90), color=plotting.CONTEXT, markersize=8)
+
+
+def draw_rows(ax: Axes, rows: Float[Tensor, "n 3 1 w"], labels: Sequence[str] = (), height: int = 6) -> None:
+    """Draws rows of pixels below each other, with labels at their left."""
+    ax.imshow(stack_rows(rows, height), aspect="auto")
+    ax.set(xticks=[], yticks=[(height + 2) * i + height / 2 - 0.5 for i in range(len(labels))])
+    ax.set_yticklabels(labels, fontsize=9)
+    ax.tick_params(length=0)
+    ax.grid(False)
+    ax.spines[:].set_visible(False)
+
+
+def plot_scenes(scenes: problem.Scenes, rows: Float[Tensor, "b r 3 1 w"]) -> Figure:
+    """Scenes from above, with the camera that faces the first room, and the rows by cameras that face each room."""
+    fig, axes = plt.subplots(2, len(scenes), figsize=(8.4, 3.3), height_ratios=[3, 1.2], layout="constrained")
+    for i, image in enumerate(problem.top_down_view(scenes)):
+        draw_top_down_view(axes[0, i], image)
+        draw_camera(axes[0, i], float(scenes.room_azimuths[i, 0]))
+        draw_rows(axes[1, i], rows[i], ["first room", "second room", "third room"] if i == 0 else [])
+    return fig
+
+
+def plot_scenes_of_row(row: Float[Tensor, "3 1 w"], scenes: problem.Scenes) -> Figure:
+    """A row, and scenes from above that agree with it."""
+    ratios = [1.6] + [1] * len(scenes)
+    fig, axes = plt.subplots(1, len(ratios), figsize=(9.5, 1.4), width_ratios=ratios, layout="constrained")
+    draw_rows(axes[0], row[None], height=8)
+    axes[0].set_title("the row", fontsize=9, loc="center")
+    for i, (ax, image) in enumerate(zip(axes[1:], problem.top_down_view(scenes), strict=True)):
+        draw_top_down_view(ax, image, f"scene {i + 1}")
+        draw_camera(ax, float(scenes.room_azimuths[i, 0]))
+    return fig
+
+
+def plot_ray(
+    image: Float[Tensor, "s s 3"],
+    points: Float[Tensor, "w n 3"],
+    pixel: int,
+    weights: Float[Tensor, "w n"],
+    rows: Mapping[str, Float[Tensor, "3 1 w"]],
+) -> Figure:
+    """Volume rendering of one row.
+
+    image: the scene from above; points: the n sample points of each pixel's ray; pixel: the ray that is marked
+    weights: of the samples in their pixels; rows: rows to compare, by their labels
+    """
+    fig, (above, ray, row) = plt.subplots(1, 3, figsize=(9.5, 3), width_ratios=[1, 1.2, 1.2], layout="constrained")
+    draw_top_down_view(above, image, "sample points of all rays")
+    above.scatter(*points[..., :2].flatten(0, 1).T, s=1, color=plotting.MUTED)
+    above.scatter(*points[pixel, :, :2].T, s=8, color=plotting.CONTEXT)
+    transmittance = 1 - torch.cat([torch.zeros(1), weights[pixel].cumsum(0)[:-1]])
+    index = np.arange(1, weights.shape[1] + 1)
+    ray.bar(index, weights[pixel], color=plotting.CONTEXT, label="weight")
+    ray.step(index, transmittance, where="mid", color=plotting.TRUE, label="transmittance")
+    ray.set(xlabel="segment of the marked ray", ylabel="fraction of light", ylim=(0, 1.05))
+    ray.set_xticks([1, 4, 8, 12, 16])
+    ray.legend(loc="upper right")
+    draw_rows(row, torch.stack(list(rows.values())), list(rows))
+    return fig
+
+
+def plot_training(
+    curve: Mapping[str, Sequence[float]],
+    truth: Float[Tensor, "c s s 3"],
+    snapshots: Mapping[int, Float[Tensor, "c s s 3"]],
+    azimuths: Float[Tensor, "c"],
+) -> Figure:
+    """The losses of a training, and samples of the same contexts before, during and after it.
+
+    truth, snapshots: true scenes and sampled scenes from above, the latter by the number of steps
+    azimuths: of the context's cameras
+    """
+    rows, cols = len(truth), 1 + len(snapshots)
+    fig = plt.figure(figsize=(9.5, 2.2 + 1.35 * rows), layout="constrained")
+    upper, lower = fig.subfigures(2, 1, height_ratios=[2.2, 1.35 * rows])
+    ax = upper.subplots()
+    window = max(1, len(curve["loss"]) // 50)
+    colours = {"target": plotting.TARGET, "novel": plotting.NOVEL, "deterministic": plotting.BASELINE}
+    for name, colour in colours.items():
+        means = torch.tensor(curve[name]).unfold(0, window, window).mean(1)
+        ax.plot(window * (np.arange(len(means)) + 0.5), means, color=colour, label=name)
+    ticks = [0.02, 0.05, 0.1, 0.2, 0.5, 1.0]
+    ax.set(yscale="log", xlabel="training steps", ylabel="loss", yticks=ticks, yticklabels=map(str, ticks))
+    ax.minorticks_off()
+    ax.legend(ncols=3)
+    axes = lower.subplots(rows, cols, squeeze=False)
+    for i in range(rows):
+        draw_top_down_view(axes[i, 0], truth[i], "truth" if i == 0 else None)
+        draw_camera(axes[i, 0], float(azimuths[i]))
+        for ax, (step, images) in zip(axes[i, 1:], snapshots.items(), strict=True):
+            draw_top_down_view(ax, images[i], f"{step} steps" if i == 0 else None)
+    return fig
+
+
+def plot_samples(
+    truth: Float[Tensor, "c s s 3"],
+    deterministic: Float[Tensor, "c s s 3"],
+    samples: Mapping[str, Float[Tensor, "c k s s 3"]],
+    azimuths: Float[Tensor, "c"],
+) -> Figure:
+    """Scenes from above: truth, deterministic prediction and K samples; one row for each context and each sampler."""
+    num_samples = min(x.shape[1] for x in samples.values())
+    rows, cols = len(truth) * len(samples), 2 + num_samples
+    fig, axes = plt.subplots(rows, cols, figsize=(1.15 * cols, 1.2 * rows), layout="constrained")
+    titles = ["truth", "deterministic", *(f"sample {j + 1}" for j in range(num_samples))]
+    for i in range(len(truth)):
+        for r, (name, images) in enumerate(samples.items()):
+            row = axes[len(samples) * i + r]
+            for ax, image, title in zip(row, [truth[i], deterministic[i], *images[i]], titles, strict=True):
+                draw_top_down_view(ax, image, title if i == r == 0 else None)
+            draw_camera(row[0], float(azimuths[i]))
+            row[0].set_ylabel(name, fontsize=8)
+    return fig
+
+
+def plot_condition(
+    truth: Float[Tensor, "c 3 1 w"], render: Float[Tensor, "c channels 1 w"], samples: Float[Tensor, "c 3 1 w"]
+) -> Figure:
+    """The conditioning of the target's encoder, a deterministic render, between the true and a sampled row.
+
+    render: colour (3), depth, opacity, and features, which are not drawn
+    """
+    labels = ["truth", "render: colour", "render: depth", "render: opacity", "a sample"]
+    fig, axes = plt.subplots(len(labels), len(truth), figsize=(8.4, 2.8), layout="constrained")
+    for i in range(len(truth)):
+        colours = [to_rgb(row[:, 0].T) for row in (truth[i], render[i, :3], samples[i])]
+        rows = [colours[0], colours[1], render[i, 3, 0], render[i, 4, 0], colours[2]]
+        for ax, row, label in zip(axes[:, i], rows, labels, strict=True):
+            ax.imshow(row[None], aspect="auto", cmap="gray", vmin=0 if label == "render: opacity" else None)
+            ax.set(xticks=[], yticks=[0] if i == 0 else [])
+            ax.grid(False)
+            if i == 0:
+                ax.set_yticklabels([label], fontsize=9)
+    return fig
+
+
+def plot_probabilities(frequencies: Mapping[str, Mapping[str, Sequence[Sequence[Interval]]]]) -> Figure:
+    """Frequencies of contents with 95% intervals, and the true probabilities as black lines.
+
+    frequencies: of each sampler, as experiments.flatland.content_frequencies gives them
+    """
+    walls = list(problem.CONTENT_PROBABILITIES)
+    fig, axes = plt.subplots(2, len(walls), figsize=(8, 4.2), sharex=True, sharey=True, layout="constrained")
+    for c, wall_colour in enumerate(walls):
+        for r, (ax, room) in enumerate(zip(axes[:, c], ("second room", "third room"), strict=True)):
+            for x, by_colour in enumerate(frequencies.values()):
+                value, low, high = np.array(by_colour[wall_colour][r]).T
+                place = np.arange(3) + 4 * x
+                ax.bar(place, value, color=CONTENT_COLOURS, width=0.8)
+                ax.errorbar(place, value, [value - low, high - value], fmt="none", ecolor="0.35", elinewidth=1.2)
+                for k, p in enumerate(problem.CONTENT_PROBABILITIES[wall_colour]):
+                    ax.plot([k - 0.45 + 4 * x, k + 0.45 + 4 * x], [p, p], color="k", lw=2)
+            ax.set(xticks=[1, 5], xticklabels=list(frequencies), ylim=(0, 1))
+            ax.grid(axis="x")
+            if r == 0:
+                ax.set_title(f"{wall_colour} walls")
+            if c == 0:
+                ax.set_ylabel(f"{room}: frequency")
+    handles = [plt.Rectangle((0, 0), 1, 1, color=colour) for colour in CONTENT_COLOURS]
+    handles.append(plt.Line2D([], [], color="k", lw=2))
+    fig.legend(handles, [*problem.CONTENTS, "true probability"], loc="outside lower center", ncols=4)
+    return fig
+
+
+def plot_step(step: Step) -> Figure:
+    """One step of sampling: the noisy target, the predicted row, and the predicted scene from above."""
+    fig, axes = plt.subplots(1, 3, figsize=(7.5, 2.3), width_ratios=[1.6, 1.6, 1], layout="constrained")
+    rows = {"noisy target": step.noisy_target, "predicted target": step.observation}
+    for ax, (title, row) in zip(axes, rows.items(), strict=False):
+        draw_rows(ax, row[0], height=8)
+        ax.spines[:].set(visible=True, color=plotting.MUTED)
+        ax.set_title(title, fontsize=9, loc="center")
+    draw_top_down_view(axes[2], problem.field_top_down_view(step.signal)[0], f"$t = {step.t:.2f}$")
+    return fig
+
+
+def plot_squares(images: Mapping[str, Float[Tensor, "s s 3"]], rows: Mapping[str, Float[Tensor, "3 1 w"]]) -> Figure:
+    """Scenes from above beside each other, and rows below each other."""
+    fig, axes = plt.subplots(1, 1 + len(images), figsize=(8.4, 2.2), layout="constrained")
+    for ax, (title, image) in zip(axes, images.items(), strict=False):
+        draw_top_down_view(ax, image, title)
+    draw_rows(axes[-1], torch.stack(list(rows.values())), list(rows))
+    return fig
+
+
+def probabilities_table() -> str:
+    """The true probabilities of a room's contents, by the colour of the walls."""
+    lines = ["walls     " + "".join(f"{content:>8}" for content in problem.CONTENTS)]
+    for wall_colour, probabilities in problem.CONTENT_PROBABILITIES.items():
+        lines.append(f"{wall_colour:10}" + "".join(f"{p:8.1f}" for p in probabilities))
+    return "\n".join(lines)
+
+
+def losses_table(curve: Mapping[str, Sequence[float]], parts: int = 4) -> str:
+    """The mean losses in each part of the training."""
+    quarter = max(1, len(curve["loss"]) // parts)
+    lines = []
+    for name in ("target", "novel", "deterministic"):
+        means = [np.mean(curve[name][k : k + quarter]) for k in range(0, parts * quarter, quarter)]
+        lines.append(f"{name:14}" + "".join(f"{x:8.3f}" for x in means))
+    return "\n".join(lines)
+
+
+def measures_table(results: Mapping[str, Mapping[str, float]], context_errors: Mapping[str, float]) -> str:
+    """Four measures of each sampler: skill of the energy score, spread over error, total variations, context error.
+
+    results: of experiments.flatland.evaluate; context_errors: of the samplers whose context was rendered
+    """
+    names = ("energy skill", "spread / error", "TV, second room", "TV, third room", "context error")
+    lines = [f"{'':28}" + "".join(f"{name:>18}" for name in names)]
+    for name, row in results.items():
+        cells = [f"{row['energy_skill']:.2f} (from {row['energy_skill_low']:.2f})"]
+        for key in ("spread_skill", "factor_tv_first", "factor_tv_second"):
+            cells.append(f"{row[key]:.2f} ({row[f'{key}_low']:.2f}-{row[f'{key}_high']:.2f})")
+        cells.append(f"{context_errors[name]:.2f}" if name in context_errors else "not recorded")
+        lines.append(f"{name:28}" + "".join(f"{cell:>18}" for cell in cells))
+    return "\n".join(lines)
