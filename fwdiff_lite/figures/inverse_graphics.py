@@ -46,7 +46,7 @@ def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Mar
 # --- scenes -----------------------------------------------------------------------------------------------------------
 
 
-def draw_scenes(test_set: evaluation.TestSet) -> Figure:
+def plot_scenes(test_set: evaluation.TestSet) -> Figure:
     """A row for each scene: the context, the true targets, and two exact posterior draws from behind."""
     back = evaluation.TARGET_ANGLES.index(180)
     columns = [test_set.context.value, test_set.truth[:, :, 0], test_set.posterior_draws[:, :2, back, 0]]
@@ -69,7 +69,7 @@ def factor_table() -> Markdown:
 # --- the small model --------------------------------------------------------------------------------------------------
 
 
-def draw_renders(renders: Sequence[tuple[Tensor, Tensor, Tensor]], titles: Sequence[str]) -> Figure:
+def plot_renders(renders: Sequence[tuple[Tensor, Tensor, Tensor]], titles: Sequence[str]) -> Figure:
     """Colours (first row) and depths (second row) of one scene.
 
     renders: for each camera, colours (1, 3, h, w), depth and transmittance (1, h, w)
@@ -80,7 +80,7 @@ def draw_renders(renders: Sequence[tuple[Tensor, Tensor, Tensor]], titles: Seque
     return plotting.image_grid(images, row_labels=["colour", "depth"], col_titles=titles, size=1.3)
 
 
-def draw_before_and_after(
+def plot_before_and_after(
     context: Observations,
     target: Observations,
     before: Float[Tensor, "n k 1 3 h w"],
@@ -93,7 +93,7 @@ def draw_before_and_after(
     return plotting.image_grid(to_rgb(columns), col_titles=titles, size=0.95)
 
 
-def draw_losses(curve: Mapping[str, Sequence[float]]) -> Figure:
+def plot_losses(curve: Mapping[str, Sequence[float]]) -> Figure:
     """Each loss of a training, as means over fortieths of its steps."""
     fig, ax = plt.subplots(figsize=(7, 2.8))
     roles = {"target": plotting.TARGET, "novel": plotting.NOVEL, "deterministic": plotting.BASELINE}
@@ -112,7 +112,7 @@ def draw_losses(curve: Mapping[str, Sequence[float]]) -> Figure:
     return fig
 
 
-def draw_trajectory(steps: Sequence[tuple[float, Float[Tensor, "n 3 h w"], Float[Tensor, "n 3 h w"]]]) -> Figure:
+def plot_trajectory(steps: Sequence[tuple[float, Float[Tensor, "n 3 h w"], Float[Tensor, "n 3 h w"]]]) -> Figure:
     """Two rows for each of n bodies: noisy targets and renders of the predicted fields, at up to eight times."""
     chosen = [steps[i] for i in np.unique(np.linspace(0, len(steps) - 1, 8).round().astype(int))]
     rows = []
@@ -127,7 +127,7 @@ def draw_trajectory(steps: Sequence[tuple[float, Float[Tensor, "n 3 h w"], Float
 # --- samples of the full model ----------------------------------------------------------------------------------------
 
 
-def draw_conditioning(test_set: evaluation.TestSet, rendered: Float[Tensor, "c f h w"], target: int) -> Figure:
+def plot_conditioning(test_set: evaluation.TestSet, rendered: Float[Tensor, "c f h w"], target: int) -> Figure:
     """A row for each scene: context, true target, and colour, depth and opacity of the deterministic render.
 
     rendered: the conditioning of the target's encoder: 3 colours, depth, opacity, features
@@ -141,7 +141,7 @@ def draw_conditioning(test_set: evaluation.TestSet, rendered: Float[Tensor, "c f
     return plotting.image_grid(torch.stack(images, 1), size=1.25, col_titles=titles)
 
 
-def draw_samples(recorded: Mapping[str, np.ndarray], sampler: str, target: int, scenes: int = 4) -> Figure:
+def plot_samples(recorded: Mapping[str, np.ndarray], sampler: str, target: int, scenes: int = 4) -> Figure:
     """A row for each scene: context, truth, deterministic prediction, four samples; then the novel view of two."""
     rows = []
     for i in range(scenes):
@@ -155,7 +155,7 @@ def draw_samples(recorded: Mapping[str, np.ndarray], sampler: str, target: int, 
     return plotting.image_grid(torch.stack(rows), col_titles=titles, size=1.05)
 
 
-def draw_deviations(
+def plot_deviations(
     test_set: evaluation.TestSet, recorded: Mapping[str, np.ndarray], sampler: str, targets: Sequence[int]
 ) -> Figure:
     """A row for each of three scenes and each target: context, truth, a sample, deviation of samples, disocclusion."""
@@ -202,7 +202,7 @@ class Orbits:
         depths = depth_rgb(self.depth[scene, :, f], near, far)
         return torch.cat([to_rgb(self.truth[scene, f])[None], to_rgb(self.samples[scene, :, f]), depths])
 
-    def draw_strip(self, count: int = 6) -> Figure:
+    def plot_strip(self, count: int = 6) -> Figure:
         """`count` frames around the first scene, a column each."""
         frames = self.truth.shape[1]
         chosen = range(0, frames, frames // count)
@@ -221,7 +221,7 @@ class Orbits:
         return animation
 
 
-def draw_walk(context: Float[Tensor, "3 h w"], walk: Sequence[RenderedImages], count: int = 6) -> Figure:
+def plot_walk(context: Float[Tensor, "3 h w"], walk: Sequence[RenderedImages], count: int = 6) -> Figure:
     """The context, and `count` views around the sampled scene."""
     strip = walk[:: max(1, len(walk) // count)]
     images = torch.stack([to_rgb(context), *(to_rgb(image.rgb[0, 0]) for image in strip)])[None]
@@ -247,7 +247,7 @@ def category_intervals(labels: Int[Tensor, "c K"], categories: int) -> list[metr
     return [metrics.bootstrap(lambda share: share.mean(), share, generator=generator) for share in shares]
 
 
-def draw_frequencies(labels: Int[Tensor, "c 2 K"], cues: Int[Tensor, "c 2"]) -> Figure:
+def plot_frequencies(labels: Int[Tensor, "c 2 K"], cues: Int[Tensor, "c 2"]) -> Figure:
     """Frequencies of the hidden categories in samples, for each cue, with intervals over scenes; lines: the truth."""
     palette = {"nothing": [0.75] * 3}
     palette |= dict(zip(tabletop.FACTORS["hidden"][1:], tabletop.BODY_COLOURS[1:].tolist(), strict=True))
@@ -285,7 +285,7 @@ def sampler_table(all_numbers: Mapping[str, Mapping[str, float]]) -> Markdown:
     return markdown_table(["sampler", "factor", "total variation", "rms"], rows)
 
 
-def draw_skills(
+def plot_skills(
     numbers: Mapping[str, float], angles: Sequence[int], filtered_twice: float, baseline_minutes: float
 ) -> Figure:
     """Energy skill and spread over error with intervals, and the error of visible pixels beside its limits.
@@ -374,7 +374,7 @@ def costs_per_scene(
     return costs
 
 
-def draw_costs(costs: Mapping[str, Lines], settings: Mapping[str, Sequence[int]]) -> Figure:
+def plot_costs(costs: Mapping[str, Lines], settings: Mapping[str, Sequence[int]]) -> Figure:
     """A panel for each setting; the result of costs_per_scene over the setting's values."""
     names = {"rays": "rays a picture", "samples": "samples a ray", "views": "context views", "side": "pixels a side"}
     styles = {

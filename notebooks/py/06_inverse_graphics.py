@@ -80,7 +80,7 @@ run.header()
 
 # %% tags=["drawing"]
 test_set = evaluation.make_test_set(N, K, device=torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-scenes_figure = figures.draw_scenes(test_set)
+scenes_figure = figures.plot_scenes(test_set)
 run.savefig(scenes_figure, "scenes")
 
 # %% tags=["setup"]
@@ -216,7 +216,7 @@ def body_field(centre, radius, height, colours):  # the true signals: n fields, 
     def field(points):
         x, y = (points[..., :2] - centre[:, None]).unbind(2)
         outside = torch.maximum(torch.hypot(x, y) - radius[:, None], points[..., 2] - height[:, None])
-        is_front = (x > -0.04) | (outside > -0.02) | (points[..., 2] > height[:, None] - 0.12)  # the lid, too
+        is_front = (x > -0.04) | (points[..., 2] > height[:, None] - 0.12)  # the lid, too
         return 40 * torch.sigmoid(-outside / 0.03), torch.where(is_front[..., None], colours[:, :1], colours[:, 1:])
 
     return field
@@ -237,7 +237,7 @@ example_renders = [render(example_field, c, segments=24) for c in example_camera
 print("image", tuple(example_renders[0][0].shape), " depth", tuple(example_renders[0][1].shape))
 
 # %% tags=["drawing"]
-run.savefig(figures.draw_renders(example_renders, ("context, 0°", "60°", "120°", "180°")), "forward_model")
+run.savefig(figures.plot_renders(example_renders, ("context, 0°", "60°", "120°", "180°")), "forward_model")
 
 # %% [markdown]
 # One body by four cameras: colours above, depth below (near is bright). The first picture says nothing of the back's
@@ -311,9 +311,10 @@ def make_field(net, views):  # Eq. 10. views: pairs (feature map, camera) -> the
 #
 # **The deterministic render.** The target's encoder has one more input, $O^\text{det}$ (figure 2 of the paper): the field
 # that the context alone gives, rendered by the target's camera at half the resolution, with colour, depth and features.
-# Why? A noisy target says little at high noise, and its encoder does not see the context. Through the render it learns
-# where things are, and can give its pixels to the right surfaces. Where nothing is hidden, the render is already right; of
-# hidden parts it shows the average. The paper calls a target encoder without the render insufficient.
+# Where nothing is hidden, this render is right; of hidden parts it shows the average. Why is it an input? The features of
+# each view are computed from this view alone. The paper says that the features of a noisy target alone are uninformative,
+# and that giving them to a pixelNeRF is *insufficient*. The render brings the information of the context into the
+# target's encoder.
 
 # %% tags=["idea"]
 def encode(net, image, P, t, rendered=None):  # enc(O; t): images (n, 3, h, w) -> feature maps (n, width, h, w)
@@ -360,26 +361,27 @@ random_P = [look_at(normalize(torch.randn(8, 3, generator=random).double(), dim=
             for _ in range(3)]
 random_t = torch.rand(8, generator=random, dtype=torch.float64)
 contexts, P_target = list(zip(random_images[:2], random_P[:2], strict=True)), random_P[2]
-signal = denoise(random_net, contexts, random_images[2], P_target, random_t)
 context = Observations(random_images[:2].transpose(0, 1), torch.stack(random_P[:2], 1))
-condition = random_net.condition(context, P_target[:, None])
-library_signal = random_net(condition, random_images[2][:, None], random_t)
-assert_close(signal(random_points), library_signal(random_points))
+with torch.no_grad():
+    signal = denoise(random_net, contexts, random_images[2], P_target, random_t)
+    condition = random_net.condition(context, P_target[:, None])
+    library_signal = random_net(condition, random_images[2][:, None], random_t)
+    assert_close(signal(random_points), library_signal(random_points))
 
 # %% [markdown]
 # The cell above drew all weights at random, encoded two contexts and a noisy target, and compared the two fields at fifty
 # points.
 #
-# What does the render buy here? [07](07_ablations.ipynb) trained the model without it. Below is the energy score of that
-# model over the full model's, less 1, with 95 % intervals; above 0 it is worse. Against a second training of the full
-# model the difference is no larger than chance. So the paper's finding does not show in these small scenes: the context
-# shares the field's network with the target, and all cameras share one coordinate frame.
+# What does the render buy here? [07](07_ablations.ipynb) trained the large model without it. The cell below prints by how
+# much this raises the energy score, with 95 % intervals over scenes; above 0 is worse. Over a second training of the full
+# model, the difference is within noise. So the paper's finding does not show in these scenes. One reason may be that our
+# encoder also gets the ray of each pixel.
 
 # %% tags=["setup", "nbval-ignore-output"]
 scores = ablations.scene_scores(harness.load_results(ablations.EXPERIMENT))
 for full_model, label in ((variants.FULL_MODEL, "the full model"), ("reseeded", "its second training")):
     gain = ablations.paired_gains(scores[full_model], scores["no_render"])["energies"]
-    print(f"without the render, over {label:20}{gain.value:+6.1%} ({gain.low:+.1%} to {gain.high:+.1%})")
+    print(f"without the render, over {label:22}{gain.value:+6.1%} ({gain.low:+.1%} to {gain.high:+.1%})")
 
 # %% [markdown]
 # ## 5. The losses
@@ -402,9 +404,10 @@ def losses(net, schedule, context, target, novel, t, noise):  # context, target,
 # %% tags=["idea", "agreement"]
 random_views = list(zip(random_images, random_P, strict=True))
 random_noise = torch.randn(8, 3, SIDE, SIDE, generator=random, dtype=torch.float64)
-page_losses = losses(random_net, random_model.schedule, *random_views, random_t, random_noise)
 observations = [Observations(image[:, None], camera[:, None]) for image, camera in random_views]
-library_losses = random_model.loss(*observations[:2], random_t, random_noise[:, None], observations[2])
+with torch.no_grad():
+    page_losses = losses(random_net, random_model.schedule, *random_views, random_t, random_noise)
+    library_losses = random_model.loss(*observations[:2], random_t, random_noise[:, None], observations[2])
 assert_close(page_losses, (library_losses["target"], library_losses["novel"]))
 
 # %% [markdown]
@@ -450,8 +453,8 @@ print(f"{sum(w.numel() for w in model.parameters()):,} weights, {small_log.steps
 print(f"live gain {gain.value:.2f} ({gain.low:.2f} to {gain.high:.2f})")
 
 # %% tags=["drawing", "nbval-ignore-output"]
-run.savefig(figures.draw_before_and_after(held_out["context"], held_out["target"], before, after), "before_after")
-run.savefig(figures.draw_losses(small_log.curve), "training")
+run.savefig(figures.plot_before_and_after(held_out["context"], held_out["target"], before, after), "before_after")
+run.savefig(figures.plot_losses(small_log.curve), "training")
 
 # %% [markdown]
 # Before the training, all samples are fog. After the training they have the shape of their body and the colour of its lid,
@@ -504,7 +507,8 @@ library_step, library_contexts = random_model.sample_autoregressive(
     generator=torch.Generator().manual_seed(1),
 )
 assert_close(torch.stack([image for image, _ in page_contexts], 1), library_contexts.value)
-assert_close(page_signal(random_points), library_step.signal(random_points))
+with torch.no_grad():
+    assert_close(page_signal(random_points), library_step.signal(random_points))
 
 # %% [markdown]
 # The page's loop now runs with the small model's trained weights, for three held-out bodies.
@@ -518,7 +522,7 @@ loop = sample(
 watched = [(t, noisy_target, observation) for t, noisy_target, _, observation in loop]
 
 # %% tags=["drawing", "nbval-ignore-output"]
-run.savefig(figures.draw_trajectory(watched), "trajectory")
+run.savefig(figures.plot_trajectory(watched), "trajectory")
 
 # %% [markdown]
 # For each body: the noisy target above, the render of the predicted field below. At high noise the prediction is an
@@ -557,7 +561,7 @@ for label, training in (("this model", entry), ("the deterministic model", basel
     print(f"{label:24}{training['steps']:7,} steps, {training['gpu_minutes']:.1f} minutes on {training['hardware']}")
 
 # %% tags=["drawing", "nbval-ignore-output"]
-run.savefig(figures.draw_conditioning(test_set, rendered, BACK), "told")
+run.savefig(figures.plot_conditioning(test_set, rendered, BACK), "told")
 
 # %% [markdown]
 # Now samples for held-out pictures (recorded), with targets at 180°. Beside them stands the single prediction of a
@@ -566,7 +570,7 @@ run.savefig(figures.draw_conditioning(test_set, rendered, BACK), "told")
 # picture and differ in the hidden parts. The deterministic prediction is a blend of them.
 
 # %% tags=["drawing"]
-run.savefig(figures.draw_samples(recorded, evaluation.MAIN_SAMPLER, BACK), "samples")
+run.savefig(figures.plot_samples(recorded, evaluation.MAIN_SAMPLER, BACK), "samples")
 
 # %% [markdown]
 # Where do samples differ? Below, the standard deviation of each pixel over the samples, beside the *disocclusion mask* from
@@ -574,25 +578,23 @@ run.savefig(figures.draw_samples(recorded, evaluation.MAIN_SAMPLER, BACK), "samp
 # screen is out of sight, too, but its pattern is certain.
 
 # %% tags=["drawing"]
-run.savefig(figures.draw_deviations(test_set, recorded, evaluation.MAIN_SAMPLER, (0, BACK)), "variance")
+run.savefig(figures.plot_deviations(test_set, recorded, evaluation.MAIN_SAMPLER, (0, BACK)), "variance")
 
 # %% [markdown]
 # ### All around
 #
 # A part that neither context nor target shows is rendered as an average. So a scene to walk around is sampled
 # *autoregressively*, as in section 7: first a target at 120°, which joins the context, then one at 240°. This needs
-# weights that were trained with one and with two context pictures. They are another model than the one above. They
-# continue its earlier weights, and only their pictures are in the repository. The cell prints their training.
+# weights that were trained with one and with two context pictures, so the pictures below are from *another* model: earlier
+# weights of the model above, trained further. They are recorded, and these weights are not in the repository.
 
 # %% tags=["setup", "nbval-ignore-output"]
-around, earlier = results.trainings["around"], results.trainings["unet"]["parent"]
-if earlier:
-    print(f"earlier weights of the model above: {earlier['steps']:,} steps, {earlier['gpu_minutes']:.1f} minutes")
-print(f"then with one or two contexts: {around['steps']:,} steps, {around['gpu_minutes']:.1f} minutes")
+around = results.trainings["around"]
+print(f"from weights of commit {around['commit'][:7]}: {around['steps']:,} steps more, {around['gpu_minutes']:.1f} minutes")
 orbits = figures.Orbits.from_recorded(recorded, *evaluation.held_out_scenes()[:2])
 
 # %% tags=["drawing", "nbval-ignore-output"]
-run.savefig(orbits.draw_strip(), "orbit")
+run.savefig(orbits.plot_strip(), "orbit")
 run.save_gif(orbits.frames(), "orbit", fps=6)
 
 # %% [markdown]
@@ -628,7 +630,7 @@ walk = [step.signal.render(tabletop.rotate_about_z(walk_context.params, 360 * i 
 # %% tags=["drawing", "nbval-ignore-output"]
 from ipywidgets import IntSlider, interact
 
-run.savefig(figures.draw_walk(walk_context.value[0, 0], walk), "walk")
+run.savefig(figures.plot_walk(walk_context.value[0, 0], walk), "walk")
 slider = interact(lambda view: figures.show_view(walk[view]), view=IntSlider(0, min=0, max=VIEWS - 1))
 
 # %% [markdown]
@@ -644,7 +646,7 @@ slider = interact(lambda view: figures.show_view(walk[view]), view=IntSlider(0, 
 
 # %% tags=["drawing", "nbval-ignore-output"]
 labels = torch.from_numpy(recorded[f"{evaluation.MAIN_SAMPLER}_labels"]).long()  # (c, 2, K)
-run.savefig(figures.draw_frequencies(labels, evaluation.held_out_scenes()[0][: len(labels)].cue), "probabilities")
+run.savefig(figures.plot_frequencies(labels, evaluation.held_out_scenes()[0][: len(labels)].cue), "probabilities")
 
 # %% [markdown]
 # The *total variation* is the distance between these frequencies, pooled over scenes, and the probabilities. `rms` is the
@@ -675,7 +677,7 @@ twice = torch.nn.functional.avg_pool2d(once, 2).unflatten(0, test_set.cameras.sh
 filtered_twice = (twice - test_set.truth[:, :, 0]).square().mean().sqrt().item()
 
 # %% tags=["drawing", "nbval-ignore-output"]
-run.savefig(figures.draw_skills(numbers, evaluation.TARGET_ANGLES, filtered_twice, baseline["gpu_minutes"]), "skill")
+run.savefig(figures.plot_skills(numbers, evaluation.TARGET_ANGLES, filtered_twice, baseline["gpu_minutes"]), "skill")
 
 # %% [markdown]
 # All with 95 % intervals over scenes, for the target and for a novel view at three quarters of its angle. Right: the
@@ -712,7 +714,7 @@ for name, value in speed.items():
     print(f"{name.replace('_', ' '):26}{value:8.3g}")
 
 # %% tags=["drawing", "nbval-ignore-output"]
-run.savefig(figures.draw_costs(per_scene, benchmark.SWEEPS), "cost")
+run.savefig(figures.plot_costs(per_scene, benchmark.SWEEPS), "cost")
 
 # %% [markdown]
 # ## 12. What held, and what did not
