@@ -573,9 +573,10 @@ run.savefig(figures.plot_conditioning(test_set, rendered, BACK), "told")
 run.savefig(figures.plot_samples(recorded, evaluation.MAIN_SAMPLER, BACK), "samples")
 
 # %% [markdown]
-# Where do samples differ? Below, the standard deviation of each pixel over the samples, beside the *disocclusion mask* from
-# ray tracing: the pixels that show, or could show, a point that the context camera does not see. The table behind the
-# screen is out of sight, too, but its pattern is certain.
+# Where do samples differ? Below, the standard deviation of each pixel over the samples, from black (0) to yellow (0.7;
+# colours run from -1 to 1). Beside it stands the *disocclusion mask* from ray tracing: the pixels that show, or could show,
+# a point that the context camera does not see. The table behind the screen is out of sight, too, but its pattern is
+# certain.
 
 # %% tags=["drawing"]
 run.savefig(figures.plot_deviations(test_set, recorded, evaluation.MAIN_SAMPLER, (0, BACK)), "variance")
