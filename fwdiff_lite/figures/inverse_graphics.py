@@ -270,19 +270,26 @@ def plot_frequencies(labels: Int[Tensor, "c 2 K"], cues: Int[Tensor, "c 2"]) -> 
 
 
 def sampler_table(all_numbers: Mapping[str, Mapping[str, float]]) -> Markdown:
-    """Total variation and per-scene deviation of the factors' frequencies, for every sampler, with intervals."""
+    """For every sampler: total variation and rms of the factors' frequencies, and the skill of the novel view."""
     rows = []
     for name, numbers in sorted(all_numbers.items(), reverse=True):
         variant, _, eta = name.partition("_eta_")
         model = "no novel loss" if variant == "no_novel" else "the model above"
         for factor in ("", *(f"{factor}_" for factor in tabletop.FACTORS)):
-            keys = [f"{factor}factor_{key}" for key in ("tv", "scene_rms")]
-            cells = [
-                "{:.3f} ({:.3f} to {:.3f})".format(*(numbers[f"{k}{end}"] for end in ("", "_low", "_high")))
-                for k in keys
-            ]
-            rows.append([f"{model}, {'ancestral' if eta == '1' else 'DDIM'}", factor.strip("_") or "both", *cells])
-    return markdown_table(["sampler", "factor", "total variation", "rms"], rows)
+            keys = [f"{factor}factor_tv", f"{factor}factor_scene_rms"]
+            digits = [3, 3]
+            if not factor:
+                keys, digits = [*keys, "novel_energy_skill_180"], [*digits, 2]
+            cells = [interval_text(numbers, key, n) for key, n in zip(keys, digits, strict=True)]
+            sampler = f"{model}, {'ancestral' if eta == '1' else 'DDIM'}"
+            rows.append([sampler, factor.strip("_") or "both", *cells, *[""] * (3 - len(cells))])
+    return markdown_table(["sampler", "factor", "total variation", "rms", "skill, novel view at 135°"], rows)
+
+
+def interval_text(numbers: Mapping[str, float], key: str, digits: int) -> str:
+    """A number with its interval."""
+    value, low, high = (f"{numbers[f'{key}{end}']:.{digits}f}" for end in ("", "_low", "_high"))
+    return f"{value} ({low} to {high})"
 
 
 def plot_skills(

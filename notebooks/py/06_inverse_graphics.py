@@ -389,7 +389,7 @@ for full_model, label in ((variants.FULL_MODEL, "the full model"), ("reseeded", 
 # The true field is unknown, but its pictures are known. The predicted field is rendered by the target's camera (Eq. 8),
 # and by a third camera whose picture is no input of the network (Eq. 9). The noise schedule is the cosine schedule with
 # $\alpha/\sigma$ multiplied by 1/4, as in [03](03_motion_warping.ipynb) and [04](04_gan_inversion.ipynb). The large model
-# below has 64 x 64 pixels and the factor 1/2. A factor below 1 spends more steps at high noise, where many pixels
+# below has 64 x 64 pixels and the factor 1/2. With a factor below 1, more steps are at high noise, where many pixels
 # together still show a body's colour.
 
 # %% tags=["idea"]
@@ -436,29 +436,30 @@ def body_batch(generator, n=8, num_pixels=32):
 held_out_generator = torch.Generator().manual_seed(99)
 held_out_bodies = sample_bodies(run.pick(smoke=4, cpu=24, gpu=24), held_out_generator)
 azimuths = torch.zeros(len(held_out_bodies[0])), torch.full_like(held_out_bodies[1], math.pi)
-held_out = dict(zip(("context", "target"), (observe(held_out_bodies, a, held_out_generator) for a in azimuths), strict=True))
-shown = held_out["context"][:4], held_out["target"].params[:4]
+fronts, backs = (observe(held_out_bodies, azimuth, held_out_generator) for azimuth in azimuths)
+held_out = {"context": fronts, "target": backs}
+first_four = fronts[:4], backs.params[:4]
 sampling = {"num_samples": 4, "steps": run.pick(smoke=2, cpu=8, gpu=8), "eta": 1.0}
 
 model = small_model(SEED)
-before = model.sample(*shown, generator=torch.Generator().manual_seed(SEED), **sampling).observation
+before = model.sample(*first_four, generator=torch.Generator().manual_seed(SEED), **sampling).observation
 small_log = fit(
     model, body_batch, steps=run.pick(smoke=5, cpu=800, gpu=800), learning_rate=4e-3, warmup=50, ema=0.99,
     seed=SEED, progress=False,
 )
-after = model.sample(*shown, generator=torch.Generator().manual_seed(SEED), **sampling).observation
+after = model.sample(*first_four, generator=torch.Generator().manual_seed(SEED), **sampling).observation
 gain = live_gain(model, held_out, generator=torch.Generator().manual_seed(SEED), **sampling)
 run.record(**gain.as_metrics("live_gain"), live_steps=small_log.steps)
 print(f"{sum(w.numel() for w in model.parameters()):,} weights, {small_log.steps} steps")
 print(f"live gain {gain.value:.2f} ({gain.low:.2f} to {gain.high:.2f})")
 
 # %% tags=["drawing", "nbval-ignore-output"]
-run.savefig(figures.plot_before_and_after(held_out["context"], held_out["target"], before, after), "before_after")
+run.savefig(figures.plot_before_and_after(fronts, backs, before, after), "before_after")
 run.savefig(figures.plot_losses(small_log.curve), "training")
 
 # %% [markdown]
-# Before the training, all samples are fog. After the training they have the shape of their body and the colour of its lid,
-# which the context shows. Their backs are red or blue, and some are still a mixture.
+# Before the training, every sample is a grey box. After the training, samples have the shape of their body and the colour
+# of its lid, which the context shows. Most backs are mainly red or mainly blue; some are still a mixture.
 #
 # The *live gain* compares the energy score of the samples (see [How to judge a
 # sampler](02_keyhole_digits.ipynb#How-to-judge-a-sampler)) with the score of samples for another body's context. It is 0
@@ -500,10 +501,10 @@ def sample_autoregressive(net, schedule, contexts, cameras, steps, generator):
 first, *later = random_views
 two_cameras = [camera for _, camera in later]
 page_signal, page_contexts = sample_autoregressive(
-    random_net, random_model.schedule, [first], two_cameras, 3, torch.Generator().manual_seed(1)
+    random_net, random_model.schedule, [first], two_cameras, 2, torch.Generator().manual_seed(1)
 )
 library_step, library_contexts = random_model.sample_autoregressive(
-    Observations(first[0][:, None], first[1][:, None]), torch.stack(two_cameras, 1), steps=3, eta=1.0,
+    Observations(first[0][:, None], first[1][:, None]), torch.stack(two_cameras, 1), steps=2, eta=1.0,
     generator=torch.Generator().manual_seed(1),
 )
 assert_close(torch.stack([image for image, _ in page_contexts], 1), library_contexts.value)
@@ -514,11 +515,9 @@ with torch.no_grad():
 # The page's loop now runs with the small model's trained weights, for three held-out bodies.
 
 # %% tags=["idea", "nbval-ignore-output"]
-one_context = [(held_out["context"].value[:3, 0], held_out["context"].params[:3, 0])]
-loop = sample(
-    model.denoiser, model.schedule, one_context, held_out["target"].params[:3, 0], run.pick(smoke=3, cpu=16, gpu=16),
-    torch.Generator().manual_seed(SEED + 2),
-)
+front_views = [(fronts.value[:3, 0], fronts.params[:3, 0])]
+num_steps, noise_generator = run.pick(smoke=3, cpu=16, gpu=16), torch.Generator().manual_seed(SEED + 2)
+loop = sample(model.denoiser, model.schedule, front_views, backs.params[:3, 0], num_steps, noise_generator)
 watched = [(t, noisy_target, observation) for t, noisy_target, _, observation in loop]
 
 # %% tags=["drawing", "nbval-ignore-output"]
@@ -652,8 +651,9 @@ run.savefig(figures.plot_frequencies(labels, evaluation.held_out_scenes()[0][: l
 # %% [markdown]
 # The *total variation* is the distance between these frequencies, pooled over scenes, and the probabilities. `rms` is the
 # deviation of each scene's frequencies from its own probabilities, less the part that chance explains. Both with 95 %
-# intervals; `both` is the larger total variation of the two factors, and the pooled rms. Beside the model above: DDIM,
-# and a model that was trained without the novel loss (Eq. 9) for a shorter time.
+# intervals; `both` is the larger total variation of the two factors, and the pooled rms. The table compares ancestral
+# sampling with DDIM, and the model above with one that was trained without the novel loss (Eq. 9) for a shorter time. Its
+# last column is the energy skill (explained below) of views that sampling did not use.
 
 # %% tags=["setup", "nbval-ignore-output"]
 for name, sampler_numbers in sorted(all_numbers.items(), reverse=True):
@@ -729,9 +729,8 @@ run.savefig(figures.plot_costs(per_scene, benchmark.SWEEPS), "cost")
 # **Ancestral sampling pays.** On visible pixels, samples with eta 0 keep the errors of the first steps: DDIM reuses its own
 # noise estimate, errors included. With fresh noise, later steps correct these errors.
 #
-# **Without the novel loss** the targets are nearly as good, and the frequencies of decals a little worse. But the scenes
-# are not as good: from the novel camera they are no better than a blend. That model's loss compared the target's picture
-# only.
+# **Without the novel loss** the frequencies of decals are a little worse, and the scenes are not good: from the novel camera
+# they are no better than a blend (last column of the table). That model's loss compared the target's picture only.
 #
 # **Did not.** We wanted a skill of 0.8 at 60° too, and 0.75 for all novel views. Both are reached only farther around,
 # where more is hidden. The right panel of section 10 shows the reason. Near the front less is uncertain, while a sample's
