@@ -41,6 +41,7 @@ def _plot_observations(ax: Axes, observations: Observations, width: int = 1) -> 
     mask = observations.mask[0]
     value, params = observations.value[0, mask], observations.params[0, mask]
     start = params[:, 0]
+    ax.set_xticks(range(0, 16, 5))
     ax.hlines(value, start - 0.3, start + width - 0.7, color=CONTEXT, lw=2, label="measurement")
     ax.errorbar(start + (width - 1) / 2, value, params[:, 1], fmt="none", ecolor=CONTEXT, lw=1)
 

