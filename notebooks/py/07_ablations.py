@@ -5,8 +5,8 @@
 # long, and evaluate both on the same test set. What was the part good for?
 #
 # **What you will see.** First, the full model in about thirty lines of code. A mark stands at each line that an ablation
-# removes. Then the results of ten ablations, two baselines, two image sizes and three options of the sampler. Last, two tables: the
-# paper beside this repository, and which choices to start with.
+# removes. Then the results of these ablations, of two baselines, two image sizes and three options of the sampler. Last,
+# two tables: the paper beside this repository, and which choices to start with.
 #
 # **What you need.** [06](06_inverse_graphics.ipynb). All models were trained on a GPU, for equally few minutes, and
 # evaluated on the same held-out scenes. This notebook loads their scores and pictures. It downloads nothing.
@@ -91,8 +91,8 @@ def render_context(denoiser, scene, cameras, parts):
     depth = torch.stack([render.distance, render.opacity], -1)
     channels = [
         colour * ("colour" in parts),
-        depth * ("depth" in parts),  # "no depth" removes this line
-        features * ("features" in parts),  # "no features" removes this line
+        depth * ("depth" in parts),  # "no depth" sets these channels to 0
+        features * ("features" in parts),  # "no features" sets these channels to 0
     ]
     pixels = torch.cat(channels, -1).transpose(-1, -2)  # (B, M, C, pixels)
     small = pixels.unflatten(-1, (denoiser.renderer.height // 2, denoiser.renderer.width // 2))
@@ -185,8 +185,8 @@ plt.show()
 
 # %% [markdown]
 # The [energy score](02_keyhole_digits.ipynb#How-to-judge-a-sampler) says how far the samples of a scene lie from the true
-# picture; lower is better. Below, the score of each ablation relative to that of the full model. Right of zero, the part
-# was useful. A gain beyond the edge is written there.
+# picture; lower is better. Below, by how much the score grows without the part. Right of zero, the part was useful. An
+# increase beyond the edge is written there.
 #
 # Intervals here and below are 95 %, from resampling the scenes. They do not include the variation between two trainings.
 # So the first line is the full model again, from another seed. A difference as small as in this line may be chance.
@@ -212,7 +212,8 @@ run.savefig(fig, "parts")
 plt.show()
 
 # %% [markdown]
-# All six energy scores together, relative to the full model and to the full model of another seed:
+# There are six energy scores: of the target and of a novel view, at 60, 120 and 180 degrees. The table has the increase of
+# their sum, relative to the full model and to the full model of another seed:
 
 # %% tags=["setup", "nbval-ignore-output"]
 figures.gains_table(gains_over)
@@ -229,8 +230,8 @@ figures.gains_table(gains_over)
 # - *Error of probabilities*: how far the frequencies of hidden bodies lie from their true probabilities (total variation).
 # - *Agreement of two views*: defined in section 3.
 #
-# Three models shared a GPU for nine minutes, which counts as three minutes each. The number of steps in these minutes
-# depends on the cost of a step, and between 3,890 and 4,378 on chance. Each scene was sampled eight times.
+# Three models shared a GPU for nine minutes, which counts as three minutes each. So their numbers of steps differ: equal
+# models made 3,890 to 4,378 steps. Each scene was sampled eight times.
 
 # %% tags=["setup", "nbval-ignore-output"]
 RECORDED = (
@@ -321,7 +322,8 @@ run.savefig(fig, "consistency")
 plt.show()
 
 # %% [markdown]
-# The gain of the full model over samplers without a scene. A negative energy score says that the other sampler is better.
+# The full model against two samplers without a scene. Energy score: below 0, the other sampler is better. Agreement of two
+# views: above 0, the full model is better.
 
 # %% tags=["idea", "nbval-ignore-output"]
 gains_of_scene = {}
@@ -373,7 +375,8 @@ run.savefig(fig, "blind")
 plt.show()
 
 # %% [markdown]
-# *Distance*: that of samples from prior draws over that of two sets of prior draws (sliced Wasserstein); 1 is perfect.
+# *Distance* = d(samples, prior draws) / d(prior draws, other prior draws), with the sliced Wasserstein distance d; 1 is
+# perfect.
 
 # %% tags=["setup", "nbval-ignore-output"]
 for name in ("prior", "unconditional"):
@@ -461,13 +464,13 @@ figures.skill_table({"128 x 128": fine, "64 x 64": longer_training})
 #     prediction = clip(prediction, -limit, limit) / limit
 #
 # The released code of the paper samples RealEstate10K with a guidance of 2, a temperature of 0.85, thresholding always, and
-# DDIM (eta 0, as here). Below, each option alone. Only thresholding has a guidance of 2 as well, because without guidance
-# no picture leaves its range.
+# DDIM (eta 0, as here). Below, each option alone. Thresholding is tested at a guidance of 2, because without guidance no
+# pixel leaves [-1, 1].
 #
 # All from behind, with intervals over scenes. The *error of probabilities* is that of body or decal, whichever is larger.
 # The *mode bias* is how much too often samples show the most probable category of their scene. Two radiance fields cannot
-# be subtracted. So guidance changes the picture in each step (open), and the scene (filled) is the network's output for the
-# last noisy picture.
+# be subtracted. So guidance acts on pictures only. Open marks: the guided picture. Filled marks: the scene that the network
+# predicts from the last noisy picture.
 
 # %% tags=["idea", "nbval-ignore-output"]
 settings = {"guidance": {"1": "plain"}, "temperature": {"1": "plain"}, "threshold": {"off": "guidance_2"}}
@@ -537,8 +540,7 @@ run.savefig(fig, "clips")
 plt.show()
 
 # %% [markdown]
-# Now all cameras of one file are shifted by one line. Every frame still has a time, and every time has a camera, but that
-# of its neighbour. Only the pictures show the error: points that match between frames do not lie on the epipolar lines of
+# Now all cameras of one file are shifted by one line. So each frame has its neighbour's camera. Only the pictures show the error: points that match between frames do not lie on the epipolar lines of
 # these cameras.
 
 # %% tags=["idea", "nbval-ignore-output"]
@@ -575,42 +577,38 @@ run.record(**{f"clips_{key}": value for key, value in numbers.items()})
 # %% [markdown]
 # ## 9. What held, and what did not
 #
-# **Held.** With a scene inside, two views show one thing. They agree 13 to 18 dB better than those of view space. From
-# behind they are still 7 dB below true draws; at 60° they are above them, where blur helps. The novel loss certainly
-# matters: without it, energy scores are 17 % larger, all of it in novel views. Features and the U-Net matter by 3 % each.
+# **Held.**
 #
-# **Uncertain.** The whole render improves the full model of the table by 2.5 % (0.4 to 4.5). Relative to the other seed the
-# render buys 2.1 % (-0.4 to 4.5), and depth 1.3 % (-0.2 to 2.9): within noise. The two seeds differ by half a percent, in
-# single scores by up to 1.6 %. All other models were trained once.
+# - Views of one scene agree 13 to 18 dB better than pictures of view space.
+# - The novel-view loss matters: without it energy scores are 17 % larger, all of it in novel views.
+# - Features and the U-Net matter by 3 % each.
 #
-# **The purpose of the render.** From behind, scores without the render are 6 % larger. There samples also show the most
-# probable category eleven percentage points too rarely.
+# **The deterministic render.** The paper calls pixelNeRF without it "insufficient". Here:
 #
-# **View space gives the better pictures.** In all six energy scores it beats the full model, by 5 to 18 %. Several reasons
-# are possible. Its loss covers every pixel. Its steps are cheaper. No two views have to agree. A novel view is sampled as a
-# target. We did not separate them. The total variation of its pictures is too large.
+# - All six scores together are 2.5 % (0.4 to 4.5) larger without it; relative to the other seed 2.1 % (-0.4 to 4.5), which
+#   is within noise. The two seeds differ by half a percent, in single scores by up to 1.6 %.
+# - From behind, scores are 6 % larger without it, and samples show the most probable category 11 percentage points too
+#   rarely.
 #
-# **Distilling** turns the pictures of view space into one scene, 3 to 6 dB less consistent than ours. All scores together
-# are as ours. But this scene shows the most probable category sixteen points too often, and spreads too little (0.64).
-# Each scene costs an optimisation.
+# **View space has the better pictures.** It beats the full model in all six energy scores, by 5 to 18 %. Its loss covers
+# every pixel, its steps are cheaper, and no two views have to agree. We did not separate these reasons. The total variation
+# of its pictures is too large. Distilling its pictures into one scene costs an optimisation for each scene. That scene is 3
+# to 6 dB less consistent than ours, and spreads too little (0.64).
 #
-# **Without a picture.** As a set, samples are 1.7 times as far from prior draws as prior draws from each other. Their novel
-# views are 2.6 times as far. Longer training may help.
+# **Did not help.**
 #
-# **Two contexts** cost 7 % at equal minutes, and a second front does not help: it hides the same parts. Autoregressive
-# sampling through two targets is 1.3 dB more consistent and scores no better.
+# - *Two contexts* cost 7 % at equal minutes. A second front does not help, because it hides the same parts.
+# - *Autoregressive sampling* through two targets scores no better, and its views agree 1.3 dB better.
+# - *Guidance, temperature, thresholding*: none lowers the energy score. A guidance of 3 raises it by 9 %, and the error of
+#   probabilities grows from 4 to 11 points. A temperature of 0.7 removes most of the spread. Thresholding has no measurable
+#   effect. The released code uses all three together, which we did not try.
 #
 # **Larger images.** After six minutes at 128 x 128, samples come 84 % of the way from a deterministic prediction to the
-# truth behind the table. Two views agree to 32 dB, 4 below true draws. Skill is somewhat below that at 64 x 64 in all six
-# views, the most at 60° (0.59 for 0.72). Total variation is 12 % above that of true pictures: fine streaks on faces.
-#
-# **Options.** None lowers the energy score. A guidance of 3 raises it by 9 % (20 % in the sampled picture), and the error
-# of probabilities grows from 4 to 11 points. A temperature of 0.7 removes the most of the spread. The effect of
-# thresholding is not measurable. Our guidance extrapolates from a weak model: it had no context in 15 % of three minutes.
-# And we did not try the three together, as the released code does.
+# truth behind the table. The skill is below that at 64 x 64 in all six views, most at 60° (0.59 for 0.72).
 #
 # **Limits.** Three minutes are few: the model of [06](06_inverse_graphics.ipynb) had 32, and parts may have another effect
-# by then. Learning rate and widths were chosen for the full model. Real footage was not available.
+# by then. Learning rate and widths were chosen for the full model. All other models were trained once. Our clips are
+# rendered.
 #
 # ## 10. The paper and this repository, side by side
 #
