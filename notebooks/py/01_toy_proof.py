@@ -493,8 +493,8 @@ for name, m in (("untrained", initial_model), ("trained", model)):
 # - **Energy score and skill**: mean distance of the samples to the truth, minus half the mean distance between samples.
 #   The skill is 0 for the posterior mean and 1 for exact draws. The *energy gap* is the part by which the score exceeds
 #   that of exact draws. The upper end of its interval must be at most 3%.
-# - **Spread over error**: the spread of the samples over the error of their mean; 1 for a calibrated sampler. Its
-#   interval must contain 1.
+# - **Spread over error**: the spread of the samples over the error of their mean; 1 for a calibrated sampler. It must
+#   be within three standard errors of 1.
 # - **C2ST** (classifier two-sample test): the accuracy of a classifier that tells (observation, direction, sample) of
 #   the model from that of the truth; 0.5 is chance. The limit is the mean of twenty tests of exact draws plus four of
 #   their standard deviations.
@@ -514,8 +514,8 @@ for name, m in (("untrained", initial_model), ("trained", model)):
 #   coverage of credible regions must equal their level. The limit of the difference, 0.043, is the 95% band of an exact
 #   sampler with 1,000 contexts.
 #
-# Three controls are beyond the power of a test: the energy score hardly sees a variance that is 20% off, and the spread
-# over error of the prior is 1.
+# Some controls are beyond the power of a test. The energy score hardly sees a variance that is 20% off. The spread over
+# error of the prior is 1, and at this size it does not see a variance times 0.8.
 #
 # </details>
 
@@ -867,8 +867,8 @@ widget = interact(
 # ## 8. What held, and what did not
 #
 # **Held.** With the ideal denoiser, the sampler's error at 512 steps is about the sampling error. A small network,
-# trained on projections alone, passes all tests but the most powerful one. The tests reject the negative controls. What
-# context and one target do not determine is sampled autoregressively.
+# trained on projections alone, passes all tests but the most powerful one. Each test rejects the negative controls
+# within its power. What context and one target do not determine is sampled autoregressively.
 #
 # **Did not.** Wasserstein-1 at ten fixed contexts rejects the network: its training error is small, not zero. With few
 # observations of few signals the network memorises. With one direction the signals are not recovered. Where the mean is
@@ -926,7 +926,7 @@ run.claim(
 # %% tags=["setup"]
 levels, controls = noisy_experiment.NOISE_LEVELS, ("ignored", "doubled")
 run.must_show(
-    live_gain_low=(0.3, None),
+    live_gain_low=(0.55, None),
     joint_c2st=(0.0, 0.525), context_residual_rms=(0.0, 0.02), ideal_w1_over_floor=(0.0, 1.5),
     tarp_max_gap=(0.0, 0.043), energy_gap_upper=(None, 0.03), energy_skill_low=(0.9, None),
     spread_over_error=(0.9, 1.1),
