@@ -147,8 +147,8 @@ run.savefig(figures.problem(signals, one_context, prior, exact_signals), "proble
 # Let $O_\phi = \mathrm{forward}(S, \phi)$ be an observation of the true signal, and
 # $\hat S = \mathrm{denoise}(c, y, t)$ the predicted signal. For every direction $\phi$,
 #
-# $$\mathbb{E}\,|O_\phi - \mathrm{forward}(\hat S, \phi)|^2 = \mathbb{E}\,|O_\phi - \mathbb{E}[O_\phi \mid c, y]|^2
-#   + \mathbb{E}\,|\mathbb{E}[O_\phi \mid c, y] - \mathrm{forward}(\hat S, \phi)|^2 ,$$
+# $$\mathbb{E}\,|O_\phi - \mathrm{forward}(\hat S, \phi)|^2 = \mathbb{E}\,|O_\phi - \mathbb{E}[O_\phi \mid c, y]|^2 +
+# \mathbb{E}\,|\mathbb{E}[O_\phi \mid c, y] - \mathrm{forward}(\hat S, \phi)|^2 ,$$
 #
 # since $O_\phi - \mathbb{E}[O_\phi \mid c, y]$ is uncorrelated with every function of $c$ and $y$. The first term does
 # not depend on the network. The second term is zero for all $\phi$ if and only if
