@@ -271,7 +271,7 @@ def observation_counts(
     infinite: Sequence[float],
     live: tuple[int, float],
 ) -> Figure:
-    """Two-sample test by the observations of each signal, for data sets of several sizes.
+    """Two-sample test by the projections of each signal, for data sets of several sizes.
 
     finite: accuracies by the number of signals; infinite: with new signals in every step; live: (count, accuracy) of
     the training in the notebook
@@ -287,8 +287,8 @@ def observation_counts(
     ax.plot(counts.index(live[0]), live[1], "*", color=CONTEXT, ms=13, label="trained here", zorder=5)
     ax.axhline(0.5, color=TRUE, lw=1, ls=":")
     ax.set_xticks(positions, [*(str(k) for k in counts), "∞"])
-    ax.set(xlabel="observations of each signal, K", ylabel="C2ST accuracy (0.5 is ideal)")
-    ax.set_title("More observations of each signal help, and so do more signals")
+    ax.set(xlabel="projections of each signal", ylabel="C2ST accuracy (0.5 is ideal)")
+    ax.set_title("More projections of each signal help, and so do more signals")
     ax.legend(loc="upper right")
     return fig
 
