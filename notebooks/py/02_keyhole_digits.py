@@ -263,7 +263,8 @@ compare_losses()
 # it trains, we sample one digit for each of seven held-out contexts, always from the same noise. The *live gain*
 # says how much samples gain from their context. We sample a window below the middle of held-out digits, given a window
 # above it. The gain is one minus the energy score (section 6) with the true context, divided by the score with the
-# context of another digit. A model that ignores its context has a gain of zero.
+# context of another digit. A model that ignores its context has a gain of zero. So has the untrained model, in which
+# pixels are independent.
 
 # %% tags=["idea", "nbval-ignore-output"]
 test_windows = digits.make_test_windows(data.held_out)[:NUM_DIGITS]  # four of each held-out digit
@@ -942,6 +943,6 @@ run.must_show(
     window_consistency_psnr=(25.0, None),
     label_logloss=None,
     factor_tv=None,
-    live_gain_low=(0.1, None),
+    live_gain_low=(0.3, None),
 )
 run.finish()
