@@ -135,23 +135,23 @@ plt.show()
 # ## 2. The denoiser: a Gaussian posterior for every pixel, and a network
 #
 # We add noise to the target window, not to the signal: $O^{trgt}_t = \alpha(t)\,O^{trgt} + \sigma(t)\,\varepsilon$,
-# with the cosine schedule $\alpha(t) = \cos(\pi t / 2)$, $\sigma(t) = \sin(\pi t / 2)$, and $t$ in [0, 1]. The denoiser (Eq. 4) gets the canvas of the
-# context and the noisy target, and predicts the signal:
+# with the cosine schedule $\alpha(t) = \cos(\pi t / 2)$, $\sigma(t) = \sin(\pi t / 2)$, and $t$ in [0, 1]. The denoiser
+# (Eq. 4) gets the canvas of the context and the noisy target, and predicts the signal:
 #
 # $$S = \mathrm{denoise}(O^{ctxt}, O^{trgt}_t; t, \phi^{ctxt}, \phi^{trgt}). \tag{4}$$
 #
 # The denoiser starts from a simple estimate, in which pixels are independent and Gaussian. For a pixel, $m$ and $v$ are
 # its mean and its variance over all training windows that show it. If the context covers the pixel, $m$ is its value in
-# the context instead, and $v = \tau^2$ with $\tau = 0.1$. The noisy target is a measurement. Bayes' rule gives the posterior mean $g$ and the posterior standard
-# deviation $s$:
+# the context instead, and $v = \tau^2$ with $\tau = 0.1$. The noisy target is a measurement. Bayes' rule gives the
+# posterior mean $g$ and the posterior standard deviation $s$:
 #
 # $$g = m + \frac{\alpha v}{\alpha^2 v + \sigma^2}\,(O^{trgt}_t - \alpha m), \qquad
 #   s^2 = \frac{\sigma^2 v}{\alpha^2 v + \sigma^2}, \qquad S = \mathrm{clamp}(g + s \odot \mathrm{network}, -1, 1).$$
 #
 # The network predicts the remainder, which comes from the correlations between pixels. Its input is four images: the
 # context's canvas, the noisy target, and the support of each. Its output is one image. The network has an input layer,
-# residual blocks and an output layer (`backbones.ResidualMLP`). A block is twice SiLU, dropout (in training only) and
-# a linear layer, after one LayerNorm.
+# residual blocks and an output layer (`backbones.ResidualMLP`). A block is twice SiLU, dropout (in training only) and a
+# linear layer, after one LayerNorm.
 
 # %% tags=["idea"]
 TAU = 0.1  # posterior standard deviation of a pixel in the context
@@ -471,12 +471,12 @@ run.save_gif(frames, "opening", fps=2)
 # mean, used as a prediction, is $\mathbb{E}\|Y - \mu\|$. If $q$ is Gaussian, $Y - Y'$ has the distribution of
 # $\sqrt2\,(Y - \mu)$. So the ratio is $\tfrac12 \sqrt2 = 1/\sqrt2 \approx 0.71$. Many independent unknowns have about
 # the same ratio, whatever their distributions: $\|Y - \mu\|^2$ and $\|Y - Y'\|^2$ are sums of many independent terms.
-# So both lie close to their means, of which the second is twice the first. A single fair coin with values $\pm 1$ has $\tfrac12 \cdot 1 / 1 = 0.5$. A ratio far below 0.5 means a
-# weak baseline.
+# So both lie close to their means, of which the second is twice the first. A single fair coin with values $\pm 1$ has
+# $\tfrac12 \cdot 1 / 1 = 0.5$. A ratio far below 0.5 means a weak baseline.
 #
-# **2. Spread over error** (the library calls it `metrics.spread_skill`). If the truth is distributed as the samples are, then $\mathbb{E}\|y
-# - \bar x\|^2 = \mathbb{E}\, v \cdot (K + 1) / K$, with $\bar x$ the mean and $v$ the unbiased variance of the $K$
-# samples. So this number should be 1:
+# **2. Spread over error** (the library calls it `metrics.spread_skill`). If the truth is distributed as the samples
+# are, then $\mathbb{E}\|y - \bar x\|^2 = \mathbb{E}\, v \cdot (K + 1) / K$, with $\bar x$ the mean and $v$ the unbiased
+# variance of the $K$ samples. So this number should be 1:
 #
 # $$\text{spread over error} = \sqrt{\overline{v}\,\frac{K + 1}{K} \Big/ \overline{\|y - \bar x\|^2}} .$$
 #
@@ -489,8 +489,7 @@ run.save_gif(frames, "opening", fps=2)
 # frequencies can be right while each case is wrong. If the probabilities of each case are known, compare case by case.
 # The bar is a mean over cases:
 #
-# $$\text{error per case} = \sqrt{\overline{\tfrac12 \textstyle\sum_a \left[(\hat p_a - p_a)^2
-#   - \hat p_a (1 - \hat p_a) / (K - 1)\right]}} .$$
+# $$\text{error per case} = \sqrt{\overline{\tfrac12 \sum_a [(\hat p_a - p_a)^2 - \hat p_a (1 - \hat p_a) / (K - 1)]}}.$$
 #
 # Even exact samples have a $(\hat p_a - p_a)^2$ above 0, since $K$ is finite. The second part subtracts this chance.
 #
@@ -601,11 +600,12 @@ run.record(toy_sampler=list(toy), **{f"toy_{key}": [float(row[key]) for row in t
 # The histograms show all samples of all cases in blue, and the true values in grey. The table compares the measures.
 #
 # - PSNR prefers the mean (7.4 dB) to exact samples (4.3 dB). It even prefers the likelier mode (5.8 dB).
-# - The energy score prefers exact samples, as it must: 0.56 of the mean's score. But the prior has 0.63, closer to exact
-#   samples than to the mean: the score is blunt.
+# - The energy score prefers exact samples, as it must: 0.56 of the mean's score. But the prior has 0.63, closer to
+#   exact samples than to the mean: the score is blunt.
 # - Spread over error is 0.99 for exact samples. It finds the mean (0), half the spread (0.50) and the likelier mode
 #   (0.10). The prior passes (1.00).
-# - The total variation finds the bias to the likelier mode (0.14). Half the spread and the prior pass (at most 0.01).
+# - The total variation finds the mean and the likelier mode (both 0.14). Half the spread and the prior pass (at most
+#   0.01).
 # - The error per case finds the prior (0.17; exact samples: 0.01). Half the spread passes (0.01).
 #
 # Only exact samples pass all measures, so use the measures together.
@@ -634,8 +634,7 @@ run.record(toy_sampler=list(toy), **{f"toy_{key}": [float(row[key]) for row in t
 #
 # **A recipe.** You have samples and held-out observations.
 #
-# 1. Observe $K \ge 16$ samples of at least 128 contexts at the held-out parameters. With fewer, intervals get
-#    too wide.
+# 1. Observe $K \ge 16$ samples of at least 128 contexts at the held-out parameters. With fewer, intervals get too wide.
 # 2. `metrics.energy_ratio` against a deterministic baseline of equal training. Bad: 1 or more; suspicious: below 0.5.
 # 3. `metrics.spread_skill` on the elements that the context does not show. Bad, as a rule of thumb: an interval wholly
 #    below 0.9 or wholly above 1.1.
@@ -652,8 +651,9 @@ run.record(toy_sampler=list(toy), **{f"toy_{key}": [float(row[key]) for row in t
 #
 # Now the held-out digits, 32 samples for each context of one window. The deterministic baseline (`ForwardRegression`)
 # has the same network, losses, batches and number of steps, 2,400. Its input has no noisy target. The model is *live*:
-# it was trained above. The baseline's digits are *recorded*: they were computed once, and are only loaded here. A row is a held-out digit: the truth, its context, six samples, the standard deviation over all samples
-# (dark: large), their mean, and the baseline.
+# it was trained above. The baseline's digits are *recorded*: they were computed once, and are only loaded here. A row
+# is a held-out digit: the truth, its context, six samples, the standard deviation over all samples (dark: large), their
+# mean, and the baseline.
 
 # %% tags=["idea", "nbval-ignore-output"]
 truth, labels, context = test_digits, data.held_out_labels[:NUM_DIGITS], test_contexts
@@ -674,9 +674,9 @@ plt.show()
 # %% [markdown]
 # The true posterior is unknown, but each context has one true digit. So we compute the four measures of [section
 # 6](#How-to-judge-a-sampler), with 95% intervals over the held-out digits. The energy score is that of complete digits.
-# Spread over error is measured outside of the context. Two controls must fail: samples of shuffled contexts, and samples moved
-# halfway to their mean. *One-shot* samples have one target window; outside of it they are a mean, so their spread must
-# be too small.
+# Spread over error is measured outside of the context. Two controls must fail: samples of shuffled contexts, and
+# samples moved halfway to their mean. *One-shot* samples have one target window; outside of it they are a mean, so
+# their spread must be too small.
 
 # %% tags=["idea", "nbval-ignore-output"]
 samples_by_name = {
@@ -732,11 +732,11 @@ plt.show()
 
 # %% [markdown]
 # **Which digit is it?** The label is a discrete factor. A classifier, trained on complete training digits, reads it
-# from the samples. The classifier is no part of the model. We compare in two ways: pooled, and case by case.
+# from the samples. The classifier is no part of the model. We compare in two ways: case by case, and pooled.
 #
 # *Case by case.* The true probabilities are unknown, but each case has one true label. We average the classifier's
-# probabilities over the samples of a case. The *log-loss* is minus the logarithm of the probability of the true label; it
-# is ln 10 = 2.30 for a guess. The *entropy* is the log-loss that the samples themselves expect. If both are equal on
+# probabilities over the samples of a case. The *log-loss* is minus the logarithm of the probability of the true label;
+# it is ln 10 = 2.30 for a guess. The *entropy* is the log-loss that the samples themselves expect. If both are equal on
 # average, the confidence is right. The *calibration error* sorts all pairs of case and label into ten groups by
 # probability. It compares the sum of probabilities with the number of true labels in each group. For the error of a
 # calibrated sampler we draw 200 sets of labels from the probabilities of the samples.
@@ -762,8 +762,8 @@ log_loss_gain = metrics.bootstrap(
 
 # %% [markdown]
 # *Pooled.* The frequencies of the labels in all samples are compared with those of the true labels, by the total
-# variation. With 297 labels even a calibrated sampler has a total variation above 0; 95% of such samplers stay below the
-# limit that is printed at the end of this section.
+# variation. With 297 labels even a calibrated sampler has a total variation above 0; 95% of such samplers stay below
+# the limit that is printed at the end of this section.
 
 # %% tags=["idea", "nbval-ignore-output"]
 true_probabilities = torch.nn.functional.one_hot(labels, 10).double()
@@ -840,11 +840,11 @@ display(figures.fold("All numbers of the labels, also with a softer classifier",
 # %% [markdown]
 # ## 8. Remedies against over-confidence
 #
-# A model easily becomes over-confident on 1,500 digits. This sweep was recorded (`python -m
-# fwdiff_lite.experiments digits`, one thread). Each variant is trained for 1,500 steps on 1,200 of the training digits,
-# and is evaluated on the other 300. The held-out digits are not used. Each variant is one seed, so small differences
-# mean nothing. Vertical lines: a calibrated spread (1), and the agreement that the tests of this page require, 25 dB.
-# 25 dB is an error of 0.11 (root mean square), about $\tau$.
+# A model easily becomes over-confident on 1,500 digits. This sweep was recorded (`python -m fwdiff_lite.experiments
+# digits`, one thread). Each variant is trained for 1,500 steps on 1,200 of the training digits, and is evaluated on the
+# other 300. The held-out digits are not used. Each variant is one seed, so small differences mean nothing. Vertical
+# lines: a calibrated spread (1), and the agreement that the tests of this page require, 25 dB. 25 dB is an error of
+# 0.11 (root mean square), about $\tau$.
 
 # %% tags=["drawing", "nbval-ignore-output"]
 sweep_rows = to_flat(results.rows)
@@ -856,18 +856,19 @@ run.record(sweep_name=list(sweep))
 run.record(**{f"sweep_{key}": [row[key] for row in sweep.values()] for key in ("energy", "spread_skill", "psnr")})
 
 # %% [markdown]
-# The model of this page has an energy score of 1.82, a spread over error of 0.97 and an agreement of 28.1 dB. The two
-# largest changes of the energy score come from the structure of the denoiser and from dimmed ink.
+# The model of this page has an energy score of 1.82, a spread over error of 0.97 and an agreement of 28.1 dB. The
+# Gaussian posterior and the clamp matter most, as the first two points show.
 #
-# - *Network alone* (no Gaussian posterior, no clamp): energy score 2.08. It is over-confident (0.58) and does not keep the
-#   values of the context (22.2 dB).
+# - *Network alone* (no Gaussian posterior, no clamp): energy score 2.08. It is over-confident (0.58) and does not keep
+#   the values of the context (22.2 dB).
 # - *Not kept in range* (no clamp): the spread is too wide (1.13). Autoregressive sampling has no advantage: its energy
 #   score is 1.89, and so is that of one-shot sampling.
-# - *Context learnt*: the Gaussian posterior ignores the context. The agreement is 18.0 dB; the other 10 dB are built in.
+# - *Context learnt*: the Gaussian posterior ignores the context. The agreement is 18.0 dB; the other 10 dB are built
+#   in.
 # - *Dropout* and *weight decay* change the energy score by at most 0.04 (1.80 to 1.85).
-# - *Shifts*: half of the training digits are shifted by up to one pixel. *Ink dimmed*: the ink of each training digit is
-#   multiplied by a random factor between 0.7 and 1. Both score worse (1.88 and 1.89). Probably because the digits of this
-#   data set were centred and scaled, and augmented ones are not.
+# - *Shifts*: half of the training digits are shifted by up to one pixel. *Ink dimmed*: the ink of each training digit
+#   is multiplied by a random factor between 0.7 and 1. Both score worse (1.88 and 1.89). Probably because the digits of
+#   this data set were centred and scaled, and augmented ones are not.
 #
 # ## 9. Move it
 #
@@ -931,15 +932,15 @@ for name, curve in curves.items():
 # - *Energy score, samples / baseline* is below 1: the samples score better than the deterministic prediction.
 # - *Spread over error, autoregressive* is near 1.
 # - *Agreement with the context* is above the 25 dB of section 8.
-# - Autoregressive sampling resolves the pixels that one-shot sampling leaves as a mean: *one-shot less autoregressive* is
-#   above 0, and the spread over error of one-shot samples is too small.
+# - Autoregressive sampling resolves the pixels that one-shot sampling leaves as a mean: *one-shot less autoregressive*
+#   is above 0, and the spread over error of one-shot samples is too small.
 # - The controls fail as they should: shuffled contexts score worse than the baseline, and half the spread has a spread
 #   over error of about 0.5.
 #
 # **Did not, quite.**
 #
-# - The *total variation of the labels* is small for the samples, but for the deterministic prediction, too. Here it does
-#   not separate the two.
+# - The *total variation of the labels* is small for the samples, but for the deterministic prediction, too. Here it
+#   does not separate the two.
 # - A classifier has a smaller log-loss on the samples than on the blur, but the interval of the difference includes
 #   zero. With a softer classifier, the difference is near zero.
 # - With two windows or more little uncertainty is left, and the deterministic prediction has the smaller log-loss. The
@@ -969,11 +970,11 @@ for name, curve in curves.items():
 #
 # 1. For an exact model no sequence that covers the canvas is better than another: each samples the same distribution,
 #    factored in another order. A trained model makes small errors at every window, and more windows add them up.
-# 2. It gets contexts of a kind that was not in its training, the union of several windows, and its samples get worse
-#    from window to window. Compare spread and agreement after one and after four windows.
-# 3. Write a function `forward_model(signal, params)` that gives the sum of a row or a column, chosen by `params`. It has
-#    no `support`: every observation is complete. The denoiser's Gaussian posterior no longer applies pixel by pixel: start with the
-#    network alone. [08](08_your_own_forward_model.ipynb) shows the way.
+# 2. It gets contexts of a kind that was not in its training, the union of several windows, and its samples should get
+#    worse from window to window. Compare spread and agreement after one and after four windows.
+# 3. Write a function `forward_model(signal, params)` that gives the sum of a row or a column, chosen by `params`. It
+#    has no `support`: every observation is complete. The denoiser's Gaussian posterior no longer applies pixel by
+#    pixel: start with the network alone. [08](08_your_own_forward_model.ipynb) shows the way.
 # 4. The squared score is $\|\mathbb{E} X - y\|^2$: it depends on the mean of the samples alone. Exact samples, the mean
 #    and half the spread score the same. The score is proper, but not strictly.
 #
