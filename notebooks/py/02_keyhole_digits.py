@@ -41,6 +41,7 @@ PROFILE = "cpu"
 SEED = 0  # of the initial weights, the training batches and the noise of all samples
 
 # %% tags=["setup", "nbval-ignore-output"]
+import math
 from dataclasses import replace
 
 import matplotlib.pyplot as plt
@@ -58,6 +59,8 @@ from fwdiff_lite.pipeline.notebook import Run
 from fwdiff_lite.problems import digits
 
 run = Run("02_keyhole_digits", PROFILE)
+# run.pick chooses a value by profile (smoke: seconds, for tests; cpu; gpu).
+# run.record, run.must_show, run.claim, run.falls_short note the page's numbers for README and tests.
 TRAINING_STEPS = run.pick(smoke=30, cpu=experiment.STEPS, gpu=experiment.STEPS)
 NUM_DIGITS = run.pick(smoke=24, cpu=297, gpu=297)  # held-out digits
 K = run.pick(smoke=4, cpu=32, gpu=32)  # samples of each
@@ -132,21 +135,23 @@ plt.show()
 # ## 2. The denoiser: a Gaussian posterior for every pixel, and a network
 #
 # We add noise to the target window, not to the signal: $O^{trgt}_t = \alpha(t)\,O^{trgt} + \sigma(t)\,\varepsilon$,
-# with $\alpha(t) = \cos(\pi t / 2)$ and $\sigma(t) = \sin(\pi t / 2)$. The denoiser (Eq. 4) gets the canvas of the
-# context and the noisy target, and predicts the signal:
+# with the cosine schedule $\alpha(t) = \cos(\pi t / 2)$, $\sigma(t) = \sin(\pi t / 2)$, and $t$ in [0, 1]. The denoiser
+# (Eq. 4) gets the canvas of the context and the noisy target, and predicts the signal:
 #
 # $$S = \mathrm{denoise}(O^{ctxt}, O^{trgt}_t; t, \phi^{ctxt}, \phi^{trgt}). \tag{4}$$
 #
-# The denoiser starts from a simple estimate, in which pixels are independent and Gaussian. A pixel has the mean $m$ and
-# the variance $v$ of the training windows. If the context covers the pixel, $m$ is its value, and $v = \tau^2$ with
-# $\tau = 0.1$. The noisy target is a measurement. Bayes' rule gives the posterior mean $g$ and the posterior standard
-# deviation $s$:
+# The denoiser starts from a simple estimate, in which pixels are independent and Gaussian. For a pixel, $m$ and $v$ are
+# its mean and its variance over all training windows that show it. If the context covers the pixel, $m$ is its value in
+# the context instead, and $v = \tau^2$ with $\tau = 0.1$. The noisy target is a measurement. Bayes' rule gives the
+# posterior mean $g$ and the posterior standard deviation $s$:
 #
 # $$g = m + \frac{\alpha v}{\alpha^2 v + \sigma^2}\,(O^{trgt}_t - \alpha m), \qquad
 #   s^2 = \frac{\sigma^2 v}{\alpha^2 v + \sigma^2}, \qquad S = \mathrm{clamp}(g + s \odot \mathrm{network}, -1, 1).$$
 #
 # The network predicts the remainder, which comes from the correlations between pixels. Its input is four images: the
-# context's canvas, the noisy target, and the support of each. Its output is one image.
+# context's canvas, the noisy target, and the support of each. Its output is one image. The network has an input layer,
+# residual blocks and an output layer (`backbones.ResidualMLP`). A block is twice SiLU, dropout (in training only) and a
+# linear layer, after one LayerNorm.
 
 # %% tags=["idea"]
 TAU = 0.1  # posterior standard deviation of a pixel in the context
@@ -160,10 +165,10 @@ def sigma(t):
     return torch.sin(torch.pi / 2 * t)
 
 
-def residual_mlp(network, x, t):  # (B, 256), (B,) -> (B, 64); network: the layers
+def residual_mlp(network, x, t):  # (B, 256), (B,) -> (B, 64)
     angles = torch.pi / 2 * t[:, None] * 2 ** torch.arange(6).to(t)
     h = network.linear_in(torch.cat([x, angles.sin(), angles.cos()], 1))
-    for block in network.blocks:  # LayerNorm, SiLU, Linear, SiLU, Linear, with dropout in training
+    for block in network.blocks:
         h = h + block(h)
     return network.linear_out(h)
 
@@ -172,7 +177,7 @@ def gaussian_posterior(denoiser, context, context_support, noisy, target_support
     m = torch.where(context_support > 0, context, denoiser.mean)
     v = torch.where(context_support > 0, TAU**2, denoiser.variance)
     a = alpha(t)[:, None, None] * target_support  # outside of the target there is no measurement
-    noise_variance = 1 - a**2  # sigma^2 inside of the target
+    noise_variance = 1 - a**2  # sigma^2 inside of the target; outside, where a = 0, it cancels: g = m, s^2 = v
     g = m + a * v / (a**2 * v + noise_variance) * (noisy - a * m)
     return g, (noise_variance * v / (a**2 * v + noise_variance)).sqrt()
 
@@ -208,8 +213,8 @@ compare_denoisers()
 # - The pixels of the context start from their values. The network can change them, by about $\tau$, and has to learn
 #   not to. So the agreement with the context is partly built in. Section 8 shows the result without this part.
 # - The clamp uses the bounds of ink. Every mean of digits lies within these bounds, and a crop is linear. So every mean
-#   of observations is the observation of some signal. The bias of an unreachable mean
-#   ([01](01_toy_proof.ipynb#Proposition-1)) does not occur here.
+#   of observations is the observation of some signal. So the bias of an unreachable mean cannot occur here.
+#   [01](01_toy_proof.ipynb#Proposition-1) measures this bias in a toy, [03](03_motion_warping.ipynb) for motion.
 #
 # The figure shows one call for one digit, before any training: the inputs, and the Gaussian posterior.
 
@@ -260,10 +265,11 @@ compare_losses()
 
 # %% [markdown]
 # `fit` is the library's training loop: AdamW on `model.loss`, and an exponential moving average of the weights. While
-# it trains, we sample one digit for each of seven held-out contexts, always from the same noise. The *live gain*
-# says how much samples gain from their context. We sample a window below the middle of held-out digits, given a window
-# above it. The gain is one minus the energy score (section 6) with the true context, divided by the score with the
-# context of another digit. A model that ignores its context has a gain of zero.
+# it trains, we sample one digit for each of seven held-out contexts, always from the same noise. We also measure the
+# *live gain*: how much samples gain from their context. We sample a window below the middle of held-out digits, given a
+# window above it. The live gain is one minus the energy score (section 6) with the true context, divided by the score
+# with the context of another digit. A model that ignores its context has a live gain of zero. So has the untrained
+# model, in which pixels are independent.
 
 # %% tags=["idea", "nbval-ignore-output"]
 test_windows = digits.make_test_windows(data.held_out)[:NUM_DIGITS]  # four of each held-out digit
@@ -279,11 +285,15 @@ def watch(model):
     return live_gain(model, gain_batch, num_samples=8, steps=8, generator=torch.Generator().manual_seed(SEED))
 
 
+def validate(model):  # the training loop calls it, and keeps the number that it returns
+    gains.append(watch(model))
+    return gains[-1].value
+
+
 model = variant.build_model()  # new initial weights, for which SEED alone decides
 gains = [watch(model)]
 log = variant.train_in_memory(  # fit(model, digits.batches(data.train, 256), steps=TRAINING_STEPS, ...)
-    model, TRAINING_STEPS, validate=lambda model: gains.append(watch(model)) or gains[-1].value,
-    validate_every=-(-TRAINING_STEPS // 8),
+    model, TRAINING_STEPS, validate=validate, validate_every=math.ceil(TRAINING_STEPS / 8)
 )
 snapshot_steps = [0, *log.validation["steps"]]
 
@@ -305,9 +315,9 @@ run.record(live_gain_before=gains[0].value, **gains[-1].as_metrics("live_gain"))
 # ## 4. Sampling: denoise, crop, repeat
 #
 # The target starts as pure noise. The denoiser predicts the signal (Eq. 4), and the forward model crops the target from
-# it (Eq. 5). Then the noise level is lowered a little (Eq. 6), and the loop begins again. The step is the
-# deterministic one of DDIM ([arXiv 2010.02502](https://arxiv.org/abs/2010.02502)), which keeps the noise that the
-# prediction implies.
+# it (Eq. 5). Then the noise is lowered from the time $t$ to the next time $t' < t$ (Eq. 6), and the loop begins again.
+# The paper writes $t - 1$ for $t'$. The step is the deterministic one of DDIM, $\eta = 0$ ([arXiv
+# 2010.02502](https://arxiv.org/abs/2010.02502)), which keeps the noise that the prediction implies.
 
 # %% tags=["idea"]
 @torch.no_grad()
@@ -453,29 +463,35 @@ run.save_gif(frames, "opening", fps=2)
 #   \text{skill} = \frac{\overline{\mathrm{ES}}_{baseline} - \overline{\mathrm{ES}}_{samples}}
 #                       {\overline{\mathrm{ES}}_{baseline} - \overline{\mathrm{ES}}_{truth}} .$$
 #
-# The skill is 0 for the baseline and 1 for exact samples. It needs the score of exact samples; the ratio does not.
+# A bar over a symbol is a mean over all contexts. The skill is 0 for the baseline and 1 for exact samples. It needs the
+# score of exact samples; the ratio does not. The *energy gap* (`metrics.energy_gap`) needs no baseline: it is the score
+# of the samples less that of exact samples, divided by the latter.
 #
-# Which ratio is perfect? Exact samples have the expected score $\tfrac12 \mathbb{E}\|Y - Y'\|$, and the exact mean
-# $\mathbb{E}\|Y - \mu\|$. If $q$ is Gaussian, $Y - Y'$ has the distribution of $\sqrt2\,(Y - \mu)$. So the ratio is
-# $\tfrac12 \sqrt2 = 1/\sqrt2 \approx 0.71$. Many independent unknowns have about the same ratio, whatever their
-# distributions. A single fair coin with values $\pm 1$ has $\tfrac12 \cdot 1 / 1 = 0.5$. A ratio far below 0.5 means a
-# weak baseline.
+# Which ratio is perfect? The expected score of exact samples is $\tfrac12 \mathbb{E}\|Y - Y'\|$. That of the exact
+# mean, used as a prediction, is $\mathbb{E}\|Y - \mu\|$. If $q$ is Gaussian, $Y - Y'$ has the distribution of
+# $\sqrt2\,(Y - \mu)$. So the ratio is $\tfrac12 \sqrt2 = 1/\sqrt2 \approx 0.71$. Many independent unknowns have about
+# the same ratio, whatever their distributions: $\|Y - \mu\|^2$ and $\|Y - Y'\|^2$ are sums of many independent terms.
+# So both lie close to their means, of which the second is twice the first. A single fair coin with values $\pm 1$ has
+# $\tfrac12 \cdot 1 / 1 = 0.5$. A ratio far below 0.5 means a weak baseline.
 #
-# **2. Spread over error** (`metrics.spread_skill`). If the truth is distributed as the samples are, then $\mathbb{E}\|y
-# - \bar x\|^2 = \mathbb{E}\, v \cdot (K + 1) / K$, with $\bar x$ the mean and $v$ the unbiased variance of the $K$
-# samples. So this number should be 1:
+# **2. Spread over error** (the library calls it `metrics.spread_skill`). If the truth is distributed as the samples
+# are, then $\mathbb{E}\|y - \bar x\|^2 = \mathbb{E}\, v \cdot (K + 1) / K$, with $\bar x$ the mean and $v$ the unbiased
+# variance of the $K$ samples. So this number should be 1:
 #
 # $$\text{spread over error} = \sqrt{\overline{v}\,\frac{K + 1}{K} \Big/ \overline{\|y - \bar x\|^2}} .$$
 #
-# Below 1 the samples are over-confident or biased, above 1 they vary too much. Bars are means over all contexts. Score
-# the elements that the context does not show.
+# Below 1 the samples are over-confident or biased, above 1 they vary too much. Use only elements that the context does
+# not show: the bars are means over all contexts and over these elements.
 #
 # **3. Factor probabilities** (`metrics.factor_tv`, `per_context_calibration_rms`). Some unknowns are discrete: a label,
 # a sign, a colour. Read the factor from every sample. Its frequencies $\hat p_a$ in all samples should be the true
 # ones, $p_a$. Their distance is the total variation $\mathrm{TV} = \tfrac12 \sum_a |\hat p_a - p_a|$. Pooled
-# frequencies can be right while each case is wrong. If the probabilities of each case are known, compare case by case:
-# take the root mean square over cases of $\tfrac12 \sum_a [(\hat p_a - p_a)^2 - \hat p_a (1 - \hat p_a) / (K - 1)]$.
-# The last part removes the noise of $K$ samples.
+# frequencies can be right while each case is wrong. If the probabilities of each case are known, compare case by case.
+# The bar is a mean over cases:
+#
+# $$\text{error per case} = \sqrt{\overline{\tfrac12 \sum_a [(\hat p_a - p_a)^2 - \hat p_a (1 - \hat p_a) / (K - 1)]}}.$$
+#
+# Even exact samples have a $(\hat p_a - p_a)^2$ above 0, since $K$ is finite. The second part subtracts this chance.
 #
 # **4. Agreement with the context.** Observe each sample at the context's own parameters. The error
 # $\|O^{ctxt} - \mathrm{forward}(S, \phi^{ctxt})\|$ should be as small as the noise of the observation.
@@ -573,7 +589,7 @@ run.savefig(fig, "toy")
 plt.show()
 
 # %% tags=["setup", "nbval-ignore-output"]
-titles = ("PSNR (dB)", "energy score / mean's", "spread / error", "total variation", "error per case")
+titles = ("PSNR (dB)", "energy score / mean's", "spread over error", "total variation", "error per case")
 print(figures.format_table({
     name: {title: f"{value:.{1 if key == 'psnr' else 2}f}" for title, (key, value) in zip(titles, row.items(), strict=True)}
     for name, row in toy.items()
@@ -583,11 +599,14 @@ run.record(toy_sampler=list(toy), **{f"toy_{key}": [float(row[key]) for row in t
 # %% [markdown]
 # The histograms show all samples of all cases in blue, and the true values in grey. The table compares the measures.
 #
-# - PSNR prefers the mean, by 3 dB. It even prefers the likelier mode to exact samples.
-# - The energy score prefers exact samples, as it must. The prior is not far behind: the score is blunt.
-# - Spread over error finds the mean, half the spread and the likelier mode. The prior passes.
-# - The total variation finds the bias to the likelier mode. Half the spread passes, and the prior.
-# - The error per case finds the prior. Half the spread passes.
+# - PSNR prefers the mean (7.4 dB) to exact samples (4.3 dB). It even prefers the likelier mode (5.8 dB).
+# - The energy score prefers exact samples, as it must: 0.56 of the mean's score. But the prior has 0.63, closer to
+#   exact samples than to the mean: the score is blunt.
+# - Spread over error is 0.99 for exact samples. It finds the mean (0), half the spread (0.50) and the likelier mode
+#   (0.10). The prior passes (1.00).
+# - The total variation finds the mean and the likelier mode (both 0.14). Half the spread and the prior pass (at most
+#   0.01).
+# - The error per case finds the prior (0.17; exact samples: 0.01). Half the spread passes (0.01).
 #
 # Only exact samples pass all measures, so use the measures together.
 #
@@ -615,10 +634,10 @@ run.record(toy_sampler=list(toy), **{f"toy_{key}": [float(row[key]) for row in t
 #
 # **A recipe.** You have samples and held-out observations.
 #
-# 1. Observe $K \ge 16$ samples of at least 128 contexts at the held-out parameters. Bad: fewer, since intervals get
-#    wide.
+# 1. Observe $K \ge 16$ samples of at least 128 contexts at the held-out parameters. With fewer, intervals get too wide.
 # 2. `metrics.energy_ratio` against a deterministic baseline of equal training. Bad: 1 or more; suspicious: below 0.5.
-# 3. `metrics.spread_skill` on the elements that the context does not show. Bad: an interval far from 1.
+# 3. `metrics.spread_skill` on the elements that the context does not show. Bad, as a rule of thumb: an interval wholly
+#    below 0.9 or wholly above 1.1.
 # 4. `metrics.factor_tv` of every factor that you can read. Bad: an upper end above 0.03, with 256 contexts, 16 samples
 #    of each and up to four categories.
 # 5. The error at the context's own parameters. Bad: more than the noise of the observation.
@@ -631,9 +650,10 @@ run.record(toy_sampler=list(toy), **{f"toy_{key}": [float(row[key]) for row in t
 # ## 7. Is it right?
 #
 # Now the held-out digits, 32 samples for each context of one window. The deterministic baseline (`ForwardRegression`)
-# has the same network, losses, batches and number of steps, 2,400. Its input has no noisy target. Its digits are
-# recorded. A row is a held-out digit: the truth, its context, six samples, the standard deviation over all samples
-# (dark: large), their mean, and the baseline.
+# has the same network, losses, batches and number of steps, 2,400. Its input has no noisy target. The model is *live*:
+# it was trained above. The baseline's digits are *recorded*: they were computed once, and are only loaded here. A row
+# is a held-out digit: the truth, its context, six samples, the standard deviation over all samples (dark: large), their
+# mean, and the baseline.
 
 # %% tags=["idea", "nbval-ignore-output"]
 truth, labels, context = test_digits, data.held_out_labels[:NUM_DIGITS], test_contexts
@@ -654,9 +674,9 @@ plt.show()
 # %% [markdown]
 # The true posterior is unknown, but each context has one true digit. So we compute the four measures of [section
 # 6](#How-to-judge-a-sampler), with 95% intervals over the held-out digits. The energy score is that of complete digits.
-# The spread is scored outside of the context. Two controls must fail: samples of shuffled contexts, and samples moved
-# halfway to their mean. *One-shot* samples have one target window; outside of it they are a mean, so their spread must
-# be too small.
+# Spread over error is measured outside of the context. Two controls must fail: samples of shuffled contexts, and
+# samples moved halfway to their mean. *One-shot* samples have one target window; outside of it they are a mean, so
+# their spread must be too small.
 
 # %% tags=["idea", "nbval-ignore-output"]
 samples_by_name = {
@@ -669,7 +689,7 @@ hidden_mask = context_support == 0  # pixels outside of the context
 bootstrap_generator = torch.Generator().manual_seed(0)
 energy = {name: metrics.energy_score(x, truth) for name, x in samples_by_name.items()}
 energy["deterministic"] = metrics.euclidean_error(deterministic[1], truth)
-spread_skill = {
+spread = {
     name: metrics.spread_skill(x, truth, bootstrap_generator, hidden_mask) for name, x in samples_by_name.items()
 }
 energy_ratio, shuffled_energy_ratio = (
@@ -684,14 +704,14 @@ psnr = metrics.bootstrap(digits.psnr_from_squared_error, context_error, generato
 # %% tags=["setup", "nbval-ignore-output"]
 print(figures.format_table({
     name: {"energy score / baseline's": f"{energy[name].mean() / energy['deterministic'].mean():.2f}",
-           "spread / error": figures.format_interval(spread_skill[name]),
+           "spread over error": figures.format_interval(spread[name]),
            "agreement with the context (dB)": f"{context_psnr(x, context):.0f}"}
     for name, x in samples_by_name.items()
 }))
 for name, interval in (("energy_ratio", energy_ratio), ("energy_ratio_shuffled", shuffled_energy_ratio),
-                       ("autoregressive_gain", autoregressive_gain), ("spread_skill", spread_skill["autoregressive"]),
-                       ("spread_skill_one_shot", spread_skill["one-shot"]), ("window_consistency_psnr", psnr),
-                       ("spread_skill_half", spread_skill["control: half the spread"])):
+                       ("autoregressive_gain", autoregressive_gain), ("spread_skill", spread["autoregressive"]),
+                       ("spread_skill_one_shot", spread["one-shot"]), ("window_consistency_psnr", psnr),
+                       ("spread_skill_half", spread["control: half the spread"])):
     run.record(**interval.as_metrics(name))
 print(f"\nenergy score, samples / baseline ({experiment.STEPS:,} steps): {figures.format_interval(energy_ratio)}")
 print(f"energy score, one-shot less autoregressive: {figures.format_interval(autoregressive_gain, 3)}")
@@ -712,15 +732,14 @@ plt.show()
 
 # %% [markdown]
 # **Which digit is it?** The label is a discrete factor. A classifier, trained on complete training digits, reads it
-# from the samples. The classifier is no part of the model. Two comparisons:
+# from the samples. The classifier is no part of the model. We compare in two ways: case by case, and pooled.
 #
-# - *Pooled.* The frequencies of the labels in all samples are compared with those of the true labels, by the total
-#   variation. It is above 0 for a calibrated sampler, too, since there are only 297 true labels. So its limit for
-#   calibrated samplers is printed below.
-# - *Case by case.* The true probabilities are unknown, but each case has one true label. We average the classifier's
-#   probabilities over the samples of a case. The *log-loss* is minus the logarithm of the probability of the true
-#   label; it is ln 10 = 2.30 for a guess. The *entropy* is the log-loss that the samples themselves expect. If both
-#   are equal on average, the confidence is right.
+# *Case by case.* The true probabilities are unknown, but each case has one true label. We average the classifier's
+# probabilities over the samples of a case. The *log-loss* is minus the logarithm of the probability of the true label;
+# it is ln 10 = 2.30 for a guess. The *entropy* is the log-loss that the samples themselves expect. If both are equal on
+# average, the confidence is right. The *calibration error* sorts all pairs of case and label into ten groups by
+# probability. It compares the sum of probabilities with the number of true labels in each group. For the error of a
+# calibrated sampler we draw 200 sets of labels from the probabilities of the samples.
 
 # %% tags=["idea", "nbval-ignore-output"]
 classifier = digits.train_classifier(data)
@@ -732,7 +751,7 @@ probabilities = {
 }
 log_loss = {name: metrics.log_loss(x, labels) for name, x in probabilities.items()}
 calibration_error = {name: metrics.calibration_error(x, labels) for name, x in probabilities.items()}
-sampled_labels = [
+sampled_labels = [  # 200 sets of labels, for which the samples are calibrated
     torch.multinomial(probabilities["samples"], 1, generator=bootstrap_generator)[:, 0] for _ in range(200)
 ]
 calibrated_errors = [metrics.calibration_error(probabilities["samples"], x) for x in sampled_labels]
@@ -740,6 +759,13 @@ calibrated_limit = float(np.quantile(calibrated_errors, 0.95))
 log_loss_gain = metrics.bootstrap(
     torch.mean, log_loss["deterministic"] - log_loss["samples"], generator=bootstrap_generator
 )
+
+# %% [markdown]
+# *Pooled.* The frequencies of the labels in all samples are compared with those of the true labels, by the total
+# variation. With 297 labels even a calibrated sampler has a total variation above 0; 95% of such samplers stay below
+# the limit that is printed at the end of this section.
+
+# %% tags=["idea", "nbval-ignore-output"]
 true_probabilities = torch.nn.functional.one_hot(labels, 10).double()
 factor_tv = {
     name: metrics.factor_tv(classifier(x).argmax(-1), true_probabilities, torch.Generator().manual_seed(0))
@@ -783,13 +809,16 @@ plt.show()
 # %% tags=["setup", "nbval-ignore-output"]
 soft_classifier = digits.train_classifier(data, weight_decay=1.0)  # less certain of every label
 soft_samples = digits.smoothed_label_distribution(soft_classifier(samples))
+soft_log_losses = [metrics.log_loss(x, labels) for x in (soft_samples, soft_classifier(deterministic[1]))]
+soft_log_loss_gain = metrics.bootstrap(
+    torch.mean, soft_log_losses[1] - soft_log_losses[0], generator=torch.Generator().manual_seed(0)
+)
 numbers = {
     "label_logloss": log_loss["samples"], "label_logloss_one_shot": log_loss["one-shot"],
     "label_logloss_deterministic": log_loss["deterministic"], "label_logloss_marginal": log_loss["label frequencies"],
     "classifier_logloss": metrics.log_loss(classifier(truth), labels),
     "soft_classifier_logloss": metrics.log_loss(soft_classifier(truth), labels),
-    "label_logloss_soft": metrics.log_loss(soft_samples, labels),
-    "label_logloss_soft_deterministic": metrics.log_loss(soft_classifier(deterministic[1]), labels),
+    "label_logloss_soft": soft_log_losses[0], "label_logloss_soft_deterministic": soft_log_losses[1],
 }
 run.record(
     **{name: x.mean() for name, x in numbers.items()}, **log_loss_gain.as_metrics("label_logloss_gain"),
@@ -811,10 +840,11 @@ display(figures.fold("All numbers of the labels, also with a softer classifier",
 # %% [markdown]
 # ## 8. Remedies against over-confidence
 #
-# A model easily becomes over-confident on 1,500 digits. This sweep was recorded (`python -m
-# fwdiff_lite.experiments digits`, one thread). Each variant is trained for 1,500 steps on 1,200 of the training digits,
-# and is evaluated on the other 300. The held-out digits are not used. Each variant is one seed, so small differences
-# mean nothing. Vertical lines: a calibrated spread (1), and the 25 dB that we required.
+# A model easily becomes over-confident on 1,500 digits. This sweep was recorded (`python -m fwdiff_lite.experiments
+# digits`, one thread). Each variant is trained for 1,500 steps on 1,200 of the training digits, and is evaluated on the
+# other 300. The held-out digits are not used. Each variant is one seed, so small differences mean nothing. Vertical
+# lines: a calibrated spread (1), and the agreement that the tests of this page require, 25 dB. 25 dB is an error of
+# 0.11 (root mean square), about $\tau$.
 
 # %% tags=["drawing", "nbval-ignore-output"]
 sweep_rows = to_flat(results.rows)
@@ -826,17 +856,21 @@ run.record(sweep_name=list(sweep))
 run.record(**{f"sweep_{key}": [row[key] for row in sweep.values()] for key in ("energy", "spread_skill", "psnr")})
 
 # %% [markdown]
-# The structure of the denoiser helped most.
+# The model of this page has an energy score of 1.82, a spread over error of 0.97 and an agreement of 28.1 dB. The
+# Gaussian posterior and the clamp matter most, as the first two points show.
 #
-# - *Network alone*: over-confident, and it does not keep the values of the context. The Gaussian posterior corrects
-#   both.
-# - *Not kept in range*: without the clamp the spread is too wide, and autoregressive sampling loses its advantage.
-# - *Context learnt*: the Gaussian posterior ignores the context. The network by itself reaches 18 to 22 dB; the rest is
-#   built in.
-# - *Dropout* and *weight decay* change little at this length of training.
-# - *Shifts* and *dimmed ink* score worse: the digits of this data set were centred and scaled, augmented ones are not.
+# - *Network alone* (no Gaussian posterior, no clamp): energy score 2.08. It is over-confident (0.58) and does not keep
+#   the values of the context (22.2 dB).
+# - *Not kept in range* (no clamp): the spread is too wide (1.13). Autoregressive sampling has no advantage: its energy
+#   score is 1.89, and so is that of one-shot sampling.
+# - *Context learnt*: the Gaussian posterior ignores the context. The agreement is 18.0 dB; the other 10 dB are built
+#   in.
+# - *Dropout* and *weight decay* change the energy score by at most 0.04 (1.80 to 1.85).
+# - *Shifts*: half of the training digits are shifted by up to one pixel. *Ink dimmed*: the ink of each training digit
+#   is multiplied by a random factor between 0.7 and 1. Both score worse (1.88 and 1.89). Probably because the digits of
+#   this data set were centred and scaled, and augmented ones are not.
 #
-# ## 9. Interactive
+# ## 9. Move it
 #
 # Choose a digit, and the position and the size of its window. The samples are drawn as you move it. For readers without
 # a kernel the figure below shows the same digit with four windows.
@@ -872,21 +906,45 @@ widget = interact(show_window, digit=IntSlider(5, min=0, max=296), row=IntSlider
                   column=IntSlider(2, min=0, max=5), size=IntSlider(4, min=3, max=5))
 
 # %% [markdown]
-# ## What held, and what did not
+# ## 10. What held, and what did not
 #
-# **Held.** No complete digit was used for training, and most samples look like complete digits. They score clearly
-# better than the deterministic prediction. Their spread is close to their error. They agree with the context.
-# Autoregressive sampling resolves the pixels that one-shot sampling leaves as a mean, with a better score. The
-# controls fail as they should.
+# The cell prints the numbers of this run. The sentences below name them.
+
+# %% tags=["setup", "nbval-ignore-output"]
+for name, interval in {
+    "energy score, samples / baseline": energy_ratio,
+    "energy score, shuffled contexts / baseline": shuffled_energy_ratio,
+    "energy score, one-shot less autoregressive": autoregressive_gain,
+    **{f"spread over error, {name}": x for name, x in spread.items()},
+    "agreement with the context (dB)": psnr,
+    "total variation of the labels, samples": factor_tv["samples"],
+    "total variation of the labels, deterministic": factor_tv["deterministic"],
+    "log-loss, deterministic less samples": log_loss_gain,
+    "the same, softer classifier": soft_log_loss_gain,
+}.items():
+    print(f"{name:<50} {figures.format_interval(interval)}")
+for name, curve in curves.items():
+    print(f"{name + ', 0 to 4 windows':<50} {' '.join(f'{x:.2f}' for x in curve)}")
+
+# %% [markdown]
+# **Held.** No complete digit was used for training.
+#
+# - *Energy score, samples / baseline* is below 1: the samples score better than the deterministic prediction.
+# - *Spread over error, autoregressive* is near 1.
+# - *Agreement with the context* is above the 25 dB of section 8.
+# - Autoregressive sampling resolves the pixels that one-shot sampling leaves as a mean: *one-shot less autoregressive*
+#   is above 0, and the spread over error of one-shot samples is too small.
+# - The controls fail as they should: shuffled contexts score worse than the baseline, and half the spread has a spread
+#   over error of about 0.5.
 #
 # **Did not, quite.**
 #
-# - The pooled label frequencies of the samples are near the true ones. But those of the deterministic prediction are
-#   near, too. Here the pooled total variation does not separate the two.
+# - The *total variation of the labels* is small for the samples, but for the deterministic prediction, too. Here it
+#   does not separate the two.
 # - A classifier has a smaller log-loss on the samples than on the blur, but the interval of the difference includes
-#   zero. With a softer classifier, the difference vanishes.
-# - With two windows or more little uncertainty is left, and the deterministic prediction has the smaller log-loss. Some
-#   samples are no clear digit, so the samples are under-confident.
+#   zero. With a softer classifier, the difference is near zero.
+# - With two windows or more little uncertainty is left, and the deterministic prediction has the smaller log-loss. The
+#   samples are under-confident: the entropy is above the log-loss.
 # - The agreement with the context is partly built in, as section 2 says.
 # - The denoiser was designed while looking at some of the held-out digits. The sweep does not use them, and does not
 #   contradict the design.
@@ -900,7 +958,7 @@ widget = interact(show_window, digit=IntSlider(5, min=0, max=296), row=IntSlider
 # paper's tables have FID, KID, LPIPS and PSNR (as quoted by [arXiv 2508.21542](https://arxiv.org/abs/2508.21542)), and
 # no proper score.
 #
-# ## On your own
+# ## 11. On your own
 #
 # 1. Put the corner windows in a fixed order, or replace them by sixteen windows of 3x3. Does the energy score change?
 #    Should it, for a perfect model?
@@ -912,11 +970,11 @@ widget = interact(show_window, digit=IntSlider(5, min=0, max=296), row=IntSlider
 #
 # 1. For an exact model no sequence that covers the canvas is better than another: each samples the same distribution,
 #    factored in another order. A trained model makes small errors at every window, and more windows add them up.
-# 2. It gets contexts of a kind that was not in its training, the union of several windows, and its samples get worse
-#    from window to window. Compare spread and agreement after one and after four windows.
-# 3. Write a class with `__call__(signal, params, pixel_indices=None)` that gives the sum of a row or a column, chosen
-#    by `params`, without `support`. The denoiser's Gaussian posterior no longer applies pixel by pixel: start with the
-#    network alone. [08](08_your_own_forward_model.ipynb) shows the way.
+# 2. It gets contexts of a kind that was not in its training, the union of several windows, and its samples should get
+#    worse from window to window. Compare spread and agreement after one and after four windows.
+# 3. Write a function `forward_model(signal, params)` that gives the sum of a row or a column, chosen by `params`. It
+#    has no `support`: every observation is complete. The denoiser's Gaussian posterior no longer applies pixel by
+#    pixel: start with the network alone. [08](08_your_own_forward_model.ipynb) shows the way.
 # 4. The squared score is $\|\mathbb{E} X - y\|^2$: it depends on the mean of the samples alone. Exact samples, the mean
 #    and half the spread score the same. The score is proper, but not strictly.
 #
@@ -942,6 +1000,6 @@ run.must_show(
     window_consistency_psnr=(25.0, None),
     label_logloss=None,
     factor_tv=None,
-    live_gain_low=(0.1, None),
+    live_gain_low=(0.3, None),
 )
 run.finish()
