@@ -669,10 +669,11 @@ HTML(figures.html_table(table))
 columns = {"factor_tv": "total variation", "factor_scene_rms": "the same, object by object",
            "mode_coverage": "modes hit", "epe_best_of_16": "endpoint error, best of 16",
            "epe_deterministic": "endpoint error, deterministic", "psnr_gain": "PSNR gain, dB"}
-intervals = ["energy_skill", "spread_skill", "factor_tv_high", "factor_scene_rms_high", "energy_skill_low", "spread_skill_low", "spread_skill_high"]
+recorded_too = ["energy_skill", "energy_skill_low", "spread_skill", "spread_skill_low", "spread_skill_high",
+                "factor_tv_high", "factor_scene_rms_high"]
 for name, eta in samplers:
     row = results[f"{name}_eta_{eta}"]
-    run.record(**{f"{name}_eta_{eta}_{key}": row[key] for key in [*columns, *intervals]})
+    run.record(**{f"{name}_eta_{eta}_{key}": row[key] for key in [*columns, *recorded_too]})
 main = results[f"{VARIANT}_eta_0"]
 run.record(**main, **{"arm": VARIANT})
 more = [
