@@ -386,7 +386,7 @@ def small_samples(count=6, steps=32):
 
 before = small_samples()
 started = time.monotonic()
-small_log = fit(small_model, draw_batch, steps=run.pick(smoke=5, cpu=900, gpu=900), learning_rate=2e-3, seed=SEED, progress=False)
+small_log = fit(small_model, draw_batch, steps=run.pick(smoke=5, cpu=750, gpu=750), learning_rate=2e-3, seed=SEED, progress=False)
 print(f"{small_log.steps} steps in {time.monotonic() - started:.0f} s")
 after = small_samples()
 gain = live_gain(small_model, small_test_set, steps=16, generator=torch.Generator().manual_seed(SEED))
@@ -611,7 +611,7 @@ plt.show()
 # ### More patches, fewer faces
 #
 # The more patches are given, the less is uncertain. Below, the context has one patch of a portrait, then two, then
-# three. The last column is the standard deviation over samples.
+# three. The last column is the standard deviation over samples (black: 0; white: 0.7, for values in [-1, 1]).
 
 # %% tags=["idea", "nbval-ignore-output"]
 corners = [(38, 24), (24, 36), (2, 24)]  # the chin, an eye, the top
@@ -792,7 +792,7 @@ plt.show()
 # ## 9. Where it stops: pictures that the generator cannot make
 #
 # Below, patches of a green face, a portrait upside down and a photograph (the astronaut of scikit-image). The samples
-# are portraits all the same.
+# are portraits all the same. The labels say how well the first sample agrees with its context.
 
 # %% tags=["idea", "nbval-ignore-output"]
 from skimage import data
