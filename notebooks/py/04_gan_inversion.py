@@ -456,7 +456,7 @@ watched_steps = list(trajectory(small_denoiser, small_forward_model, small_model
                                 torch.Generator().manual_seed(SEED)))
 
 # %% tags=["drawing", "nbval-ignore-output"]
-run.savefig(figures.plot_trajectory(watched_steps, watched, centre[:1], (0, 8, 14, 18, 22, 26, 31)), "small_steps")
+run.savefig(figures.plot_trajectory(watched_steps, watched, centre[:1], (0, 5, 10, 15, 20, 25, 31)), "small_steps")
 plt.show()
 
 # %% [markdown]
