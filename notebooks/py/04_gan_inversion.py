@@ -473,7 +473,7 @@ plt.show()
 # attributes of 300 generated and 300 rendered portraits.
 
 # %% tags=["idea", "nbval-ignore-output"]
-generated = stylegan2.generate_images(G, run.pick(smoke=50, cpu=300, gpu=1000), torch.Generator().manual_seed(2))
+generated = stylegan2.generate_images(G, run.pick(smoke=50, cpu=300, gpu=300), torch.Generator().manual_seed(2))
 rendered = portraits.render(portraits.sample_portraits(len(generated), torch.Generator().manual_seed(3)))
 frequencies = {
     source: portraits.attribute_frequencies(classifier.predict(images))
