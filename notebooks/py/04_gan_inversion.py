@@ -386,7 +386,7 @@ def small_samples(count=6, steps=32):
 
 before = small_samples()
 started = time.monotonic()
-small_log = fit(small_model, draw_batch, steps=run.pick(smoke=5, cpu=900, gpu=900), learning_rate=2e-3, seed=SEED, progress=False)
+small_log = fit(small_model, draw_batch, steps=run.pick(smoke=5, cpu=750, gpu=750), learning_rate=2e-3, seed=SEED, progress=False)
 print(f"{small_log.steps} steps in {time.monotonic() - started:.0f} s")
 after = small_samples()
 gain = live_gain(small_model, small_test_set, steps=16, generator=torch.Generator().manual_seed(SEED))
@@ -456,7 +456,7 @@ watched_steps = list(trajectory(small_denoiser, small_forward_model, small_model
                                 torch.Generator().manual_seed(SEED)))
 
 # %% tags=["drawing", "nbval-ignore-output"]
-run.savefig(figures.plot_trajectory(watched_steps, watched, centre[:1], (0, 8, 14, 18, 22, 26, 31)), "small_steps")
+run.savefig(figures.plot_trajectory(watched_steps, watched, centre[:1], (0, 5, 10, 15, 20, 25, 31)), "small_steps")
 plt.show()
 
 # %% [markdown]
@@ -473,7 +473,7 @@ plt.show()
 # attributes of 300 generated and 300 rendered portraits.
 
 # %% tags=["idea", "nbval-ignore-output"]
-generated = stylegan2.generate_images(G, run.pick(smoke=50, cpu=300, gpu=1000), torch.Generator().manual_seed(2))
+generated = stylegan2.generate_images(G, run.pick(smoke=50, cpu=300, gpu=300), torch.Generator().manual_seed(2))
 rendered = portraits.render(portraits.sample_portraits(len(generated), torch.Generator().manual_seed(3)))
 frequencies = {
     source: portraits.attribute_frequencies(classifier.predict(images))
@@ -611,7 +611,7 @@ plt.show()
 # ### More patches, fewer faces
 #
 # The more patches are given, the less is uncertain. Below, the context has one patch of a portrait, then two, then
-# three. The last column is the standard deviation over samples.
+# three. The last column is the standard deviation over samples (black: 0; white: 0.7, for values in [-1, 1]).
 
 # %% tags=["idea", "nbval-ignore-output"]
 corners = [(38, 24), (24, 36), (2, 24)]  # the chin, an eye, the top
@@ -792,7 +792,7 @@ plt.show()
 # ## 9. Where it stops: pictures that the generator cannot make
 #
 # Below, patches of a green face, a portrait upside down and a photograph (the astronaut of scikit-image). The samples
-# are portraits all the same.
+# are portraits all the same. The labels say how well the first sample agrees with its context.
 
 # %% tags=["idea", "nbval-ignore-output"]
 from skimage import data
