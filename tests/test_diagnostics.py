@@ -50,7 +50,7 @@ def faults(model, n=64, **options):
     return check_samples(model, batch, steps=24, generator=torch.Generator().manual_seed(0), **options)
 
 
-@pytest.mark.parametrize("scale", [1.0, 5.0])
+@pytest.mark.parametrize("scale", [1.0, 2.0, 5.0])
 def test_nothing_is_wrong_with_exact_samples(scale):
     assert faults(ForwardDiffusion(GaussianDenoiser(scale=scale), project, observation_scale=scale)) == []
 
@@ -88,6 +88,17 @@ def test_masked_observations_count_for_nothing():
     assert check_samples(model, batch, **options) == []
     empty = seen.select([0]).mask_out(torch.ones(64, 1, dtype=torch.bool))
     assert check_samples(model, batch | {"context": empty}, **options) == []
+
+
+def test_two_contexts_are_enough_and_one_is_not():
+    _, seen = observe(2, 2, seed=1)
+    model, batch = (
+        ForwardDiffusion(GaussianDenoiser(), project),
+        {n: seen.select([i]) for i, n in enumerate(("context", "target"))},
+    )
+    check_samples(model, batch, steps=4, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(ValueError, match="batch has 1 contexts and 1 targets: give two or more of each"):
+        check_samples(model, {name: part[[0]] for name, part in batch.items()})
 
 
 def gain(denoiser, batch=None):
