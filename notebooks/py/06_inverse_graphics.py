@@ -181,15 +181,15 @@ def render(field, P, side=SIDE, segments=SEGMENTS):  # Eq. 12 -> colours and fea
     return values.mT.unflatten(2, (side, side)), depth.unflatten(1, (side, side)), T.unflatten(1, (side, side))
 
 # %% tags=["idea", "agreement"]
-def wavy_field(points):  # eight random fields: density (8, p), three colours and one feature (8, p, 4)
-    waves = torch.sin(3 * points @ random_points[:, :3])
-    return 4 * softplus(waves[..., 0]), torch.cat([waves, waves.prod(2, keepdim=True)], 2)
+def random_field(points):  # eight random fields: density (8, p), three colours and one feature (8, p, 4)
+    sines = torch.sin(3 * points @ random_points[:, :3])
+    return 4 * softplus(sines[..., 0]), torch.cat([sines, sines.prod(2, keepdim=True)], 2)
 
 
 library_renderer = volume.VolumeRenderer(LOW, HIGH, height=SIDE, width=SIDE, samples_per_ray=SEGMENTS)
 P = look_at(normalize(random_eyes, dim=1) * 3, 0.1 * random_aims, 0.7)
-values, depth, T = render(wavy_field, P)
-from_library = library_renderer.render_rays(wavy_field, P[:, None])
+values, depth, T = render(random_field, P)
+from_library = library_renderer.render_rays(random_field, P[:, None])
 assert_close(values.flatten(2).mT, from_library.rgb_features[:, 0])
 assert_close(depth.flatten(1), from_library.distance[:, 0])
 assert_close(1 - T.flatten(1), from_library.opacity[:, 0])
@@ -415,7 +415,7 @@ assert_close(page_losses, (library_losses["target"], library_losses["novel"]))
 #
 # ## 6. A small model, trained now
 #
-# The network has few weights and sees eight new bodies a step. The losses use 32 random pixels of each picture, to save
+# The network has few weights and sees eight new bodies a step. The losses use 24 random pixels of each picture, to save
 # time. Before and after the training, the model samples the views from behind of held-out bodies.
 
 # %% tags=["idea"]
@@ -424,7 +424,7 @@ def observe(bodies, azimuth, generator):  # pictures of n bodies, by one random 
     return Observations(render(body_field(*bodies), cameras, segments=24)[0][:, None], cameras[:, None])
 
 
-def body_batch(generator, n=8, num_pixels=32):
+def body_batch(generator, n=8, num_pixels=24):
     bodies, azimuth = sample_bodies(n, generator), 2 * math.pi * torch.rand(2, n, generator=generator)
     azimuths = {"context": torch.zeros(n), "target": azimuth[0], "novel": azimuth[1]}
     batch = {name: observe(bodies, angles, generator) for name, angles in azimuths.items()}
@@ -444,7 +444,7 @@ sampling = {"num_samples": 4, "steps": run.pick(smoke=2, cpu=8, gpu=8), "eta": 1
 model = small_model(SEED)
 before = model.sample(*first_four, generator=torch.Generator().manual_seed(SEED), **sampling).observation
 small_log = fit(
-    model, body_batch, steps=run.pick(smoke=5, cpu=800, gpu=800), learning_rate=4e-3, warmup=50, ema=0.99,
+    model, body_batch, steps=run.pick(smoke=5, cpu=650, gpu=650), learning_rate=4e-3, warmup=50, ema=0.99,
     seed=SEED, progress=False,
 )
 after = model.sample(*first_four, generator=torch.Generator().manual_seed(SEED), **sampling).observation
