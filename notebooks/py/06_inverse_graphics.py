@@ -197,8 +197,8 @@ assert_close(1 - T.flatten(1), from_library.opacity[:, 0])
 # %% [markdown]
 # Now a world of scenes for the page's own model: one upright cylinder, of random place, size and colour. Its front has
 # any hue. Its back is red in 60 of 100 scenes and blue in 40. The context camera stands in front and sees no part of the
-# back. Target and novel camera stand anywhere around. The cylinder is written as a radiance field, and the forward model
-# makes the pictures.
+# back. The target camera stands behind (90° to 270°), the novel camera anywhere around. The cylinder is written as a
+# radiance field, and the forward model makes the pictures.
 
 # %% tags=["idea"]
 BACK_COLOURS, P_RED = torch.tensor([[1.0, -0.7, -0.7], [-0.8, -0.4, 1.0]]), 0.6  # red, blue; RGB from -1 to 1
@@ -425,8 +425,8 @@ def observe(bodies, azimuth, generator):  # pictures of n bodies, by one random 
 
 
 def body_batch(generator, n=8, num_pixels=24):
-    bodies, azimuth = sample_bodies(n, generator), 2 * math.pi * torch.rand(2, n, generator=generator)
-    azimuths = {"context": torch.zeros(n), "target": azimuth[0], "novel": azimuth[1]}
+    bodies, turns = sample_bodies(n, generator), torch.rand(2, n, generator=generator)
+    azimuths = {"context": torch.zeros(n), "target": math.pi * (0.5 + turns[0]), "novel": 2 * math.pi * turns[1]}
     batch = {name: observe(bodies, angles, generator) for name, angles in azimuths.items()}
     for name in ("pixel_indices", "novel_pixel_indices"):
         batch[name] = torch.rand(n, 1, SIDE**2, generator=generator).argsort(2)[..., :num_pixels]
