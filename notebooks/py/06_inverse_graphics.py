@@ -349,7 +349,7 @@ def small_model(seed):
     unet_options = {"widths": (16, 32), "num_blocks": 1, "num_attention_levels": 0}
     renderer = volume.VolumeRenderer(LOW, HIGH, height=SIDE, width=SIDE, samples_per_ray=SEGMENTS)
     denoiser = pixelnerf.SceneDenoiser(renderer, "unet", 16, num_features=4, num_freqs=3, encoder_options=unet_options)
-    return ForwardDiffusion(denoiser, renderer, ShiftedCosineSchedule(1 / 4))
+    return ForwardDiffusion(denoiser, renderer, ShiftedCosineSchedule(1 / 2))
 
 # %% tags=["idea", "agreement"]
 random_model = small_model(0).double().eval()
@@ -388,9 +388,9 @@ for full_model, label in ((variants.FULL_MODEL, "the full model"), ("reseeded", 
 #
 # The true field is unknown, but its pictures are known. The predicted field is rendered by the target's camera (Eq. 8),
 # and by a third camera whose picture is no input of the network (Eq. 9). The noise schedule is the cosine schedule with
-# $\alpha/\sigma$ multiplied by 1/4, as in [03](03_motion_warping.ipynb) and [04](04_gan_inversion.ipynb). The large model
-# below has 64 x 64 pixels and the factor 1/2. With a factor below 1, more steps are at high noise, where many pixels
-# together still show a body's colour.
+# $\alpha/\sigma$ multiplied by 1/2, for the small model and for the large one below. [03](03_motion_warping.ipynb) and
+# [04](04_gan_inversion.ipynb) use 1/4. With a factor below 1, more steps are at high noise, where many pixels together
+# still show a body's colour.
 
 # %% tags=["idea"]
 def losses(net, schedule, context, target, novel, t, noise):  # context, target, novel: pairs (image, camera)
@@ -459,7 +459,7 @@ run.savefig(figures.plot_losses(small_log.curve), "training")
 
 # %% [markdown]
 # Before the training, every sample is a grey box. After the training, samples have the shape of their body and the colour
-# of its lid, which the context shows. Most backs are mainly red or mainly blue; some are still a mixture.
+# of its lid, which the context shows. Most backs are red or blue; some are still divided.
 #
 # The *live gain* compares the energy score of the samples (see [How to judge a
 # sampler](02_keyhole_digits.ipynb#How-to-judge-a-sampler)) with the score of samples for another body's context. It is 0
