@@ -120,17 +120,17 @@ def seen_at(angle, n=4096):
 def test_live_gain_is_one_if_the_context_shows_the_target_and_zero_if_it_shows_nothing_or_is_ignored():
     assert gain(GaussianDenoiser(), seen_at(0.0, 256)).low > 0.99
     for denoiser, angle in ((GaussianDenoiser(), math.pi / 2), (Unconditional(), 0.0)):
-        found = gain(denoiser, seen_at(angle, 256))
-        assert found.low < 0 < found.high and abs(found.value) < 0.1
+        interval = gain(denoiser, seen_at(angle, 256))
+        assert interval.low < 0 < interval.high and abs(interval.value) < 0.1
 
 
 def test_live_gain_has_its_closed_form():
     """At 60 degrees the posterior is N(context / 2, 3/4), and another context's mean is wrong by N(0, 2/4)."""
-    found = gain(GaussianDenoiser(), seen_at(math.pi / 3))
+    interval = gain(GaussianDenoiser(), seen_at(math.pi / 3))
     own = math.sqrt(0.75 / math.pi)  # E|X - Y| - E|X - X'| / 2 of independent X, X', Y with variance 3/4
     other = math.sqrt(2 * (2 * 0.75 + 0.5) / math.pi) - own
-    assert found.value == pytest.approx(1 - own / other, abs=0.02)
-    assert found.low < found.value < found.high
+    assert interval.value == pytest.approx(1 - own / other, abs=0.02)
+    assert interval.low < interval.value < interval.high
 
 
 def test_live_gain_refuses_one_sample():

@@ -150,9 +150,9 @@ def read_all_clips(folder: Path | str, on_error: str = "raise", check_poses: boo
     """Reads all clips of a folder, of any length; arguments and result as in `read_folder`."""
     check_on_error(on_error)
     folder = Path(folder)
-    found, warnings = detect_format(folder).read(folder, on_error)
+    readable_clips, warnings = detect_format(folder).read(folder, on_error)
     clips = []
-    for clip in found:
+    for clip in readable_clips:
         try:
             if check_poses:
                 clip, image_warnings = remove_unreadable(clip, on_error, min_side)

@@ -94,15 +94,16 @@ def camera_from_viewpoint(
 
     ValueError, without the frame's name, if the camera is invalid.
     """
-    kind = viewpoint.get("intrinsics_format") or FORMATS[0]
-    if kind not in FORMATS:
-        raise ValueError(f"has the intrinsics_format {shorten(str(kind))}, wanted one of {', '.join(FORMATS)}")
+    intrinsics_format = viewpoint.get("intrinsics_format") or FORMATS[0]
+    if intrinsics_format not in FORMATS:
+        name = shorten(str(intrinsics_format))
+        raise ValueError(f"has the intrinsics_format {name}, wanted one of {', '.join(FORMATS)}")
     focal, center = (_vector(viewpoint, key, 2) for key in ("focal_length", "principal_point"))
     rotation, translation = _vector(viewpoint, "R", 9).view(3, 3), _vector(viewpoint, "T", 3)
     if torch.linalg.det(rotation) < 0:
         raise ValueError("has a left-handed camera: the determinant of its R is negative")
     size = torch.tensor([width, height], dtype=torch.float64)
-    unit = size if kind == FORMATS[0] else size.min()  # pixels of the interval [-1, 1]
+    unit = size if intrinsics_format == FORMATS[0] else size.min()  # pixels of the interval [-1, 1]
     fx, fy = (focal * unit / size / 2).tolist()
     cx, cy = (0.5 - center * unit / size / 2).tolist()
     intrinsics, pose = intrinsics_matrix(fx, fy, cx, cy), torch.eye(4, dtype=torch.float64)

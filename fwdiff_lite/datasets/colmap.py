@@ -87,7 +87,7 @@ def read_colmap(folder: Path | str, on_error: str = "raise") -> tuple[Clip, list
 
 def is_reconstruction(folder: Path) -> bool:
     """Whether a folder holds a reconstruction, in text or in binary format."""
-    return any((folder / name / f"cameras.{kind}").is_file() for name in SPARSE_FOLDERS for kind in ("txt", "bin"))
+    return any((folder / name / f"cameras.{suffix}").is_file() for name in SPARSE_FOLDERS for suffix in ("txt", "bin"))
 
 
 def find_sparse_folder(folder: Path) -> Path:

@@ -27,10 +27,11 @@ def contact_sheet(clip: Clip) -> Figure:
     best = max(range(len(pairs)), key=lambda p: len(matches[p].points1), default=None)
     if best is None or not len(matches[best].points1):
         raise ValueError(f"{clip.name} has no two frames that share matches: there are no epipolar lines to draw")
-    (i, j), found = pairs[best].tolist(), matches[best]
-    chosen = torch.linspace(0, len(found.points1) - 1, min(NUM_POINTS, len(found.points1))).round().long()
-    points1, points2 = found.points1[chosen], found.points2[chosen]
-    lines = epipolar_lines(clip, i, j, found.sizes, points1)
+    (i, j), pair_matches = pairs[best].tolist(), matches[best]
+    num_matches = len(pair_matches.points1)
+    chosen = torch.linspace(0, num_matches - 1, min(NUM_POINTS, num_matches)).round().long()
+    points1, points2 = pair_matches.points1[chosen], pair_matches.points2[chosen]
+    lines = epipolar_lines(clip, i, j, pair_matches.sizes, points1)
 
     fig = plt.figure(figsize=(10, 7), layout="constrained")
     top, bottom = fig.subfigures(2, 1, height_ratios=[1, 2.6])
@@ -42,13 +43,13 @@ def contact_sheet(clip: Clip) -> Figure:
         ax.axis("off")
     axes = bottom.subplots(1, 2)
     titles = (f"frame {i}: points", f"frame {j}: their epipolar lines, and the matches")
-    for ax, index, (width, height), title in zip(axes, (i, j), found.sizes, titles, strict=True):
+    for ax, index, (width, height), title in zip(axes, (i, j), pair_matches.sizes, titles, strict=True):
         ax.imshow(clip.read_frame(index), extent=(0, width, height, 0))
         ax.set(xlim=(0, width), ylim=(height, 0), title=title)
         ax.axis("off")
     for point1, point2, (a, b, c), color in zip(points1, points2, lines.tolist(), COLORS, strict=False):
         axes[0].plot(*point1, "o", color=color, mec="white", ms=8)
-        x = np.linspace(0, found.sizes[1][0], 2)
+        x = np.linspace(0, pair_matches.sizes[1][0], 2)
         if abs(b) > abs(a) * 1e-6:
             axes[1].plot(x, -(a * x + c) / b, color=color, lw=1.3)
         else:

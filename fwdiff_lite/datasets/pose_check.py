@@ -174,7 +174,7 @@ def check_poses(clip: Clip) -> PoseCheck:
     conventions = {}
     for name, other in other_conventions(clip).items():
         errors_of_pairs = [
-            _error_sum(other, i, j, found) for (i, j), found in zip(pairs.tolist(), matches, strict=True)
+            _error_sum(other, i, j, pair_matches) for (i, j), pair_matches in zip(pairs.tolist(), matches, strict=True)
         ]
         conventions[name] = _ratio(double(errors_of_pairs) + ERROR_EPSILON * matches_per_pair, stated)
     truncation = sum(pair_matches.truncation * len(pair_matches.points1) for pair_matches in matches) / num_matches
@@ -195,11 +195,11 @@ def match_frames(clip: Clip) -> tuple[Int[Tensor, "p 2"], list[Matches]]:
     pairs = select_frame_pairs(clip)
     features = {i: _sift_features(clip, i) for i in pairs.unique().tolist()}
     matches = [_match_features(features[i], features[j]) for i, j in pairs.tolist()]
-    moving = [(found.points1 - found.points2).norm(dim=1) >= STATIC_DISTANCE for found in matches]
+    moving = [(pair_matches.points1 - pair_matches.points2).norm(dim=1) >= STATIC_DISTANCE for pair_matches in matches]
     if matches and torch.cat(moving).double().mean() >= MIN_MOVING:
         matches = [
-            found._replace(points1=found.points1[moves], points2=found.points2[moves])
-            for found, moves in zip(matches, moving, strict=True)
+            pair_matches._replace(points1=pair_matches.points1[moves], points2=pair_matches.points2[moves])
+            for pair_matches, moves in zip(matches, moving, strict=True)
         ]
     return pairs, matches
 

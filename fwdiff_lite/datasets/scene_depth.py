@@ -44,7 +44,8 @@ def estimate_near_far(clips: Iterable[Clip]) -> tuple[float, float] | None:
 def matched_points(clip: Clip) -> MatchedPoints:
     """The points of all pairs of frames that are compared (`match_frames`)."""
     empty = MatchedPoints(torch.zeros(0, 3).double(), torch.zeros(2, 0).double())
-    parts = [empty, *(_points_of_pair(clip, pair, found) for pair, found in zip(*match_frames(clip), strict=True))]
+    pairs, matches = match_frames(clip)
+    parts = [empty, *(_points_of_pair(clip, *of_pair) for of_pair in zip(pairs, matches, strict=True))]
     return MatchedPoints(torch.cat([part.points for part in parts]), torch.cat([part.depths for part in parts], 1))
 
 

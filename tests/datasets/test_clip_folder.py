@@ -1,4 +1,4 @@
-"""Any format is found out, converted and checked; the pictures and estimates of a check have their closed forms."""
+"""Any format is detected, converted and checked; the pictures and estimates of a check have their closed forms."""
 
 import math
 from dataclasses import replace
@@ -86,11 +86,11 @@ def test_check_says_what_a_folder_is_and_draws_it(copy, tmp_path, capsys, monkey
 
 def test_matched_points_lie_on_the_lines_of_right_cameras_only(clips):
     pairs, matches = match_frames(clips[0])
-    (i, j), found = pairs[0].tolist(), matches[0]
+    (i, j), pair_matches = pairs[0].tolist(), matches[0]
 
     def distance(clip):
-        lines = epipolar_lines(clip, i, j, found.sizes, found.points1)
-        points = torch.cat([found.points2, torch.ones(len(found.points2), 1)], 1)
+        lines = epipolar_lines(clip, i, j, pair_matches.sizes, pair_matches.points1)
+        points = torch.cat([pair_matches.points2, torch.ones(len(pair_matches.points2), 1)], 1)
         return ((lines * points).sum(1).abs() / lines[:, :2].norm(dim=1)).median()
 
     assert distance(clips[0]) < 1
@@ -150,12 +150,12 @@ def test_a_caption_that_stands_still_does_not_count(clips, monkeypatch):
     compute = pose_check._match_features
 
     def with_caption(features1, features2):
-        found = compute(features1, features2)
+        pair_matches = compute(features1, features2)
         caption = 40 + 20 * torch.rand(60, 2, generator=generator(0), dtype=torch.float64)
-        return found._replace(
-            points1=torch.cat([found.points1, caption]), points2=torch.cat([found.points2, caption + 0.1])
+        return pair_matches._replace(
+            points1=torch.cat([pair_matches.points1, caption]), points2=torch.cat([pair_matches.points2, caption + 0.1])
         )
 
     monkeypatch.setattr(pose_check, "_match_features", with_caption)
-    found = pose_check.check_poses(clips[0])
-    assert found.num_matches == right.num_matches and found.errors == right.errors
+    with_captions = pose_check.check_poses(clips[0])
+    assert with_captions.num_matches == right.num_matches and with_captions.errors == right.errors

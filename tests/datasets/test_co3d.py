@@ -19,12 +19,12 @@ HEIGHT, WIDTH = 30, 20
 FORMATS = ("ndc_norm_image_bounds", "ndc_isotropic")
 
 
-def viewpoint(seed: int, kind: str) -> dict:
+def viewpoint(seed: int, intrinsics_format: str) -> dict:
     """A random PyTorch3D camera that looks at the origin from a distance of 4."""
     q, _ = torch.linalg.qr(torch.randn(3, 3, generator=generator(seed), dtype=torch.float64))
     q = q * torch.linalg.det(q).sign()
     camera = {"R": q.tolist(), "T": [0.2, -0.1, 4.0], "focal_length": [1.6, 1.5], "principal_point": [0.1, -0.2]}
-    return camera | {"intrinsics_format": kind}
+    return camera | {"intrinsics_format": intrinsics_format}
 
 
 def pytorch3d_pixels(camera: dict, point: torch.Tensor) -> tuple[float, float]:
@@ -36,10 +36,10 @@ def pytorch3d_pixels(camera: dict, point: torch.Tensor) -> tuple[float, float]:
     return WIDTH / 2 - x_ndc * sides[0] / 2, HEIGHT / 2 - y_ndc * sides[1] / 2
 
 
-@pytest.mark.parametrize("kind", FORMATS)
-def test_a_point_is_where_pytorch3d_shows_it(kind):
+@pytest.mark.parametrize("intrinsics_format", FORMATS)
+def test_a_point_is_where_pytorch3d_shows_it(intrinsics_format):
     for seed in range(8):
-        camera, point = viewpoint(seed, kind), 0.5 * torch.randn(3, generator=generator(9 + seed)).double()
+        camera, point = viewpoint(seed, intrinsics_format), 0.5 * torch.randn(3, generator=generator(9 + seed)).double()
         matrix = camera_matrices(*(part[None] for part in camera_from_viewpoint(camera, HEIGHT, WIDTH)))
         uv, depth = project(matrix, point[None])
         assert depth > 0

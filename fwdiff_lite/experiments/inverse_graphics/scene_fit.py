@@ -53,13 +53,13 @@ class GridField(nn.Module):
         # a cell far away is large: its density counts by the length of the contracted ray
         return nn.functional.softplus(values[:, 0] - 1) * 4 / stretch, values[:, 1:].tanh().movedim(1, -1)
 
-    def roughness(self) -> Float[Tensor, ""]:
+    def smoothness_penalty(self) -> Float[Tensor, ""]:
         """The mean squared difference of neighbouring cells, over all grids and directions."""
         return sum(grid.diff(dim=axis).square().mean() for grid in self.grids for axis in (2, 3, 4))
 
 
 class SceneFit(NamedTuple):
-    """PSNR in dB, in [0, 1], of the frames that were fitted and of those that were held out; and the held-out images.
+    """PSNR in dB, in [0, 1], of the training views and of the held-out views; and images of the latter.
 
     predicted, truth: (n, 3, h, w) in [-1, 1]
     """
@@ -82,13 +82,13 @@ def fit_scene(clip: Clip, steps: int = STEPS, side: int = SIDE, seed: int = 0) -
     generator, field = Generator().manual_seed(seed), GridField()
     optimiser = torch.optim.Adam(field.parameters(), LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-    fitted = (~held_out).nonzero()[:, 0]
+    training_views = (~held_out).nonzero()[:, 0]
     for _ in range(steps):
-        views = fitted[torch.randint(len(fitted), (VIEWS_PER_STEP,), generator=generator)]
+        views = training_views[torch.randint(len(training_views), (VIEWS_PER_STEP,), generator=generator)]
         pixels = torch.randint(side**2, (1, VIEWS_PER_STEP, PIXELS_PER_VIEW), generator=generator)
         rendered = renderer(field, cameras[None, views], pixels)
         truth = images[None, views].flatten(3).gather(3, pixels[:, :, None].expand(-1, -1, 3, -1))
-        loss = (rendered - truth).square().mean() + SMOOTHNESS * field.roughness()
+        loss = (rendered - truth).square().mean() + SMOOTHNESS * field.smoothness_penalty()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
