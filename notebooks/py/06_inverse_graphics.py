@@ -181,15 +181,15 @@ def render(field, P, side=SIDE, segments=SEGMENTS):  # Eq. 12 -> colours and fea
     return values.mT.unflatten(2, (side, side)), depth.unflatten(1, (side, side)), T.unflatten(1, (side, side))
 
 # %% tags=["idea", "agreement"]
-def wavy_field(points):  # eight random fields: density (8, p), three colours and one feature (8, p, 4)
-    waves = torch.sin(3 * points @ random_points[:, :3])
-    return 4 * softplus(waves[..., 0]), torch.cat([waves, waves.prod(2, keepdim=True)], 2)
+def random_field(points):  # eight random fields: density (8, p), three colours and one feature (8, p, 4)
+    sines = torch.sin(3 * points @ random_points[:, :3])
+    return 4 * softplus(sines[..., 0]), torch.cat([sines, sines.prod(2, keepdim=True)], 2)
 
 
 library_renderer = volume.VolumeRenderer(LOW, HIGH, height=SIDE, width=SIDE, samples_per_ray=SEGMENTS)
 P = look_at(normalize(random_eyes, dim=1) * 3, 0.1 * random_aims, 0.7)
-values, depth, T = render(wavy_field, P)
-from_library = library_renderer.render_rays(wavy_field, P[:, None])
+values, depth, T = render(random_field, P)
+from_library = library_renderer.render_rays(random_field, P[:, None])
 assert_close(values.flatten(2).mT, from_library.rgb_features[:, 0])
 assert_close(depth.flatten(1), from_library.distance[:, 0])
 assert_close(1 - T.flatten(1), from_library.opacity[:, 0])
@@ -197,8 +197,8 @@ assert_close(1 - T.flatten(1), from_library.opacity[:, 0])
 # %% [markdown]
 # Now a world of scenes for the page's own model: one upright cylinder, of random place, size and colour. Its front has
 # any hue. Its back is red in 60 of 100 scenes and blue in 40. The context camera stands in front and sees no part of the
-# back. Target and novel camera stand anywhere around. The cylinder is written as a radiance field, and the forward model
-# makes the pictures.
+# back. The target camera stands behind (90° to 270°), the novel camera anywhere around. The cylinder is written as a
+# radiance field, and the forward model makes the pictures.
 
 # %% tags=["idea"]
 BACK_COLOURS, P_RED = torch.tensor([[1.0, -0.7, -0.7], [-0.8, -0.4, 1.0]]), 0.6  # red, blue; RGB from -1 to 1
@@ -349,7 +349,7 @@ def small_model(seed):
     unet_options = {"widths": (16, 32), "num_blocks": 1, "num_attention_levels": 0}
     renderer = volume.VolumeRenderer(LOW, HIGH, height=SIDE, width=SIDE, samples_per_ray=SEGMENTS)
     denoiser = pixelnerf.SceneDenoiser(renderer, "unet", 16, num_features=4, num_freqs=3, encoder_options=unet_options)
-    return ForwardDiffusion(denoiser, renderer, ShiftedCosineSchedule(1 / 4))
+    return ForwardDiffusion(denoiser, renderer, ShiftedCosineSchedule(1 / 2))
 
 # %% tags=["idea", "agreement"]
 random_model = small_model(0).double().eval()
@@ -388,9 +388,9 @@ for full_model, label in ((variants.FULL_MODEL, "the full model"), ("reseeded", 
 #
 # The true field is unknown, but its pictures are known. The predicted field is rendered by the target's camera (Eq. 8),
 # and by a third camera whose picture is no input of the network (Eq. 9). The noise schedule is the cosine schedule with
-# $\alpha/\sigma$ multiplied by 1/4, as in [03](03_motion_warping.ipynb) and [04](04_gan_inversion.ipynb). The large model
-# below has 64 x 64 pixels and the factor 1/2. With a factor below 1, more steps are at high noise, where many pixels
-# together still show a body's colour.
+# $\alpha/\sigma$ multiplied by 1/2, for the small model and for the large one below. [03](03_motion_warping.ipynb) and
+# [04](04_gan_inversion.ipynb) use 1/4. With a factor below 1, more steps are at high noise, where many pixels together
+# still show a body's colour.
 
 # %% tags=["idea"]
 def losses(net, schedule, context, target, novel, t, noise):  # context, target, novel: pairs (image, camera)
@@ -415,7 +415,7 @@ assert_close(page_losses, (library_losses["target"], library_losses["novel"]))
 #
 # ## 6. A small model, trained now
 #
-# The network has few weights and sees eight new bodies a step. The losses use 32 random pixels of each picture, to save
+# The network has few weights and sees eight new bodies a step. The losses use 24 random pixels of each picture, to save
 # time. Before and after the training, the model samples the views from behind of held-out bodies.
 
 # %% tags=["idea"]
@@ -424,9 +424,9 @@ def observe(bodies, azimuth, generator):  # pictures of n bodies, by one random 
     return Observations(render(body_field(*bodies), cameras, segments=24)[0][:, None], cameras[:, None])
 
 
-def body_batch(generator, n=8, num_pixels=32):
-    bodies, azimuth = sample_bodies(n, generator), 2 * math.pi * torch.rand(2, n, generator=generator)
-    azimuths = {"context": torch.zeros(n), "target": azimuth[0], "novel": azimuth[1]}
+def body_batch(generator, n=8, num_pixels=24):
+    bodies, turns = sample_bodies(n, generator), torch.rand(2, n, generator=generator)
+    azimuths = {"context": torch.zeros(n), "target": math.pi * (0.5 + turns[0]), "novel": 2 * math.pi * turns[1]}
     batch = {name: observe(bodies, angles, generator) for name, angles in azimuths.items()}
     for name in ("pixel_indices", "novel_pixel_indices"):
         batch[name] = torch.rand(n, 1, SIDE**2, generator=generator).argsort(2)[..., :num_pixels]
@@ -444,7 +444,7 @@ sampling = {"num_samples": 4, "steps": run.pick(smoke=2, cpu=8, gpu=8), "eta": 1
 model = small_model(SEED)
 before = model.sample(*first_four, generator=torch.Generator().manual_seed(SEED), **sampling).observation
 small_log = fit(
-    model, body_batch, steps=run.pick(smoke=5, cpu=800, gpu=800), learning_rate=4e-3, warmup=50, ema=0.99,
+    model, body_batch, steps=run.pick(smoke=5, cpu=650, gpu=650), learning_rate=4e-3, warmup=50, ema=0.99,
     seed=SEED, progress=False,
 )
 after = model.sample(*first_four, generator=torch.Generator().manual_seed(SEED), **sampling).observation
@@ -459,7 +459,7 @@ run.savefig(figures.plot_losses(small_log.curve), "training")
 
 # %% [markdown]
 # Before the training, every sample is a grey box. After the training, samples have the shape of their body and the colour
-# of its lid, which the context shows. Most backs are mainly red or mainly blue; some are still a mixture.
+# of its lid, which the context shows. Most backs are red or blue; some are still divided.
 #
 # The *live gain* compares the energy score of the samples (see [How to judge a
 # sampler](02_keyhole_digits.ipynb#How-to-judge-a-sampler)) with the score of samples for another body's context. It is 0
