@@ -59,7 +59,7 @@ from fwdiff_lite.schedule import CosineSchedule
 from fwdiff_lite.validation import validation_loss
 
 run = Run("08_your_own_forward_model", PROFILE)
-FILES, STEPS = run.pick(smoke=(200, 20), cpu=(2000, 600), gpu=(2000, 600))  # recordings on disk, training steps
+FILES, STEPS = run.pick(smoke=(128, 10), cpu=(2000, 400), gpu=(2000, 400))  # recordings on disk, training steps
 CONTEXTS, K, SAMPLING_STEPS = run.pick(smoke=(32, 4, 4), cpu=(256, 16, 64), gpu=(256, 16, 64))  # of the test set
 FOLDS = run.pick(smoke=2, cpu=5, gpu=5)  # of the classifier two-sample test
 run.header()
@@ -92,7 +92,7 @@ class MovingAverage:
         self.width = width
 
     def __call__(self, signal, params):  # (B, 16), (B, M, 2) -> (B, M), without noise: Eq. 5
-        indices = (params[..., :1].long() + torch.arange(self.width)).clamp(0, SIZE - 1)
+        indices = (params[..., :1].long() + torch.arange(self.width, device=params.device)).clamp(0, SIZE - 1)
         return signal[:, None].expand(-1, indices.shape[1], -1).gather(2, indices).mean(2)
 
     def noise_std(self, params):  # (B, M, 2) -> (B, M)
@@ -180,7 +180,7 @@ def information(forward_model, signal, params, value, variance, mask):
 
 def gaussian_posterior(Q, b, factor):
     """Mean and variances (B, 16) of S = factor z, for a standard normal z, given Q and b."""
-    lower = torch.linalg.cholesky(factor.T @ Q @ factor + torch.eye(SIZE))
+    lower = torch.linalg.cholesky(factor.T @ Q @ factor + torch.eye(SIZE).to(Q))
     root = torch.linalg.solve_triangular(lower, factor.T.expand_as(Q), upper=False)  # covariance = root^T root
     return torch.einsum("bji,bjk,bk->bi", root, root, b), root.square().sum(1)
 
@@ -205,8 +205,8 @@ class LinearisingDenoiser(nn.Module):
             nn.init.zeros_(weights)
 
     def condition(self, context, target_params, target_mask=None):  # once per sample
-        target_mask = torch.ones(target_params.shape[:2], dtype=torch.bool) if target_mask is None else target_mask
-        return context, target_params, target_mask
+        every_target = torch.ones_like(target_params[..., 0], dtype=torch.bool)
+        return context, target_params, every_target if target_mask is None else target_mask
 
     def information(self, condition, noisy_target, t, signal):
         (context, target_params, target_mask), scale = condition, self.observation_scale
@@ -227,9 +227,9 @@ class LinearisingDenoiser(nn.Module):
         return torch.addcmul(mean, std, self.net(torch.cat(features, 1), torch.zeros_like(t)))
 
     def loss_weight(self, condition, t):  # the inverse of about the error that is to be expected
-        no_target, no_signal = torch.zeros_like(condition[1][..., 0]), torch.zeros(len(t), SIZE)
+        no_target, no_signal = torch.zeros_like(condition[1][..., 0]), t.new_zeros(len(t), SIZE)
         Q, b = self.information(condition, no_target, t, no_signal)  # Q depends on no value
-        _, variance = gaussian_posterior(Q, b, self.observation_scale * torch.eye(SIZE) / 2)
+        _, variance = gaussian_posterior(Q, b, self.observation_scale * torch.eye(SIZE).to(Q) / 2)
         noise_variance = self.forward_model.noise_std(condition[1]).square().mean(1)
         return self.observation_scale**2 / torch.maximum(variance.mean(1), noise_variance)
 
@@ -635,7 +635,8 @@ def judge_linear(sensor, model, seed, controls=()):
         samples, one = rows[name]
         results[name] = judge(sensor, samples, walks, test["context"], exact)
         results[name]["residual"] = residual_rms(sensor, one, many["context"])
-        results[name]["c2st"] = c2st(one[:, 0], many_walks, many_posterior)
+        if name != "other context":  # the residual rejects this control already
+            results[name]["c2st"] = c2st(one[:, 0], many_walks, many_posterior)
     deviation = rows["samples"][1][:, 0].double() - many_posterior[0]
     exact_variance = many_posterior[1].diagonal(dim1=1, dim2=2).mean(0)
     return results, deviation.square().mean(0), exact_variance
@@ -758,7 +759,7 @@ volts, means = (make_test_set(sensor, 64, 7000)[1] for sensor in (points, averag
 millivolts = {name: in_millivolts(part) for name, part in volts.items()}
 scaled_model = make_model(Millivolts(1), scale=50.0)
 scaled_model.denoiser.load_state_dict(points_model.denoiser.state_dict())
-looks = {
+cases = {
     "no mistake": (points_model, volts),
     "wrong operator": (ForwardDiffusion(points_model.denoiser, averages), means),
     "wrong unit": (
@@ -768,8 +769,8 @@ looks = {
     "with the unit": (scaled_model, millivolts),
     "collapse": (ForwardRegression(points_model.denoiser, points), volts),
 }
-for title, (looked_at, held_out) in looks.items():
-    faults = check_samples(looked_at, held_out, steps=16, generator=torch.Generator().manual_seed(3))
+for title, (checked_model, held_out) in cases.items():
+    faults = check_samples(checked_model, held_out, steps=16, generator=torch.Generator().manual_seed(3))
     print(f"{title}: {' '.join(faults) or 'no fault found'}\n")
 
 # %% [markdown]
@@ -908,9 +909,9 @@ for weights, same in zip(points_model.denoiser.parameters(), loaded_model.denois
 #     accelerate launch --multi_gpu --num_processes 4 train.py              # four GPUs of one host
 #     torchrun --nnodes 2 --nproc_per_node 4 --rdzv_backend c10d --rdzv_endpoint HOST:29500 train.py   # two hosts
 #
-# Every process reads the same whole batches and trains on its rows, so the `DataLoader` has no `DistributedSampler`. The
-# forward model must make its tensors on the device of `params`: in place of `torch.arange(n)`, write
-# `torch.arange(n, device=params.device)`. `bf16=True` and `compile=True` make large networks faster.
+# Every process reads the same whole batches and trains on its rows, so the `DataLoader` has no `DistributedSampler`.
+# Forward model and denoiser make their tensors on the device of their inputs, as `torch.arange(n, device=params.device)`
+# does. `bf16=True` and `compile=True` make large networks faster.
 #
 # ## 10. What to start with
 #
@@ -959,8 +960,8 @@ for weights, same in zip(points_model.denoiser.parameters(), loaded_model.denois
 #
 # <details><summary>Answers</summary>
 #
-# 1. The residual: samples lie too close to the measurements, since the denoiser trusts them too much. Spread over error
-#    falls below 1. The energy score hardly moves.
+# 1. The residual over the true noise falls below 1: the denoiser trusts the measurements too much, and samples lie too
+#    close to them. [01, section 5d](01_toy_proof.ipynb) shows the same with a closed-form denoiser.
 # 2. They stay about as good. The targets at random places see the whole walk, so Eq. 8 alone has the same minimiser.
 # 3. The rank is 15: the differences do not see the level of the walk. The loss is the same for any level, and so the
 #    level of the samples depends on the initial weights.
@@ -991,8 +992,9 @@ widget = interact(
 # %% tags=["setup"]
 run.claim(
     "A forward model of your own: noisy measurements in files, a denoiser for any operator, checked against a closed "
-    "form. Spread over error is {points_spread:.2f} (1 is calibrated), and the energy score lies {points_energy_gap:.1%} "
-    "from that of exact draws; behind a saturating sensor {saturating_energy_gap:.1%}.",
+    "form. Spread over error is {points_spread:.2f} (1 is calibrated). The energy score is at most "
+    "{points_energy_gap_high:.1%} larger than that of exact draws, with a saturating sensor at most "
+    "{saturating_energy_gap_high:.1%}.",
     thumbnail="before_after.png",
 )
 run.must_show(
