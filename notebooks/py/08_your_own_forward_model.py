@@ -277,10 +277,10 @@ assert_close(
 wrong_where_masked = Observations(torch.where(mask8, value8, 99.0)[:, :6], params8[:, :6], mask8[:, :6])
 masked_signal = denoiser8(denoiser8.condition(wrong_where_masked, *condition8[1:]), value8[:, 6:], t8)
 assert_close(masked_signal, signal8, rtol=1e-3, atol=1e-3)
-for sensor in (points, averages):
-    starts = torch.arange(1.0 - sensor.width, SIZE)
-    everything = torch.stack([starts, torch.zeros_like(starts)], 1)[None]
-    assert torch.linalg.matrix_rank(jacobian(sensor, torch.zeros(1, SIZE), everything)[0]) == SIZE
+for whole_sensor in (MovingAverage(1), MovingAverage(4)):
+    first = torch.arange(1.0 - whole_sensor.width, SIZE)
+    everything = torch.stack([first, torch.zeros_like(first)], 1)[None]
+    assert torch.linalg.matrix_rank(jacobian(whole_sensor, torch.zeros(1, SIZE), everything)[0]) == SIZE
 
 # %% [markdown]
 # ## 3. The loss
@@ -418,8 +418,8 @@ through, _ = train_shortly(folder / "through.checkpoint")
 _, first_log = train_shortly(folder / "stopped.checkpoint", validate=press_stop, validate_every=7)
 resumed, second_log = train_shortly(folder / "stopped.checkpoint")
 print(f"stopped after {first_log.steps} steps, went on to {second_log.steps}")
-for weights, same in zip(through.denoiser.parameters(), resumed.denoiser.parameters(), strict=True):
-    assert torch.equal(weights, same)
+for parameter, same in zip(through.denoiser.parameters(), resumed.denoiser.parameters(), strict=True):
+    assert torch.equal(parameter, same)
 
 # %% [markdown]
 # A budget in seconds is stopped and resumed the same way: `fit(..., seconds=3600, checkpoint=...)`. Its learning rate
@@ -645,9 +645,8 @@ def judge_linear(sensor, model, seed, controls=()):
 points_results, points_variance, points_exact_variance = judge_linear(
     points, points_model, 3000, controls=("exact draws", "spread x 0.8", "other context")
 )
-points_gain = live_gain(
-    points_model, make_test_set(points, CONTEXTS // 2, 4000)[1], generator=torch.Generator().manual_seed(2)
-)
+gain_set = make_test_set(points, CONTEXTS // 2, 4000)[1]
+points_gain = live_gain(points_model, gain_set, steps=32, generator=torch.Generator().manual_seed(2))
 
 # %% tags=["setup", "nbval-ignore-output"]
 run.record(
@@ -755,8 +754,8 @@ def in_millivolts(part):
     return Observations(50 * part.value, params, part.mask)
 
 
-volts, means = (make_test_set(sensor, 64, 7000)[1] for sensor in (points, averages))
-millivolts = {name: in_millivolts(part) for name, part in volts.items()}
+volts, means = (make_test_set(measuring, 64, 7000)[1] for measuring in (points, averages))
+millivolts = {key: in_millivolts(observations) for key, observations in volts.items()}
 scaled_model = make_model(Millivolts(1), scale=50.0)
 scaled_model.denoiser.load_state_dict(points_model.denoiser.state_dict())
 cases = {
@@ -834,14 +833,19 @@ assert_close(draws8.std(1), grid_covariance8.diagonal(dim1=1, dim2=2).sqrt(), rt
 saturating_walks, saturating_set = make_test_set(saturating, CONTEXTS // 2, 8000)
 saturating_exact = grid_draws(saturating, saturating_set["context"], 2 * K, torch.Generator().manual_seed(4))
 first, second = saturating_exact.double().split(K, 1)
-saturating_before, saturating_samples = (
-    sample(model, saturating_set["context"], K) for model in (untrained_saturating, saturating_model)
-)
+saturating_samples = sample(saturating_model, saturating_set["context"], K)
 saturating_results = {
     name: judge(saturating, x, saturating_walks, saturating_set["context"], first)
     for name, x in (("samples", saturating_samples), ("exact draws", second))
 }
-saturating_gain = live_gain(saturating_model, saturating_set, generator=torch.Generator().manual_seed(2))
+saturating_gain = live_gain(saturating_model, saturating_set, steps=16, generator=torch.Generator().manual_seed(2))
+extreme = torch.where(saturating_set["context"].mask, saturating_set["context"].value, 0).amax(1).argmax()
+extreme_context, extreme_walk = saturating_set["context"][extreme], saturating_walks[extreme]
+extreme_panels = {
+    "before the training": sample(untrained_saturating, extreme_context, K)[0],
+    "after the training": saturating_samples[extreme],
+    "exact draws": first[extreme],
+}
 
 # %% tags=["setup", "nbval-ignore-output"]
 run.record(
@@ -856,10 +860,7 @@ figures.results_table(saturating_results)
 # before the training. Middle: after it. Right: exact draws. The context is one whose measurements reach the sensor's range.
 
 # %% tags=["drawing", "nbval-ignore-output"]
-shown = int(torch.where(saturating_set["context"].mask, saturating_set["context"].value, 0).amax(1).argmax())
-panels = {"before the training": saturating_before, "after the training": saturating_samples, "exact draws": first}
-panels = {title: samples[shown] for title, samples in panels.items()}
-saturated_figure = figures.draw_saturated(panels, saturating_set["context"][shown], saturating_walks[shown])
+saturated_figure = figures.draw_saturated(extreme_panels, extreme_context, extreme_walk)
 run.savefig(saturated_figure, "saturating")
 
 # %% [markdown]
@@ -898,8 +899,8 @@ in_chunks, at_once = (
 assert_close(in_chunks, at_once, rtol=1e-3, atol=1e-3)
 points_model.save(folder / "points.safetensors")
 loaded_model = make_model(points).load(folder / "points.safetensors")
-for weights, same in zip(points_model.denoiser.parameters(), loaded_model.denoiser.parameters(), strict=True):
-    assert torch.equal(weights, same)
+for parameter, same in zip(points_model.denoiser.parameters(), loaded_model.denoiser.parameters(), strict=True):
+    assert torch.equal(parameter, same)
 
 # %% [markdown]
 # **One GPU and several.** `fit` trains on the GPU that it finds; nothing changes in the code. Put the training of this
