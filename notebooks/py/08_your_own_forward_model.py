@@ -611,7 +611,7 @@ def residual_rms(sensor, samples, context):  # of one sample of each context
     return float(residual[context.mask].square().mean().sqrt())
 
 
-def judge(sensor, samples, walks, context, exact):
+def measure_samples(sensor, samples, walks, context, exact):
     """The measures of samples (B, K, 16); exact: K draws of the posterior for each context."""
     samples, generator = samples.double(), torch.Generator().manual_seed(1)
     scores = (metrics.energy_score(x, walks.double()) for x in (samples, exact))
@@ -640,19 +640,19 @@ def judge_linear(sensor, model, seed, controls=()):
     posterior, many_posterior = (exact_posterior(sensor, x["context"]) for x in (test, many))
     exact = draw_exact(posterior, K, generator)
     mean, many_mean = posterior[0][:, None], many_posterior[0][:, None]
-    redraw, many_redraw = draw_exact(posterior, K, generator), draw_exact(many_posterior, 1, generator)
+    draws, many_draws = draw_exact(posterior, K, generator), draw_exact(many_posterior, 1, generator)
     ideal, many_ideal = (ideal_posterior(sensor, x["context"]) for x in (test, many))
     rows = {
         "samples": (sample(model, test["context"], K), sample(model, many["context"], 1)),
         "ideal network": (draw_exact(ideal, K, generator), draw_exact(many_ideal, 1, generator)),
-        "exact draws": (redraw, many_redraw),
-        "spread x 0.8": (mean + 0.8 * (redraw - mean), many_mean + 0.8 * (many_redraw - many_mean)),
-        "other context": (redraw.roll(1, 0), many_redraw.roll(1, 0)),
+        "exact draws": (draws, many_draws),
+        "spread x 0.8": (mean + 0.8 * (draws - mean), many_mean + 0.8 * (many_draws - many_mean)),
+        "other context": (draws.roll(1, 0), many_draws.roll(1, 0)),
     }
     results = {}
     for name in ("samples", *controls):
         samples, one = rows[name]
-        results[name] = judge(sensor, samples, walks, test["context"], exact)
+        results[name] = measure_samples(sensor, samples, walks, test["context"], exact)
         results[name]["residual"] = residual_rms(sensor, one, many["context"])
         if name != "other context":  # the residual rejects this control already
             results[name]["c2st"] = c2st(one[:, 0], many_walks, many_posterior)
@@ -822,11 +822,11 @@ def grid_draws(sensor, context, num_samples, generator, spacing=0.05):
     """Draws (B, K, 16) from the posterior given single values, seen by any sensor of width 1."""
     grid = spacing * torch.arange(-100.0, 101)
     constants = grid[:, None].expand(-1, SIZE)
-    places, variance = context.params[..., 0].long(), sensor.noise_std(context.params)[..., None].square()
+    indices, variance = context.params[..., 0].long(), sensor.noise_std(context.params)[..., None].square()
     seen = sensor(constants, torch.zeros(len(grid), 1, 2))[:, 0]  # what the sensor shows of each grid value
-    misfit = (context.value[..., None] - seen).square() / (2 * variance) * context.mask[..., None]
-    misfits = torch.zeros(len(context), SIZE, len(grid)).scatter_add(1, places[..., None].expand_as(misfit), misfit)
-    likelihood = torch.exp(misfits.amin(2, keepdim=True) - misfits)
+    error = (context.value[..., None] - seen).square() / (2 * variance) * context.mask[..., None]
+    errors = torch.zeros(len(context), SIZE, len(grid)).scatter_add(1, indices[..., None].expand_as(error), error)
+    likelihood = torch.exp(errors.amin(2, keepdim=True) - errors)
     step = torch.exp((grid[:, None] - grid).square() / (-2 * STEP_STD**2))  # p(next value | value), up to a factor
     filtered = [step[len(grid) // 2] * likelihood[:, 0]]
     for i in range(1, SIZE):
@@ -856,7 +856,7 @@ saturating_exact = grid_draws(saturating, saturating_set["context"], 2 * K, torc
 first, second = saturating_exact.double().split(K, 1)
 saturating_samples = sample(saturating_model, saturating_set["context"], K)
 saturating_results = {
-    name: judge(saturating, x, saturating_walks, saturating_set["context"], first)
+    name: measure_samples(saturating, x, saturating_walks, saturating_set["context"], first)
     for name, x in (("samples", saturating_samples), ("exact draws", second))
 }
 saturating_gain = live_gain(saturating_model, saturating_set, steps=16, generator=torch.Generator().manual_seed(2))
