@@ -59,6 +59,7 @@ from fwdiff_lite.schedule import CosineSchedule
 from fwdiff_lite.validation import validation_loss
 
 run = Run("08_your_own_forward_model", PROFILE)
+torch.manual_seed(SEED)
 FILES, STEPS = run.pick(smoke=(128, 10), cpu=(2000, 500), gpu=(2000, 500))  # recordings on disk, training steps
 CONTEXTS, K, SAMPLING_STEPS = run.pick(smoke=(32, 4, 4), cpu=(256, 16, 64), gpu=(256, 16, 64))  # of the test set
 FOLDS = run.pick(smoke=2, cpu=5, gpu=5)  # of the classifier two-sample test
@@ -382,7 +383,7 @@ write_recordings(folder / "validation", points, 128, torch.Generator().manual_se
 # Recordings have different lengths, so the batches need padding. `collate` pads with masked observations. `fit` takes
 # the `DataLoader` as it is.
 
-# %% tags=["idea"]
+# %% tags=["idea", "nbval-ignore-output"]
 def make_loader(name, batch_size=128):
     return DataLoader(Recordings(folder / name), batch_size, shuffle=True, drop_last=True, collate_fn=collate)
 
