@@ -955,7 +955,7 @@ for parameter, same in zip(points_model.denoiser.parameters(), loaded_model.deno
 # 4. Spread over error at held-out *targets* is near 1. Give measurements their noise: compare sampled measurements, not
 #    noiseless ones, with measured ones.
 # 5. The energy score at held-out targets lies below a deterministic model's (`ForwardRegression`, trained as long).
-# 6. Ranks of held-out measurements among sampled ones are uniform: `metrics.sbc_ranks`,
+# 6. Ranks of held-out measurements among sampled ones are uniform (simulation-based calibration, `metrics.sbc_ranks`),
 #    [02](02_keyhole_digits.ipynb#How-to-judge-a-sampler).
 # 7. Simulate: draw signals from any prior, measure them with your forward model, train on that, and compare with the truth.
 #    A mistake in code shows here, as in section 6.
