@@ -50,7 +50,7 @@ def faults(model, n=64, **options):
     return check_samples(model, batch, steps=24, generator=torch.Generator().manual_seed(0), **options)
 
 
-@pytest.mark.parametrize("scale", [1.0, 5.0])
+@pytest.mark.parametrize("scale", [1.0, 2.0, 5.0])
 def test_nothing_is_wrong_with_exact_samples(scale):
     assert faults(ForwardDiffusion(GaussianDenoiser(scale=scale), project, observation_scale=scale)) == []
 
@@ -90,6 +90,17 @@ def test_masked_observations_count_for_nothing():
     assert check_samples(model, batch | {"context": empty}, **options) == []
 
 
+def test_two_contexts_are_enough_and_one_is_not():
+    _, seen = observe(2, 2, seed=1)
+    model, batch = (
+        ForwardDiffusion(GaussianDenoiser(), project),
+        {n: seen.select([i]) for i, n in enumerate(("context", "target"))},
+    )
+    check_samples(model, batch, steps=4, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(ValueError, match="batch has 1 contexts and 1 targets: give two or more of each"):
+        check_samples(model, {name: part[[0]] for name, part in batch.items()})
+
+
 def gain(denoiser, batch=None):
     _, seen = observe(256, 2, seed=2)
     batch = batch or {"context": seen.select([0]), "target": seen.select([1])}
@@ -109,17 +120,17 @@ def seen_at(angle, n=4096):
 def test_live_gain_is_one_if_the_context_shows_the_target_and_zero_if_it_shows_nothing_or_is_ignored():
     assert gain(GaussianDenoiser(), seen_at(0.0, 256)).low > 0.99
     for denoiser, angle in ((GaussianDenoiser(), math.pi / 2), (Unconditional(), 0.0)):
-        found = gain(denoiser, seen_at(angle, 256))
-        assert found.low < 0 < found.high and abs(found.value) < 0.1
+        interval = gain(denoiser, seen_at(angle, 256))
+        assert interval.low < 0 < interval.high and abs(interval.value) < 0.1
 
 
 def test_live_gain_has_its_closed_form():
     """At 60 degrees the posterior is N(context / 2, 3/4), and another context's mean is wrong by N(0, 2/4)."""
-    found = gain(GaussianDenoiser(), seen_at(math.pi / 3))
+    interval = gain(GaussianDenoiser(), seen_at(math.pi / 3))
     own = math.sqrt(0.75 / math.pi)  # E|X - Y| - E|X - X'| / 2 of independent X, X', Y with variance 3/4
     other = math.sqrt(2 * (2 * 0.75 + 0.5) / math.pi) - own
-    assert found.value == pytest.approx(1 - own / other, abs=0.02)
-    assert found.low < found.value < found.high
+    assert interval.value == pytest.approx(1 - own / other, abs=0.02)
+    assert interval.low < interval.value < interval.high
 
 
 def test_live_gain_refuses_one_sample():

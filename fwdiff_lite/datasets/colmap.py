@@ -10,19 +10,22 @@ FOLDER, FOLDER/sparse or FOLDER/sparse/0; the images lie in FOLDER/images, or be
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fwdiff_lite.checks import abbreviate
 from fwdiff_lite.datasets.images import image_size, natural_sort_key
 from fwdiff_lite.datasets.posed_clips import (
     Clip,
     check_aspect_ratio,
     check_on_error,
     check_pose,
+    complete_capture,
+    distortion_coefficients,
     intrinsics_matrix,
     parse_number,
     raise_or_warn,
@@ -30,24 +33,24 @@ from fwdiff_lite.datasets.posed_clips import (
     shorten,
 )
 
-# The indices of fx, fy, cx and cy among the parameters of a camera model. The other parameters are distortion.
+# The parameters of a camera model, in their order. A single f is the focal length along both axes.
 CAMERA_MODELS = {
-    "SIMPLE_PINHOLE": (0, 0, 1, 2),
-    "PINHOLE": (0, 1, 2, 3),
-    "SIMPLE_RADIAL": (0, 0, 1, 2),
-    "RADIAL": (0, 0, 1, 2),
-    "OPENCV": (0, 1, 2, 3),
-    "FULL_OPENCV": (0, 1, 2, 3),
-}
-NUM_PARAMETERS = {
-    "SIMPLE_PINHOLE": 3,
-    "PINHOLE": 4,
-    "SIMPLE_RADIAL": 4,
-    "RADIAL": 5,
-    "OPENCV": 8,
-    "FULL_OPENCV": 12,
+    "SIMPLE_PINHOLE": "f cx cy",
+    "PINHOLE": "fx fy cx cy",
+    "SIMPLE_RADIAL": "f cx cy k1",
+    "RADIAL": "f cx cy k1 k2",
+    "OPENCV": "fx fy cx cy k1 k2 p1 p2",
+    "FULL_OPENCV": "fx fy cx cy k1 k2 p1 p2 k3 k4 k5 k6",
 }
 SPARSE_FOLDERS = ("", "sparse", "sparse/0")
+
+
+class Camera(NamedTuple):
+    """A camera's width and height in pixels, its intrinsics over them, and its distortion k1, k2, p1, p2, k3."""
+
+    size: tuple[float, float]
+    intrinsics: Float[Tensor, "3 3"]
+    distortion: Float[Tensor, "5"]
 
 
 def read_colmap(folder: Path | str, on_error: str = "raise") -> tuple[Clip, list[str]]:
@@ -63,11 +66,9 @@ def read_colmap(folder: Path | str, on_error: str = "raise") -> tuple[Clip, list
     cameras = read_cameras(sparse / "cameras.txt")
     entries = sorted(read_image_lines(sparse / "images.txt"), key=lambda entry: natural_sort_key(entry[2]))
     image_folder = folder / "images" if (folder / "images").is_dir() else folder
-    intrinsics = torch.full((len(entries), 3, 3), torch.nan, dtype=torch.float64)
-    poses, files, missing = torch.full((len(entries), 4, 4), torch.nan, dtype=torch.float64), [], []
+    clip, files, missing = Clip.without_cameras(folder.absolute().name, len(entries)), [None] * len(entries), []
     for i, (number, words, name) in enumerate(entries):
         file = image_folder / name
-        files.append(None)
         if not file.is_file():
             missing.append(name)
             continue
@@ -75,17 +76,18 @@ def read_colmap(folder: Path | str, on_error: str = "raise") -> tuple[Clip, list
             pose, camera_id = parse_pose(words), words[8]
             if camera_id not in cameras:
                 raise ValueError(f"has the camera {shorten(camera_id)}, which cameras.txt lacks")
-            size, camera = cameras[camera_id]
-            check_aspect_ratio(size, image_size(file))
-            intrinsics[i], poses[i], files[i] = camera, pose, file
+            camera = cameras[camera_id]
+            check_aspect_ratio(camera.size, image_size(file))
+            clip.intrinsics[i], clip.poses[i], clip.distortion[i] = camera.intrinsics, pose, camera.distortion
+            files[i] = file
         except ValueError as error:
             raise_or_warn(f"{sparse / 'images.txt'} line {number} ({name}) {error}", on_error, warnings)
-    if missing:
-        raise_or_warn(f"{sparse} has {len(missing)} images that are missing: {abbreviate(missing)}", on_error, warnings)
-    if not any(files):
-        raise ValueError(f"{sparse} has no image; the first problem: {(warnings or ['images.txt is empty'])[0]}")
-    timestamps = tuple(i if file else -1 for i, file in enumerate(files))
-    return Clip(folder.absolute().name, timestamps, intrinsics, poses, tuple(files)), warnings
+    return complete_capture(sparse, replace(clip, files=tuple(files)), missing, on_error, warnings)
+
+
+def is_reconstruction(folder: Path) -> bool:
+    """Whether a folder holds a reconstruction, in text or in binary format."""
+    return any((folder / name / f"cameras.{suffix}").is_file() for name in SPARSE_FOLDERS for suffix in ("txt", "bin"))
 
 
 def find_sparse_folder(folder: Path) -> Path:
@@ -101,8 +103,8 @@ def find_sparse_folder(folder: Path) -> Path:
     raise ValueError(f"{folder} holds no cameras.txt with images.txt: wanted them in it, in sparse or in sparse/0")
 
 
-def read_cameras(path: Path) -> dict[str, tuple[tuple[float, float], Float[Tensor, "3 3"]]]:
-    """The size in pixels and the intrinsics of each camera, by its identifier. ValueError if one is invalid."""
+def read_cameras(path: Path) -> dict[str, Camera]:
+    """The cameras by their identifiers. ValueError if one is invalid."""
     cameras = {}
     for number, line in enumerate(read_lines(path), 1):
         words = line.split()
@@ -115,23 +117,23 @@ def read_cameras(path: Path) -> dict[str, tuple[tuple[float, float], Float[Tenso
     return cameras
 
 
-def parse_camera(words: list[str]) -> tuple[tuple[float, float], Float[Tensor, "3 3"]]:
-    """The size in pixels and the intrinsics of a camera. ValueError, without the line's number, if it is invalid."""
+def parse_camera(words: list[str]) -> Camera:
+    """The camera of a line. ValueError, without the line's number, if it is invalid."""
     if len(words) < 4:
         raise ValueError(f"has {len(words)} words, wanted an identifier, a camera model, width, height and parameters")
-    model, (width, height, *parameters) = words[1], map(parse_number, words[2:])
+    model, (width, height, *values) = words[1], map(parse_number, words[2:])
     if model not in CAMERA_MODELS:
         raise ValueError(f"has the camera model {shorten(model)}, wanted one of {', '.join(CAMERA_MODELS)}")
-    if len(parameters) != NUM_PARAMETERS[model]:
-        raise ValueError(f"has {len(parameters)} parameters, wanted {NUM_PARAMETERS[model]} of {model}")
+    names = CAMERA_MODELS[model].split()
+    if len(values) != len(names):
+        raise ValueError(f"has {len(values)} parameters, wanted {len(names)} of {model}")
     if not (0 < width < math.inf and 0 < height < math.inf):
         raise ValueError(f"has the size {width:g} x {height:g}, wanted numbers above 0")
-    indices = CAMERA_MODELS[model]
-    distortion = [value for i, value in enumerate(parameters) if i not in indices]
-    if any(distortion):
-        raise ValueError(f"has distortion {distortion}: undistort the images first (`colmap image_undistorter`)")
-    fx, fy, cx, cy = (parameters[i] for i in indices)
-    return (width, height), intrinsics_matrix(fx / width, fy / height, cx / width, cy / height)
+    parameters = dict(zip(names, values, strict=True))
+    fx, fy = parameters.get("fx", parameters.get("f")), parameters.get("fy", parameters.get("f"))
+    cx, cy = parameters["cx"], parameters["cy"]
+    intrinsics = intrinsics_matrix(fx / width, fy / height, cx / width, cy / height)
+    return Camera((width, height), intrinsics, distortion_coefficients(parameters))
 
 
 def read_image_lines(path: Path) -> list[tuple[int, list[str], str]]:

@@ -7,10 +7,9 @@ Files are in a folder, in its sub-folders, or in a zip archive, which is read in
 
 import io
 import re
-import struct
 import zipfile
-import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +19,18 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from fwdiff_lite.checks import check_count
+from fwdiff_lite.storage.files import DAMAGE_ERRORS
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff")
+# The first bytes of encoded images, and the suffixes of their files. WebP has its name behind four bytes of length.
+SIGNATURES = {
+    b"\xff\xd8": ".jpg",
+    b"\x89PNG": ".png",
+    b"RIFF": ".webp",
+    b"BM": ".bmp",
+    b"II*": ".tif",
+    b"MM\0*": ".tif",
+}
 HEIF_SUFFIXES = (".heic", ".heif", ".avif")
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
 ORIENTATION_TAG = 0x0112  # of EXIF
@@ -32,25 +41,34 @@ MAX_FILE_BYTES = 400_000_000  # of one file in an archive, uncompressed
 MAX_DEPTH = 10  # of sub-folders
 BACKGROUND = (255, 255, 255)  # white
 SYSTEM_FOLDERS = ("__MACOSX", "@eaDir")  # copies and thumbnails that macOS and Synology add
-# What the decoders raise on damaged files.
-DECODER_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    LookupError,
-    EOFError,
-    OverflowError,
-    NotImplementedError,
-    RuntimeError,
-    MemoryError,
-    struct.error,
-    zlib.error,
-    zipfile.BadZipFile,
-    Image.DecompressionBombError,
-)
+DECODER_ERRORS = (*DAMAGE_ERRORS, Image.DecompressionBombError)
 
 Location = Path | zipfile.Path  # a file or a folder, on disk or in an archive
+
+
+@dataclass(frozen=True)
+class EncodedImage:
+    """An encoded image that is a part of another file. It is read when it is decoded.
+
+    name: for messages; read: returns the bytes of the image, and can be pickled for the workers of a DataLoader
+    """
+
+    name: str
+    read: Callable[[], bytes]
+
+    def __str__(self) -> str:
+        return self.name
+
+    def read_bytes(self) -> bytes:
+        """The encoded image."""
+        return self.read()
+
+    def open(self, mode: str = "rb") -> io.BytesIO:
+        """The encoded image as a stream."""
+        return io.BytesIO(self.read())
+
+
+ImageFile = Location | EncodedImage
 
 
 # --- folders ----------------------------------------------------------------------------------------------------------
@@ -119,8 +137,16 @@ def check_depth(folder: Location, depth: int) -> None:
         raise ValueError(f"{folder} is nested {depth} folders deep, wanted at most {MAX_DEPTH}: is a link circular?")
 
 
-def heif_text(file: Location) -> str:
+def heif_text(file: ImageFile) -> str:
     return f"{file} is a HEIC or AVIF image, which is not read: convert it to JPEG or PNG"
+
+
+def encoded_suffix(content: bytes) -> str:
+    """The suffix of a file of an encoded image, by its first bytes. ValueError if its format is not known."""
+    for signature, suffix in SIGNATURES.items():
+        if content.startswith(signature):
+            return suffix
+    raise ValueError(f"bytes that begin with {content[:8]!r} are no {' or '.join(FORMATS)}")
 
 
 def first_line(error: BaseException) -> str:
@@ -131,7 +157,7 @@ def first_line(error: BaseException) -> str:
 # --- decoding ---------------------------------------------------------------------------------------------------------
 
 
-def read_image(file: Location, background: tuple[int, int, int] = BACKGROUND) -> np.ndarray:
+def read_image(file: ImageFile, background: tuple[int, int, int] = BACKGROUND) -> np.ndarray:
     """Decodes an image file: (h, w, 3) of 8 bits.
 
     background: the colour behind transparent pixels, 0 to 255
@@ -150,7 +176,7 @@ def read_image(file: Location, background: tuple[int, int, int] = BACKGROUND) ->
         raise _read_error(file, error, FORMATS) from None
 
 
-def image_size(file: Location) -> tuple[int, int]:
+def image_size(file: ImageFile) -> tuple[int, int]:
     """The width and height of an image whose camera is known, without decoding it.
 
     ValueError as in `read_image`; also if the image has an EXIF orientation, as its camera may be that of the stored or
@@ -192,17 +218,19 @@ def check_video_size(file: Location, num_frames: int, num_pixels: int) -> None:
         )
 
 
-def _open(file: Location) -> Path | io.BytesIO:
+def _open(file: ImageFile) -> Path | io.BytesIO:
     """What Pillow opens: a path, or the content of a file in an archive."""
     if isinstance(file, Path):
         return file
+    if isinstance(file, EncodedImage):
+        return file.open()
     size = file.root.getinfo(file.at).file_size
     if size > MAX_FILE_BYTES:
         raise ValueError(f"{file} has {size / 1e6:.0f} MB, wanted at most {MAX_FILE_BYTES // 1_000_000}")
     return io.BytesIO(file.read_bytes())
 
 
-def _check_pixels(file: Location, image: Image.Image) -> None:
+def _check_pixels(file: ImageFile, image: Image.Image) -> None:
     """ValueError if an image is too large to be decoded."""
     if image.width * image.height > MAX_PIXELS:
         raise ValueError(
@@ -211,7 +239,7 @@ def _check_pixels(file: Location, image: Image.Image) -> None:
         )
 
 
-def _to_rgb(file: Location, image: Image.Image, background: tuple[int, int, int]) -> np.ndarray:
+def _to_rgb(file: ImageFile, image: Image.Image, background: tuple[int, int, int]) -> np.ndarray:
     """The pixels of an opened image, (h, w, 3) of 8 bits."""
     if image.mode.startswith("I;16"):
         grey = ((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8)
@@ -223,7 +251,7 @@ def _to_rgb(file: Location, image: Image.Image, background: tuple[int, int, int]
     return np.array(image.convert("RGB"))
 
 
-def _read_error(file: Location, error: BaseException, formats: tuple[str, ...]) -> ValueError:
+def _read_error(file: ImageFile, error: BaseException, formats: tuple[str, ...]) -> ValueError:
     """A ValueError that names the file, for an error of the decoders of some formats."""
     message = first_line(error)
     if isinstance(error, FileNotFoundError):
@@ -241,7 +269,7 @@ def _read_error(file: Location, error: BaseException, formats: tuple[str, ...]) 
     return ValueError(f"{file} cannot be read: {message}")
 
 
-def _is_heif(file: Location) -> bool:
+def _is_heif(file: ImageFile) -> bool:
     """Whether a file has the content of a HEIC or AVIF image."""
     with file.open("rb") as stream:
         return stream.read(8)[4:] == b"ftyp"
@@ -250,7 +278,7 @@ def _is_heif(file: Location) -> bool:
 # --- crops ------------------------------------------------------------------------------------------------------------
 
 
-def crop_and_resize(frames: np.ndarray, size: int, path: Location) -> Float[Tensor, "t 3 size size"]:
+def crop_and_resize(frames: np.ndarray, size: int, path: ImageFile) -> Float[Tensor, "t 3 size size"]:
     """Crops frames (t, h, w, 3) of 8 bits to the square at their centre, resizes it to `size`, and scales to [-1, 1].
 
     Raises ValueError, with the file's name, if the frames are smaller than `size`.

@@ -1,14 +1,16 @@
 """Checks whether the camera poses of a clip belong to its frames, by epipolar geometry.
 
 In a static scene, a point that two frames show must lie on the epipolar lines that the two poses imply (Hartley and
-Zisserman 2004, Chapter 9). SIFT matches between frames show whether it does: with the stated poses, and with poses that
-are offset by some frames, as if a line of the text file were lost or doubled.
+Zisserman 2004, Chapter 9). SIFT matches between frames show whether it does: with the stated poses, and with the
+alternatives that arise from common mistakes. These are poses that are offset by some frames, as if a line of the text
+file were lost or doubled, and cameras in another convention.
 """
 
 from __future__ import annotations
 
 import math
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -17,7 +19,6 @@ from skimage.color import rgb2gray
 from skimage.feature import SIFT, match_descriptors
 from torch import Tensor
 
-from fwdiff_lite.datasets.images import read_image
 from fwdiff_lite.datasets.posed_clips import Clip
 from fwdiff_lite.metrics import Interval, bootstrap
 
@@ -38,6 +39,9 @@ MAX_ERROR_RATIO = 0.95
 # to .47 for right poses; .7 to 5 for poses with an offset from the middle on.
 MIN_ERROR_REDUCTION, MAX_COUNTED_MATCHES = 0.6, 1600
 MIN_SEGMENT_PAIRS = 4  # pairs with a frame in the segment
+# A match that moves less, in pixels, stands still, like a caption. It does not count if MIN_MOVING of all matches move.
+STATIC_DISTANCE, MIN_MOVING = 0.5, 0.1
+IMPRECISE_ERROR = 1 / 3  # above this part of the truncation, poses are right but imprecise, as from a depth sensor
 ERROR_EPSILON = 0.01  # pixels, added to every distance: a static camera has no error, whatever the offset
 
 
@@ -64,6 +68,7 @@ class PoseCheck(NamedTuple):
     best_offset: the offset other than 0 with the smallest error
     error_ratio: the error with that offset over the stated error, with an interval
     segment: the segment whose error is reduced most if it alone has an offset; None if nothing reduces the error
+    conventions: error ratios as above, for cameras in other conventions (`other_conventions`)
     num_pairs, num_matches: pairs of frames, and matches in all pairs. With too few, `errors` is empty and `error_ratio`
         is None.
     """
@@ -72,14 +77,28 @@ class PoseCheck(NamedTuple):
     best_offset: int
     error_ratio: Interval | None
     segment: Segment | None
+    conventions: dict[str, Interval]
     num_pairs: int
     num_matches: int
     truncation: float
 
     @property
     def has_offset(self) -> bool:
-        """Whether another offset of all poses explains the frames clearly better."""
-        return self.error_ratio is not None and self.error_ratio.high < 1 and self.error_ratio.value < MAX_ERROR_RATIO
+        """Whether another offset of all poses explains the frames clearly better, and better than other conventions."""
+        if self.error_ratio is None or not _is_clearly_better(self.error_ratio):
+            return False
+        return not self.better_convention or self.error_ratio.value < self.conventions[self.better_convention].value
+
+    @property
+    def better_convention(self) -> str | None:
+        """The other convention that explains the frames best, if it does so clearly better; else None."""
+        name = min(self.conventions, key=lambda name: self.conventions[name].value, default=None)
+        return name if name and _is_clearly_better(self.conventions[name]) else None
+
+    @property
+    def is_imprecise(self) -> bool:
+        """Whether the stated poses explain the frames, but not well."""
+        return self.error_ratio is not None and self.errors[0] > IMPRECISE_ERROR * self.truncation
 
     @property
     def has_partial_offset(self) -> bool:
@@ -96,8 +115,31 @@ class PoseCheck(NamedTuple):
         return self.error_ratio is not None and self.errors[0] > INCONSISTENT_ERROR * self.truncation
 
 
+def _is_clearly_better(error_ratio: Interval) -> bool:
+    return error_ratio.high < 1 and error_ratio.value < MAX_ERROR_RATIO
+
+
+def other_conventions(clip: Clip) -> dict[str, Clip]:
+    """The clip as it would be if its cameras were meant in another convention, by the mistake that was made."""
+    inverse = torch.linalg.inv(clip.poses)
+    opengl, pytorch3d = (torch.tensor([*axes, 1.0], dtype=torch.float64).diag() for axes in ((1, -1, -1), (-1, -1, 1)))
+    exchanged = clip.intrinsics.clone()
+    exchanged[:, 0, 0], exchanged[:, 1, 1] = clip.intrinsics[:, 1, 1], clip.intrinsics[:, 0, 0]
+    poses = {
+        "camera-to-world poses in place of world-to-camera ones": inverse,
+        "axes of OpenGL (up, back) in place of OpenCV's (down, forward)": opengl @ clip.poses,
+        "axes of PyTorch3D (left, up) in place of OpenCV's (right, down)": pytorch3d @ clip.poses,
+        "camera-to-world poses with OpenGL's axes": opengl @ inverse,
+        "camera-to-world poses with PyTorch3D's axes": pytorch3d @ inverse,
+    }
+    clips = {name: replace(clip, poses=changed) for name, changed in poses.items()}
+    return clips | {"exchanged focal lengths fx and fy": replace(clip, intrinsics=exchanged)}
+
+
 def check_poses(clip: Clip) -> PoseCheck:
-    """Compares the frames of a clip with their stated poses, and with the poses of earlier and later frames.
+    """Compares the frames of a clip with their stated cameras, and with alternatives.
+
+    The alternatives are the poses of earlier and later frames, and cameras in other conventions.
 
     Pairs of at most MAX_FRAMES frames are matched by SIFT. The matches' distances to their epipolar lines are
     measured with the stated poses, and with poses that are offset by up to MAX_OFFSET frames: the poses of all
@@ -106,13 +148,11 @@ def check_poses(clip: Clip) -> PoseCheck:
     The thresholds were measured on rendered clips, whose poses may be off by .1 degrees and a tenth of the motion
     between two frames. An offset of few frames can stay undetected.
     """
-    pairs = select_frame_pairs(clip)
-    features = {i: _sift_features(clip.files[i]) for i in pairs.unique().tolist()}
-    matches = [_match_features(features[i], features[j]) for i, j in pairs.tolist()]
+    pairs, matches = match_frames(clip)
     matches_per_pair = torch.tensor([len(pair_matches.points1) for pair_matches in matches], dtype=torch.long)
     num_matches = int(matches_per_pair.sum())
     if num_matches < MIN_MATCHES or (matches_per_pair > 0).sum() < 2:
-        return PoseCheck({}, 0, None, None, len(pairs), num_matches, 0.0)
+        return PoseCheck({}, 0, None, None, {}, len(pairs), num_matches, 0.0)
     offsets = [k for k in range(-MAX_OFFSET, MAX_OFFSET + 1) if k]
     error_sums = [
         _error_sums(clip, pair, pair_matches, offsets)
@@ -130,18 +170,38 @@ def check_poses(clip: Clip) -> PoseCheck:
     error_ratio = None
     if best_offset:
         m = offsets.index(best_offset)
-        valid = has_poses[:, m]
-        generator = torch.Generator().manual_seed(0)
-        error_ratio = bootstrap(
-            lambda error, stated: error.sum() / stated.sum(),
-            both_offset[:, m][valid],
-            stated[valid],
-            generator=generator,
-            resamples=500,
-        )
+        error_ratio = _ratio(both_offset[:, m][has_poses[:, m]], stated[has_poses[:, m]])
+    conventions = {}
+    for name, other in other_conventions(clip).items():
+        errors_of_pairs = [
+            _error_sum(other, i, j, pair_matches) for (i, j), pair_matches in zip(pairs.tolist(), matches, strict=True)
+        ]
+        conventions[name] = _ratio(double(errors_of_pairs) + ERROR_EPSILON * matches_per_pair, stated)
     truncation = sum(pair_matches.truncation * len(pair_matches.points1) for pair_matches in matches) / num_matches
     segment = find_offset_segment(pairs, error_sums, offsets)
-    return PoseCheck(errors, best_offset, error_ratio, segment, len(pairs), num_matches, truncation)
+    return PoseCheck(errors, best_offset, error_ratio, segment, conventions, len(pairs), num_matches, truncation)
+
+
+def _ratio(errors: Float[Tensor, "p"], stated: Float[Tensor, "p"]) -> Interval:
+    """The sum of errors over all pairs, over that of the stated errors, with its interval."""
+    generator = torch.Generator().manual_seed(0)
+    return bootstrap(
+        lambda error, stated: error.sum() / stated.sum(), errors, stated, generator=generator, resamples=500
+    )
+
+
+def match_frames(clip: Clip) -> tuple[Int[Tensor, "p 2"], list[Matches]]:
+    """Pairs of frames and their matches, without those that stand still in a clip that moves."""
+    pairs = select_frame_pairs(clip)
+    features = {i: _sift_features(clip, i) for i in pairs.unique().tolist()}
+    matches = [_match_features(features[i], features[j]) for i, j in pairs.tolist()]
+    moving = [(pair_matches.points1 - pair_matches.points2).norm(dim=1) >= STATIC_DISTANCE for pair_matches in matches]
+    if matches and torch.cat(moving).double().mean() >= MIN_MOVING:
+        matches = [
+            pair_matches._replace(points1=pair_matches.points1[moves], points2=pair_matches.points2[moves])
+            for pair_matches, moves in zip(matches, moving, strict=True)
+        ]
+    return pairs, matches
 
 
 def select_frame_pairs(clip: Clip) -> Int[Tensor, "p 2"]:
@@ -196,6 +256,11 @@ def reject_mismatched(clip: Clip, on_error: str = "raise") -> list[str]:
             f"({check.errors[check.best_offset]:.2f} against {check.errors[0]:.2f} pixels off epipolar lines): "
             "extract the frames again by their timestamps"
         )
+    if name := check.better_convention:
+        raise ValueError(
+            f"{clip.name}: the cameras have {name}: read so, matches are {check.conventions[name].value:.2f} times as "
+            f"far off their epipolar lines as now ({check.errors[0]:.2f} pixels)"
+        )
     if check.is_inconsistent:
         raise ValueError(
             f"{mismatch}: matches are {check.errors[0]:.2f} pixels off their epipolar lines, of {check.truncation:.2f} "
@@ -209,6 +274,11 @@ def reject_mismatched(clip: Clip, on_error: str = "raise") -> list[str]:
             f"{segment.offset:+d} lines explain the frames better (by {segment.error_reduction:.0%} of the clip's "
             "error): is a line lost or doubled there?"
         )
+    if check.is_imprecise:
+        return [
+            f"{clip.name}: the poses are imprecise: matches are {check.errors[0]:.2f} pixels off their epipolar lines, "
+            f"at a width of {MAX_IMAGE_SIDE}"
+        ]
     if check.error_ratio is not None:
         return []
     too_few = f"{check.num_matches} matches between frames are too few to compare poses with"
@@ -229,9 +299,9 @@ class Features(NamedTuple):
     size: tuple[int, int]
 
 
-def _sift_features(file: Path) -> Features:
-    """The SIFT features of an image, downsampled to at most MAX_IMAGE_SIDE pixels along its longer side."""
-    image = torch.from_numpy(rgb2gray(read_image(file)))
+def _sift_features(clip: Clip, i: int) -> Features:
+    """The SIFT features of a frame, downsampled to at most MAX_IMAGE_SIDE pixels along its longer side."""
+    image = torch.from_numpy(rgb2gray(clip.read_frame(i)))
     height, width = image.shape
     scale = min(1.0, MAX_IMAGE_SIDE / max(height, width))
     height, width = round(scale * height), round(scale * width)
@@ -274,21 +344,32 @@ def _error_sums(clip: Clip, pair: list[int], matches: Matches, offsets: list[int
     The last two axes are: first frame's pose (0: as stated, 1: with the offset), second frame's pose (0, 1).
     NaN if there is no pose at that offset.
     """
-    frame_scales = torch.tensor([[*size, 1.0] for size in matches.sizes]).double().diag_embed()
-    has_pose = clip.poses.isfinite().all((1, 2)).tolist()
-
-    def error_sum(i: int, j: int) -> float:
-        if min(i, j) < 0 or max(i, j) >= len(clip) or not (has_pose[i] and has_pose[j]):
-            return math.nan
-        intrinsics = frame_scales @ clip.intrinsics[[i, j]]
-        distances = sampson_distance(intrinsics, clip.poses[[i, j]], matches.points1, matches.points2)
-        return float(distances.clamp(max=matches.truncation).sum())
-
     i, j = pair
-    stated = error_sum(i, j)
-    return torch.tensor(
-        [[[stated, error_sum(i, j + k)], [error_sum(i + k, j), error_sum(i + k, j + k)]] for k in offsets]
-    ).double()
+    stated = _error_sum(clip, i, j, matches)
+    return double(
+        [
+            [
+                [stated, _error_sum(clip, i, j + k, matches)],
+                [_error_sum(clip, i + k, j, matches), _error_sum(clip, i + k, j + k, matches)],
+            ]
+            for k in offsets
+        ]
+    )
+
+
+def _error_sum(clip: Clip, i: int, j: int, matches: Matches) -> float:
+    """The sum of truncated epipolar distances of matches if cameras i and j took the frames; NaN without a pose."""
+    if min(i, j) < 0 or max(i, j) >= len(clip) or not clip.poses[[i, j]].isfinite().all():
+        return math.nan
+    frame_scales = double([[*size, 1.0] for size in matches.sizes]).diag_embed()
+    intrinsics = frame_scales @ clip.intrinsics[[i, j]]
+    distances = sampson_distance(intrinsics, clip.poses[[i, j]], matches.points1, matches.points2)
+    return float(distances.clamp(max=matches.truncation).sum())
+
+
+def double(values: Sequence) -> Tensor:
+    """A tensor in double precision."""
+    return torch.tensor(values, dtype=torch.float64)
 
 
 def sampson_distance(

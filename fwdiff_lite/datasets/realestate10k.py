@@ -1,4 +1,4 @@
-"""Reads clips in RealEstate10K's format (Zhou et al. 2018), for problems/inverse_graphics.
+"""Reads and writes clips as RealEstate10K's and ACID's text (Zhou et al. 2018; Liu et al. 2021).
 
     FOLDER/CLIP.txt             the first line is the address of the video; every other line is the camera of one frame:
                                 timestamp  fx fy cx cy  k1 k2  r11 r12 r13 t1  r21 r22 r23 t2  r31 r32 r33 t3
@@ -7,18 +7,13 @@
 fx, fy, cx and cy are in units of the frame's width and height. The distortion k1, k2 is zero. The 3 x 4 matrix maps the
 world to the camera, whose axes point right, down and forward. FOLDER is one split of the data.
 
-    python -m fwdiff_lite.datasets.realestate10k FOLDER
-
-reads the whole folder, and prints every problem. A frame is matched with its pose by its timestamp alone. A line that
-cannot be used still counts as a frame, so no later frame gets another index. The command also compares poses with
-frames (`pose_check`), which takes up to half a minute a clip: check a large data set once, then read it without. A clip
-that is shorter than the distance from a context to its target is no problem: it is named and left out.
+A frame is matched with its pose by its timestamp, which decoders of videos round differently: without a frame of the
+very time, the nearest within TOLERANCE microseconds is taken, and a warning says so. A line that cannot be used still
+counts as a frame, so no later frame gets another index.
 """
 
 from __future__ import annotations
 
-import argparse
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -26,23 +21,22 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fwdiff_lite.checks import abbreviate
-from fwdiff_lite.command_line import positive_int
-from fwdiff_lite.datasets.images import image_files, list_folder, read_image
-from fwdiff_lite.datasets.pose_check import reject_mismatched
+from fwdiff_lite.datasets.images import encoded_suffix, image_files, list_folder
 from fwdiff_lite.datasets.posed_clips import (
     Clip,
+    camera_from_numbers,
+    camera_numbers,
     check_on_error,
-    check_pose,
-    intrinsics_matrix,
     is_timestamp,
     parse_number,
     raise_or_warn,
     read_lines,
     shorten,
 )
-from fwdiff_lite.datasets.view_sampler import FRAME_GAP, check_frame_gap, context_target_pairs
+from fwdiff_lite.storage.files import write_bytes, write_text
 
 NUMBERS_PER_LINE = 19
+TOLERANCE = 8000  # microseconds
 LINE_FORM = "timestamp fx fy cx cy k1 k2, and a 3 x 4 matrix by rows"
 
 
@@ -54,14 +48,7 @@ def parse_line(line: str) -> tuple[int, Float[Tensor, "3 3"], Float[Tensor, "4 4
     numbers = torch.tensor([parse_number(word) for word in words[1:]], dtype=torch.float64)
     if not is_timestamp(words[0]):
         raise ValueError(f"has the timestamp {shorten(words[0])}, wanted a whole number of microseconds")
-    if not numbers.isfinite().all():
-        raise ValueError("has a NaN or an infinite number")
-    fx, fy, cx, cy, *distortion = numbers[:6].tolist()
-    if any(distortion):
-        raise ValueError(f"has distortion {distortion}, wanted zeros: undistort the frames first")
-    intrinsics, pose = intrinsics_matrix(fx, fy, cx, cy), torch.eye(4, dtype=torch.float64)
-    pose[:3] = numbers[6:].view(3, 4)
-    check_pose(pose)
+    intrinsics, pose = camera_from_numbers(numbers)
     return int(words[0]), intrinsics, pose
 
 
@@ -102,7 +89,9 @@ def read_clip(text_file: Path | str, on_error: str = "raise") -> tuple[Clip, lis
     for file in image_paths:
         if is_timestamp(file.stem):
             file_of_timestamp.setdefault(int(file.stem), file)  # a second file of the same time is reported below
-    files = tuple(file_of_timestamp.pop(timestamp, None) for timestamp in timestamps)
+    files, num_near = match_files(timestamps, file_of_timestamp)
+    if num_near:
+        warnings.append(f"{text_file}: {num_near} frames are matched by times that differ by up to 8 ms")
     if not any(files):
         raise ValueError(
             f"{text_file} has no frame: {missing_frames_text(frame_folder, image_paths, latest, len(lines))}"
@@ -118,6 +107,25 @@ def read_clip(text_file: Path | str, on_error: str = "raise") -> tuple[Clip, lis
     return Clip(text_file.stem, tuple(timestamps), torch.stack(intrinsics), torch.stack(poses), files), warnings
 
 
+def match_files(timestamps: list[int], file_of_timestamp: dict[int, Path]) -> tuple[tuple[Path | None, ...], int]:
+    """The file of each frame, or None, and the number of files whose time is not exactly that of the frame.
+
+    A file belongs to one frame: exact matches come first, then the nearest within TOLERANCE.
+    """
+    files = [file_of_timestamp.get(timestamp) for timestamp in timestamps]
+    exact = {timestamp for timestamp, file in zip(timestamps, files, strict=True) if file}
+    left = sorted(file_of_timestamp.keys() - exact)
+    num_near = 0
+    for i, timestamp in enumerate(timestamps):
+        if files[i] is None and timestamp >= 0 and left:
+            nearest = min(left, key=lambda t: abs(t - timestamp))
+            if abs(nearest - timestamp) <= TOLERANCE:
+                left.remove(nearest)
+                files[i] = file_of_timestamp[nearest]
+                num_near += 1
+    return tuple(files), num_near
+
+
 def missing_frames_text(frame_folder: Path, image_paths: list[Path], timestamp: int, num_frames: int) -> str:
     """Why a clip has no frame, for an error message. timestamp: of one of its frames"""
     if not frame_folder.is_dir():
@@ -128,61 +136,25 @@ def missing_frames_text(frame_folder: Path, image_paths: list[Path], timestamp: 
     return f"{text} but {abbreviate([path.name for path in image_paths])}: wanted names such as {timestamp}.png"
 
 
-def read_folder(
-    folder: Path | str,
-    frame_gap: tuple[int, int] = FRAME_GAP,
-    on_error: str = "raise",
-    check_poses: bool = True,
-    min_side: int = 1,
-) -> tuple[list[Clip], list[str]]:
-    """Reads all clips of a split in the order of their names; returns the clips and warnings.
+def is_split(folder: Path) -> bool:
+    """Whether a folder holds text files of clips, or folders of frames that lack them."""
+    return any(folder.glob("*.txt"))
 
-    frame_gap: the smallest and the largest number of frames from a context to its target. A clip without such a pair of
-        frames is left out with a warning.
+
+def read_split(folder: Path | str, on_error: str = "raise") -> tuple[list[Clip], list[str]]:
+    """Reads the cameras of all clips of a split, without decoding an image; returns the clips and warnings.
+
     on_error: as in `read_clip`; also for clips without any frame, and for folders of frames without a text file
-    check_poses: read every image, and compare poses with frames (`reject_mismatched`). If it is off, an image that
-        cannot be read or is too small raises a ValueError later, when it is loaded.
-    min_side: the smallest height and width of a frame, in pixels
     """
-    check_frame_gap(frame_gap)
-    clips, warnings = read_all_clips(folder, on_error, check_poses, min_side)
-    clips, short_clips = drop_short_clips(clips, frame_gap)
-    if not clips:
-        raise ValueError(f"{folder} has no clip that is long enough: {short_clips[0]}; give a smaller frame gap")
-    return clips, warnings + [f"{text}: left out" for text in short_clips]
-
-
-def drop_short_clips(clips: list[Clip], frame_gap: tuple[int, int]) -> tuple[list[Clip], list[str]]:
-    """The clips that have a context and a target with such a gap, and a text for each of the other clips."""
-    short_clips = [clip for clip in clips if not len(context_target_pairs(clip, frame_gap))]
-    texts = [
-        f"{clip.name} has {int(clip.has_image.sum())} frames and no two of them {frame_gap[0]} to {frame_gap[1]} apart "
-        "with a frame between them"
-        for clip in short_clips
-    ]
-    return [clip for clip in clips if clip not in short_clips], texts
-
-
-def read_all_clips(
-    folder: Path | str, on_error: str = "raise", check_poses: bool = True, min_side: int = 1
-) -> tuple[list[Clip], list[str]]:
-    """Reads all clips of a split, of any length; arguments and result as in `read_folder`."""
+    check_on_error(on_error)
     folder, warnings, clips = Path(folder), [], []
-    if not folder.is_dir():
-        raise ValueError(f"{folder} is not a folder: give one that holds CLIP.txt and CLIP/TIMESTAMP.png")
     paths = list_folder(folder)
-    text_files = [path for path in paths if path.suffix == ".txt" and path.is_file()]
-    if not text_files:
-        raise ValueError(f"{folder} holds no text file: wanted CLIP.txt and CLIP/TIMESTAMP.png, as in one split")
     for path in paths:
         if image_files(path) and not path.with_name(f"{path.name}.txt").exists():
             raise_or_warn(f"{path} has frames, but there is no {path.name}.txt", on_error, warnings)
-    for text_file in text_files:
+    for text_file in (path for path in paths if path.suffix == ".txt" and path.is_file()):
         try:
             clip, clip_warnings = read_clip(text_file, on_error)
-            if check_poses:
-                clip, image_warnings = remove_unreadable(clip, on_error, min_side)
-                clip_warnings += image_warnings + reject_mismatched(clip, on_error)
         except ValueError as error:
             if on_error == "raise":
                 raise
@@ -190,47 +162,22 @@ def read_all_clips(
         else:
             clips.append(clip)
             warnings += clip_warnings
-    if not clips:
-        raise ValueError(f"{folder} has no usable clip; the first problem: {warnings[0]}")
     return clips, warnings
 
 
-def remove_unreadable(clip: Clip, on_error: str = "raise", min_side: int = 1) -> tuple[Clip, list[str]]:
-    """The clip without the images that cannot be read or are too small, and a warning for each of them."""
-    files, warnings = list(clip.files), []
-    for i in clip.has_image.nonzero()[:, 0].tolist():
-        try:
-            height, width = read_image(files[i]).shape[:2]
-            if min(height, width) < min_side:
-                raise ValueError(f"{files[i]} has {width} x {height} pixels: wanted at least {min_side} x {min_side}")
-        except ValueError as error:
-            raise_or_warn(str(error), on_error, warnings)
-            files[i] = None
-    return replace(clip, files=tuple(files)), warnings
+def write_clip(folder: Path | str, clip: Clip) -> None:
+    """Writes a clip as FOLDER/CLIP.txt and FOLDER/CLIP/TIMESTAMP.suffix. Images are copied byte by byte.
 
-
-def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(description="Read a folder of clips, and print every problem.")
-    parser.add_argument("folder", type=Path)
-    gap_help = "smallest and largest number of frames from context to target; default: 100 180"
-    parser.add_argument(
-        "--frame-gap", type=positive_int, nargs=2, metavar=("MIN", "MAX"), default=FRAME_GAP, help=gap_help
-    )
-    options = parser.parse_args()
-    if options.frame_gap[0] > options.frame_gap[1]:
-        parser.error("--frame-gap is the smallest and the largest number of frames: give the smaller number first")
-    try:
-        clips, warnings = read_all_clips(options.folder, "skip")
-    except ValueError as error:
-        parser.error(str(error))
-    long_clips, short_clips = drop_short_clips(clips, tuple(options.frame_gap))
-    num_frames = sum(int(clip.has_image.sum()) for clip in long_clips)
-    print("\n".join([*warnings, *short_clips, f"{len(long_clips)} clips with {num_frames} frames"]))
-    if short_clips:
-        print(f"{len(short_clips)} clips are too short for this frame gap: training and evaluation leave them out")
-    raise SystemExit(bool(warnings) or not long_clips)
-
-
-if __name__ == "__main__":
-    main()
+    Frames without an image or a camera are left out. ValueError if a lens distorts the clip or masks hide its
+    background: then `convert` draws its frames first.
+    """
+    if clip.has_distortion or clip.masks is not None:
+        raise ValueError(f"{clip.name} has distortion or masks, which the text cannot hold: draw its frames first")
+    folder, lines = Path(folder), ["converted"]
+    for time, intrinsics, pose, file in zip(clip.timestamps, clip.intrinsics, clip.poses, clip.files, strict=True):
+        if file is None:
+            continue
+        content = file.read_bytes()
+        write_bytes(folder / clip.name / f"{time}{encoded_suffix(content)}", content)
+        lines.append(" ".join([str(time), *(f"{x:.17g}" for x in camera_numbers(intrinsics, pose).tolist())]))
+    write_text(folder / f"{clip.name}.txt", "\n".join(lines) + "\n")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +19,23 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fwdiff_lite.checks import abbreviate
-from fwdiff_lite.datasets.images import IMAGE_SUFFIXES, image_size, natural_sort_key
+from fwdiff_lite.datasets.images import IMAGE_SUFFIXES, encoded_suffix, image_size, natural_sort_key
 from fwdiff_lite.datasets.posed_clips import (
+    COEFFICIENTS,
+    DISTORTION,
     Clip,
     check_aspect_ratio,
     check_on_error,
     check_pose,
+    complete_capture,
+    distortion_coefficients,
     intrinsics_matrix,
     raise_or_warn,
     shorten,
 )
-from fwdiff_lite.storage.files import read_json, write_text
+from fwdiff_lite.storage.files import read_json, write_bytes, write_text
 
 CAMERA_MODELS = ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE")
-DISTORTION = ("k1", "k2", "k3", "k4", "p1", "p2")
 # From OpenGL's axes, which point right, up and back, to OpenCV's, which point right, down and forward.
 FLIP_Y_Z = torch.diag(torch.tensor([1.0, -1, -1, 1], dtype=torch.float64))
 
@@ -43,8 +46,7 @@ def read_transforms(path: Path | str, on_error: str = "raise") -> tuple[Clip, li
     path: transforms.json, or the folder that holds it
     The frames are in the natural order of their file paths. They have no times: their timestamps are their ranks.
     on_error: "raise" raises a ValueError, "skip" skips the data and adds a warning, for a frame with an invalid camera,
-        or whose image is missing. A capture without any frame, with another camera model or with distortion of all
-        frames is always a ValueError.
+        or whose image is missing. A capture without any frame or with another camera model is always a ValueError.
     """
     check_on_error(on_error)
     path, warnings = Path(path), []
@@ -63,36 +65,33 @@ def read_transforms(path: Path | str, on_error: str = "raise") -> tuple[Clip, li
         frames = sorted(frames, key=lambda frame: natural_sort_key(_file_path(frame)))
     except ValueError as error:
         raise ValueError(f"{path} {error}") from None
-    intrinsics, poses = torch.full((2, len(frames), 4, 4), torch.nan, dtype=torch.float64)
-    intrinsics, files, missing = intrinsics[:, :3, :3].clone(), [None] * len(frames), []
+    clip, files, missing = Clip.without_cameras(path.absolute().parent.name, len(frames)), [None] * len(frames), []
     for i, frame in enumerate(frames):
         file = _find_image(path.parent, _file_path(frame))
         if file is None:
             missing.append(_file_path(frame))
             continue
         try:
-            intrinsics[i], poses[i] = _frame_camera(content | frame, *image_size(file))
+            camera = _frame_camera(content | frame, *image_size(file))
+            clip.intrinsics[i], clip.poses[i], clip.distortion[i] = camera
             files[i] = file
         except ValueError as error:
-            intrinsics[i], poses[i] = torch.nan, torch.nan
             raise_or_warn(f"{path}: {_file_path(frame)} {error}", on_error, warnings)
-    if missing:
-        raise_or_warn(f"{path} lists {len(missing)} images that are missing: {abbreviate(missing)}", on_error, warnings)
-    if not any(files):
-        raise ValueError(f"{path} has no frame; the first problem: {warnings[-1]}")
-    timestamps = tuple(i if file else -1 for i, file in enumerate(files))
-    return Clip(path.absolute().parent.name, timestamps, intrinsics, poses, tuple(files)), warnings
+    return complete_capture(path, replace(clip, files=tuple(files)), missing, on_error, warnings)
 
 
 def write_transforms(path: Path | str, clip: Clip) -> None:
     """Writes the cameras of a clip as transforms.json. Its images stay where they are, and must be below its folder.
 
-    ValueError if an image is elsewhere.
+    ValueError if an image is elsewhere or no file of its own.
     """
     path, frames = Path(path), []
-    for file, intrinsics, pose in zip(clip.files, clip.intrinsics, clip.poses, strict=True):
+    distortion = torch.zeros(len(clip), 5) if clip.distortion is None else clip.distortion
+    for file, intrinsics, pose, lens in zip(clip.files, clip.intrinsics, clip.poses, distortion, strict=True):
         if file is None:
             continue
+        if not isinstance(file, Path):
+            raise ValueError(f"{file} is a part of another file: use write_capture, which writes the images, too")
         if not file.absolute().is_relative_to(path.absolute().parent):
             raise ValueError(f"{file} is not below {path.parent}: write {path.name} beside the images")
         width, height = image_size(file)
@@ -102,25 +101,35 @@ def write_transforms(path: Path | str, clip: Clip) -> None:
                 "file_path": file.absolute().relative_to(path.absolute().parent).as_posix(),
                 "transform_matrix": (torch.linalg.inv(pose) @ FLIP_Y_Z).tolist(),
                 **{"fl_x": fx, "fl_y": fy, "cx": cx, "cy": cy, "w": width, "h": height},
+                **{key: value for key, value in zip(COEFFICIENTS, lens.tolist(), strict=True) if value},
             }
         )
-    write_text(path, json.dumps({"camera_model": "PINHOLE", "frames": frames}, indent=1) + "\n")
+    content = {"camera_model": "OPENCV" if clip.has_distortion else "PINHOLE", "frames": frames}
+    write_text(path, json.dumps(content, indent=1) + "\n")
+
+
+def write_capture(folder: Path | str, clip: Clip) -> None:
+    """Writes a clip as FOLDER/transforms.json and FOLDER/images. Images are copied byte by byte."""
+    folder, files = Path(folder), []
+    for i, file in enumerate(clip.files):
+        content = file and file.read_bytes()
+        files.append(content and folder / "images" / f"{i:06}{encoded_suffix(content)}")
+        if content:
+            write_bytes(files[-1], content)
+    write_transforms(folder / "transforms.json", replace(clip, files=tuple(files)))
 
 
 def _check_camera_model(camera: dict[str, Any]) -> None:
-    """ValueError, without the file's name, if a camera is not a pinhole without distortion."""
+    """ValueError, without the file's name, if a camera has a model that is not read."""
     model = camera.get("camera_model", CAMERA_MODELS[0])
     if model not in CAMERA_MODELS:
         raise ValueError(f"has the camera model {shorten(str(model))}, wanted one of {', '.join(CAMERA_MODELS)}")
-    distortion = [key for key in DISTORTION if camera.get(key, 0) != 0]
-    if distortion:
-        raise ValueError(f"has distortion ({', '.join(distortion)}): undistort the images first")
 
 
 def _frame_camera(
     camera: dict[str, Any], image_width: int, image_height: int
-) -> tuple[Float[Tensor, "3 3"], Float[Tensor, "4 4"]]:
-    """The intrinsics and the pose of one frame. ValueError, without the file's name, if they are invalid.
+) -> tuple[Float[Tensor, "3 3"], Float[Tensor, "4 4"], Float[Tensor, "5"]]:
+    """The intrinsics, the pose and the distortion of one frame. ValueError, without the file's name, if one is invalid.
 
     camera: the entries of the frame, and those of all frames that it has not
     """
@@ -143,7 +152,8 @@ def _frame_camera(
     if camera_to_world.shape != (4, 4):
         raise ValueError(f"has a transform_matrix of shape {tuple(camera_to_world.shape)}, wanted (4, 4)")
     check_pose(camera_to_world)
-    return intrinsics, torch.linalg.inv(camera_to_world @ FLIP_Y_Z)
+    distortion = distortion_coefficients({key: _number(camera, key, 0) for key in DISTORTION})
+    return intrinsics, torch.linalg.inv(camera_to_world @ FLIP_Y_Z), distortion
 
 
 def _number(camera: dict[str, Any], key: str, default: float | None = None) -> float:

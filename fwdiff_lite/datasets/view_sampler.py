@@ -6,7 +6,7 @@ The target is a given number of frames away from the context, and the novel fram
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +16,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from fwdiff_lite.checks import abbreviate, check_count
+from fwdiff_lite.datasets.pixelsplat import FrameIndices
 from fwdiff_lite.datasets.posed_clips import Clip, is_timestamp, shorten
 from fwdiff_lite.observations import Observations
 from fwdiff_lite.storage.files import write_text
@@ -61,6 +62,14 @@ def sample_views(clip: Clip, frame_gap: tuple[int, int], generator: torch.Genera
     return [*pair.tolist(), int(choose(with_image[(with_image > pair.min()) & (with_image < pair.max())]))]
 
 
+def sample_other_frames(clip: Clip, frame_indices: list[int], count: int, generator: torch.Generator) -> list[int]:
+    """The indices of `count` random frames that are not among the given ones; repeated if there are too few."""
+    others = clip.has_image.clone()
+    others[frame_indices[1:]] = False  # the context may be repeated
+    candidates = others.nonzero()[:, 0]
+    return candidates[torch.randint(len(candidates), (count,), generator=generator)].tolist()
+
+
 def evaluation_list(clips: list[Clip], frame_gap: tuple[int, int] = FRAME_GAP) -> list[ViewTimestamps]:
     """One context, target and novel frame of each clip. They depend on the clip's name and frames only."""
     views = []
@@ -85,7 +94,7 @@ def read_evaluation_list(path: Path | str) -> list[ViewTimestamps]:
     except UnicodeDecodeError:
         raise ValueError(f"{path} is not text in UTF-8: wanted a clip and three timestamps a line") from None
     if text.lstrip().startswith(("{", "[")):
-        raise ValueError(f"{path} is JSON, which is not read: wanted a clip and three timestamps a line")
+        raise ValueError(f"{path} is JSON: read it with pixelsplat.read_evaluation_index")
     views = []
     for number, line in enumerate(text.splitlines(), 1):
         name, *timestamps = line.rsplit(maxsplit=3) or [""]  # a name may have spaces
@@ -132,20 +141,68 @@ def load_views(
                 "give the frame gap of the list, or another list"
             )
         frames_to_load.append((clip, frame_indices))
-    return _load_observations(frames_to_load, side, 1)
+    return _name_views(_load_observations(frames_to_load, side, 1))
 
 
-def _load_observations(
-    frames_to_load: list[tuple[Clip, list[int]]], side: int, num_threads: int
-) -> dict[str, Observations]:
-    """Loads the three frames of each example. Threads help, because decoding an image releases Python's lock."""
+def load_indexed_views(clips: list[Clip], index: Mapping[str, FrameIndices], side: int) -> dict[str, Observations]:
+    """The frames of an evaluation index, such as pixelSplat's: its contexts, its first target, and its other targets.
+
+    The other targets are the "novel" views. A clip that the index lacks is left out.
+    ValueError, with the clip's name, if a frame is missing, a clip has one target only, or two clips have different
+    numbers of contexts or targets; also if the index has none of the clips.
+    """
+    frames_to_load, numbers = [], None
+    for clip in clips:
+        if clip.name not in index:
+            continue
+        context, target = index[clip.name]
+        if missing := [i for i in (*context, *target) if i >= len(clip) or clip.files[i] is None]:
+            raise ValueError(f"the index has frames of {clip.name} that are missing: {abbreviate(missing)}")
+        if len(target) < 2:
+            raise ValueError(f"the index has one target of {clip.name}, wanted two or more: a target and novel views")
+        numbers = numbers or (len(context), len(target))
+        if (len(context), len(target)) != numbers:
+            raise ValueError(
+                f"the index has {len(context)} contexts and {len(target)} targets of {clip.name}, but {numbers[0]} and "
+                f"{numbers[1]} of {frames_to_load[0][0].name}: evaluate them one after the other"
+            )
+        frames_to_load.append((clip, [context[0], target[0], *target[1:], *context[1:]]))
+    if not frames_to_load:
+        raise ValueError(f"the index has none of the {len(clips)} clips: is it the index of another data set?")
+    num_contexts, num_targets = numbers
+    views = _load_observations(frames_to_load, side, 1)
+    novel = list(range(2, 1 + num_targets))
+    return {
+        "context": views.select([0, *range(1 + num_targets, num_contexts + num_targets)]),
+        "target": views.select([1]),
+        "novel": views.select(novel),
+    }
+
+
+def _load_observations(frames_to_load: list[tuple[Clip, list[int]]], side: int, num_threads: int) -> Observations:
+    """Loads the same number of frames of each example; the first one defines its world.
+
+    Threads help, because decoding an image releases Python's lock.
+    """
     with ThreadPoolExecutor(num_threads) as pool:
         examples = pool.map(
             lambda clip, frame_indices: clip.load_frames(frame_indices, side), *zip(*frames_to_load, strict=True)
         )
         images, cameras = zip(*examples, strict=True)
-    views = Observations(torch.stack(images), torch.stack(cameras))
-    return {name: views.select([i]) for i, name in enumerate(("context", "target", "novel"))}
+    return Observations(torch.stack(images), torch.stack(cameras))
+
+
+def _name_views(views: Observations, num_contexts: Int[Tensor, "b"] | None = None) -> dict[str, Observations]:
+    """Context, target and novel frame of each example, and more contexts behind them.
+
+    num_contexts: how many contexts of each example count; the others are masked
+    """
+    named = {name: views.select([i]) for i, name in enumerate(("context", "target", "novel"))}
+    if num_contexts is not None:
+        contexts = views.select([0, *range(3, views.value.shape[1])])
+        rank = torch.arange(contexts.mask.shape[1])
+        named["context"] = contexts.mask_out(rank >= num_contexts[:, None])
+    return named
 
 
 def batches(
@@ -155,6 +212,7 @@ def batches(
     pixels: int | None = None,
     side: int = 64,
     num_threads: int = 1,
+    max_contexts: int = 1,
 ) -> Callable[[torch.Generator], dict]:
     """A batch function for fit(): a context, a target and a novel frame of a random clip for each example.
 
@@ -163,11 +221,13 @@ def batches(
     side: pixels along each side of an image
     num_threads: threads that load images. All random draws come from the generator alone, so they do not depend on the
         threads. No two batches are alike, and several processes that share a batch have different examples.
+    max_contexts: each example has 1 to so many contexts, all numbers equally likely; the ones after the first are
+        random other frames, and masked where they do not count
     """
     if not clips:
-        raise ValueError("there are no clips: give one or more, as from realestate10k.read_folder")
+        raise ValueError("there are no clips: give one or more, as from clip_folder.read_folder")
     check_frame_gap(frame_gap)
-    check_count(batch_size=batch_size, side=side, num_threads=num_threads)
+    check_count(batch_size=batch_size, side=side, num_threads=num_threads, max_contexts=max_contexts)
     if pixels is not None:
         check_count(pixels=pixels)
     for clip in clips:
@@ -180,7 +240,12 @@ def batches(
     def batch(generator: torch.Generator) -> dict:
         clip_indices = torch.randint(len(clips), (batch_size,), generator=generator).tolist()
         frames_to_load = [(clips[i], sample_views(clips[i], frame_gap, generator)) for i in clip_indices]
-        examples = _load_observations(frames_to_load, side, num_threads)
+        num_contexts = None
+        if max_contexts > 1:
+            num_contexts = torch.randint(1, max_contexts + 1, (batch_size,), generator=generator)
+            for clip, frame_indices in frames_to_load:
+                frame_indices += sample_other_frames(clip, frame_indices, max_contexts - 1, generator)
+        examples = _name_views(_load_observations(frames_to_load, side, num_threads), num_contexts)
         if pixels is not None:
             pixel_indices = torch.randint(side**2, (2, batch_size, 1, pixels), generator=generator)
             examples["pixel_indices"], examples["novel_pixel_indices"] = pixel_indices

@@ -85,8 +85,8 @@ def find_faults(cells: Sequence[NotebookNode]) -> Iterator[str]:
             yield f"the cell {first!r} has the tags {sorted(purposes)}: give it one of {', '.join(PURPOSES)}"
         if (length := len(cell.source.splitlines())) > MAX_LINES:
             yield f"the cell {first!r} has {length} lines: split it, {MAX_LINES} is the most"
-        if "idea" in purposes and (drawn := drawing_uses(cell.source, plotting_names)):
-            yield f"the cell {first!r} is an idea and draws ({', '.join(sorted(drawn))}): split it"
+        if "idea" in purposes and (drawing_names := drawing_uses(cell.source, plotting_names)):
+            yield f"the cell {first!r} is an idea and draws ({', '.join(sorted(drawing_names))}): split it"
         if AGREEMENT in tags_of(cell) and "idea" not in purposes:
             yield f"the cell {first!r} asserts an agreement: tag it idea, too"
 

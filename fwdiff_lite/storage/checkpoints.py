@@ -7,10 +7,8 @@ command, commit, hardware and headline metrics.
 
 import json
 import re
-import struct
 import tomllib
 import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,7 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fwdiff_lite.checks import abbreviate
-from fwdiff_lite.storage.files import atomic_write, file_sha256, read_text, repo_root, write_text
+from fwdiff_lite.storage.files import DAMAGE_ERRORS, atomic_write, file_sha256, read_text, repo_root, write_text
 from fwdiff_lite.storage.provenance import git_commit
 
 FILE_MB, ALL_MB = 15, 44  # the largest sizes of one file, unless its caller allows more, and of all files together
@@ -32,20 +30,6 @@ MAX_ARRAY_BYTES = 500_000_000  # of all arrays of one .npz, uncompressed
 # A weight may be stored in any of them; steps and other counts are integers.
 FLOAT_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 TOGETHER = "all together"
-# What numpy raises on damaged files.
-ARRAY_ERRORS = (
-    OSError,
-    ValueError,
-    KeyError,
-    EOFError,
-    SyntaxError,
-    NotImplementedError,
-    RuntimeError,
-    MemoryError,
-    struct.error,
-    zlib.error,
-    zipfile.BadZipFile,
-)
 HEAD = """\
 # What lies in this folder. Written by fwdiff_lite.storage.checkpoints; loading checks bytes and sha256.
 # A command names the modules as they were at the commit of its entry.
@@ -82,7 +66,7 @@ def load_recorded(name: str, folder: Path | None = None) -> dict[str, np.ndarray
             raise ValueError(f"its arrays have {size / 1e6:.0f} MB, wanted at most {MAX_ARRAY_BYTES // 1_000_000}")
         with np.load(path, allow_pickle=False) as saved_arrays:
             arrays = dict(saved_arrays)
-    except ARRAY_ERRORS as error:
+    except DAMAGE_ERRORS as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"checkpoint {path} is no file of arrays: {reason}") from None
     if bad := [key for key, value in arrays.items() if not isinstance(value, np.ndarray)]:

@@ -5,7 +5,11 @@ import glob
 import hashlib
 import json
 import os
+import pickle
 import secrets
+import struct
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,6 +24,23 @@ except ImportError:  # Windows: temporary files of killed processes stay
     fcntl = None
 
 
+# What decoders of images, archives and arrays raise on damaged files.
+DAMAGE_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    EOFError,
+    OverflowError,
+    NotImplementedError,
+    RuntimeError,
+    MemoryError,
+    pickle.UnpicklingError,
+    struct.error,
+    zlib.error,
+    zipfile.BadZipFile,
+)
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
@@ -102,6 +123,12 @@ def write_text(path: Path, text: str) -> None:
     """Writes a text file atomically."""
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file of bytes atomically."""
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def file_sha256(path: Path) -> str:

@@ -11,9 +11,10 @@ import torch
 from PIL import Image
 
 from fwdiff_lite.datasets import videos, view_sampler
+from fwdiff_lite.datasets.clip_folder import read_folder
 from fwdiff_lite.datasets.image_folder import read_images
 from fwdiff_lite.datasets.posed_clips import Clip
-from fwdiff_lite.datasets.realestate10k import parse_line, read_clip, read_folder
+from fwdiff_lite.datasets.realestate10k import parse_line, read_clip
 from fwdiff_lite.datasets.videos import read_video, read_videos
 from fwdiff_lite.datasets.view_sampler import read_evaluation_list
 
@@ -205,9 +206,9 @@ CASES = [
     clip("on_error", f"url\n{LINE}", "on_error='ignore' is unknown: choose one of raise, skip", on_error="ignore"),
     ("read_clip nowhere", lambda: read_clip("/nowhere.txt"), "/nowhere.txt cannot be read: No such file"),
     ("read_clip folder", in_folder(read_clip, {"c.txt/a": b""}, "c.txt"), "c.txt cannot be read: Is a directory"),
-    ("read_folder nowhere", lambda: read_folder("/nowhere"), "/nowhere is not a folder: give one that holds CLIP.txt"),
+    ("read_folder nowhere", lambda: read_folder("/nowhere"), "/nowhere is not a folder: give one that holds posed"),
     ("read_folder gap", lambda: read_folder(".", (9, 2)), "frame_gap is .9, 2.: wanted the smaller number first"),
-    view_list("JSON", "{" + '"a": [1, 2], ' * 20_000 + "}", "list is JSON, which is not read: wanted a clip and three"),
+    view_list("JSON", "{" + '"a": [1, 2], ' * 20_000 + "}", "list is JSON: read it with pixelsplat.read_evalua"),
     view_list("long line", "x" * 377_214, r"line 1 is 'x{60}'... \(377,214 characters\): wanted a clip and three"),
     view_list("long name", "x" * 1000 + " 1 3 2", "line 1 is .*: wanted a clip and three timestamps"),
     view_list("other digits", "clip 1 3 ²", "line 1 is 'clip 1 3 ²': wanted a clip and three timestamps"),

@@ -1,11 +1,10 @@
-import functools
 import shutil
 
 import pytest
 from clip_helpers import FRAME_GAP, NUM_FRAMES
 
 from fwdiff_lite.datasets import pose_check
-from fwdiff_lite.datasets.realestate10k import read_folder
+from fwdiff_lite.datasets.clip_folder import read_folder
 from fwdiff_lite.problems.inverse_graphics.synthetic_realestate10k import write_clips
 
 
@@ -18,8 +17,15 @@ def written(tmp_path_factory):
     folder = tmp_path_factory.mktemp("written")
     clips = write_clips(folder, 3, NUM_FRAMES)
     with pytest.MonkeyPatch.context() as patch:
-        compute, cached = pose_check._sift_features, functools.cache(pose_check._sift_features)
-        patch.setattr(pose_check, "_sift_features", lambda file: (cached if folder in file.parents else compute)(file))
+        compute, cached = pose_check._sift_features, {}
+
+        def features(clip, i):
+            file = clip.files[i]
+            if folder not in file.parents:
+                return compute(clip, i)
+            return cached[file] if file in cached else cached.setdefault(file, compute(clip, i))
+
+        patch.setattr(pose_check, "_sift_features", features)
         yield folder, clips
 
 

@@ -113,14 +113,38 @@ def test_the_axes_are_those_of_each_format(tmp_path):
 
 def test_what_was_written_is_read(capture):
     clip, _ = read_colmap(capture)
-    clip = replace(clip, files=(clip.files[0], None, clip.files[2]))
+    lens = double([0.1, -0.02, 0.003, 0, 0.004])
+    clip = replace(clip, files=(clip.files[0], None, clip.files[2]), distortion=torch.stack([lens, lens, 0 * lens]))
     write_transforms(capture / "written.json", clip)
     read, warnings = read_transforms(capture / "written.json")
     assert warnings == [] and read.files == (clip.files[0], clip.files[2])
-    assert_same_cameras(read, replace(clip, intrinsics=clip.intrinsics[[0, 2]], poses=clip.poses[[0, 2]]))
+    for part in ("intrinsics", "poses", "distortion"):
+        torch.testing.assert_close(getattr(read, part), getattr(clip, part)[[0, 2]], rtol=0, atol=1e-9)
     (capture / "sub").mkdir()
     with pytest.raises(ValueError, match="1.png is not below .*sub: write transforms.json beside the images"):
         write_transforms(capture / "sub" / "transforms.json", clip)
+
+
+@pytest.mark.parametrize("model, values", [("SIMPLE_RADIAL", [0.1]), ("OPENCV", [0.1, -0.03, 0.01, -0.02])])
+def test_a_pixel_shows_what_the_lens_showed_at_its_distorted_place(tmp_path, model, values):
+    """On an image whose red and green are u and v, the undistorted frame reads where the lens showed each point."""
+    v, u = (np.mgrid[0:90, 0:120] + 0.5) / np.array([90, 120])[:, None, None]
+    Image.fromarray((255 * np.stack([u, v, 0 * u], -1)).round().astype(np.uint8)).save(tmp_path / "a.png")
+    focal = "100" if model == "SIMPLE_RADIAL" else "100 100"
+    line = " ".join(map(str, ["1", model, 120, 90, focal, 60, 45, *values]))
+    (tmp_path / "cameras.txt").write_text(line + "\n")
+    (tmp_path / "images.txt").write_text("1 1 0 0 0 0 0 0 1 a.png\n\n")
+    frame = read_colmap(tmp_path)[0].read_frame(0)
+    k1, k2, p1, p2 = [*values, 0, 0, 0][:4]
+    x, y = (u * 120 - 60) / 100, (v * 90 - 45) / 100
+    r2 = x**2 + y**2
+    radial = 1 + k1 * r2 + k2 * r2**2
+    distorted_u = (100 * (x * radial + 2 * p1 * x * y + p2 * (r2 + 2 * x**2)) + 60) / 120
+    distorted_v = (100 * (y * radial + p1 * (r2 + 2 * y**2) + 2 * p2 * x * y) + 45) / 90
+    inside = (np.abs(distorted_u - 0.5) < 0.49) & (np.abs(distorted_v - 0.5) < 0.49)
+    assert inside.mean() > 0.8 and np.abs(distorted_u - u).max() > 0.005, "the control: there is something to undo"
+    np.testing.assert_allclose(frame[inside][:, 0], 255 * distorted_u[inside], atol=1.01)
+    np.testing.assert_allclose(frame[inside][:, 1], 255 * distorted_v[inside], atol=1.01)
 
 
 def test_another_resolution_changes_no_camera_and_another_crop_is_refused(capture):
@@ -197,8 +221,9 @@ MATRIX = np.eye(4).tolist()
         (lambda c: c.update(frames=[]), "has no list of frames"),
         (lambda c: c.update(frames=[3]), "has no list of frames"),
         (lambda c: c.update(camera_model="OPENCV_FISHEYE"), "has the camera model 'OPENCV_FISHEYE', wanted one of"),
-        (lambda c: c.update(k1=0.1, p2=0.1), r"has distortion \(k1, p2\): undistort the images first"),
-        (edit_frame("k4", 0.1), r"2.png has distortion \(k4\): undistort the images first"),
+        (lambda c: c.update(k1="0.1"), "has k1 = '0.1', wanted a number"),
+        (edit_frame("k1", 1e9), r"2.png has distortion .*, wanted coefficients of at most 100"),
+        (edit_frame("k4", 0.1), r"2.png has distortion \(k4\) that is not undone: undistort the images first"),
         (edit_frame("file_path", None), "has a frame with the file_path 'None', wanted a path"),
         (edit_frame("fl_x", "900"), "2.png has fl_x = '900', wanted a number"),
         (edit_frame("fl_x", float("nan")), "2.png has fl_x = 'nan', wanted a number"),
@@ -243,8 +268,8 @@ def test_an_invalid_transforms_json_is_refused_in_one_line(capture, change, mess
         (
             "cameras",
             1,
-            "0 SIMPLE_RADIAL 40 30 36 20 15 0.1",
-            r"line 2 has distortion \[0.1\]: undistort the images first",
+            "0 FULL_OPENCV 40 30 36 36 20 15 0 0 0 0 0 0 0.1 0",
+            r"line 2 has distortion \(k5\) that is not undone: undistort the images first",
         ),
         ("cameras", 1, "0 PINHOLE 40 30 36 36 20", "line 2 has 3 parameters, wanted 4 of PINHOLE"),
         ("cameras", 1, "0 PINHOLE 40", "line 2 has 3 words, wanted an identifier"),

@@ -9,6 +9,7 @@ import pytest
 import torch
 from clip_helpers import FRAME_GAP, NUM_FRAMES, double, frame_name, generator, offset_poses
 
+from fwdiff_lite.datasets.clip_folder import read_folder
 from fwdiff_lite.datasets.pose_check import (
     MIN_MATCHES,
     check_poses,
@@ -17,7 +18,7 @@ from fwdiff_lite.datasets.pose_check import (
     sampson_distance,
 )
 from fwdiff_lite.datasets.posed_clips import camera_matrices
-from fwdiff_lite.datasets.realestate10k import read_clip, read_folder
+from fwdiff_lite.datasets.realestate10k import read_clip
 from fwdiff_lite.problems.inverse_graphics.cameras import look_at, project
 from fwdiff_lite.problems.inverse_graphics.synthetic_realestate10k import (
     FRAME_INTERVAL,

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import sys
 
 import imageio.v3 as imageio
 import numpy as np
@@ -9,8 +10,10 @@ import pytest
 import torch
 from clip_helpers import FRAME_GAP, edit_lines, frame_name
 
-from fwdiff_lite.datasets import realestate10k
-from fwdiff_lite.datasets.realestate10k import read_clip, read_folder
+from fwdiff_lite.datasets import __main__ as command
+from fwdiff_lite.datasets import clip_folder
+from fwdiff_lite.datasets.clip_folder import read_folder
+from fwdiff_lite.datasets.realestate10k import read_clip
 from fwdiff_lite.datasets.view_sampler import (
     context_target_pairs,
     evaluation_list,
@@ -99,9 +102,9 @@ def test_an_unreadable_frame_is_named(copy):
 
 
 def test_an_invalid_folder_is_refused(copy):
-    with pytest.raises(ValueError, match="nowhere is not a folder: give one that holds CLIP.txt"):
+    with pytest.raises(ValueError, match="nowhere is not a folder: give one that holds posed clips"):
         read_folder(copy / "nowhere")
-    with pytest.raises(ValueError, match="clip00 holds no text file: wanted CLIP.txt"):
+    with pytest.raises(ValueError, match="clip00 holds no posed clips: wanted .* or CLIP.txt and CLIP/TIMESTAMP.png"):
         read_folder(copy / "clip00")
     with pytest.raises(ValueError, match="on_error='ignore' is unknown: choose one of raise, skip"):
         read_folder(copy, FRAME_GAP, "ignore")
@@ -146,9 +149,9 @@ def test_the_reason_of_the_first_bad_line_is_told(copy, change, reason, capsys, 
         lines[1:] = [" ".join(change(line.split())) for line in lines[1:] if line]
 
     edit_lines(copy / "clip00.txt", damage)
-    monkeypatch.setattr("sys.argv", ["realestate10k", str(copy), "--frame-gap", "8", "16"])
+    monkeypatch.setattr("sys.argv", ["datasets", "check", str(copy), "--frame-gap", "8", "16"])
     with pytest.raises(SystemExit):
-        realestate10k.main()
+        command.main(sys.argv[1:])
     (line,) = [line for line in capsys.readouterr().err.split("\n") if "error" in line]
     assert re.search("the first problem: .*clip00.txt has no camera: " + reason, line)
 
@@ -197,14 +200,15 @@ def test_the_command_prints_every_problem(copy, capsys, monkeypatch):
     """A clip that is too short is none."""
 
     def run(*words):
-        monkeypatch.setattr("sys.argv", ["realestate10k", str(copy), *words])
+        monkeypatch.setattr("sys.argv", ["datasets", "check", str(copy), *words])
         with pytest.raises(SystemExit) as stop:
-            realestate10k.main()
+            command.main(sys.argv[1:])
         return stop.value.code, capsys.readouterr().out
 
     # test_pose_check checks poses
-    monkeypatch.setattr(realestate10k, "reject_mismatched", lambda clip, on_error: [])
-    assert run("--frame-gap", "8", "16") == (False, "1 clips with 36 frames\n")
+    monkeypatch.setattr(clip_folder, "reject_mismatched", lambda clip, on_error: [])
+    code, output = run("--frame-gap", "8", "16")
+    assert code is False and "1 clips with 36 frames" in output
     shutil.copytree(copy / "clip00", copy / "short")
     lines = (copy / "clip00.txt").read_text().split("\n")
     (copy / "short.txt").write_text("\n".join(lines[:7]))
@@ -229,7 +233,7 @@ def test_the_command_prints_every_problem(copy, capsys, monkeypatch):
 )
 def test_an_invalid_command_is_a_one_line_error(words, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["realestate10k", *words])
+    monkeypatch.setattr("sys.argv", ["datasets", "check", *words])
     with pytest.raises(SystemExit):
-        realestate10k.main()
+        command.main(sys.argv[1:])
     assert message in capsys.readouterr().err

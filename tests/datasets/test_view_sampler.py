@@ -6,11 +6,13 @@ import pytest
 import torch
 from clip_helpers import FRAME_GAP, NUM_FRAMES, generator
 
+from fwdiff_lite.datasets.pixelsplat import FrameIndices
 from fwdiff_lite.datasets.view_sampler import (
     ViewTimestamps,
     batches,
     context_target_pairs,
     evaluation_list,
+    load_indexed_views,
     load_views,
     read_evaluation_list,
     sample_views,
@@ -49,6 +51,37 @@ def test_batches_differ_between_steps_and_not_between_numbers_of_threads(clips):
     message = "clip00 has no two frames 50 to 60 apart with a frame between them: leave it out"
     with pytest.raises(ValueError, match=message):
         batches(clips, frame_gap=(50, 60))
+
+
+def test_more_contexts_change_no_other_frame_and_are_masked(clips):
+    one, several = (batches(clips, 40, FRAME_GAP, side=8, max_contexts=n)(generator(2)) for n in (1, 3))
+    counts = several["context"].mask.sum(1)
+    assert set(counts.tolist()) == {1, 2, 3} and several["context"].value.shape[:2] == (40, 3)
+    assert several["context"].mask[:, 0].all()
+    again = batches(clips, 40, FRAME_GAP, side=8, max_contexts=3)(generator(2))
+    assert torch.equal(again["context"].value, several["context"].value)
+    same_clip_and_frames = one["target"].value[0] == several["target"].value[0]
+    assert same_clip_and_frames.all(), "the first example's frames are drawn before the others"
+
+
+def test_an_index_gives_contexts_target_and_novel_views(clips):
+    index = {clips[0].name: FrameIndices((3, 20), (5, 11, 17)), "elsewhere": FrameIndices((0,), (1,))}
+    views = load_indexed_views(clips, index, 24)
+    images, cameras = clips[0].load_frames([3, 20, 5, 11, 17], 24)
+    assert torch.equal(views["context"].value[0], images[:2]) and torch.equal(views["target"].value[0], images[2:3])
+    assert torch.equal(views["novel"].value[0], images[3:]) and torch.equal(views["novel"].params[0], cameras[3:])
+    first, second = clips[0].name, clips[1].name
+    for bad, message in (
+        ({first: FrameIndices((3,), (5, NUM_FRAMES))}, f"frames of {first} that are missing: {NUM_FRAMES}"),
+        ({first: FrameIndices((3,), (5,))}, "one target of clip00, wanted two or more"),
+        ({"x": FrameIndices((3,), (5, 6))}, "the index has none of the 3 clips"),
+        (
+            {first: FrameIndices((3,), (5, 6)), second: FrameIndices((3, 4), (5, 6))},
+            "2 contexts and 2 targets of clip01, but 1 and 2 of clip00",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load_indexed_views(clips, bad, 24)
 
 
 def test_the_evaluation_list_is_fixed(clips, tmp_path):

@@ -56,8 +56,8 @@ def test_counts():
 )
 def test_faults(source, tags, fault):
     imports = cell("import matplotlib.pyplot as plt\nfrom fwdiff_lite.figures import toy", "setup")
-    (found,) = find_faults([imports, cell(source, *tags)])
-    assert all(part in found for part in fault.split(", * "))
+    (message,) = find_faults([imports, cell(source, *tags)])
+    assert all(part in message for part in fault.split(", * "))
 
 
 def test_a_cell_needs_those_that_define_its_names():

@@ -3,11 +3,13 @@
     python -m fwdiff_lite.experiments real_clips train unet deterministic --minutes 60 --data FOLDER
     python -m fwdiff_lite.experiments real_clips evaluate --data TEST_FOLDER
 
-The folders are in RealEstate10K's format (fwdiff_lite/datasets/realestate10k.py), each with one split of the clips.
-Every clip has its own unit of length; --near-far is given in this unit. From each test clip, one frame is the context,
-one frame is the target, and one frame between them is the novel view. The first evaluation writes a list of these
-frames beside the weights, and all later ones read the list, so that all models are evaluated on the same frames. PSNR
-and SSIM are always measured; LPIPS, FID and KID where torchmetrics and its weights are available.
+The folders are in any format of fwdiff_lite/datasets/clip_folder.py, each with one split of the clips. Every clip has
+its own unit of length; --near-far is given in this unit, and `python -m fwdiff_lite.datasets check` estimates it. From
+each test clip, one frame is the context, one frame is the target, and one frame between them is the novel view. The
+first evaluation writes a list of these frames beside the weights, and all later ones read the list, so that all models
+are evaluated on the same frames. --list also takes an evaluation index of pixelSplat (a JSON file), with several
+contexts and targets a clip; models then need training with --contexts. PSNR and SSIM are always measured; LPIPS, FID
+and KID where torchmetrics and its weights are available.
 """
 
 from __future__ import annotations
@@ -25,11 +27,13 @@ from torch import Tensor
 from fwdiff_lite import metrics
 from fwdiff_lite.colours import to_uint8
 from fwdiff_lite.command_line import positive_int
-from fwdiff_lite.datasets import realestate10k
+from fwdiff_lite.datasets import clip_folder
+from fwdiff_lite.datasets.pixelsplat import read_evaluation_index
 from fwdiff_lite.datasets.posed_clips import ON_ERROR, Clip
 from fwdiff_lite.datasets.view_sampler import (
     FRAME_GAP,
     evaluation_list,
+    load_indexed_views,
     load_views,
     read_evaluation_list,
     write_evaluation_list,
@@ -54,10 +58,10 @@ NEAR_FAR = (1.0, 100.0)  # the near and far plane of a clip's scenes, in the cli
 
 def sample_posterior(
     model: ForwardDiffusion, views: dict[str, Observations], k: int = K, steps: int = STEPS, seed: int = 0
-) -> Float[Tensor, "c k 2 3 h w"]:
-    """Samples k scenes for each context, and renders them at the target and the novel camera.
+) -> Float[Tensor, "c k v 3 h w"]:
+    """Samples k scenes for each context, and renders them at the target and the novel cameras.
 
-    views: "context", "target" and "novel"
+    views: "context", "target" and "novel"; v is 1 and the number of novel views
     A ForwardRegression predicts every view separately; then k is 1.
     """
     cameras = torch.cat([views["target"].params, views["novel"].params], 1)
@@ -67,11 +71,14 @@ def sample_posterior(
     return sample_and_render(model, views["context"], cameras, sampling, sampling.generator())
 
 
-def evaluate(samples: Float[Tensor, "c k 2 3 h w"], views: dict[str, Observations]) -> dict[str, float]:
-    """PSNR (of the error pooled over all frames) and SSIM: of one sample, of the mean and of the best of k samples."""
+def evaluate(samples: Float[Tensor, "c k v 3 h w"], views: dict[str, Observations]) -> dict[str, float]:
+    """PSNR (of the error pooled over all frames) and SSIM: of one sample, of the mean and of the best of k samples.
+
+    The best is chosen for each novel view separately.
+    """
     numbers = {}
-    for v, view in enumerate(("target", "novel")):
-        truth, sampled = views[view].value[:, 0], samples[:, :, v]
+    for view, sampled in (("target", samples[:, :, :1]), ("novel", samples[:, :, 1:])):
+        truth, sampled = views[view].value.flatten(0, 1), sampled.transpose(1, 2).flatten(0, 1)
         images = {"one": sampled[:, 0]}
         if sampled.shape[1] > 1:
             images |= {"mean": sampled.mean(1), f"best_of_{sampled.shape[1]}": metrics.best_of(sampled, truth)}
@@ -81,7 +88,7 @@ def evaluate(samples: Float[Tensor, "c k 2 3 h w"], views: dict[str, Observation
     return numbers
 
 
-def perceptual_metrics(samples: Float[Tensor, "c k 2 3 h w"], views: dict[str, Observations]) -> tuple[dict, list[str]]:
+def perceptual_metrics(samples: Float[Tensor, "c k v 3 h w"], views: dict[str, Observations]) -> tuple[dict, list[str]]:
     """LPIPS, FID and KID of one sample's target view, and a warning for each of them that is not available."""
     images, truth = samples[:, 0, 0], views["target"].value[:, 0]
     numbers, warnings = {}, []
@@ -96,11 +103,11 @@ def perceptual_metrics(samples: Float[Tensor, "c k 2 3 h w"], views: dict[str, O
     return numbers, warnings
 
 
-def save_examples(samples: Float[Tensor, "c k 2 3 h w"], views: dict[str, Observations], path: Path) -> None:
-    """Writes a figure with one scene a row: context, true target, up to three samples of it, novel view, its sample."""
+def save_examples(samples: Float[Tensor, "c k v 3 h w"], views: dict[str, Observations], path: Path) -> None:
+    """Writes a figure with one scene a row: context, target, up to three samples of it, novel view, its sample."""
     rows = slice(EXAMPLES)
-    columns = [views["context"].value[rows], views["target"].value[rows], samples[rows, :3, 0]]
-    columns = torch.cat([*columns, views["novel"].value[rows], samples[rows, :1, 1]], 1)
+    columns = [views["context"].value[rows, :1], views["target"].value[rows], samples[rows, :3, 0]]
+    columns = torch.cat([*columns, views["novel"].value[rows, :1], samples[rows, :1, 1]], 1)
     sample_titles = ["sample"] * samples[0, :3].shape[0]
     col_titles = ["context", "target", *sample_titles, "novel", "sample"]
     grid = image_grid(to_uint8(columns.movedim(2, -1)), col_titles=col_titles)
@@ -112,7 +119,7 @@ def save_examples(samples: Float[Tensor, "c k 2 3 h w"], views: dict[str, Observ
 
 def add_arguments(action: str, parser: ArgumentParser) -> None:
     """Adds the arguments of the commands that read clips."""
-    parser.add_argument("--data", type=Path, required=True, help="a folder in RealEstate10K's format")
+    parser.add_argument("--data", type=Path, required=True, help="a folder of posed clips, in any known format")
     parser.add_argument("--side", type=positive_int, default=SIDE, help="pixels along each side of an image")
     gap_help = "least and largest number of frames from context to target; default: 100 180"
     parser.add_argument(
@@ -122,11 +129,15 @@ def add_arguments(action: str, parser: ArgumentParser) -> None:
     parser.add_argument("--on-error", choices=actions, default=actions[0], help=error_help)
     parser.add_argument("--skip-pose-check", action="store_true", help="do not check the clips' frames and poses again")
     if action == "train":
+        contexts_help = "each example has 1 to so many contexts; default: %(default)s"
+        parser.add_argument("--contexts", type=positive_int, default=1, help=contexts_help)
         parser.add_argument(
             "--near-far", type=float, nargs=2, metavar=("NEAR", "FAR"), default=NEAR_FAR, help="default: 1 100"
         )
     else:
-        parser.add_argument("--list", type=Path, help="the frames to use; default: evaluation_list.txt in --out")
+        parser.add_argument(
+            "--list", type=Path, help="the frames to use, a text or a JSON index; default: evaluation_list.txt in --out"
+        )
 
 
 def read_data(options: Namespace) -> list[Clip]:
@@ -138,7 +149,7 @@ def read_data(options: Namespace) -> list[Clip]:
     near, far = getattr(options, "near_far", NEAR_FAR)
     if not 0 < near < far < math.inf:
         raise ValueError(f"--near-far is {near:g} {far:g}: give two distances above 0, the smaller one first")
-    clips, warnings = realestate10k.read_folder(
+    clips, warnings = clip_folder.read_folder(
         options.data, tuple(options.frame_gap), options.on_error, not options.skip_pose_check, options.side
     )
     print("\n".join([*warnings, f"{options.data}: {len(clips)} clips"]), flush=True)
@@ -153,27 +164,33 @@ def configure(experiment: Experiment, options: Namespace) -> Experiment:
     if frames_path and not frames_path.exists():
         raise ValueError(f"there is no {frames_path}: without --list, one is written to {options.out}")
     path = frames_path or options.out / "evaluation_list.txt"
+    is_index = path.suffix == ".json"
+    read_list = read_evaluation_index if is_index else read_evaluation_list
     if options.action == "evaluate" and path.exists():
-        read_evaluation_list(path)  # a list of another form is refused before all clips are read
+        read_list(path)  # a list of another form is refused before all clips are read
     clips, variants = read_data(options), {}
     for name in experiment.variants:
         trained = read_json(options.out / f"{name}.json").get("options", {})
         planes = near_far if options.action == "train" else tuple(trained.get("near_far", near_far))
-        variants[name] = make_clip_variant(name, clips, frame_gap, planes, folder, options.side)
+        contexts = options.contexts if options.action == "train" else trained.get("contexts", 1)
+        variants[name] = make_clip_variant(name, clips, frame_gap, planes, folder, options.side, contexts)
     side = {} if options.side == SIDE else {"side": options.side}
     arguments = {"data": options.data.name, "frame_gap": frame_gap} | side
     if options.action == "train":
-        return replace(experiment, variants=variants, arguments=arguments | {"near_far": near_far})
+        contexts = {"contexts": options.contexts} if options.contexts > 1 else {}
+        return replace(experiment, variants=variants, arguments=arguments | {"near_far": near_far} | contexts)
     if not path.exists():
         write_evaluation_list(path, evaluation_list(clips, frame_gap))
-    frames = read_evaluation_list(path)
-    views = load_views(clips, frames, options.side, frame_gap)
+    if is_index:
+        views = load_indexed_views(clips, read_evaluation_index(path), options.side)
+    else:
+        views = load_views(clips, read_evaluation_list(path), options.side, frame_gap)
     digest = file_sha256(path)
     return replace(
         experiment,
         variants=variants,
         arguments=arguments | ({"list": frames_path.name} if frames_path else {}),
-        settings={"data": folder, "frame_gap": list(frame_gap), "list": digest, "scenes": len(frames)},
+        settings={"data": folder, "frame_gap": list(frame_gap), "list": digest, "scenes": len(views["target"])},
         make_test_set=lambda device, _: {key: view.to(device) for key, view in views.items()},
     )
 

@@ -182,19 +182,24 @@ def make_clip_variant(
     near_far: tuple[float, float],
     folder: str = "",
     side: int = SIDE,
+    max_contexts: int = 1,
 ) -> Variant:
     """The variant of that name, trained on clips.
 
     frame_gap: the least and the largest number of frames from context to target
     near_far: the near and far plane of a clip's scenes, in the clip's own unit
     folder: where the clips come from, for the record
+    max_contexts: each example has 1 to so many contexts
     """
     settings = replace(SETTINGS[name], side=side)
 
     def batches(device: torch.device, batch_size: int) -> BatchFunction:
         threads = os.cpu_count() or 1
-        return view_sampler.batches(clips, batch_size, frame_gap, settings.pixels, settings.side, num_threads=threads)
+        return view_sampler.batches(
+            clips, batch_size, frame_gap, settings.pixels, settings.side, threads, max_contexts=max_contexts
+        )
 
     variant = make_variant(settings, VARIANTS[name].seed, near_far=near_far)
     data = {"near_far": list(near_far), "frame_gap": list(frame_gap), "data": folder}
+    data |= {"contexts": max_contexts} if max_contexts > 1 else {}
     return replace(variant, batches=batches, options=variant.options | data)

@@ -1,5 +1,6 @@
 """Models are trained and evaluated on clips in RealEstate10K's format, from the command line too."""
 
+import json
 import sys
 from dataclasses import replace
 from functools import partial
@@ -9,7 +10,7 @@ import torch
 
 from fwdiff_lite import metrics
 from fwdiff_lite.datasets import view_sampler
-from fwdiff_lite.datasets.realestate10k import read_folder
+from fwdiff_lite.datasets.clip_folder import read_folder
 from fwdiff_lite.datasets.view_sampler import evaluation_list, load_views
 from fwdiff_lite.experiments import harness
 from fwdiff_lite.experiments.__main__ import main
@@ -130,6 +131,18 @@ def test_training_and_evaluation_commands_run(run, folder, tmp_path, capsys):
     assert "there is no" in capsys.readouterr().err and not (tmp_path / "typo.txt").exists()
 
 
+def test_several_contexts_are_trained_and_an_index_is_evaluated(run, tmp_path):
+    """The index of pixelSplat: two contexts and three targets a clip, by the indices of their frames."""
+    run("train", "unet", "--steps", "2", "--batch-size", "2", "--side", "32", "--contexts", "3")
+    record = read_json(tmp_path / "unet.json")
+    assert record["options"]["contexts"] == 3 and "--contexts 3" in record["command"]
+    index = {f"clip{i:02}": {"context": [2 + i, 20], "target": [5, 10, 15]} for i in range(2)} | {"clip02": None}
+    (tmp_path / "index.json").write_text(json.dumps(index))
+    run("evaluate", "unet", "--samples", "2", "--steps", "2", "--side", "32", "--list", str(tmp_path / "index.json"))
+    record = read_json(tmp_path / "evaluation_unet.json")
+    assert record["options"]["scenes"] == 2 and {"psnr_novel_one"} <= {row["measure"] for row in record["measures"]}
+
+
 def test_an_unwritable_folder_is_a_one_line_error(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(variants, "build_model", partial(variants.build_model, **TINY))
     (tmp_path / "file").touch()
@@ -178,7 +191,7 @@ def test_a_list_of_another_form_is_refused_before_clips_are_read(tmp_path, capsy
     with pytest.raises(SystemExit):
         main(["real_clips", "evaluate", "--data", "nowhere", "--list", str(tmp_path / "list.json")])
     error = capsys.readouterr().err
-    assert "list.json is JSON, which is not read: wanted a clip and three timestamps a line" in error
+    assert "list.json is not JSON" in error
     assert len(error) < 1500
 
 

@@ -252,6 +252,13 @@ def test_rays_that_miss_the_box_end_near_it():
     assert torch.equal(near, far) and near.max() <= 3 + math.sqrt(3), near
 
 
+def test_a_ray_that_misses_ends_where_it_is_closest_to_the_centre_of_the_box():
+    near, far = intersect_aabb(
+        double([[0.0, 5.0, 0.0]]), double([[1.0, 0.0, 0.0]]), double([2.0, 0, 0]), double([4.0, 1, 1])
+    )
+    assert near.tolist() == far.tolist() == [3.0]
+
+
 def test_points_are_inside_of_the_box_exactly_between_near_and_far():
     generator = torch.Generator().manual_seed(0)
     origins, directions = (torch.randn(2000, 3, generator=generator).double() for _ in range(2))

@@ -1,0 +1,103 @@
+"""The commands for folders of posed clips, in any format of clip_folder.py.
+
+    python -m fwdiff_lite.datasets check FOLDER               what the folder is, and what is wrong with it
+    python -m fwdiff_lite.datasets convert FROM TO --to FORMAT
+
+`check` reads every image and compares the poses with the frames, which takes up to half a minute a clip: check a large
+data set once, then read it without. It estimates the near and far plane. With --sheet, it draws a contact sheet with
+epipolar lines of the first clip; with --fit, it fits the clip's scene and says how well held-out views are rebuilt.
+A clip that is shorter than the distance from a context to its target is no problem: it is named and left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from fwdiff_lite.command_line import positive_int
+from fwdiff_lite.datasets import pixelsplat, realestate10k, transforms_json
+from fwdiff_lite.datasets.clip_folder import detect_format, drop_short_clips, read_all_clips
+from fwdiff_lite.datasets.contact_sheet import contact_sheet
+from fwdiff_lite.datasets.posed_clips import ON_ERROR, Clip, without_distortion
+from fwdiff_lite.datasets.scene_depth import estimate_near_far
+from fwdiff_lite.datasets.view_sampler import FRAME_GAP
+
+TARGETS = ("pixelsplat", "realestate10k", "transforms")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line; exits with 1 if a folder has a problem."""
+    parser = argparse.ArgumentParser(prog="python -m fwdiff_lite.datasets", description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    check = commands.add_parser("check", help="what a folder is, and what is wrong with it")
+    check.add_argument("folder", type=Path)
+    gap_help = "smallest and largest number of frames from context to target; default: 100 180"
+    check.add_argument(
+        "--frame-gap", type=positive_int, nargs=2, metavar=("MIN", "MAX"), default=FRAME_GAP, help=gap_help
+    )
+    check.add_argument("--sheet", type=Path, metavar="FILE.png", help="draw a contact sheet of the first clip")
+    fit_help = "fit the first clip's scene, with the stated focal length and with others: minutes on a CPU"
+    check.add_argument("--fit", action="store_true", help=fit_help)
+    convert = commands.add_parser("convert", help="write the clips of a folder in another format")
+    convert.add_argument("source", type=Path, metavar="FROM")
+    convert.add_argument("target", type=Path, metavar="TO")
+    convert.add_argument("--to", choices=TARGETS, required=True)
+    convert.add_argument("--on-error", choices=ON_ERROR, default=ON_ERROR[0])
+    convert.add_argument("--skip-pose-check", action="store_true", help="do not compare poses with frames")
+    options = parser.parse_args(arguments)
+    if options.command == "check" and options.frame_gap[0] > options.frame_gap[1]:
+        parser.error("--frame-gap is the smallest and the largest number of frames: give the smaller number first")
+    try:
+        problem = check_folder(options) if options.command == "check" else convert_folder(options)
+    except ValueError as error:
+        parser.error(str(error))
+    raise SystemExit(bool(problem))
+
+
+def check_folder(options: argparse.Namespace) -> bool:
+    """Prints what a folder is and every problem; returns whether there is one."""
+    print(f"{options.folder}: {detect_format(options.folder).title}", flush=True)
+    clips, warnings = read_all_clips(options.folder, "skip")
+    long_clips, short_clips = drop_short_clips(clips, tuple(options.frame_gap))
+    num_frames = sum(int(clip.has_image.sum()) for clip in long_clips)
+    print("\n".join([*warnings, *short_clips, f"{len(long_clips)} clips with {num_frames} frames"]))
+    if short_clips:
+        print(f"{len(short_clips)} clips are too short for this frame gap: training and evaluation leave them out")
+    if planes := estimate_near_far(clips):
+        print("near and far, estimated from matches: --near-far {:.3g} {:.3g}".format(*planes))
+    if options.fit:
+        from fwdiff_lite.experiments.inverse_graphics import scene_fit  # takes seconds to import, and is seldom needed
+
+        print(scene_fit.focal_length_text(clips[0], scene_fit.compare_focal_lengths(clips[0])))
+    if options.sheet:
+        contact_sheet(clips[0]).savefig(options.sheet)
+        print(f"the contact sheet of {clips[0].name}: {options.sheet}")
+    return bool(warnings) or not long_clips
+
+
+def convert_folder(options: argparse.Namespace) -> bool:
+    """Writes the clips of a folder in another format; returns whether data was skipped."""
+    if options.target.exists() and not (options.target.is_dir() and not any(options.target.iterdir())):
+        raise ValueError(f"{options.target} is not empty: name a new folder")
+    clips, warnings = read_all_clips(options.source, options.on_error, not options.skip_pose_check)
+    warnings += write_clips(options.target, [without_distortion(clip) for clip in clips], options.to)
+    print("\n".join([*warnings, f"{options.target}: {len(clips)} clips as {options.to}"]))
+    return bool(warnings)
+
+
+def write_clips(folder: Path, clips: Sequence[Clip], name: str) -> list[str]:
+    """Writes clips in one of the TARGETS, without distortion and masks; returns warnings."""
+    if name == "pixelsplat":
+        return pixelsplat.write_chunks(folder, clips)
+    for clip in clips:
+        if name == "realestate10k":
+            realestate10k.write_clip(folder, clip)
+        else:
+            transforms_json.write_capture(folder / clip.name, clip)
+    return []
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,182 @@
+"""Reads a folder of posed clips in any of the formats that are known, and finds out which one it is.
+
+    clips, warnings = read_folder("FOLDER")
+
+| format          | a folder holds                                        | reader              |
+|-----------------|-------------------------------------------------------|---------------------|
+| pixelsplat      | 000000.torch ... and index.json                       | pixelsplat.py       |
+| co3d            | frame_annotations.jgz, or categories that do          | co3d.py             |
+| transforms      | transforms.json and images, or captures that do       | transforms_json.py  |
+| colmap          | cameras.txt and images.txt, or captures that do       | colmap.py           |
+| realestate10k   | CLIP.txt and CLIP/TIMESTAMP.png                       | realestate10k.py    |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from fwdiff_lite.datasets import co3d, colmap, pixelsplat, realestate10k, transforms_json
+from fwdiff_lite.datasets.images import list_folder
+from fwdiff_lite.datasets.pose_check import reject_mismatched
+from fwdiff_lite.datasets.posed_clips import Clip, check_on_error, raise_or_warn
+from fwdiff_lite.datasets.view_sampler import FRAME_GAP, check_frame_gap, context_target_pairs
+
+Clips = tuple[list[Clip], list[str]]  # clips, and warnings
+
+
+class ClipFormat(NamedTuple):
+    """A format of posed clips.
+
+    name: for the command line; title: for people
+    matches: whether a folder has the format; read: reads the clips of a folder, given what to do with invalid data
+    """
+
+    name: str
+    title: str
+    matches: Callable[[Path], bool]
+    read: Callable[[Path, str], Clips]
+
+
+def subfolders_with(matches: Callable[[Path], bool], folder: Path) -> list[Path]:
+    """The folder itself if it matches, else its sub-folders that match."""
+    if matches(folder):
+        return [folder]
+    return [path for path in list_folder(folder) if path.is_dir() and matches(path)]
+
+
+def read_captures(matches: Callable, read: Callable, folder: Path, on_error: str) -> Clips:
+    """Reads a folder of captures, each a clip of its own."""
+    clips, warnings = [], []
+    for path in subfolders_with(matches, folder):
+        try:
+            clip, clip_warnings = read(path, on_error)
+        except ValueError as error:
+            if on_error == "raise":
+                raise
+            raise_or_warn(str(error), on_error, warnings)
+        else:
+            clips.append(clip)
+            warnings += clip_warnings
+    return clips, warnings
+
+
+def read_categories(folder: Path, on_error: str) -> Clips:
+    """Reads a category of CO3D, or a folder of categories."""
+    clips, warnings = [], []
+    for path in subfolders_with(co3d.is_category, folder):
+        category_clips, category_warnings = co3d.read_category(path, on_error)
+        clips += category_clips
+        warnings += category_warnings
+    return clips, warnings
+
+
+def capture_format(name: str, title: str, matches: Callable[[Path], bool], read: Callable) -> ClipFormat:
+    """The format of captures that are one clip a folder."""
+    return ClipFormat(
+        name,
+        title,
+        lambda folder: bool(subfolders_with(matches, folder)),
+        lambda folder, on_error: read_captures(matches, read, folder, on_error),
+    )
+
+
+FORMATS = (
+    ClipFormat("pixelsplat", "chunks of pixelSplat", pixelsplat.is_chunk_folder, pixelsplat.read_chunks),
+    ClipFormat("co3d", "CO3D", lambda folder: bool(subfolders_with(co3d.is_category, folder)), read_categories),
+    capture_format(
+        "transforms",
+        "transforms.json of nerfstudio or instant-ngp",
+        lambda folder: (folder / "transforms.json").is_file(),
+        transforms_json.read_transforms,
+    ),
+    capture_format("colmap", "COLMAP's text", colmap.is_reconstruction, colmap.read_colmap),
+    ClipFormat("realestate10k", "RealEstate10K's text", realestate10k.is_split, realestate10k.read_split),
+)
+
+
+def detect_format(folder: Path | str) -> ClipFormat:
+    """The format of a folder. ValueError, with the known formats, if it has none of them."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder: give one that holds posed clips")
+    for clip_format in FORMATS:
+        if clip_format.matches(folder):
+            return clip_format
+    raise ValueError(
+        f"{folder} holds no posed clips: wanted {', '.join(f.title for f in FORMATS[:-1])}, or CLIP.txt and "
+        "CLIP/TIMESTAMP.png as in RealEstate10K"
+    )
+
+
+def read_folder(
+    folder: Path | str,
+    frame_gap: tuple[int, int] = FRAME_GAP,
+    on_error: str = "raise",
+    check_poses: bool = True,
+    min_side: int = 1,
+) -> Clips:
+    """Reads all clips of a folder in the order of their names; returns the clips and warnings.
+
+    frame_gap: the smallest and the largest number of frames from a context to its target. A clip without such a pair of
+        frames is left out with a warning.
+    on_error: as in the reader of the format; also for clips without any frame
+    check_poses: read every image, and compare poses with frames (`reject_mismatched`). If it is off, an image that
+        cannot be read or is too small raises a ValueError later, when it is loaded.
+    min_side: the smallest height and width of a frame, in pixels
+    """
+    check_frame_gap(frame_gap)
+    clips, warnings = read_all_clips(folder, on_error, check_poses, min_side)
+    clips, short_clips = drop_short_clips(clips, frame_gap)
+    if not clips:
+        raise ValueError(f"{folder} has no clip that is long enough: {short_clips[0]}; give a smaller frame gap")
+    return clips, warnings + [f"{text}: left out" for text in short_clips]
+
+
+def drop_short_clips(clips: list[Clip], frame_gap: tuple[int, int]) -> Clips:
+    """The clips that have a context and a target with such a gap, and a text for each of the other clips."""
+    short_clips = [clip for clip in clips if not len(context_target_pairs(clip, frame_gap))]
+    texts = [
+        f"{clip.name} has {int(clip.has_image.sum())} frames and no two of them {frame_gap[0]} to {frame_gap[1]} apart "
+        "with a frame between them"
+        for clip in short_clips
+    ]
+    return [clip for clip in clips if clip not in short_clips], texts
+
+
+def read_all_clips(folder: Path | str, on_error: str = "raise", check_poses: bool = True, min_side: int = 1) -> Clips:
+    """Reads all clips of a folder, of any length; arguments and result as in `read_folder`."""
+    check_on_error(on_error)
+    folder = Path(folder)
+    readable_clips, warnings = detect_format(folder).read(folder, on_error)
+    clips = []
+    for clip in readable_clips:
+        try:
+            if check_poses:
+                clip, image_warnings = remove_unreadable(clip, on_error, min_side)
+                warnings += image_warnings + reject_mismatched(clip, on_error)
+        except ValueError as error:
+            if on_error == "raise":
+                raise
+            raise_or_warn(str(error), on_error, warnings)
+        else:
+            clips.append(clip)
+    if not clips:
+        raise ValueError(f"{folder} has no usable clip; the first problem: {warnings[0]}")
+    return clips, warnings
+
+
+def remove_unreadable(clip: Clip, on_error: str = "raise", min_side: int = 1) -> tuple[Clip, list[str]]:
+    """The clip without the images that cannot be read or are too small, and a warning for each of them."""
+    files, warnings = list(clip.files), []
+    for i in clip.has_image.nonzero()[:, 0].tolist():
+        try:
+            height, width = clip.read_frame(i).shape[:2]
+            if min(height, width) < min_side:
+                raise ValueError(f"{files[i]} has {width} x {height} pixels: wanted at least {min_side} x {min_side}")
+        except ValueError as error:
+            raise_or_warn(str(error), on_error, warnings)
+            files[i] = None
+    return replace(clip, files=tuple(files)), warnings
