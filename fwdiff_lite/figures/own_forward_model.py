@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fwdiff_lite.metrics import Interval
 from fwdiff_lite.observations import Observations
-from fwdiff_lite.plotting import CONTEXT, MUTED, SAMPLES, TARGET, TRUE
+from fwdiff_lite.plotting import CONTEXT, MUTED, SAMPLES, TRUE
 from fwdiff_lite.training import TrainingLog
 
 MEASURES = {"energy_gap": "energy score, gap", "spread": "spread over error", "residual": "residual", "c2st": "C2ST"}
@@ -107,10 +107,10 @@ def plot_posterior(
     """Samples of one context over the exact posterior's mean and its band of 1.96 standard deviations."""
     index = np.arange(len(mean))
     ax.fill_between(index, mean - 1.96 * std, mean + 1.96 * std, color=MUTED, alpha=0.6, lw=0, label="exact 95 % band")
-    ax.plot(mean, color=TRUE, lw=1.2, label="exact mean")
+    ax.plot(mean, color=TRUE, lw=1, label="exact mean")
     ax.plot(samples.T, color=SAMPLES, lw=0.6, alpha=0.45, label=["samples"] + ["_"] * (len(samples) - 1))
     if walk is not None:
-        ax.plot(walk, color=TARGET, lw=1.5, ls="--", label="true walk")
+        ax.plot(walk, color=TRUE, lw=1.5, ls="--", label="true walk")
     _plot_observations(ax, context, width)
 
 
@@ -122,7 +122,7 @@ def draw_saturated(
     for ax, (name, samples) in zip(axes, panels.items(), strict=True):
         color = TRUE if name.startswith("exact") else SAMPLES
         ax.plot(samples.T, color=color, lw=0.7, alpha=0.6)
-        ax.plot(walk, color=TARGET, lw=1.5, ls="--", label="true walk")
+        ax.plot(walk, color=TRUE, lw=1.5, ls="--", label="true walk")
         ax.axhspan(-1, 1, color=MUTED, alpha=0.3, lw=0, label="range of the sensor")
         _plot_observations(ax, context)
         ax.set(title=name, xlabel="index of the value")
@@ -180,5 +180,5 @@ def results_table(results: Mapping[str, Mapping[str, Interval | float]]) -> Mark
 
     measures = list(next(iter(results.values())))
     lines = [["", *(MEASURES[m] for m in measures)], ["---"] * (len(measures) + 1)]
-    lines += [[name, *(cell(m, row[m]) for m in measures)] for name, row in results.items()]
+    lines += [[name, *(cell(m, row[m]) if m in row else "" for m in measures)] for name, row in results.items()]
     return Markdown("\n".join(f"| {' | '.join(line)} |" for line in lines))

@@ -23,8 +23,8 @@ def test_a_panel_draws_every_sample_the_exact_band_and_no_masked_measurement():
     fig, ax = plt.subplots()
     samples, mean, std = torch.randn(4, 16), torch.zeros(16), torch.full((16,), 0.5)
     figures.plot_posterior(ax, samples, context(), None, mean, std)
-    drawn = [line.get_ydata() for line in ax.lines]
-    assert all(any(np.array_equal(sample, y) for y in drawn) for sample in samples.numpy())
+    curves = [line.get_ydata() for line in ax.lines]
+    assert all(any(np.array_equal(sample, y) for y in curves) for sample in samples.numpy())
     band = ax.collections[0].get_paths()[0].vertices[:, 1]
     assert np.allclose([band.min(), band.max()], [-0.98, 0.98])
     assert all(9.0 not in segment for path in ax.collections[1:] for segment in path.get_segments())
