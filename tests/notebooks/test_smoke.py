@@ -8,15 +8,15 @@ from fwdiff_lite.storage.files import read_json
 
 pytestmark = pytest.mark.slow
 MINUTES, GIGABYTES = 2, 2
+RUN_TWICE = ("00_one_page", "05_flatland")  # the others are run again, in the cpu profile, with `make test`'s notebooks
 
 
 @pytest.mark.parametrize("name", notebook_names())
-def test_two_smoke_runs_are_one(name, tmp_path):
-    outputs = tmp_path / "first", tmp_path / "second"
+def test_smoke_runs_take_seconds_and_two_are_one(name, tmp_path):
+    outputs = [tmp_path / "first", tmp_path / "second"][: 1 + (name in RUN_TWICE)]
     for output in outputs:
         assert main(["--profile", "smoke", "--only", name, "--output", str(output)]) == 0
-    first, second = (read_json(output / "metrics.json") for output in outputs)
-    assert first == second
-    assert (outputs[0] / "metrics.json").read_bytes() == (outputs[1] / "metrics.json").read_bytes()
+    metrics = [(output / "metrics.json").read_bytes() for output in outputs]
+    assert len(set(metrics)) == 1
     cost = read_json(outputs[0] / "provenance.json")[name]["smoke"]
     assert cost["minutes"] <= MINUTES and cost["peak_gb"] <= GIGABYTES
