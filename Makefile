@@ -19,7 +19,7 @@ PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/pyth
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input -qq
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce check test lab smoke lint readme clean browser-test lock
+.PHONY: help reproduce check test lab smoke seeds lint readme clean browser-test lock
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1@\2/p' Makefile | awk -F@ '{ printf "%-20s %s\n", $$1, $$2 }'
@@ -39,6 +39,9 @@ lab: $(MARKER)  ## open the notebooks in JupyterLab
 
 smoke: $(MARKER)  ## run every notebook in seconds, into build/smoke
 	@$(BIN)/python -m fwdiff_lite.pipeline.reproduce --profile smoke --jobs $(JOBS)
+
+seeds: $(MARKER)  ## train 01, 02, 05 and 08 with five seeds: figures/seeds.json, the ranges in the README
+	@$(BIN)/python -m fwdiff_lite.pipeline.seeds --jobs $(JOBS) $(foreach n,01 02 05 08,--only $(n))
 
 lint: $(MARKER)  ## ruff
 	@$(BIN)/ruff check .

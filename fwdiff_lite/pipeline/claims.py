@@ -5,13 +5,18 @@ A claim is recorded by the notebook's own last cell:
     run.claim("A classifier tells samples from exact draws with an accuracy of {c2st:.3f}.", thumbnail="samples.png")
     run.must_show(c2st=(None, 0.525), energy_skill=(0.8, None), count=(128, 128), patch_psnr=None)
     run.falls_short(energy_skill="edges of walls stay soft")
+
+A number in a text is printed with what is known of its uncertainty, by one rule (`number_text`): with its 95 % interval
+if the ends are recorded as KEY_low and KEY_high, or as the range over the seeds of figures/seeds.json.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from string import Formatter
 from typing import Any
 
+from fwdiff_lite.figures.numbers import number_text
 from fwdiff_lite.storage.files import read_json, repo_root
 
 Bound = Sequence[int | float | None] | None  # at least, at most; None: no limit, and of the whole: any value
@@ -24,12 +29,28 @@ def read_claims() -> dict[str, dict[str, Any]]:
     return read_json(repo_root() / "figures" / "claims.json")
 
 
-def claim_text(claim: Mapping[str, Any], numbers: Mapping[str, Any]) -> str:
-    """The text of a claim, with the numbers that its notebook recorded. ValueError on a number that it did not."""
-    try:
-        return claim["text"].format(**numbers)
-    except KeyError as missing:
-        raise ValueError(f"the claim names {missing.args[0]!r}, which is not recorded: call run.record first") from None
+def claim_text(
+    claim: Mapping[str, Any], numbers: Mapping[str, Any], seeds: Mapping[str, Mapping[str, Any]] | None = None
+) -> str:
+    """The text of a claim, with its numbers. ValueError on a number that its notebook did not record.
+
+    numbers: what the notebook recorded; seeds: the same keys over several seeds of a training, as `summary` gives them
+    """
+    keys = set(claim_keys(claim))
+    if unrecorded := keys - numbers.keys():
+        raise ValueError(f"the claim names {min(unrecorded)!r}, which is not recorded: call run.record first")
+    parts = []
+    for literal, key, spec, _ in Formatter().parse(claim["text"]):
+        parts.append(literal)
+        if key is not None:
+            has_interval = not keys & {f"{key}_low", f"{key}_high"}  # else the text itself states the ends
+            parts.append(number_text(key, spec or "", numbers, seeds or {}, has_interval))
+    return "".join(parts)
+
+
+def claim_keys(claim: Mapping[str, Any]) -> Iterator[str]:
+    """The recorded numbers that a claim's text names."""
+    return (key for _, key, _, _ in Formatter().parse(claim["text"]) if key is not None)
 
 
 def check_bounds(bounds: Mapping[str, Bound]) -> None:

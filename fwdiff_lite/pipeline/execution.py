@@ -11,6 +11,7 @@ from base64 import b64decode, b64encode
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import nbformat
 import psutil
@@ -88,6 +89,21 @@ def clean_outputs(outputs: Sequence[NotebookNode]) -> list[NotebookNode]:
             output.data["image/png"] = b64encode(drop_alpha(b64decode(picture))).decode()
         clean.append(output)
     return clean
+
+
+class Task(NamedTuple):
+    """A notebook to run: the arguments of NotebookRun."""
+
+    name: str
+    source: NotebookNode
+    parameters: dict[str, str]  # those that differ from the notebook's defaults
+    profile: str
+    folder: Path
+
+    @property
+    def label(self) -> str:
+        """The name, and what sets this run apart from another run of the same notebook."""
+        return " ".join([self.name, *(f"{key} {self.parameters[key]}" for key in self.parameters if key != "PROFILE")])
 
 
 class NotebookRun:
@@ -289,6 +305,24 @@ def extract_images(notebook: NotebookNode, folder: Path, name: str) -> None:
             for suffix in ("png", "gif"):
                 if picture := output.get("data", {}).get(f"image/{suffix}"):
                     (folder / f"{name}_cell{index:02d}.{suffix}").write_bytes(b64decode(picture))
+
+
+def finished_runs(tasks: Sequence[Task], jobs: int) -> Iterator[NotebookRun]:
+    """Runs the notebooks in this order, `jobs` at a time; yields each run when it has ended, well or not."""
+    waiting = list(tasks)
+    with closing_all() as running:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                task = waiting.pop(0)
+                print(f"{task.label}: running", flush=True)
+                with defer_signals():
+                    running.append(NotebookRun(*task))
+            time.sleep(0.2)
+            with defer_signals():
+                ended = [run for run in running if run.ended()]
+            for run in ended:
+                running.remove(run)
+                yield run
 
 
 @contextmanager

@@ -16,13 +16,13 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from nbformat import NotebookNode
 
-from fwdiff_lite.pipeline.execution import NotebookFailed, NotebookRun, closing_all
+from fwdiff_lite.pipeline.execution import NotebookFailed, Task, finished_runs
 from fwdiff_lite.pipeline.folders import CannotWrite, build_folder, check_writable, naming, temporary_folder
 from fwdiff_lite.pipeline.notebook import check_notebook, check_profile, notebook_names
 from fwdiff_lite.pipeline.pairs import edited_separately, edited_separately_text, read_source, write_source
@@ -103,7 +103,10 @@ def reproduce(
 
     started, facts, failures = time.monotonic(), provenance(profile), []
     with temporary_folder(build_folder(), "running-") as folder:
-        for run in finished_runs(longest_first(names, profile), sources, changes, profile, jobs, folder):
+        tasks = [
+            Task(name, sources[name], changes[name], profile, folder / name) for name in longest_first(names, profile)
+        ]
+        for run in finished_runs(tasks, jobs):
             try:
                 run.check()
                 with defer_signals():
@@ -126,34 +129,6 @@ def check_targets(figures: Path, notebooks: Path, committed: bool) -> None:
     """CannotWrite, before anything runs, if there is no place for results."""
     for folder in (figures, notebooks):
         check_writable(folder, "; --output DIR writes elsewhere" if committed else "")
-
-
-def finished_runs(
-    names: list[str],
-    sources: dict[str, NotebookNode],
-    changes: dict[str, dict[str, str]],
-    profile: str,
-    jobs: int,
-    folder: Path,
-) -> Iterator[NotebookRun]:
-    """Runs the notebooks in this order, `jobs` at a time; yields each run when it has ended, well or not.
-
-    sources, changes: each notebook's source, and the parameters that differ from its defaults; folder: of all runs
-    """
-    waiting = list(names)
-    with closing_all() as running:
-        while waiting or running:
-            while waiting and len(running) < jobs:
-                name = waiting.pop(0)
-                print(f"{name}: running", flush=True)
-                with defer_signals():
-                    running.append(NotebookRun(name, sources[name], changes[name], profile, folder / name))
-            time.sleep(0.2)
-            with defer_signals():
-                ended = [run for run in running if run.ended()]
-            for run in ended:
-                running.remove(run)
-                yield run
 
 
 def select(only: Sequence[str] | None) -> list[str]:

@@ -1,16 +1,15 @@
 # %% [markdown]
 # # What each part buys
 #
-# A model has many parts, and each was somebody's idea. Remove one part, train the rest for as long, and evaluate it on
-# the same test set: what was the part good for?
+# **The question.** The model of [06](06_inverse_graphics.ipynb) has many parts. Remove one part, train the rest for as
+# long, and evaluate both on the same test set. What was the part good for?
 #
-# **What you will see.** The model of `06_inverse_graphics` against two baselines: diffusion in view space, without a
-# scene, and an unconditional model, without a context picture. Then ablations: the model without its parts, one at a
-# time, and with larger images. The effect of guidance, temperature and thresholding on the frequencies of hidden
-# things. Last, the same code on clips in RealEstate10K's format.
+# **What you will see.** First, the full model in about thirty lines of code. A mark stands at each line that an ablation
+# removes. Then the results of ten ablations, two baselines, two image sizes and three options of the sampler. Last, two tables: the
+# paper beside this repository, and which choices to start with.
 #
-# **What you need.** `06_inverse_graphics`. All models were trained on a GPU, for equally few minutes, and evaluated on
-# the same held-out scenes; their scores are loaded. Nothing is downloaded.
+# **What you need.** [06](06_inverse_graphics.ipynb). All models were trained on a GPU, for equally few minutes, and
+# evaluated on the same held-out scenes. This notebook loads their scores and pictures. It downloads nothing.
 #
 # **What it rebuilds.** The comparison of section 4.1 and figure 4 of *Diffusion with Forward Models* (Tewari et al.,
 # NeurIPS 2023, [arXiv 2306.11719](https://arxiv.org/abs/2306.11719)), on scenes that we make ourselves.
@@ -42,213 +41,202 @@ MINUTES = 3.0  # of training
 BATCH = 32  # scenes a step
 FOLDER = "../build/07_ablations"  # for its weights
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["setup"]
 from pathlib import Path
 
-import matplotlib.pyplot as plt
-import numpy as np
 import torch
 
-from fwdiff_lite import fit, plotting
-from fwdiff_lite.pipeline.notebook import Run
-from fwdiff_lite.experiments import harness
-from fwdiff_lite.experiments.measurements import to_flat
-from fwdiff_lite.experiments.inverse_graphics import ablations
-from fwdiff_lite.experiments.inverse_graphics import evaluation
-from fwdiff_lite.experiments.inverse_graphics import variants
+from fwdiff_lite import ForwardDiffusion, Observations, fit
 from fwdiff_lite.problems.inverse_graphics import tabletop
-from fwdiff_lite.experiments.inverse_graphics.ablations import SAMPLED_VARIANTS, FULL_MODEL, SAMPLER_OPTIONS
+from fwdiff_lite.problems.inverse_graphics.pixelnerf import RadianceField, SceneDenoiser
+from fwdiff_lite.problems.inverse_graphics.viewspace import ViewDenoiser
+from fwdiff_lite.problems.inverse_graphics.volume import VolumeRenderer
+
+# %% tags=["nbval-ignore-output", "setup"]
+import matplotlib.pyplot as plt
+import numpy as np
+
+from fwdiff_lite.experiments import harness
+from fwdiff_lite.experiments.inverse_graphics import ablations, evaluation, variants
+from fwdiff_lite.experiments.inverse_graphics.ablations import FULL_MODEL, SAMPLED_VARIANTS, SAMPLER_OPTIONS
+from fwdiff_lite.experiments.measurements import to_flat
+from fwdiff_lite.figures import ablations as figures
+from fwdiff_lite.figures import comparison
+from fwdiff_lite.figures.ablations import LABELS
+from fwdiff_lite.pipeline.notebook import Run
 from fwdiff_lite.problems.inverse_graphics.consistency import inconsistency, psnr_interval
 
 run = Run("07_ablations", PROFILE)
-STEPS = run.pick(smoke=1, cpu=4, gpu=20)  # of the training in this notebook
 results = harness.load_results(ablations.EXPERIMENT)
 all_numbers, scores, images = to_flat(results.rows), ablations.scene_scores(results), results.arrays
 records, trainings = results.evaluations, results.trainings
-LABELS = {
-    "redrawn": "true draws", "mixed": "true draws, shuffled views", "prior": "prior draws", "unet": "the full model",
-    "reseeded": "another seed", "view_space": "view space", "distilled": "view space, distilled",
-    "deterministic": "deterministic", "unconditional": "unconditional", "no_render": "no render",
-    "no_features": "render, no features", "no_depth": "render, no depth", "no_novel": "no novel loss",
-    "dit": "a transformer", "around": "two contexts, given one", "around_two": "two contexts, given two",
-    "one_shot": "two contexts, one-shot", "autoregressive": "two contexts, autoregressive",
-    "plain": "context dropout, eta 0",
-}
-run.header()
-
-
-def number(name, key):
-    """A metric of an ablation, nan if it has none."""
-    return all_numbers[name].get(key, np.nan)
-
-
-def example_views(name):
-    """Two views, from behind and from 135 degrees, of one sample of each example scene (scenes, 2, H, W, 3)."""
-    return torch.from_numpy(images[f"{name}_images"])[:, 0].movedim(-3, -1) / 255
-
-
-def percent(interval, digits=1):
-    """A ratio with the ends of its interval, in per cent."""
-    return "{:.{d}f} % ({:.{d}f} to {:.{d}f})".format(*(100 * x for x in interval), d=digits)
-
-
-def with_interval(numbers, key):
-    """A metric with the ends of its interval."""
-    return "{:.2f} ({:.2f} to {:.2f})".format(*(numbers[f"{key}{end}"] for end in ("", "_low", "_high")))
-
-
-# %% [markdown]
-# ## 1. Without a scene
-#
-# *View-space diffusion* generates the target's picture directly, as the first stage of SparseFusion does. It has our
-# encoder, our deterministic render of the context, and the same minutes of training. Without rays through a scene its
-# steps are cheaper, and its loss takes all 4,096 pixels where ours takes 320 of each picture. But two of its views are
-# generated independently. One can *distil* its views into one scene afterwards, in the manner of SparseFusion's second
-# stage: an optimisation for every sample. Ours is a simple one and was not tuned. A grid is fitted to pictures from all
-# around; then its own renders are noised, denoised in one step, and fitted in turn.
-#
-# Below, three fronts, and one sample of each from behind (180°) and from the side (135°). Look at the second row: the
-# two views of view space show one decal in yellow and in red.
-
-# %%
 test_set = evaluation.make_test_set(len(images[f"{FULL_MODEL}_images"]), 2)
 front = test_set.context.value.movedim(-3, -1) / 2 + 0.5  # (scenes, 1, H, W, 3)
-names = ["redrawn", "unet", "view_space"]
-fig = plotting.image_grid(
-    torch.cat([front, *map(example_views, names)], 1), size=1.05,
-    col_titles=["front", *(f"{LABELS[name].split(', ')[-1]}\n{d}°" for name in names for d in (180, 135))],
-)
-run.savefig(fig, "views")
+run.header()
+
+# %% [markdown]
+# ## 1. The full model, and the lines that ablations remove
+#
+# The denoiser predicts a scene from one context picture and a noisy target picture (Eq. 14). An encoder turns each picture
+# into a map of features. A point of the scene looks its features up in both maps; [05](05_flatland.ipynb) and
+# [06](06_inverse_graphics.ipynb) build this part. The encoder of the target sees no context. So the scene of the context
+# alone is rendered by the target's camera first, and the render is a further input: the *deterministic render*. The render
+# has three kinds of channels: colours, depth and features.
+
+# %% tags=["idea"]
+def render_context(denoiser, scene, cameras, parts):
+    """The deterministic render: what the context alone says of the target. (B, M, C, H, W)"""
+    render = denoiser.render_context(scene, cameras)  # one ray for each 2 x 2 pixels
+    colour, features = render.rgb_features.split([3, denoiser.num_features], -1)
+    depth = torch.stack([render.distance, render.opacity], -1)
+    channels = [
+        colour * ("colour" in parts),
+        depth * ("depth" in parts),  # "no depth" removes this line
+        features * ("features" in parts),  # "no features" removes this line
+    ]
+    pixels = torch.cat(channels, -1).transpose(-1, -2)  # (B, M, C, pixels)
+    small = pixels.unflatten(-1, (denoiser.renderer.height // 2, denoiser.renderer.width // 2))
+    return small.repeat_interleave(2, -1).repeat_interleave(2, -2)
+
+
+def denoise(denoiser, context, cameras, noisy_target, t, parts):
+    """Eq. 14: the scene, from context and noisy target."""
+    scene = denoiser.encode_context(context)
+    if parts:
+        render = render_context(denoiser, scene, cameras, parts)
+    else:
+        channels = 5 + denoiser.num_features
+        render = noisy_target.new_zeros(*noisy_target.shape[:2], channels, *noisy_target.shape[-2:])  # "no render"
+    target_maps = denoiser.encode(noisy_target, cameras, render, t, is_target=True)  # "a transformer" for the U-Net
+    both_maps = torch.cat([scene.feature_maps, target_maps], 1)
+    both_cameras = torch.cat([context.params, cameras], 1)
+    mask = torch.ones(both_maps.shape[:2], dtype=torch.bool)
+    return RadianceField(denoiser.field, denoiser.renderer, both_maps, both_cameras, mask, denoiser.training)
+
+
+# %% [markdown]
+# The losses compare renders of the scene with two pictures: the target (Eq. 8) and the novel view (Eq. 9). *View-space
+# diffusion* has no scene: a convolution turns the encoder's output into the target picture, and nothing can be rendered
+# from another side.
+
+# %% tags=["idea"]
+def losses(render, scene, target, novel):
+    loss_target = (target.value - render(scene, target.params)) ** 2  # Eq. 8
+    loss_novel = (novel.value - render(scene, novel.params)) ** 2  # Eq. 9: "no novel loss" removes this line
+    return {"target": loss_target.mean(), "novel": loss_novel.mean()}
+
+
+def denoise_view(denoiser, context, cameras, noisy_target, t):
+    """View-space diffusion: the target's picture itself, without a scene."""
+    render = render_context(denoiser, denoiser.encode_context(context), cameras, ("colour", "depth", "features"))
+    target_maps = denoiser.encode(noisy_target, cameras, render, t, is_target=True)
+    return denoiser.rgb_head(target_maps.flatten(0, 1)).unflatten(0, target_maps.shape[:2])
+
+
+# %% [markdown]
+# Do these lines equal the library's? On eight random scenes, with small networks, for the full model and for each ablation
+# of the render.
+
+# %% tags=["idea", "agreement"]
+generator = torch.Generator().manual_seed(0)
+scenes = tabletop.sample_scenes(8, generator)
+cameras = torch.cat([tabletop.sample_front_cameras(scenes, generator), tabletop.sample_cameras(8, 2, generator)], 1)
+pictures = tabletop.render(scenes, cameras, 8)
+context, target, novel = (Observations(pictures[:, [i]], cameras[:, [i]]) for i in range(3))
+noise, t = torch.randn(8, 1, 3, 8, 8, generator=generator), torch.rand(8, generator=generator)
+small = {"width": 8, "encoder_options": {"widths": (8, 8), "num_blocks": 1, "num_attention_levels": 0}}
+renderer = VolumeRenderer(tabletop.LOW, tabletop.HIGH, height=8, width=8, samples_per_ray=4)
+for parts in (("colour", "depth", "features"), ("colour", "features"), ("colour", "depth"), ()):
+    torch.manual_seed(0)
+    model = ForwardDiffusion(SceneDenoiser(renderer, conditioning=parts, **small), renderer).eval()
+    noisy_target = model.schedule.alpha(t).view(-1, 1, 1, 1, 1) * target.value
+    noisy_target = noisy_target + model.schedule.sigma(t).view(-1, 1, 1, 1, 1) * noise
+    scene = denoise(model.denoiser, context, target.params, noisy_target, t, parts)
+    library = model.denoiser(model.denoiser.condition(context, target.params), noisy_target, t)
+    torch.testing.assert_close(scene.feature_maps, library.feature_maps)
+    torch.testing.assert_close(renderer(scene, novel.params), renderer(library, novel.params))
+    library_losses = model.loss(context, target, t, noise, novel)
+    for name, value in losses(renderer, scene, target, novel).items():
+        torch.testing.assert_close(value, library_losses[name])
+view_denoiser = ViewDenoiser(renderer, **small).eval()
+library = view_denoiser(view_denoiser.condition(context, target.params), noisy_target, t)
+torch.testing.assert_close(denoise_view(view_denoiser, context, target.params, noisy_target, t), library)
+
+# %% [markdown]
+# The profile `gpu` trains one of the ablations anew, by the command that trained the models of this notebook.
+
+# %% tags=["idea", "nbval-ignore-output"]
+if PROFILE == "gpu":
+    harness.train(ablations.EXPERIMENT, "no_depth", Path(FOLDER), MINUTES, batch_size=BATCH)
+full_model = variants.VARIANTS[FULL_MODEL].build_model()
+parameters_in_millions = sum(p.numel() for p in full_model.parameters()) / 1e6
+
+# %% [markdown]
+# ## 2. What each part buys
+#
+# One sample of each model for the first two fronts, from behind (180°) and from the side (135°). *Two contexts*: trained
+# with one or two fronts. Look at the column "no novel loss": the pictures from the side are smeared.
+
+# %% tags=["drawing"]
+parts = ["no_render", "no_features", "no_depth", "no_novel", "dit", "around_two"]
+fig = figures.draw_gallery(images, [FULL_MODEL, *parts])
+run.savefig(fig, "gallery")
 plt.show()
 
 # %% [markdown]
-# Each picture by itself is a good one. Below, views from all around for the first front, and the result of distilling
-# the pictures of view space: one scene, though not always a possible one. Each face of a box may keep the colour of its
-# own picture, and no true decal has two colours. The full model's scene is one scene as well, and it is foggy where
-# neither context nor target looks.
-
-# %%
-for name, label in (("distilled", "sampling the pictures and distilling them"), (FULL_MODEL, "sampling a scene")):
-    num_samples = len(scores[name]["energy_180"]) * SAMPLED_VARIANTS[name].num_samples
-    num_samples *= len(SAMPLED_VARIANTS[name].target_angles) if name == FULL_MODEL else 1  # one scene for each target
-    seconds = 60 * records[name]["gpu_minutes"] / num_samples
-    print(f"{label}: {seconds:.2f} seconds of {records[name]['hardware']}, many at once, evaluation included")
-orbit_seconds = all_numbers["orbit"]["seconds"]
-print(f"the scene below, its pictures included: {orbit_seconds:.0f} seconds on a {records['orbit']['hardware']}")
-orbits = {"painted": "view space", "distilled": "distilled", FULL_MODEL: LABELS[FULL_MODEL]}
-views = torch.cat([torch.from_numpy(images[f"orbit_{name}"]).movedim(-3, -1) / 255 for name in orbits])
-fig = plotting.image_grid(
-    views, size=0.9, row_labels=[*orbits.values()], col_titles=[f"{d}°" for d in ablations.ORBIT_ANGLES]
-)
-run.savefig(fig, "ring")
-plt.show()
-
-# %% [markdown]
-# Do two views show one scene? The position of a hidden body is uncertain; the positions of the far sides of box and
-# screen are certain. So the *consistency* of two views is the PSNR between their colours of the same points, on surfaces
-# that the context does not see but whose position it determines. True draws are the reference. Their consistency is
-# finite, since a pixel of one picture corresponds to a position between the pixels of the other. The lower bound are
-# pairs of views from two different true draws with the same front: each view by itself is perfect. A blurred scene is
-# consistent, too, and can exceed the reference, so this metric alone does not suffice.
+# The [energy score](02_keyhole_digits.ipynb#How-to-judge-a-sampler) says how far the samples of a scene lie from the true
+# picture; lower is better. Below, the score of each ablation relative to that of the full model. Right of zero, the part
+# was useful. A gain beyond the edge is written there.
 #
-# Here and below intervals are 95 %, from resampling the scenes.
+# Intervals here and below are 95 %, from resampling the scenes. They do not include the variation between two trainings.
+# So the first line is the full model again, from another seed. A difference as small as in this line may be chance.
 
-# %% tags=["nbval-ignore-output"]
-names = ["redrawn", "deterministic", "unet", "distilled", "view_space", "mixed"]
-fig, ax = plt.subplots(figsize=(7, 2.8), layout="constrained")
-colors = (plotting.TARGET, plotting.SAMPLES, plotting.CONTEXT)
-for j, (d, color) in enumerate(zip(evaluation.TARGET_ANGLES, colors, strict=True)):
-    keys = (f"consistency_{d}{end}" for end in ("", "_low", "_high"))
-    value, low, high = (np.array([number(name, key) for name in names]) for key in keys)
-    label = f"{d}° with {round(evaluation.NOVEL_ANGLE_RATIO * d)}°"
-    error_bars, x = (value - low, high - value), np.arange(len(names)) + 0.2 * (j - 1)
-    ax.errorbar(x, value, error_bars, fmt="o", capsize=3, color=color, label=label)
-ax.set(ylabel="consistency, dB", ylim=(0, None))
-ax.set_xticks(range(len(names)), [LABELS[name].replace(", ", ",\n") for name in names])
-ax.legend(loc="lower left", ncols=3)
-run.savefig(fig, "consistency")
-plt.show()
-print("gain of the full model over another: its consistency, and how much larger the other's energy scores are:")
-full_model = scores[FULL_MODEL]
-for name in ("view_space", "distilled"):
-    gains = ablations.paired_gains(full_model, scores[name])
-    for d in evaluation.TARGET_ANGLES:
-        gain = gains[f"consistency_{d}"]
-        cells = "".join(f"{percent(gains[f'{prefix}energy_{d}'], 0):>20}" for prefix in ("", "novel_"))
-        decibels = f"{gain.value:6.1f} dB ({gain.low:.1f} to {gain.high:.1f})"
-        print(f"{LABELS[name]:22}{d:4}° {decibels}; target, novel{cells}")
-        run.record(**gain.as_metrics(f"{name}_consistency_gain_{d}"))
-    print(f"{LABELS[name]:22} all six scores together {percent(gains['energies'], 0)}")
-    run.record(**gains["energies"].as_metrics(f"{name}_energies_gain"))
-
-longer_training = to_flat(harness.load_results(evaluation.EXPERIMENT).rows)[evaluation.MAIN_SAMPLER]
-print("\nskill (0: the deterministic model, 1: true draws) of targets, and of novel views, at 60, 120, 180 degrees")
-models = {LABELS[name]: all_numbers[name] for name in (FULL_MODEL, "view_space")}
-for label, numbers in (models | {"06's, 32 minutes": longer_training}).items():
-    keys = (f"{prefix}energy_skill_{d}" for prefix in ("", "novel_") for d in evaluation.TARGET_ANGLES)
-    print(f"{label:22}" + "".join(f"{numbers[key]:6.2f}" for key in keys))
-
-# %% [markdown]
-# The reference and the lower bound again, computed here on a few of the scenes.
-
-# %% tags=["nbval-ignore-output"]
-points, generator = ablations.consistency_points(test_set)[-1], torch.Generator().manual_seed(0)
-draws = {"redrawn": test_set.posterior_draws, "mixed": ablations.shuffle_views(test_set.posterior_draws)}
-for name, views in draws.items():
-    error = inconsistency(views[:, :, -1, 0], views[:, :, -1, 1], points)
-    consistency, recorded = psnr_interval(error, generator).value, number(name, "consistency_180")
-    print(f"{LABELS[name]:27}{consistency:6.1f} dB on these {len(test_set.truth)}, {recorded:.1f} dB on all scenes")
-    run.record(**{f"live_{name}_consistency": consistency})
-
-# %% [markdown]
-# ## 2. Without a picture
-#
-# RenderDiffusion has a scene inside, but no context: the noisy target alone determines the scene. Below, its samples,
-# each from other noise, beside draws of true scenes from the prior. They follow no picture, so they can only be
-# evaluated as a set. `distance`: the distance of samples from prior draws over the distance of two sets of prior draws
-# (sliced Wasserstein): 1 is perfect.
-
-# %%
-names = ["prior", "unconditional"]
-fig = plotting.image_grid(
-    torch.cat(list(map(example_views, names)), 1), size=1.2,
-    col_titles=[f"{LABELS[name]},\n{view}" for name in names for view in ("one view", "after 45°")],
-)
-run.savefig(fig, "blind")
-plt.show()
-print(f"{'':18}" + "".join(f"{title:>16}" for title in ("distance", "novel distance", "image tv")))
-keys = ("set_distance_180", "novel_set_distance_180", "sharpness_ratio_180")
-for name in names:
-    print(f"{LABELS[name]:18}" + "".join(f"{number(name, key):16.2f}" for key in keys))
-    run.record(**{f"{name}_{key}": number(name, key) for key in keys})
-
-# %% [markdown]
-# ## 3. The table
-#
-# All rows are evaluated on the same test set: the same scenes, targets at 60°, 120° and 180°, novel views at three
-# quarters of these angles, sampled with eta 1 (the last row, the model of section 7 that was trained with context
-# dropout, with eta 0). Columns are for 180° unless another angle is given.
-#
-# - `minutes`: GPU-minutes of training; three models shared a GPU for nine minutes, which counts as three minutes each.
-#   `steps`: the number of steps of 32 scenes in these minutes. Cheaper steps gave more of them; models of equal cost
-#   made between 3,890 and 4,378 by chance. The full model made the most of these; `another seed` is the full model
-#   again, with nearly the fewest.
-# - `energy`: the energy score, lower is better. `skill`: the same, 0 for the deterministic model and 1 for true
-#   draws; `60` at 60°; `novel` for the novel view. View-space diffusion samples the novel view as a target. Each scene
-#   was sampled eight times, distilled twice.
-# - `spread`: spread over error on disoccluded pixels; 1 is calibrated. `im. tv`: total variation of the images over
-#   that of true pictures.
-# - `body`, `decal`: the total variation distance of pooled frequencies of hidden things from their probabilities.
-#   `mode`: the mode bias, how much too often samples show the most probable category of their own scene; below 0, too
-#   rarely.
-# - `cons.`: consistency of the two views, in dB.
-
-# %% tags=["nbval-ignore-output"]
-columns = {
-    "energy_180": "energy", "energy_skill_180": "skill", "energy_skill_60": "60", "novel_energy_skill_180": "novel",
-    "spread_skill_180": "spread", "sharpness_ratio_180": "im. tv", "hidden_factor_tv": "body",
-    "decal_factor_tv": "decal", "lean": "mode", "consistency_180": "cons.",
+# %% tags=["idea", "nbval-ignore-output"]
+ablated = ["reseeded", *parts[:-1], "around", "around_two"]
+gains_over = {
+    full: {name: ablations.paired_gains(scores[full], scores[name]) for name in (*ablated, "unconditional")}
+    for full in (FULL_MODEL, "reseeded")
 }
+for name in ablated:
+    for prefix in ("", "novel_"):
+        for d in evaluation.TARGET_ANGLES:
+            run.record(**gains_over[FULL_MODEL][name][f"{prefix}energy_{d}"].as_metrics(f"{name}_{prefix}gain_{d}"))
+for name in (*ablated, "unconditional"):
+    for full, suffix in ((FULL_MODEL, ""), ("reseeded", "_over_reseeded")):
+        if name != full:
+            run.record(**gains_over[full][name]["energies"].as_metrics(f"{name}_energies_gain{suffix}"))
+
+# %% tags=["drawing"]
+fig = figures.draw_gains({name: gains_over[FULL_MODEL][name] for name in ablated})
+run.savefig(fig, "parts")
+plt.show()
+
+# %% [markdown]
+# All six energy scores together, relative to the full model and to the full model of another seed:
+
+# %% tags=["setup", "nbval-ignore-output"]
+figures.gains_table(gains_over)
+
+# %% [markdown]
+# ### Four measures
+#
+# All models are evaluated on the same scenes, from behind, with eta 1. (The last line, the model of section 7, has eta
+# 0.) [02](02_keyhole_digits.ipynb#How-to-judge-a-sampler) explains the first three measures.
+#
+# - *Skill*: the energy score, from 0 for the deterministic model to 1 for true draws. The deterministic model was trained
+#   for as many minutes as the others.
+# - *Spread over error*, on pixels that the context does not see: 1 is calibrated.
+# - *Error of probabilities*: how far the frequencies of hidden bodies lie from their true probabilities (total variation).
+# - *Agreement of two views*: defined in section 3.
+#
+# Three models shared a GPU for nine minutes, which counts as three minutes each. The number of steps in these minutes
+# depends on the cost of a step, and between 3,890 and 4,378 on chance. Each scene was sampled eight times.
+
+# %% tags=["setup", "nbval-ignore-output"]
+RECORDED = (
+    "energy_180", "energy_skill_180", "energy_skill_60", "novel_energy_skill_180", "spread_skill_180",
+    "sharpness_ratio_180", "hidden_factor_tv", "decal_factor_tv", "lean", "consistency_180",
+)
 
 
 def training_cost(name):
@@ -257,230 +245,262 @@ def training_cost(name):
     return record.get("gpu_minutes", 0.0), record.get("steps", 0)
 
 
-def print_table(names):
-    """Prints rows of the table, and records their metrics with the ends of their intervals."""
-    print(f"{'':29}{'minutes':>8}{'steps':>6}" + "".join(f"{title:>7}" for title in columns.values()))
+def record_measures(names):
+    """Records the measures of samplers with the ends of their intervals. More of them than the table shows."""
     for name in names:
-        minutes, steps = training_cost(name)
-        cells = (f"{number(name, key):7.{1 if 'cons' in key else 3}f}" for key in columns)
-        cost = f"{minutes:8.1f}{steps:6}" if minutes else " " * 14
-        print(f"{LABELS[name.removesuffix('_128')]:29}{cost}" + "".join(cells).replace("nan", "  -"))
-        keys = [f"{key}{end}" for key in columns for end in ("", "_low", "_high")]
-        run.record(**{f"{name}_{key}": number(name, key) for key in keys if key in all_numbers[name]})
-        run.record(**{f"{name}_gpu_minutes": minutes})
+        keys = [f"{key}{end}" for key in RECORDED for end in ("", "_low", "_high")]
+        run.record(**{f"{name}_{key}": all_numbers[name][key] for key in keys if key in all_numbers[name]})
+        run.record(**{f"{name}_gpu_minutes": training_cost(name)[0]})
 
 
-print_table(LABELS)
+record_measures(LABELS)
+figures.measures_table([name for name in LABELS if name not in ("prior", "unconditional")], all_numbers, training_cost)
 
 # %% [markdown]
-# ## 4. Without its parts
+# <details><summary>More measures</summary>
 #
-# - *no render*: the target's encoder gets no conditioning, which is its only information on the context;
-# - *no features*, *no depth*: the conditioning render without these channels;
-# - *no novel loss*: the loss compares nothing but the target's pixels;
-# - *a transformer* in place of the U-Net, with about as many weights;
-# - *two contexts*: trained with one or two fronts.
+# [figures/metrics.json](../figures/metrics.json) has them under `07_ablations`, by model: the energy score itself
+# (`energy_180`), skill at 60° and of the novel view (`energy_skill_60`, `novel_energy_skill_180`), total variation of the
+# images over that of true pictures (`sharpness_ratio_180`), the error of probabilities of decals (`decal_factor_tv`), and
+# the mode bias (`lean`): how much too often samples show the most probable category of their scene.
 #
-# One sample of each for the first two fronts, from behind and from the side. The render mainly carries the colour of the
-# table.
+# </details>
+#
+# ## 3. Without a scene
+#
+# View-space diffusion generates the target's picture directly, as the first stage of SparseFusion does. The baseline here
+# has our encoder, our render and the same minutes of training. Its steps are cheaper, as no rays pass through a scene. Its
+# loss takes all 4,096 pixels; ours takes 320 of each picture.
+#
+# Below, three fronts, and one sample of each model from behind (180°) and from the side (135°). Look at the second row:
+# the two views of view space show one decal in yellow and in red.
 
-# %%
-parts = ["no_render", "no_features", "no_depth", "no_novel", "dit", "around_two"]
-names = [FULL_MODEL, *parts]
-image_columns = [example_views(name)[:2].flatten(0, 1) for name in names]
-fig = plotting.image_grid(
-    torch.stack(image_columns, 1), size=1.1, row_labels=["180°", "135°"] * 2,
-    col_titles=[LABELS[name].replace("render, ", "render,\n").replace("contexts, ", "contexts,\n") for name in names],
-)
-run.savefig(fig, "gallery")
+# %% tags=["drawing"]
+fig = figures.draw_views(front, images)
+run.savefig(fig, "views")
 plt.show()
 
 # %% [markdown]
-# The energy score of an ablation relative to that of the full model, paired over scenes: right of zero the part was
-# useful. Values beyond the right edge are printed there. Intervals over scenes do not include the variation between
-# trainings. So the first line is the full model again, from another seed: a difference that is no larger than this one
-# may be chance.
+# Each picture by itself is a good one. But two of its views are generated independently. One can *distil* its views into
+# one scene afterwards, in the manner of SparseFusion's second stage: an optimisation for every sample. Ours is simple and
+# was not tuned. A grid is fitted to pictures from all around. Then its own renders are noised, denoised in one step, and
+# fitted in turn.
+#
+# Below, six views of the first front's scene. In the first row, colours of the hidden body and of the decal change from
+# view to view. The second row shows one scene, though not always a possible one: each face of a box may keep the colour of
+# its own picture. The third row shows one scene as well. It is foggy where neither context nor target looks.
 
-# %% tags=["nbval-ignore-output"]
-parts = ["reseeded", *parts[:-1], "around", "around_two"]
-gains_over = {
-    full: {
-        name: ablations.paired_gains(scores[full], scores[name]) for name in (*parts, "unconditional")
-    }
-    for full in (FULL_MODEL, "reseeded")
-}
-fig, axes = plt.subplots(1, 3, figsize=(9.5, 3.6), sharex=True, sharey=True, layout="constrained")
-edge = 15
-for i, name in enumerate(parts):
-    for ax, d in zip(axes, evaluation.TARGET_ANGLES, strict=True):
-        for prefix, fill in (("", "full"), ("novel_", "none")):
-            gain = gains_over[FULL_MODEL][name][f"{prefix}energy_{d}"]
-            error_bar = 100 * np.array([[gain.value - gain.low], [gain.high - gain.value]])
-            y, color = i + (0.2 if prefix else -0.1), plotting.MUTED if name == "reseeded" else plotting.TARGET
-            if 100 * gain.value > edge:
-                ax.text(edge, y, f"{100 * gain.value:.0f} →", ha="right", va="center", color=color)
-            else:
-                style = {"fmt": "o", "fillstyle": fill, "ms": 5, "color": color, "capsize": 2}
-                ax.errorbar(100 * gain.value, y, xerr=error_bar, **style)
-            run.record(**gain.as_metrics(f"{name}_{prefix}gain_{d}"))
-for ax, d in zip(axes, evaluation.TARGET_ANGLES, strict=True):
-    ax.axvline(0, color=plotting.TRUE, lw=1, zorder=0)
-    ax.set(title=f"{d}°", xlim=(-6, edge))
-handles = [plt.Line2D([], [], marker="o", ls="", fillstyle=fill, color=plotting.TARGET) for fill in ("full", "none")]
-fig.legend(handles, ["the target's view", "the novel view"], loc="outside upper right", ncols=2)
-fig.supxlabel("energy score, % above the full model's", fontsize="medium")
-axes[0].set_yticks(range(len(parts)), [LABELS[name] for name in parts])
-axes[0].invert_yaxis()
-run.savefig(fig, "parts")
+# %% tags=["drawing"]
+fig = figures.draw_ring(images)
+run.savefig(fig, "ring")
 plt.show()
 
-print(f"all six energy scores together, relative to\n{'':26}{'the full model':24}the full model of another seed")
-for name in (*parts, "unconditional"):
-    cells = ""
-    for full, suffix in ((FULL_MODEL, ""), ("reseeded", "_over_reseeded")):
-        if name != full:
-            gain = gains_over[full][name]["energies"]
-            cells += f"{percent(gain):24}"
-            run.record(**gain.as_metrics(f"{name}_energies_gain{suffix}"))
-    print(f"{LABELS[name]:26}{cells}")
+# %% tags=["setup"]
+for name, label in (("distilled", "sampling the pictures and distilling them"), (FULL_MODEL, "sampling a scene")):
+    num_samples = len(scores[name]["energy_180"]) * SAMPLED_VARIANTS[name].num_samples
+    num_samples *= len(SAMPLED_VARIANTS[name].target_angles) if name == FULL_MODEL else 1  # one scene for each target
+    seconds = 60 * records[name]["gpu_minutes"] / num_samples
+    print(f"{label}: {seconds:.2f} seconds of {records[name]['hardware']}, many at once, evaluation included")
+orbit_seconds = all_numbers["orbit"]["seconds"]
+print(f"the scene above, its pictures included: {orbit_seconds:.0f} seconds on a {records['orbit']['hardware']}")
 
 # %% [markdown]
-# The loop that trained them, for a few steps of one ablation. These steps only show that it runs.
+# ### Do two views show one scene?
+#
+# The position of a hidden body is uncertain. The positions of the far sides of box and screen are certain. So points on
+# these sides can be found in both views. The *consistency* of two views is the PSNR between their colours of such points,
+# which the context does not see.
+#
+# True draws are the reference. Their consistency is finite, because a pixel of one picture corresponds to a position
+# between the pixels of the other. *Shuffled views* are the lower bound: two views of two true draws with the same front.
+# A blurred scene is consistent, too, and can exceed the reference. So this measure alone does not suffice.
 
-# %% tags=["nbval-ignore-output"]
-variant = "no_depth"
-if PROFILE == "gpu":
-    log = harness.train(ablations.EXPERIMENT, variant, Path(FOLDER), MINUTES, batch_size=BATCH)
-else:
-    log = fit(variants.VARIANTS[variant].build_model(), tabletop.batches(1, 1, variants.PIXELS), steps=STEPS, progress=False)
-print(f"{LABELS[variant]}: {log.steps} steps, loss {log.curve['loss'][0]:.2f} to {log.curve['loss'][-1]:.2f}")
+# %% tags=["drawing", "nbval-ignore-output"]
+fig = figures.draw_consistency(all_numbers, ["redrawn", "deterministic", FULL_MODEL, "distilled", "view_space", "mixed"])
+run.savefig(fig, "consistency")
+plt.show()
+
+# %% [markdown]
+# The gain of the full model over samplers without a scene. A negative energy score says that the other sampler is better.
+
+# %% tags=["idea", "nbval-ignore-output"]
+gains_of_scene = {}
+for name in ("view_space", "distilled"):
+    gains = gains_of_scene[name] = ablations.paired_gains(scores[FULL_MODEL], scores[name])
+    for d in evaluation.TARGET_ANGLES:
+        run.record(**gains[f"consistency_{d}"].as_metrics(f"{name}_consistency_gain_{d}"))
+    run.record(**gains["energies"].as_metrics(f"{name}_energies_gain"))
+
+# %% tags=["setup", "nbval-ignore-output"]
+figures.view_space_table(gains_of_scene)
+
+# %% [markdown]
+# The model of [06](06_inverse_graphics.ipynb) was trained ten times as long. Its skill is measured against a deterministic
+# model of 17 minutes, that of the other two against one of three minutes.
+
+# %% tags=["setup", "nbval-ignore-output"]
+longer_results = harness.load_results(evaluation.EXPERIMENT)
+longer_training, record = to_flat(longer_results.rows)[evaluation.MAIN_SAMPLER], longer_results.trainings[FULL_MODEL]
+longer_minutes = record["gpu_minutes"] + record["parent"]["gpu_minutes"]
+run.record(parameters_in_millions=parameters_in_millions, longer_gpu_minutes=longer_minutes)
+models = {LABELS[name]: all_numbers[name] for name in (FULL_MODEL, "view_space")}
+figures.skill_table(models | {f"the model of 06, {longer_minutes:.0f} minutes": longer_training})
+
+# %% [markdown]
+# The reference (`redrawn`) and the lower bound (`mixed`, shuffled views) again, computed here on a few of the scenes:
+
+# %% tags=["idea", "nbval-ignore-output"]
+points, generator = ablations.consistency_points(test_set)[-1], torch.Generator().manual_seed(0)
+draws = {"redrawn": test_set.posterior_draws, "mixed": ablations.shuffle_views(test_set.posterior_draws)}
+for name, views in draws.items():
+    error = inconsistency(views[:, :, -1, 0], views[:, :, -1, 1], points)
+    consistency, recorded = psnr_interval(error, generator).value, all_numbers[name]["consistency_180"]
+    print(f"{name:8}{consistency:6.1f} dB on these {len(test_set.truth)} scenes, {recorded:.1f} dB on all")
+    run.record(**{f"live_{name}_consistency": consistency})
+
+# %% [markdown]
+# ## 4. Without a picture
+#
+# RenderDiffusion ([arXiv 2211.09869](https://arxiv.org/abs/2211.09869)) has a scene inside, but no context: the noisy
+# target alone determines the scene. Below, draws of true scenes from the prior, and samples of the unconditional model,
+# each from other noise. The samples follow no picture, so they can only be evaluated as a set. In the lines of section 1:
+#
+#     scene = denoise(denoiser, no_context, cameras, noisy_target, t, parts=())   # all contexts masked, no render
+
+# %% tags=["drawing"]
+fig = figures.draw_sets(images)
+run.savefig(fig, "blind")
+plt.show()
+
+# %% [markdown]
+# *Distance*: that of samples from prior draws over that of two sets of prior draws (sliced Wasserstein); 1 is perfect.
+
+# %% tags=["setup", "nbval-ignore-output"]
+for name in ("prior", "unconditional"):
+    keys = ("set_distance_180", "novel_set_distance_180", "sharpness_ratio_180")
+    run.record(**{f"{name}_{key}": all_numbers[name][key] for key in keys})
+    distance, novel_distance = (all_numbers[name][key] for key in keys[:2])
+    print(f"{LABELS[name]:15} distance {distance:.2f}, of novel views {novel_distance:.2f}")
 
 # %% [markdown]
 # ## 5. One target, or autoregressive sampling
 #
-# Parts that neither context nor target shows are rendered as an average. So one would sample a scene through several
-# targets, each joining the context of the next. Below, scenes rendered from behind (180°) that were sampled through a
-# target at 120° alone, and through one at 120° and then one at 240°. Both by the model that was trained with two
-# contexts.
+# Parts that neither context nor target shows are rendered as a mean. So one would sample a scene through several targets,
+# each of which joins the context of the next:
+#
+#     for camera in (120°, 240°):
+#         scene = sample(contexts, camera)                    # all steps of denoising
+#         contexts = contexts + [render(scene, camera)]       # one-shot sampling stops after 120°
+#
+# Below, scenes rendered from behind (180°). *One-shot*: sampled through a
+# target at 120°. *Autoregressive*: through a target at 120°, then one at 240°. Both rows are by the model that was trained
+# with two contexts.
 
-# %% tags=["nbval-ignore-output"]
-samplers = {"redrawn": "true draws", "one_shot": "one-shot", "autoregressive": "autoregressive"}
-fig = plotting.image_grid(
-    torch.stack([example_views(name)[:, 0] for name in samplers]), size=1.2, row_labels=[*samplers.values()]
-)
+# %% tags=["drawing"]
+fig = figures.draw_targets(images)
 run.savefig(fig, "in_turn")
 plt.show()
+
+# %% tags=["idea", "nbval-ignore-output"]
 gains = ablations.paired_gains(scores["autoregressive"], scores["one_shot"])
-print("one-shot relative to autoregressive sampling, from behind:")
-for key, label in (("energy_180", "energy score"), ("novel_energy_180", "of the novel view")):
-    print(f"{label:20}{percent(gains[key])} more")
-gain = gains["consistency_180"]
-print(f"{'consistency':20}{gain.value:.1f} dB ({gain.low:.1f} to {gain.high:.1f}) less")
 run.record(**gains["energy_180"].as_metrics("autoregressive_gain_180"))
-run.record(**gain.as_metrics("autoregressive_consistency_gain_180"))
+run.record(**gains["consistency_180"].as_metrics("autoregressive_consistency_gain_180"))
+
+# %% tags=["setup", "nbval-ignore-output"]
+gain = gains["consistency_180"]
+print("one-shot relative to autoregressive sampling, from behind:")
+print(f"energy score: {figures.gain_text(gains['energy_180'])} more")
+print(f"of the novel view: {figures.gain_text(gains['novel_energy_180'])} more")
+print(f"consistency: {gain.value:.1f} dB ({gain.low:.1f} to {gain.high:.1f}) less")
 
 # %% [markdown]
 # ## 6. Larger images
 #
-# The paper trains at 64 x 64 first and continues at 128 x 128. So do we, from the weights of `06_inverse_graphics`, and
-# so does the deterministic baseline of the skill. The networks are the same; more rays are rendered. The schedule is
-# shifted: the mean of four pixels has half of their noise, so larger images need more noise. `minutes` and `steps` are
-# those at 128 x 128, where both models shared one GPU for twelve minutes, with 16 scenes a step; the weights had 32
-# minutes before.
+# Training continues at 128 x 128 pixels, from the weights of [06](06_inverse_graphics.ipynb). So does the deterministic
+# model that skill is measured against. The networks are the same; more rays are rendered. The mean of four pixels has half
+# of their noise, so larger images need more noise. One line shifts the schedule:
 #
-# One sample of each of three scenes, and the first rows of the table: the same scenes, the same metrics. Hidden things
-# are definite, edges are sharp. The table's pattern, of which the front shows a good part, is still a pale blur.
+#     schedule = ShiftedCosineSchedule(0.5 * 64 / side)   # 0.5 at 64 pixels a side, 0.25 at 128
+#
+# Both models shared one GPU for twelve minutes,
+# with 16 scenes a step.
+#
+# One sample of each of three scenes. Hidden things are definite, and edges are sharp. The table's pattern is still a pale
+# blur, although the front shows a good part of the pattern.
 
-# %% tags=["nbval-ignore-output"]
-names = {
-    "redrawn_128": LABELS["redrawn"], "deterministic_128": LABELS["deterministic"], "unet_128": LABELS[FULL_MODEL]
-}
-fig = plotting.image_grid(
-    torch.cat(list(map(example_views, names)), 1), size=1.7,
-    col_titles=[f"{label}, {d}°" for label in names.values() for d in (180, 135)],
-)
+# %% tags=["drawing"]
+fig = figures.draw_large(images)
 run.savefig(fig, "finer")
 plt.show()
-print_table(names)
+
+# %% tags=["setup", "nbval-ignore-output"]
+large = [f"{name}_128" for name in ("redrawn", "deterministic", FULL_MODEL)]
+record_measures(large)
+figures.measures_table(large, all_numbers, training_cost)
 
 # %% [markdown]
-# Its initial weights are those of the model of `06_inverse_graphics`. Skill of both, each relative to a deterministic
-# model of its own image size, which at 64 x 64 had 17 minutes:
+# Skill at both sizes, each relative to a deterministic model of its own size. That of 64 x 64 had 17 minutes of training,
+# that of 128 x 128 had six more.
 
-# %% tags=["nbval-ignore-output"]
-coarse, fine = to_flat(harness.load_results(evaluation.EXPERIMENT).rows)[evaluation.MAIN_SAMPLER], all_numbers["unet_128"]
-print(f"{'skill':20}{'128 x 128':24}64 x 64")
-for prefix, view in (("", "target"), ("novel_", "novel view")):
+# %% tags=["setup", "nbval-ignore-output"]
+fine = all_numbers["unet_128"]
+for prefix in ("", "novel_"):
     for d in evaluation.TARGET_ANGLES:
         key = f"{prefix}energy_skill_{d}"
-        cells = "".join(f"{with_interval(numbers, key):24}" for numbers in (fine, coarse))
-        print(f"{f'{view}, {d}°':20}{cells}".rstrip())
         run.record(**{f"unet_128_{key}{end}": fine[f"{key}{end}"] for end in ("", "_low", "_high")})
+figures.skill_table({"128 x 128": fine, "64 x 64": longer_training})
 
 # %% [markdown]
 # ## 7. The cost of sampler options
 #
-# *Guidance* extrapolates away from the unconditional prediction, a *temperature* below 1 scales all noise down,
-# *thresholding* divides each predicted picture by a quantile of its absolute pixel values where that is above 1. All are
-# common, and the released code of the paper samples RealEstate10K with a guidance of 2, a temperature of 0.85 and
-# thresholding always, with DDIM (eta 0, as here). Each of the three changes the distribution. Below, each one alone, but
-# thresholding with a guidance of 2, since without guidance no picture leaves its range.
+# Three options of a sampler are common. Each changes the distribution.
 #
-# All from behind, with intervals over scenes. The *factor TV* is the total variation distance between pooled frequencies
-# and probabilities, of body or decal, whichever is larger. The *mode bias* is how much too often samples show the most
-# probable category of their scene. Two radiance fields cannot be subtracted, so guidance changes the picture in each
-# step (open), and the scene (filled) is the network's output for the last noisy picture.
+#     prediction = unconditional + guidance * (conditional - unconditional)   # guidance: away from "no context"
+#     noise      = temperature * noise                                        # temperature: below 1, less noise
+#     limit      = max(1, quantile(|prediction|))                             # thresholding: pictures stay in [-1, 1]
+#     prediction = clip(prediction, -limit, limit) / limit
+#
+# The released code of the paper samples RealEstate10K with a guidance of 2, a temperature of 0.85, thresholding always, and
+# DDIM (eta 0, as here). Below, each option alone. Only thresholding has a guidance of 2 as well, because without guidance
+# no picture leaves its range.
+#
+# All from behind, with intervals over scenes. The *error of probabilities* is that of body or decal, whichever is larger.
+# The *mode bias* is how much too often samples show the most probable category of their scene. Two radiance fields cannot
+# be subtracted. So guidance changes the picture in each step (open), and the scene (filled) is the network's output for the
+# last noisy picture.
 
-# %% tags=["nbval-ignore-output"]
-measures = {  # key of a metric -> its title, its best value, and the limits of the axis
-    "spread_skill_180": ("spread over error", 1, (0.78, 1.02)),
-    "energy_gain": ("energy score, % above plain", 0, (-1.5, 22)),
-    "factor_tv": ("factor TV", 0, (-0.01, 0.15)),
-    "lean": ("mode bias", 0, (-0.055, 0.07)),
-}
+# %% tags=["idea", "nbval-ignore-output"]
 settings = {"guidance": {"1": "plain"}, "temperature": {"1": "plain"}, "threshold": {"off": "guidance_2"}}
 for name in SAMPLER_OPTIONS:
     if "_" in name:
         option, value = name.split("_")
         settings[option][value] = name
-plain_energy = number("plain", "energy_180")
 for name in SAMPLER_OPTIONS:
-    gain = ablations.paired_gains(scores["plain"], scores[name])["energy_180"]
-    numbers, bounds = all_numbers[name], {"": gain.value, "_low": gain.low, "_high": gain.high}
-    numbers |= {f"energy_gain{end}": 100 * value for end, value in bounds.items()}
-    numbers["picture_energy_gain"] = 100 * (number(name, "picture_energy_180") / plain_energy - 1)
+    gain, numbers = ablations.paired_gains(scores["plain"], scores[name])["energy_180"], all_numbers[name]
+    numbers |= {"energy_gain": 100 * gain.value, "energy_gain_low": 100 * gain.low, "energy_gain_high": 100 * gain.high}
+    numbers["picture_energy_gain"] = 100 * (numbers["picture_energy_180"] / all_numbers["plain"]["energy_180"] - 1)
+    if name in ("guidance_2", "guidance_3", "temperature_0.7"):
+        run.record(**gain.as_metrics(f"{name}_energy_gain"))
+
+# %% tags=["drawing", "nbval-ignore-output"]
 for option, values in settings.items():
-    fig, axes = plt.subplots(1, 4, figsize=(10, 2.5), layout="constrained")
-    for ax, (key, (title, ideal, limits)) in zip(axes, measures.items(), strict=True):
-        for prefix, fill, label in (("", "full", "the scene's render"), ("picture_", "none", "the sampled picture")):
-            keys = [f"{prefix}{key}{end}" for end in ("", "_low", "_high")]
-            value, low, high = (np.array([number(name, key) for name in values.values()]) for key in keys)
-            if np.isfinite(value).all():
-                error_bars = np.nan_to_num([value - low, high - value])
-                x = np.arange(len(values)) + (0.1 if prefix else 0)
-                style = {"fmt": "o-", "lw": 1, "capsize": 3, "color": plotting.SAMPLES}
-                ax.errorbar(x, value, error_bars, fillstyle=fill, label=label, **style)
-                run.record(**{f"{option}_{prefix}{key}": value})
-        ax.axhline(ideal, color=plotting.TRUE, lw=1)
-        ax.set_xticks(range(len(values)), list(values))
-        ax.set(xlabel=option, ylim=limits)
-        ax.set_title(title, fontsize="medium")
-    fig.legend(*axes[-1].get_legend_handles_labels(), loc="outside upper right", ncols=2)
+    for key in (f"{prefix}{key}" for prefix in ("", "picture_") for key in figures.SAMPLER_MEASURES):
+        if all(key in all_numbers[name] for name in values.values()):
+            run.record(**{f"{option}_{key}": [all_numbers[name][key] for name in values.values()]})
     run.record(**{f"{option}_values": list(values)})
+    fig = figures.draw_option(option, values, all_numbers)
     run.savefig(fig, option)
     plt.show()
 
 # %% [markdown]
 # Samples at each setting: four scenes for one front, rendered from behind, and the sampled pictures.
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["drawing", "nbval-ignore-output"]
 from ipywidgets import SelectionSlider, interact
 
 
 def show_samples(name):
-    views = torch.from_numpy(images[f"{name}_images"])[0].movedim(-3, -1) / 255  # (samples, 2, H, W, 3)
-    cells = torch.cat([front[:1].expand(-1, 2, -1, -1, -1), views]).transpose(0, 1)
-    plotting.image_grid(cells, size=1.5, row_labels=["scene", "picture"], col_titles=["front", *["sample"] * 4])
+    figures.draw_option_samples(front[:1], images[f"{name}_images"])
     plt.show()
 
 
@@ -489,18 +509,18 @@ slider = interact(show_samples, name=SelectionSlider(options=list(SAMPLER_OPTION
 # %% [markdown]
 # ## 8. Clips in another format
 #
-# The paper trains on clips of RealEstate10K: a text file with a camera in each line, and frames named by their times.
-# The commands `python -m fwdiff_lite.experiments real_clips train` and `... evaluate` read such a folder, `--data`. We
-# may not distribute that data set, so here two clips of the tabletop are written in its format, from a simulated hand-held camera.
+# The paper trains on clips of RealEstate10K: a text file with a camera in each line, and frames named by their times. The
+# commands `python -m fwdiff_lite.experiments real_clips train` and `... evaluate` read such a folder, `--data`. We may not
+# distribute that data set. So here two clips of the tabletop are written in its format, from a simulated hand-held camera.
 
-# %%
+# %% tags=["setup"]
 import tempfile
 
 import imageio.v3 as imageio
 
 from fwdiff_lite.datasets import realestate10k, view_sampler
-from fwdiff_lite.problems.inverse_graphics import synthetic_realestate10k
 from fwdiff_lite.experiments.inverse_graphics import real_clips
+from fwdiff_lite.problems.inverse_graphics import synthetic_realestate10k
 
 frame_gap, side = (8, 16), 16  # frames from a context to its target; pixels along each side of an image
 temporary_folder = tempfile.TemporaryDirectory()
@@ -509,23 +529,22 @@ synthetic_realestate10k.write_clips(folder, 2, 24, seed=1)
 clips, warnings = realestate10k.read_folder(folder, frame_gap)
 print(f"{len(clips)} clips, {len(warnings)} warnings; a frame's line, with its time in microseconds:")
 print((folder / "clip00.txt").read_text().splitlines()[1])
-strip = [torch.from_numpy(imageio.imread(file)) / 255 for clip in clips for file in clip.files[::6]]
-fig = plotting.image_grid(
-    torch.stack(strip).unflatten(0, (2, -1)), size=1.2, row_labels=[clip.name for clip in clips],
-    col_titles=[f"{time / 1e6:.1f} s" for time in clips[0].timestamps[::6]],
-)
+
+# %% tags=["drawing"]
+strip = torch.stack([torch.from_numpy(imageio.imread(file)) / 255 for clip in clips for file in clip.files[::6]])
+fig = figures.draw_clips(strip.unflatten(0, (2, -1)), [clip.name for clip in clips], clips[0].timestamps[::6])
 run.savefig(fig, "clips")
 plt.show()
 
 # %% [markdown]
-# Now all cameras of one file are shifted by one line. Every frame still has a time and every time a camera, but that of
-# its neighbour. Only the pictures show the error: points that match between frames do not lie on the epipolar lines of
+# Now all cameras of one file are shifted by one line. Every frame still has a time, and every time has a camera, but that
+# of its neighbour. Only the pictures show the error: points that match between frames do not lie on the epipolar lines of
 # these cameras.
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["idea", "nbval-ignore-output"]
 text = (folder / "clip00.txt").read_text().splitlines()
-times, cameras = zip(*(line.split(" ", 1) for line in text[1:]), strict=True)
-shifted = [f"{time} {camera}" for time, camera in zip(times[:-1], cameras[1:], strict=True)]
+times, poses = zip(*(line.split(" ", 1) for line in text[1:]), strict=True)
+shifted = [f"{time} {pose}" for time, pose in zip(times[:-1], poses[1:], strict=True)]
 (folder / "clip00.txt").write_text("\n".join([text[0], *shifted]) + "\n")
 valid_clips, warnings = realestate10k.read_folder(folder, frame_gap, "skip")
 print(*warnings, sep="\n")
@@ -533,91 +552,98 @@ pose_warnings = [line for line in warnings if line.startswith("clip00: poses")]
 run.record(clips_read=len(clips), clips_left=len(valid_clips), clips_shifted_caught=len(pose_warnings))
 
 # %% [markdown]
-# A small model on the valid clips, whose near and far plane are given in their own unit. With two clips the model only
-# memorises them. The example shows no more than that the loss falls, and that training and evaluation run.
+# A small model is trained on the valid clips. Their near and far plane are given in their own unit. With two clips the
+# model only memorises them: the example shows that training and evaluation run.
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["idea", "nbval-ignore-output"]
 steps = run.pick(smoke=4, cpu=100, gpu=100)
 tiny = {"samples_per_ray": 16, "width": 16, "widths": (16, 32), "num_blocks": 1, "num_attention_levels": 0}
 model = variants.make_clip_variant("unet", clips, frame_gap, (1.0, 8.0), side=side).build_model(**tiny)
 views = view_sampler.load_views(clips, view_sampler.evaluation_list(clips, frame_gap), side)
 initial_numbers = real_clips.evaluate(real_clips.sample_posterior(model.eval(), views, k=2, steps=4), views)
 batch = view_sampler.batches(clips, 8, frame_gap, 64, side)
-losses = fit(model, batch, steps=steps, learning_rate=4e-3, progress=False).curve["loss"]
+losses_of_clips = fit(model, batch, steps=steps, learning_rate=4e-3, progress=False).curve["loss"]
 numbers = real_clips.evaluate(real_clips.sample_posterior(model, views, k=2, steps=4), views)
-initial_loss, final_loss = (float(np.mean(part)) for part in (losses[:10], losses[-10:]))
+
+# %% tags=["setup", "nbval-ignore-output"]
+initial_loss, final_loss = (float(np.mean(part)) for part in (losses_of_clips[:10], losses_of_clips[-10:]))
 initial_psnr, psnr = initial_numbers["psnr_target_one"], numbers["psnr_target_one"]
-print(f"loss {initial_loss:.2f} to {final_loss:.2f}; PSNR of a target {initial_psnr:.1f} to {psnr:.1f}")
+print(f"loss {initial_loss:.2f} to {final_loss:.2f}; PSNR of a target {initial_psnr:.1f} to {psnr:.1f} dB")
 run.record(clips_loss_first=initial_loss, clips_loss_last=final_loss, clips_loss_ratio=final_loss / initial_loss)
 run.record(**{f"clips_{key}": value for key, value in numbers.items()})
 
 # %% [markdown]
-# ## What held, and what did not
+# ## 9. What held, and what did not
 #
-# **Held.** With a scene inside, two views show one thing. They agree 13 to 18 dB better than those of view space,
-# whose views of one sample agree hardly better than views of two draws that only share the front. From behind they
-# are still 7 dB below true draws; at 60° they are above them, where blur helps. Of the parts the novel loss certainly
-# matters: 17 % of the sum of all six energy scores, all of it in novel views. Then come features and the U-Net with
-# 3 % each.
+# **Held.** With a scene inside, two views show one thing. They agree 13 to 18 dB better than those of view space. From
+# behind they are still 7 dB below true draws; at 60° they are above them, where blur helps. The novel loss certainly
+# matters: without it, energy scores are 17 % larger, all of it in novel views. Features and the U-Net matter by 3 % each.
 #
-# **Less certain.** The render as a whole (2.5 %) and depth (1.8 %) improve the full model of the table. Relative to that
-# of another seed it is 2.1 and 1.3 %, with intervals that reach zero, though that one had fewer steps than the model
-# without render (which is cheaper) and no more than the one without depth. The two seeds differ by half a percent, in
-# single scores by up to 1.6 %, and all other models were trained once.
+# **Uncertain.** The whole render improves the full model of the table by 2.5 % (0.4 to 4.5). Relative to the other seed the
+# render buys 2.1 % (-0.4 to 4.5), and depth 1.3 % (-0.2 to 2.9): within noise. The two seeds differ by half a percent, in
+# single scores by up to 1.6 %. All other models were trained once.
 #
-# **The purpose of the render.** Without it samples depend less on what their own picture says of the probabilities: they
-# show the most probable category eleven percentage points too rarely. From behind scores are 6 % larger.
+# **The purpose of the render.** From behind, scores without the render are 6 % larger. There samples also show the most
+# probable category eleven percentage points too rarely.
 #
-# **View space gives the better pictures.** In all six energy scores it beats the full model, by 5 to 18 %, and the total
-# variation of its pictures is too large. Several things may help it: its loss covers every pixel, its steps are cheaper,
-# no two views have to agree, and a novel view is sampled as a target. We did not separate them. The model of
-# `06_inverse_graphics`, trained ten times as long and compared with a better deterministic model, has more skill in
-# targets, in novel views only at 180°. We do not know how view space would do after as long a training.
+# **View space gives the better pictures.** In all six energy scores it beats the full model, by 5 to 18 %. Several reasons
+# are possible. Its loss covers every pixel. Its steps are cheaper. No two views have to agree. A novel view is sampled as a
+# target. We did not separate them. The total variation of its pictures is too large.
 #
-# **Distilling** turns the pictures of view space into one scene, 3 to 6 dB less consistent than ours. All scores
-# together are as ours, worse from behind and better near the front. But it is biased towards the mode, by sixteen
-# points, and spreads too little (0.64). And each scene costs an optimisation.
+# **Distilling** turns the pictures of view space into one scene, 3 to 6 dB less consistent than ours. All scores together
+# are as ours. But this scene shows the most probable category sixteen points too often, and spreads too little (0.64).
+# Each scene costs an optimisation.
 #
-# **Without a picture**, after three minutes, samples are as a set 1.7 times as far from prior draws as these from each
-# other, and their novel views 2.6 times. Perhaps they need longer. Our simple tables cannot show whether such models
-# fail on richer scenes, as the paper says.
+# **Without a picture.** As a set, samples are 1.7 times as far from prior draws as prior draws from each other. Their novel
+# views are 2.6 times as far. Longer training may help.
 #
-# **Two contexts** cost 7 % at equal minutes, and a second front, which hides the same parts, does not help.
-# Autoregressive sampling through two targets is 1.3 dB more consistent and scores no better. From behind, both have only
-# three quarters of the quality that a target from behind gives.
+# **Two contexts** cost 7 % at equal minutes, and a second front does not help: it hides the same parts. Autoregressive
+# sampling through two targets is 1.3 dB more consistent and scores no better.
 #
-# **Larger images.** After six minutes at 128 x 128 samples come 84 % of the way from a deterministic prediction to the
-# truth behind the table, with frequencies within five points of the probabilities and spread over error at 0.96. Two
-# views agree to 32 dB, 4 below true draws. In all six views skill is somewhat below that at 64 x 64, the most at 60°
-# (0.59 for 0.72). Total variation is 12 % above that of true pictures: apparently fine streaks on faces.
+# **Larger images.** After six minutes at 128 x 128, samples come 84 % of the way from a deterministic prediction to the
+# truth behind the table. Two views agree to 32 dB, 4 below true draws. Skill is somewhat below that at 64 x 64 in all six
+# views, the most at 60° (0.59 for 0.72). Total variation is 12 % above that of true pictures: fine streaks on faces.
 #
-# **Options.** None lowers the energy score. Guidance raises it the most, by 9 % at 3 (20 % in the sampled picture), and
-# the factor TV goes from 4 to 11 points. A temperature of 0.7 removes the most of the spread. The mode bias rises with
-# both, though only at their largest settings it is certainly above 0; at 1.5 and 0.85 it is nearer 0 than without. The
-# additional effect of thresholding is not measurable. Our guidance extrapolates from a weak model: it had no context in
-# 15 % of three minutes. And we did not try the three together, as the released code does.
+# **Options.** None lowers the energy score. A guidance of 3 raises it by 9 % (20 % in the sampled picture), and the error
+# of probabilities grows from 4 to 11 points. A temperature of 0.7 removes the most of the spread. The effect of
+# thresholding is not measurable. Our guidance extrapolates from a weak model: it had no context in 15 % of three minutes.
+# And we did not try the three together, as the released code does.
 #
-# **Clips in RealEstate10K's format** are read, checked, used for training and for evaluation, and cameras that are
-# shifted by one line are detected. All was tried on clips that the tabletop wrote; real footage was not available.
+# **Limits.** Three minutes are few: the model of [06](06_inverse_graphics.ipynb) had 32, and parts may have another effect
+# by then. Learning rate and widths were chosen for the full model. Real footage was not available.
 #
-# **Limits.** Three minutes are few: `06_inverse_graphics` had 32, and parts may have another effect by then. Learning
-# rate and widths were chosen for the full model.
+# ## 10. The paper and this repository, side by side
 #
+# The first table says what was used, the second what was found. The paper's results are quoted with their place.
+
+# %% tags=["setup", "nbval-ignore-output"]
+comparison.paper_table()
+
+# %% [markdown]
+# ## 11. What to start with
+#
+# Each choice was tried in one or more notebooks. For a problem of your own
+# ([08](08_your_own_forward_model.ipynb)), start with the middle column.
+
+# %% tags=["setup", "nbval-ignore-output"]
+comparison.choices_table()
+
+# %% [markdown]
 # ## On your own
 #
 # 1. The deterministic prediction is more consistent than any model's samples. Why does it not win?
-# 2. Without the novel loss targets score as with it. Where does the table show its purpose?
+# 2. Without the novel loss, targets score as with it. Where do figures and table show its purpose?
 # 3. In the slider, compare a guidance of 3 with the plain sampler: where do scene and picture differ?
 #
 # <details><summary>Answers</summary>
 #
-# 1. It is one prediction for many possible scenes, a blend, and a blend looks the same from everywhere. In the table its
-#    energy score is the worst of all models with a context picture.
-# 2. In `novel` and `cons.`: its novel views have less than a quarter of the skill, and agree with the target 5 dB
-#    less.
-# 3. Everywhere, in contrast. The picture's colours are harsher and its edges drawn twice, for the picture is what
-#    guidance extrapolates; the scene is as dull as the plain one. And guidance decides cases in which the plain sampler
-#    blends two colours.
+# 1. It is one prediction for many possible scenes, a blend. A blend looks the same from everywhere. Its skill is 0, the
+#    lowest of all models with a context picture.
+# 2. In the open marks and in the agreement of two views: its novel views have less than a quarter of the skill, and agree
+#    with the target 5 dB less.
+# 3. Everywhere, in contrast. The picture's colours are harsher and its edges drawn twice, for the picture is what guidance
+#    extrapolates. The scene is as dull as the plain one. And guidance decides cases in which the plain sampler blends two
+#    colours.
 #
 # </details>
 #
@@ -626,15 +652,13 @@ run.record(**{f"clips_{key}": value for key, value in numbers.items()})
 # Salimans (2022), *Classifier-free diffusion guidance*, [arXiv 2207.12598](https://arxiv.org/abs/2207.12598). Saharia
 # et al. (2022), *Imagen*, [arXiv 2205.11487](https://arxiv.org/abs/2205.11487) (thresholding).
 
-# %%
+# %% tags=["setup"]
 run.claim(
-    "Section 4.1 taken apart, each model trained for three GPU-minutes. Two views of one sampled scene "
-    "agree {view_space_consistency_gain_180:.0f} to {view_space_consistency_gain_60:.0f} dB better than two "
-    "of view-space diffusion, which has no scene, and whose single pictures score better "
-    "({view_space_energies_gain:.0%} of energy score). Without the loss on novel views scores are "
-    "{no_novel_energies_gain:.0%} larger, without the render's features {no_features_energies_gain:.0%}, "
-    "without its depth {no_depth_energies_gain:.0%}. Trained further at 128 x 128, samples from behind come "
-    "{unet_128_energy_skill_180:.0%} of the way from a deterministic model's energy score to the truth's.",
+    "What each part of the 3-D model buys, after three GPU-minutes each. Two views of one sampled scene agree "
+    "{view_space_consistency_gain_180:.0f} dB better than two pictures of view-space diffusion, which has no scene. Its "
+    "single pictures score better (energy score {view_space_energies_gain:.0%}). Energy scores grow by "
+    "{no_novel_energies_gain:.0%} without the loss on novel views, and by {no_features_energies_gain:.1%} without the "
+    "render's features. Without the whole render they grow by {no_render_energies_gain_over_reseeded:.1%}, within noise.",
     thumbnail="ring.png",
 )
 for d in (60, 120, 180):
