@@ -525,7 +525,7 @@ run.savefig(figures.plot_trajectory(watched), "trajectory")
 
 # %% [markdown]
 # For each body: the noisy target above, the render of the predicted field below. At high noise the prediction is an
-# average of red and blue. Then it takes one side.
+# average of red and blue. Then red and blue separate.
 
 # %% [markdown]
 # ## 8. The full problem
