@@ -40,8 +40,8 @@ plt.rcParams.update({"figure.constrained_layout.use": True, "axes.titlesize": 10
 # %% [markdown]
 # ## 1. Signals and observations
 #
-# A signal $S$ is a point in the plane, drawn from an unknown distribution. An observation is
-# one number, the projection of $S$ on a direction $\phi$. This is the **forward model**:
+# A signal $S$ is a point in the plane, drawn from an unknown distribution. An observation is one number, the projection
+# of $S$ on a direction $\phi$. This is the **forward model**:
 #
 # $$O = \mathrm{forward}(S, \phi) = S_x \cos\phi + S_y \sin\phi .$$
 #
@@ -334,9 +334,9 @@ widget = interact(show_samples, degrees=(0, 180, 2), observed=(-1.7, 1.7, 0.05),
 #
 # **Did not, quite.** Some samples lie between the parts of the face: 0.4 % are farther than 0.2 from every true point
 # (30 % of the regression's predictions). The network is small, and its prediction is sometimes a blend of two parts. In
-# the histograms of section 5 the highest peaks are about 1.3 times as high as the truth's. Along single lines, the distance of the
-# samples to the truth is 5.7 times that of two exact draws. [01](01_toy_proof.ipynb) checks every conditional
-# distribution against a closed form, with tests that can fail.
+# the histograms of section 5 the highest peaks are about 1.3 times as high as the truth's. Along single lines, the
+# distance of the samples to the truth is 5.7 times that of two exact draws. [01](01_toy_proof.ipynb) checks every
+# conditional distribution against a closed form, with tests that can fail.
 #
 # **Not shown here.** Two directions determine a point of the plane, so the context and one target determine
 # the signal. Where they do not, the remaining part of the signal comes out as a conditional mean. Further targets, one

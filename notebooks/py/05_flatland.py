@@ -204,8 +204,8 @@ torch.testing.assert_close(forward_model(smooth_field, test_cameras), library_re
 # %% [markdown]
 # We call it on one example. The true scene is written as a field: dense inside of walls and discs, empty elsewhere. With 8
 # samples, a ray steps over walls. With 16, the number in training, rays hit the walls, and only the edges differ from the
-# true row. The picture in the middle shows transmittance and weights of one ray. (For this picture,
-# the walls have a hundredth of their density, so that light passes.)
+# true row. The picture in the middle shows transmittance and weights of one ray. (For this picture, the walls have a
+# hundredth of their density, so that light passes.)
 
 # %% tags=["idea"]
 def image_field(images):
@@ -323,10 +323,10 @@ class Field(nn.Module):
 # (Time $t$ runs from 0, clean, to 1, pure noise. The next, lower time is $t'$ below. The paper counts steps, and writes
 # $t - 1$ for $t'$ and $S_{t-1}$ for $\hat S$.)
 #
-# One encoder takes the context rows at time 0 and the noisy target row at time $t$. Further inputs are each pixel's ray
-# and a flag for targets. A ray with origin $o$ and direction $d$ is given as $(d,\ o \times d)$, its Plücker coordinates.
-# All points of a ray give the same $o \times d$. $O^{trgt}_{det}$ is the *deterministic
-# render*: the scene that the context alone gives, seen by the target's camera, with colours, depth, opacity and features.
+# One encoder takes the context rows at time 0 and the noisy target row at time $t$. Further inputs are each pixel's ray and
+# a flag for targets. A ray with origin $o$ and direction $d$ is given as $(d,\ o \times d)$, its Plücker coordinates. All
+# points of a ray give the same $o \times d$. $O^{trgt}_{det}$ is the *deterministic render*: the scene that the context
+# alone gives, seen by the target's camera, with colours, depth, opacity and features.
 #
 # **Why the target's encoder gets the render.** The encoder sees one row at a time. Without the render, the target's
 # features say nothing about the context: at high noise they are features of noise. The paper calls a pixelNeRF without it
@@ -335,10 +335,10 @@ class Field(nn.Module):
 #
 # **Does it matter?** In part. In 3-D ([07](07_ablations.ipynb), recorded) a model was trained without the render. Its six
 # energy scores together are 2.5 % larger (95% interval 0.4 to 4.5). Compared with a second training of the full model, they
-# are 2.1 % larger (-0.4 to 4.5), which is within noise. From behind, which the context does not show, the score is 6 % larger. One
-# reason for the small effect: the field's network gets the features of both rows at every point, so some of the context's
-# information arrives without the render. A model that is trained with the render does use it: section 6 exchanges the
-# renders of two scenes.
+# are 2.1 % larger (-0.4 to 4.5), which is within noise. From behind, which the context does not show, the score is 6 %
+# larger. One reason for the small effect: the field's network gets the features of both rows at every point, so some of the
+# context's information arrives without the render. A model that is trained with the render does use it: section 6 exchanges
+# the renders of two scenes.
 
 # %% tags=["idea"]
 class Denoiser(nn.Module):
@@ -418,14 +418,14 @@ for page_values, library_values in zip(page_field(random_points), library_field(
 #
 # Noise is added to the target row, $O^{trgt}_t = \alpha_t O^{trgt} + \sigma_t \varepsilon$ (Eq. 1). The schedule is the
 # cosine schedule, as in [00](00_one_page.ipynb), without the shift of [03](03_motion_warping.ipynb) and
-# [06](06_inverse_graphics.ipynb), whose targets have more pixels. The denoiser predicts a scene $\hat S$ (Eq. 4). The losses
-# compare rows of this scene with observed rows:
+# [06](06_inverse_graphics.ipynb), whose targets have more pixels. The denoiser predicts a scene $\hat S$ (Eq. 4). The
+# losses compare rows of this scene with observed rows:
 #
 # $$L^{trgt} = \| O^{trgt} - \mathrm{forward}(\hat S, \phi^{trgt}) \|^2 \tag{8}$$
 # $$L^{novel} = \| O^{novel} - \mathrm{forward}(\hat S, \phi^{novel}) \|^2 \tag{9}$$
 #
-# The *novel* row is no input of the denoiser. Its camera is at any azimuth, most often along a wall. A third loss trains the
-# deterministic render. The library's call is `model.loss(context, target, t, noise, novel)`. The second cell below
+# The *novel* row is no input of the denoiser. Its camera is at any azimuth, most often along a wall. A third loss trains
+# the deterministic render. The library's call is `model.loss(context, target, t, noise, novel)`. The second cell below
 # compares both.
 
 # %% tags=["idea"]
@@ -488,8 +488,8 @@ print(figures.losses_table(log.curve))
 run.record(steps=log.steps, target_loss=sum(log.curve["target"][-(STEPS // 4) :]) / (STEPS // 4))
 
 # %% [markdown]
-# Before and after: the loss, and samples of three contexts from the same noise. The mark is the context's camera; the target
-# faces the second room, counted counter-clockwise.
+# Before and after: the loss, and samples of three contexts from the same noise. The mark is the context's camera; the
+# target faces the second room, counted counter-clockwise.
 
 # %% tags=["drawing", "nbval-ignore-output"]
 all_truth = problem.top_down_view(test_set.scenes)
@@ -498,10 +498,10 @@ run.savefig(figures.plot_training(log.curve, all_truth[:WATCHED], snapshots, azi
 plt.show()
 
 # %% [markdown]
-# Do the samples use their context? The *live gain* is one minus a ratio of two energy scores of sampled targets: with the
-# true context, over with another scene's context. A model that ignores its context has a live gain of 0. (The *energy
-# score* measures samples against the truth, see
-# [How to judge a sampler](02_keyhole_digits.ipynb#How-to-judge-a-sampler).)
+# Do the samples use their context? The *live gain* is one minus a ratio of two energy scores of sampled targets: the score
+# with the true context, divided by the score with another scene's context. A model that ignores its context has a live gain
+# of 0. (The *energy score* measures samples against the truth, see [How to judge a
+# sampler](02_keyhole_digits.ipynb#How-to-judge-a-sampler).)
 
 # %% tags=["idea", "nbval-ignore-output"]
 held_out = problem.batches(48, None, max_contexts=1)(torch.Generator().manual_seed(2027))
@@ -574,10 +574,10 @@ run.save_gif(frames, "denoising", fps=6)
 # ## 6. One row, many scenes
 #
 # The diffusion model is *live*: it was trained above. The deterministic model is *recorded*: it was trained once, for as
-# many steps, and its predictions are only loaded here. Below, the context is the row by the marked camera. The deterministic
-# model blurs every hidden disc: it predicts the mean over all possible contents. A sample shows one content. After *one* target, which faces the
-# second room, that room contains a disc or is empty. The third room is still a mean, since neither context nor target sees
-# it. The second target decides the third room.
+# many steps, and its predictions are only loaded here. Below, the context is the row by the marked camera. The
+# deterministic model blurs every hidden disc: it predicts the mean over all possible contents. A sample shows one content.
+# After *one* target, which faces the second room, that room contains a disc or is empty. The third room is still a mean,
+# since neither context nor target sees it. The second target decides the third room.
 
 # %% tags=["idea", "nbval-ignore-output"]
 one_target, two_targets = experiment.sample_posterior(model, test_set, K, steps=SAMPLING_STEPS, seed=SEED)
@@ -680,13 +680,13 @@ run.record(**render_effect.as_metrics("other_render_ratio"))
 # Four measures; [How to judge a sampler](02_keyhole_digits.ipynb#How-to-judge-a-sampler) explains them. Each is computed on
 # held-out scenes.
 #
-# - *Energy score* and its skill, on five rows of each scene, which no context shows: of the cameras that face the two hidden
-#   rooms, and of three cameras along the walls. The skill is 0 for the deterministic model (trained for as many steps as the
-#   sampler) and 1 for true draws of what the context hides.
+# - *Energy score* and its skill, on five rows of each scene, which no context shows: of the cameras that face the two
+#   hidden rooms, and of three cameras along the walls. The skill is 0 for the deterministic model (trained for as many
+#   steps as the sampler) and 1 for true draws of what the context hides.
 # - *Spread over error*: the standard deviation of the samples over the error of their mean. 1 is calibrated; below 1, the
 #   samples vary too little.
-# - *Total variation* (TV) between the frequencies of a room's contents and their probabilities: half the sum of the absolute
-#   differences. The content is classified in a row of the sampled scene, by a camera that faces the room.
+# - *Total variation* (TV) between the frequencies of a room's contents and their probabilities: half the sum of the
+#   absolute differences. The content is classified in a row of the sampled scene, by a camera that faces the room.
 # - *Agreement with the context*: the error of the sample's row at the context's camera, over the standard deviation of the
 #   context's pixels. 0 is perfect. The table calls it context error.
 #
@@ -727,28 +727,29 @@ run.record(**{f"no_novel_{key}": value for key, value in results["no novel loss,
 
 # %% [markdown]
 # Bars: the frequencies of contents in the hidden rooms, with 95% intervals (bootstrap over scenes). Black lines: the true
-# probabilities. In the third room, one target is not enough: the room contains a mean, which gets the same label every time.
+# probabilities. In the third room, one target is not enough: the room contains a mean, which gets the same label every
+# time.
 #
 # **Is the mean row reachable?** The loss pulls the predicted scene towards the mean of the rows that are possible given the
 # noisy target. If no scene has these mean rows, the mean is *unreachable*, and samples favour the likelier content
 # ([01](01_toy_proof.ipynb) measures this bias, and so does [03](03_motion_warping.ipynb)). Rendering is not linear, so the
-# bias is possible here. One mean row alone is reachable: give each ray a colour of its own. The mean rows of target and
-# novel camera together are in general not those of one scene. For example, let a disc be there with probability 1/2. Each
-# ray through the disc should then be half opaque, whatever its length in the disc and its direction. No density in the disc
-# achieves this exactly.
+# bias is possible here. One mean row alone is reachable: give each ray a colour of its own. But the novel loss compares
+# rows of all cameras, and the mean rows of all cameras are in general not those of one scene. For example, let a disc be at
+# one of two places, with equal probabilities. A ray through both places meets the disc in any case, so its mean is opaque.
+# A scene with two half-opaque discs makes this ray three quarters opaque.
 #
-# We find no sign of the bias that is larger than the other errors. The printed excess of the likeliest content is the
-# test. The total variations, pooled over wall colours and both rooms, are at most 0.06 (the upper end of the interval of
-# `factor_tv` in [figures/metrics.json](../figures/metrics.json)). The model without the novel loss (recorded) cannot have the
-# bias, since each target row alone is reachable. Its total variations are 0.05 in the second room and 0.04 in the third.
+# We find no sign of the bias that is larger than the other errors. In the committed run, the total variation pooled over
+# both rooms is at most 0.06 (upper end of its interval). The test of the bias is the excess of the likeliest content, which
+# is printed above. The model without the novel loss (recorded) should have no such bias, since one row alone is reachable.
+# Its excess is 0.04 (95% interval 0.01 to 0.08), so other errors are as large.
 
 # %% tags=["drawing", "nbval-ignore-output"]
 run.savefig(figures.plot_probabilities(frequencies), "probabilities")
 plt.show()
 
 # %% [markdown]
-# **What the novel loss buys.** Compare two recorded models. Without the novel loss, the energy score of the targets' rows is
-# 0.78 times the deterministic model's (0.75 to 0.81). Along the walls, where no target camera ever is, it is 1.29 times
+# **What the novel loss buys.** Compare two recorded models. Without the novel loss, the energy score of the targets' rows
+# is 0.78 times the deterministic model's (0.75 to 0.81). Along the walls, where no target camera ever is, it is 1.29 times
 # (1.23 to 1.35), so worse. The cell compares the score along the walls with that of our live model.
 
 # %% tags=["idea", "nbval-ignore-output"]
@@ -765,10 +766,10 @@ run.record(novel_weight_gain=ratio.value - 1, novel_weight_gain_low=ratio.low - 
 # %% [markdown]
 # <details><summary>More measures</summary>
 #
-# [figures/metrics.json](../figures/metrics.json) holds all measures of the committed run. `energy_ratio` is the energy score
-# over that of the deterministic model. `factor_tv` pools both hidden rooms; their errors have different signs and cancel in
-# part, so we state the rooms one by one. `factor_scene_rms` compares frequencies and probabilities scene by scene.
-# `one_shot_` stands for one target, `no_novel_` for the model without the novel loss.
+# [figures/metrics.json](../figures/metrics.json) holds all measures of the committed run. `energy_ratio` is the energy
+# score over that of the deterministic model. `factor_tv` pools both hidden rooms; their errors have different signs and
+# cancel in part, so we state the rooms one by one. `factor_scene_rms` compares frequencies and probabilities scene by
+# scene. `one_shot_` stands for one target, `no_novel_` for the model without the novel loss.
 #
 # </details>
 #
@@ -793,25 +794,25 @@ slider = interact(show_step, step=IntSlider(0, min=0, max=len(watched_steps) - 1
 #
 # The numbers are those of the committed run ([figures/metrics.json](../figures/metrics.json)).
 #
-# **Held.** From rows alone, a model learns in a minute and a half to reconstruct a plane. Its samples are scenes: all rows of
-# a sample are rendered from one field. One target fills one room. A second target, sampled with the first in the context,
-# fills the next. The total variation in the third room falls from 0.37 after one target to 0.01 after two.
+# **Held.** From rows alone, a model learns in a minute and a half to reconstruct a plane. Its samples are scenes: all rows
+# of a sample are rendered from one field. One target fills one room. A second target, sampled with the first in the
+# context, fills the next. The total variation in the third room falls from 0.37 after one target to 0.01 after two.
 #
 # **Did not.** The skill is 0.93, with an interval from 0.79. Samples show soft edges, most of all the edge of a wall seen
 # along its length. There a small density beside the wall adds up. The sampled discs have corners (section 6).
 #
-# **What the paper says.** The paper calls a model without the deterministic render insufficient; section 3 says what is found
-# here. The paper samples further views one after another (section 4.1). Here, too, one target is not enough. The paper has no
-# known probabilities to compare with.
+# **What the paper says.** The paper calls a model without the deterministic render insufficient; section 3 says what is
+# found here. The paper samples further views one after another (section 4.1). Here, too, one target is not enough. The
+# paper has no known probabilities to compare with.
 #
-# **Not claimed.** Flatland is made to be learnt in a minute and a half. The walls are at the same place in all scenes, and a
-# field network with world coordinates memorises them; in 3-D this is the table. Context and target cameras always face a
+# **Not claimed.** Flatland is made to be learnt in a minute and a half. The walls are at the same place in all scenes, and
+# a field network with world coordinates memorises them; in 3-D this is the table. Context and target cameras always face a
 # room.
 #
 # ## 10. On your own
 #
-# 1. Sample with `eta=1` (ancestral sampling) in `experiment.sample_posterior`. Which measures could the fresh noise of every
-#    step mend here?
+# 1. Sample with `eta=1` (ancestral sampling) in `experiment.sample_posterior`. Which measures could the fresh noise of
+#    every step mend here?
 # 2. How few sampling steps are enough? `experiment.sample_posterior(model, test_set, K, steps=6)`.
 # 3. Sample the rooms in the other order, `test_set.targets.flip(1)`. Which columns of the table swap?
 # 4. In `Denoiser.encode`, leave the rays out of the inputs. Which assertion fails, and why?
@@ -821,16 +822,18 @@ slider = interact(show_step, step=IntSlider(0, min=0, max=len(watched_steps) - 1
 # 1. Hardly any: with `eta=0` spread over error is 0.96 (0.89 to 1.03), so calibration does not ask for fresh noise. Start
 #    with 0. Use 1 where errors of the first steps stay visible ([06](06_inverse_graphics.ipynb)), or where calibration
 #    asks for it ([04](04_gan_inversion.ipynb)).
-# 2. Compare the measures of 24, 12, 6 and 3 steps. Few suffice, since the hidden content is simple: three categories and
-#    a position.
+# 2. Compare the measures of 24, 12, 6 and 3 steps. Few should suffice, since the hidden content is simple: three
+#    categories and a position.
 # 3. With one target, the second and third room: the target now faces the third room, and the second contains a mean. With
 #    two targets both rooms are sampled in either order.
-# 4. `load_state_dict`, before any assertion: the first convolution of the encoder then has 17 input channels in place of 23.
+# 4. `load_state_dict`, before any assertion: the first convolution of the encoder then has 17 input channels in place of
+#    23.
 #
 # </details>
 #
-# **Further reading.** The paper, section 4.1. Yu et al. (2021), *pixelNeRF*, [arXiv 2012.02190](https://arxiv.org/abs/2012.02190).
-# Mildenhall et al. (2020), *NeRF*, [arXiv 2003.08934](https://arxiv.org/abs/2003.08934). Abbott (1884), *Flatland*.
+# **Further reading.** The paper, section 4.1. Yu et al. (2021), *pixelNeRF*, [arXiv
+# 2012.02190](https://arxiv.org/abs/2012.02190). Mildenhall et al. (2020), *NeRF*, [arXiv
+# 2003.08934](https://arxiv.org/abs/2003.08934). Abbott (1884), *Flatland*.
 
 # %% tags=["setup"]
 run.claim(
