@@ -316,7 +316,7 @@ def test_readme_moves():
 
 @pytest.mark.parametrize("width, tolerance", [(4, 0.15), (1, 0.3)])  # single values leave more of the walk open
 def test_readme_example(width, tolerance):
-    """The README's forward model of one's own: at most 45 lines; its samples are right, as those of another operator."""
+    """The README's forward model: at most 45 lines; its samples are right, and so are those of another operator."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     source = re.search(r"<!-- example -->\n```python\n(.*?)```", text, re.DOTALL)[1]
     assert len([line for line in source.splitlines() if line.strip()]) <= 45
