@@ -645,9 +645,9 @@ def best_signal(mean, weight):
     return s[((s - mean[:, None]) ** 2 + weight * (s**2 - 1) ** 2).argmin(1)]
 
 
-def denoise_binary(noisy, t, p, weight):
+def denoise_binary(noisy, time, p, weight):
     """The ideal network of the example: the signals (B,) for noisy targets and times (B,)."""
-    mean = torch.tanh(alpha(t) * noisy / sigma(t) ** 2 + math.log(p / (1 - p)) / 2)  # E[S | O_t], by Bayes' rule
+    mean = torch.tanh(alpha(time) * noisy / sigma(time) ** 2 + math.log(p / (1 - p)) / 2)  # E[S | O_t], by Bayes' rule
     return best_signal(mean, weight)
 
 
@@ -657,10 +657,10 @@ for some_weight in (0.0, 0.1, 1.0):
     expected = unreachable_mean.optimal_binary_signal(some_means, some_weight)
     assert_close(best_signal(some_means, some_weight), expected, atol=1e-4, rtol=0)
 
-_, _, t, noise = draw_examples(16, seed=8)
+some_times, some_targets = draw_examples(16, seed=8)[2:]
 for some_weight in (0.0, 0.1):
-    library = unreachable_mean.IdealBinaryDenoiser(0.7, some_weight)
-    assert_close(denoise_binary(noise, t, 0.7, some_weight), library(None, noise[:, None], t), atol=1e-4, rtol=0)
+    expected = unreachable_mean.IdealBinaryDenoiser(0.7, some_weight)(None, some_targets[:, None], some_times)
+    assert_close(denoise_binary(some_targets, some_times, 0.7, some_weight), expected, atol=1e-4, rtol=0)
 
 # %% [markdown]
 # **Claim.** With any novel weight $w > 0$ and $\tfrac12 < p < 1$, the sampler of the ideal network (DDIM, many steps)
