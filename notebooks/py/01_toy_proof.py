@@ -199,7 +199,7 @@ def ideal_denoise(o, u, noisy, phi, t):
 
 
 # %% [markdown]
-# The library has the same functions, for any number of dimensions. Both agree on random inputs:
+# The library's functions agree with these on random inputs:
 
 # %% tags=["idea"]
 def draw_examples(n, seed):
@@ -431,8 +431,7 @@ step_losses = np.array(log.curve["target"]) + np.array(log.curve["novel"])
 run.savefig(figures.loss_curve(step_losses, ideal_losses, 4096 / experiment.BATCH_SIZE), "loss")
 
 # %% [markdown]
-# Samples of four contexts, before and after the training. Before, they follow roughly the standard normal distribution
-# of the first guess.
+# Samples of four contexts. Before the training they follow roughly the standard normal distribution of the first guess.
 
 # %% tags=["idea"]
 _, contexts = projections.make_test_set(prior, 10, 3)
@@ -471,7 +470,7 @@ for name, m in (("untrained", initial_model), ("trained", model)):
 #   sample) from the true ones; 0.5 is chance. The limit is the mean plus four standard deviations of twenty tests of
 #   exact draws.
 #
-# A test that cannot fail is no evidence. Five *negative controls* must fail: all samples at the posterior **mean**;
+# Five *negative controls* must fail: all samples at the posterior **mean**;
 # exact draws of another, **shuffled** context; draws from the **prior**; exact draws with the variance times 0.8
 # (**x0.8**) and 1.2 (**x1.2**).
 #
@@ -795,9 +794,8 @@ for assumed in (1.0, 0.5):
 # %% [markdown]
 # ### 5e. Few observations of few signals (P3)
 #
-# Here the training set is finite: 300 or 3,000 signals with 2 to 8 projections each. (With two there is no novel
-# observation.) From two to eight projections the recorded C2ST falls from 0.53 to 0.50 with 3,000 signals, and from
-# 0.67 to 0.55 with 300. One point is trained live.
+# Here the training set is finite: 300 or 3,000 signals with 2 to 8 projections each. From two to eight projections the
+# recorded C2ST falls from 0.53 to 0.50 with 3,000 signals, and from 0.67 to 0.55 with 300. One point is trained live.
 
 # %% tags=["idea", "nbval-ignore-output"]
 live_n, live_k = 3000, 4
@@ -827,7 +825,7 @@ run.savefig(fig, "observations")
 # ## 6. Other methods on the same observations
 #
 # Deterministic **regression** and a conditional variational autoencoder (**VAE**), both through the forward model; and
-# an **oracle**, a diffusion model trained on $S$ itself. (Recorded; 12,000 steps each, as for our model.) The C2ST
+# an **oracle**, a diffusion model trained on $S$ itself. (Recorded; 12,000 steps each, as ours.) The C2ST
 # rejects regression (0.82) and the VAE (0.55), and passes the oracle (0.50; limit 0.517) and our model.
 
 # %% tags=["idea", "nbval-ignore-output"]
