@@ -199,7 +199,7 @@ def ideal_denoise(o, u, noisy, phi, t):
 
 
 # %% [markdown]
-# The library has the same functions, for any number of dimensions. Both agree on random inputs:
+# The library's functions agree with these on random inputs:
 
 # %% tags=["idea"]
 def draw_examples(n, seed):
@@ -431,8 +431,7 @@ step_losses = np.array(log.curve["target"]) + np.array(log.curve["novel"])
 run.savefig(figures.loss_curve(step_losses, ideal_losses, 4096 / experiment.BATCH_SIZE), "loss")
 
 # %% [markdown]
-# Samples of four contexts, before and after the training. Before, they follow roughly the standard normal distribution
-# of the first guess.
+# Samples of four contexts. Before the training they follow roughly the standard normal distribution of the first guess.
 
 # %% tags=["idea"]
 _, contexts = projections.make_test_set(prior, 10, 3)
@@ -471,7 +470,7 @@ for name, m in (("untrained", initial_model), ("trained", model)):
 #   sample) from the true ones; 0.5 is chance. The limit is the mean plus four standard deviations of twenty tests of
 #   exact draws.
 #
-# A test that cannot fail is no evidence. Five *negative controls* must fail: all samples at the posterior **mean**;
+# Five *negative controls* must fail: all samples at the posterior **mean**;
 # exact draws of another, **shuffled** context; draws from the **prior**; exact draws with the variance times 0.8
 # (**x0.8**) and 1.2 (**x1.2**).
 #
@@ -645,9 +644,9 @@ def best_signal(mean, weight):
     return s[((s - mean[:, None]) ** 2 + weight * (s**2 - 1) ** 2).argmin(1)]
 
 
-def denoise_binary(noisy, t, p, weight):
+def denoise_binary(noisy, time, p, weight):
     """The ideal network of the example: the signals (B,) for noisy targets and times (B,)."""
-    mean = torch.tanh(alpha(t) * noisy / sigma(t) ** 2 + math.log(p / (1 - p)) / 2)  # E[S | O_t], by Bayes' rule
+    mean = torch.tanh(alpha(time) * noisy / sigma(time) ** 2 + math.log(p / (1 - p)) / 2)  # E[S | O_t], by Bayes' rule
     return best_signal(mean, weight)
 
 
@@ -657,10 +656,10 @@ for some_weight in (0.0, 0.1, 1.0):
     expected = unreachable_mean.optimal_binary_signal(some_means, some_weight)
     assert_close(best_signal(some_means, some_weight), expected, atol=1e-4, rtol=0)
 
-_, _, t, noise = draw_examples(16, seed=8)
+some_times, some_targets = draw_examples(16, seed=8)[2:]
 for some_weight in (0.0, 0.1):
-    library = unreachable_mean.IdealBinaryDenoiser(0.7, some_weight)
-    assert_close(denoise_binary(noise, t, 0.7, some_weight), library(None, noise[:, None], t), atol=1e-4, rtol=0)
+    expected = unreachable_mean.IdealBinaryDenoiser(0.7, some_weight)(None, some_targets[:, None], some_times)
+    assert_close(denoise_binary(some_targets, some_times, 0.7, some_weight), expected, atol=1e-4, rtol=0)
 
 # %% [markdown]
 # **Claim.** With any novel weight $w > 0$ and $\tfrac12 < p < 1$, the sampler of the ideal network (DDIM, many steps)
@@ -795,9 +794,8 @@ for assumed in (1.0, 0.5):
 # %% [markdown]
 # ### 5e. Few observations of few signals (P3)
 #
-# Here the training set is finite: 300 or 3,000 signals with 2 to 8 projections each. (With two there is no novel
-# observation.) From two to eight projections the recorded C2ST falls from 0.53 to 0.50 with 3,000 signals, and from
-# 0.67 to 0.55 with 300. One point is trained live.
+# Here the training set is finite: 300 or 3,000 signals with 2 to 8 projections each. From two to eight projections the
+# recorded C2ST falls from 0.53 to 0.50 with 3,000 signals, and from 0.67 to 0.55 with 300. One point is trained live.
 
 # %% tags=["idea", "nbval-ignore-output"]
 live_n, live_k = 3000, 4
@@ -827,7 +825,7 @@ run.savefig(fig, "observations")
 # ## 6. Other methods on the same observations
 #
 # Deterministic **regression** and a conditional variational autoencoder (**VAE**), both through the forward model; and
-# an **oracle**, a diffusion model trained on $S$ itself. (Recorded; 12,000 steps each, as for our model.) The C2ST
+# an **oracle**, a diffusion model trained on $S$ itself. (Recorded; 12,000 steps each, as ours.) The C2ST
 # rejects regression (0.82) and the VAE (0.55), and passes the oracle (0.50; limit 0.517) and our model.
 
 # %% tags=["idea", "nbval-ignore-output"]
