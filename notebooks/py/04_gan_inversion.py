@@ -793,7 +793,7 @@ run.record(**dict(zip(beard_keys, beard_errors, strict=True)))
 # are no faces, and nothing but the losses on target and novel patches keeps the network away from those. (One training
 # of each.)
 #
-# **Five targets.** With one target, the borders are averages: out of the patch, samples vary 3.9 times as much as
+# **Five targets.** With one target, the borders are averages: outside of the patch, samples vary 3.9 times as much as
 # inside; with five targets 5.3 times. Agreement rises from 26.6 to 27.1 dB. The energy scores, 0.79 and 0.77, and the
 # spread over error, 0.79 and 0.84, have intervals that overlap. The centre is sampled first, so that no target cuts
 # both eyes.
