@@ -329,9 +329,9 @@ class Field(nn.Module):
 # alone gives, seen by the target's camera, with colours, depth, opacity and features.
 #
 # **Why the target's encoder gets the render.** The encoder sees one row at a time. Without the render, the target's
-# features say nothing about the context: at high noise they are features of noise. The paper calls a pixelNeRF without it
-# "insufficient" (section 4.1). The render brings the context's information to the target's pixels. It also contains
-# features, since an uncertain colour is a blur.
+# features say nothing about the context: at high noise they are features of noise. The paper calls it "insufficient" to
+# feed the noisy target alone to the encoder (section 4.1). The render brings the context's information to the target's
+# pixels. It also contains features, since an uncertain colour is a blur.
 #
 # **Does it matter?** In part. In 3-D ([07](07_ablations.ipynb), recorded) a model was trained without the render. Its six
 # energy scores together are 2.5 % larger (95% interval 0.4 to 4.5). Compared with a second training of the full model, they
@@ -801,9 +801,9 @@ slider = interact(show_step, step=IntSlider(0, min=0, max=len(watched_steps) - 1
 # **Did not.** The skill is 0.93, with an interval from 0.79. Samples show soft edges, most of all the edge of a wall seen
 # along its length. There a small density beside the wall adds up. The sampled discs have corners (section 6).
 #
-# **What the paper says.** The paper calls a model without the deterministic render insufficient; section 3 says what is
-# found here. The paper samples further views one after another (section 4.1). Here, too, one target is not enough. The
-# paper has no known probabilities to compare with.
+# **What the paper says.** The paper calls the noisy target alone an insufficient input of the encoder, and adds the
+# deterministic render. Section 3 says what is found here. The paper samples further views one after another (section 4.1).
+# Here, too, one target is not enough. The paper has no known probabilities to compare with.
 #
 # **Not claimed.** Flatland is made to be learnt in a minute and a half. The walls are at the same place in all scenes, and
 # a field network with world coordinates memorises them; in 3-D this is the table. Context and target cameras always face a
