@@ -338,7 +338,7 @@ def plot_skills(
 
 MEASURES = {  # key -> (title, meaning)
     "energy_ratio": ("energy", "energy score of samples over that of the deterministic prediction"),
-    "sharpness_ratio": ("image tv", "total variation of samples over that of true pictures; 1 is right"),
+    "sharpness_ratio": ("sharpness", "total variation of pixel differences over that of true pictures; 1 is right"),
     "variance_unseen_over_seen": ("var ratio", "variance of samples on disoccluded pixels over that on visible ones"),
     "psnr_seen": ("visible", "PSNR in dB of one sample on visible pixels"),
     "psnr_mean": ("mean", "PSNR of the mean of all samples"),
