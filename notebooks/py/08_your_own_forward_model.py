@@ -219,9 +219,9 @@ def gaussian_posterior(Q, b, factor):
 #
 # $Q$ and $b$ hold the noise level, so the MLP is not told $t$: the input for $t$ is always 0.
 #
-# The noise schedule is the cosine schedule, as it is: a walk has 16 values. Pictures of 32 or more pixels a side need
-# more steps at high noise, so [03](03_motion_warping.ipynb), [04](04_gan_inversion.ipynb) (1/4) and
-# [06](06_inverse_graphics.ipynb) (1/2) multiply $\alpha/\sigma$ by a factor below 1.
+# The noise schedule is the cosine schedule, as it is: a walk has 16 values. In a picture, hundreds of pixels show
+# one decision even under much noise, so [03](03_motion_warping.ipynb), [04](04_gan_inversion.ipynb) (1/4) and
+# [06](06_inverse_graphics.ipynb) (1/2) multiply $\alpha/\sigma$ by a factor below 1: more steps are at high noise.
 
 # %% tags=["idea"]
 class LinearisingDenoiser(nn.Module):
@@ -813,6 +813,8 @@ for repeats, share in open_shares.items():
 #   has no attribute `observation_scale`, so the model cannot tell it the unit (the forward model, a mean, is the same
 #   in every unit);
 # - *collapse*: a deterministic regression in place of a diffusion model.
+#
+# A fifth model, *with the unit*, is the whole denoiser with data in millivolts: no mistake.
 
 # %% tags=["idea", "nbval-ignore-output"]
 def in_millivolts(part):  # values and the noise's standard deviation; the first index has no unit
