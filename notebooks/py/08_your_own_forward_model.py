@@ -5,11 +5,17 @@
 # that one new measurement leaves possible, and how do you know that the samples are right?
 #
 # **What you will see.** A forward model in ten lines, with noise. A denoiser that takes any forward model, linear or
-# not, without a change. A training from files on disk, stopped and resumed. Samples beside a posterior in closed form.
-# Then the same denoiser for another linear operator, and for a sensor that saturates.
+# not, without a change. A training from files on disk, with samples before and after it, beside a posterior in closed
+# form. A training that is stopped and resumed. Then the same denoiser for another linear operator, and for a sensor
+# that saturates.
 #
-# **What you need.** [00](00_one_page.ipynb) for the method. Nothing is downloaded, and everything trains while you
-# watch, on one CPU core.
+# **What you need.** [00](00_one_page.ipynb) for the method,
+# [02, How to judge a sampler](02_keyhole_digits.ipynb#How-to-judge-a-sampler) for the measures. Nothing is downloaded.
+# Every number is live: its model is trained in this notebook, on one CPU core. Numbers in the text are those of
+# `SEED = 0`; the tables beside them are those of your run.
+#
+# **Letters.** The paper's signal $S$ is the signal $x$. Its observation $O = \mathrm{forward}(S, \phi)$ is $A x$,
+# without noise. A measurement $y$ is $O$ with noise of the variance $v$. (In 00 and 01, $v$ is a coordinate.)
 #
 # **What it rebuilds.** Equations 4, 5, 6, 8 and 9 of *Diffusion with Forward Models* (Tewari et al., NeurIPS 2023,
 # [arXiv 2306.11719](https://arxiv.org/abs/2306.11719)), for a problem that is not in the paper.
@@ -59,6 +65,8 @@ from fwdiff_lite.schedule import CosineSchedule
 from fwdiff_lite.validation import validation_loss
 
 run = Run("08_your_own_forward_model", PROFILE)
+# run.pick chooses a value by profile (smoke: seconds, for tests; cpu; gpu).
+# run.record, run.must_show, run.claim, run.falls_short note the page's numbers for README and tests.
 torch.manual_seed(SEED)
 FILES, STEPS = run.pick(smoke=(128, 10), cpu=(2000, 500), gpu=(2000, 500))  # recordings on disk, training steps
 CONTEXTS, K, SAMPLING_STEPS = run.pick(smoke=(32, 4, 4), cpu=(256, 16, 64), gpu=(256, 16, 64))  # of the test set
@@ -77,10 +85,10 @@ run.header()
 # | denoiser | `condition(context, target_params, target_mask)`, `forward(condition, noisy_target, t)` | `schedule`, `observation_scale`: the model sets both; `loss_weight` |
 # | batch | `"context"`, `"target"`: `Observations(value, params, mask)` | `"novel"` for Eq. 9 |
 #
-# Here the signal is a Gaussian random walk of 16 values: each step is normal, with a standard deviation of 0.25. A sensor
-# measures the mean of `width` neighbouring values, with Gaussian noise of known standard deviation. At `width=1` the
-# sensor measures single values. The parameters $\phi$ of a measurement are the first index and the noise's standard
-# deviation. At the ends of the walk, the sensor counts the outermost value several times.
+# Here the signal is a Gaussian random walk of 16 values: each step is normal, with a standard deviation of 0.25. A
+# sensor measures the mean of `width` neighbouring values, with Gaussian noise of known standard deviation. At `width=1`
+# the sensor measures single values. The parameters $\phi$ of a measurement are the first index and the noise's standard
+# deviation. Places outside the walk repeat the outermost value.
 
 # %% tags=["idea"]
 SIZE, STEP_STD, NOISE_STD = 16, 0.25, 0.08  # values of a walk; standard deviations of its steps and of the noise
@@ -146,6 +154,17 @@ for width in (1, 4):
 # - the masks: which measurements exist;
 # - the noise, both known kinds: `noise_std` of every measurement, and the diffusion's noise at time $t$.
 #
+# It **may know** all that can be had without the signals:
+#
+# - the forward model itself, its derivative, and its parts, such as the world's coordinates in [05](05_flatland.ipynb)
+#   or the generator in [04](04_gan_inversion.ipynb) (which was trained on whole portraits, as 04 says);
+# - statistics of the training *observations*, such as their mean, their standard deviation, the mean picture;
+# - the context; of the targets, the parameters, the masks and the noisy values; and $t$.
+#
+# It **must not know** what only the truth tells: the signal, the clean target, and the values of novel observations.
+# Nor may parameters or masks give the target away. The covariance of walks is a statistic of signals, so the denoiser
+# of this page is not told it.
+#
 # It **must not assume** a number of measurements, their order or their places, nor the inverse of one operator. The
 # quick start in the README writes the context's values into the signal. This works for `width=1` without noise, and
 # fails for a mean of four values: no value of the signal equals a measurement.
@@ -157,9 +176,10 @@ for width in (1, 4):
 # $$\log p(y \mid S) = b^\top S - \tfrac12 S^\top Q\, S, \qquad Q = \sum_m A_m A_m^\top / v_m, \quad
 #   b = \sum_m A_m\, y_m / v_m .$$
 #
-# $Q$ and $b$ have one size for any number of measurements, and $b$ is the adjoint $A^\top$ of the weighted measurements:
-# no inverse of $A$ is taken. A noisy target counts as a measurement, too: $O_t / \alpha_t$ has the variance
-# $v + \sigma_t^2 / \alpha_t^2$. For a forward model that is not linear, $A$ is the derivative at an estimate of the signal.
+# $Q$ and $b$ have one size for any number of measurements, and $b$ is the adjoint $A^\top$ of the weighted
+# measurements: no inverse of $A$ is taken. A noisy target counts as a measurement, too: $O_t / \alpha_t$ has the
+# variance $v + \sigma_t^2 / \alpha_t^2$. For a forward model that is not linear, $A$ is the derivative at an estimate
+# of the signal.
 
 # %% tags=["idea"]
 def jacobian(forward_model, signal, params):
@@ -190,7 +210,18 @@ def gaussian_posterior(Q, b, factor):
 # The network itself has two parts. The first is a learnt matrix `factor`: how the values of a signal vary together. It
 # starts as a multiple of the identity, so the network is not told that signals are walks. The second is a small MLP. It
 # corrects the first part's mean, in units of its standard deviation, where signals or sensors are not Gaussian or
-# linear. Its last layer starts at zero.
+# linear. Its last layer starts at zero. The MLP gets four features of each value of the signal, all without a unit:
+#
+# - the posterior's mean, by the first part;
+# - the logarithm of its standard deviation;
+# - the mean of the measurements that see this value, $b / Q$ with the diagonal of $Q$;
+# - the logarithm of this diagonal, the precision.
+#
+# $Q$ and $b$ hold the noise level, so the MLP is not told $t$: the input for $t$ is always 0.
+#
+# The noise schedule is the cosine schedule, as it is: a walk has 16 values. In a picture, hundreds of pixels show
+# one decision even under much noise, so [03](03_motion_warping.ipynb), [04](04_gan_inversion.ipynb) (1/4) and
+# [06](06_inverse_graphics.ipynb) (1/2) multiply $\alpha/\sigma$ by a factor below 1: more steps are at high noise.
 
 # %% tags=["idea"]
 class LinearisingDenoiser(nn.Module):
@@ -199,7 +230,7 @@ class LinearisingDenoiser(nn.Module):
     def __init__(self, forward_model, linearisations=1):  # 1 is enough for a linear forward model
         super().__init__()
         self.forward_model, self.linearisations = forward_model, linearisations
-        self.schedule, self.observation_scale = CosineSchedule(), 1.0  # the model sets both
+        self.schedule, self.observation_scale = CosineSchedule(), 1.0  # the model sets both; the scale is a unit
         self.factor = nn.Parameter(torch.eye(SIZE) / 2)
         self.net = MLP(in_features=4 * SIZE, out_features=SIZE, width=64)
         for weights in self.net.layers[-1].parameters():
@@ -209,7 +240,7 @@ class LinearisingDenoiser(nn.Module):
         every_target = torch.ones_like(target_params[..., 0], dtype=torch.bool)
         return context, target_params, every_target if target_mask is None else target_mask
 
-    def information(self, condition, noisy_target, t, signal):
+    def total_information(self, condition, noisy_target, t, signal):  # of context and noisy targets together
         (context, target_params, target_mask), scale = condition, self.observation_scale
         params, mask = torch.cat([context.params, target_params], 1), torch.cat([context.mask, target_mask], 1)
         alpha, sigma = self.schedule.alpha(t)[:, None], self.schedule.sigma(t)[:, None]
@@ -221,15 +252,15 @@ class LinearisingDenoiser(nn.Module):
     def forward(self, condition, noisy_target, t):  # at every step: Eq. 4
         scale, mean = self.observation_scale, noisy_target.new_zeros(len(noisy_target), SIZE)
         for _ in range(self.linearisations):
-            Q, b = self.information(condition, noisy_target, t, mean.detach())
+            Q, b = self.total_information(condition, noisy_target, t, mean.detach())
             mean, variance = gaussian_posterior(Q, b, scale * self.factor)
         precision, std = scale**2 * Q.diagonal(dim1=1, dim2=2), variance.sqrt()
         features = [mean / scale, (std / scale).log(), scale * b / precision.clamp(min=1), precision.log1p()]
-        return torch.addcmul(mean, std, self.net(torch.cat(features, 1), torch.zeros_like(t)))
+        return torch.addcmul(mean, std, self.net(torch.cat(features, 1), torch.zeros_like(t)))  # t is in Q and b
 
     def loss_weight(self, condition, t):  # the inverse of about the error that is to be expected
         no_target, no_signal = torch.zeros_like(condition[1][..., 0]), t.new_zeros(len(t), SIZE)
-        Q, b = self.information(condition, no_target, t, no_signal)  # Q depends on no value
+        Q, b = self.total_information(condition, no_target, t, no_signal)  # Q depends on no value
         _, variance = gaussian_posterior(Q, b, self.observation_scale * torch.eye(SIZE).to(Q) / 2)
         noise_variance = self.forward_model.noise_std(condition[1]).square().mean(1)
         return self.observation_scale**2 / torch.maximum(variance.mean(1), noise_variance)
@@ -238,7 +269,7 @@ class LinearisingDenoiser(nn.Module):
 # %% [markdown]
 # **Check it.** A denoiser that only has its first part must equal the regression with a Gaussian process on the same
 # measurements, here by scikit-learn. Half of the measurements are noisy targets at time $t$, some are masked, and the
-# unit is another one (`observation_scale`).
+# unit is three times the standard one (`observation_scale`).
 
 # %% tags=["idea", "agreement"]
 from sklearn.gaussian_process import GaussianProcessRegressor
@@ -265,9 +296,9 @@ for i in range(8):
     assert_close(signal8[i], expected, rtol=1e-3, atol=1e-3)
 
 # %% [markdown]
-# Two more checks find most mistakes in a denoiser. The order of measurements does not matter, and masked measurements do
-# not matter. A third check looks at the forward model: do all observations together determine the signal? Proposition 1
-# ([01](01_toy_proof.ipynb#Proposition-1)) needs this.
+# Two more checks find common mistakes in a denoiser. The order of measurements does not matter, and masked measurements
+# do not matter. A third check looks at the forward model: do all observations together determine the signal?
+# Proposition 1 ([01](01_toy_proof.ipynb#Proposition-1)) needs this.
 
 # %% tags=["idea"]
 order = torch.randperm(6)
@@ -339,7 +370,7 @@ library_loss = model8.loss(context8, target8, t8, noise8, novel8)["loss"]
 assert_close(loss(model8.denoiser, model8.forward_model, context8, target8, novel8, t8, noise8), library_loss)
 
 # %% [markdown]
-# ## 4. Data on disk, a training that stops and goes on
+# ## 4. Data on disk, and the training
 #
 # A data set of your own lies in files. Here each file is one recording: the values and places of 24 to 72 measurements
 # of one walk. The walk itself is not stored.
@@ -394,10 +425,68 @@ print({name: tuple(part.value.shape) for name, part in batch.items()})
 print("measurements that exist, of the first walks:", batch["target"].mask.sum(1)[:8].tolist())
 
 # %% [markdown]
-# **Stop and go on.** A cluster's time limit or the stop button ends a training early. With `checkpoint=`, `fit` writes
-# the whole state: weights, optimiser, averages, random numbers, and the place in the epoch. The same call goes on where
-# the training stopped. Below, one training runs through. Another is interrupted after 7 steps, as by the stop button,
-# and goes on. Both have the same weights, bit for bit.
+# **A test set.** Which targets should a sampler have? Context and targets together should determine the signal. What
+# they leave undetermined comes out as a mean. With noise, $M$ targets at one place leave a variance of about $v / M$.
+# So the targets below are all places, four times each: 64 measurements, which are sampled together.
+
+# %% tags=["idea"]
+def everywhere(sensor, count, repeats=4):  # parameters (count, M, 2)
+    start = torch.arange(1.0 - sensor.width, SIZE).repeat(repeats)
+    return torch.stack([start, torch.full_like(start, NOISE_STD)], 1).expand(count, -1, -1)
+
+
+def make_test_set(sensor, count, seed):  # walks (the truth), contexts of 1 to 4 measurements, targets everywhere
+    generator = torch.Generator().manual_seed(seed)
+    walks = draw_walks(count, generator)
+    context = measure(sensor, walks, 4, generator)
+    context = context.mask_out(torch.arange(4) >= torch.randint(1, 5, (count, 1), generator=generator))
+    params = everywhere(sensor, count)
+    noise = NOISE_STD * torch.randn(params.shape[:2], generator=generator)
+    return walks, {"context": context, "target": Observations(sensor(walks, params) + noise, params)}
+
+
+test_walks, test_set = make_test_set(points, CONTEXTS, 2000)
+few = test_set["context"][:3]
+
+# %% [markdown]
+# **The truth, for comparison.** The walk is Gaussian and the operator is linear, so the posterior is Gaussian, in
+# closed form. With the covariance $K$ of walks, its precision is $K^{-1} + Q$ and its mean $(K^{-1} + Q)^{-1} b$. The
+# model is never told $K$.
+
+# %% tags=["idea"]
+index = torch.arange(1.0, SIZE + 1)
+COVARIANCE = STEP_STD**2 * torch.minimum(index[:, None], index).double()  # of walks
+
+
+def exact_posterior(sensor, context):
+    """Mean (B, 16) and covariance (B, 16, 16) of walks given measurements of a linear sensor."""
+    variance = sensor.noise_std(context.params).square()
+    no_signal = torch.zeros(len(context), SIZE)
+    Q, b = information(sensor, no_signal, context.params, context.value, variance, context.mask)
+    covariance = torch.linalg.inv(torch.linalg.inv(COVARIANCE) + Q.double())
+    return torch.einsum("bij,bj->bi", covariance, b.double()), covariance
+
+
+# %% [markdown]
+# **Check it.** The closed form, too, must agree with a library: a Gaussian process with the kernel of Brownian motion.
+
+# %% tags=["idea", "agreement"]
+from sklearn.gaussian_process.kernels import PairwiseKernel
+
+places8 = torch.rand(8, SIZE).argsort(1)[:, :4]
+context8 = Observations(torch.randn(8, 4), torch.stack([places8, torch.full((8, 4), 0.3)], 2))
+mean8, covariance8 = exact_posterior(MovingAverage(1), context8)
+brownian = PairwiseKernel(metric=lambda s, t, **_: STEP_STD**2 * min(s[0], t[0]))
+for i in range(8):
+    process = GaussianProcessRegressor(brownian, alpha=0.3**2, optimizer=None)
+    process.fit(1.0 + places8[i][:, None], context8.value[i])
+    mean, covariance = process.predict(index[:, None], return_cov=True)
+    assert_close(mean8[i], torch.from_numpy(mean), rtol=1e-3, atol=1e-4)
+    assert_close(covariance8[i], torch.from_numpy(covariance), rtol=1e-3, atol=1e-4)
+
+# %% [markdown]
+# **The training.** `make_model` joins denoiser and forward model. `validation_loss` makes a function for `validate=`:
+# the loss on held-out files, with the same noise at every call.
 
 # %% tags=["idea", "nbval-ignore-output"]
 def make_model(sensor, linearisations=1, scale=1.0):
@@ -405,6 +494,48 @@ def make_model(sensor, linearisations=1, scale=1.0):
     return ForwardDiffusion(LinearisingDenoiser(sensor, linearisations), sensor, observation_scale=scale)
 
 
+points_model, untrained_model = make_model(points), make_model(points)
+validation = list(make_loader("validation", 64))
+points_log = fit(
+    points_model,
+    loader,
+    steps=STEPS,
+    learning_rate=1e-2,
+    ema=0.99,
+    seed=SEED,
+    validate=lambda model: validation_loss(model, validation),
+    validate_every=max(1, STEPS // 10),
+    progress=False,
+)
+
+# %% tags=["drawing", "nbval-ignore-output"]
+run.savefig(figures.draw_training(points_log), "training")
+
+# %% [markdown]
+# **Before and after.** Samples of three contexts by `model.sample`, whose loop section 5 writes out. Grey: the exact
+# posterior's 95 % band. Before the training, the values of a walk are independent for the model: it knows nothing where
+# nothing was measured. After it, samples fill the band.
+
+# %% tags=["idea"]
+def sample(model, context, num_samples, seed=0, steps=SAMPLING_STEPS, repeats=4):  # (B, K, 16)
+    params = everywhere(model.forward_model, len(context), repeats)
+    options = {"steps": steps, "generator": torch.Generator().manual_seed(seed), "chunk_size": 512}
+    return model.sample(context, params, num_samples=num_samples, **options).signal
+
+
+before_samples, after_samples = (sample(model, few, 32) for model in (untrained_model, points_model))
+
+# %% tags=["drawing", "nbval-ignore-output"]
+few_posterior = exact_posterior(points, few)
+run.savefig(figures.draw_before_after(before_samples, after_samples, few, test_walks, few_posterior), "before_after")
+
+# %% [markdown]
+# **Stop and go on.** A cluster's time limit or the stop button ends a training early. With `checkpoint=`, `fit` writes
+# the whole state: weights, optimiser, averages, random numbers, and the place in the epoch. The same call goes on where
+# the training stopped. Below, one training runs through. Another is interrupted after 7 steps, as by the stop button,
+# and goes on. Both have the same weights, bit for bit.
+
+# %% tags=["idea", "nbval-ignore-output"]
 def train_shortly(checkpoint, **options):
     model = make_model(points)
     log = fit(model, make_loader("train", 32), steps=16, seed=SEED, checkpoint=checkpoint, progress=False, **options)
@@ -425,33 +556,13 @@ for parameter, same in zip(through.denoiser.parameters(), resumed.denoiser.param
 # %% [markdown]
 # A budget in seconds is stopped and resumed the same way: `fit(..., seconds=3600, checkpoint=...)`. Its learning rate
 # follows the clock, so its weights are not the same bit for bit.
-#
-# **The training itself.** `validation_loss` makes a function for `validate=`: the loss on held-out files, with the same
-# noise at every call.
-
-# %% tags=["idea", "nbval-ignore-output"]
-points_model, untrained_model = make_model(points), make_model(points)
-validation = list(make_loader("validation", 64))
-points_log = fit(
-    points_model,
-    loader,
-    steps=STEPS,
-    learning_rate=1e-2,
-    ema=0.99,
-    seed=SEED,
-    validate=lambda model: validation_loss(model, validation),
-    validate_every=max(1, STEPS // 10),
-    progress=False,
-)
-
-# %% tags=["drawing", "nbval-ignore-output"]
-run.savefig(figures.draw_training(points_log), "training")
 
 # %% [markdown]
 # ## 5. The sampler
 #
-# Sampling starts with targets of pure noise. It predicts the signal (4), observes it (5), and steps to a lower noise
-# level (6). This is the whole loop:
+# Sampling starts with targets of pure noise. It predicts the signal (Eq. 4), observes it (Eq. 5), and steps from time
+# $t$ to the next time $t' < t$ (Eq. 6; the paper writes $t - 1$). With $\eta = 0$ (DDIM) the step keeps the noise that
+# the prediction implies. This is the whole loop:
 
 # %% tags=["idea"]
 @torch.no_grad()
@@ -486,43 +597,15 @@ start8 = torch.randn(8, 24, generator=torch.Generator().manual_seed(5))
 step8 = sampled8.sample(given8, wanted8.params, steps=16, generator=torch.Generator().manual_seed(5))
 assert_close(page_signal, step8.signal, rtol=1e-3, atol=1e-4)
 
-# %% [markdown]
-# **Which targets?** Context and targets together must determine the signal. Part of the signal may stay open, and this
-# part comes out as a mean. With noise, $M$ targets at one place leave about $v / M$ open. So the targets below are all
-# places, four times each: 64 measurements, which are sampled together.
-
 # %% tags=["idea"]
-def everywhere(sensor, count, repeats=4):  # parameters (count, M, 2)
-    start = torch.arange(1.0 - sensor.width, SIZE).repeat(repeats)
-    return torch.stack([start, torch.full_like(start, NOISE_STD)], 1).expand(count, -1, -1)
-
-
-def make_test_set(sensor, count, seed):  # walks (the truth), contexts of 1 to 4 measurements, targets everywhere
-    generator = torch.Generator().manual_seed(seed)
-    walks = draw_walks(count, generator)
-    context = measure(sensor, walks, 4, generator)
-    context = context.mask_out(torch.arange(4) >= torch.randint(1, 5, (count, 1), generator=generator))
-    params = everywhere(sensor, count)
-    noise = NOISE_STD * torch.randn(params.shape[:2], generator=generator)
-    return walks, {"context": context, "target": Observations(sensor(walks, params) + noise, params)}
-
-
-def sample(model, context, num_samples, seed=0, steps=SAMPLING_STEPS, repeats=4):  # (B, K, 16)
-    params = everywhere(model.forward_model, len(context), repeats)
-    options = {"steps": steps, "generator": torch.Generator().manual_seed(seed), "chunk_size": 512}
-    return model.sample(context, params, num_samples=num_samples, **options).signal
-
-
-test_walks, test_set = make_test_set(points, CONTEXTS, 2000)
-few = test_set["context"][:3]
-before_samples, after_samples = (sample(model, few, 32) for model in (untrained_model, points_model))
 start_noise = torch.randn(32, 64, generator=torch.Generator().manual_seed(0))
 path = list(
     trajectory(points_model.denoiser, points, few[:1].repeat(32), everywhere(points, 32), start_noise, SAMPLING_STEPS)
 )
 
 # %% [markdown]
-# Left to right: samples form. At pure noise ($t = 1$) all predictions are the conditional mean of the signals.
+# The first context of the picture above, with 32 samples. Left to right: samples form. At pure noise ($t = 1$) all
+# predictions are the conditional mean of the signals.
 
 # %% tags=["drawing", "nbval-ignore-output"]
 run.savefig(figures.draw_path(path, few[0], test_walks[0]), "path")
@@ -530,44 +613,12 @@ run.savefig(figures.draw_path(path, few[0], test_walks[0]), "path")
 # %% [markdown]
 # ## 6. Is it right?
 #
-# The walk is Gaussian and the operator is linear, so the posterior is Gaussian, in closed form: with the covariance
-# $K$ of walks, its precision is $K^{-1} + Q$ and its mean $(K^{-1} + Q)^{-1} b$. The model was never told $K$.
-
-# %% tags=["idea"]
-index = torch.arange(1.0, SIZE + 1)
-COVARIANCE = STEP_STD**2 * torch.minimum(index[:, None], index).double()  # of walks
-
-
-def exact_posterior(sensor, context):
-    """Mean (B, 16) and covariance (B, 16, 16) of walks given measurements of a linear sensor."""
-    variance = sensor.noise_std(context.params).square()
-    no_signal = torch.zeros(len(context), SIZE)
-    Q, b = information(sensor, no_signal, context.params, context.value, variance, context.mask)
-    covariance = torch.linalg.inv(torch.linalg.inv(COVARIANCE) + Q.double())
-    return torch.einsum("bij,bj->bi", covariance, b.double()), covariance
-
-
-# %% [markdown]
-# **Check it.** The closed form, too, must agree with a library: a Gaussian process with the kernel of Brownian motion.
-
-# %% tags=["idea", "agreement"]
-from sklearn.gaussian_process.kernels import PairwiseKernel
-
-places8 = torch.rand(8, SIZE).argsort(1)[:, :4]
-context8 = Observations(torch.randn(8, 4), torch.stack([places8, torch.full((8, 4), 0.3)], 2))
-mean8, covariance8 = exact_posterior(MovingAverage(1), context8)
-brownian = PairwiseKernel(metric=lambda s, t, **_: STEP_STD**2 * min(s[0], t[0]))
-for i in range(8):
-    process = GaussianProcessRegressor(brownian, alpha=0.3**2, optimizer=None)
-    process.fit(1.0 + places8[i][:, None], context8.value[i])
-    mean, covariance = process.predict(index[:, None], return_cov=True)
-    assert_close(mean8[i], torch.from_numpy(mean), rtol=1e-3, atol=1e-4)
-    assert_close(covariance8[i], torch.from_numpy(covariance), rtol=1e-3, atol=1e-4)
-
-# %% [markdown]
-# **What noisy targets leave open.** A perfect network would not draw from this posterior quite. Its sample is the mean
-# over the part that context *and* sampled targets leave open. So its samples have the posterior's covariance, less the
-# covariance that remains given context and targets. This is the row *ideal network* of the table below.
+# The reference is the exact posterior of section 4.
+#
+# **What noisy targets leave undetermined.** Even a perfect network does not draw exactly from this posterior. Its
+# sample is the mean over the part that context *and* sampled targets leave undetermined. So its samples have the
+# posterior's covariance, less the covariance that remains given context and targets. This is the row *ideal network* of
+# the table below.
 
 # %% tags=["idea"]
 def with_targets(sensor, context, repeats=4):  # measured values do not matter for a covariance
@@ -577,28 +628,24 @@ def with_targets(sensor, context, repeats=4):  # measured values do not matter f
 
 def ideal_posterior(sensor, context):
     mean, covariance = exact_posterior(sensor, context)
-    _, left_open = exact_posterior(sensor, with_targets(sensor, context))
-    return mean, covariance - left_open + 1e-9 * torch.eye(SIZE)
+    _, remaining = exact_posterior(sensor, with_targets(sensor, context))
+    return mean, covariance - remaining + 1e-9 * torch.eye(SIZE)
 
-
-# %% [markdown]
-# Samples of three contexts, before and after the training, over the exact posterior's mean and its 95 % band.
-
-# %% tags=["drawing", "nbval-ignore-output"]
-few_posterior = exact_posterior(points, few)
-run.savefig(figures.draw_before_after(before_samples, after_samples, few, test_walks, few_posterior), "before_after")
 
 # %% [markdown]
 # Four measures, each explained in [02, How to judge a sampler](02_keyhole_digits.ipynb#How-to-judge-a-sampler):
 #
-# - the **energy score**, as a gap: how much larger than that of exact draws, in per cent; 0 is perfect;
+# - the **energy score**, as a gap: (score of the samples - score of exact draws) / (score of exact draws); 0 is
+#   perfect;
 # - **spread over error**: 1 is calibrated;
 # - **agreement with the context**: the residual $y - \mathrm{forward}(S)$ over the noise, as a root mean square; 1 is
 #   right, and 0 would be a sample that repeats the noise;
 # - the classifier two-sample test (**C2ST**): how often a classifier tells a sample from an exact draw; 0.5 is chance.
 #
-# The C2ST sees the exact mean and the distance from it, in units of the exact covariance. Two controls must fail: draws
-# with 0.8 of the spread, and samples of another signal's context.
+# The classifier gets two vectors: the exact mean, and the sample minus this mean, whitened by the exact covariance. Two
+# controls must fail: draws with 0.8 of the spread, and samples of another signal's context. The **live gain** is one
+# minus a ratio of two energy scores of held-out targets: with the true context, divided by with another signal's. It
+# is 0 for a model that ignores its context.
 
 # %% tags=["idea"]
 def draw_exact(posterior, num_samples, generator):  # (B, K, 16)
@@ -674,9 +721,13 @@ run.record(
     points_variance_ratio=float(points_variance.mean() / points_exact_variance.mean()),
     **points_gain.as_metrics("live_gain"),
 )
+print(f"live gain: {points_gain.value:.2f} ({points_gain.low:.2f} to {points_gain.high:.2f})")
 figures.results_table(points_results)
 
 # %% [markdown]
+# **What the controls say.** The energy score does not tell draws with 0.8 of the spread from exact draws: their gap is
+# 0.0 % (-2.0 to 2.2). Spread over error (0.81, 0.75 to 0.87) and the C2ST (0.64) tell them. So read all four measures.
+#
 # ## 7. Another operator, the same denoiser
 #
 # Now the sensor measures the mean of four neighbouring values. Nothing in the denoiser changes: the model gets the
@@ -721,9 +772,11 @@ variances = {
 run.savefig(figures.draw_variances(variances), "variances")
 
 # %% [markdown]
-# Means of four hide the walk's fast changes, so 76 noisy targets leave more open. The C2ST sees this gap, and it rejects
-# the ideal network, too. Energy score and spread over error hardly move. More targets, or less noise, close the gap. The
-# share that stays open is largest for the steps of the walk:
+# Means of four hide the walk's fast changes, so 76 noisy targets leave more undetermined. The C2ST sees the missing
+# variance: 0.65 for the samples, and 0.86 for the ideal network. Energy score and spread over error hardly see it: the
+# samples' gap is 2.9 % (-0.1 to 6.1), the ideal network's 0.9 % (-2.1 to 3.8), and spread over error is 0.93 and 0.96.
+# More targets, or less noise, bring the missing variance back. The share that stays undetermined is largest for the
+# steps of the walk:
 
 # %% tags=["idea", "nbval-ignore-output"]
 def step_variance(covariance):  # mean variance of the steps of a walk
@@ -731,8 +784,8 @@ def step_variance(covariance):  # mean variance of the steps of a walk
 
 
 def open_share(sensor, context, repeats):  # of the steps' variance
-    _, left_open = exact_posterior(sensor, with_targets(sensor, context, repeats))
-    return float(step_variance(left_open) / step_variance(exact_posterior(sensor, context)[1]))
+    _, remaining = exact_posterior(sensor, with_targets(sensor, context, repeats))
+    return float(step_variance(remaining) / step_variance(exact_posterior(sensor, context)[1]))
 
 
 def sampled_share(context, repeats):  # variance of the sampled steps about the exact mean, over the exact variance
@@ -748,45 +801,44 @@ sampled_shares = {repeats: sampled_share(share_context, repeats) for repeats in 
 # %% tags=["setup", "nbval-ignore-output"]
 for repeats, share in open_shares.items():
     run.record(**{f"open_share_{repeats}": share, f"sampled_variance_{repeats}": sampled_shares[repeats]})
-    print(f"{16 * repeats} targets: share open {share:.2f}, variance of sampled steps {sampled_shares[repeats]:.2f}")
+    sampled = sampled_shares[repeats]
+    print(f"{16 * repeats} targets: share undetermined {share:.2f}, variance of sampled steps {sampled:.2f}")
 
 # %% [markdown]
 # **Three mistakes, said in words.** `check_samples(model, batch)` looks for coarse faults on held-out observations. The
 # true signals are not needed. Here are three models with a mistake each, and the model without one:
 #
 # - *wrong operator*: the denoiser was made for single values, and the data are means of four;
-# - *wrong unit*: the data are 50 times as large, the model gets `observation_scale=50`, and the denoiser ignores the
-#   scale;
+# - *wrong unit*: the data are in millivolts, 50 times as large. The model gets `observation_scale=50`, but the denoiser
+#   has no attribute `observation_scale`, so the model cannot tell it the unit (the forward model, a mean, is the same
+#   in every unit);
 # - *collapse*: a deterministic regression in place of a diffusion model.
+#
+# A fifth model, *with the unit*, is the whole denoiser with data in millivolts: no mistake.
 
 # %% tags=["idea", "nbval-ignore-output"]
-class UnscaledDenoiser(nn.Module):  # hides the attribute observation_scale from the model
+def in_millivolts(part):  # values and the noise's standard deviation; the first index has no unit
+    return Observations(50 * part.value, part.params * torch.tensor([1.0, 50.0]), part.mask)
+
+
+class UnscaledDenoiser(nn.Module):  # the same denoiser, but for the attribute observation_scale
     def __init__(self, denoiser):
         super().__init__()
         self.denoiser, self.condition, self.forward = denoiser, denoiser.condition, denoiser.forward
 
 
-class Millivolts(MovingAverage):
-    def __call__(self, signal, params):
-        return 50 * super().__call__(signal / 50, params)
-
-
-def in_millivolts(part):
-    params = part.params * torch.tensor([1.0, 50.0])
-    return Observations(50 * part.value, params, part.mask)
+def denoiser_without_unit():
+    return ForwardDiffusion(UnscaledDenoiser(points_model.denoiser), points, observation_scale=50.0)
 
 
 volts, means = (make_test_set(measuring, 64, 7000)[1] for measuring in (points, averages))
 millivolts = {key: in_millivolts(observations) for key, observations in volts.items()}
-scaled_model = make_model(Millivolts(1), scale=50.0)
+scaled_model = make_model(points, scale=50.0)
 scaled_model.denoiser.load_state_dict(points_model.denoiser.state_dict())
 cases = {
     "no mistake": (points_model, volts),
     "wrong operator": (ForwardDiffusion(points_model.denoiser, averages), means),
-    "wrong unit": (
-        ForwardDiffusion(UnscaledDenoiser(points_model.denoiser), Millivolts(1), observation_scale=50.0),
-        millivolts,
-    ),
+    "wrong unit": (denoiser_without_unit(), millivolts),
     "with the unit": (scaled_model, millivolts),
     "collapse": (ForwardRegression(points_model.denoiser, points), volts),
 }
@@ -797,9 +849,13 @@ for title, (checked_model, held_out) in cases.items():
 # %% [markdown]
 # ## 8. A sensor that saturates
 #
-# Real sensors have a range. Here $y = \tanh(x) + \text{noise}$: values above 1.5 look almost the same. The forward model
-# is one line. The denoiser stays as it is, with three linearisations: it takes the derivative at 0, then at its own
-# estimate, twice. The MLP corrects the rest.
+# Real sensors have a range. Here $y = \tanh(x) + \text{noise}$: values above 1.5 look almost the same. The forward
+# model is one line. The denoiser stays as it is, with three linearisations: it takes the derivative at 0, then at its
+# own estimate, twice. The MLP corrects the rest.
+#
+# This forward model is not linear. Yet means are reachable: each measurement sees one value, and any mean of
+# $\tanh(x_i)$ is the tanh of some number. So the bias of an unreachable mean
+# ([01, section 5c](01_toy_proof.ipynb)) does not occur here.
 
 # %% tags=["idea", "nbval-ignore-output"]
 class Saturating(MovingAverage):
@@ -815,8 +871,9 @@ saturating_log = fit(
 )
 
 # %% [markdown]
-# **The truth, on a grid.** The posterior is not Gaussian any more. But a walk is a Markov chain, and each measurement sees
-# one value. So the values can be put on a fine grid: the filter runs forward, and exact draws come from running backward.
+# **The truth, on a grid.** The posterior is not Gaussian any more. But a walk is a Markov chain, and each measurement
+# sees one value. So the values can be put on a fine grid: the filter runs forward, and exact draws come from running
+# backward.
 
 # %% tags=["idea"]
 def grid_draws(sensor, context, num_samples, generator, spacing=0.05):
@@ -841,15 +898,16 @@ def grid_draws(sensor, context, num_samples, generator, spacing=0.05):
 
 
 # %% [markdown]
-# **Check it** with the linear sensor, where the posterior has its closed form: means and standard deviations agree.
+# **Check it** with the linear sensor, where the posterior has its closed form: means and standard deviations
+# agree to 0.08, five standard errors of 4,000 draws.
 
 # %% tags=["idea", "agreement"]
 noise_std8 = torch.full((8, 4), 0.3)
 grid_context8 = Observations(torch.randn(8, 4), torch.stack([places8, noise_std8], 2))
 draws8 = grid_draws(MovingAverage(1), grid_context8, 4000, torch.Generator().manual_seed(2)).double()
 grid_mean8, grid_covariance8 = exact_posterior(MovingAverage(1), grid_context8)
-assert_close(draws8.mean(1), grid_mean8, rtol=0, atol=0.05)
-assert_close(draws8.std(1), grid_covariance8.diagonal(dim1=1, dim2=2).sqrt(), rtol=0, atol=0.05)
+assert_close(draws8.mean(1), grid_mean8, rtol=0, atol=0.08)
+assert_close(draws8.std(1), grid_covariance8.diagonal(dim1=1, dim2=2).sqrt(), rtol=0, atol=0.08)
 
 # %% tags=["idea", "nbval-ignore-output"]
 saturating_walks, saturating_set = make_test_set(saturating, CONTEXTS // 2, 8000)
@@ -870,16 +928,20 @@ extreme_panels = {
 }
 
 # %% tags=["setup", "nbval-ignore-output"]
+saturating_ratio = float(saturating_samples.var(1).mean() / saturating_exact.var(1).mean())
 run.record(
     **figures.to_metrics(saturating_results, "saturating"),
-    saturating_variance_ratio=float(saturating_samples.var(1).mean() / saturating_exact.var(1).mean()),
+    saturating_variance_ratio=saturating_ratio,
     **saturating_gain.as_metrics("saturating_live_gain"),
 )
+print(f"live gain: {saturating_gain.value:.2f} ({saturating_gain.low:.2f} to {saturating_gain.high:.2f})")
+print(f"variance of samples over that of exact draws: {saturating_ratio:.2f}")
 figures.results_table(saturating_results)
 
 # %% [markdown]
-# Where a measurement is near 1, the walk may lie anywhere above, and only its own stiffness bounds it. Left: samples
-# before the training. Middle: after it. Right: exact draws. The context is one whose measurements reach the sensor's range.
+# Where a measurement is near 1, the walk may lie anywhere above, and only the small steps of the walk bound it. Left:
+# samples before the training. Middle: after it. Right: exact draws. The context holds the largest measurement of the
+# test set.
 
 # %% tags=["drawing", "nbval-ignore-output"]
 saturated_figure = figures.draw_saturated(extreme_panels, extreme_context, extreme_walk)
@@ -887,9 +949,9 @@ run.savefig(saturated_figure, "saturating")
 
 # %% [markdown]
 # **A sensor that the method cannot take: phase retrieval.** With $y = |x|$, the signals $x$ and $-x$ have the same
-# observations. All observations together do not determine the signal, so Proposition 1 promises nothing. The loss is the
-# same for both signs, and the network picks one. Three ways out: call $|x|$ the signal; add observations that see the
-# sign; or accept one of the two as an answer. Where an image is measured by the moduli of many projections,
+# observations. All observations together do not determine the signal, so Proposition 1 promises nothing. The loss is
+# the same for both signs, and the network picks one. Three ways out: call $|x|$ the signal; add observations that see
+# the sign; or accept one of the two as an answer. Where an image is measured by the moduli of many projections,
 # $|\langle a, x \rangle|$, only one global sign is lost.
 
 # %% tags=["idea"]
@@ -907,8 +969,8 @@ assert_close(Rectified(1)(test_walks, rectified_params), Rectified(1)(-test_walk
 # **Many samples of one context.** `num_samples` asks for samples of each context, and `chunk_size` bounds how many are
 # made at once, so that they fit the memory. The samples do not depend on the chunk size.
 #
-# **Save and load.** `model.save` writes the weights and the scale as safetensors. `model.load` refuses a file of another
-# network, before anything is changed.
+# **Save and load.** `model.save` writes the weights and the scale as safetensors. `model.load` refuses a file of
+# another network, before anything is changed.
 
 # %% tags=["idea"]
 one, one_params = test_set["context"][:1], everywhere(points, 1)
@@ -933,71 +995,47 @@ for parameter, same in zip(points_model.denoiser.parameters(), loaded_model.deno
 #     torchrun --nnodes 2 --nproc_per_node 4 --rdzv_backend c10d --rdzv_endpoint HOST:29500 train.py   # two hosts
 #
 # Every process reads the same whole batches and trains on its rows, so the `DataLoader` has no `DistributedSampler`.
-# Forward model and denoiser make their tensors on the device of their inputs, as `torch.arange(n, device=params.device)`
-# does. `bf16=True` and `compile=True` make large networks faster.
+# Forward model and denoiser make their tensors on the device of their inputs, as
+# `torch.arange(n, device=params.device)` does. `bf16=True` and `compile=True` make large networks faster.
 #
 # ## 10. What to start with
 #
 # | choice | start with | change it if |
 # |---|---|---|
-# | `eta` | 0 (DDIM) | the forward model is not linear and [means are unreachable](01_toy_proof.ipynb): 1 has less bias |
-# | `steps` | 64 | measures still move from 64 to 128; $\eta = 1$ needs about twice as many |
+# | `eta` | 0 (DDIM) | means are unreachable, or errors of the first steps stay visible: 1, see below |
+# | `steps` | 64 | measures still move from 64 to 128: more. With $\eta = 1$: more (in [01](01_toy_proof.ipynb) 128, not 32) |
 # | targets | one-shot: all that determines the signal, at once | no single set does (views of a room): autoregressive, [05](05_flatland.ipynb) |
-# | novel observations | yes, weight 1 | targets alone determine the signal: leave them out; means are unreachable: a smaller weight |
+# | novel observations | yes, weight 1 | targets determine the signal: leave them out; means are unreachable: a smaller weight |
 # | `observation_scale` | `observation_std(batch["target"])` | values have a standard deviation near 1: leave it out |
 # | budget | until `validate` stops falling | training falls and validation rises: more recordings |
+#
+# **When $\eta = 1$?** Two reasons were found. Where means are unreachable, its bias is smaller:
+# [01](01_toy_proof.ipynb), section 5c, draws the likelier answer in 77 % of the samples with $\eta = 1$ and in 88 %
+# with $\eta = 0$, where 70 % are true. In [03](03_motion_warping.ipynb), with one flow, the likelier direction comes 3
+# points too often, and 7 with $\eta = 0$. Where DDIM keeps errors of its first steps on visible pixels, later steps
+# with $\eta = 1$ correct them: in [06](06_inverse_graphics.ipynb), the skill of novel views from behind is 0.87 with
+# $\eta = 1$ and 0.82 with $\eta = 0$. [04](04_gan_inversion.ipynb) takes $\eta = 1$ as a precaution; its calibration is
+# no better there (spread over error 0.84 and 0.83).
 #
 # **How do I find out whether it is calibrated?** A checklist, for problems without a known posterior:
 #
 # 1. `check_samples` on 64 held-out signals finds no fault.
-# 2. `live_gain` is above 0: the context is used.
-# 3. The residual at the context is as large as the noise: 1, not 0 and not 2.
-# 4. Spread over error at held-out *targets* is near 1. Give measurements their noise: compare sampled measurements, not
-#    noiseless ones, with measured ones.
+# 2. The lower end of `live_gain` is above 0: the context is used. (On this page: 0.59.)
+# 3. The residual at the context is as large as the noise: 1, not 0 and not 2. (Here 0.86; the ideal network has 0.91.)
+# 4. Spread over error at held-out *targets*: its interval holds 1. (Here, at the signals: 0.93, 0.85 to 1.02.) Give
+#    measurements their noise: compare sampled measurements, not noiseless ones, with measured ones.
 # 5. The energy score at held-out targets lies below a deterministic model's (`ForwardRegression`, trained as long).
 # 6. Ranks of held-out measurements among sampled ones are uniform (simulation-based calibration, `metrics.sbc_ranks`),
 #    [02](02_keyhole_digits.ipynb#How-to-judge-a-sampler).
-# 7. Simulate: draw signals from any prior, measure them with your forward model, train on that, and compare with the truth.
-#    A mistake in code shows here, as in section 6.
+# 7. Simulate: draw signals from any prior, measure them with your forward model, train on that, and compare with the
+#    truth. A mistake in code shows here, as in section 6.
 #
 # All of them are necessary, none is sufficient: the prior itself passes 4 and 6.
 #
-# ## 11. What held, and what did not
+# ## 11. Move it
 #
-# **Held.** A model sees only noisy measurements in files, and samples whole walks. Its energy score exceeds that of exact
-# draws by about 2 %, with an interval that holds 0. Spread over error is 1 within its interval. The same denoiser takes
-# another linear operator and a sensor that saturates. An interrupted training ends with the same weights.
-#
-# **Did not, quite.** Noisy targets leave a part of the variance open. So the residual is below 1, for the ideal network
-# (0.91), too. The trained network adds an error of its own: its residual is 0.86, and the C2ST tells it slightly from the
-# ideal one. With the saturating sensor, the variance of samples is about 0.87 of the exact one: where the sensor
-# saturates, the targets do not determine the signal, and a mean comes out.
-#
-# **Limits of this denoiser.** Its Jacobian has 16 columns. For an image, use products with the Jacobian
-# (`torch.func.jvp` and `vjp`) inside an iterative solver, or a network that takes the adjoint as an input image.
-#
-# ## Exercises
-#
-# 1. State half of the true noise: write `params[..., 1] / 2` in `noise_std`. Which of the four measures tells you?
-# 2. Leave the novel measurements out of the batches. Do the samples of section 6 get worse?
-# 3. Write a sensor that measures the difference of two neighbours, `x[i + 1] - x[i]`. Which check of section 2 fails, and
-#    what does a sample show?
-# 4. Give `sample` two targets at the ends of the walk in place of 64. What are the values in between?
-#
-# <details><summary>Answers</summary>
-#
-# 1. The residual over the true noise falls below 1: the denoiser trusts the measurements too much, and samples lie too
-#    close to them. [01, section 5d](01_toy_proof.ipynb) shows the same with a closed-form denoiser.
-# 2. They stay about as good. The targets at random places see the whole walk, so Eq. 8 alone has the same minimiser.
-# 3. The rank is 15: the differences do not see the level of the walk. The loss is the same for any level, and so the
-#    level of the samples depends on the initial weights.
-# 4. Their conditional means given the two ends and the context: smooth lines, not walks.
-#
-# </details>
-#
-# ## Interactive
-#
-# Move a second measurement's place and value. The figure of section 6 shows three contexts, for readers without a kernel.
+# Move a second measurement's place and value. The picture before and after the training in section 4 shows three
+# contexts, for readers without a kernel.
 
 # %% tags=["drawing", "nbval-ignore-output"]
 from ipywidgets import FloatSlider, IntSlider, interact
@@ -1014,6 +1052,51 @@ widget = interact(
     place=IntSlider(12, min=0, max=15, continuous_update=False),
     value=FloatSlider(0.5, min=-2, max=2, step=0.1, continuous_update=False),
 )
+
+# %% [markdown]
+# ## 12. What held, and what did not
+#
+# **Held.** A model sees only noisy measurements in files, and samples whole walks. Its energy score exceeds that of
+# exact draws by 2.2 % (-0.3 to 5.1). Spread over error is 0.93 (0.85 to 1.02). The live gain is 0.65 (0.59 to 0.71).
+# The same denoiser takes another linear operator (gap 2.9 %, -0.1 to 6.1; spread over error 0.93) and a sensor that
+# saturates (-4.0 %, -7.3 to -0.2; 0.95). Its negative gap is chance, since no sampler beats exact draws on average; a
+# second set of exact draws has -1.8 % (-5.4 to 1.2). An interrupted training ends with the same weights.
+#
+# **Weak evidence.** An energy gap whose interval holds 0 proves little. The control with 0.8 of the spread has a gap of
+# 0.0 % (-2.0 to 2.2), too: near its minimum, the energy score hardly changes with a small error. The C2ST tells this
+# control (0.64; exact draws 0.51; the model 0.55), and so does spread over error (0.81, 0.75 to 0.87; the model 0.93).
+# The residual (0.82) does not settle the matter, since the model has 0.86 and the ideal network 0.91.
+#
+# **Did not, quite.** Noisy targets leave a part of the variance undetermined. So the residual is below 1, for the ideal
+# network (0.91), too. The trained network adds an error of its own: its residual is 0.86, and its C2ST is 0.55, that of
+# the ideal network 0.52. With the saturating sensor, the variance of samples is 0.87 of the exact one: where the sensor
+# saturates, the targets do not determine the signal, and a mean comes out.
+#
+# **Limits of this denoiser.** Its Jacobian has 16 columns. For an image, use products with the Jacobian
+# (`torch.func.jvp` and `vjp`) inside an iterative solver, or a network that takes the adjoint as an input image.
+#
+# **What the paper says.** Nothing of noise or of walks: this problem is not in the paper. The method is the paper's,
+# but for the expectation in Eq. 8 (section 3).
+#
+# ## 13. On your own
+#
+# 1. State half of the true noise: write `params[..., 1] / 2` in `noise_std`. Which of the four measures tells you?
+# 2. Leave the novel measurements out of the batches. Has the loss another minimiser?
+# 3. Write a sensor that measures the difference of two neighbours, `x[i + 1] - x[i]`. Which check of section 2 fails,
+#    and what does a sample show?
+# 4. Give `sample` two targets at the ends of the walk in place of 64. What are the values in between?
+#
+# <details><summary>Answers</summary>
+#
+# 1. The residual. Over the true noise, that of the ideal network falls from 0.90 to 0.50, over 2,048 contexts: the
+#    denoiser trusts the measurements too much, and samples lie too close to them. Its spread over error does not tell:
+#    1.00 (0.97 to 1.02). [01, section 5d](01_toy_proof.ipynb) shows the same with a closed-form denoiser.
+# 2. No. The targets at random places see the whole walk, so Eq. 8 alone has the same minimiser.
+# 3. The rank is 15: the differences do not see the level of the walk. The loss is the same for any level, and so the
+#    level of the samples depends on the initial weights.
+# 4. Their conditional means given the two ends and the context: smooth lines, not walks.
+#
+# </details>
 
 # %% tags=["setup"]
 run.claim(
