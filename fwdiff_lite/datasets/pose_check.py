@@ -41,7 +41,7 @@ MIN_ERROR_REDUCTION, MAX_COUNTED_MATCHES = 0.6, 1600
 MIN_SEGMENT_PAIRS = 4  # pairs with a frame in the segment
 # A match that moves less, in pixels, stands still, like a caption. It does not count if MIN_MOVING of all matches move.
 STATIC_DISTANCE, MIN_MOVING = 0.5, 0.1
-IMPRECISE_ERROR = 1 / 3  # above this part of the truncation, poses are right but imprecise, as from a depth sensor
+IMPRECISE_ERROR = 0.55  # above this part of the truncation, poses are right but imprecise, as from a depth sensor
 ERROR_EPSILON = 0.01  # pixels, added to every distance: a static camera has no error, whatever the offset
 
 

@@ -42,10 +42,10 @@ class Finding(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """A line of the closing table: a question, the answer and its evidence."""
+    """A line of the closing table: a question, the choice to start with, and its evidence."""
 
     question: str
-    answer: str
+    choice: str
     evidence: str
 
 

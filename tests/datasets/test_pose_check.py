@@ -121,10 +121,11 @@ def test_inconsistent_poses_are_refused(clips):
             other_axes @ clip.poses,
             clip.poses[:1].expand(NUM_FRAMES, 4, 4),
         ):
-            with pytest.raises(ValueError, match=f"{clip.name}: poses and frames do not belong together") as error:
+            message = f"{clip.name}: (poses and frames do not belong together|the cameras have )"
+            with pytest.raises(ValueError, match=message) as error:
                 reject_mismatched(replace(clip, poses=poses))
             assert "\n" not in str(error.value)
-    message = "pixels off their epipolar lines, of 1.60 at most: is it the text file of another clip"
+    message = "clip00: the cameras have camera-to-world poses in place of world-to-camera ones: read so, matches are"
     with pytest.raises(ValueError, match=message):
         reject_mismatched(replace(clips[0], poses=torch.linalg.inv(clips[0].poses)))
 

@@ -136,7 +136,7 @@ def test_several_contexts_are_trained_and_an_index_is_evaluated(run, tmp_path):
     run("train", "unet", "--steps", "2", "--batch-size", "2", "--side", "32", "--contexts", "3")
     record = read_json(tmp_path / "unet.json")
     assert record["options"]["contexts"] == 3 and "--contexts 3" in record["command"]
-    index = {f"clip{i:02}": {"context": [2 + i, 20], "target": [5, 10, 15]} for i in range(2)} | {"clip02": None}
+    index = {f"clip{i:02}": {"context": [2 + i, 15], "target": [5, 8, 11]} for i in range(2)} | {"clip02": None}
     (tmp_path / "index.json").write_text(json.dumps(index))
     run("evaluate", "unet", "--samples", "2", "--steps", "2", "--side", "32", "--list", str(tmp_path / "index.json"))
     record = read_json(tmp_path / "evaluation_unet.json")
