@@ -182,7 +182,7 @@ def clip_frames(
 def frequencies_figure(
     frequencies: Mapping[tuple[str, int], Mapping[int, tuple[float, float]]], labels: Mapping[str, str]
 ) -> Figure:
-    """Frequencies of the mode sign with their 95 % intervals, in one panel for each variant.
+    """Frequencies of the likelier direction with their 95 % intervals, in one panel for each variant.
 
     frequencies: (variant, eta): {true probability in per cent: (frequency, half-width of its interval)}
     labels: variant: title of its panel
@@ -199,7 +199,7 @@ def frequencies_figure(
             ax.plot([x - 0.42, x + 0.42], [percent, percent], color=plotting.TRUE, lw=2.5, label=label)
         ax.set(xticks=range(len(percents)), xticklabels=[f"{p}/{100 - p}" for p in percents], ylim=(0, 100))
         ax.set(xlabel="true probabilities (%)", title=title)
-    axes[0, 0].set_ylabel("frequency of mode sign (%)")
+    axes[0, 0].set_ylabel("frequency of likelier direction (%)")
     fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return fig
 
