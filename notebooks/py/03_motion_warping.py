@@ -9,10 +9,10 @@
 # Then a trained model samples the motions of larger scenes, and each sample plays as a clip. The scenes are synthetic,
 # so the true distribution of motions is known. The comparison finds a bias that theory predicts, and a remedy.
 #
-# **What you need.** [00](00_one_page.ipynb), and for section 9 section 5c of [01](01_toy_proof.ipynb). The
-# large weights were trained on a GPU and are loaded. The small model trains here. *Recorded* numbers and pictures were
-# measured once and are loaded. *Live* numbers come from the training in this notebook. Textures are cut from the
-# photographs in scikit-image's wheel. Nothing is downloaded.
+# **What you need.** [00](00_one_page.ipynb). Section 9 needs [01](01_toy_proof.ipynb), section 5c. The large weights were
+# trained on a GPU and are loaded. The small model trains here. *Recorded* numbers and pictures were measured once and are
+# loaded. *Live* numbers come from the training in this notebook. Textures are cut from the photographs in scikit-image's
+# wheel. Nothing is downloaded.
 #
 # **What it rebuilds.** Section 4.2 of *Diffusion with Forward Models* (Tewari et al., NeurIPS 2023, [arXiv
 # 2306.11719](https://arxiv.org/abs/2306.11719)): motion from a single image, by warping. No code for this section was
@@ -304,10 +304,10 @@ for library_part, page_part in check_parts:
 #
 # The noisy target is $O^{\text{trgt}}_t = \alpha(t)\, O^{\text{trgt}} + \sigma(t)\,\varepsilon$. The direction of a
 # motion shows in hundreds of pixels at once, so the direction is visible even under much noise. The schedule of
-# [00](00_one_page.ipynb) would pass these noise levels in a few steps. This page, like [04](04_gan_inversion.ipynb),
-# therefore uses the *shifted* cosine schedule (Hoogeboom et al., [arXiv 2301.11093](https://arxiv.org/abs/2301.11093)):
-# $\alpha / \sigma$ is a quarter of the cosine schedule's at every $t$. In [06](06_inverse_graphics.ipynb) the factor is
-# a quarter for the small model and a half for the large one.
+# [00](00_one_page.ipynb) would pass these noise levels in a few steps. Both models of this page, like
+# the large model of [04](04_gan_inversion.ipynb), therefore use the *shifted* cosine schedule (Hoogeboom et al.,
+# [arXiv 2301.11093](https://arxiv.org/abs/2301.11093)): $\alpha / \sigma$ is a quarter of the cosine schedule's at every
+# $t$. In [06](06_inverse_graphics.ipynb) the factor is a half.
 #
 # The predicted signal gives two frames: at the target's time, and at the time of a *novel* frame, which the network
 # does not see. Both are compared with the true frames:
@@ -756,8 +756,8 @@ HTML(figures.html_table(summary))
 # splatting (0.85). Each variant was trained once, so a small difference of skill means little. Warping is still a good
 # start for your own data: it is shorter, faster and leaves no hole.
 #
-# **One flow or two?** Two. The table shows how many points (per cent) too often the likelier direction comes, as the
-# mean over objects with 70 % and 80 %:
+# **One flow or two?** Two. The table shows by how many percentage points too often the likelier direction comes.
+# Each entry is the mean over two groups of objects: those with 70 % and those with 80 %.
 #
 # | recorded samples | DDIM | ancestral |
 # |---|---|---|
@@ -771,14 +771,12 @@ HTML(figures.html_table(summary))
 #   *unreachable*.
 # - *The effect.* The nearest frame that one flow can show has the likelier motion. DDIM follows this frame.
 #   [01](01_toy_proof.ipynb), section 5c, proves such a bias for a small example.
-# - *The remedy.* Two flows can show the ghost. Ancestral sampling alone removes a half of the bias.
-# - *The trap.* At equal probabilities (50/50) the bias is hidden. By symmetry neither direction is nearer to the mean.
+# - *The remedy.* Two flows can show the ghost: the deviation falls to -1 and -2 points. With one flow, ancestral sampling
+#   reduces the bias to 3 points.
+# - *The trap.* At equal probabilities (50/50) the bias is hidden: the positive direction comes in 46 to 50 % of the
+#   samples of each variant. By symmetry neither direction is nearer to the mean.
 #
 # **DDIM or ancestral?** With two flows, DDIM: its skill is 0.91 with splatting, against 0.85 for ancestral sampling.
-#
-# **Other pages.** The same bias is possible in [04](04_gan_inversion.ipynb), but it is not shown there. It is possible
-# for radiance fields, too, since rendering is not linear. In [05](05_flatland.ipynb) no sign of it exceeds the other
-# errors.
 #
 # The recorded predictions of the four deterministic models show the cause. With one flow, the best prediction is an
 # object that is torn apart or bent to one side. With two flows it is both motions at once, each as strong as it is
@@ -865,6 +863,10 @@ widget = interact(
 #
 # **A finding.** With one flow for each image, as in the paper, DDIM samples show the likelier motion 7 points too often
 # with warping and 6 with splatting. With two flows the deviation is -1 and -2 points. So start with two flows and DDIM.
+# [01](01_toy_proof.ipynb) measures the same bias in small examples. The bias is possible in [04](04_gan_inversion.ipynb),
+# but not shown there. It is possible for radiance fields, too: the mean of two images of scenes is in general no image of
+# a scene. In [05](05_flatland.ipynb) no sign of the bias exceeds the other errors: probabilities are at most 0.06 off.
+# [06](06_inverse_graphics.ipynb) and [07](07_ablations.ipynb) do not test the bias separately.
 #
 # **Did not, quite.** Samples vary too little. Spread over error is 0.88, not 1, and the variance is 0.82 times that of
 # exact draws. The probabilities of the directions are right. So the amplitudes probably vary too little, or an
