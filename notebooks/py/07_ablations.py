@@ -521,7 +521,7 @@ import tempfile
 
 import imageio.v3 as imageio
 
-from fwdiff_lite.datasets import realestate10k, view_sampler
+from fwdiff_lite.datasets import clip_folder, view_sampler
 from fwdiff_lite.experiments.inverse_graphics import real_clips
 from fwdiff_lite.problems.inverse_graphics import synthetic_realestate10k
 
@@ -529,7 +529,7 @@ frame_gap, side = (8, 16), 16  # frames from a context to its target; pixels alo
 temporary_folder = tempfile.TemporaryDirectory()
 folder = Path(temporary_folder.name)
 synthetic_realestate10k.write_clips(folder, 2, 24, seed=1)
-clips, warnings = realestate10k.read_folder(folder, frame_gap)
+clips, warnings = clip_folder.read_folder(folder, frame_gap)
 print(f"{len(clips)} clips, {len(warnings)} warnings; a frame's line, with its time in microseconds:")
 print((folder / "clip00.txt").read_text().splitlines()[1])
 
@@ -548,7 +548,7 @@ text = (folder / "clip00.txt").read_text().splitlines()
 times, poses = zip(*(line.split(" ", 1) for line in text[1:]), strict=True)
 shifted = [f"{time} {pose}" for time, pose in zip(times[:-1], poses[1:], strict=True)]
 (folder / "clip00.txt").write_text("\n".join([text[0], *shifted]) + "\n")
-valid_clips, warnings = realestate10k.read_folder(folder, frame_gap, "skip")
+valid_clips, warnings = clip_folder.read_folder(folder, frame_gap, "skip")
 print(*warnings, sep="\n")
 pose_warnings = [line for line in warnings if line.startswith("clip00: poses")]
 run.record(clips_read=len(clips), clips_left=len(valid_clips), clips_shifted_caught=len(pose_warnings))
