@@ -13,6 +13,7 @@ from clip_helpers import FRAME_GAP, NUM_FRAMES
 from fwdiff_lite.datasets import pixelsplat
 from fwdiff_lite.datasets.clip_folder import read_folder
 from fwdiff_lite.datasets.pixelsplat import read_chunks, read_evaluation_index, write_chunks
+from fwdiff_lite.datasets.realestate10k import write_clip
 from fwdiff_lite.datasets.view_sampler import batches
 
 
@@ -58,6 +59,24 @@ def test_batches_from_chunks_are_those_from_text(chunks, clips):
         )
         assert torch.equal(ours.value, theirs.value)
         torch.testing.assert_close(ours.params, theirs.params, rtol=0, atol=1e-5)
+
+
+def test_batches_from_chunks_and_from_text_of_the_same_numbers_are_equal_to_the_bit(chunks, tmp_path):
+    from_chunks, _ = read_folder(chunks, FRAME_GAP, check_poses=False)
+    for clip in from_chunks:
+        write_clip(tmp_path, clip)
+    from_text, _ = read_folder(tmp_path, FRAME_GAP, check_poses=False)
+    batch1, batch2 = (
+        batches(c, 4, FRAME_GAP, 5, 16)(torch.Generator().manual_seed(1)) for c in (from_chunks, from_text)
+    )
+    for name, part in batch1.items():
+        other = batch2[name]
+        pairs = (
+            [(part, other)]
+            if isinstance(part, torch.Tensor)
+            else [(part.value, other.value), (part.params, other.params)]
+        )
+        assert all(torch.equal(a, b) for a, b in pairs), name
 
 
 def test_clips_can_be_sent_to_workers_and_hold_no_image(chunks):

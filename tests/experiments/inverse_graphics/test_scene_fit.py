@@ -1,0 +1,58 @@
+"""A fitted scene rebuilds held-out views, and better with the right focal length than with a wrong one."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from fwdiff_lite.datasets.clip_folder import read_folder
+from fwdiff_lite.experiments.inverse_graphics import scene_fit
+from fwdiff_lite.experiments.inverse_graphics.scene_fit import GridField, SceneFit, fit_scene, focal_length_text
+from fwdiff_lite.problems.inverse_graphics.synthetic_realestate10k import write_clips
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("clips")
+    write_clips(folder, 1, 36)
+    (clip,), _ = read_folder(folder, (8, 16), check_poses=False)
+    return clip
+
+
+def test_held_out_views_prefer_the_right_focal_length(clip):
+    wrong = clip.intrinsics.clone()
+    wrong[:, [0, 1], [0, 1]] *= 1.5
+    right_fit, wrong_fit = (fit_scene(c, 60, 24) for c in (clip, replace(clip, intrinsics=wrong)))
+    mean_colour = right_fit.truth.mean((0, 2, 3), keepdim=True).expand_as(right_fit.truth)
+    assert right_fit.psnr_held_out > scene_fit._psnr(mean_colour, right_fit.truth) + 3
+    assert right_fit.psnr_held_out > wrong_fit.psnr_held_out + 0.2
+    assert right_fit.predicted.shape == right_fit.truth.shape == (9, 3, 24, 24)
+
+
+def test_the_result_names_a_focal_length_that_is_clearly_better(clip):
+    def text(*psnr):
+        empty = torch.zeros(1, 3, 2, 2)
+        fits = zip((1.0, 1.2, 1 / 1.2), psnr, strict=True)
+        return focal_length_text(clip, {factor: SceneFit(30.0, x, empty, empty) for factor, x in fits})
+
+    assert text(28.0, 26.0, 27.0).endswith("(26.0 dB at 1.20 times, 27.0 dB at 0.83 times)")
+    assert text(26.0, 24.0, 28.0).endswith("2.0 dB better with 0.83 times as long a one: check the focal length")
+    assert "check the focal length" not in text(26.0, 26.2, 25.0)
+
+
+def test_a_clip_with_few_frames_or_matches_is_refused(clip):
+    files = tuple(file if i < 5 else None for i, file in enumerate(clip.files))
+    with pytest.raises(ValueError, match="clip00 has 5 frames, wanted 8 or more to fit a scene"):
+        fit_scene(replace(clip, files=files), 1)
+    still = replace(clip, poses=clip.poses[:1].expand(len(clip), 4, 4))
+    with pytest.raises(ValueError, match="clip00 has 0 matched points, wanted 50 or more to fit a scene"):
+        fit_scene(still, 1)
+
+
+def test_a_field_is_dense_where_its_grid_says_so_and_thin_far_away():
+    field = GridField((5,))
+    with torch.no_grad():
+        field.grids[0][0, 0] = 3.0
+    density, colours = field(torch.tensor([[[0.2, 0, 0], [0.0, 0, 0.5], [10.0, 0, 0]]]))
+    assert density[0, 0] == density[0, 1] > 50 * density[0, 2] > 0
+    assert torch.equal(colours, torch.zeros(1, 3, 3))
