@@ -191,7 +191,8 @@ CHOICES = (
         "Unreachable mean, truth 0.70: DDIM {01:reachable_bias_ddim:.2f}, ancestral {01:reachable_bias_ancestral:.2f} "
         "[01]. One flow field, excess of the likelier motion in points: DDIM {03:warp_1_eta_0_excess:.0f}, ancestral "
         "{03:warp_1_eta_1_excess:.0f} [03]. Novel views at 135 degrees, skill: DDIM "
-        "{06:unet_eta_0_novel_energy_skill_180:.2f}, ancestral {06:unet_eta_1_novel_energy_skill_180:.2f}, intervals overlap [06].",
+        "{06:unet_eta_0_novel_energy_skill_180:.2f}, ancestral {06:unet_eta_1_novel_energy_skill_180:.2f}, "
+        "intervals overlap [06].",
     ),
     Choice(
         "One-shot or autoregressive sampling?",
@@ -204,8 +205,8 @@ CHOICES = (
     Choice(
         "Which weight of the novel loss?",
         "1. Smaller only where target and novel observation cannot both be met.",
-        "Without it, the energy score of views along the walls grows by {05:novel_weight_gain:.0%} [05], and all energy "
-        "scores by {07:no_novel_energies_gain:.0%} [07]. Unreachable mean, truth 0.70: weight 1 gives "
+        "Without it, the energy score of views along the walls grows by {05:novel_weight_gain:.0%} [05], and all "
+        "energy scores by {07:no_novel_energies_gain:.0%} [07]. Unreachable mean, truth 0.70: weight 1 gives "
         "{01:reachable_bias_ddim:.2f}, weight 0.1 {01:reachable_bias_weight_01_ddim:.2f} [01].",
     ),
     Choice(
