@@ -6,8 +6,8 @@
 #
 # **What you will see.** Real handwritten digits of 8x8 pixels. A window shows a few of the pixels, and the model
 # samples the other pixels. Where the window leaves much uncertainty, the samples are many different digits. A
-# deterministic model, trained in the same way, predicts a blur. Section 6 explains how to judge any sampler, and all
-# other notebooks refer to it.
+# deterministic model, trained in the same way, predicts a blur. Section 6 explains how to judge any sampler, and the
+# notebooks from 01 on refer to it.
 #
 # **What you need.** [00](00_one_page.ipynb) or [01](01_toy_proof.ipynb) helps but is not required. The model is
 # trained while you watch. The digits come with scikit-learn; nothing is downloaded.
@@ -213,10 +213,11 @@ compare_denoisers()
 # - The pixels of the context start from their values. The network can change them, by about $\tau$, and has to learn
 #   not to. So the agreement with the context is partly built in. Section 8 shows the result without this part.
 # - The clamp uses the bounds of ink. Every mean of digits lies within these bounds, and a crop is linear. So every mean
-#   of observations is the observation of some signal. So the bias of an unreachable mean cannot occur here.
+#   of observations is the observation of some signal, and the bias of an unreachable mean cannot occur here.
 #   [01](01_toy_proof.ipynb#Proposition-1) measures this bias in a toy, [03](03_motion_warping.ipynb) for motion.
 #
-# The figure shows one call for one digit, before any training: the inputs, and the Gaussian posterior.
+# The figure shows one call for one digit, before any training: the inputs, and the Gaussian posterior. In the picture
+# of the standard deviation $s$, dark is large.
 
 # %% tags=["idea"]
 variant = replace(experiment.EXPERIMENT.variant("full"), seed=SEED)
@@ -428,7 +429,8 @@ run.save_gif(frames, "opening", fps=2)
 # ## 6. How to judge a sampler
 #
 # A sampler gives $K$ samples $x_1, \dots, x_K$ for each of many contexts. For each context there is one true value $y$,
-# which was held out. Is the sampler right? This section answers with four measures, which all notebooks use.
+# which was held out. Is the sampler right? This section answers with four measures, which the notebooks from 01 on use
+# where they apply.
 #
 # **Why not PSNR?** PSNR is the mean squared error on a logarithmic scale. The squared error of a random sample splits
 # into two parts, with $\mu$ the true conditional mean:
@@ -491,7 +493,8 @@ run.save_gif(frames, "opening", fps=2)
 #
 # $$\text{error per case} = \sqrt{\overline{\tfrac12 \sum_a [(\hat p_a - p_a)^2 - \hat p_a (1 - \hat p_a) / (K - 1)]}}.$$
 #
-# Even exact samples have a $(\hat p_a - p_a)^2$ above 0, since $K$ is finite. The second part subtracts this chance.
+# Even exact samples have a $(\hat p_a - p_a)^2$ above 0, since $K$ is finite. The second part subtracts the expected
+# value of this error.
 #
 # **4. Agreement with the context.** Observe each sample at the context's own parameters. The error
 # $\|O^{ctxt} - \mathrm{forward}(S, \phi^{ctxt})\|$ should be as small as the noise of the observation.
@@ -621,8 +624,9 @@ run.record(toy_sampler=list(toy), **{f"toy_{key}": [float(row[key]) for row in t
 #   (context, true signal). Its accuracy on held-out pairs should be 0.5.
 # - *SBC* (simulation-based calibration, `metrics.sbc_ranks`, `metrics.sbc_pvalues`): compute a number from each signal.
 #   The rank of the truth's number among those of the $K$ samples should be uniform on 0 to $K$.
-# - *TARP* (tests of accuracy with random points, `metrics.tarp`, `metrics.tarp_max_gap`): draw a random reference point
-#   that depends on the context. The fraction of samples nearer to it than the truth should be uniform on 0 to 1.
+# - *TARP* (tests of accuracy with random points, `metrics.tarp`, `metrics.tarp_max_gap`): for each context, draw a
+#   random reference point, whose distribution depends on the context. The fraction of samples nearer to it than the
+#   truth should be uniform on 0 to 1.
 #
 # If exact posterior draws can be had, the skill can be computed (`metrics.energy_skill`), and distances at one
 # context (`metrics.wasserstein1`, `metrics.sliced_w2`).
@@ -736,10 +740,11 @@ plt.show()
 #
 # *Case by case.* The true probabilities are unknown, but each case has one true label. We average the classifier's
 # probabilities over the samples of a case. The *log-loss* is minus the logarithm of the probability of the true label;
-# it is ln 10 = 2.30 for a guess. The *entropy* is the log-loss that the samples themselves expect. If both are equal on
-# average, the confidence is right. The *calibration error* sorts all pairs of case and label into ten groups by
-# probability. It compares the sum of probabilities with the number of true labels in each group. For the error of a
-# calibrated sampler we draw 200 sets of labels from the probabilities of the samples.
+# it is ln 10 = 2.30 for a guess. The *entropy* is the expected log-loss if labels were drawn from the samples' own
+# probabilities. If both are equal on average, the confidence is right. The *calibration error* sorts all pairs of case
+# and label into ten groups by probability. It compares the sum of probabilities with the number of true labels in each
+# group. To see the error of a calibrated sampler, we replace the true labels by labels drawn from the probabilities of
+# the samples, 200 times.
 
 # %% tags=["idea", "nbval-ignore-output"]
 classifier = digits.train_classifier(data)
@@ -796,8 +801,9 @@ for count in range(5):
 
 # %% [markdown]
 # Above: one digit, its windows, three samples and the label probabilities of all samples (grey is the true label).
-# Below, left: means over many digits. Below, right: six groups of contexts by the probability of the likeliest label.
-# On the diagonal the samples are calibrated.
+# Below, left: means over many digits (80 in the committed run); the dashed line is the entropy of the samples, the
+# solid blue line their log-loss. Below, right: six groups of contexts by the probability of the likeliest label. On the
+# diagonal the samples are calibrated.
 
 # %% tags=["drawing", "nbval-ignore-output"]
 curves = {"entropy of the samples": entropy, "log-loss of the samples": log_losses,
@@ -867,7 +873,7 @@ run.record(**{f"sweep_{key}": [row[key] for row in sweep.values()] for key in ("
 #   in.
 # - *Dropout* and *weight decay* change the energy score by at most 0.04 (1.80 to 1.85).
 # - *Shifts*: half of the training digits are shifted by up to one pixel. *Ink dimmed*: the ink of each training digit
-#   is multiplied by a random factor between 0.7 and 1. Both score worse (1.88 and 1.89). Probably because the digits of
+#   is multiplied by a random factor between 0.7 and 1. Both score worse (1.88 and 1.89), probably because the digits of
 #   this data set were centred and scaled, and augmented ones are not.
 #
 # ## 9. Move it
