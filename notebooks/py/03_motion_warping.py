@@ -84,9 +84,9 @@ run.header()
 # opposite motion of every object. The image shows how an object *can* move. A pendulum hangs from a peg. A bead sits on
 # a rail. A disc has a ring that marks its largest size. A wheel has spokes.
 #
-# The image does not show how the object *will* move. This motion has a signed *amplitude*. The absolute value is
-# uniform between a half and one. The sign is the direction. The colour of the *badge*, the dot at the object's centre,
-# determines the probability of the sign:
+# The image does not show how the object *will* move. This motion has a signed *amplitude*. Its absolute value, as a
+# fraction of the object's largest motion, is uniform between a half and one. The sign is the direction. The colour of
+# the *badge*, the dot at the object's centre, determines the probability of the sign:
 #
 # | badge | probability of the positive sign (right, larger, clockwise) |
 # |---|---|
@@ -495,8 +495,10 @@ print(f"of the source image without motion {1 - still_error / other_still_error:
 
 # %% [markdown]
 # Each row is a scene that the training did not use. Before the training the samples are all alike and blurred. After
-# the training the disc moves along its rail, in either direction. No training example ever showed an arrow. Half a
-# minute is short: the printed energy score stays above that of exact draws.
+# the training the disc moves along its rail, and samples of one scene differ in direction (rows 1 and 3). More than
+# half of these samples are still *ghosts*: the disc is at both places at once, often stronger at one of them. Half a
+# minute is short, so the printed energy score stays above that of exact draws. No training example ever showed an
+# arrow.
 #
 # The *live gain* is 1 minus a ratio: the energy score with the true context over the score with another scene's image.
 # At 0 a model ignores its context. A copy of the source image already has a gain of 0.37. The trained model's gain is
@@ -575,12 +577,12 @@ plt.show()
 #
 # The library samples 16 motions for each of six scenes. The upper row of a scene shows displacements. The hue is the
 # direction, as in the wheel. Full saturation means 5 pixels or more. Arrows show the same displacement, drawn 1.5 times
-# as long. (A displacement is the mean of the two flows, weighted by their visibility.) The lower row shows frames at
-# $\tau = 1$.
+# as long. (A displacement is the mean of the two flows. Each flow counts by its blend weight at the place where the
+# pixel arrives.) The lower row shows frames at $\tau = 1$.
 #
 # The *deterministic* model is the same network, trained as long through the same forward model, without the noisy
 # frame. Its prediction is recorded. It is the mean of all motions: a ghost, whose two flows point in opposite
-# directions.
+# directions. So its displacement is not drawn, and this panel is blank.
 
 # %% tags=["idea", "nbval-ignore-output"]
 samples = experiment.sample_posterior(model, test_set, NUM_SAMPLES, SAMPLING_STEPS, chunk_size=CHUNK_SIZE)
@@ -701,8 +703,8 @@ HTML(figures.html_table([*more, exact_row], fold="More measures"))
 #   that 16 draws explain.
 # - *Combinations hit*: the share of the possible combinations of signs that 16 samples hit, in scenes of one or two
 #   objects.
-# - *Endpoint error*: the distance in pixels between sampled and true displacement on the objects. The best of 16 draws
-#   is near the truth by chance, too. So the row *exact draws* has the best of 16 draws from the true distribution.
+# - *Endpoint error*: the distance in pixels between sampled and true displacement on the objects. Even exact draws have
+#   a good best of 16, by chance. This value is in the row *exact draws*.
 # - *PSNR gain*: of the best of 16 frames over the deterministic frame. It rewards many draws, so it proves little.
 # - Pixels outside of the objects should not move. In the samples they move by 0.1 pixels on average.
 #
@@ -754,17 +756,12 @@ HTML(figures.html_table(summary))
 # best flow, warping leaves 7 % of the error, splatting 1.6 %. With the true displacement, warping leaves 35 %,
 # splatting 17 %. Sampled with two flows and DDIM, the skill is 0.85 with warping (lower end 0.79) and 0.91 with
 # splatting (0.85). Each variant was trained once, so a small difference of skill means little. Warping is still a good
-# start for your own data: it is shorter, faster and leaves no hole.
+# start for your own data: it needs less code and leaves no hole.
 #
-# **One flow or two?** Two. The table shows by how many percentage points too often the likelier direction comes.
-# Each entry is the mean over two groups of objects: those with 70 % and those with 80 %.
-#
-# | recorded samples | DDIM | ancestral |
-# |---|---|---|
-# | one flow, as in the paper: warping | +7 | +3 |
-# | one flow: splatting | +6 | +3 |
-# | two flows: warping | -1 | -1 |
-# | two flows: splatting | -2 | -1 |
+# **One flow or two?** Two. The table above shows by how many percentage points too often the likelier direction comes.
+# Each entry is the mean over two groups of objects, those with 70 % and those with 80 %. With one flow, as in the
+# paper, and DDIM they are +7.2 for warping (9.1 at 70 %, 5.2 at 80 %) and +6.1 for splatting (8.7 and 3.5). With one
+# flow and ancestral sampling they are about +3. With two flows, all four are between -2.0 and -0.8.
 #
 # - *The cause.* While the direction is uncertain, the squared loss is smallest at the mean of both motions. This mean
 #   is a ghost: the object half at one place, half at the other. One flow cannot show a ghost. The mean is
@@ -774,7 +771,7 @@ HTML(figures.html_table(summary))
 # - *The remedy.* Two flows can show the ghost: the deviation falls to -1 and -2 points. With one flow, ancestral sampling
 #   reduces the bias to 3 points.
 # - *The trap.* At equal probabilities (50/50) the bias is hidden: the positive direction comes in 46 to 50 % of the
-#   samples of each variant. By symmetry neither direction is nearer to the mean.
+#   samples of each variant (the bars at 50/50 in the figure). By symmetry neither direction is nearer to the mean.
 #
 # **DDIM or ancestral?** With two flows, DDIM: its skill is 0.91 with splatting, against 0.85 for ancestral sampling.
 #
@@ -793,7 +790,7 @@ plt.show()
 
 # %% [markdown]
 # **The recorded samples, sampled again.** The first six of the 256 scenes were sampled above on this machine, from the
-# same noise. Only half precision and the rounding of another machine make a difference.
+# same noise. The small difference, printed below, comes from half precision and from the rounding of another machine.
 
 # %% tags=["setup", "nbval-ignore-output"]
 n = min(NUM_SCENES, experiment.NUM_SCENES)
@@ -857,22 +854,24 @@ widget = interact(
 # ## 12. What held, and what did not
 #
 # **Held.** From frames alone, without a single flow, the model learnt how each object can move and how probable each
-# direction is: the total variation is 0.014, at most 0.024. Its samples hit 96 % of the possible combinations of signs,
-# as exact draws do. The deterministic motion is 90 % as far from the truth as no motion. The paper says the same: a
-# deterministic model fails here.
+# direction is: the total variation is 0.014, at most 0.025 (upper end of the 95 % interval, rounded up). In scenes of
+# one or two objects, 16 samples hit 96 % of the possible combinations of signs, as exact draws do. The error of the
+# deterministic motion (endpoint error) is 0.90 of the error of no motion. The paper says the same: a deterministic
+# model fails here.
 #
 # **A finding.** With one flow for each image, as in the paper, DDIM samples show the likelier motion 7 points too often
 # with warping and 6 with splatting. With two flows the deviation is -1 and -2 points. So start with two flows and DDIM.
-# [01](01_toy_proof.ipynb) measures the same bias in small examples. The bias is possible in [04](04_gan_inversion.ipynb),
-# but not shown there. It is possible for radiance fields, too: the mean of two images of scenes is in general no image of
-# a scene. In [05](05_flatland.ipynb) no sign of the bias exceeds the other errors: probabilities are at most 0.06 off.
+# [01](01_toy_proof.ipynb) measures the same bias in small examples. The bias is possible in
+# [04](04_gan_inversion.ipynb), but not shown there. It is possible for radiance fields, too: the mean of two images of
+# scenes is in general no image of a scene. In [05](05_flatland.ipynb) no sign of the bias exceeds the other errors: the
+# probabilities of a room's contents are at most 0.10 off (total variation of the worse room, upper end).
 # [06](06_inverse_graphics.ipynb) and [07](07_ablations.ipynb) do not test the bias separately.
 #
 # **Did not, quite.** Samples vary too little. Spread over error is 0.88, not 1, and the variance is 0.82 times that of
-# exact draws. The probabilities of the directions are right. So the amplitudes probably vary too little, or an
-# uncertain network blends its flows at edges. We did not measure which. The best of 16 samples is 0.76 pixels from the
-# true motion, the best of 16 exact draws 0.43. The mean over all *amplitudes*, a smear, stays unreachable with two
-# flows.
+# exact draws (recorded: `variance_over_true` in [figures/metrics.json](../figures/metrics.json)). The probabilities of
+# the directions are right. So the amplitudes probably vary too little, or an uncertain network blends its flows at
+# edges. We did not measure which. The best of 16 samples is 0.76 pixels from the true motion, the best of 16 exact
+# draws 0.43. The mean over all *amplitudes*, a smear, stays unreachable with two flows.
 #
 # **Not claimed.** The scenes are synthetic: every motion is affine, and every object that can move is marked. On
 # photographs the model fails (section 10). The paper's motion model was not released, so the two cannot be compared. To

@@ -440,8 +440,10 @@ run.record(live_gain=gain.value, live_gain_low=gain.low, live_gain_high=gain.hig
 print(f"live gain: {gain.value:.2f} ({gain.low:.2f} to {gain.high:.2f})")
 
 # %% [markdown]
-# Before the training, all samples are the face of the mean code. After the training, samples have the colours and the
-# parts that their context shows. Parts that are hidden differ between samples. The *live gain* is 1 - (energy score
+# The figure has four samples of each context before the training, then four after it. Before the training, all samples
+# are the face of the mean code. After the training, samples have the colours and the parts that their context shows.
+# What the context hides should differ between samples. The figure shows this in part: in row 2 the skin differs, while
+# in rows 1, 3, 4 and 5 the four samples are nearly equal. Half a minute is short. The *live gain* is 1 - (energy score
 # with the true context) / (energy score with the context of another portrait). The energy score is a measure of section
 # 7; a smaller one is better. A model that ignores its context has a live gain of 0.
 #
@@ -568,8 +570,9 @@ for title, record in trainings.items():
 # steps. With the cosine schedule, the probability of the worst attribute is off by 16 points; with a quarter, by 6;
 # with an eighth, by 4. The models here were not trained with an eighth (recorded).
 #
-# Schedules of the pages: a quarter here and in [03](03_motion_warping.ipynb), a half in
-# [06](06_inverse_graphics.ipynb), and the cosine schedule elsewhere, the small problem above included.
+# Schedules of the pages: a quarter here and in [03](03_motion_warping.ipynb); a half in [06](06_inverse_graphics.ipynb)
+# and [07](07_ablations.ipynb), with a quarter at 128 pixels in 07; and the cosine schedule elsewhere, the small problem
+# above included.
 
 # %% tags=["drawing"]
 errors = {scale: results[f"exact_{scale:g}"] for scale in experiment.SCHEDULE_SCALES}
@@ -649,9 +652,9 @@ run.record(narrowing=[float(deviation.mean()) for deviation in deviations])
 # Four measures, on 256 held-out portraits with 16 samples each, recorded from a GPU run. The section [How to judge a
 # sampler](02_keyhole_digits.ipynb#How-to-judge-a-sampler) explains all four.
 #
-# - **Energy score** of a patch that the context does not show, over that of the deterministic baseline. A perfect
-#   sampler beside a perfect mean has a ratio of about 0.7. (The *skill* needs exact draws, which are not recorded
-#   here.)
+# - **Energy score** of a patch that the context does not show, over that of the deterministic baseline. If sampler and
+#   deterministic mean were both perfect, the ratio would be about 0.7. (The *skill* needs exact draws, which are not
+#   recorded here.)
 # - **Spread over error**: the standard deviation of samples over the error of their mean. A calibrated sampler has 1.
 # - **Factor probabilities**: the *total variation* between the sampled and the true frequencies of a hidden attribute's
 #   categories, for the worst attribute. A perfect sampler has 0.
@@ -686,6 +689,13 @@ run.record(**results["reference_set"])
 # 45,057 steps, the main model 33,992. With the main sampler (first row), samples agree with their context to 27.1 dB,
 # the baseline to 27.4 dB. The energy score is 0.77 of the baseline's. Spread over error is 0.84, so samples vary too
 # little for their error.
+#
+# **Outside over inside.** Samples should agree where the patch shows the portrait, and differ elsewhere. For each
+# portrait, we take the variance of its 16 samples at each pixel and colour channel. Over all portraits, this variance
+# is averaged once over the pixels inside the context patch, and once over all pixels outside of it. The square root of
+# the ratio outside / inside says how many times as much samples vary outside: the main sampler has 5.3. It is a ratio
+# of standard deviations, so the variance is 28 times as large. (Recorded: `wplus_eta_1_diversity_outside_over_inside`
+# in [figures/metrics.json](../figures/metrics.json), and the same for the other samplers.)
 #
 # **Hidden attributes.** A patch of the mouth does not show glasses, but it may show a grey beard. The program tells
 # which attributes a patch shows: with another category, some pixels of the patch would differ. So the true probability
@@ -735,7 +745,8 @@ plt.show()
 #
 # Frequencies that are right over all portraits need not be right for each. The second table compares, for each
 # portrait, the frequency among 16 samples with the true probability. Perfect draws have errors, too, and the table
-# shows them. All 16 samples agree on earrings for 64 % of the portraits; perfect draws would for 17 %.
+# shows them. For 64 % of the portraits, all 16 samples have earrings or none has. With perfect draws, this would be so
+# for 17 %.
 
 # %% tags=["idea"]
 def contrast(attributes):
@@ -777,9 +788,9 @@ run.record(**dict(zip(beard_keys, beard_errors, strict=True)))
 # portraits, as the paper trains on photographs. For pictures that the generator made, its own posterior can be
 # estimated. Generate many pictures and weight each by its agreement with the patch, $\exp(-d^2 / 2 s^2)$, with $s$ as
 # small as an effective sample size of 50 allows. With 20,000 pictures for each of 64 patches, the attributes of the
-# model's samples have a total variation of 0.19 from this estimate. Perfect samples would have 0.04. Estimates
-# from two halves of the pictures differ by 0.06. How much of the 0.19 is due to the estimate is not known (recorded:
-# `bank_tv`, `bank_tv_chance`, `bank_tv_halves` in figures/metrics.json).
+# model's samples differ from this estimate by a total variation of 0.19. Perfect samples would differ by 0.04.
+# Estimates from two halves of the pictures differ by 0.06. How much of the 0.19 is due to the estimate is not known
+# (recorded: `bank_tv`, `bank_tv_chance`, `bank_tv_halves` in figures/metrics.json).
 #
 # </details>
 #
@@ -793,10 +804,10 @@ run.record(**dict(zip(beard_keys, beard_errors, strict=True)))
 # are no faces, and nothing but the losses on target and novel patches keeps the network away from those. (One training
 # of each.)
 #
-# **Five targets.** With one target, the borders are averages: outside of the patch, samples vary 3.9 times as much as
-# inside; with five targets 5.3 times. Agreement rises from 26.6 to 27.1 dB. The energy scores, 0.79 and 0.77, and the
-# spread over error, 0.79 and 0.84, have intervals that overlap. The centre is sampled first, so that no target cuts
-# both eyes.
+# **Five targets.** With one target, the borders are averages: the standard deviation of samples is 3.9 times as large
+# outside of the patch as inside, with five targets 5.3 times (defined in section 7). Agreement rises from 26.6 to 27.1
+# dB. The energy scores, 0.79 and 0.77, and the spread over error, 0.79 and 0.84, have intervals that overlap. The
+# centre is sampled first, so that no target cuts both eyes.
 #
 # **Ancestral or DDIM.** With $\eta = 1$ and $\eta = 0$, the energy score is 0.77 (0.74 to 0.80) and 0.75 (0.72 to 0.79)
 # of the baseline's. Spread over error is 0.84 (0.79 to 0.89) and 0.83 (0.77 to 0.88). The worst total variation is 0.11
@@ -825,8 +836,9 @@ plt.show()
 # the same space (23.7 dB). The energy score of optimisation is 1.14 of the baseline's (1.02 to 1.28). Attributes that
 # the patch does not show stay as the random start had them, so their frequencies are those of the generator. Most
 # attributes are independent of the patch here. So for single portraits these frequencies are closer to the truth than
-# those of the samples. The rms error is 0.14 for optimisation and 0.22 for the samples. (The first table of section 7
-# has these numbers below: means over the six attributes that are measured for both; optimisation on 64 portraits.)
+# those of the samples. The rms error is 0.14 for optimisation and 0.22 for the samples. (These numbers stand below the
+# first table of section 7. They are means over the six attributes that are measured for both; optimisation on 64
+# portraits.)
 #
 # ## 9. Where it stops: pictures that the generator cannot make
 #
@@ -886,10 +898,11 @@ plt.show()
 # ## 11. What held, and what did not
 #
 # **Held.** From a few patches of each portrait, and a generator, a network learns to turn one patch into many faces.
-# Samples agree with the patch to 27.1 dB (the deterministic baseline to 27.4 dB), and vary 5.3 times as much outside as
-# inside. The energy score of a patch that the context does not show is 0.77 of the baseline's (0.74 to 0.80), after a
-# training of the same 11 minutes. The worst attribute's frequency is off by 11 points (7 to 15); the baseline's by 71
-# (66 to 76). Over all attributes, the largest upper end is 16 points (hair).
+# Samples agree with the patch to 27.1 dB (the deterministic baseline to 27.4 dB), and their standard deviation is 5.3
+# times as large outside of the patch as inside (section 7). The energy score of a patch that the context does not show
+# is 0.77 of the baseline's (0.74 to 0.80), after a training of the same 11 minutes. The worst attribute's frequency is
+# off by 11 points (7 to 15); the baseline's by 71 (66 to 76). Over all attributes, the frequencies are off by at most
+# 17 points (upper end for hair: 16.01 points, rounded up).
 #
 # **Did not.**
 #
@@ -899,9 +912,9 @@ plt.show()
 #   make the mean of two faces. The bias is not shown. Its remedy, a novel weight of 0.1, leaves beards (11 points) and
 #   hats (10 points) too rare. The remedy raises the energy score from 0.77 to 0.81 of the baseline's, and lowers spread
 #   over error from 0.84 to 0.75. So the cause of the errors is open.
-# - For single portraits the probabilities are not right: all 16 samples agree on earrings for 64 % of the portraits,
-#   where perfect draws would for 17 %. Optimisation ignores how likely hidden attributes are, and yet its rms error is
-#   smaller: 0.14, against 0.22 for the samples.
+# - For single portraits the probabilities are not right: for 64 % of the portraits, all 16 samples have earrings or
+#   none has. With perfect draws, this would be so for 17 %. Optimisation ignores how likely hidden attributes are, and
+#   yet its rms error is smaller: 0.14, against 0.22 for the samples.
 #
 # **What the paper says.** The paper inverts a StyleGAN2 of photographs and shows that samples match the patch and
 # differ elsewhere, while a deterministic variant has one answer. Both hold here. No numbers are compared: the paper's

@@ -74,9 +74,10 @@ run.header()
 # ## 1. Three rooms
 #
 # Three walls make three rooms. A room is empty, or it contains an orange or a blue disc. A camera that faces a room sees
-# that room alone. Top: scenes from above. No model ever gets this view. The mark is a camera that faces the room which we
-# count as the first. Bottom: the rows of 32 pixels by cameras that face each of the three rooms. A pixel is the mean
-# colour over its width. So the two ends of a row are pale: these pixels contain the end of a wall and white background.
+# that room alone. Top: scenes from above. No model ever gets this view. The triangle is a camera; the room that it faces is
+# the first room. Bottom: the rows of 32 pixels by cameras that face each of the three rooms. (Orange and blue are colours
+# of discs here. They mark no roles, as similar colours do on other pages.) A pixel is the mean colour over its width. So
+# the two ends of a row are pale: these pixels contain the end of a wall and white background.
 #
 # All walls of a scene have one colour. This colour determines the probabilities of a room's content. The contents of
 # different rooms are independent:
@@ -110,7 +111,8 @@ plt.show()
 #   \alpha_i = 1 - e^{-\sigma_i \delta_i}, \qquad T_i = \prod_{j<i} (1 - \alpha_j) .$$
 #
 # A ray has $n$ segments of length $\delta_i$. The opacity $\alpha_i$ is the fraction of light that segment $i$ stops. The
-# *transmittance* $T_i$ is the fraction of light that reaches segment $i$, and $T$ the fraction that passes all of them.
+# *transmittance* $T_i$ is the fraction of light that reaches segment $i$, and $T$ the fraction that passes all of them. (In
+# this section $\alpha$ and $\sigma$ are opacity and density. From section 4 on, they belong to the noise schedule.)
 #
 # A camera is a 4 x 4 matrix. It maps a point $(x, y, z, 1)$ to $(u d, v d, d, 1)$: the place $(u, v)$ in the image, from 0
 # to 1, and the depth $d$. In Flatland $z = 0$ and $v = 1/2$.
@@ -416,7 +418,8 @@ for page_values, library_values in zip(page_field(random_points), library_field(
 # %% [markdown]
 # ## 4. The loss, and a training to watch
 #
-# Noise is added to the target row, $O^{trgt}_t = \alpha_t O^{trgt} + \sigma_t \varepsilon$ (Eq. 1). The schedule is the
+# Noise is added to the target row, $O^{trgt}_t = \alpha(t)\, O^{trgt} + \sigma(t)\, \varepsilon$ (Eq. 1). Here $\alpha(t)$
+# and $\sigma(t)$ are signal and noise level at time $t$, not the opacity and density of section 2. The schedule is the
 # cosine schedule, as in [00](00_one_page.ipynb), without the shift of [03](03_motion_warping.ipynb) and
 # [06](06_inverse_graphics.ipynb), whose targets have more pixels. The denoiser predicts a scene $\hat S$ (Eq. 4). The
 # losses compare rows of this scene with observed rows:
@@ -488,7 +491,7 @@ print(figures.losses_table(log.curve))
 run.record(steps=log.steps, target_loss=sum(log.curve["target"][-(STEPS // 4) :]) / (STEPS // 4))
 
 # %% [markdown]
-# Before and after: the loss, and samples of three contexts from the same noise. The mark is the context's camera; the
+# Before and after: the loss, and samples of three contexts from the same noise. The triangle is the context's camera; the
 # target faces the second room, counted counter-clockwise.
 
 # %% tags=["drawing", "nbval-ignore-output"]
@@ -744,9 +747,10 @@ plt.show()
 # A scene with two half-opaque discs makes this ray three quarters opaque.
 #
 # We find no sign of the bias that is larger than the other errors. In the committed run, the total variation is at most
-# 0.10 in the second room, 0.05 in the third, and 0.06 pooled over both (upper ends of the intervals). The test of the bias
-# is the excess of the likeliest content, which is printed above. The model without the novel loss (recorded) should have no
-# such bias, since one row alone is reachable. Its excess is 0.04 (95% interval 0.01 to 0.08), so other errors are as large.
+# 0.10 in the second room, 0.05 in the third, and 0.06 pooled over both, where errors of the rooms cancel in part (upper
+# ends of the intervals). The test of the bias is the excess of the likeliest content, which is printed above. The model
+# without the novel loss (recorded) should not have this bias, since one row alone is reachable. Yet its excess is 0.04 (95%
+# interval 0.01 to 0.08): errors of other causes are as large.
 #
 # **What the novel loss buys.** Compare two recorded models. Without the novel loss, the energy score of the targets' rows
 # is 0.78 times the deterministic model's (0.75 to 0.81). Along the walls, where no target camera ever is, it is 1.29 times
@@ -768,8 +772,9 @@ run.record(novel_weight_gain=ratio.value - 1, novel_weight_gain_low=ratio.low - 
 #
 # [figures/metrics.json](../figures/metrics.json) holds all measures of the committed run. `energy_ratio` is the energy
 # score over that of the deterministic model. `factor_tv` pools both hidden rooms; their errors have different signs and
-# cancel in part, so we state the rooms one by one. `factor_scene_rms` compares frequencies and probabilities scene by
-# scene. `one_shot_` stands for one target, `no_novel_` for the model without the novel loss.
+# cancel in part, so we state the rooms one by one. `factor_scene_rms` compares frequencies and probabilities scene by scene
+# (in [02](02_keyhole_digits.ipynb): `per_context_calibration_rms`). `one_shot_` stands for one target, `no_novel_` for the
+# model without the novel loss.
 #
 # </details>
 #
@@ -798,16 +803,17 @@ slider = interact(show_step, step=IntSlider(0, min=0, max=len(watched_steps) - 1
 # of a sample are rendered from one field. One target fills one room. A second target, sampled with the first in the
 # context, fills the next. The total variation in the third room falls from 0.37 after one target to 0.01 after two.
 #
-# **Did not.** The skill is 0.93, with an interval from 0.79. Samples show soft edges, most of all the edge of a wall seen
-# along its length. There a small density beside the wall adds up. The sampled discs have corners (section 6).
+# **Did not.** The skill is 0.93, at least 0.78 (lower end of the 95% interval: 0.787, rounded down). Samples show soft
+# edges, most of all the edge of a wall seen along its length. Along the wall, a ray adds up the small density beside it.
+# The sampled discs have corners (section 6).
 #
 # **What the paper says.** The paper calls the noisy target alone an insufficient input of the encoder, and adds the
 # deterministic render. Section 3 says what is found here. The paper samples further views one after another (section 4.1).
 # Here, too, one target is not enough. The paper has no known probabilities to compare with.
 #
 # **Not claimed.** Flatland is made to be learnt in a minute and a half. The walls are at the same place in all scenes, and
-# a field network with world coordinates memorises them; in 3-D this is the table. Context and target cameras always face a
-# room.
+# a field network with world coordinates memorises them. In [06](06_inverse_graphics.ipynb) the same can hold for the table.
+# Context and target cameras always face a room.
 #
 # ## 10. On your own
 #
@@ -822,8 +828,8 @@ slider = interact(show_step, step=IntSlider(0, min=0, max=len(watched_steps) - 1
 # 1. Hardly any: with `eta=0` spread over error is 0.96 (0.89 to 1.03), so calibration does not ask for fresh noise. Start
 #    with 0. [06](06_inverse_graphics.ipynb) uses 1: there the skill of novel views is 0.87 against 0.82, with intervals that
 #    overlap. In [04](04_gan_inversion.ipynb) no measure asks for either.
-# 2. Compare the measures of 24, 12, 6 and 3 steps. Few should suffice, since the hidden content is simple: three
-#    categories and a position.
+# 2. Compare the measures of 24, 12, 6 and 3 steps. We did not measure it. We expect that few suffice, since the hidden
+#    content is simple: three categories and a position.
 # 3. With one target, the second and third room: the target now faces the third room, and the second contains a mean. With
 #    two targets both rooms are sampled in either order.
 # 4. `load_state_dict`, before any assertion: the first convolution of the encoder then has 17 input channels in place of
