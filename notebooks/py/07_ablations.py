@@ -8,8 +8,9 @@
 # removes. Then the results of these ablations, of two baselines, two image sizes and three options of the sampler. Last,
 # two tables: the paper beside this repository, and which choices to start with.
 #
-# **What you need.** [06](06_inverse_graphics.ipynb). All models were trained on a GPU, for equally few minutes, and
-# evaluated on the same held-out scenes. This notebook loads their scores and pictures. It downloads nothing.
+# **What you need.** [06](06_inverse_graphics.ipynb). All models were trained on a GPU, for three minutes each (in
+# section 6 for six, from the weights of 06), and evaluated on the same held-out scenes. This notebook loads their
+# scores and pictures. It downloads nothing.
 #
 # **What it rebuilds.** The comparison of section 4.1 and figure 4 of *Diffusion with Forward Models* (Tewari et al.,
 # NeurIPS 2023, [arXiv 2306.11719](https://arxiv.org/abs/2306.11719)), on scenes that we make ourselves.
@@ -174,8 +175,10 @@ parameters_in_millions = sum(p.numel() for p in full_model.parameters()) / 1e6
 # %% [markdown]
 # ## 2. What each part buys
 #
-# One sample of each model for the first two fronts, from behind (180°) and from the side (135°). *Two contexts*: trained
-# with one or two fronts. Look at the column "no novel loss": the pictures from the side are smeared.
+# One sample of each model for the first two fronts, from behind (180°) and from the side (135°). *A transformer*: a
+# diffusion transformer (DiT: 5 layers, width 256, patches of 4 x 4 pixels) encodes the pictures in place of the U-Net.
+# *Two contexts*: trained with one or two fronts. Look at the column "no novel loss": the pictures from the side are
+# smeared.
 
 # %% tags=["drawing"]
 parts = ["no_render", "no_features", "no_depth", "no_novel", "dit", "around_two"]
@@ -184,9 +187,9 @@ run.savefig(fig, "gallery")
 plt.show()
 
 # %% [markdown]
-# The [energy score](02_keyhole_digits.ipynb#How-to-judge-a-sampler) says how far the samples of a scene lie from the true
-# picture; lower is better. Below, by how much the score grows without the part. Right of zero, the part was useful. An
-# increase beyond the edge is written there.
+# The [energy score](02_keyhole_digits.ipynb#How-to-judge-a-sampler) says how far the samples of a scene lie from the
+# true picture; lower is better. Below, by how much the score grows without the part. Right of zero, the part was
+# useful. Larger increases are written as numbers at the edge.
 #
 # Intervals here and below are 95 %, from resampling the scenes. They do not include the variation between two trainings.
 # So the first line is the full model again, from another seed. A difference as small as in this line may be chance.
@@ -212,8 +215,10 @@ run.savefig(fig, "parts")
 plt.show()
 
 # %% [markdown]
-# There are six energy scores: of the target and of a novel view, at 60, 120 and 180 degrees. The table has the increase of
-# their sum, relative to the full model and to the full model of another seed:
+# There are six energy scores: of the targets at 60, 120 and 180 degrees, and of a novel view beside each, at 45, 90 and
+# 135 degrees. Figures and tables name both by the angle of the *target*: “seen from 60°” has the target at 60° and its
+# novel view at 45°. The table has the increase of their sum, relative to the full model and to the full model of
+# another seed:
 
 # %% tags=["setup", "nbval-ignore-output"]
 figures.gains_table(gains_over)
@@ -221,14 +226,18 @@ figures.gains_table(gains_over)
 # %% [markdown]
 # ### Four measures
 #
-# All models are evaluated on the same scenes, from behind, with eta 1. (The last line, the model of section 7, has eta
-# 0.) [02](02_keyhole_digits.ipynb#How-to-judge-a-sampler) explains the first three measures.
+# All models are evaluated on the same scenes, from behind, with eta 1. (The last line, *context dropout*, is the model
+# of section 7, sampled with eta 0. Guidance needs a prediction without the context. So in the training of this model,
+# 15 % of the examples had their context masked out.) [02](02_keyhole_digits.ipynb#How-to-judge-a-sampler) explains the
+# first three measures.
 #
 # - *Skill*: the energy score, from 0 for the deterministic model to 1 for true draws. The deterministic model was trained
 #   for as many minutes as the others.
 # - *Spread over error*, on pixels that the context does not see: 1 is calibrated.
-# - *Error of probabilities*: how far the frequencies of hidden bodies lie from their true probabilities (total variation).
-# - *Agreement of two views*: defined in section 3.
+# - *Error of probabilities*, here of the bodies only: how far the frequencies of hidden bodies lie from their true
+#   probabilities (total variation).
+# - *Agreement of two views*: the PSNR between two views of one sample, at points that both show and the context does
+#   not (section 3).
 #
 # Three models shared a GPU for nine minutes, which counts as three minutes each. So their numbers of steps differ: equal
 # models made 3,890 to 4,378 steps. Each scene was sampled eight times.
@@ -309,12 +318,12 @@ print(f"the scene above, its pictures included: {orbit_seconds:.0f} seconds on a
 # ### Do two views show one scene?
 #
 # The position of a hidden body is uncertain. The positions of the far sides of box and screen are certain. So points on
-# these sides can be found in both views. The *consistency* of two views is the PSNR between their colours of such points,
-# which the context does not see.
+# these sides can be found in both views. The *agreement of two views* is the PSNR between their colours of such points,
+# which the context does not see. (The code, the table below and a line of section 5 call it consistency.)
 #
-# True draws are the reference. Their consistency is finite, because a pixel of one picture corresponds to a position
-# between the pixels of the other. *Shuffled views* are the lower bound: two views of two true draws with the same front.
-# A blurred scene is consistent, too, and can exceed the reference. So this measure alone does not suffice.
+# True draws are the reference. Their agreement is finite, because a pixel of one picture corresponds to a position
+# between the pixels of the other. *Shuffled views* are the lower bound: two views of two true draws with the same
+# front. Two views of a blurred scene agree, too, and can exceed the reference. So this measure alone does not suffice.
 
 # %% tags=["drawing", "nbval-ignore-output"]
 fig = figures.draw_consistency(all_numbers, ["redrawn", "deterministic", FULL_MODEL, "distilled", "view_space", "mixed"])
@@ -420,8 +429,9 @@ print(f"consistency: {gain.value:.1f} dB ({gain.low:.1f} to {gain.high:.1f}) les
 # ## 6. Larger images
 #
 # Training continues at 128 x 128 pixels, from the weights of [06](06_inverse_graphics.ipynb). So does the deterministic
-# model that skill is measured against. The networks are the same; more rays are rendered. The mean of four pixels has half
-# of their noise, so larger images need more noise. One line shifts the schedule:
+# model that skill is measured against. The networks are the same; more rays are rendered. Averaging four pixels halves
+# the noise. So at 128 pixels the same noise hides less, and the schedule needs more of it. One line shifts the
+# schedule:
 #
 #     schedule = ShiftedCosineSchedule(0.5 * 64 / side)   # 0.5 at 64 pixels a side, 0.25 at 128
 #
@@ -442,8 +452,9 @@ record_measures(large)
 figures.measures_table(large, all_numbers, training_cost)
 
 # %% [markdown]
-# Skill at both sizes, each relative to a deterministic model of its own size. That of 64 x 64 had 17 minutes of training,
-# that of 128 x 128 had six more.
+# Skill at both sizes, each relative to a deterministic model of its own size. The deterministic model of 64 x 64 had 17
+# minutes of training, that of 128 x 128 six minutes more. The names of rows have the angle of the target; the novel
+# views are at 45°, 90° and 135°.
 
 # %% tags=["setup", "nbval-ignore-output"]
 fine = all_numbers["unet_128"]
@@ -463,14 +474,15 @@ figures.skill_table({"128 x 128": fine, "64 x 64": longer_training})
 #     limit      = max(1, quantile(|prediction|))                             # thresholding: pictures stay in [-1, 1]
 #     prediction = clip(prediction, -limit, limit) / limit
 #
-# The released code of the paper samples RealEstate10K with a guidance of 2, a temperature of 0.85, thresholding always, and
-# DDIM (eta 0, as here). Below, each option alone. Thresholding is tested at a guidance of 2, because without guidance no
-# pixel leaves [-1, 1].
+# The released code of the paper samples RealEstate10K with a guidance of 2, a temperature of 0.85, thresholding always,
+# and DDIM (eta 0, as here). The model is that of the line *context dropout* in section 2: it can also predict without a
+# context, as guidance needs. Below, each option alone. Thresholding is tested at a guidance of 2, because without
+# guidance no pixel leaves [-1, 1].
 #
-# All from behind, with intervals over scenes. The *error of probabilities* is that of body or decal, whichever is larger.
-# The *mode bias* is how much too often samples show the most probable category of their scene. Two radiance fields cannot
-# be subtracted. So guidance acts on pictures only. Open marks: the guided picture. Filled marks: the scene that the network
-# predicts from the last noisy picture.
+# All from behind, with intervals over scenes. Here the *error of probabilities* is that of body or decal, whichever is
+# larger (in section 2, that of the body). The *mode bias* is how much too often samples show the most probable category
+# of their scene. Two radiance fields cannot be subtracted. So guidance acts on pictures only. Open marks: the guided
+# picture. Filled marks: the scene that the network predicts from the last noisy picture.
 
 # %% tags=["idea", "nbval-ignore-output"]
 settings = {"guidance": {"1": "plain"}, "temperature": {"1": "plain"}, "threshold": {"off": "guidance_2"}}
@@ -496,7 +508,8 @@ for option, values in settings.items():
     plt.show()
 
 # %% [markdown]
-# Samples at each setting: four scenes for one front, rendered from behind, and the sampled pictures.
+# Samples at the setting that the slider chooses: four scenes for one front, rendered from behind, and the sampled
+# pictures. Without a kernel, the page shows the first setting, `plain`: guidance 1, temperature 1, no thresholding.
 
 # %% tags=["drawing", "nbval-ignore-output"]
 from ipywidgets import SelectionSlider, interact
@@ -579,7 +592,7 @@ run.record(**{f"clips_{key}": value for key, value in numbers.items()})
 #
 # **Held.**
 #
-# - Views of one scene agree 13 to 18 dB better than pictures of view space.
+# - Two views of one scene agree 13 to 18 dB better than two pictures of view space.
 # - The novel-view loss matters: without it energy scores are 17 % larger, all of it in novel views.
 # - Features and the U-Net matter by 3 % each.
 #
@@ -588,23 +601,27 @@ run.record(**{f"clips_{key}": value for key, value in numbers.items()})
 # - All six scores together are 2.5 % (0.4 to 4.5) larger without it; relative to the other seed 2.1 % (-0.4 to 4.5), which
 #   is within noise. The two seeds differ by half a percent, in single scores by up to 1.6 %.
 # - From behind, scores are 6 % larger without it, and samples show the most probable category 11 percentage points too
-#   rarely.
+#   rarely (8 to 14).
 #
-# **View space has the better pictures.** It beats the full model in all six energy scores, by 5 to 18 %. Its loss covers
-# every pixel, its steps are cheaper, and no two views have to agree. We did not separate these reasons. The total variation
-# of its pictures is too large. Distilling its pictures into one scene costs an optimisation for each scene. That scene is 3
-# to 6 dB less consistent than ours, and spreads too little (0.64).
+# **View space has the better pictures.** It beats the full model in all six energy scores, by 5 to 18 %. Its loss
+# covers every pixel, its steps are cheaper, and no two views have to agree. We did not separate these reasons. The
+# total variation of its pictures from behind is 1.16 times that of true ones; the full model has 1.10, and 1 is right.
+# Distilling its pictures into one scene, as in the second stage of SparseFusion, costs an optimisation for each scene.
+# Then the sum of the six energy scores no longer differs measurably from the full model's: it is 2 % larger (-3 to 7).
+# Two views of a distilled scene agree 3 to 6 dB less than two of ours, and these scenes spread too little (spread over
+# error 0.64).
 #
 # **Did not help.**
 #
 # - *Two contexts* cost 7 % at equal minutes. A second front does not help, because it hides the same parts.
 # - *Autoregressive sampling* through two targets scores no better, and its views agree 1.3 dB better.
-# - *Guidance, temperature, thresholding*: none lowers the energy score. A guidance of 3 raises it by 9 %, and the error of
-#   probabilities grows from 4 to 11 points. A temperature of 0.7 removes most of the spread. Thresholding has no measurable
-#   effect. The released code uses all three together, which we did not try.
+# - *Guidance, temperature, thresholding*: none lowers the energy score. A guidance of 3 raises it by 9 %, and the error
+#   of probabilities grows from 4 to 11 points. A temperature of 0.7 lowers spread over error from 0.90 to 0.83.
+#   Thresholding has no measurable effect. The released code uses all three together, which we did not try.
 #
 # **Larger images.** After six minutes at 128 x 128, samples come 84 % of the way from a deterministic prediction to the
-# truth behind the table. The skill is below that at 64 x 64 in all six views, most at 60° (0.59 for 0.72).
+# truth behind the table. The skill is below that at 64 x 64 in all six views, most for the target at 60° (0.59 for
+# 0.72).
 #
 # **Limits.** Three minutes are few: the model of [06](06_inverse_graphics.ipynb) had 32, and parts may have another effect
 # by then. Learning rate and widths were chosen for the full model. All other models were trained once. Our clips are
@@ -629,7 +646,7 @@ comparison.choices_table()
 # %% [markdown]
 # ## On your own
 #
-# 1. The deterministic prediction is more consistent than any model's samples. Why does it not win?
+# 1. Two views of the deterministic prediction agree better than two views of any model's samples. Why does it not win?
 # 2. Without the novel loss, targets score as with it. Where do figures and table show its purpose?
 # 3. In the slider, compare a guidance of 3 with the plain sampler: where do scene and picture differ?
 #
@@ -637,8 +654,8 @@ comparison.choices_table()
 #
 # 1. It is one prediction for many possible scenes, a blend. A blend looks the same from everywhere. Its skill is 0, the
 #    lowest of all models with a context picture.
-# 2. In the open marks and in the agreement of two views: its novel views have less than a quarter of the skill, and agree
-#    with the target 5 dB less.
+# 2. In the open marks and in the agreement of two views: its novel views have less than a quarter of the skill (0.14
+#    for 0.67, at 135°), and agree with the target 5 dB less.
 # 3. Everywhere, in contrast. The picture's colours are harsher and its edges drawn twice, for the picture is what guidance
 #    extrapolates. The scene is as dull as the plain one. And guidance decides cases in which the plain sampler blends two
 #    colours.
