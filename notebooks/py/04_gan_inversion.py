@@ -948,8 +948,8 @@ plt.show()
 # %% tags=["setup"]
 run.claim(
     "Section 4.3: a StyleGAN2 inverted from one patch, learnt from patches alone. Samples meet a held-out "
-    "patch with {wplus_eta_1_energy_ratio:.2f} of the deterministic prediction's energy score, and differ "
-    "{wplus_eta_1_diversity_outside_over_inside:.0f} times as much outside the patch as inside. The frequency "
+    "patch with {wplus_eta_1_energy_ratio:.2f} of the deterministic prediction's energy score. Their "
+    "standard deviation is {wplus_eta_1_diversity_outside_over_inside:.0f} times as large outside the patch as inside. The frequency "
     "of a hidden attribute is off by at most {wplus_eta_1_factor_tv_largest_high:.2f} (total variation, the "
     "largest upper end of a 95 % interval over attributes); the deterministic prediction's worst by "
     "{wplus_eta_1_deterministic_factor_tv:.2f}. Spread over error is {wplus_eta_1_spread_skill:.2f} "

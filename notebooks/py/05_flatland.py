@@ -846,9 +846,9 @@ run.claim(
     "Section 4.1 in the plane: radiance fields sampled from one row of pixels, by a pixelNeRF inside a "
     "diffusion model that trains in a minute and a half. Its samples come at least {energy_skill_low:.0%} of the way "
     "from a deterministic model's energy score (as many training steps) to the truth's. The frequencies of what hides "
-    "behind a wall differ from the true probabilities by at most {factor_tv_first_high:.2f} in the room of the first "
-    "target and {factor_tv_second_high:.2f} in that of the second (total variation, upper ends of 95% intervals); with "
-    "one target, the other room is off by at least {one_shot_factor_tv_second_low:.2f}.",
+    "behind a wall differ from the true probabilities by at most {factor_tv_first_high:.2f} in the second "
+    "room and {factor_tv_second_high:.2f} in the third (total variation, upper ends of 95% intervals); with one target, "
+    "the third room is off by at least {one_shot_factor_tv_second_low:.2f}.",
     thumbnail="samples.png",
 )
 run.must_show(

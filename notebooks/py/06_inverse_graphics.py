@@ -833,11 +833,11 @@ slider = interact(lambda view: figures.show_view(walk[view]), view=IntSlider(0, 
 # %% tags=["setup"]
 run.claim(
     "Section 4.1 in 3-D: radiance fields sampled from one picture. On {examined} held-out scenes, what the picture hides "
-    "is sampled with frequencies at most {factor_tv_high:.2f} from the true probabilities. Samples vary at least "
-    "{variance_unseen_over_seen_least:.0f} times as much where the picture cannot know as where it can. From behind, "
+    "is sampled with frequencies at most {factor_tv_high:.2f} from the true probabilities. The variance of samples is "
+    "at least {variance_unseen_over_seen_least:.0f} times as large on hidden pixels as on visible ones. From behind, "
     "their energy score comes {energy_skill_180:.0%} of the way from a deterministic model's to that of exact draws; at 60 "
     "degrees {energy_skill_60:.0%}. The deterministic model was trained for {baseline_gpu_minutes:.0f} minutes, this one "
-    "for {gpu_minutes:.0f}. The picture is by a model that was trained further, whose weights are not in the repository.",
+    "for {gpu_minutes:.0f}. The thumbnail is by another model, whose weights are not in the repository.",
     thumbnail="orbit.gif",
 )
 run.must_show(
