@@ -553,8 +553,8 @@ run.savefig(fig, "clips")
 plt.show()
 
 # %% [markdown]
-# Now all cameras of one file are shifted by one line. So each frame has its neighbour's camera. Only the pictures show the error: points that match between frames do not lie on the epipolar lines of
-# these cameras.
+# Now all cameras of one file are shifted by one line. So each frame has its neighbour's camera. Only the pictures show the
+# error: points that match between frames do not lie on the epipolar lines of these cameras.
 
 # %% tags=["idea", "nbval-ignore-output"]
 text = (folder / "clip00.txt").read_text().splitlines()
@@ -562,7 +562,7 @@ times, poses = zip(*(line.split(" ", 1) for line in text[1:]), strict=True)
 shifted = [f"{time} {pose}" for time, pose in zip(times[:-1], poses[1:], strict=True)]
 (folder / "clip00.txt").write_text("\n".join([text[0], *shifted]) + "\n")
 valid_clips, warnings = clip_folder.read_folder(folder, frame_gap, "skip")
-print(*warnings, sep="\n")
+print("\n".join(warnings).replace(f"{folder}/", ""))
 pose_warnings = [line for line in warnings if line.startswith("clip00: poses")]
 run.record(clips_read=len(clips), clips_left=len(valid_clips), clips_shifted_caught=len(pose_warnings))
 

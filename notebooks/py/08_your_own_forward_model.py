@@ -46,6 +46,7 @@ SEED = 0
 
 # %% tags=["setup", "nbval-ignore-output"]
 import tempfile
+from contextlib import chdir
 from functools import cache
 from pathlib import Path
 
@@ -547,9 +548,10 @@ def press_stop(model):
     raise KeyboardInterrupt
 
 
-through, _ = train_shortly(folder / "through.checkpoint")
-_, first_log = train_shortly(folder / "stopped.checkpoint", validate=press_stop, validate_every=7)
-resumed, second_log = train_shortly(folder / "stopped.checkpoint")
+with chdir(folder):
+    through, _ = train_shortly("through.checkpoint")
+    _, first_log = train_shortly("stopped.checkpoint", validate=press_stop, validate_every=7)
+    resumed, second_log = train_shortly("stopped.checkpoint")
 print(f"stopped after {first_log.steps} steps, went on to {second_log.steps}")
 for parameter, same in zip(through.denoiser.parameters(), resumed.denoiser.parameters(), strict=True):
     assert torch.equal(parameter, same)

@@ -16,7 +16,7 @@ from fwdiff_lite.pipeline.notebook import colab_setup_cell, notebook_names
 from fwdiff_lite.pipeline.pairs import cell_sources, normal_form, read_source, source_path
 from fwdiff_lite.storage.files import repo_root
 
-TAGS = {"parameters", "nbval-ignore-output"}
+TAGS = {"parameters", "nbval-ignore-output", "idea", "drawing", "setup", "agreement"}
 MEGABYTES = 2
 
 
