@@ -40,6 +40,7 @@ def is_noticed(slices, name, cell, changed_source):
     return False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in CELLS if AGREEMENTS[name]])
 def test_page_and_library_agree_and_no_sign_is_free(name):
     slices = [needed_cells(CELLS[name], i) for i in AGREEMENTS[name]]

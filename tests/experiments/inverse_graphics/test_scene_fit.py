@@ -45,7 +45,7 @@ def test_a_clip_with_few_frames_or_matches_is_refused(clip):
     with pytest.raises(ValueError, match="clip00 has 5 frames, wanted 8 or more to fit a scene"):
         fit_scene(replace(clip, files=files), 1)
     still = replace(clip, poses=clip.poses[:1].expand(len(clip), 4, 4))
-    with pytest.raises(ValueError, match="clip00 has 0 matched points, wanted 50 or more to fit a scene"):
+    with pytest.raises(ValueError, match="clip00 has 0 matched points, wanted 50 or more to place its scene"):
         fit_scene(still, 1)
 
 
