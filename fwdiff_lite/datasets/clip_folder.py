@@ -21,7 +21,7 @@ from typing import NamedTuple
 from fwdiff_lite.datasets import co3d, colmap, pixelsplat, realestate10k, transforms_json
 from fwdiff_lite.datasets.images import list_folder
 from fwdiff_lite.datasets.pose_check import reject_mismatched
-from fwdiff_lite.datasets.posed_clips import Clip, check_on_error, raise_or_warn
+from fwdiff_lite.datasets.posed_clips import Clip, check_on_error, raise_or_warn, read_each
 from fwdiff_lite.datasets.view_sampler import FRAME_GAP, check_frame_gap, context_target_pairs
 
 Clips = tuple[list[Clip], list[str]]  # clips, and warnings
@@ -49,18 +49,8 @@ def subfolders_with(matches: Callable[[Path], bool], folder: Path) -> list[Path]
 
 def read_captures(matches: Callable, read: Callable, folder: Path, on_error: str) -> Clips:
     """Reads a folder of captures, each a clip of its own."""
-    clips, warnings = [], []
-    for path in subfolders_with(matches, folder):
-        try:
-            clip, clip_warnings = read(path, on_error)
-        except ValueError as error:
-            if on_error == "raise":
-                raise
-            raise_or_warn(str(error), on_error, warnings)
-        else:
-            clips.append(clip)
-            warnings += clip_warnings
-    return clips, warnings
+    warnings: list[str] = []
+    return read_each(subfolders_with(matches, folder), read, on_error, warnings), warnings
 
 
 def read_categories(folder: Path, on_error: str) -> Clips:

@@ -7,7 +7,7 @@ to the camera, whose axes point right, down and forward.
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -226,6 +226,24 @@ def raise_or_warn(problem: str, on_error: str, warnings: list[str]) -> None:
     if on_error == "raise":
         raise ValueError(f"{problem}; fix it, or skip it (on_error='skip', --on-error skip)")
     warnings.append(f"{problem}: skipped")
+
+
+def read_each(
+    paths: Iterable[Path], read: Callable[[Path, str], tuple[Clip, list[str]]], on_error: str, warnings: list[str]
+) -> list[Clip]:
+    """The clips that a reader of one clip gives for some paths; adds its warnings, and skips clips as on_error says."""
+    clips = []
+    for path in paths:
+        try:
+            clip, clip_warnings = read(path, on_error)
+        except ValueError as error:
+            if on_error == "raise":
+                raise
+            raise_or_warn(str(error), on_error, warnings)
+        else:
+            clips.append(clip)
+            warnings += clip_warnings
+    return clips
 
 
 def complete_capture(

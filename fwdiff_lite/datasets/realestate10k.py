@@ -30,6 +30,7 @@ from fwdiff_lite.datasets.posed_clips import (
     is_timestamp,
     parse_number,
     raise_or_warn,
+    read_each,
     read_lines,
     shorten,
 )
@@ -147,22 +148,13 @@ def read_split(folder: Path | str, on_error: str = "raise") -> tuple[list[Clip],
     on_error: as in `read_clip`; also for clips without any frame, and for folders of frames without a text file
     """
     check_on_error(on_error)
-    folder, warnings, clips = Path(folder), [], []
+    folder, warnings = Path(folder), []
     paths = list_folder(folder)
     for path in paths:
         if image_files(path) and not path.with_name(f"{path.name}.txt").exists():
             raise_or_warn(f"{path} has frames, but there is no {path.name}.txt", on_error, warnings)
-    for text_file in (path for path in paths if path.suffix == ".txt" and path.is_file()):
-        try:
-            clip, clip_warnings = read_clip(text_file, on_error)
-        except ValueError as error:
-            if on_error == "raise":
-                raise
-            raise_or_warn(str(error), on_error, warnings)
-        else:
-            clips.append(clip)
-            warnings += clip_warnings
-    return clips, warnings
+    text_files = [path for path in paths if path.suffix == ".txt" and path.is_file()]
+    return read_each(text_files, read_clip, on_error, warnings), warnings
 
 
 def write_clip(folder: Path | str, clip: Clip) -> None:
