@@ -17,10 +17,11 @@ def number_text(
 
     A number in `seeds`: its smallest and largest value over the seeds, with no digit beyond the first one of their
     standard deviation. Any other number whose ends KEY_low and KEY_high are recorded: with this interval in brackets.
-    An upper end (KEY_high) is one number, the largest over the seeds, rounded up; a lower end is rounded down.
+    An upper end (KEY_high) is one number, the largest over the seeds, rounded up. A lower end (KEY_low) and the least
+    of several values (KEY_least) are rounded down.
     spec: a format such as ".2f" or ".0%", which bounds the number of digits
     """
-    direction = {"high": 1, "low": -1}.get(key.rpartition("_")[2], 0)
+    direction = {"high": 1, "low": -1, "least": -1}.get(key.rpartition("_")[2], 0)
     if over := seeds.get(key):
         spec = coarsest_spec(spec, over["sd"])
         if direction:

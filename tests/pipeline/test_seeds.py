@@ -82,6 +82,7 @@ def test_numbers_that_no_seed_changes_are_left_out():
         ("alone", ".2f", {}, "0.12"),
         ("skill_high", ".1f", {}, "1.0"),  # rounded up
         ("skill_low", ".1f", {}, "0.8"),  # rounded down
+        ("ratio_least", ".0f", {}, "129"),  # rounded down
         ("skill", ".0%", {"skill": {"min": 0.91, "max": 0.96, "sd": 0.02}}, "91% to 96%"),
         ("skill", ".3f", {"skill": {"min": 0.911, "max": 0.962, "sd": 0.02}}, "0.91 to 0.96"),
         ("skill", ".3f", {"skill": {"min": 0.911, "max": 0.962, "sd": 0.2}}, "0.9 to 1.0"),
@@ -92,7 +93,7 @@ def test_numbers_that_no_seed_changes_are_left_out():
 )
 def test_digits(key, spec, seeds, text):
     """No digit is finer than the seeds' standard deviation; "at most" never understates."""
-    numbers = {"skill": 0.887, "skill_low": 0.832, "skill_high": 0.944, "alone": 0.1234}
+    numbers = {"skill": 0.887, "skill_low": 0.832, "skill_high": 0.944, "alone": 0.1234, "ratio_least": 129.6}
     assert number_text(key, spec, numbers, seeds) == text
 
 
