@@ -12,13 +12,13 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from fwdiff_lite import plotting
-from fwdiff_lite.experiments.inverse_graphics.ablations import FULL_MODEL, ORBIT_ANGLES
+from fwdiff_lite.experiments.inverse_graphics.ablations import FULL_MODEL, ORBIT_ANGLES, SAMPLER_OPTIONS
 from fwdiff_lite.experiments.inverse_graphics.evaluation import NOVEL_ANGLE_RATIO, TARGET_ANGLES
 from fwdiff_lite.metrics import Interval
 
 LABELS = {
-    "redrawn": "true draws",
-    "mixed": "true draws, shuffled views",
+    "redrawn": "exact draws",
+    "mixed": "exact draws, shuffled views",
     "prior": "prior draws",
     "unet": "the full model",
     "reseeded": "another seed",
@@ -30,7 +30,7 @@ LABELS = {
     "no_features": "render, no features",
     "no_depth": "render, no depth",
     "no_novel": "no novel loss",
-    "dit": "a transformer",
+    "dit": "DiT encoder",
     "around": "two contexts, given one",
     "around_two": "two contexts, given two",
     "one_shot": "two contexts, one-shot",
@@ -49,7 +49,6 @@ SAMPLER_MEASURES = {  # a metric's key -> its title, its best value, and the lim
     "factor_tv": ("error of probabilities", 0, (-0.01, 0.15)),
     "lean": ("mode bias", 0, (-0.055, 0.07)),
 }
-PREFIXES = {"": "target", "novel_": "novel view"}  # of the names of scores
 EDGE = 15  # per cent: gains above it are written at the edge
 Numbers = Mapping[str, float]
 
@@ -65,7 +64,7 @@ def to_images(images: UInt8[np.ndarray, "*b 3 h w"]) -> Float[Tensor, "*b h w 3"
 
 
 def draw_views(front: Float[Tensor, "scenes 1 h w 3"], images: Mapping[str, np.ndarray]) -> Figure:
-    """Rows: scenes. Columns: the front, then the two views of a true draw, of the full model and of view space."""
+    """Rows: scenes. Columns: the front, then the two views of an exact draw, of the full model and of view space."""
     names = ["redrawn", FULL_MODEL, "view_space"]
     titles = ["front", *(f"{LABELS[name]}\n{d}°" for name in names for d in (180, 135))]
     return plotting.image_grid(
@@ -81,8 +80,8 @@ def draw_ring(images: Mapping[str, np.ndarray], angles: Sequence[int] = (70, 100
     return plotting.image_grid(views, size=1.6, row_labels=[*rows.values()], col_titles=[f"{d}°" for d in angles])
 
 
-def draw_consistency(metrics: Mapping[str, Numbers], names: Sequence[str]) -> Figure:
-    """The consistency of two views of each sampler, in dB, with 95 % intervals, for three pairs of angles."""
+def draw_agreement(metrics: Mapping[str, Numbers], names: Sequence[str]) -> Figure:
+    """The agreement of two views of each sampler, in dB, with 95 % intervals, for three pairs of angles."""
     fig, ax = plt.subplots(figsize=(8, 3.4), layout="constrained")
     for j, (angle, marker) in enumerate(zip(TARGET_ANGLES, "os^", strict=True)):
         value, low, high = ends(metrics, names, f"consistency_{angle}")
@@ -92,7 +91,7 @@ def draw_consistency(metrics: Mapping[str, Numbers], names: Sequence[str]) -> Fi
             error_bar = [[value[i] - low[i]], [high[i] - value[i]]]
             style = {"fmt": marker, "capsize": 3, "color": colour(name), "label": label if i == 0 else None}
             ax.errorbar(x[i], value[i], error_bar, **style)
-    ax.set(ylabel="consistency of two views, dB", ylim=(0, None))
+    ax.set(ylabel="agreement of two views, dB", ylim=(0, None))
     ax.set_xticks(range(len(names)), [LABELS[name].replace(", ", ",\n") for name in names])
     handles = [plt.Line2D([], [], marker=marker, ls="", color=plotting.TRUE) for marker in "os^"]
     labels = [f"{d}° and {round(NOVEL_ANGLE_RATIO * d)}°" for d in TARGET_ANGLES]
@@ -162,14 +161,14 @@ def draw_gain(ax: Axes, y: float, gain: Interval, colour: str, fill: str) -> Non
 
 
 def draw_targets(images: Mapping[str, np.ndarray]) -> Figure:
-    """Scenes from behind: true draws, and samples through one target and through two. Columns: scenes."""
-    names = {"redrawn": "true draws", "one_shot": "one-shot", "autoregressive": "autoregressive"}
+    """Scenes from behind: exact draws, and samples through one target and through two. Columns: scenes."""
+    names = {"redrawn": LABELS["redrawn"], "one_shot": "one-shot", "autoregressive": "autoregressive"}
     rows = torch.stack([example_views(images, name)[:, 0] for name in names])
     return plotting.image_grid(rows, size=1.6, row_labels=[*names.values()])
 
 
 def draw_large(images: Mapping[str, np.ndarray]) -> Figure:
-    """Images of 128 x 128 pixels: true draws, the deterministic model, the full model. Rows: scenes."""
+    """Images of 128 x 128 pixels: exact draws, the deterministic model, the full model. Rows: scenes."""
     names = {f"{name}_128": LABELS[name] for name in ("redrawn", "deterministic", FULL_MODEL)}
     titles = [f"{label}, {d}°" for label in names.values() for d in (180, 135)]
     return plotting.image_grid(
@@ -199,14 +198,24 @@ def draw_option(option: str, values: Mapping[str, str], metrics: Mapping[str, Nu
     return fig
 
 
-def draw_option_samples(front: Float[Tensor, "1 1 h w 3"], images: np.ndarray) -> Figure:
+def setting_text(name: str) -> str:
+    """The setting of a sampler's three options, by its name in SAMPLER_OPTIONS."""
+    setting = {"guidance": 1.0, "temperature": 1.0, "threshold": None} | SAMPLER_OPTIONS[name]
+    threshold = f"threshold {setting['threshold']:g}" if setting["threshold"] else "no threshold"
+    return f"guidance {setting['guidance']:g}, temperature {setting['temperature']:g}, {threshold}"
+
+
+def draw_option_samples(front: Float[Tensor, "1 1 h w 3"], images: np.ndarray, title: str) -> Figure:
     """Four samples for one front. Rows: the scene rendered from behind, and the sampled picture.
 
     images: (1, samples, 2, 3, H, W) uint8
     """
     views = to_images(images)[0]
     cells = torch.cat([front.expand(-1, 2, -1, -1, -1), views]).transpose(0, 1)
-    return plotting.image_grid(cells, size=1.6, row_labels=["scene", "picture"], col_titles=["front", *["sample"] * 4])
+    titles = ["front", *(f"sample {i + 1}" for i in range(len(views)))]
+    fig = plotting.image_grid(cells, size=1.6, row_labels=["scene", "picture"], col_titles=titles)
+    fig.suptitle(title, fontsize="medium")
+    return fig
 
 
 def draw_clips(frames: Float[Tensor, "clips frames h w 3"], names: Sequence[str], times: Sequence[int]) -> Figure:
@@ -256,8 +265,8 @@ def gains_table(gains_over: Mapping[str, Mapping[str, Mapping[str, Interval]]]) 
 
 
 def view_space_table(gains: Mapping[str, Mapping[str, Interval]]) -> Markdown:
-    """The gain of the full model over samplers without a scene: consistency, and the others' energy scores."""
-    rows = [["", "angle", "gain in consistency, dB", "energy score, target", "energy score, novel view"]]
+    """The gain of the full model over samplers without a scene: agreement of views, and the others' energy scores."""
+    rows = [["", "angle", "gain in agreement of two views, dB", "energy score, target", "energy score, novel view"]]
     for name, scores in gains.items():
         for angle in TARGET_ANGLES:
             gain = scores[f"consistency_{angle}"]
@@ -268,8 +277,9 @@ def view_space_table(gains: Mapping[str, Mapping[str, Interval]]) -> Markdown:
 
 
 def skill_table(models: Mapping[str, Numbers]) -> Markdown:
-    """The skill of models in targets and novel views at three angles, with intervals."""
-    keys = {f"{prefix}energy_skill_{d}": f"{view}, {d}°" for prefix, view in PREFIXES.items() for d in TARGET_ANGLES}
+    """The skill of models in targets at three angles and in the novel views beside them, with intervals."""
+    keys = {f"energy_skill_{d}": f"target, {d}°" for d in TARGET_ANGLES}
+    keys |= {f"novel_energy_skill_{d}": f"novel view, {NOVEL_ANGLE_RATIO * d:.0f}°" for d in TARGET_ANGLES}
     rows = [["skill", *models]]
     rows += [[label, *(with_interval(numbers, key, 2) for numbers in models.values())] for key, label in keys.items()]
     return markdown_table(rows)

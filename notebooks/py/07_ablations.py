@@ -78,11 +78,11 @@ run.header()
 # %% [markdown]
 # ## 1. The full model, and the lines that ablations remove
 #
-# The denoiser predicts a scene from one context picture and a noisy target picture (Eq. 14). An encoder turns each picture
-# into a map of features. A point of the scene looks its features up in both maps; [05](05_flatland.ipynb) and
-# [06](06_inverse_graphics.ipynb) build this part. The encoder of the target sees no context. So the scene of the context
-# alone is rendered by the target's camera first, and the render is a further input: the *deterministic render*. The render
-# has three kinds of channels: colours, depth and features.
+# The denoiser predicts a scene from one context picture and a noisy target picture (Eq. 14). An encoder turns each
+# picture into a feature map. A point of the scene looks up its features in both maps; [05](05_flatland.ipynb) and
+# [06](06_inverse_graphics.ipynb) build this part. The context picture is no input of the target's encoder. So a first
+# scene is predicted from the context alone, and rendered by the target's camera. This *deterministic render* is a
+# further input of the target's encoder. It has three kinds of channels: colours, depth and features.
 
 # %% tags=["idea"]
 def render_context(denoiser, scene, cameras, parts):
@@ -108,7 +108,7 @@ def denoise(denoiser, context, cameras, noisy_target, t, parts):
     else:
         channels = 5 + denoiser.num_features
         render = noisy_target.new_zeros(*noisy_target.shape[:2], channels, *noisy_target.shape[-2:])  # "no render"
-    target_maps = denoiser.encode(noisy_target, cameras, render, t, is_target=True)  # "a transformer" for the U-Net
+    target_maps = denoiser.encode(noisy_target, cameras, render, t, is_target=True)  # "DiT encoder": no U-Net
     both_maps = torch.cat([scene.feature_maps, target_maps], 1)
     both_cameras = torch.cat([context.params, cameras], 1)
     mask = torch.ones(both_maps.shape[:2], dtype=torch.bool)
@@ -135,8 +135,8 @@ def denoise_view(denoiser, context, cameras, noisy_target, t):
 
 
 # %% [markdown]
-# Do these lines equal the library's? On eight random scenes, with small networks, for the full model and for each ablation
-# of the render.
+# The next cell compares these functions with the library's, on eight random scenes and with small networks: for the
+# full model, for each ablation of the render, and for view-space diffusion.
 
 # %% tags=["idea", "agreement"]
 generator = torch.Generator().manual_seed(0)
@@ -175,10 +175,13 @@ parameters_in_millions = sum(p.numel() for p in full_model.parameters()) / 1e6
 # %% [markdown]
 # ## 2. What each part buys
 #
-# One sample of each model for the first two fronts, from behind (180°) and from the side (135°). *A transformer*: a
-# diffusion transformer (DiT: 5 layers, width 256, patches of 4 x 4 pixels) encodes the pictures in place of the U-Net.
-# *Two contexts*: trained with one or two fronts. Look at the column "no novel loss": the pictures from the side are
-# smeared.
+# A *front* is a context picture; all of them show their scene from the front. Below is one sample of each model for the
+# first two fronts, from behind (180°, the target) and from the side (135°, the novel view).
+#
+# - *DiT encoder*: a diffusion transformer (DiT, [Peebles and Xie 2022](https://arxiv.org/abs/2212.09748), with 5 layers
+#   of width 256 and patches of 4 x 4 pixels) encodes the pictures, in place of the U-Net.
+# - *Two contexts*: the model was trained with one or two fronts.
+# - *No novel loss*: look at the pictures from the side. They are smeared.
 
 # %% tags=["drawing"]
 parts = ["no_render", "no_features", "no_depth", "no_novel", "dit", "around_two"]
@@ -188,11 +191,12 @@ plt.show()
 
 # %% [markdown]
 # The [energy score](02_keyhole_digits.ipynb#How-to-judge-a-sampler) says how far the samples of a scene lie from the
-# true picture; lower is better. Below, by how much the score grows without the part. Right of zero, the part was
-# useful. Larger increases are written as numbers at the edge.
+# true picture; lower is better. The figure shows by how much the score grows without a part. Right of zero, the part
+# was useful. Increases beyond the axis are written as numbers at its edge.
 #
-# Intervals here and below are 95 %, from resampling the scenes. They do not include the variation between two trainings.
-# So the first line is the full model again, from another seed. A difference as small as in this line may be chance.
+# Intervals here and below are 95 %, from resampling the scenes. They do not include the variation between two
+# trainings. So the first line is the full model again, trained from another seed. Other differences of this size may be
+# due to chance.
 
 # %% tags=["idea", "nbval-ignore-output"]
 ablated = ["reseeded", *parts[:-1], "around", "around_two"]
@@ -216,9 +220,9 @@ plt.show()
 
 # %% [markdown]
 # There are six energy scores: of the targets at 60, 120 and 180 degrees, and of a novel view beside each, at 45, 90 and
-# 135 degrees. Figures and tables name both by the angle of the *target*: “seen from 60°” has the target at 60° and its
-# novel view at 45°. The table has the increase of their sum, relative to the full model and to the full model of
-# another seed:
+# 135 degrees. The figure names both by the angle of the *target*: “seen from 60°” has the target at 60° and its novel
+# view at 45°. The table has the increase of the sum of all six scores. It is relative to the full model in one
+# column, and to the full model of another seed in the other:
 
 # %% tags=["setup", "nbval-ignore-output"]
 figures.gains_table(gains_over)
@@ -226,21 +230,23 @@ figures.gains_table(gains_over)
 # %% [markdown]
 # ### Four measures
 #
-# All models are evaluated on the same scenes, from behind, with eta 1. (The last line, *context dropout*, is the model
-# of section 7, sampled with eta 0. Guidance needs a prediction without the context. So in the training of this model,
-# 15 % of the examples had their context masked out.) [02](02_keyhole_digits.ipynb#How-to-judge-a-sampler) explains the
-# first three measures.
+# All models are evaluated on the same scenes, from behind, with eta 1. [02](02_keyhole_digits.ipynb#How-to-judge-a-sampler)
+# explains the first three measures.
 #
-# - *Skill*: the energy score, from 0 for the deterministic model to 1 for true draws. The deterministic model was trained
-#   for as many minutes as the others.
+# - *Skill*: the energy score, from 0 for the deterministic model to 1 for exact draws from the posterior. The
+#   deterministic model was trained for as many minutes as the others.
 # - *Spread over error*, on pixels that the context does not see: 1 is calibrated.
 # - *Error of probabilities*, here of the bodies only: how far the frequencies of hidden bodies lie from their true
 #   probabilities (total variation).
-# - *Agreement of two views*: the PSNR between two views of one sample, at points that both show and the context does
-#   not (section 3).
+# - *Agreement of two views*: the PSNR between two views of one sample, at points that both views show and the context
+#   does not (section 3). In the code and in metrics.json its name is `consistency`.
 #
-# Three models shared a GPU for nine minutes, which counts as three minutes each. So their numbers of steps differ: equal
-# models made 3,890 to 4,378 steps. Each scene was sampled eight times.
+# The last line, *context dropout*, is the model of section 7. Guidance needs two predictions from one network: one with
+# the context, and one without it. A network that always got a context in training cannot make the second. So 15 % of
+# the training examples of this model had their context masked out. This model was sampled with eta 0.
+#
+# Three models shared a GPU for nine minutes, which counts as three minutes each. Their numbers of steps differ, even for
+# models of equal cost (column “steps”). Each scene was sampled eight times.
 
 # %% tags=["setup", "nbval-ignore-output"]
 RECORDED = (
@@ -270,20 +276,22 @@ figures.measures_table([name for name in LABELS if name not in ("prior", "uncond
 # <details><summary>More measures</summary>
 #
 # [figures/metrics.json](../figures/metrics.json) has them under `07_ablations`, by model: the energy score itself
-# (`energy_180`), skill at 60° and of the novel view (`energy_skill_60`, `novel_energy_skill_180`), total variation of the
-# images over that of true pictures (`sharpness_ratio_180`), the error of probabilities of decals (`decal_factor_tv`), and
-# the mode bias (`lean`): how much too often samples show the most probable category of their scene.
+# (`energy_180`), skill at 60° and of the novel view (`energy_skill_60`, `novel_energy_skill_180`), the sharpness
+# (`sharpness_ratio_180`: the mean difference of neighbouring pixels over that of true pictures, 1 is right), the error of
+# probabilities of decals (`decal_factor_tv`), and the mode bias (`lean`): how much too often samples show the most
+# probable category of their scene.
 #
 # </details>
 #
 # ## 3. Without a scene
 #
-# View-space diffusion generates the target's picture directly, as the first stage of SparseFusion does. The baseline here
-# has our encoder, our render and the same minutes of training. Its steps are cheaper, as no rays pass through a scene. Its
-# loss takes all 4,096 pixels; ours takes 320 of each picture.
+# View-space diffusion (*view space* in figures and tables) generates the target's picture directly, as the first stage
+# of SparseFusion does. The baseline here has our encoder, our render and the same minutes of training. Its steps are
+# cheaper, as no rays pass through a scene. Its loss takes all 4,096 pixels of the target; ours takes 320 pixels of the
+# target and 320 of the novel view.
 #
-# Below, three fronts, and one sample of each model from behind (180°) and from the side (135°). Look at the second row:
-# the two views of view space show one decal in yellow and in red.
+# Below are three fronts, and one sample of each model from behind (180°) and from the side (135°). In the second row,
+# the two pictures of view space show one decal in yellow and in red.
 
 # %% tags=["drawing"]
 fig = figures.draw_views(front, images)
@@ -291,14 +299,14 @@ run.savefig(fig, "views")
 plt.show()
 
 # %% [markdown]
-# Each picture by itself is a good one. But two of its views are generated independently. One can *distil* its views into
-# one scene afterwards, in the manner of SparseFusion's second stage: an optimisation for every sample. Ours is simple and
-# was not tuned. A grid is fitted to pictures from all around. Then its own renders are noised, denoised in one step, and
-# fitted in turn.
+# Each picture by itself is a good one. But two views are generated independently of each other. One can *distil* such
+# views into one scene afterwards, as SparseFusion's second stage does. This takes an optimisation for every sample. Our
+# version is simple and was not tuned. It fits a voxel grid to pictures from all around. Then it adds noise to renders of
+# the grid, denoises them in one step, and fits the grid to the results.
 #
-# Below, six views of the first front's scene. In the first row, colours of the hidden body and of the decal change from
-# view to view. The second row shows one scene, though not always a possible one: each face of a box may keep the colour of
-# its own picture. The third row shows one scene as well. It is foggy where neither context nor target looks.
+# Below are six views of the first front's scene. In the first row, the colours of the hidden body and of the decal
+# change from view to view. The second row shows one scene, though not always a possible one: each face of a box may keep
+# the colour of its own picture. The third row shows one scene, too. It is blurred where neither context nor target looks.
 
 # %% tags=["drawing"]
 fig = figures.draw_ring(images)
@@ -317,22 +325,24 @@ print(f"the scene above, its pictures included: {orbit_seconds:.0f} seconds on a
 # %% [markdown]
 # ### Do two views show one scene?
 #
-# The position of a hidden body is uncertain. The positions of the far sides of box and screen are certain. So points on
-# these sides can be found in both views. The *agreement of two views* is the PSNR between their colours of such points,
-# which the context does not see. (The code, the table below and a line of section 5 call it consistency.)
+# The position of a hidden body is uncertain. The positions of the far sides of box and screen are certain, although the
+# context does not see them. So each point of these sides has a known place in both views. The *agreement of two views*
+# is the PSNR between the colours of such points in one view and in the other.
 #
-# True draws are the reference. Their agreement is finite, because a pixel of one picture corresponds to a position
-# between the pixels of the other. *Shuffled views* are the lower bound: two views of two true draws with the same
-# front. Two views of a blurred scene agree, too, and can exceed the reference. So this measure alone does not suffice.
+# Exact draws (grey) are the reference. Their agreement is finite, because a pixel of one picture corresponds to a
+# position between the pixels of the other. *Shuffled views* (brown, as every control in these notebooks) are two views
+# of two exact draws with the same front. They show two scenes, so their agreement is the lower bound. Two views of a
+# blurred scene agree, too, and can exceed the reference. So this measure alone does not suffice.
 
 # %% tags=["drawing", "nbval-ignore-output"]
-fig = figures.draw_consistency(all_numbers, ["redrawn", "deterministic", FULL_MODEL, "distilled", "view_space", "mixed"])
-run.savefig(fig, "consistency")
+fig = figures.draw_agreement(all_numbers, ["redrawn", "deterministic", FULL_MODEL, "distilled", "view_space", "mixed"])
+run.savefig(fig, "agreement")
 plt.show()
 
 # %% [markdown]
-# The full model against two samplers without a scene. Energy score: below 0, the other sampler is better. Agreement of two
-# views: above 0, the full model is better.
+# The table compares the full model with view space and with its distilled scenes. *Gain in agreement*: above 0, the full
+# model is better. *Energy score*, relative to the full model's: below 0, the other sampler is better. The angle is that
+# of the target. The lines “all” have the sum of all six energy scores.
 
 # %% tags=["idea", "nbval-ignore-output"]
 gains_of_scene = {}
@@ -346,46 +356,58 @@ for name in ("view_space", "distilled"):
 figures.view_space_table(gains_of_scene)
 
 # %% [markdown]
-# The model of [06](06_inverse_graphics.ipynb) was trained ten times as long. Its skill is measured against a deterministic
-# model of 17 minutes, that of the other two against one of three minutes.
+# The model of [06](06_inverse_graphics.ipynb) was trained about ten times as long. Its skill is measured against a
+# deterministic model that was trained for 17 minutes. The skill of the other two is measured against one of three
+# minutes.
 
 # %% tags=["setup", "nbval-ignore-output"]
 longer_results = harness.load_results(evaluation.EXPERIMENT)
 longer_training, record = to_flat(longer_results.rows)[evaluation.MAIN_SAMPLER], longer_results.trainings[FULL_MODEL]
 longer_minutes = record["gpu_minutes"] + record["parent"]["gpu_minutes"]
-run.record(parameters_in_millions=parameters_in_millions, longer_gpu_minutes=longer_minutes)
+training_scenes = trainings[FULL_MODEL]["steps"] * trainings[FULL_MODEL]["batch"]
+run.record(
+    parameters_in_millions=parameters_in_millions, longer_gpu_minutes=longer_minutes,
+    training_scenes_in_millions=training_scenes / 1e6,
+)
 models = {LABELS[name]: all_numbers[name] for name in (FULL_MODEL, "view_space")}
 figures.skill_table(models | {f"the model of 06, {longer_minutes:.0f} minutes": longer_training})
 
 # %% [markdown]
-# The reference (`redrawn`) and the lower bound (`mixed`, shuffled views) again, computed here on a few of the scenes:
+# The agreement of two views of exact draws and of shuffled views again, computed here on a few of the scenes:
 
 # %% tags=["idea", "nbval-ignore-output"]
 points, generator = ablations.consistency_points(test_set)[-1], torch.Generator().manual_seed(0)
 draws = {"redrawn": test_set.posterior_draws, "mixed": ablations.shuffle_views(test_set.posterior_draws)}
+agreements = {}
 for name, views in draws.items():
     error = inconsistency(views[:, :, -1, 0], views[:, :, -1, 1], points)
-    consistency, recorded = psnr_interval(error, generator).value, all_numbers[name]["consistency_180"]
-    print(f"{name:8}{consistency:6.1f} dB on these {len(test_set.truth)} scenes, {recorded:.1f} dB on all")
-    run.record(**{f"live_{name}_consistency": consistency})
+    agreements[name] = psnr_interval(error, generator).value
+    run.record(**{f"live_{name}_consistency": agreements[name]})
+
+# %% tags=["setup", "nbval-ignore-output"]
+for name, agreement in agreements.items():
+    recorded = all_numbers[name]["consistency_180"]
+    print(f"{LABELS[name]:28}{agreement:5.1f} dB on these {len(test_set.truth)} scenes, {recorded:.1f} dB on all")
 
 # %% [markdown]
 # ## 4. Without a picture
 #
-# RenderDiffusion ([arXiv 2211.09869](https://arxiv.org/abs/2211.09869)) has a scene inside, but no context: the noisy
-# target alone determines the scene. Below, draws of true scenes from the prior, and samples of the unconditional model,
-# each from other noise. The samples follow no picture, so they can only be evaluated as a set. In the lines of section 1:
+# RenderDiffusion ([arXiv 2211.09869](https://arxiv.org/abs/2211.09869)) has a scene inside, but no context: it predicts
+# the scene from the noisy target alone. With the functions of section 1 this *unconditional* model is
 #
 #     scene = denoise(denoiser, no_context, cameras, noisy_target, t, parts=())   # all contexts masked, no render
+#
+# Below are draws of scenes from the prior, and samples of the unconditional model, each from other noise. The samples
+# belong to no context picture, so they can only be evaluated as a set.
 
 # %% tags=["drawing"]
 fig = figures.draw_sets(images)
-run.savefig(fig, "blind")
+run.savefig(fig, "unconditional")
 plt.show()
 
 # %% [markdown]
-# *Distance* = d(samples, prior draws) / d(prior draws, other prior draws), with the sliced Wasserstein distance d; 1 is
-# perfect.
+# The *distance* is d(samples, prior draws) / d(prior draws, other prior draws), with the sliced Wasserstein distance d.
+# For exact draws from the prior it is 1.
 
 # %% tags=["setup", "nbval-ignore-output"]
 for name in ("prior", "unconditional"):
@@ -397,20 +419,19 @@ for name in ("prior", "unconditional"):
 # %% [markdown]
 # ## 5. One target, or autoregressive sampling
 #
-# Parts that neither context nor target shows are rendered as a mean. So one would sample a scene through several targets,
-# each of which joins the context of the next:
+# Parts that neither context nor target shows are rendered as a mean. *Autoregressive* sampling therefore uses several
+# targets. Each sampled target joins the context of the next:
 #
 #     for camera in (120°, 240°):
 #         scene = sample(contexts, camera)                    # all steps of denoising
 #         contexts = contexts + [render(scene, camera)]       # one-shot sampling stops after 120°
 #
-# Below, scenes rendered from behind (180°). *One-shot*: sampled through a
-# target at 120°. *Autoregressive*: through a target at 120°, then one at 240°. Both rows are by the model that was trained
-# with two contexts.
+# Below are scenes rendered from behind (180°). *One-shot*: one target at 120° was sampled. *Autoregressive*: a target at
+# 120° was sampled, then one at 240°. Both rows are by the model that was trained with one or two contexts.
 
 # %% tags=["drawing"]
 fig = figures.draw_targets(images)
-run.savefig(fig, "in_turn")
+run.savefig(fig, "autoregressive")
 plt.show()
 
 # %% tags=["idea", "nbval-ignore-output"]
@@ -420,30 +441,29 @@ run.record(**gains["consistency_180"].as_metrics("autoregressive_consistency_gai
 
 # %% tags=["setup", "nbval-ignore-output"]
 gain = gains["consistency_180"]
-print("one-shot relative to autoregressive sampling, from behind:")
-print(f"energy score: {figures.gain_text(gains['energy_180'])} more")
-print(f"of the novel view: {figures.gain_text(gains['novel_energy_180'])} more")
-print(f"consistency: {gain.value:.1f} dB ({gain.low:.1f} to {gain.high:.1f}) less")
+print("one-shot relative to autoregressive sampling:")
+print(f"energy score, seen from 180°: {figures.gain_text(gains['energy_180'])}")
+print(f"energy score, seen from 135°: {figures.gain_text(gains['novel_energy_180'])}")
+print(f"agreement of these two views: {-gain.value:.1f} dB ({-gain.high:.1f} to {-gain.low:.1f})")
 
 # %% [markdown]
 # ## 6. Larger images
 #
-# Training continues at 128 x 128 pixels, from the weights of [06](06_inverse_graphics.ipynb). So does the deterministic
-# model that skill is measured against. The networks are the same; more rays are rendered. Averaging four pixels halves
-# the noise. So at 128 pixels the same noise hides less, and the schedule needs more of it. One line shifts the
-# schedule:
+# Here the training of the model of [06](06_inverse_graphics.ipynb) continues at 128 x 128 pixels. So does that of the
+# deterministic model, against which skill is measured. The networks are the same; more rays are rendered. A picture of
+# 128 x 128 has four pixels where one of 64 x 64 has one, and the mean of four noisy pixels has half the noise. So at 128
+# pixels the same noise hides less, and the schedule needs more noise. One line shifts the schedule:
 #
 #     schedule = ShiftedCosineSchedule(0.5 * 64 / side)   # 0.5 at 64 pixels a side, 0.25 at 128
 #
-# Both models shared one GPU for twelve minutes,
-# with 16 scenes a step.
+# Both models shared one GPU for twelve minutes, with 16 scenes a step.
 #
-# One sample of each of three scenes. Hidden things are definite, and edges are sharp. The table's pattern is still a pale
-# blur, although the front shows a good part of the pattern.
+# Below is one sample of each of three scenes. Hidden bodies and decals have clear colours and sharp edges. The table's
+# pattern is still a pale blur, although the front shows a good part of the pattern.
 
 # %% tags=["drawing"]
 fig = figures.draw_large(images)
-run.savefig(fig, "finer")
+run.savefig(fig, "larger_images")
 plt.show()
 
 # %% tags=["setup", "nbval-ignore-output"]
@@ -452,9 +472,8 @@ record_measures(large)
 figures.measures_table(large, all_numbers, training_cost)
 
 # %% [markdown]
-# Skill at both sizes, each relative to a deterministic model of its own size. The deterministic model of 64 x 64 had 17
-# minutes of training, that of 128 x 128 six minutes more. The names of rows have the angle of the target; the novel
-# views are at 45°, 90° and 135°.
+# The next table has the skill at both sizes, each relative to a deterministic model of its own size. The deterministic
+# model of 64 x 64 had 17 minutes of training, that of 128 x 128 had six minutes more.
 
 # %% tags=["setup", "nbval-ignore-output"]
 fine = all_numbers["unet_128"]
@@ -467,7 +486,7 @@ figures.skill_table({"128 x 128": fine, "64 x 64": longer_training})
 # %% [markdown]
 # ## 7. The cost of sampler options
 #
-# Three options of a sampler are common. Each changes the distribution.
+# Three options of a sampler are common. Each changes the distribution of samples.
 #
 #     prediction = unconditional + guidance * (conditional - unconditional)   # guidance: away from "no context"
 #     noise      = temperature * noise                                        # temperature: below 1, less noise
@@ -476,13 +495,14 @@ figures.skill_table({"128 x 128": fine, "64 x 64": longer_training})
 #
 # The released code of the paper samples RealEstate10K with a guidance of 2, a temperature of 0.85, thresholding always,
 # and DDIM (eta 0, as here). The model is that of the line *context dropout* in section 2: it can also predict without a
-# context, as guidance needs. Below, each option alone. Thresholding is tested at a guidance of 2, because without
-# guidance no pixel leaves [-1, 1].
+# context, as guidance needs. In the figures below, one option changes and the others are off. Only thresholding is
+# tested at a guidance of 2, because without guidance no pixel leaves [-1, 1]. *Plain* is the sampler with all three off:
+# guidance 1, temperature 1, no threshold.
 #
-# All from behind, with intervals over scenes. Here the *error of probabilities* is that of body or decal, whichever is
-# larger (in section 2, that of the body). The *mode bias* is how much too often samples show the most probable category
-# of their scene. Two radiance fields cannot be subtracted. So guidance acts on pictures only. Open marks: the guided
-# picture. Filled marks: the scene that the network predicts from the last noisy picture.
+# All measures are from behind, with intervals over scenes. Here the *error of probabilities* is that of body or decal,
+# whichever is larger (in section 2 it is that of the body). The *mode bias* is how much too often samples show the most
+# probable category of their scene. Two radiance fields cannot be subtracted, so guidance acts on pictures only. Open
+# marks: the guided picture. Filled marks: a render of the scene that the network predicts from the last noisy picture.
 
 # %% tags=["idea", "nbval-ignore-output"]
 settings = {"guidance": {"1": "plain"}, "temperature": {"1": "plain"}, "threshold": {"off": "guidance_2"}}
@@ -508,26 +528,29 @@ for option, values in settings.items():
     plt.show()
 
 # %% [markdown]
-# Samples at the setting that the slider chooses: four scenes for one front, rendered from behind, and the sampled
-# pictures. Without a kernel, the page shows the first setting, `plain`: guidance 1, temperature 1, no thresholding.
+# The slider chooses a setting of the three options, which the figure's title names. Below the title are four samples for
+# one front: above, the scenes rendered from behind; below, the sampled pictures. Without a kernel, the page shows the
+# first setting, the plain sampler.
 
 # %% tags=["drawing", "nbval-ignore-output"]
 from ipywidgets import SelectionSlider, interact
 
 
 def show_samples(name):
-    figures.draw_option_samples(front[:1], images[f"{name}_images"])
+    figures.draw_option_samples(front[:1], images[f"{name}_images"], figures.setting_text(name))
     plt.show()
 
 
-slider = interact(show_samples, name=SelectionSlider(options=list(SAMPLER_OPTIONS)))
+choices = [(figures.setting_text(name), name) for name in SAMPLER_OPTIONS]
+slider = interact(show_samples, name=SelectionSlider(options=choices, description="setting"))
 
 # %% [markdown]
 # ## 8. Clips in another format
 #
-# The paper trains on clips of RealEstate10K: a text file with a camera in each line, and frames named by their times. The
-# commands `python -m fwdiff_lite.experiments real_clips train` and `... evaluate` read such a folder, `--data`. We may not
-# distribute that data set. So here two clips of the tabletop are written in its format, from a simulated hand-held camera.
+# The paper trains on clips of RealEstate10K. Such a clip is a text file with a camera in each line, and a folder of frames
+# that are named by their times. `python -m fwdiff_lite.experiments real_clips train --data FOLDER` trains on a folder of
+# clips, and `... real_clips evaluate` evaluates on one. We may not distribute that data set. So here two clips of the
+# tabletop are written in its format, from a simulated hand-held camera.
 
 # %% tags=["setup"]
 import tempfile
@@ -553,8 +576,8 @@ run.savefig(fig, "clips")
 plt.show()
 
 # %% [markdown]
-# Now all cameras of one file are shifted by one line. So each frame has its neighbour's camera. Only the pictures show the
-# error: points that match between frames do not lie on the epipolar lines of these cameras.
+# Now all cameras of one file are shifted by one line. So each frame has its neighbour's camera. No line of the file shows
+# this error, but the pictures do: points that match between frames do not lie on the epipolar lines of these cameras.
 
 # %% tags=["idea", "nbval-ignore-output"]
 text = (folder / "clip00.txt").read_text().splitlines()
@@ -567,8 +590,8 @@ pose_warnings = [line for line in warnings if line.startswith("clip00: poses")]
 run.record(clips_read=len(clips), clips_left=len(valid_clips), clips_shifted_caught=len(pose_warnings))
 
 # %% [markdown]
-# A small model is trained on the valid clips. Their near and far plane are given in their own unit. With two clips the
-# model only memorises them: the example shows that training and evaluation run.
+# A small model is trained on the two clips as they were before the shift. Their near and far plane are given in their
+# own unit. With two clips the model only memorises them: the example shows that training and evaluation run.
 
 # %% tags=["idea", "nbval-ignore-output"]
 steps = run.pick(smoke=4, cpu=100, gpu=100)
@@ -592,44 +615,47 @@ run.record(**{f"clips_{key}": value for key, value in numbers.items()})
 #
 # **Held.**
 #
-# - Two views of one scene agree 13 to 18 dB better than two pictures of view space.
+# - Two views of one scene agree 13 to 18 dB better than two pictures of view space (table of section 3).
 # - The novel-view loss matters: without it energy scores are 17 % larger, all of it in novel views.
 # - Features and the U-Net matter by 3 % each.
 #
 # **The deterministic render.** The paper calls pixelNeRF without it "insufficient". Here:
 #
-# - All six scores together are 2.5 % (0.4 to 4.5) larger without it; relative to the other seed 2.1 % (-0.4 to 4.5), which
-#   is within noise. The two seeds differ by half a percent, in single scores by up to 1.6 %.
-# - From behind, scores are 6 % larger without it, and samples show the most probable category 11 percentage points too
-#   rarely (8 to 14).
+# - All six scores together are 2.5 % larger without it (0.4 to 4.5). Relative to the other seed they are 2.1 % larger
+#   (-0.4 to 4.5), which is within noise. The two seeds differ by half a percent, in single scores by up to 1.6 %.
+# - From behind, the target's score is 6 % larger without it. Samples show the most probable category 11 percentage points
+#   too rarely (8 to 14).
 #
 # **View space has the better pictures.** It beats the full model in all six energy scores, by 5 to 18 %. Its loss
-# covers every pixel, its steps are cheaper, and no two views have to agree. We did not separate these reasons. The
-# total variation of its pictures from behind is 1.16 times that of true ones; the full model has 1.10, and 1 is right.
-# Distilling its pictures into one scene, as in the second stage of SparseFusion, costs an optimisation for each scene.
-# Then the sum of the six energy scores no longer differs measurably from the full model's: it is 2 % larger (-3 to 7).
-# Two views of a distilled scene agree 3 to 6 dB less than two of ours, and these scenes spread too little (spread over
-# error 0.64).
+# covers every pixel, its steps are cheaper, and no two views have to agree. We did not separate these reasons. Its
+# pictures from behind are a little too sharp: the sharpness is 1.16. The full model has 1.10, and 1 is right.
+#
+# **Distilling its pictures into one scene**, as in the second stage of SparseFusion, costs an optimisation for each
+# scene. Then the sum of the six energy scores no longer differs measurably from the full model's: it is 2 % larger (-3
+# to 7). Two views of a distilled scene agree 3 to 6 dB less than two of ours. Distilled scenes vary too little: spread
+# over error is 0.64.
 #
 # **Did not help.**
 #
-# - *Two contexts* cost 7 % at equal minutes. A second front does not help, because it hides the same parts.
-# - *Autoregressive sampling* through two targets scores no better, and its views agree 1.3 dB better.
+# - *Training with one or two contexts* makes energy scores 7 % larger at equal minutes, with one context given. A second
+#   front does not help, because it hides the same parts.
+# - *Autoregressive sampling* through two targets scores no better than one-shot sampling. Its two views agree 1.3 dB
+#   better.
 # - *Guidance, temperature, thresholding*: none lowers the energy score. A guidance of 3 raises it by 9 %, and the error
 #   of probabilities grows from 4 to 11 points. A temperature of 0.7 lowers spread over error from 0.90 to 0.83.
 #   Thresholding has no measurable effect. The released code uses all three together, which we did not try.
 #
-# **Larger images.** After six minutes at 128 x 128, samples come 84 % of the way from a deterministic prediction to the
-# truth behind the table. The skill is below that at 64 x 64 in all six views, most for the target at 60° (0.59 for
-# 0.72).
+# **Larger images.** After six minutes at 128 x 128, the skill of the target from behind is 0.84. The skill is below that
+# at 64 x 64 in all six views, and most for the target at 60° (0.59, and 0.72 at 64 x 64).
 #
-# **Limits.** Three minutes are few: the model of [06](06_inverse_graphics.ipynb) had 32, and parts may have another effect
-# by then. Learning rate and widths were chosen for the full model. All other models were trained once. Our clips are
-# rendered.
+# **Limits.** Three minutes are few: the model of [06](06_inverse_graphics.ipynb) had 32. After so long a training, parts
+# may have another effect. Learning rate and widths were chosen for the full model. The full model was trained twice, all
+# others once. Our clips are rendered, not filmed.
 #
 # ## 10. The paper and this repository, side by side
 #
-# The first table says what was used, the second what was found. The paper's results are quoted with their place.
+# The first table says what was used, the second what was found. The paper's results are quoted with their place. We
+# could read the paper's main text up to section 4.1.
 
 # %% tags=["setup", "nbval-ignore-output"]
 comparison.paper_table()
@@ -652,13 +678,13 @@ comparison.choices_table()
 #
 # <details><summary>Answers</summary>
 #
-# 1. It is one prediction for many possible scenes, a blend. A blend looks the same from everywhere. Its skill is 0, the
-#    lowest of all models with a context picture.
-# 2. In the open marks and in the agreement of two views: its novel views have less than a quarter of the skill (0.14
-#    for 0.67, at 135°), and agree with the target 5 dB less.
-# 3. Everywhere, in contrast. The picture's colours are harsher and its edges drawn twice, for the picture is what guidance
-#    extrapolates. The scene is as dull as the plain one. And guidance decides cases in which the plain sampler blends two
-#    colours.
+# 1. It is one prediction for many possible scenes, a blend. A blend has the same colours from all sides. Its skill is 0,
+#    the lowest of all models with a context picture.
+# 2. In the open marks and in the agreement of two views. Its novel view at 135° has a skill of 0.14; that of the full
+#    model has 0.67. Its two views agree 5 dB less.
+# 3. Everywhere, in contrast. Guidance extrapolates the picture, so the picture's colours are harsher and its edges are
+#    doubled. The scene has the contrast of the plain one. And where the plain sampler blends two colours, guidance often
+#    shows one of them.
 #
 # </details>
 #

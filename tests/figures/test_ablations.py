@@ -3,6 +3,7 @@
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+import torch
 
 from fwdiff_lite.experiments.inverse_graphics.ablations import ORBIT_ANGLES
 from fwdiff_lite.figures import ablations
@@ -41,6 +42,14 @@ def test_tables_print_intervals():
     assert "| the full model | 3.0 | 4378 | 0.71 (0.65 to 0.78) |  |" in lines[2]
     gains = {"unet": {"no_depth": {"energies": Interval(0.018, 0.007, 0.028)}}}
     assert "1.8 % (0.7 to 2.8)" in ablations.gains_table(gains).data
+
+
+def test_samples_of_an_option_name_its_setting():
+    assert ablations.setting_text("plain") == "guidance 1, temperature 1, no threshold"
+    title = ablations.setting_text("threshold_0.995")
+    images = np.zeros((1, 4, 2, 3, 4, 4), np.uint8)
+    figure = ablations.draw_option_samples(torch.zeros(1, 1, 4, 4, 3), images, title)
+    assert figure.get_suptitle() == "guidance 2, temperature 1, threshold 0.995"
 
 
 def test_intervals_of_options_are_drawn():
