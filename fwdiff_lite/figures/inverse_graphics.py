@@ -261,7 +261,7 @@ def plot_frequencies(labels: Int[Tensor, "c 2 K"], cues: Int[Tensor, "c 2"]) -> 
             errors = np.clip([values - low, high - values], 0, None)
             ax.errorbar(range(len(categories)), values, errors, fmt="none", ecolor=plotting.TRUE, capsize=3, lw=1.2)
             for k, p in enumerate(tabletop.FACTOR_PROBABILITIES[f, c].tolist()):
-                ax.plot([k - 0.42, k + 0.42], [p, p], color="k", lw=2)
+                ax.plot([k - 0.42, k + 0.42], [p, p], color=plotting.TRUE, lw=2.5)
             ax.set(title=f"{cue} {'screen' if f == 0 else 'box'} ({cue_labels.numel()})", ylim=(0, 1))
             ax.grid(axis="x")
     axes[0, 0].set_ylabel("frequency,\nbehind the screen")
@@ -270,26 +270,50 @@ def plot_frequencies(labels: Int[Tensor, "c 2 K"], cues: Int[Tensor, "c 2"]) -> 
 
 
 def sampler_table(all_numbers: Mapping[str, Mapping[str, float]]) -> Markdown:
-    """For every sampler: total variation and rms of the factors' frequencies, and the skill of the novel view."""
+    """For every sampler: total variation and rms of the factors' frequencies, and the skill of both views."""
     rows = []
     for name, numbers in sorted(all_numbers.items(), reverse=True):
         variant, _, eta = name.partition("_eta_")
         model = "no novel loss" if variant == "no_novel" else "the model above"
         for factor in ("", *(f"{factor}_" for factor in tabletop.FACTORS)):
-            keys = [f"{factor}factor_tv", f"{factor}factor_scene_rms"]
-            digits = [3, 3]
+            digits = {f"{factor}factor_tv": 3, f"{factor}factor_scene_rms": 3}
             if not factor:
-                keys, digits = [*keys, "novel_energy_skill_180"], [*digits, 2]
-            cells = [interval_text(numbers, key, n) for key, n in zip(keys, digits, strict=True)]
-            sampler = f"{model}, {'ancestral' if eta == '1' else 'DDIM'}"
-            rows.append([sampler, factor.strip("_") or "both", *cells, *[""] * (3 - len(cells))])
-    return markdown_table(["sampler", "factor", "total variation", "rms", "skill, novel view at 135°"], rows)
+                digits |= {"energy_skill_180": 2, "novel_energy_skill_180": 2}
+            cells = [interval_text(numbers, key, n) for key, n in digits.items()]
+            sampler = f"{model}, {'ancestral (eta 1)' if eta == '1' else 'DDIM (eta 0)'}"
+            rows.append([sampler, factor.strip("_") or "both", *cells, *[""] * (4 - len(cells))])
+    titles = ["sampler", "factor", "total variation", "rms", "skill, target at 180°", "skill, novel view at 135°"]
+    return markdown_table(titles, rows)
 
 
 def interval_text(numbers: Mapping[str, float], key: str, digits: int) -> str:
-    """A number with its interval."""
-    value, low, high = (f"{numbers[f'{key}{end}']:.{digits}f}" for end in ("", "_low", "_high"))
-    return f"{value} ({low} to {high})"
+    """A number, with its interval where it has one."""
+    value, *bounds = (
+        f"{numbers[f'{key}{end}']:.{digits}f}" for end in ("", "_low", "_high") if f"{key}{end}" in numbers
+    )
+    return f"{value} ({bounds[0]} to {bounds[1]})" if bounds else value
+
+
+VIEW_MEASURES = {  # key -> (title, number of digits)
+    "energy_skill": ("skill", 2),
+    "spread_skill": ("spread over error", 2),
+    "sharpness_ratio": ("sharpness", 2),
+    "variance_unseen_over_seen": ("variance ratio", 0),
+    "psnr_mean_over_deterministic": ("mean - deterministic, dB", 1),
+    "psnr_sample": ("one sample, dB", 1),
+    "psnr_redrawn": ("exact draw, dB", 1),
+    "psnr_deterministic": ("deterministic, dB", 1),
+}
+
+
+def view_table(numbers: Mapping[str, float], angles: Sequence[int]) -> Markdown:
+    """The measures of a sampler: a row for each target and for the novel view beside it."""
+    rows = []
+    for prefix, name, ratio in (("", "target", 1), ("novel_", "novel view", evaluation.NOVEL_ANGLE_RATIO)):
+        for angle in angles:
+            cells = (interval_text(numbers, f"{prefix}{key}_{angle}", n) for key, (_, n) in VIEW_MEASURES.items())
+            rows.append([f"{name}, {ratio * angle:.0f}°", *cells])
+    return markdown_table(["", *(title for title, _ in VIEW_MEASURES.values())], rows)
 
 
 def plot_skills(
@@ -298,7 +322,7 @@ def plot_skills(
     """Energy skill and spread over error with intervals, and the error of visible pixels beside its limits.
 
     numbers: the measures of a sampler, with the names of metrics.json
-    filtered_twice: the error of filtering true pictures twice
+    filtered_twice: the error of smoothing true pictures twice
     baseline_minutes: the training of the deterministic baseline, in GPU-minutes
     """
     fig, (skill, spread, error) = plt.subplots(1, 3, figsize=(10, 3.4), layout="constrained")
@@ -325,7 +349,7 @@ def plot_skills(
     for key, color, label in lines:
         rms = [2 * 10 ** (-numbers[f"{key}_{d}"] / 20) for d in angles]  # PSNR with a peak of 2
         error.plot(angles, rms, "o-", color=color, label=label)
-    error.axhline(filtered_twice, color=plotting.SAMPLES, ls=":", label="filtered twice")
+    error.axhline(filtered_twice, color=plotting.SAMPLES, ls=":", label="true pictures, smoothed twice")
     error.set(title="rms, colours in [-1, 1]", ylim=(0, None))
     for ax in (skill, spread, error):
         ax.set(xlabel="target angle, degrees", xticks=angles)
@@ -338,13 +362,9 @@ def plot_skills(
 
 MEASURES = {  # key -> (title, meaning)
     "energy_ratio": ("energy", "energy score of samples over that of the deterministic prediction"),
-    "sharpness_ratio": ("sharpness", "total variation of pixel differences over that of true pictures; 1 is right"),
-    "variance_unseen_over_seen": ("var ratio", "variance of samples on disoccluded pixels over that on visible ones"),
     "psnr_seen": ("visible", "PSNR in dB of one sample on visible pixels"),
     "psnr_mean": ("mean", "PSNR of the mean of all samples"),
     "psnr_best": ("best", "PSNR of the best of 16 samples"),
-    "psnr_deterministic": ("determ.", "PSNR of the deterministic prediction"),
-    "psnr_mean_over_deterministic": ("mean-det.", "their difference, extrapolated to infinitely many samples"),
 }
 
 
@@ -352,10 +372,10 @@ def measures_in_a_fold(numbers: Mapping[str, float], angles: Sequence[int]) -> H
     """Further measures of the same samples, as a table that the reader opens."""
     head = "".join(f"<th>{title}</th>" for title, _ in MEASURES.values())
     rows = ""
-    for prefix, name in (("", "target"), ("novel_", "novel")):
+    for prefix, name, ratio in (("", "target", 1), ("novel_", "novel view", evaluation.NOVEL_ANGLE_RATIO)):
         for d in angles:
             cells = "".join(f"<td>{numbers[f'{prefix}{key}_{d}']:.3g}</td>" for key in MEASURES)
-            rows += f"<tr><th>{name}, {d}°</th>{cells}</tr>"
+            rows += f"<tr><th>{name}, {ratio * d:.0f}°</th>{cells}</tr>"
     meanings = "".join(f"<li><b>{title}</b>: {meaning}</li>" for title, meaning in MEASURES.values())
     table = f"<table><tr><th></th>{head}</tr>{rows}</table><ul>{meanings}</ul>"
     return HTML(f"<details><summary>More measures of the same samples</summary>{table}</details>")
@@ -382,21 +402,25 @@ def costs_per_scene(
 
 
 def plot_costs(costs: Mapping[str, Lines], settings: Mapping[str, Sequence[int]]) -> Figure:
-    """A panel for each setting; the result of costs_per_scene over the setting's values."""
+    """A row of panels for each cost, with its own unit, and a column for each setting.
+
+    costs: the result of costs_per_scene over the setting's values
+    """
     names = {"rays": "rays a picture", "samples": "samples a ray", "views": "context views", "side": "pixels a side"}
-    styles = {
-        "gigaflop": (plotting.TARGET, "o-", "billion operations"),
-        "gigabytes_moved": (plotting.SAMPLES, "o-", "GB moved"),
-        "milliseconds": (plotting.TRUE, "s:", "milliseconds"),
-        "gigabytes": (plotting.MUTED, "s:", "GB of memory"),
+    units = {
+        "gigaflop": "operations,\nbillions",
+        "gigabytes_moved": "bytes moved,\nGB",
+        "milliseconds": "time,\nmilliseconds",
+        "gigabytes": "memory,\nGB",
     }
-    ticks = [0.3, 1, 3, 10, 30, 100]
-    fig, axes = plt.subplots(1, len(settings), figsize=(10, 3.2), sharey=True, layout="constrained")
-    for ax, (name, values) in zip(axes, settings.items(), strict=True):
-        for key, (color, style, label) in styles.items():
-            ax.plot(values, costs[name][key], style, color=color, label=label)
-        ax.set(xlabel=names[name], yscale="log", xticks=values)
-        ax.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
-    axes[0].set_ylabel("per scene")
-    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    fig, axes = plt.subplots(
+        len(units), len(settings), figsize=(9, 7), sharex="col", sharey="row", squeeze=False, layout="constrained"
+    )
+    for row, (key, unit) in zip(axes, units.items(), strict=True):
+        for ax, (name, values) in zip(row, settings.items(), strict=True):
+            ax.plot(values, costs[name][key], "o-", color=plotting.TRUE)
+            ax.set(ylim=(0, None), xticks=values)
+        row[0].set_ylabel(unit)
+    for ax, name in zip(axes[-1], settings, strict=True):
+        ax.set_xlabel(names[name])
     return fig

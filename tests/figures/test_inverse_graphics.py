@@ -49,11 +49,17 @@ def test_tables_hold_the_numbers():
     assert all(f"{float(p):.2f}" in figures.factor_table().data for p in tabletop.FACTOR_PROBABILITIES.flatten())
     assert figures.factor_table().data.count("1.49 bits") == 3  # entropy of .5, .3, .2
     keys = [f"{factor}factor_{key}" for factor in ("", "hidden_", "decal_") for key in ("tv", "scene_rms")]
-    keys.append("novel_energy_skill_180")
+    keys += ["energy_skill_180", "novel_energy_skill_180"]
     numbers = {f"{key}{end}": i + 0.125 for i, key in enumerate(keys) for end in ("", "_low", "_high")}
     table = figures.sampler_table({"unet_eta_0": numbers, "no_novel_eta_1": numbers}).data
     assert "the model above, DDIM" in table and "no novel loss, ancestral" in table
-    assert all(table.count(f"{i}.125 ({i}.125 to {i}.125)") == 2 for i in range(6)) and table.count("6.12 (6.12") == 2
+    assert all(table.count(f"{i}.125 ({i}.125 to {i}.125)") == 2 for i in range(6))
+    assert table.count("6.12 (6.12") == table.count("7.12 (7.12") == 2
+    views = {f"{prefix}{key}_60": i for i, key in enumerate(figures.VIEW_MEASURES) for prefix in ("", "novel_")}
+    views |= {"energy_skill_60_low": -1.0, "energy_skill_60_high": 1.0}
+    _, _, target, novel = figures.view_table(views, (60,)).data.splitlines()
+    assert target.startswith("| target, 60° | 0.00 (-1.00 to 1.00) | 1.00 | 2.00 | 3 |")
+    assert novel.startswith("| novel view, 45° | 0.00 | 1.00")
     measures = {f"{prefix}{key}_60": 0.5 for prefix in ("", "novel_") for key in figures.MEASURES}
     assert figures.measures_in_a_fold(measures, (60,)).data.count("<td>0.5</td>") == len(measures)
 
@@ -63,6 +69,16 @@ def test_costs_are_those_of_one_scene():
     costs = figures.costs_per_scene({"rays_1": step, "rays_2": step | {"batch": 2}}, {"rays": (1, 2)})["rays"]
     assert costs["gigaflop"] == [2.0, 4.0] and costs["gigabytes"] == [0.5, 1.0]
     assert costs["milliseconds"] == pytest.approx([5.0, 10.0]) and costs["gigabytes_moved"] == [1.5, 3.0]
+
+
+def test_every_panel_of_the_costs_has_one_unit():
+    lines = {"gigaflop": [1, 2], "gigabytes_moved": [3, 4], "milliseconds": [5, 6], "gigabytes": [7, 8]}
+    fig = figures.plot_costs({"rays": lines, "side": lines}, {"rays": (1, 2), "side": (3, 4)})
+    axes = np.array(fig.axes).reshape(4, 2)
+    shown = [[list(ax.lines[0].get_ydata()) for ax in row] for row in axes]
+    assert shown == [[values] * 2 for values in lines.values()]
+    assert all(len(ax.lines) == 1 for ax in axes.flat)
+    assert [ax.get_ylabel().split("\n")[1] for ax in axes[:, 0]] == ["billions", "GB", "milliseconds", "GB"]
 
 
 def test_depth_of_a_transparent_pixel_is_white():
