@@ -1,0 +1,138 @@
+"""What is typed by hand: recorded numbers in the prose of 06 and 07, and the README's table of sections."""
+
+import re
+
+import numpy as np
+import pytest
+
+from fwdiff_lite.experiments import harness
+from fwdiff_lite.experiments.inverse_graphics import ablations, evaluation
+from fwdiff_lite.experiments.measurements import to_flat
+from fwdiff_lite.figures.numbers import rounded
+from fwdiff_lite.pipeline.notebook import notebook_names
+from fwdiff_lite.storage.files import read_json, repo_root
+
+# A sentence with fields: {KEY:FORMAT} is a number of metrics.json, in per cent where the format ends in %.
+PAGE_06 = (
+    "runs of 11, 7.5 and 13.5 minutes, {gpu_minutes:.0f} in all",
+    "total variation of the hidden factors is {factor_tv:.2f} with eta 1 and {unet_eta_0_factor_tv:.2f} with eta 0",
+    "is at least {variance_unseen_over_seen_least:.0f} times that on visible ones",
+    "samples come {energy_skill_180:.0%} of the way",
+    "the novel view at 90°, by {novel_psnr_mean_over_deterministic_120:.1f} dB",
+    "from behind {psnr_sample_180:.1f} dB. An exact draw has {psnr_redrawn_180:.1f} dB",
+    "both agree with the context to {psnr_seen_180:.1f} dB",
+    "both agree with the context to {unet_eta_0_psnr_seen_180:.1f} dB",
+    "for a shorter time ({no_novel_gpu_minutes:.1f} minutes)",
+    "the skill of the novel view (135°) is {no_novel_eta_0_novel_energy_skill_180:.0f}",
+    "a sample on visible pixels is about {rms_seen_180:.2f} (rms)",
+    "{last_fall_in_percent:.0f} % below that of the tenth before",
+    "had {baseline_gpu_minutes:.0f} minutes of training, this one {gpu_minutes:.0f}",
+    "from behind grows clearly, by {no_render_gain_180:.0%}",
+)
+PAGE_07 = (
+    "agree {view_space_consistency_gain_180:.0f} to {view_space_consistency_gain_60:.0f} dB better",
+    "scores are {no_novel_energies_gain:.0%} larger, all of it in novel views",
+    "Features and the U-Net matter by {no_features_energies_gain:.0%} each",
+    "Features and the U-Net matter by {dit_energies_gain:.0%} each",
+    "together are {no_render_energies_gain:.1%} larger without it ({no_render_energies_gain_interval})",
+    "they are {no_render_energies_gain_over_reseeded:.1%} larger ({no_render_energies_gain_over_reseeded_interval})",
+    "in single scores by up to {reseeded_novel_gain_120:.1%}",
+    "the target's score is {no_render_gain_180:.0%} larger without it",
+    "the sharpness is {view_space_sharpness_ratio_180:.2f}. The full model has {unet_sharpness_ratio_180:.2f}",
+    "it is {distilled_energies_gain:.0%} larger ({distilled_energies_gain_whole_interval})",
+    "agree {distilled_consistency_gain_180:.0f} to {distilled_consistency_gain_120:.0f} dB less than two of ours",
+    "spread over error is {distilled_spread_skill_180:.2f}",
+    "makes energy scores {around_energies_gain:.0%} larger at equal minutes",
+    "agree {autoregressive_consistency_gain_180:.1f} dB better",
+    "A guidance of 3 raises it by {guidance_3_energy_gain:.0%}",
+    "the skill of the target from behind is {unet_128_energy_skill_180:.2f}",
+    "({unet_128_energy_skill_60:.2f}, and {energy_skill_60:.2f} at 64 x 64)",
+    "the model of 06 had {longer_gpu_minutes:.0f}",
+    "at 135° has a skill of {no_novel_novel_energy_skill_180:.2f}",
+    "that of the full model has {unet_novel_energy_skill_180:.2f}",
+    "for {baseline_gpu_minutes:.0f} minutes. The skill of the other two is measured against one of three minutes",
+)
+
+
+@pytest.fixture(scope="module")
+def numbers():
+    """The numbers of both pages, and a few that follow from recorded runs."""
+    metrics = read_json(repo_root() / "figures" / "metrics.json")
+    results = harness.load_results(evaluation.EXPERIMENT)
+    known = metrics["07_ablations"] | metrics["06_inverse_graphics"]
+    known |= {f"unet_eta_0_{key}": value for key, value in to_flat(results.rows)["unet_eta_0"].items()}
+    known["no_novel_gpu_minutes"] = results.trainings["no_novel"]["gpu_minutes"]
+    known["rms_seen_180"] = 2 * 10 ** (-known["psnr_seen_180"] / 20)  # colours from -1 to 1
+    *_, before, last = np.array_split(results.trainings["deterministic"]["curve"]["loss"], 10)
+    known["last_fall_in_percent"] = 100 * (1 - last.mean() / before.mean())
+    for key in ("no_render_energies_gain", "no_render_energies_gain_over_reseeded", "distilled_energies_gain"):
+        low, high = (100 * known[f"{key}_{end}"] for end in ("low", "high"))
+        known[f"{key}_interval"], known[f"{key}_whole_interval"] = (
+            f"{low:.1f} to {high:.1f}",
+            f"{low:.0f} to {high:.0f}",
+        )
+    return known
+
+
+def prose(name):
+    """The text cells of a page, without marks and line breaks; a link is its text."""
+    source = (repo_root() / "notebooks" / "py" / f"{name}.py").read_text(encoding="utf-8")
+    cells = re.findall(r"^# %% \[markdown\]\n(.*?)(?=^# %%|\Z)", source, re.DOTALL | re.MULTILINE)
+    text = " ".join(re.sub(r"^# ?", "", "\n".join(cells), flags=re.MULTILINE).split())
+    return re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", text.replace("*", ""))
+
+
+def filled(sentence, numbers):
+    """A sentence with its numbers, in the way of the prose: 2 %, and the least of several values rounded down."""
+
+    def text(field):
+        key, _, spec = field[1].partition(":")
+        value = rounded(numbers[key], spec, -1 if key.endswith("_least") else 0) if spec else numbers[key]
+        return value.replace("%", " %")
+
+    return re.sub(r"\{([^}]*)\}", text, sentence)
+
+
+@pytest.mark.parametrize(
+    "name, sentence",
+    [("06_inverse_graphics", s) for s in PAGE_06] + [("07_ablations", s) for s in PAGE_07],
+)
+def test_numbers_in_the_prose_are_recorded(name, sentence, numbers):
+    assert filled(sentence, numbers) in prose(name)
+
+
+def test_another_number_is_noticed(numbers):
+    assert filled(PAGE_06[5], numbers | {"psnr_sample_180": 17.6}) not in prose("06_inverse_graphics")
+
+
+def test_scores_of_the_prose_that_speak_of_all_views(numbers):
+    """Sentences that sum up a table: each bound of the prose holds in every row of the table."""
+    scores = ablations.scene_scores(harness.load_results(ablations.EXPERIMENT))
+    keys = [f"{prefix}energy_{angle}" for prefix in ("", "novel_") for angle in evaluation.TARGET_ANGLES]
+    gains = ablations.paired_gains(scores["unet"], scores["view_space"])
+    values = [-100 * gains[key].value for key in keys]
+    assert (round(min(values)), round(max(values))) == (5, 18) and "in all six energy scores, by 5 to 18 %" in prose(
+        "07_ablations"
+    )
+    views = [f"{prefix}{{}}_{angle}" for prefix in ("", "novel_") for angle in evaluation.TARGET_ANGLES]
+    assert all(0.85 < numbers[view.format("spread_skill")] < 1 for view in views)
+    assert all(abs(numbers[view.format("sharpness_ratio")] - 1) < 0.05 for view in views)
+    below = [
+        view
+        for view in views
+        if numbers[f"unet_128_{view.format('energy_skill')}"] < numbers[view.format("energy_skill")]
+    ]
+    assert below == views
+    holds_0 = {v: numbers[f"{v.format('psnr_mean_over_deterministic')}_high"] > 0 for v in views}
+    assert [view for view in views if not holds_0[view]] == ["novel_{}_120"]
+
+
+def test_the_readme_points_to_sections_that_exist():
+    text = (repo_root() / "README.md").read_text(encoding="utf-8")
+    table = re.search(r"^\| \| forward model \| denoiser.*?\n\n", text, re.DOTALL | re.MULTILINE)[0]
+    rows = re.findall(r"^\| \[\d\d\]\(notebooks/(\w+)\.ipynb\) \|(.*)$", table, re.MULTILINE)
+    assert [name for name, _ in rows] == [name for name in notebook_names() if name[:2] <= "08"]
+    for name, cells in rows:
+        page = prose(name)
+        sections = re.findall(r"\b\d[a-d]?\b", cells.replace("as 06", ""))
+        assert sections and all(re.search(rf"#{{2,3}} {section}\. ", page) for section in sections), name
