@@ -150,8 +150,9 @@ def plot_samples(recorded: Mapping[str, np.ndarray], sampler: str, target: int, 
         rows.append(torch.stack([to_rgb(image) for image in (*images, truth[1], *samples[:2, 1])]))
     angle = evaluation.TARGET_ANGLES[target]
     novel = f"{angle * evaluation.NOVEL_ANGLE_RATIO:.0f}°"
-    titles = ["context", f"truth, {angle}°", "determ.", *(f"sample {j + 1}" for j in range(4))]
-    titles += [f"truth, {novel}", *(f"{j + 1}, at {novel}" for j in range(2))]
+    titles = ["context", f"truth,\n{angle}°", f"deterministic,\n{angle}°"]
+    titles += [*(f"sample {j + 1},\n{angle}°" for j in range(4)), f"truth,\n{novel}"]
+    titles += [f"sample {j + 1},\n{novel}" for j in range(2)]
     return plotting.image_grid(torch.stack(rows), col_titles=titles, size=1.05)
 
 
@@ -414,13 +415,14 @@ def plot_costs(costs: Mapping[str, Lines], settings: Mapping[str, Sequence[int]]
         "gigabytes": "memory,\nGB",
     }
     fig, axes = plt.subplots(
-        len(units), len(settings), figsize=(9, 7), sharex="col", sharey="row", squeeze=False, layout="constrained"
+        len(units), len(settings), figsize=(10, 7), sharex="col", sharey="row", squeeze=False, layout="constrained"
     )
     for row, (key, unit) in zip(axes, units.items(), strict=True):
         for ax, (name, values) in zip(row, settings.items(), strict=True):
             ax.plot(values, costs[name][key], "o-", color=plotting.TRUE)
-            ax.set(ylim=(0, None), xticks=values)
-        row[0].set_ylabel(unit)
+            ax.set(xticks=values)
+            ax.tick_params(axis="x", labelsize=8)
+        row[0].set(ylabel=unit, ylim=(0, 1.1 * max(max(costs[name][key]) for name in settings)))
     for ax, name in zip(axes[-1], settings, strict=True):
         ax.set_xlabel(names[name])
     return fig

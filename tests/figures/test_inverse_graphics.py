@@ -73,11 +73,13 @@ def test_costs_are_those_of_one_scene():
 
 def test_every_panel_of_the_costs_has_one_unit():
     lines = {"gigaflop": [1, 2], "gigabytes_moved": [3, 4], "milliseconds": [5, 6], "gigabytes": [7, 8]}
-    fig = figures.plot_costs({"rays": lines, "side": lines}, {"rays": (1, 2), "side": (3, 4)})
+    larger = {key: [2 * value for value in values] for key, values in lines.items()}
+    fig = figures.plot_costs({"rays": lines, "side": larger}, {"rays": (1, 2), "side": (3, 4)})
     axes = np.array(fig.axes).reshape(4, 2)
     shown = [[list(ax.lines[0].get_ydata()) for ax in row] for row in axes]
-    assert shown == [[values] * 2 for values in lines.values()]
+    assert shown == [[lines[key], larger[key]] for key in lines]
     assert all(len(ax.lines) == 1 for ax in axes.flat)
+    assert all(ax.get_ylim()[0] == 0 and ax.get_ylim()[1] > max(ax.lines[0].get_ydata()) for ax in axes.flat)
     assert [ax.get_ylabel().split("\n")[1] for ax in axes[:, 0]] == ["billions", "GB", "milliseconds", "GB"]
 
 
