@@ -4,12 +4,14 @@ Images are cropped to the square at their centre, resized to one size, and scale
 sub-folders, as FFHQ has, or be a zip archive.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from fwdiff_lite.checks import check_count
 from fwdiff_lite.datasets.images import (
     BACKGROUND,
     IMAGE_SUFFIXES,
@@ -21,18 +23,48 @@ from fwdiff_lite.datasets.images import (
 )
 
 
+class ImageFolder:
+    """The images of a folder and of its sub-folders, in the natural order of their names: 1, 2, 10.
+
+    Files are decoded when they are asked for, so the folder may be larger than the memory.
+
+    folder: a folder, or a zip archive
+    size: pixels along each side of an image
+    background: the colour behind transparent pixels, 0 to 255
+    threads: that decode the images of a batch. Files of a zip archive are decoded one after another.
+    ValueError if there is no image.
+    """
+
+    def __init__(
+        self, folder: Path | str, size: int = 64, background: tuple[int, int, int] = BACKGROUND, threads: int = 4
+    ):
+        check_options(size, background)
+        check_count(threads=threads)
+        self.folder, self.size, self.background, self.threads = Path(folder), size, background, threads
+        self.files = find_image_files(open_folder(folder, "images"))
+        if not self.files:
+            raise ValueError(f"{folder} holds no image: wanted files ({', '.join(IMAGE_SUFFIXES)})")
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, i: int) -> Float[Tensor, "3 size size"]:
+        """Image i. ValueError if it is smaller than `size`, or as in `images.read_image`."""
+        file = self.files[i]
+        return crop_and_resize(read_image(file, self.background)[None], self.size, file)[0]
+
+    def sample(self, n: int, generator: torch.Generator) -> Float[Tensor, "n 3 size size"]:
+        """n images, drawn with replacement, on the CPU. ValueError as for a single image."""
+        rows = torch.randint(len(self), (n,), generator=generator).tolist()
+        if not isinstance(self.files[0], Path):  # a zip archive has one position, which threads would share
+            return torch.stack([self[i] for i in rows])
+        with ThreadPoolExecutor(self.threads) as pool:
+            return torch.stack(list(pool.map(self.__getitem__, rows)))
+
+
 def read_images(
     folder: Path | str, size: int = 64, background: tuple[int, int, int] = BACKGROUND
 ) -> Float[Tensor, "n 3 size size"]:
-    """Reads all images of a folder and of its sub-folders, in the natural order of their names: 1, 2, 10.
-
-    folder: a folder, or a zip archive
-    size: pixels along each side of the result
-    background: the colour behind transparent pixels, 0 to 255
-    ValueError if there is no image, if an image is smaller than `size`, or as in `images.read_image`.
-    """
-    check_options(size, background)
-    files = find_image_files(open_folder(folder, "images"))
-    if not files:
-        raise ValueError(f"{folder} holds no image: wanted files ({', '.join(IMAGE_SUFFIXES)})")
-    return torch.cat([crop_and_resize(read_image(file, background)[None], size, file) for file in files])
+    """Reads all images of an ImageFolder into memory. ValueError as there."""
+    images = ImageFolder(folder, size, background)
+    return torch.stack([images[i] for i in range(len(images))])

@@ -98,8 +98,9 @@ class TestSet:
 def make_test_set(images: Float[Tensor, "c 3 h h"], seed: int = 2026) -> TestSet:
     """Crops of given images, whose attributes are unknown."""
     (c, _, side, _), generator = images.shape, torch.Generator().manual_seed(seed)
-    context_params = patches.sample_crops(c, 1, generator, patches.CONTEXT_SIZES, side)
-    held_out_params = patches.sample_crops(c, 1, generator, patches.TARGET_SIZES, side)
+    context_sizes, target_sizes = (patches.crop_sizes(x, side) for x in (patches.CONTEXT_SIZES, patches.TARGET_SIZES))
+    context_params = patches.sample_crops(c, 1, generator, context_sizes, side)
+    held_out_params = patches.sample_crops(c, 1, generator, target_sizes, side)
     corners = torch.cartesian_prod(*2 * (torch.tensor([0.0, side // 2]),))
     quadrants = torch.cat([corners, torch.full((4, 1), side / 2)], 1)[torch.rand(c, 4, generator=generator).argsort(1)]
     centre = torch.tensor([side / 4, side / 4, side / 2]).expand(c, 1, 3)
@@ -142,7 +143,7 @@ def sample_posterior(
     A ForwardRegression makes one prediction (k = 1), for the crop of the energy score. Samples are drawn on the model's
     device, `chunk_size` at a time; the result is on the test set's device.
     """
-    G, chunks, device = model.forward_model.G, [], next(model.parameters()).device
+    forward_model, chunks, device = model.forward_model, [], next(model.parameters()).device
     deterministic = isinstance(model, ForwardRegression)
     num_samples = 1 if deterministic else num_samples
     generator, contexts = torch.Generator().manual_seed(seed), test_set.context.repeat(num_samples)
@@ -153,8 +154,31 @@ def sample_posterior(
         inputs = contexts[rows].to(device), target_params[rows].to(device)
         step = model.sample(*inputs) if deterministic else model.sample_autoregressive(*inputs, **options)[0]
         with torch.no_grad():
-            chunks.append(G.synthesis(step.signal).to(test_set.images.device))
+            chunks.append(forward_model.render(step.signal).to(test_set.images.device))
     return torch.cat(chunks).unflatten(0, (-1, num_samples))
+
+
+def evaluate_images(
+    test_set: TestSet,
+    samples: Float[Tensor, "c k 3 h h"],
+    prediction: Float[Tensor, "c 1 3 h h"],
+    generator: torch.Generator,
+) -> dict[str, float]:
+    """The measures that need no attributes: of samples, and of the deterministic prediction beside them."""
+    side, numbers = test_set.images.shape[-1], {}
+    context_mask = patches.patch_mask(test_set.context.params[:, 0], side).expand_as(test_set.images) > 0
+    held_out_mask = patches.patch_mask(test_set.held_out_params[:, 0], side).expand_as(test_set.images) > 0
+    unobserved_mask = held_out_mask & ~context_mask
+    numbers["patch_psnr"] = metrics.psnr(samples[:, 0], test_set.images, 2, context_mask)
+    numbers["patch_psnr_deterministic"] = metrics.psnr(prediction[:, 0], test_set.images, 2, context_mask)
+    variance_inside, variance_outside = metrics.variance_inside_outside(samples, context_mask)
+    numbers["diversity_outside_over_inside"] = (variance_outside / variance_inside) ** 0.5
+    truth = test_set.images * unobserved_mask  # pixels without a score are 0 in truth, samples and prediction
+    sample_scores = metrics.energy_score(samples * unobserved_mask[:, None], truth)
+    prediction_scores = metrics.euclidean_error(prediction[:, 0] * unobserved_mask, truth)
+    numbers |= metrics.energy_ratio(sample_scores, prediction_scores, generator).as_metrics("energy_ratio")
+    numbers |= metrics.spread_skill(samples, test_set.images, generator, unobserved_mask).as_metrics("spread_skill")
+    return {name: float(value) for name, value in numbers.items()}
 
 
 def evaluate_samples(
@@ -172,21 +196,8 @@ def evaluate_samples(
     An attribute is evaluated on the test images whose context does not show it, if there are at least 20 of them.
     `factor_tv` is the largest value of all attributes: an average would let one attribute hide another.
     """
-    generator, numbers = torch.Generator().manual_seed(seed), {}
-
-    side = test_set.images.shape[-1]
-    context_mask = patches.patch_mask(test_set.context.params[:, 0], side).expand_as(test_set.images) > 0
-    held_out_mask = patches.patch_mask(test_set.held_out_params[:, 0], side).expand_as(test_set.images) > 0
-    unobserved_mask = held_out_mask & ~context_mask
-    numbers["patch_psnr"] = metrics.psnr(samples[:, 0], test_set.images, 2, context_mask)
-    numbers["patch_psnr_deterministic"] = metrics.psnr(prediction[:, 0], test_set.images, 2, context_mask)
-    variance_inside, variance_outside = metrics.variance_inside_outside(samples, context_mask)
-    numbers["diversity_outside_over_inside"] = (variance_outside / variance_inside) ** 0.5
-    truth = test_set.images * unobserved_mask  # pixels without a score are 0 in truth, samples and prediction
-    sample_scores = metrics.energy_score(samples * unobserved_mask[:, None], truth)
-    prediction_scores = metrics.euclidean_error(prediction[:, 0] * unobserved_mask, truth)
-    numbers |= metrics.energy_ratio(sample_scores, prediction_scores, generator).as_metrics("energy_ratio")
-    numbers |= metrics.spread_skill(samples, test_set.images, generator, unobserved_mask).as_metrics("spread_skill")
+    generator = torch.Generator().manual_seed(seed)
+    numbers = evaluate_images(test_set, samples, prediction, generator)
     for prefix, labels in (("", sample_labels), ("deterministic_", prediction_labels)):
         for i, (name, probabilities) in enumerate(test_set.probabilities.items()):
             unobserved = ~test_set.observed[:, i]
@@ -284,13 +295,15 @@ def build_model(
     novel_weight: float,
     generator: stylegan2.Generator,
     seed: int = 0,
+    side: int | None = None,
     **encoder_options,
 ) -> ForwardDiffusion:
-    """A model of the latent codes in "w" or "w+", with initial weights; novel_weight: of Eq. 9."""
+    """A model of the latent codes in "w" or "w+", with initial weights; novel_weight: of Eq. 9; side: of the images."""
     torch.manual_seed(seed)
-    forward_model = patches.CroppedGenerator(generator)
+    forward_model = patches.CroppedGenerator(generator, side)
     denoiser = patches.PatchDenoiser(forward_model, patches.w_std(generator), space, **encoder_options)
-    return model_class(denoiser, forward_model, patches.SCHEDULE, novel_weight=novel_weight)
+    schedule = patches.schedule_of_side(forward_model.side)
+    return model_class(denoiser, forward_model, schedule, novel_weight=novel_weight)
 
 
 def training_batches(num_portraits: int, device: torch.device, batch_size: int) -> BatchFunction:

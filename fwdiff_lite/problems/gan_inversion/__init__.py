@@ -2,6 +2,7 @@
 
     stylegan2           the generator and the discriminator
     stylegan2_training  their training
+    network_files       tensors of files, without running their code
     stylegan2_weights   published weights, converted to this generator
     portraits           the data: cartoon portraits whose attribute probabilities are known exactly
     patches             the problem: signal, forward model, denoiser

@@ -23,25 +23,51 @@ from fwdiff_lite.observations import Observations, to_device
 from fwdiff_lite.problems.gan_inversion.stylegan2 import Generator
 from fwdiff_lite.schedule import CosineSchedule, ShiftedCosineSchedule
 
-CONTEXT_SIZES, TARGET_SIZES = (16, 24), (24, 32)  # the smallest and the largest crop of each kind, in pixels
+SIDE = 64  # pixels along a side of the images for which crops and schedule were chosen
+CONTEXT_SIZES, TARGET_SIZES = (16, 24), (24, 32)  # the smallest and the largest crop of each kind, in pixels of SIDE
 SCHEDULE = ShiftedCosineSchedule(1 / 4)  # hundreds of pixels together show an attribute, even under much noise
+
+
+def crop_sizes(sizes: tuple[int, int], side: int) -> tuple[int, int]:
+    """The smallest and the largest crop of an image of another side: the same share of the image."""
+    smallest, largest = (max(1, size * side // SIDE) for size in sizes)
+    return smallest, largest
+
+
+def schedule_of_side(side: int) -> ShiftedCosineSchedule:
+    """The schedule for images of that side: with twice the side, the mean of four pixels has half of the noise."""
+    return ShiftedCosineSchedule(SCHEDULE.scale * SIDE / side)
+
 
 # --- the forward model ------------------------------------------------------------------------------------------------
 
 
 class CroppedGenerator:
-    """The forward model: O = G(S) inside of the crop phi, zero outside. It freezes G."""
+    """The forward model: O = G(S) inside of the crop phi, zero outside. It freezes G.
 
-    def __init__(self, G: Generator):
+    side: pixels along a side of the observed image, each the mean of a square of the generator's pixels; None: as many
+        as the generator has. ValueError unless it divides the generator's.
+    """
+
+    def __init__(self, G: Generator, side: int | None = None):
         self.G = G.eval().requires_grad_(False)
-        self.side = G.synthesis.resolutions[-1]
+        resolution = G.synthesis.resolutions[-1]
+        self.side = resolution if side is None else side
+        if self.side < 1 or resolution % self.side:
+            raise ValueError(f"a generator of {resolution} pixels has no image of {side} pixels: give a divisor")
+        self.reduction = resolution // self.side
+
+    def render(self, signal: Float[Tensor, "b *l d"]) -> Float[Tensor, "b 3 h h"]:
+        """The whole image of a latent code."""
+        image = self.G.synthesis(signal)
+        return image if self.reduction == 1 else nn.functional.avg_pool2d(image, self.reduction)
 
     def __call__(
         self, signal: Float[Tensor, "b *l d"], params: Float[Tensor, "b m 3"], pixel_indices=None
     ) -> Float[Tensor, "b m 3 h h"]:
         if pixel_indices is not None:
             raise ValueError("the generator renders whole images only: pixel_indices must be None")
-        return self.G.synthesis(signal)[:, None] * self.support(params)
+        return self.render(signal)[:, None] * self.support(params)
 
     def support(self, params: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b 1 h h"]:
         """1 inside of the crop, 0 outside."""
@@ -108,8 +134,9 @@ def batches(
     def batch(generator: torch.Generator) -> dict[str, Observations]:
         images = sample_images(batch_size, generator)
         side = images.shape[-1]
-        first_crops = sample_crops(batch_size, 1, generator, CONTEXT_SIZES, side)
-        other_crops = sample_crops(batch_size, max_context_patches + 1, generator, TARGET_SIZES, side)
+        first_sizes, other_sizes = crop_sizes(CONTEXT_SIZES, side), crop_sizes(TARGET_SIZES, side)
+        first_crops = sample_crops(batch_size, 1, generator, first_sizes, side)
+        other_crops = sample_crops(batch_size, max_context_patches + 1, generator, other_sizes, side)
         params = torch.cat([first_crops, other_crops], 1)
         num_patches = torch.randint(1, max_context_patches + 1, (batch_size, 1), generator=generator)
         drop_mask = torch.arange(max_context_patches) >= num_patches
@@ -166,7 +193,8 @@ class PatchDenoiser(nn.Module):
     def __init__(
         self, forward_model: CroppedGenerator, w_std: Float[Tensor, "d"], space: str = "w+", **encoder_options
     ):
-        encoder_options = {"widths": (64, 96, 128, 128), "hidden": 256} | encoder_options
+        more_halvings = (128,) * max(0, (forward_model.side // SIDE).bit_length() - 1)  # until 4 x 4 pixels are left
+        encoder_options = {"widths": (64, 96, 128, 128, *more_halvings), "hidden": 256} | encoder_options
         super().__init__()
         if space not in ("w", "w+"):
             raise ValueError(f"unknown space {space!r}: choose w or w+")
@@ -182,13 +210,13 @@ class PatchDenoiser(nn.Module):
         masks = support(context)
         # where context patches overlap, the first one counts
         context_image, context_mask = composite_crops(context.value, masks * (masks.cumsum(1) == 1))
-        synthesis, blank = self.forward_model.G.synthesis, torch.zeros_like(context_image[:, None])
+        render, blank = self.forward_model.render, torch.zeros_like(context_image[:, None])
         mean = self.w_mean.expand(len(context_image), *self.signal_shape)
-        mean_image = synthesis(mean[:1]).detach().expand(len(context_image), -1, -1, -1)
+        mean_image = render(mean[:1]).detach().expand(len(context_image), -1, -1, -1)
         initial = Condition(context_image, context_mask, blank[:, :, :1], mean, mean_image)
         t = context_image.new_full((len(context_image),), 2.0)  # marks this first pass: t = 1 is pure noise
         signal = self(initial, blank, t)
-        image, target_masks = synthesis(signal), support_of_targets(target_params, target_mask, self.side)
+        image, target_masks = render(signal), support_of_targets(target_params, target_mask, self.side)
         prediction = Observations(image[:, None] * target_masks, target_params)
         return Condition(context_image, context_mask, target_masks, signal.detach(), image.detach(), prediction)
 

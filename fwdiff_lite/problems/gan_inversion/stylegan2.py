@@ -68,6 +68,11 @@ def scaled_leaky_relu(x: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
     return F.leaky_relu(x, 0.2) * SQRT2
 
 
+def _clamp(x: Float[Tensor, "*s"], limit: float | None) -> Float[Tensor, "*s"]:
+    """Values clipped to [-limit, limit]; None leaves them."""
+    return x if limit is None else x.clamp(-limit, limit)
+
+
 def modulated_conv2d(
     x: Float[Tensor, "b i h w"],
     weight: Float[Tensor, "o i k k"],
@@ -183,11 +188,19 @@ def mix_styles(
 
 
 class StyledConv2d(nn.Module):
-    """One layer of synthesis: modulated convolution, noise, bias and leaky ReLU."""
+    """One layer of synthesis: modulated convolution, noise, bias and leaky ReLU. clamp: see Generator's conv_clamp."""
 
-    def __init__(self, in_channels: int, out_channels: int, w_dim: int, resolution: int, up: bool = False):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        w_dim: int,
+        resolution: int,
+        up: bool = False,
+        clamp: float | None = None,
+    ):
         super().__init__()
-        self.up = up
+        self.up, self.clamp = up, clamp
         self.affine = EqualLinear(w_dim, in_channels, bias_init=1.0)
         # without an equalising gain: demodulation would cancel it
         self.weight = nn.Parameter(torch.randn(out_channels, in_channels, 3, 3))
@@ -200,22 +213,23 @@ class StyledConv2d(nn.Module):
     ) -> Float[Tensor, "b o p q"]:
         x = modulated_conv2d(x, self.weight, self.affine(w), up=self.up)
         x = x + self.noise_strength * (self.noise_const if noise is None else noise)
-        return scaled_leaky_relu(x + self.bias[:, None, None])
+        return _clamp(scaled_leaky_relu(x + self.bias[:, None, None]), self.clamp)
 
 
 class ToRGB(nn.Module):
-    """The RGB image of one resolution: a modulated 1 x 1 convolution without demodulation."""
+    """The RGB image of one resolution: a modulated 1 x 1 convolution without demodulation. clamp: as StyledConv2d."""
 
-    def __init__(self, in_channels: int, img_channels: int, w_dim: int):
+    def __init__(self, in_channels: int, img_channels: int, w_dim: int, clamp: float | None = None):
         super().__init__()
-        self.weight_gain = 1 / math.sqrt(in_channels)
+        self.weight_gain, self.clamp = 1 / math.sqrt(in_channels), clamp
         self.affine = EqualLinear(w_dim, in_channels, bias_init=1.0)
         self.weight = nn.Parameter(torch.randn(img_channels, in_channels, 1, 1))
         self.bias = nn.Parameter(torch.zeros(img_channels))
 
     def forward(self, x: Float[Tensor, "b i h w"], w: Float[Tensor, "b d"]) -> Float[Tensor, "b c h w"]:
         styles = self.affine(w) * self.weight_gain
-        return modulated_conv2d(x, self.weight, styles, demodulate=False) + self.bias[:, None, None]
+        x = modulated_conv2d(x, self.weight, styles, demodulate=False) + self.bias[:, None, None]
+        return _clamp(x, self.clamp)
 
 
 class SynthesisBlock(nn.Module):
@@ -224,14 +238,22 @@ class SynthesisBlock(nn.Module):
     The block upsamples the image of the block before, and adds its own RGB image.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, w_dim: int, resolution: int, img_channels: int):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        w_dim: int,
+        resolution: int,
+        img_channels: int,
+        clamp: float | None = None,
+    ):
         super().__init__()
         if resolution == 4:
             self.const = nn.Parameter(torch.randn(out_channels, 4, 4))
         else:
-            self.conv0 = StyledConv2d(in_channels, out_channels, w_dim, resolution, up=True)
-        self.conv1 = StyledConv2d(out_channels, out_channels, w_dim, resolution)
-        self.torgb = ToRGB(out_channels, img_channels, w_dim)
+            self.conv0 = StyledConv2d(in_channels, out_channels, w_dim, resolution, up=True, clamp=clamp)
+        self.conv1 = StyledConv2d(out_channels, out_channels, w_dim, resolution, clamp=clamp)
+        self.torgb = ToRGB(out_channels, img_channels, w_dim, clamp)
 
     def forward(
         self, x: Tensor | None, image: Tensor | None, ws: Float[Tensor, "b l d"], noise: list[Tensor | None]
@@ -248,12 +270,21 @@ class SynthesisBlock(nn.Module):
 class Synthesis(nn.Module):
     """From styles to an image. num_layers: the number of styles in W+, L = 2 log2(resolution) - 2."""
 
-    def __init__(self, resolution: int, w_dim: int, channel_base: int, channel_max: int, img_channels: int):
+    def __init__(
+        self,
+        resolution: int,
+        w_dim: int,
+        channel_base: int,
+        channel_max: int,
+        img_channels: int,
+        conv_clamp: float | None = None,
+    ):
         super().__init__()
         widths = channels_per_resolution(resolution, channel_base, channel_max)
         self.resolutions, self.w_dim, self.num_layers = list(widths), w_dim, 2 * len(widths)
         for r, width in widths.items():
-            self.add_module(f"b{r}", SynthesisBlock(widths.get(r // 2, 0), width, w_dim, r, img_channels))
+            block = SynthesisBlock(widths.get(r // 2, 0), width, w_dim, r, img_channels, conv_clamp)
+            self.add_module(f"b{r}", block)
 
     def forward(
         self, ws: Float[Tensor, "b *l d"], noise: list[Float[Tensor, "..."]] | None = None
@@ -294,6 +325,8 @@ class Generator(nn.Module):
     resolution: pixels along a side, a power of two
     channel_base, channel_max: see `channels_per_resolution`
     img_channels: the number of channels of an image
+    conv_clamp: activations of synthesis are clipped to [-conv_clamp, conv_clamp], as in networks that ADA trained in
+        half precision (256 there); None: no clipping
 
     Generator(1024) is the published network, Generator(256, channel_base=2**14) the one for 256 pixels, and
     Generator(**SMALL_GENERATOR) the one that this repository trains.
@@ -308,11 +341,14 @@ class Generator(nn.Module):
         channel_base: int = 2**15,
         channel_max: int = 512,
         img_channels: int = 3,
+        conv_clamp: float | None = None,
     ):
         super().__init__()
+        if conv_clamp is not None and not conv_clamp > 0:
+            raise ValueError(f"conv_clamp must be positive, or None, got {conv_clamp}")
         if min(z_dim, w_dim, mapping_layers, img_channels) < 1:
             raise ValueError(f"sizes must be positive, got {z_dim=}, {w_dim=}, {mapping_layers=}, {img_channels=}")
-        self.synthesis = Synthesis(resolution, w_dim, channel_base, channel_max, img_channels)
+        self.synthesis = Synthesis(resolution, w_dim, channel_base, channel_max, img_channels, conv_clamp)
         self.mapping = Mapping(z_dim, w_dim, mapping_layers)
 
     def forward(

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import math
 import os
-import pickle
 import re
-from itertools import chain
+import warnings
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
+from fwdiff_lite.problems.gan_inversion.network_files import Attributes, read_network_file
 from fwdiff_lite.problems.gan_inversion.stylegan2 import Generator
 
-EMA_PREFIXES = ("g_ema.", "G_ema.")  # of the averaged generator, in a checkpoint of several networks
+FIRST_TENSORS = ("synthesis.b4.const", "input.input")  # of either layout
+# Names of the averaged generator in a checkpoint of several networks, then those of other generators.
+NETWORK_NAMES = (
+    "g_ema",
+    "G_ema",
+    "params_ema",
+    "ema",
+    "generator_ema",
+    "",
+    "state_dict",
+    "generator",
+    "params",
+    "g",
+    "G",
+)
 LAYER_KEYS = {  # keys of a layer: in the g_ema layout -> here
     "conv.weight": "weight",
     "conv.modulation.weight": "affine.weight",
@@ -24,37 +38,138 @@ LAYER_KEYS = {  # keys of a layer: in the g_ema layout -> here
     "conv.blur.kernel": "resample_filter",
     "upsample.kernel": "resample_filter",
 }
+CONVERSION = (
+    "keep the averaged generator alone: checkpoint = torch.load(FILE, map_location='cpu'); "
+    "torch.save(checkpoint['g_ema'], 'generator.pt')"
+)
 
 
-def load_published_generator(path: str | os.PathLike) -> Generator:
+def load_published_generator(path: str | os.PathLike, conv_clamp: float | None = None) -> Generator:
     """A published generator, on the CPU, in float32, in eval mode. Its sizes are inferred from its weights.
 
-    Two PyTorch layouts of state dicts are supported. The first is that of the StyleGAN2-ADA release
-    (synthesis.b4.const, ...); state dicts of this repository's Generator have it too. The second, the g_ema layout, has
-    keys such as input.input and style.1.weight. It stores the mean of w as latent_avg, or not at all; then the mean is
-    computed from 10,000 latent codes of a fixed seed.
+    Three kinds of files are read: state dicts, checkpoints of several networks, of which the averaged generator is
+    taken, and the pickles (.pkl) of the StyleGAN2-ADA release. No code in a file is executed, see network_files.
 
-    The file must hold tensors alone: NAME.safetensors, or tensors saved by torch.save. No code in it is executed.
-    ADA's networks in half precision clamp their activations at 256; this generator does not clamp.
+    Two layouts of state dicts are supported. The first is that of the StyleGAN2-ADA release (synthesis.b4.const, ...);
+    state dicts of this repository's Generator have it too. The second, the g_ema layout, has keys such as input.input
+    and style.1.weight. It stores the mean of w as latent_avg, one for all layers or one for each, or not at all. Of
+    several means, their mean is taken. Without a mean, the mean is computed from 10,000 latent codes of a fixed seed.
 
-    ValueError if the file cannot be read, would run code, or holds an unsupported network: class labels, other filters,
-    another architecture.
+    conv_clamp: see Generator. A pickle states it. A state dict of the ADA layout does not: a warning says so, unless
+        this argument is given.
+
+    ValueError, in one line, if the file cannot be read, would run code, or holds an unsupported network: class labels,
+    the architectures resnet and orig, other filters or activations.
     """
-    tensors = _read_tensors(path)
-    prefix = next((p for p in EMA_PREFIXES if any(key.startswith(p) for key in tensors)), "")
-    tensors = {
-        key.removeprefix(prefix): x for key, x in tensors.items() if key.startswith(prefix) or key == "latent_avg"
+    file = read_network_file(path)
+    prefix = _find_network(path, file.tensors)
+    tensors = {key.removeprefix(prefix): x for key, x in file.tensors.items() if key.startswith(prefix)}
+    modules = {
+        f"{name}.".removeprefix(prefix).removesuffix("."): attributes
+        for name, attributes in file.attributes.items()
+        if f"{name}.".startswith(prefix)
     }
+    conv_clamp = _check_modules(path, modules, tensors, conv_clamp)
     if "input.input" in tensors:
-        tensors = {_convert_key(key): x for key, x in tensors.items()}
-    elif "synthesis.b4.const" not in tensors:
-        examples = ", ".join(sorted(tensors)[:3]) or "no tensor"
-        raise ValueError(f"{path} is no StyleGAN2 generator: no synthesis.b4.const, no input.input, but {examples}")
+        tensors = {_convert_key(key): x for key, x in tensors.items()} | _latent_mean(path, prefix, file.tensors)
+    elif not modules and conv_clamp is None and any(key.endswith("resample_filter") for key in tensors):
+        warnings.warn(
+            f"{path} does not state conv_clamp, so activations are not clipped: give conv_clamp=256 if the network was "
+            "trained in half precision",
+            stacklevel=2,
+        )
     for key in [key for key in tensors if key.endswith("resample_filter")]:
         _check_filter(path, key, tensors.pop(key))
+    return _build_generator(path, tensors, conv_clamp)
 
+
+def _find_network(path: str | os.PathLike, tensors: dict[str, Tensor]) -> str:
+    """The prefix of the keys of the generator, the averaged one if there are several."""
+    prefixes = {key.removesuffix(first) for key in tensors for first in FIRST_TENSORS if key.endswith(first)}
+    prefixes = sorted(prefix for prefix in prefixes if not prefix or prefix.endswith("."))
+    if not prefixes:
+        raise ValueError(f"{path} {_describe_other_network(tensors)}")
+
+    def rank(prefix: str) -> int:
+        names = [name for name in prefix.split(".") if name not in ("", "module", "state_dict", "decoder")]
+        name = names[0] if names else ""
+        return NETWORK_NAMES.index(name) if name in NETWORK_NAMES else len(NETWORK_NAMES)
+
+    ranks = [rank(prefix) for prefix in prefixes]
+    best = [prefix for prefix, r in zip(prefixes, ranks, strict=True) if r == min(ranks)]
+    if len(best) > 1:
+        raise ValueError(f"{path} holds {len(best)} generators ({', '.join(best)}): {CONVERSION}")
+    return best[0]
+
+
+def _describe_other_network(tensors: dict[str, Tensor]) -> str:
+    """Why these tensors are no generator of StyleGAN2."""
+    if any(re.search(r"synthesis\.(input\.freqs|L0_)", key) for key in tensors):
+        return "holds a StyleGAN3 generator: only StyleGAN2 is supported"
+    if any(re.search(r"(epilogue|style_modulation|g_synthesis\.blocks)\.", key) for key in tensors):
+        return "holds a StyleGAN generator of the first version: only StyleGAN2 is supported"
+    if any(re.search(r"(^|\.)(b4\.out\.weight|final_linear\.1\.weight)$", key) for key in tensors):
+        return "holds a discriminator and no generator: give the file of the generator"
+    examples = ", ".join(sorted(tensors)[:3]) or "no tensor"
+    return f"is no StyleGAN2 generator: no synthesis.b4.const, no input.input, but {examples}"
+
+
+def _latent_mean(path: str | os.PathLike, prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The mean of w beside a generator of the g_ema layout, or nothing. It stands beside the network, or in it."""
+    parts = prefix.split(".")[:-1]
+    for n in range(len(parts), -1, -1):
+        key = ".".join([*parts[:n], "latent_avg"])
+        if key in tensors:
+            mean = tensors[key].float()
+            if mean.ndim > 2:
+                raise ValueError(f"{path}: {key} has shape {tuple(mean.shape)} instead of (D,) or (L, D)")
+            return {"mapping.w_avg": mean.reshape(-1, mean.shape[-1]).mean(0) if mean.ndim else mean}
+    return {}
+
+
+def _check_modules(
+    path: str | os.PathLike, modules: dict[str, Attributes], tensors: dict[str, Tensor], conv_clamp: float | None
+) -> float | None:
+    """conv_clamp of a pickled network. ValueError where a module does what this Generator does not."""
+    clamps = set()
+    for name, module in modules.items():
+        if module.get("c_dim"):
+            raise ValueError(f"{path} {_class_conditional(module['c_dim'])}")
+        if module.get("architecture", "skip") != "skip":
+            raise ValueError(f"{path} has the architecture {module['architecture']}: only skip is supported")
+        activation = module.get("activation", "lrelu")
+        if activation not in ("lrelu", "linear"):
+            raise ValueError(f"{path} has the activation {activation} in {name}: only lrelu is supported")
+        if module.get("use_noise") is False:
+            raise ValueError(f"{path} has no noise in {name}: only generators with noise are supported")
+        if "conv_clamp" in module:
+            clamps.add(module["conv_clamp"])
+        weight = tensors.get(f"{name}.weight")
+        if re.fullmatch(r"mapping\.fc\d+", name) and "weight_gain" in module and weight is not None:
+            multiplier = module["weight_gain"] * math.sqrt(weight.shape[-1])
+            if not math.isclose(multiplier, 0.01, rel_tol=1e-3):
+                raise ValueError(f"{path} has a mapping of learning rate multiplier {multiplier:.3g}: wanted 0.01")
+    if len(clamps) > 1:
+        raise ValueError(f"{path} clips the activations of its layers at different values: {sorted(map(str, clamps))}")
+    if clamps and conv_clamp is not None and clamps != {conv_clamp}:
+        raise ValueError(f"{path} states conv_clamp {clamps.pop()}, not {conv_clamp}: leave the argument out")
+    return clamps.pop() if clamps else conv_clamp
+
+
+def _class_conditional(labels: int) -> str:
+    return f"is class-conditional ({labels} labels): only generators without labels are supported"
+
+
+def _build_generator(path: str | os.PathLike, tensors: dict[str, Tensor], conv_clamp: float | None) -> Generator:
+    """The generator with these weights, in the names of this repository's Generator."""
+    if "mapping.embed.weight" in tensors:
+        raise ValueError(f"{path} {_class_conditional(tensors['mapping.embed.weight'].shape[-1])}")
+    if any(re.fullmatch(r"synthesis\.b\d+\.skip\.weight", key) for key in tensors):
+        raise ValueError(f"{path} has the architecture resnet: only skip is supported")
+    if "synthesis.b4.torgb.weight" not in tensors and any(key.endswith("torgb.weight") for key in tensors):
+        raise ValueError(f"{path} has no torgb at 4 pixels, so its architecture is orig, or it is damaged: wanted skip")
     with torch.device("meta"):  # allocates no memory: the weights may not fit
-        G = Generator(**_infer_sizes(path, tensors))
+        G = Generator(**_infer_sizes(path, tensors), conv_clamp=conv_clamp)
     expected = G.state_dict()
     has_w_avg = "mapping.w_avg" in tensors
     if not has_w_avg:
@@ -70,31 +185,6 @@ def load_published_generator(path: str | os.PathLike) -> Generator:
         with torch.no_grad():
             G.mapping.w_avg.copy_(G.mapping(z).mean(0))
     return G
-
-
-def _read_tensors(path: str | os.PathLike) -> dict[str, Tensor]:
-    """All tensors of a file by name. A tensor of a nested dict is named outer.inner."""
-    try:
-        if str(path).endswith(".safetensors"):
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        match = re.search(r"GLOBAL (\S+)", str(error))
-        global_name = f" ({match[1]})" if match else ""
-        raise ValueError(
-            f"{path} was refused: loading it could run code{global_name}; "
-            "give a file that holds tensors alone, as safetensors or a state dict"
-        ) from None
-    except Exception as error:  # a damaged file may raise any exception
-        raise ValueError(
-            f"{path} cannot be read as tensors ({type(error).__name__}): check that the file is complete"
-        ) from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}: give a file that holds a dict of tensors")
-    items = (
-        [(f"{k}.{j}", x) for j, x in v.items()] if isinstance(v, dict) else [(str(k), v)] for k, v in content.items()
-    )
-    return {key: x for key, x in chain.from_iterable(items) if isinstance(x, Tensor)}
 
 
 def _convert_key(key: str) -> str:
