@@ -111,8 +111,8 @@ for o, p, color, name in zip(values, phi, (CONTEXT, TARGET, NOVEL), ("context", 
 #
 # The network's 14 inputs are the first guess (2 numbers), the context's direction (2), the standard deviation (1), its
 # logarithm (1), and the guess once more, as sines and cosines of its multiples (8). These let a small network
-# describe fine structures. Opposite directions give the same line, so the direction enters as that of the doubled
-# angle.
+# describe fine structures. Opposite directions give the same line, so the network gets the direction of the
+# doubled angle.
 
 # %% tags=["idea"]
 def alpha(t):

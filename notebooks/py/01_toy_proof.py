@@ -110,7 +110,7 @@ run.savefig(figures.problem(signals, one_context, prior, exact_signals), "proble
 #
 # | | premise | in the paper | where it fails |
 # |---|---|---|---|
-# | P1 | The forward model is known, differentiable and exact: $O = \mathrm{forward}(S, \phi)$. | setting of section 2 | 5d, noise: the loss must expect noise, else signals fit it |
+# | P1 | The forward model is known, differentiable and exact: $O = \mathrm{forward}(S, \phi)$. | setting of section 2 | 5d, noise: the loss must expect noise, or signals fit the noise |
 # | P2 | All observations of a signal determine the signal. | statement | 5a: signals are arbitrary, their observations right |
 # | P3 | The data are unlimited: infinitely many observations of infinitely many signals. | statement | 5e: the network memorises its data |
 # | P4 | The network reaches the minimum of the losses. | statement | 5c: the likelier value is drawn too often |
@@ -154,8 +154,8 @@ run.savefig(figures.problem(signals, one_context, prior, exact_signals), "proble
 #
 # - *All observations determine the signal* (P2): a statement about one signal. Proposition 1 uses this one.
 # - *All projections determine the distribution* (Cramér and Wold, 1936): no two distributions agree in all their
-#   projections. One observation of each signal is enough here. Methods that learn from one observation a signal need a
-#   statement of this kind; see DiffEM, [arXiv 2510.12691](https://arxiv.org/abs/2510.12691).
+#   projections. One observation of each signal is enough here. Methods that learn from one observation of each signal
+#   need a statement of this kind; see DiffEM, [arXiv 2510.12691](https://arxiv.org/abs/2510.12691).
 #
 # </details>
 
@@ -473,12 +473,12 @@ for name, m in (("untrained", initial_model), ("trained", model)):
 # <details><summary>Three more tests (W1 ratio, SBC, TARP), and what the tests cannot see</summary>
 #
 # - *W1 ratio*: Wasserstein-1 to exact draws over the sampling error, at ten fixed contexts with 10,000 samples each.
-#   The limit is made as for C2ST. This test has the most power: the network (2.4) and x0.8 (4.9) are far above the
-#   limit of 1.43.
+#   The limit is computed as that of C2ST. This test has the most power: the network (2.4) and x0.8 (4.9) are far above
+#   the limit of 1.43.
 # - *SBC* (simulation-based calibration, [arXiv 1804.06788](https://arxiv.org/abs/1804.06788)): the rank of the true
-#   signal among its samples must be uniform. The figure shows the smallest p-value of four numbers computed from the
-#   signal (its coordinate along the line, the absolute value of this, the log density, the distance from the posterior
-#   mean), corrected for their number (Holm). The limit is 0.01.
+#   signal among its samples must be uniform. We test the ranks of four numbers: the signal's coordinate along the line,
+#   its absolute value, the log density, and the distance from the posterior mean. The figure shows the smallest of the
+#   four p-values, corrected for their number (Holm). The limit is 0.01.
 # - *TARP* (tests of accuracy with random points, [arXiv 2302.03026](https://arxiv.org/abs/2302.03026)): the expected
 #   coverage of credible regions must equal their level. The limit of the difference, 0.043, is the 95% band of an exact
 #   sampler with 1,000 contexts.

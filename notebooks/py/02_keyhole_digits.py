@@ -198,7 +198,7 @@ def compare_denoisers():
 compare_denoisers()
 
 # %% [markdown]
-# Two limitations should be stated.
+# The denoiser has two limitations.
 #
 # - The denoiser starts from the context's pixel values. The network can change them by about $\tau$, and must learn
 #   to leave them. So the agreement with the context is partly built in. Section 8 shows the result without this part.
@@ -942,8 +942,8 @@ for name, curve in curves.items():
 # - With two windows or more little uncertainty is left, and the deterministic prediction has the smaller log-loss. The
 #   samples are under-confident: the entropy is above the log-loss.
 # - The agreement with the context is partly built in, as section 2 says.
-# - The denoiser was designed while looking at some of the held-out digits. The sweep does not use them, and does not
-#   contradict the design.
+# - We looked at some of the held-out digits while we designed the denoiser. The sweep does not use these digits, and
+#   does not contradict the design.
 #
 # **Not claimed.** Proposition 1 ([01](01_toy_proof.ipynb#Proposition-1)) assumes infinitely many observations. Here are
 # 1,500 training digits, each observed through many windows. A data set with one or two windows of each digit would be

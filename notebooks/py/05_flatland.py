@@ -2,7 +2,7 @@
 # # Flatland: a scene from one row of pixels
 #
 # In Flatland an image is a row of pixels. We live outside of the plane and can look at a whole scene from above. A model
-# is trained on rows alone. What does it believe to stand behind a wall?
+# is trained on rows alone. Which scenes does it sample behind a wall?
 #
 # **What you will see.** The whole machinery of inverse graphics, small enough to be written on this page: rays, volume
 # rendering, a pixelNeRF and the diffusion model around it. The model trains while you watch. A deterministic model predicts
@@ -83,7 +83,7 @@ plt.show()
 
 # %% [markdown]
 # The question: which scenes agree with one row? Six answers, drawn from the true distribution: the first room is known, the
-# other two are drawn anew. A model that has seen nothing but rows shall draw such scenes.
+# other two are drawn anew. The model, which is trained on rows alone, must draw such scenes.
 
 # %% tags=["drawing", "nbval-ignore-output"]
 copies = problem.repeat_scenes(example_scenes[[3]], 6)
@@ -807,9 +807,9 @@ slider = interact(show_step, step=IntSlider(0, min=0, max=len(watched_steps) - 1
 # deterministic render. Section 3 says what is found here. The paper samples further views one after another (section 4.1).
 # Here, too, one target is not enough. The paper has no known probabilities to compare with.
 #
-# **Not claimed.** Flatland is made to be learnt in a minute and a half. The walls are at the same place in all scenes, and
-# a field network with world coordinates memorises them. In [06](06_inverse_graphics.ipynb) the same can hold for the table.
-# Context and target cameras always face a room.
+# **Not claimed.** Flatland is made to be learnt in a minute and a half. The walls are at the same place in all scenes,
+# and a field network with world coordinates memorises them. In [06](06_inverse_graphics.ipynb) the network can memorise
+# the tabletop in the same way. Context and target cameras always face a room.
 #
 # ## 10. On your own
 #
