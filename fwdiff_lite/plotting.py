@@ -2,8 +2,9 @@
 
 A colour has the same meaning in every figure: the TRUE signal or distribution, SAMPLES of a model (with DDIM, if two
 samplers are compared), samples with ANCESTRAL sampling, the CONTEXT observation, the TARGET, the NOVEL observation,
-the deterministic BASELINE, a CONTROL that must fail, and MUTED for the background. The functions draw on axes or
-return arrays; none of them shows or saves a figure.
+the deterministic BASELINE (or a conditional mean), a CONTROL that must fail, and MUTED for the background. OTHER is for
+all else that needs a colour: a further method, a verdict, a part of a drawing. The functions draw on axes or return
+arrays; none of them shows or saves a figure.
 """
 
 import math
@@ -27,6 +28,7 @@ TARGET = "#009e73"  # green
 BASELINE = "#cc79a7"  # pink
 NOVEL = "#e69f00"  # amber
 CONTROL = "#8c6d31"  # brown
+OTHER = "#6a51a3"  # purple
 DDIM = SAMPLES  # eta = 0
 ANCESTRAL = "#56b4e9"  # sky blue; eta = 1
 MUTED = "#c4c4c4"  # light grey

@@ -35,8 +35,8 @@ def test_set_style_applies_settings_that_exist():
     assert set(plotting.STYLE) <= set(mpl.rcParams)
 
 
-def test_palette_is_seven_distinct_colours_that_differ_in_lightness_or_hue():
-    names = ("TRUE", "SAMPLES", "CONTEXT", "TARGET", "BASELINE", "CONTROL", "MUTED")
+def test_palette_is_nine_distinct_colours_that_differ_in_lightness_or_hue():
+    names = ("TRUE", "SAMPLES", "CONTEXT", "TARGET", "NOVEL", "BASELINE", "CONTROL", "OTHER", "MUTED")
     colours = np.array([mpl.colors.to_rgb(getattr(plotting, name)) for name in names])
     distances = np.linalg.norm(colours[:, None] - colours[None], axis=-1)
     assert distances[~np.eye(len(names), dtype=bool)].min() > 0.2

@@ -1,9 +1,11 @@
 """The checkout as a whole: small, self-contained, said the same everywhere, with imports that run one way."""
 
 import ast
+import importlib.metadata
 import importlib.util
 import os
 import re
+import runpy
 import subprocess
 import sys
 import tomllib
@@ -14,6 +16,7 @@ import pytest
 import torch
 import yaml
 
+from fwdiff_lite.pipeline.colab_setup import missing_packages
 from fwdiff_lite.pipeline.notebook import badges, colab_setup_cell, pyproject
 from fwdiff_lite.pipeline.readme import MOVING_PICTURE, render
 from fwdiff_lite.storage.checkpoints import ALL_MB
@@ -258,42 +261,50 @@ def test_address_stands_once():
     assert citation["references"][0]["title"] in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def colab(monkeypatch, commands):
-    """Pretends to be Google Colab: its module is there, and commands are noted instead of run."""
-    monkeypatch.setitem(sys.modules, "google", types.ModuleType("google"))
+def pretend_colab(monkeypatch, commands):
+    """Pretends to be Google Colab with a clone of this checkout: its module is there, commands are noted, not run."""
+    clone, run_path = f"/content/{pyproject()['name']}", runpy.run_path
     monkeypatch.setitem(sys.modules, "google.colab", types.ModuleType("google.colab"))
     monkeypatch.setattr(subprocess, "run", lambda command, check: commands.append(command))
+    monkeypatch.setattr(runpy, "run_path", lambda path, **kw: run_path(path.replace(clone, str(ROOT)), **kw))
     monkeypatch.setattr(os, "chdir", lambda folder: commands.append(["cd", folder]))
     monkeypatch.setattr(sys, "path", list(sys.path))
 
 
-def test_bootstrap_on_colab(monkeypatch):
+def test_set_up_on_colab(monkeypatch):
     commands = []
-    colab(monkeypatch, commands)
+    pretend_colab(monkeypatch, commands)
     missing = {"jaxtyping", "torch", "numpy"}
-    distributions = importlib_distributions()
-    monkeypatch.setattr(
-        "importlib.metadata.distributions", lambda: [d for d in distributions if d.metadata["Name"] not in missing]
-    )
+    installed = [x for x in importlib.metadata.distributions() if x.metadata["Name"] not in missing]
+    monkeypatch.setattr(importlib.metadata, "distributions", lambda: installed)
     exec(colab_setup_cell(), {})
     clone, install, cd = commands
     assert clone[:2] == ["git", "clone"] and "--depth" in clone
-    assert "--no-deps" in install and install[-2] == "-e"
+    assert clone[-2:] == [pyproject()["urls"]["Repository"], f"/content/{pyproject()['name']}"]
+    assert "--no-deps" in install and install[-2:] == ["-e", str(ROOT)]
     assert "jaxtyping" in install and "tqdm" not in install, "only what is missing"
     assert not {"torch", "numpy"} & set(install)
-    assert cd == ["cd", "/content/fwdiff-lite/notebooks"] and "/content/fwdiff-lite" in sys.path
+    assert cd == ["cd", ROOT / "notebooks"] and sys.path[0] == str(ROOT)
 
 
-def importlib_distributions():
-    import importlib.metadata
+def test_colab_lacks_every_package_but_torch_and_numpy(monkeypatch):
+    """pip installs no dependency of a dependency, so jaxtyping's own is named, too."""
+    monkeypatch.setattr(importlib.metadata, "distributions", lambda: [])
+    names = {re.match("[a-z-]+", line)[0] for line in pyproject()["dependencies"]}
+    assert set(missing_packages(ROOT)) == (names | {"wadler-lindig"}) - {"torch", "numpy"}
 
-    return list(importlib.metadata.distributions())
+
+def test_set_up_imports_nothing_that_colab_may_lack():
+    tree = ast.parse((ROOT / "fwdiff_lite" / "pipeline" / "colab_setup.py").read_text(encoding="utf-8"))
+    imported = {a.name for node in ast.walk(tree) if isinstance(node, ast.Import) for a in node.names}
+    imported |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert {name.split(".")[0] for name in imported} <= set(sys.stdlib_module_names)
 
 
-def test_bootstrap_elsewhere(monkeypatch):
+def test_set_up_is_idle_elsewhere(monkeypatch):
     commands = []
-    colab(monkeypatch, commands)
-    monkeypatch.setitem(sys.modules, "google.colab", None)  # importing it fails
+    pretend_colab(monkeypatch, commands)
+    monkeypatch.delitem(sys.modules, "google.colab")
     exec(colab_setup_cell(), {})
     assert commands == []
 

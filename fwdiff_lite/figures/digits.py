@@ -98,7 +98,7 @@ def plot_denoiser(
     context, context_support, noisy, target_support = (x[0] for x in inputs)
     images = [to_rgb(context, context_support), to_rgb(noisy, target_support), to_rgb(pixel_mean)]
     images += [to_rgb(posterior_mean[0]), to_rgb(2 * posterior_std[0] - 1)]
-    titles = ["context", "noisy target", "pixel mean", "posterior mean g", "posterior std s"]
+    titles = ["context", "noisy target", "pixel mean", "posterior mean g", "std s (dark: large)"]
     return digit_grid([images], col_titles=titles, size=1.3)
 
 
@@ -285,11 +285,11 @@ def plot_labels(
         column[2].set(ylim=(0, 1), xticks=range(10), yticks=[0, 1])
     axes[2, 0].set_ylabel("probability")
     left, right = bottom.subplots(1, 2)
-    styles = (("o--", plotting.SAMPLES), ("o-", plotting.SAMPLES), ("^-", plotting.BASELINE))
-    for (name, curve), (marker, color) in zip(curves.items(), styles, strict=True):
-        left.plot(range(len(curve)), curve, marker, color=color, label=name)
+    styles = (("s--", plotting.SAMPLES, "white"), ("o-", plotting.SAMPLES, None), ("^-", plotting.BASELINE, None))
+    for (name, curve), (marker, color, fill) in zip(curves.items(), styles, strict=True):
+        left.plot(range(len(curve)), curve, marker, color=color, mfc=fill or color, label=name)
     left.set(xlabel="windows in the context", ylabel="nats", xticks=range(len(examples)), ylim=(0, None))
-    left.legend()
+    left.legend(handlelength=3.5)
     _plot_calibration(right, probabilities, labels)
     return fig
 

@@ -18,7 +18,7 @@ from fwdiff_lite.diffusion import Step
 from fwdiff_lite.metrics import Interval
 from fwdiff_lite.problems.inverse_graphics import flatland as problem
 
-CONTENT_COLOURS = ["0.75", *(tuple(colour.tolist()) for colour in problem.DISC_COLOURS / 2 + 0.5)]
+CONTENT_COLOURS = ["none", *(tuple(colour.tolist()) for colour in problem.DISC_COLOURS / 2 + 0.5)]  # as in a scene
 
 
 def to_rgb(image: Tensor | np.ndarray) -> Tensor:
@@ -95,11 +95,11 @@ def plot_ray(
     fig, (above, ray, row) = plt.subplots(1, 3, figsize=(9.5, 3), width_ratios=[1, 1.2, 1.2], layout="constrained")
     draw_top_down_view(above, image, "sample points of all rays")
     above.scatter(*points[..., :2].flatten(0, 1).T, s=1, color=plotting.MUTED)
-    above.scatter(*points[pixel, :, :2].T, s=8, color=plotting.CONTEXT)
+    above.scatter(*points[pixel, :, :2].T, s=16, color="black", ec="white", lw=0.6)
     transmittance = 1 - torch.cat([torch.zeros(1), weights[pixel].cumsum(0)[:-1]])
     index = np.arange(1, weights.shape[1] + 1)
-    ray.bar(index, weights[pixel], color=plotting.CONTEXT, label="weight")
-    ray.step(index, transmittance, where="mid", color=plotting.TRUE, label="transmittance")
+    ray.bar(index, weights[pixel], color="black", label="weight")
+    ray.step(index, transmittance, where="mid", color=plotting.OTHER, label="transmittance")
     ray.set(xlabel="segment of the marked ray", ylabel="fraction of light", ylim=(0, 1.05))
     ray.set_xticks([1, 4, 8, 12, 16])
     ray.legend(loc="upper right")
@@ -183,8 +183,9 @@ def plot_condition(
 
 
 def plot_probabilities(frequencies: Mapping[str, Mapping[str, Sequence[Sequence[Interval]]]]) -> Figure:
-    """Frequencies of contents with 95% intervals, and the true probabilities as black lines.
+    """Frequencies of contents with 95% intervals, and the true probabilities as lines.
 
+    Below a bar stands its content: a disc in its colour, or a ring if the room is empty.
     frequencies: of each sampler, as experiments.flatland.content_frequencies gives them
     """
     walls = list(problem.CONTENT_PROBABILITIES)
@@ -194,19 +195,26 @@ def plot_probabilities(frequencies: Mapping[str, Mapping[str, Sequence[Sequence[
             for x, by_colour in enumerate(frequencies.values()):
                 value, low, high = np.array(by_colour[wall_colour][r]).T
                 place = np.arange(3) + 4 * x
-                ax.bar(place, value, color=CONTENT_COLOURS, width=0.8)
-                ax.errorbar(place, value, [value - low, high - value], fmt="none", ecolor="0.35", elinewidth=1.2)
+                ax.bar(place, value, color=plotting.SAMPLES, alpha=0.55, width=0.8)
+                ax.errorbar(place, value, [value - low, high - value], fmt="none", ecolor="black", elinewidth=1.2)
                 for k, p in enumerate(problem.CONTENT_PROBABILITIES[wall_colour]):
-                    ax.plot([k - 0.45 + 4 * x, k + 0.45 + 4 * x], [p, p], color="k", lw=2)
+                    ax.plot([k - 0.45 + 4 * x, k + 0.45 + 4 * x], [p, p], color=plotting.TRUE, lw=2.5)
+                    ax.scatter(k + 4 * x, -0.08, s=36, color=CONTENT_COLOURS[k], ec="0.4", lw=0.8, clip_on=False)
             ax.set(xticks=[1, 5], xticklabels=list(frequencies), ylim=(0, 1))
+            ax.tick_params(axis="x", length=0, pad=19)
             ax.grid(axis="x")
             if r == 0:
                 ax.set_title(f"{wall_colour} walls")
             if c == 0:
                 ax.set_ylabel(f"{room}: frequency")
-    handles = [plt.Rectangle((0, 0), 1, 1, color=colour) for colour in CONTENT_COLOURS]
-    handles.append(plt.Line2D([], [], color="k", lw=2))
-    fig.legend(handles, [*problem.CONTENTS, "true probability"], loc="outside lower center", ncols=4)
+    handles = [
+        plt.Rectangle((0, 0), 1, 1, color=plotting.SAMPLES, alpha=0.55, label="samples"),
+        plt.Line2D([], [], color=plotting.TRUE, lw=2.5, label="true probability"),
+    ]
+    for content, colour in zip(problem.CONTENTS, CONTENT_COLOURS, strict=True):
+        label = content if content == "empty" else f"{content} disc"
+        handles.append(plt.Line2D([], [], ls="none", marker="o", ms=6, mfc=colour, mec="0.4", mew=0.8, label=label))
+    fig.legend(handles=handles, loc="outside lower center", ncols=5)
     return fig
 
 

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from fwdiff_lite.observations import Observations
-from fwdiff_lite.plotting import ANCESTRAL, BASELINE, CONTEXT, CONTROL, DDIM, MUTED, NOVEL, SAMPLES, TARGET, TRUE
+from fwdiff_lite.plotting import ANCESTRAL, BASELINE, CONTEXT, DDIM, MUTED, OTHER, SAMPLES, TARGET, TRUE
 from fwdiff_lite.problems.toy.mixture import GaussianMixture
 from fwdiff_lite.problems.toy.projections import perpendicular
 from fwdiff_lite.problems.toy.unreachable_mean import optimal_binary_signal
@@ -172,14 +172,14 @@ def scorecard(scores: Mapping[str, Mapping[str, float]], rejected: Mapping[str, 
     for i, test in enumerate(scores):
         ax.text(-0.1, -i - 0.45, test, ha="right", va="center")
         for j, name in enumerate(samplers):
-            color, opacity = (NOVEL, 0.55) if rejected[test][name] else (SAMPLES, 0.3)
+            color, opacity = (OTHER, 0.4) if rejected[test][name] else (MUTED, 0.4)
             ax.add_patch(plt.Rectangle((j, -i), 0.94, -0.9, color=color, alpha=opacity, lw=0))
             text = NUMBER_FORMATS[test].format(scores[test][name])
             ax.text(j + 0.47, -i - 0.45, text, ha="center", va="center", fontsize=9.5)
     for j, name in enumerate(samplers):
         ax.text(j + 0.47, 0.15, name, ha="center", weight="bold" if name == "learnt" else "normal")
-    ax.text(1.0, 0.75, "blue: not rejected", ha="center", fontsize=9)
-    ax.text(4.5, 0.75, "five negative controls; amber: rejected", ha="center", fontsize=9)
+    ax.text(1.0, 0.75, "grey: not rejected", ha="center", fontsize=9)
+    ax.text(4.5, 0.75, "five negative controls; purple: rejected", ha="center", fontsize=9)
     ax.set(xlim=(-1.7, len(samplers)), ylim=(-len(scores), 1.2))
     ax.axis("off")
     return fig
@@ -200,11 +200,12 @@ def wedges(
         ax.scatter(*points.T, s=3, color=SAMPLES, linewidths=0)
     right = axes[-1]
     right.plot(range(len(degrees)), signal_c2st, "o-", color=SAMPLES, label="signals")
-    right.plot(range(len(degrees)), observation_c2st, "s--", color=TARGET, label="observations in the wedge")
+    style = {"color": SAMPLES, "mfc": "white", "label": "observations in the wedge"}
+    right.plot(range(len(degrees)), observation_c2st, "s--", **style)
     right.axhline(0.5, color=TRUE, lw=1, ls=":")
     right.set_xticks(range(len(degrees)), [f"{w}°" for w in degrees])
     right.set(xlabel="wedge", ylabel="C2ST accuracy", title="signals wrong, observations right", ylim=(0.45, 1.03))
-    right.legend(loc="upper right")
+    right.legend(loc="upper right", handlelength=3)
     return fig
 
 
@@ -213,7 +214,7 @@ def space(truth: Float[Tensor, "n 3"], one_shot: Float[Tensor, "n 3"], autoregre
     fig, axes = plt.subplots(1, 3, figsize=(9.5, 3.5), sharex=True, sharey=True)
     for ax, points, title, color in (
         (axes[0], truth, "truth", TRUE),
-        (axes[1], one_shot, "one-shot: conditional means", CONTROL),
+        (axes[1], one_shot, "one-shot: conditional means", BASELINE),
         (axes[2], autoregressive, "autoregressive", SAMPLES),
     ):
         ax.scatter(points[:3000, 1], points[:3000, 2], s=3, color=color, linewidths=0, alpha=0.7)
@@ -236,23 +237,23 @@ def unreachable_mean(
     """
     styles = {
         0.0: ("DDIM, η = 0", DDIM, "o-"),
-        0.5: ("η = 0.5", TRUE, "s--"),
+        0.5: ("η = 0.5", OTHER, "s--"),
         1.0: ("ancestral, η = 1", ANCESTRAL, "^-"),
     }
     fig, (left, center, right) = plt.subplots(1, 3, figsize=(11, 3.6))
     m = torch.linspace(-1, 1, 401, dtype=torch.float64)
     for w, dash in ((0.0, ":"), (0.1, "--"), (1.0, "-")):
-        left.plot(m, optimal_binary_signal(m, w), dash, color=TRUE, label=f"w = {w:g}")
+        left.plot(m, optimal_binary_signal(m, w), dash, color=SAMPLES, label=f"w = {w:g}")
     left.set(xlabel="the mean, $m = E[S | O_t]$", ylabel="network output $s$", title="the minimiser of the losses")
     left.legend(loc="upper left")
     for eta, (label, color, dash) in styles.items():
         center.plot(range(len(weights)), fractions[eta], dash, ms=4, color=color, label=label)
         right.plot(step_counts, fractions_by_steps[eta], dash, ms=4, color=color)
     label = r"DDIM, weight $w\,\alpha^2$"
-    center.plot(range(len(weights)), noise_dependent, "D:", ms=4, color=NOVEL, label=label)
+    center.plot(range(len(weights)), noise_dependent, "D:", ms=4, mfc="white", color=DDIM, label=label)
     center.set_xticks(range(len(weights)), [f"{w:g}" for w in weights])
     center.set(xlabel="novel weight $w$", ylabel="fraction of $+1$", title="the bias by novel weight")
-    center.legend(loc="upper left")
+    center.legend(loc="upper left", handlelength=3)
     right.set(
         xscale="log", xlabel="sampling steps", ylabel="fraction of $+1$", title="more steps do not help ($w = 1$)"
     )
@@ -278,18 +279,19 @@ def observation_counts(
     """
     fig, ax = plt.subplots(figsize=(7.5, 3.8))
     positions = np.arange(len(counts) + 1)
-    for (n, accuracies), color, dash in zip(finite.items(), (CONTROL, SAMPLES), ("s--", "o-"), strict=True):
-        ax.plot(positions[:-1], accuracies.mean(0), dash[1:], color=color)
+    for (n, accuracies), fill, dash in zip(finite.items(), ("white", SAMPLES), ("s--", "o-"), strict=True):
+        ax.plot(positions[:-1], accuracies.mean(0), dash[1:], color=SAMPLES)
         for row in accuracies:
-            ax.plot(positions[:-1], row, dash[0], color=color, ms=4, alpha=0.6)
-        ax.plot([], [], dash, color=color, ms=4, label=f"{n:,} signals")
-    ax.plot([positions[-1]] * len(infinite), infinite, "D", color=TARGET, ms=4, label="infinitely many signals")
-    ax.plot(counts.index(live[0]), live[1], "*", color=CONTEXT, ms=13, label="trained here", zorder=5)
+            ax.plot(positions[:-1], row, dash[0], color=SAMPLES, mfc=fill, ms=4)
+        ax.plot([], [], dash, color=SAMPLES, mfc=fill, ms=4, label=f"{n:,} signals")
+    ax.plot([positions[-1]] * len(infinite), infinite, "D", color=SAMPLES, ms=4, label="infinitely many signals")
+    label = f"{list(finite)[-1]:,} signals, trained here"
+    ax.plot(counts.index(live[0]), live[1], "*", color=SAMPLES, mec="black", ms=14, label=label, zorder=5)
     ax.axhline(0.5, color=TRUE, lw=1, ls=":")
     ax.set_xticks(positions, [*(str(k) for k in counts), "∞"])
     ax.set(xlabel="projections of each signal", ylabel="C2ST accuracy (0.5 is ideal)")
     ax.set_title("More projections of each signal help, and so do more signals")
-    ax.legend(loc="upper right")
+    ax.legend(loc="upper right", handlelength=3)
     return fig
 
 
@@ -298,7 +300,7 @@ def baselines(
 ) -> Figure:
     """One sample of each model for many contexts, over the true signals; in the title, the two-sample test."""
     titles = {"regression": "regression", "vae": "VAE", "ours": "forward diffusion", "oracle": "oracle (sees S)"}
-    colors = {"regression": BASELINE, "vae": CONTROL, "ours": SAMPLES, "oracle": TARGET}
+    colors = {"regression": BASELINE, "vae": OTHER, "ours": SAMPLES, "oracle": OTHER}
     fig, axes = plt.subplots(1, len(titles), figsize=(11, 3.3))
     for ax, (name, title) in zip(axes, titles.items(), strict=True):
         _draw_plane(ax, f"{title}: {accuracy[name]:.2f}")

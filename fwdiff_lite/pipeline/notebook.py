@@ -37,6 +37,7 @@ PROFILES = ("smoke", "cpu", "gpu")
 HEADER = "fwdiff_lite_opening"  # marks the output that the runner renews after it has measured the notebook
 DPI = 110
 PAUSE_MS = 1500  # at the end of an animation
+COLAB_METADATA = {"cellView": "form", "tags": ["setup"]}  # of the cell that sets up Google Colab
 
 
 class Run:
@@ -274,29 +275,17 @@ def header_text(name: str, provenance: dict[str, Any] | None = None) -> str:
 
 
 def colab_setup_cell() -> str:
-    """The first code cell of every notebook but the first: does nothing outside Google Colab.
+    """The first code cell of every notebook but the first: does nothing outside of Google Colab.
 
-    There it clones the repository, since weights and figures are no part of a wheel, and adds the light
-    packages that are missing. It never touches numpy or torch, which Colab matches to its hardware.
+    There it clones the repository, since weights and figures are no part of a wheel, and runs colab_setup.py. Colab
+    shows the first line as a title, and hides the rest (cellView, see COLAB_METADATA).
     """
     project = pyproject()
-    names = [line.split(">=")[0] for line in project["dependencies"]]
-    light = sorted({*names, "wadler-lindig"} - {"torch", "numpy"})  # wadler-lindig is jaxtyping's own need
-    return f'''# On Google Colab: fetches the repository and the light packages it lacks. Elsewhere: idle.
-try:
-    import google.colab  # noqa: F401
-except ImportError:
-    pass
-else:
-    import importlib.metadata, os, subprocess, sys
+    return f'''# @title Set-up for Google Colab (elsewhere idle)
+import os, runpy, subprocess, sys
 
-    folder = "/content/{project["name"]}"
+if "google.colab" in sys.modules:
+    address, folder = "{project["urls"]["Repository"]}", "/content/{project["name"]}"
     if not os.path.isdir(folder):
-        address = "{project["urls"]["Repository"]}"
         subprocess.run(["git", "clone", "--quiet", "--depth", "1", address, folder], check=True)
-    installed = {{d.metadata["Name"].lower().replace("_", "-") for d in importlib.metadata.distributions()}}
-    light = "{" ".join(light)}".split()
-    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
-    subprocess.run([*install, *(name for name in light if name not in installed), "-e", folder], check=True)
-    sys.path.insert(0, folder)
-    os.chdir(f"{{folder}}/notebooks")'''
+    runpy.run_path(f"{{folder}}/fwdiff_lite/pipeline/colab_setup.py", run_name="__main__")'''

@@ -19,8 +19,10 @@ METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
 }
-CELL_METADATA = ("tags", "trusted")  # Jupyter needs `trusted` to sign a notebook; it does not write it
-FILTERS = {"notebook_metadata_filter": "-kernelspec,-all", "cell_metadata_filter": "tags,-all"}  # as in pyproject.toml
+# Jupyter needs `trusted` to sign a notebook, and does not write it. With cellView "form" Google Colab hides the code.
+CELL_METADATA = ("cellView", "tags", "trusted")
+# as in pyproject.toml
+FILTERS = {"notebook_metadata_filter": "-kernelspec,-all", "cell_metadata_filter": "tags,cellView,-all"}
 
 
 def notebook_path(name: str) -> Path:

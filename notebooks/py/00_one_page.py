@@ -111,8 +111,8 @@ for o, p, color, name in zip(values, phi, (CONTEXT, TARGET, NOVEL), ("context", 
 #
 # The network's 14 inputs are the first guess (2 numbers), the context's direction (2), the standard deviation (1), its
 # logarithm (1), and the guess once more, as sines and cosines of its multiples (8). These let a small network
-# describe fine structures. Opposite directions give the same line, so the direction enters as that of the doubled
-# angle.
+# describe fine structures. Opposite directions give the same line, so the network gets the direction of the
+# doubled angle.
 
 # %% tags=["idea"]
 def alpha(t):
@@ -222,15 +222,15 @@ def sample(context, phi_context, step=-1):
 # where there is no point. A regression predicts this mean.
 
 # %% tags=["drawing", "nbval-ignore-output"]
-true_points, noise = sample_signals(100 * NUM_POINTS), torch.randn(1000)  # the points are for the figures only
-value, angle = torch.tensor(0.6), torch.tensor(1.6)
+# The true points are for the figures only.
+true_points, noise, value, angle = sample_signals(100 * NUM_POINTS), torch.randn(1000), *torch.tensor([0.6, 1.6])
 
 
-def plot_plane(ax, value, angle, points, title=None):
+def plot_plane(ax, value, angle, points, title=None, color=SAMPLES):
     format_plane(ax, title)
     ax.scatter(*true_points[:6000].T, s=3, color=HIDDEN, alpha=0.1, lw=0)
-    ax.axline(value * direction(angle), value * direction(angle) + direction(angle + torch.pi / 2), color=CONTEXT, lw=1)
-    ax.scatter(*points.T, s=9, color=SAMPLES, alpha=0.25, lw=0, zorder=2)
+    ax.axline(value * direction(angle), slope=(-1 / angle.tan()).item(), color=CONTEXT, lw=1, label="context")
+    ax.scatter(*points.T, s=9, color=color, alpha=0.25, lw=0, zorder=2)
     ax.plot(*sample(value[None], angle[None], 0).T, "X", color=MEAN, ms=9, mec="white")
 
 
@@ -242,13 +242,14 @@ for ax, (step, weights) in zip(axes, copies.items(), strict=False):
 
 # %% [markdown]
 # Now we watch this sampling. Above: each line is one noisy target, drawn as its position on the context's line, from
-# pure noise at the left to the sample at the right. Below: the signals that the network predicts from the noisy targets
-# at five times. From pure noise all predictions are equal to the conditional mean. At lower noise levels they separate.
+# pure noise at the left to the sample at the right (green, as targets are). Below (blue): the signals that the
+# network predicts from the noisy targets at five times. From pure noise all predictions are equal to the conditional
+# mean. At lower noise levels they separate.
 
 # %% tags=["drawing", "nbval-ignore-output"]
 trajectory_figure, axes = plt.subplot_mosaic([["flow"] * 5, [0, 16, 32, 48, 63]], figsize=(10, 4.8))
 positions = torch.stack([forward(noisy, angle - torch.pi / 2) for _, noisy in steps])
-axes["flow"].plot(TIMES, positions, color=SAMPLES, lw=0.5, alpha=0.1)
+axes["flow"].plot(TIMES, positions, color=TARGET, lw=0.5, alpha=0.1)
 axes["flow"].set_xscale("function", functions=(lambda t: t**0.5, lambda root: root**2))
 axes["flow"].set(title="noisy targets", xlabel="time $t$", ylabel="position on the line", ylim=(-3, 3))
 axes["flow"].set(xlim=(1, 0.001), xticks=(1, 0.6, 0.3, 0.1, 0.01))
@@ -264,10 +265,10 @@ for k in (0, 16, 32, 48, 63):
 # regression with the same loss would predict.
 
 # %% tags=["drawing", "nbval-ignore-output"]
-def plot_histogram(ax, value, angle, points):
+def plot_histogram(ax, value, angle, points, label="samples", color=SAMPLES):
     psi, near = angle - torch.pi / 2, true_points[(forward(true_points, angle) - value).abs() < 0.01]
     ax.hist(forward(near, psi), 64, range=(-2.1, 2.1), density=True, color=HIDDEN, alpha=0.3, label="truth")
-    ax.hist(forward(points, psi), 64, range=(-2.1, 2.1), density=True, color=SAMPLES, histtype="step", label="samples")
+    ax.hist(forward(points, psi), 64, range=(-2.1, 2.1), density=True, color=color, histtype="step", label=label)
     ax.axvline(forward(sample(value[None], angle[None], 0)[0], psi), color=MEAN, lw=2.5, label="mean (regression)")
     ax.set(xlim=(-2.1, 2.1), yticks=[], xlabel="coordinate along the line", frame_on=False)
 
@@ -304,9 +305,9 @@ for ax, (name, points), color in zip(axes, sets.items(), (HIDDEN, SAMPLES, MEAN)
 # %% [markdown]
 # ## 6. Move it
 #
-# Change the direction and the value of the context, and step through the denoising. Blue: the noisy targets as
-# positions on the line, with almost no noise left at the last step. Grey: the truth. Pink: the network's prediction
-# from pure noise. Section 5 shows the same figure for three contexts, for readers without a kernel.
+# Change the direction and the value of the context, and step through the denoising. The noisy targets (green) are drawn
+# as positions on the line. At the last step almost no noise is left in them. Section 5 shows a similar figure for three
+# contexts, for readers without a kernel.
 
 # %% tags=["drawing", "nbval-ignore-output"]
 from ipywidgets import interact
@@ -316,9 +317,10 @@ from ipywidgets import interact
 def show_samples(degrees=92, observed=0.6, step=63):
     value, angle = torch.tensor(observed), torch.tensor(degrees).deg2rad()
     points = list(trajectory(value.expand(1000), angle.expand(1000), noise))[step][1]
-    _, (left, right) = plt.subplots(1, 2, figsize=(8, 3.6))
-    plot_plane(left, value, angle, points, f"O = {observed:.2f} at {degrees}°, t = {TIMES[step]:.2g}")
-    plot_histogram(right, value, angle, points)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.8))
+    plot_plane(left, value, angle, points, f"O = {observed:.2f} at {degrees}°, t = {TIMES[step]:.2g}", TARGET)
+    plot_histogram(right, value, angle, points, "noisy targets", TARGET)
+    figure.legend(loc="outside lower center", ncols=4, frameon=False)
 
 
 widget = interact(show_samples, degrees=(0, 180, 2), observed=(-1.7, 1.7, 0.05), step=(0, 63))
@@ -331,16 +333,16 @@ widget = interact(show_samples, degrees=(0, 180, 2), observed=(-1.7, 1.7, 0.05),
 #
 # **Held.** No training example shows a point, and the samples draw the face. Each lies on the line of its context, up
 # to an error of 5e-7 (the rounding of single precision). In the plane, the samples are as close to the truth as exact
-# draws are: 0.96 times their distance. The regression is 9.6 times as far. *Distance* means here the sliced Wasserstein
-# distance of section 5 between a quarter of the points (5,000) and as many new true points, averaged over the four
-# quarters. It is divided by the same average for exact draws (two sets). The figure of section 5 shows one distance
-# each, of all 20,000 points. Its quotients are therefore others (about 0.75 and 14): single distances vary by chance,
-# and the sampling error, by which we divide, is smaller with more points.
+# draws are: 0.96 times their distance. The regression is 9.6 times as far. For these two numbers we take the sliced
+# Wasserstein distance of section 5 between a quarter of the points (5,000) and as many new true points. We average it
+# over the four quarters, and divide by the same average for exact draws. The figure of section 5 shows one distance
+# each, of all 20,000 points. The quotients of these are about 0.75 and 14: single distances vary by chance, and the
+# sampling error, by which we divide, is smaller with more points.
 #
 # **Did not, quite.** Some samples lie between the parts of the face: 0.4 % are farther than 0.2 from every true point
 # (30 % of the regression's predictions). The network is small, and its prediction is sometimes a blend of two parts. In
 # the histograms of section 5 the highest peaks are about 1.3 times as high as the truth's. On single lines, the error
-# is visible: samples have 5.7 times the Wasserstein-1 distance to the truth that as many exact draws have (mean of the
+# is visible: the Wasserstein-1 distance of samples to the truth is 5.7 times that of as many exact draws (mean of the
 # ratio over the lines of ten contexts). [01](01_toy_proof.ipynb) checks every conditional distribution against a closed
 # form, with tests that can fail.
 #

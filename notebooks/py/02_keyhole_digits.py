@@ -16,25 +16,15 @@
 # [arXiv 2306.11719](https://arxiv.org/abs/2306.11719)) on real data, and the autoregressive sampling of its section
 # 4.1. The digits are not in the paper. They are small enough to train on one core, and real enough for an evaluation.
 
-# %% tags=["setup"]
-# On Google Colab: fetches the repository and the light packages it lacks. Elsewhere: idle.
-try:
-    import google.colab  # noqa: F401
-except ImportError:
-    pass
-else:
-    import importlib.metadata, os, subprocess, sys
+# %% tags=["setup"] cellView="form"
+# @title Set-up for Google Colab (elsewhere idle)
+import os, runpy, subprocess, sys
 
-    folder = "/content/fwdiff-lite"
+if "google.colab" in sys.modules:
+    address, folder = "https://github.com/fwdiff-lite/fwdiff-lite", "/content/fwdiff-lite"
     if not os.path.isdir(folder):
-        address = "https://github.com/fwdiff-lite/fwdiff-lite"
         subprocess.run(["git", "clone", "--quiet", "--depth", "1", address, folder], check=True)
-    installed = {d.metadata["Name"].lower().replace("_", "-") for d in importlib.metadata.distributions()}
-    light = "accelerate imageio jaxtyping matplotlib pillow safetensors scikit-image scikit-learn scipy tqdm wadler-lindig".split()
-    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
-    subprocess.run([*install, *(name for name in light if name not in installed), "-e", folder], check=True)
-    sys.path.insert(0, folder)
-    os.chdir(f"{folder}/notebooks")
+    runpy.run_path(f"{folder}/fwdiff_lite/pipeline/colab_setup.py", run_name="__main__")
 
 # %% tags=["parameters"]
 PROFILE = "cpu"
@@ -208,16 +198,16 @@ def compare_denoisers():
 compare_denoisers()
 
 # %% [markdown]
-# Two limitations should be stated.
+# The denoiser has two limitations.
 #
-# - The pixels of the context start from their values. The network can change them, by about $\tau$, and has to learn
-#   not to. So the agreement with the context is partly built in. Section 8 shows the result without this part.
+# - The denoiser starts from the context's pixel values. The network can change them by about $\tau$, and must learn
+#   to leave them. So the agreement with the context is partly built in. Section 8 shows the result without this part.
 # - The clamp uses the bounds of ink. Every mean of digits lies within these bounds, and a crop is linear. So every mean
 #   of observations is the observation of some signal, and the bias of an unreachable mean cannot occur here.
 #   [01](01_toy_proof.ipynb#Proposition-1) measures this bias in a toy, [03](03_motion_warping.ipynb) for motion.
 #
-# The figure shows one call for one digit, before any training: the inputs, and the Gaussian posterior. In the picture
-# of the standard deviation $s$, dark is large.
+# The figure shows one call for one digit, before any training: the inputs, the mean $m$ of every pixel, and the
+# Gaussian posterior. In the picture of the standard deviation $s$, white is 0 and black is 1.
 
 # %% tags=["idea"]
 variant = replace(experiment.EXPERIMENT.variant("full"), seed=SEED)
@@ -766,9 +756,9 @@ log_loss_gain = metrics.bootstrap(
 )
 
 # %% [markdown]
-# *Pooled.* The frequencies of the labels in all samples are compared with those of the true labels, by the total
-# variation. With 297 labels even a calibrated sampler has a total variation above 0; 95% of such samplers stay below
-# the limit that is printed at the end of this section.
+# *Pooled.* The total variation compares the frequencies of the labels in all samples with those of the true labels.
+# With 297 labels even a calibrated sampler has a total variation above 0. 95% of calibrated samplers stay below the
+# limit that is printed at the end of this section.
 
 # %% tags=["idea", "nbval-ignore-output"]
 true_probabilities = torch.nn.functional.one_hot(labels, 10).double()
@@ -801,9 +791,9 @@ for count in range(5):
 
 # %% [markdown]
 # Above: one digit, its windows, three samples and the label probabilities of all samples (grey is the true label).
-# Below, left: means over many digits (80 in the committed run); the dashed line is the entropy of the samples, the
-# solid blue line their log-loss. Below, right: six groups of contexts by the probability of the likeliest label. On the
-# diagonal the samples are calibrated.
+# Below, left: means over many digits (80 in the committed run). The dashed line is the entropy of the samples, the
+# solid blue line is their log-loss. Below, right: six groups of contexts by the probability of the likeliest label.
+# On the diagonal the samples are calibrated.
 
 # %% tags=["drawing", "nbval-ignore-output"]
 curves = {"entropy of the samples": entropy, "log-loss of the samples": log_losses,
@@ -878,8 +868,8 @@ run.record(**{f"sweep_{key}": [row[key] for row in sweep.values()] for key in ("
 #
 # ## 9. Move it
 #
-# Choose a digit, and the position and the size of its window. The samples are drawn as you move it. For readers without
-# a kernel the figure below shows the same digit with four windows.
+# Choose a digit, and the position and the size of its window. The samples are drawn as you move a slider. For readers
+# without a kernel the figure below shows one digit with four windows.
 
 # %% tags=["idea", "nbval-ignore-output"]
 def sample_one_window(i, row, col, size):  # the context and the samples of held-out digit i for one window
@@ -914,7 +904,7 @@ widget = interact(show_window, digit=IntSlider(5, min=0, max=296), row=IntSlider
 # %% [markdown]
 # ## 10. What held, and what did not
 #
-# The cell prints the numbers of this run. The sentences below name them.
+# The cell prints the numbers of this run, which the sentences below name.
 
 # %% tags=["setup", "nbval-ignore-output"]
 for name, interval in {
@@ -952,8 +942,8 @@ for name, curve in curves.items():
 # - With two windows or more little uncertainty is left, and the deterministic prediction has the smaller log-loss. The
 #   samples are under-confident: the entropy is above the log-loss.
 # - The agreement with the context is partly built in, as section 2 says.
-# - The denoiser was designed while looking at some of the held-out digits. The sweep does not use them, and does not
-#   contradict the design.
+# - We looked at some of the held-out digits while we designed the denoiser. The sweep does not use these digits, and
+#   does not contradict the design.
 #
 # **Not claimed.** Proposition 1 ([01](01_toy_proof.ipynb#Proposition-1)) assumes infinitely many observations. Here are
 # 1,500 training digits, each observed through many windows. A data set with one or two windows of each digit would be

@@ -20,25 +20,15 @@
 # **What it rebuilds.** Equations 4, 5, 6, 8 and 9 of *Diffusion with Forward Models* (Tewari et al., NeurIPS 2023,
 # [arXiv 2306.11719](https://arxiv.org/abs/2306.11719)), for a problem that is not in the paper.
 
-# %% tags=["setup"]
-# On Google Colab: fetches the repository and the light packages it lacks. Elsewhere: idle.
-try:
-    import google.colab  # noqa: F401
-except ImportError:
-    pass
-else:
-    import importlib.metadata, os, subprocess, sys
+# %% tags=["setup"] cellView="form"
+# @title Set-up for Google Colab (elsewhere idle)
+import os, runpy, subprocess, sys
 
-    folder = "/content/fwdiff-lite"
+if "google.colab" in sys.modules:
+    address, folder = "https://github.com/fwdiff-lite/fwdiff-lite", "/content/fwdiff-lite"
     if not os.path.isdir(folder):
-        address = "https://github.com/fwdiff-lite/fwdiff-lite"
         subprocess.run(["git", "clone", "--quiet", "--depth", "1", address, folder], check=True)
-    installed = {d.metadata["Name"].lower().replace("_", "-") for d in importlib.metadata.distributions()}
-    light = "accelerate imageio jaxtyping matplotlib pillow safetensors scikit-image scikit-learn scipy tqdm wadler-lindig".split()
-    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
-    subprocess.run([*install, *(name for name in light if name not in installed), "-e", folder], check=True)
-    sys.path.insert(0, folder)
-    os.chdir(f"{folder}/notebooks")
+    runpy.run_path(f"{folder}/fwdiff_lite/pipeline/colab_setup.py", run_name="__main__")
 
 # %% tags=["parameters"]
 PROFILE = "cpu"

@@ -7,7 +7,7 @@ import torch
 from matplotlib.colors import to_rgb
 
 from fwdiff_lite.figures import toy_proof
-from fwdiff_lite.plotting import NOVEL, SAMPLES
+from fwdiff_lite.plotting import MUTED, OTHER
 from fwdiff_lite.problems.toy import projections
 
 PRIOR = projections.make_prior(2)
@@ -39,7 +39,7 @@ def test_the_scorecard_marks_rejected_samplers():
     scores = {"C2ST accuracy": {"exact": 0.5, "prior": 0.7}, "energy gap": {"exact": 0.01, "prior": 0.5}}
     rejected = {test: {"exact": False, "prior": True} for test in scores}
     ax = toy_proof.scorecard(scores, rejected).axes[0]
-    assert [to_rgb(patch.get_facecolor()[:3]) for patch in ax.patches] == 2 * [to_rgb(SAMPLES), to_rgb(NOVEL)]
+    assert [to_rgb(patch.get_facecolor()[:3]) for patch in ax.patches] == 2 * [to_rgb(MUTED), to_rgb(OTHER)]
     assert {"0.500", "0.700", "+1.0%", "+50.0%"} <= {text.get_text() for text in ax.texts}
 
 

@@ -12,7 +12,7 @@ from jupytext.config import load_jupytext_configuration_file
 from nbconvert import HTMLExporter
 from PIL import Image
 
-from fwdiff_lite.pipeline.notebook import colab_setup_cell, notebook_names
+from fwdiff_lite.pipeline.notebook import COLAB_METADATA, colab_setup_cell, notebook_names
 from fwdiff_lite.pipeline.pairs import cell_sources, normal_form, read_source, source_path
 from fwdiff_lite.storage.files import repo_root
 
@@ -79,7 +79,7 @@ def test_no_complaints(committed):
 def test_no_trace_of_the_run(committed):
     assert set(committed.metadata) == {"kernelspec", "language_info"}
     for cell in committed.cells:
-        assert set(cell.metadata) <= {"tags"}
+        assert set(cell.metadata) <= {"tags"} or cell.metadata == COLAB_METADATA
         for output in cell.get("outputs", []):
             assert not output.get("metadata")
             assert "application/vnd.jupyter.widget-view+json" not in output.get("data", {})
@@ -154,6 +154,7 @@ def test_opening_and_end(name, source):
     assert cells[0] == colab_setup_cell(), (
         "its first code cell is not that of fwdiff_lite.pipeline.notebook.colab_setup_cell()"
     )
+    assert len(cells[0].splitlines()) <= 8 and code(source)[0].metadata == COLAB_METADATA
     assert f'Run("{name}", PROFILE)' in "\n".join(cells)
     assert "run.header()" in "\n".join(cells) and "run.finish()" in "\n".join(cells)
     assert source.cells[0].cell_type == "markdown" and source.cells[0].source.startswith("# ")

@@ -77,7 +77,7 @@ def test_committed_run_puts_everything_in_place(checkout, capsys):
     assert [(c.cell_type, c.source, c.id) for c in done.cells] == [(c.cell_type, c.source, c.id) for c in source.cells]
     assert [c.execution_count for c in done.cells if c.cell_type == "code"] == [1, 2, 3, 4, 5]
     assert set(done.metadata) == {"kernelspec", "language_info"}
-    assert all(set(cell.metadata) <= {"tags"} for cell in done.cells)
+    assert all(set(cell.metadata) <= {"cellView", "tags"} for cell in done.cells)
     data = [output["data"] for cell in done.cells for output in cell.get("outputs", []) if "data" in output]
     opening = next(item["text/markdown"] for item in data if "text/markdown" in item)
     assert opening == header_text("90_tiny"), "it states the minutes just measured"

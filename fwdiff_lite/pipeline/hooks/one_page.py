@@ -140,7 +140,7 @@ def frames(page: dict[str, Any], run: Run) -> list:
         foot = value * direction(orbit[i])
         line = left.axline(foot, foot + direction(orbit[i] + torch.pi / 2), color=page["CONTEXT"], lw=1, zorder=1)
         mean_marker.set_data(*trajectories[i][0][0].mean(0)[:, None])
-        sample_dots.set_offsets(trajectories[i][k][1])
+        sample_dots.set(offsets=trajectories[i][k][1], color=page["SAMPLES" if k == last else "TARGET"])
         if k == last and i < num_angles:
             random_angles = torch.lerp(orbit[i], orbit[i + 1], torch.rand(NUM_DOTS))
             all_samples = torch.cat([all_samples, page["sample"](value.expand(NUM_DOTS), random_angles)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -40,16 +41,19 @@ class GaussianMixture:
         """The same mixture in another floating type."""
         return GaussianMixture(self.log_weights.to(dtype), self.means.to(dtype), self.covariances.to(dtype))
 
+    @cached_property
+    def _square_roots(self) -> Float[Tensor, "*b k d d"]:
+        return _matrix_square_root(self.covariances)
+
     def sample(self, n: int, generator: torch.Generator) -> Float[Tensor, "*b n d"]:
         """Draw n signals from each mixture of the batch. ValueError if n is below 1."""
         check_count(n=n)
         weights = self.log_weights.softmax(-1)
         k = torch.multinomial(weights.reshape(-1, weights.shape[-1]), n, replacement=True, generator=generator)
         k = k.reshape(*weights.shape[:-1], n)
-        square_roots = _matrix_square_root(self.covariances)
         z = torch.randn(*k.shape, self.means.shape[-1], generator=generator, dtype=self.means.dtype)
         mean = self.means.gather(-2, k[..., None].expand(z.shape))
-        square_root = square_roots.gather(-3, k[..., None, None].expand(*z.shape, z.shape[-1]))
+        square_root = self._square_roots.gather(-3, k[..., None, None].expand(*z.shape, z.shape[-1]))
         return mean + torch.einsum("...ij,...j->...i", square_root, z)
 
     def condition_on(

@@ -127,7 +127,7 @@ class IdealDenoiser(nn.Module):
         log_likelihood = -0.5 * (innovation.square() / innovation_variance + innovation_variance.log())
         weights = (posterior.log_weights + log_likelihood).softmax(-1)
         component_means = posterior.means + (alpha * innovation / innovation_variance)[..., None] * target.covariance
-        return (weights[..., None] * component_means).sum(1)
+        return torch.einsum("bk,bkd->bd", weights, component_means)
 
 
 # --- data -------------------------------------------------------------------------------------------------------

@@ -25,6 +25,8 @@ from fwdiff_lite.observations import Observations, check_single_target
 from fwdiff_lite.problems.toy.projections import identity_forward
 from fwdiff_lite.schedule import CosineSchedule
 
+NEWTON_STEPS = 40
+
 
 def power_forward(signal: Float[Tensor, "b"], params: Float[Tensor, "b m"]) -> Float[Tensor, "b m"]:
     """The forward model of the binary signal: S to the power phi; phi is 1 for the target, 2 for the novel view."""
@@ -44,10 +46,15 @@ def optimal_binary_signal(mean: Float[Tensor, "*b"], novel_weight: float) -> Flo
     ValueError if the weight is negative or not finite.
     """
     _check_weight(novel_weight)
-    magnitude, s = mean.abs(), torch.ones_like(mean)
-    for _ in range(40):
+    magnitude, s, previous = mean.abs(), torch.ones_like(mean), torch.ones_like(mean)
+    for remaining in reversed(range(NEWTON_STEPS)):
         derivative = 6 * novel_weight * s.square() + 1 - 2 * novel_weight
-        s = s - (2 * novel_weight * s**3 + (1 - 2 * novel_weight) * s - magnitude) / derivative
+        following = s - (2 * novel_weight * s**3 + (1 - 2 * novel_weight) * s - magnitude) / derivative
+        # Rounding ends in a fixed point, or alternates between two neighbouring numbers: then the last step is known.
+        if torch.equal(following, previous):
+            s = s if remaining % 2 else following
+            break
+        s, previous = following, s
     return torch.where(mean < 0, -s, s)
 
 

@@ -21,6 +21,16 @@ def test_newtons_method_agrees_with_a_grid_search(weight):
         assert float(signal) == pytest.approx(float(s[cost.argmin()]), abs=1e-4)
 
 
+@pytest.mark.parametrize("weight", [0.0, 0.03, 0.3, 0.5, 3.0])
+def test_newtons_method_ends_early_without_a_change_of_any_bit(weight):
+    mean = torch.tanh(3 * torch.randn(2000, dtype=torch.float64, generator=generator()))
+    magnitude, s = mean.abs(), torch.ones_like(mean)
+    for _ in range(unreachable_mean.NEWTON_STEPS):
+        derivative = 6 * weight * s.square() + 1 - 2 * weight
+        s = s - (2 * weight * s**3 + (1 - 2 * weight) * s - magnitude) / derivative
+    assert torch.equal(unreachable_mean.optimal_binary_signal(mean, weight), torch.where(mean < 0, -s, s))
+
+
 def test_the_optimal_signal_lies_further_from_zero_than_the_mean():
     m = torch.linspace(0.01, 0.99, 99, dtype=torch.float64)
     for weight in (0.01, 0.5, 3.0):
