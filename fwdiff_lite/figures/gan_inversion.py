@@ -1,13 +1,16 @@
 """Figures and tables of 04_gan_inversion."""
 
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from jaxtyping import Float
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import ConnectionPatch
 from matplotlib.ticker import LogLocator, NullLocator
 from torch import Tensor
 
@@ -37,13 +40,30 @@ def portrait_grid(
     """One row an example, with the columns of each name side by side.
 
     columns: images (B, 3, H, W) or several images of each example (B, K, 3, H, W), in [-1, 1], by their titles. The
-        title of several images stands above the first one
+        title of several images stands above their middle, over a rule that spans them
     row_labels: of the B rows; size: height of an image in inches
     """
     stacks = {title: x[:, None] if x.ndim == 4 else x for title, x in columns.items()}
-    titles = [text for title, x in stacks.items() for text in [title, *[""] * (x.shape[1] - 1)]]
+    counts = {title: x.shape[1] for title, x in stacks.items()}
+    titles = [title if j == (k - 1) // 2 else "" for title, k in counts.items() for j in range(k)]
     images = torch.cat([rgb(x) for x in stacks.values()], 1)
-    return plotting.image_grid(images, row_labels=row_labels, col_titles=titles, size=size)
+    fig = plotting.image_grid(images, row_labels=row_labels, col_titles=titles, size=size)
+    top_row = iter(fig.axes[: len(titles)])
+    for title, count in counts.items():
+        group = list(islice(top_row, count))
+        if title and count > 1:
+            _draw_rule(group, size)
+    return fig
+
+
+def _draw_rule(group: Sequence[Axes], size: float) -> None:
+    """A horizontal rule above adjacent axes, `size` inches high; the title of the middle one moves to their middle."""
+    left, right, middle = group[0], group[-1], group[(len(group) - 1) // 2]
+    y = 1 + 3 / 72 / size  # 3 points above the images
+    ends = {"xyA": (0.02, y), "xyB": (0.98, y), "coordsA": left.transAxes, "coordsB": right.transAxes}
+    left.add_artist(ConnectionPatch(**ends, color=plotting.TRUE, lw=1, clip_on=False, in_layout=False))
+    if len(group) % 2 == 0:
+        middle.title.set_x(1.01)  # between the two middle axes
 
 
 def plot_forward_model(
@@ -149,8 +169,8 @@ def plot_schedule_errors(errors: Mapping[float, Mapping[str, float]], used: floa
     fig, axes = plt.subplots(1, 2, figsize=(8.5, 2.9))
     titles = "spread (% of the true one)", "total variation, worst attribute (points)"
     for ax, key, title in zip(axes, ("spread", "tv"), titles, strict=True):
-        ax.semilogx(scales, [100 * errors[x][key] for x in scales], "o-", color=plotting.ANCESTRAL, base=2)
-        ax.plot(used, 100 * errors[used][key], "o", color="k", label="used here")
+        ax.semilogx(scales, [100 * errors[x][key] for x in scales], "o-", color=plotting.TRUE, base=2)
+        ax.plot(used, 100 * errors[used][key], "o", ms=12, mfc="none", color=plotting.TRUE, label="used here")
         ax.set(title=title, xlabel=r"$\alpha / \sigma$ over that of the cosine schedule")
         ax.set_xticks(scales, ["1", *(f"1/{1 / scale:.0f}" for scale in scales[1:])])
         ax.invert_xaxis()
@@ -162,7 +182,7 @@ def plot_schedule_errors(errors: Mapping[float, Mapping[str, float]], used: floa
 def plot_probabilities(
     frequencies: Mapping[str, Mapping[str, Sequence[Interval]]], truth: Mapping[str, Sequence[float]]
 ) -> Figure:
-    """How often samplers draw hidden attributes, with 95 % intervals, beside the true probabilities (black lines).
+    """How often samplers draw hidden attributes, with 95 % intervals, beside the true probabilities (grey lines).
 
     frequencies: by sampler ("ancestral", "DDIM", "deterministic") and attribute: one interval for each group of
         portraits; truth: by attribute, the true probability of each group
@@ -177,7 +197,9 @@ def plot_probabilities(
             yerr = [np.clip(value - low, 0, None), np.clip(high - value, 0, None)]
             ax.bar(x, value, 0.25, color=colour, yerr=yerr, error_kw=bars, label=label)
         for x, probability in enumerate(probabilities):
-            ax.plot([x - 0.42, x + 0.42], [100 * probability] * 2, color="k", lw=2.5, label="" if x else "truth")
+            ax.plot(
+                [x - 0.42, x + 0.42], [100 * probability] * 2, color=plotting.TRUE, lw=2.5, label="" if x else "truth"
+            )
         ax.set(title=name, ylim=(0, 100))
         ax.set_xticks(range(len(probabilities)), [f"{100 * p:.0f}" for p in probabilities])
     axes[0].set_ylabel("samples with it (%)")

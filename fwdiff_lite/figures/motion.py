@@ -148,7 +148,10 @@ def samples_figure(
     true_frames: Float[Tensor, "n 3 h w"],
     true_displacements: Float[Tensor, "n 2 h w"],
 ) -> Figure:
-    """Two rows for each of n scenes: displacements and frames of K samples, the baseline's frame, and the truth."""
+    """Two rows for each of n scenes: displacements and frames of K samples, the baseline's frame, and the truth.
+
+    The baseline has no displacement to draw: its flows point in opposite directions.
+    """
     n, k = frames.shape[:2]
     blank = torch.full((n, 1, *source.shape[-2:], 3), float("nan"))
     upper = [to_rgb(source)[:, None], displacement_to_rgb(displacements), blank]
@@ -162,6 +165,8 @@ def samples_figure(
         panels = zip([*row[1 : k + 1], row[-1]], [*displacements[i], true_displacements[i]], strict=True)
         for ax, displacement in panels:
             draw_arrows(ax, displacement)
+        reason = "not drawn:\ntwo flows in\nopposite\ndirections"
+        row[k + 1].text(0.5, 0.5, reason, transform=row[k + 1].transAxes, ha="center", va="center", fontsize=8)
     draw_wheel(fig.axes[k + 3])
     return fig
 

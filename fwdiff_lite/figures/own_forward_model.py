@@ -62,14 +62,15 @@ def draw_path(
     path: Sequence[tuple[float, Float[Tensor, "k d"]]], context: Observations, walk: Float[Tensor, "d"]
 ) -> Figure:
     """Predicted signals of one context at four times t; path: (t, signals) at every step of the sampler."""
-    fig, axes = plt.subplots(1, 4, figsize=(10.5, 2.8), sharey=True)
+    fig, axes = plt.subplots(1, 4, figsize=(10.5, 3.2), sharey=True)
     for ax, k in zip(axes, np.linspace(0, len(path) - 1, 4).round().astype(int), strict=True):
         t, signals = path[k]
-        ax.plot(signals.T, color=SAMPLES, lw=0.7, alpha=0.5)
-        ax.plot(walk, color=TRUE, lw=1.5, ls="--")
+        ax.plot(signals.T, color=SAMPLES, lw=0.7, alpha=0.5, label=["predicted signals"] + ["_"] * (len(signals) - 1))
+        ax.plot(walk, color=TRUE, lw=1.5, ls="--", label="true walk")
         _plot_observations(ax, context)
-        ax.set(title=f"t = {t:.2f}", xlabel="index")
+        ax.set(title=f"t = {t:.2f}", xlabel="index of the value")
     axes[0].set_ylabel("value")
+    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return fig
 
 
@@ -175,7 +176,7 @@ def results_table(results: Mapping[str, Mapping[str, Interval | float]]) -> Mark
         digits = 1 if measure == "energy_gap" else 2
         if not isinstance(value, Interval):
             return f"{value:.3f}" if measure == "c2st" else f"{value:.2f}"
-        middle, low, high = (f"{factor * x:.{digits}f}" for x in value)
+        middle, low, high = (f"{round(factor * x, digits) + 0:.{digits}f}" for x in value)  # + 0: never "-0.0"
         return f"{middle}{end} ({low} to {high})"
 
     measures = list(next(iter(results.values())))

@@ -484,11 +484,11 @@ print(f"live gain {small_gain.value:.2f}, 95 % interval {small_gain.low:.2f} to 
 print(f"of the source image without motion {1 - still_error / other_still_error:.2f}")
 
 # %% [markdown]
-# Each row is a scene that the training did not use. Before the training the samples are all alike and blurred. After
-# the training the disc moves along its rail, and samples of one scene differ in direction (rows 1 and 3). More than
-# half of these samples are still *ghosts*: the disc is at both places at once, often stronger at one of them. Half a
-# minute is short, so the printed energy score stays above that of exact draws. No training example ever showed an
-# arrow.
+# Each row is a scene that the training did not use. Before the training, all samples are blurred discs near the place
+# of the source. After it, about 4 of the 16 samples show one whole disc that has moved along its rail (in rows 2, 3 and
+# 4). The other samples are *ghosts*: the disc is at both places at once, often stronger at one of them, and not always
+# at the same one (row 3). Half a minute is short, so the printed energy score stays above that of exact draws. No
+# training example ever showed an arrow.
 #
 # The *live gain* is 1 minus a ratio: the energy score with the true context over the score with another scene's image.
 # At 0 a model ignores its context. A copy of the source image already has a gain of 0.37. The trained model's gain is
@@ -572,7 +572,7 @@ plt.show()
 #
 # The *deterministic* model is the same network, trained as long through the same forward model, without the noisy
 # frame. Its prediction is recorded. It is the mean of all motions: a ghost, whose two flows point in opposite
-# directions. So its displacement is not drawn, and this panel is blank.
+# directions. So its displacement is not drawn.
 
 # %% tags=["idea", "nbval-ignore-output"]
 samples = experiment.sample_posterior(model, test_set, NUM_SAMPLES, SAMPLING_STEPS, chunk_size=CHUNK_SIZE)
@@ -669,11 +669,13 @@ HTML(figures.html_table(table))
 # %% tags=["setup", "nbval-ignore-output"]
 columns = {"factor_tv": "total variation", "factor_scene_rms": "the same, object by object",
            "mode_coverage": "combinations hit", "epe_best_of_16": "endpoint error, best of 16",
-           "epe_deterministic": "endpoint error, deterministic", "psnr_gain": "PSNR gain, dB"}
+           "epe_deterministic": "endpoint error, deterministic", "psnr_gain": "PSNR gain, dB",
+           "variance_over_true": "variance over true"}
 recorded_too = ["energy_skill", "energy_skill_low", "spread_skill", "spread_skill_low", "spread_skill_high",
                 "factor_tv_high", "factor_scene_rms_high"]
 for (name, eta), row in measured.items():
-    run.record(**{f"{name}_eta_{eta}_{key}": row[key] for key in [*columns, *recorded_too]})
+    keys = [key for key in [*columns, *recorded_too] if key != "variance_over_true"]
+    run.record(**{f"{name}_eta_{eta}_{key}": row[key] for key in keys})
 main = measured[VARIANT, 0]
 run.record(**main, **{"arm": VARIANT})
 more = [
@@ -695,6 +697,7 @@ HTML(figures.html_table([*more, exact_row], fold="More measures"))
 #   objects.
 # - *Endpoint error*: the distance in pixels between sampled and true displacement on the objects. Even exact draws have
 #   a good best of 16, by chance. This value is in the row *exact draws*.
+# - *Variance over true*: the variance of sampled frames where objects can move, over that of exact draws.
 # - *PSNR gain*: of the best of 16 frames over the deterministic frame. It rewards many draws, so it proves little.
 # - Pixels outside of the objects should not move. In the samples they move by 0.1 pixels on average.
 #
@@ -733,6 +736,9 @@ summary = [
         "error of the best flow": relative_errors[name[:-2]]["best_fit"],
         "likelier direction too often, DDIM (points)": f"{excess[name, 0]:+.1f}",
         "ancestral (points)": f"{excess[name, 1]:+.1f}",
+        "positive direction at 50/50, DDIM and ancestral (%)": "{:.0f}, {:.0f}".format(
+            *(100 * frequencies[name, eta][50][0] for eta in (0, 1))
+        ),
         "skill, DDIM": results[f"{name}_eta_0"]["energy_skill"],
         "skill, ancestral": results[f"{name}_eta_1"]["energy_skill"],
     }
@@ -760,8 +766,8 @@ HTML(figures.html_table(summary))
 #   [01](01_toy_proof.ipynb), section 5c, proves such a bias for a small example.
 # - *The remedy.* Two flows can show the ghost: the deviation falls to -1 and -2 points. With one flow, ancestral sampling
 #   reduces the bias to 3 points.
-# - *The trap.* At equal probabilities (50/50) the bias is hidden: the positive direction comes in 46 to 50 % of the
-#   samples of each variant (the bars at 50/50 in the figure). By symmetry neither direction is nearer to the mean.
+# - *The trap.* At equal probabilities (50/50) the bias is hidden: the positive direction comes in 47 to 50 % of the
+#   samples of each variant (a column of the table). By symmetry neither direction is nearer to the mean.
 #
 # **DDIM or ancestral?** With two flows, DDIM: its skill is 0.91 with splatting, against 0.85 for ancestral sampling.
 #
@@ -858,10 +864,10 @@ widget = interact(
 # [06](06_inverse_graphics.ipynb) and [07](07_ablations.ipynb) do not test the bias separately.
 #
 # **Did not, quite.** Samples vary too little. Spread over error is 0.88, not 1, and the variance is 0.82 times that of
-# exact draws (recorded: `variance_over_true` in [figures/metrics.json](../figures/metrics.json)). The probabilities of
-# the directions are right. So the amplitudes probably vary too little, or an uncertain network blends its flows at
-# edges. We did not measure which. The best of 16 samples is 0.76 pixels from the true motion, the best of 16 exact
-# draws 0.43. The mean over all *amplitudes*, a smear, stays unreachable with two flows.
+# exact draws (section 8, in the fold *More measures*). The probabilities of the directions are right. So the amplitudes
+# probably vary too little, or an uncertain network blends its flows at edges. We did not measure which. The best of 16
+# samples is 0.76 pixels from the true motion, the best of 16 exact draws 0.43. The mean over all *amplitudes*, a smear,
+# stays unreachable with two flows.
 #
 # **Not claimed.** The scenes are synthetic: every motion is affine, and every object that can move is marked. On
 # photographs the model fails (section 10). The paper's motion model was not released, so the two cannot be compared. To

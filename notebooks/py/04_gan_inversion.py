@@ -533,9 +533,9 @@ print(f"precision {numbers['precision']:.2f}, recall {numbers['recall']:.2f}")
 #
 # A discriminator notices slowly that something occurs too rarely, and the training lasted minutes. So the generator has
 # one more loss, `portraits.AttributeMomentLoss`: every two attributes should occur together as often as in rendered
-# portraits. Three *auxiliary classifiers* measure how often they do. Before this loss was added, one attribute was off
-# by 34 points after a training as long. The classifier of the figure has another seed and was no part of the training.
-# In 10,000 portraits it is right for every attribute.
+# portraits. Three *auxiliary classifiers* measure how often they do. Without this loss, a training as long left one
+# attribute off by 34 points (this run was not kept). The classifier of the figure has another seed and was no part of
+# the training. In 10,000 portraits it is right for every attribute.
 #
 # </details>
 #
@@ -556,9 +556,10 @@ for title, record in trainings.items():
 # $\alpha$. The schedule of this section spends four there: the *shifted* cosine schedule, whose $\alpha / \sigma$ is a
 # quarter of the cosine schedule's at every time.
 #
-# Below, the denoiser is exact (Bayes' rule for a finite set of portraits), so all error comes from the sampler's finite
-# steps. With the cosine schedule, the probability of the worst attribute is off by 16 points; with a quarter, by 6;
-# with an eighth, by 4. The models here were not trained with an eighth (recorded).
+# Below, the denoiser is exact (Bayes' rule for a finite set of portraits), and sampling is ancestral. So all error comes
+# from the sampler's finite steps. With the cosine schedule, the probability of the worst attribute is off by 16 points;
+# with a quarter, by 6; with an eighth, by 4 (recorded). A ring marks the quarter. No model here was trained with an
+# eighth.
 #
 # Schedules of the pages: a quarter here and in [03](03_motion_warping.ipynb); a half in [06](06_inverse_graphics.ipynb)
 # and [07](07_ablations.ipynb), with a quarter at 128 pixels in 07; and the cosine schedule elsewhere, the small problem
@@ -667,6 +668,9 @@ both = [key for key in both if not key.endswith(("_low", "_high"))]
 print(f"\nrms error for single portraits, mean of {len(both)} attributes, without the noise of few draws:")
 for sampler in (experiment.MAIN_SAMPLER, "optimised"):
     print(f"{titles[sampler]:32}{sum(results[sampler][key] for key in both) / len(both):.2f}")
+print("\nstandard deviation of samples outside of the context patch, over that inside:")
+for sampler in titles:
+    print(f"{titles[sampler]:32}{results[sampler]['diversity_outside_over_inside']:.1f}")
 main = results[experiment.MAIN_SAMPLER]
 upper_ends = [main[key] for key in main if key.startswith("factor_tv_") and key.endswith("_high")]
 run.record(**{f"{experiment.MAIN_SAMPLER}_factor_tv_largest_high": max(upper_ends)})
@@ -683,9 +687,8 @@ run.record(**results["reference_set"])
 # **Outside over inside.** Samples should agree where the patch shows the portrait, and differ elsewhere. For each
 # portrait, we take the variance of its 16 samples at each pixel and colour channel. Over all portraits, this variance
 # is averaged once over the pixels inside the context patch, and once over all pixels outside of it. The square root of
-# the ratio outside / inside says how many times as much samples vary outside: the main sampler has 5.3. It is a ratio
-# of standard deviations, so the variance is 28 times as large. (Recorded: `wplus_eta_1_diversity_outside_over_inside`
-# in [figures/metrics.json](../figures/metrics.json), and the same for the other samplers.)
+# the first mean is the standard deviation inside, that of the second the standard deviation outside. The lines below
+# the table print outside / inside: the main sampler has 5.3. (The ratio of the variances is its square, 28.)
 #
 # **Hidden attributes.** A patch of the mouth does not show glasses, but it may show a grey beard. The program tells
 # which attributes a patch shows: with another category, some pixels of the patch would differ. So the true probability
@@ -818,7 +821,7 @@ with torch.no_grad():
 # %% tags=["drawing", "nbval-ignore-output"]
 in_w = torch.from_numpy(arrays["w_eta_1"][:NUM_EXAMPLES]).float() / 127.5 - 1
 columns = {"context": figures.context_images(subset.context), "baseline": prediction, "optimised": optimised}
-run.savefig(figures.portrait_grid(columns | {"samples in W": in_w, "in W+": samples[:, :2]}, size=0.9), "baselines")
+run.savefig(figures.portrait_grid(columns | {"samples in W": in_w, "samples in W+": samples[:, :2]}, size=0.9), "baselines")
 plt.show()
 
 # %% [markdown]

@@ -25,7 +25,8 @@ def image_of(ax):
 def test_a_row_of_the_grid_is_an_example():
     single, several = torch.rand(2, 3, 4, 4) * 2 - 1, torch.rand(2, 3, 3, 4, 4) * 2 - 1
     axes = figures.portrait_grid({"one": single, "three": several}, ["a", "b"]).axes
-    assert [ax.get_title() for ax in axes] == ["one", "three", "", "", "", "", "", ""]
+    assert [ax.get_title(loc="center") for ax in axes] == ["one", "", "three", "", "", "", "", ""]
+    assert [len(ax.patches) for ax in axes] == [0, 1, 0, 0, 0, 0, 0, 0], "a rule spans the three, from the first on"
     assert [axes[i].get_ylabel() for i in (0, 4)] == ["a", "b"]
     np.testing.assert_allclose(image_of(axes[6]), several[1, 1].permute(1, 2, 0) / 2 + 0.5, atol=1e-6)
 

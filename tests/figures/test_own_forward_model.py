@@ -31,6 +31,13 @@ def test_a_panel_draws_every_sample_the_exact_band_and_no_masked_measurement():
     plt.close(fig)
 
 
+def test_the_path_has_a_legend_of_all_that_it_draws():
+    path = [(t, torch.randn(3, 16)) for t in (1.0, 0.5, 0.0)]
+    (legend,) = figures.draw_path(path, context(), torch.zeros(16)).legends
+    assert [text.get_text() for text in legend.get_texts()] == ["predicted signals", "true walk", "measurement"]
+    plt.close("all")
+
+
 def test_a_table_and_its_keys_hold_the_same_numbers():
     row = {"energy_gap": Interval(0.012, 0.001, 0.023), "spread": Interval(0.98, 0.9, 1.06), "c2st": 0.512}
     results = {"samples": row, "spread x 0.8": row}
@@ -43,3 +50,5 @@ def test_a_table_and_its_keys_hold_the_same_numbers():
     }
     text = figures.results_table(results).data
     assert "| samples | 1.2 % (0.1 to 2.3) | 0.98 (0.90 to 1.06) | 0.512 |" in text
+    zero = figures.results_table({"samples": {"energy_gap": Interval(-0.0002, -0.02, 0.019)}}).data
+    assert "| 0.0 % (-2.0 to 1.9) |" in zero
