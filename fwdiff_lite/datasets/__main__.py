@@ -17,11 +17,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fwdiff_lite.command_line import positive_int
-from fwdiff_lite.datasets import pixelsplat, realestate10k, transforms_json
-from fwdiff_lite.datasets.clip_folder import detect_format, drop_short_clips, read_all_clips
+from fwdiff_lite.datasets import co3d, pixelsplat, realestate10k, transforms_json
+from fwdiff_lite.datasets.clip_folder import (
+    check_clips,
+    detect_format,
+    drop_short_clips,
+    no_clip_text,
+    read_all_clips,
+    read_unchecked,
+)
 from fwdiff_lite.datasets.contact_sheet import contact_sheet
+from fwdiff_lite.datasets.pose_check import FrameMatches
 from fwdiff_lite.datasets.posed_clips import ON_ERROR, Clip, without_distortion
-from fwdiff_lite.datasets.scene_depth import estimate_near_far
+from fwdiff_lite.datasets.scene_depth import MatchedPoints, estimate_near_far, matched_points
 from fwdiff_lite.datasets.view_sampler import FRAME_GAP
 
 TARGETS = ("pixelsplat", "realestate10k", "transforms")
@@ -46,6 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     convert.add_argument("--to", choices=TARGETS, required=True)
     convert.add_argument("--on-error", choices=ON_ERROR, default=ON_ERROR[0])
     convert.add_argument("--skip-pose-check", action="store_true", help="do not compare poses with frames")
+    for command in (check, convert):
+        co3d.add_arguments(command)
     options = parser.parse_args(arguments)
     if options.command == "check" and options.frame_gap[0] > options.frame_gap[1]:
         parser.error("--frame-gap is the smallest and the largest number of frames: give the smaller number first")
@@ -59,29 +69,61 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def check_folder(options: argparse.Namespace) -> bool:
     """Prints what a folder is and every problem; returns whether there is one."""
     print(f"{options.folder}: {detect_format(options.folder).title}", flush=True)
-    clips, warnings = read_all_clips(options.folder, "skip")
+    unchecked, warnings = read_unchecked(options.folder, "skip", co3d.selection_from(options))
+    clips, points, first_matches = [], [], None
+    for clip, frame_matches in check_clips(unchecked, warnings, "skip"):
+        clips.append(clip)
+        points.append(matched_points(clip, frame_matches))
+        first_matches = first_matches or frame_matches
+    if not clips:
+        raise ValueError(no_clip_text(options.folder, warnings))
     long_clips, short_clips = drop_short_clips(clips, tuple(options.frame_gap))
     num_frames = sum(int(clip.has_image.sum()) for clip in long_clips)
     print("\n".join([*warnings, *short_clips, f"{len(long_clips)} clips with {num_frames} frames"]))
     if short_clips:
         print(f"{len(short_clips)} clips are too short for this frame gap: training and evaluation leave them out")
-    if planes := estimate_near_far(clips):
-        print("near and far, estimated from matches: --near-far {:.3g} {:.3g}".format(*planes))
-    if options.fit:
-        from fwdiff_lite.experiments.inverse_graphics import scene_fit  # takes seconds to import, and is seldom needed
-
-        print(scene_fit.focal_length_text(clips[0], scene_fit.compare_focal_lengths(clips[0])))
+    print(near_far_text(estimate_near_far(points)), flush=True)
     if options.sheet:
-        contact_sheet(clips[0]).savefig(options.sheet)
-        print(f"the contact sheet of {clips[0].name}: {options.sheet}")
+        draw_sheet(clips[0], first_matches, options.sheet)
+    if options.fit:
+        print(fit_text(clips[0], points[0]))
     return bool(warnings) or not long_clips
+
+
+def near_far_text(planes: tuple[float, float] | None) -> str:
+    """The estimated near and far plane in words."""
+    if planes is None:
+        return "near and far cannot be estimated: too few matches show a depth, as where a camera only rotates"
+    return "near and far, estimated from matches: --near-far {:.3g} {:.3g}".format(*planes)
+
+
+def draw_sheet(clip: Clip, frame_matches: FrameMatches, path: Path) -> None:
+    """Draws the contact sheet of a clip, and says so or why there is none."""
+    try:
+        contact_sheet(clip, frame_matches).savefig(path)
+    except ValueError as error:
+        print(f"no contact sheet: {error}")
+    else:
+        print(f"the contact sheet of {clip.name}: {path}")
+
+
+def fit_text(clip: Clip, points: MatchedPoints) -> str:
+    """The result of fits with several focal lengths in words, or why there is none."""
+    from fwdiff_lite.experiments.inverse_graphics import scene_fit  # takes seconds to import, and is seldom needed
+
+    try:
+        return scene_fit.focal_length_text(clip, scene_fit.compare_focal_lengths(clip, points))
+    except ValueError as error:
+        return f"no fit: {error}"
 
 
 def convert_folder(options: argparse.Namespace) -> bool:
     """Writes the clips of a folder in another format; returns whether data was skipped."""
     if options.target.exists() and not (options.target.is_dir() and not any(options.target.iterdir())):
         raise ValueError(f"{options.target} is not empty: name a new folder")
-    clips, warnings = read_all_clips(options.source, options.on_error, not options.skip_pose_check)
+    clips, warnings = read_all_clips(
+        options.source, options.on_error, not options.skip_pose_check, selection=co3d.selection_from(options)
+    )
     warnings += write_clips(options.target, [without_distortion(clip) for clip in clips], options.to)
     print("\n".join([*warnings, f"{options.target}: {len(clips)} clips as {options.to}"]))
     return bool(warnings)

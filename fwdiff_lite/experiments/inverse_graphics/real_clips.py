@@ -27,7 +27,7 @@ from torch import Tensor
 from fwdiff_lite import metrics
 from fwdiff_lite.colours import to_uint8
 from fwdiff_lite.command_line import positive_int
-from fwdiff_lite.datasets import clip_folder
+from fwdiff_lite.datasets import clip_folder, co3d
 from fwdiff_lite.datasets.pixelsplat import read_evaluation_index
 from fwdiff_lite.datasets.posed_clips import ON_ERROR, Clip
 from fwdiff_lite.datasets.view_sampler import (
@@ -128,6 +128,7 @@ def add_arguments(action: str, parser: ArgumentParser) -> None:
     actions, error_help = ON_ERROR, "stop at an invalid clip or frame, or skip it; default: %(default)s"
     parser.add_argument("--on-error", choices=actions, default=actions[0], help=error_help)
     parser.add_argument("--skip-pose-check", action="store_true", help="do not check the clips' frames and poses again")
+    co3d.add_arguments(parser)
     if action == "train":
         contexts_help = "each example has 1 to so many contexts; default: %(default)s"
         parser.add_argument("--contexts", type=positive_int, default=1, help=contexts_help)
@@ -150,7 +151,12 @@ def read_data(options: Namespace) -> list[Clip]:
     if not 0 < near < far < math.inf:
         raise ValueError(f"--near-far is {near:g} {far:g}: give two distances above 0, the smaller one first")
     clips, warnings = clip_folder.read_folder(
-        options.data, tuple(options.frame_gap), options.on_error, not options.skip_pose_check, options.side
+        options.data,
+        tuple(options.frame_gap),
+        options.on_error,
+        not options.skip_pose_check,
+        options.side,
+        co3d.selection_from(options),
     )
     print("\n".join([*warnings, f"{options.data}: {len(clips)} clips"]), flush=True)
     return clips
@@ -175,7 +181,8 @@ def configure(experiment: Experiment, options: Namespace) -> Experiment:
         contexts = options.contexts if options.action == "train" else trained.get("contexts", 1)
         variants[name] = make_clip_variant(name, clips, frame_gap, planes, folder, options.side, contexts)
     side = {} if options.side == SIDE else {"side": options.side}
-    arguments = {"data": options.data.name, "frame_gap": frame_gap} | side
+    selection = {key: value for key, value in co3d.selection_from(options)._asdict().items() if value}
+    arguments = {"data": options.data.name, "frame_gap": frame_gap} | side | selection
     if options.action == "train":
         contexts = {"contexts": options.contexts} if options.contexts > 1 else {}
         return replace(experiment, variants=variants, arguments=arguments | {"near_far": near_far} | contexts)
@@ -190,7 +197,8 @@ def configure(experiment: Experiment, options: Namespace) -> Experiment:
         experiment,
         variants=variants,
         arguments=arguments | ({"list": frames_path.name} if frames_path else {}),
-        settings={"data": folder, "frame_gap": list(frame_gap), "list": digest, "scenes": len(views["target"])},
+        settings={"data": folder, "frame_gap": list(frame_gap), "list": digest, "scenes": len(views["target"])}
+        | selection,
         make_test_set=lambda device, _: {key: view.to(device) for key, view in views.items()},
     )
 
