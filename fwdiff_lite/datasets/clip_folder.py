@@ -7,7 +7,7 @@
 | pixelsplat      | 000000.torch ... and index.json                       | pixelsplat.py       |
 | co3d            | frame_annotations.jgz, or categories that do          | co3d.py             |
 | transforms      | transforms.json and images, or captures that do       | transforms_json.py  |
-| colmap          | cameras.txt and images.txt, or captures that do       | colmap.py           |
+| colmap          | cameras and images, .txt or .bin, or captures that do | colmap.py           |
 | realestate10k   | CLIP.txt and CLIP/TIMESTAMP.png                       | realestate10k.py    |
 """
 
@@ -83,7 +83,7 @@ FORMATS = (
         lambda folder: (folder / "transforms.json").is_file(),
         transforms_json.read_transforms,
     ),
-    capture_format("colmap", "COLMAP's text", colmap.is_reconstruction, colmap.read_colmap),
+    capture_format("colmap", "a reconstruction of COLMAP", colmap.is_reconstruction, colmap.read_colmap),
     ClipFormat("realestate10k", "RealEstate10K's text", realestate10k.is_split, realestate10k.read_split),
 )
 

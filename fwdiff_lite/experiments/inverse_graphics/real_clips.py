@@ -182,7 +182,8 @@ def configure(experiment: Experiment, options: Namespace) -> Experiment:
         variants[name] = make_clip_variant(name, clips, frame_gap, planes, folder, options.side, contexts)
     side = {} if options.side == SIDE else {"side": options.side}
     selection = {key: value for key, value in co3d.selection_from(options)._asdict().items() if value}
-    arguments = {"data": options.data.name, "frame_gap": frame_gap} | side | selection
+    flags = {key: () if value is True else value for key, value in selection.items()}
+    arguments = {"data": options.data.name, "frame_gap": frame_gap} | side | flags
     if options.action == "train":
         contexts = {"contexts": options.contexts} if options.contexts > 1 else {}
         return replace(experiment, variants=variants, arguments=arguments | {"near_far": near_far} | contexts)
