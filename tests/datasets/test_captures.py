@@ -377,9 +377,7 @@ def test_faults_of_the_binary_format_are_named(binary, monkeypatch):
     with pytest.raises(ValueError, match="cannot be read as COLMAP's binary format: Camera model does not exist$"):
         read_colmap(binary)
     monkeypatch.setitem(sys.modules, "pycolmap", None)
-    message = (
-        r"binary format: install its reader, `pip install fwdiff-lite\[colmap\]`, or write text, `colmap mo"
-    )
+    message = r"binary format: install its reader, `pip install fwdiff-lite\[colmap\]`, or write text, `colmap mo"
     with pytest.raises(ValueError, match=message) as error:
         read_colmap(binary)
     assert "\n" not in str(error.value)
