@@ -7,20 +7,21 @@
 | pixelsplat      | 000000.torch ... and index.json                       | pixelsplat.py       |
 | co3d            | frame_annotations.jgz, or categories that do          | co3d.py             |
 | transforms      | transforms.json and images, or captures that do       | transforms_json.py  |
-| colmap          | cameras.txt and images.txt, or captures that do       | colmap.py           |
+| colmap          | cameras and images, .txt or .bin, or captures that do | colmap.py           |
 | realestate10k   | CLIP.txt and CLIP/TIMESTAMP.png                       | realestate10k.py    |
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from fwdiff_lite.datasets import co3d, colmap, pixelsplat, realestate10k, transforms_json
+from fwdiff_lite.datasets.co3d import ALL_FRAMES, Selection
 from fwdiff_lite.datasets.images import list_folder
-from fwdiff_lite.datasets.pose_check import reject_mismatched
+from fwdiff_lite.datasets.pose_check import FrameMatches, match_frames, reject_mismatched
 from fwdiff_lite.datasets.posed_clips import Clip, check_on_error, raise_or_warn, read_each
 from fwdiff_lite.datasets.view_sampler import FRAME_GAP, check_frame_gap, context_target_pairs
 
@@ -53,11 +54,11 @@ def read_captures(matches: Callable, read: Callable, folder: Path, on_error: str
     return read_each(subfolders_with(matches, folder), read, on_error, warnings), warnings
 
 
-def read_categories(folder: Path, on_error: str) -> Clips:
-    """Reads a category of CO3D, or a folder of categories."""
+def read_categories(folder: Path, on_error: str, selection: Selection = ALL_FRAMES) -> Clips:
+    """Reads a category of CO3D, or a folder of categories that all have the selected set list."""
     clips, warnings = [], []
     for path in subfolders_with(co3d.is_category, folder):
-        category_clips, category_warnings = co3d.read_category(path, on_error)
+        category_clips, category_warnings = co3d.read_category(path, on_error, selection)
         clips += category_clips
         warnings += category_warnings
     return clips, warnings
@@ -82,7 +83,7 @@ FORMATS = (
         lambda folder: (folder / "transforms.json").is_file(),
         transforms_json.read_transforms,
     ),
-    capture_format("colmap", "COLMAP's text", colmap.is_reconstruction, colmap.read_colmap),
+    capture_format("colmap", "a reconstruction of COLMAP", colmap.is_reconstruction, colmap.read_colmap),
     ClipFormat("realestate10k", "RealEstate10K's text", realestate10k.is_split, realestate10k.read_split),
 )
 
@@ -107,6 +108,7 @@ def read_folder(
     on_error: str = "raise",
     check_poses: bool = True,
     min_side: int = 1,
+    selection: Selection = ALL_FRAMES,
 ) -> Clips:
     """Reads all clips of a folder in the order of their names; returns the clips and warnings.
 
@@ -116,9 +118,10 @@ def read_folder(
     check_poses: read every image, and compare poses with frames (`reject_mismatched`). If it is off, an image that
         cannot be read or is too small raises a ValueError later, when it is loaded.
     min_side: the smallest height and width of a frame, in pixels
+    selection: the frames of CO3D to read; a ValueError for another format
     """
     check_frame_gap(frame_gap)
-    clips, warnings = read_all_clips(folder, on_error, check_poses, min_side)
+    clips, warnings = read_all_clips(folder, on_error, check_poses, min_side, selection)
     clips, short_clips = drop_short_clips(clips, frame_gap)
     if not clips:
         raise ValueError(f"{folder} has no clip that is long enough: {short_clips[0]}; give a smaller frame gap")
@@ -136,26 +139,56 @@ def drop_short_clips(clips: list[Clip], frame_gap: tuple[int, int]) -> Clips:
     return [clip for clip in clips if clip not in short_clips], texts
 
 
-def read_all_clips(folder: Path | str, on_error: str = "raise", check_poses: bool = True, min_side: int = 1) -> Clips:
+def read_all_clips(
+    folder: Path | str,
+    on_error: str = "raise",
+    check_poses: bool = True,
+    min_side: int = 1,
+    selection: Selection = ALL_FRAMES,
+) -> Clips:
     """Reads all clips of a folder, of any length; arguments and result as in `read_folder`."""
+    clips, warnings = read_unchecked(folder, on_error, selection)
+    if check_poses:
+        clips = [clip for clip, _ in check_clips(clips, warnings, on_error, min_side)]
+    if not clips:
+        raise ValueError(no_clip_text(folder, warnings))
+    return clips, warnings
+
+
+def no_clip_text(folder: Path | str, warnings: list[str]) -> str:
+    """An error message for a folder all of whose clips were skipped."""
+    return f"{folder} has no usable clip; the first problem: {warnings[0]}"
+
+
+def read_unchecked(folder: Path | str, on_error: str = "raise", selection: Selection = ALL_FRAMES) -> Clips:
+    """Reads the cameras of all clips of a folder, without decoding an image. ValueError as in `read_folder`."""
     check_on_error(on_error)
-    folder = Path(folder)
-    readable_clips, warnings = detect_format(folder).read(folder, on_error)
-    clips = []
-    for clip in readable_clips:
+    clip_format = detect_format(folder)
+    if not any(selection):
+        return clip_format.read(Path(folder), on_error)
+    if clip_format.name != "co3d":
+        raise ValueError(f"{folder} is {clip_format.title}: subsets, set lists and masks are read of CO3D only")
+    return read_categories(Path(folder), on_error, selection)
+
+
+def check_clips(
+    clips: Iterable[Clip], warnings: list[str], on_error: str = "raise", min_side: int = 1
+) -> Iterator[tuple[Clip, FrameMatches]]:
+    """Yields the clips whose images can be read and whose poses explain them, each with its matches; adds warnings.
+
+    The matches take most of the time of a check, so they are computed once.
+    """
+    for clip in clips:
         try:
-            if check_poses:
-                clip, image_warnings = remove_unreadable(clip, on_error, min_side)
-                warnings += image_warnings + reject_mismatched(clip, on_error)
+            clip, image_warnings = remove_unreadable(clip, on_error, min_side)
+            frame_matches = match_frames(clip)
+            warnings += image_warnings + reject_mismatched(clip, on_error, frame_matches)
         except ValueError as error:
             if on_error == "raise":
                 raise
             raise_or_warn(str(error), on_error, warnings)
         else:
-            clips.append(clip)
-    if not clips:
-        raise ValueError(f"{folder} has no usable clip; the first problem: {warnings[0]}")
-    return clips, warnings
+            yield clip, frame_matches
 
 
 def remove_unreadable(clip: Clip, on_error: str = "raise", min_side: int = 1) -> tuple[Clip, list[str]]:

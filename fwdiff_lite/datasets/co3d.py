@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import gzip
 import json
+from argparse import ArgumentParser, Namespace
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -42,30 +43,55 @@ FORMATS = ("ndc_norm_image_bounds", "ndc_isotropic")  # of intrinsics; without o
 LEFT_UP = torch.tensor([-1.0, -1.0, 1.0], dtype=torch.float64)  # from PyTorch3D's axes to OpenCV's
 
 
+class Selection(NamedTuple):
+    """The frames of CO3D that are read, and how.
+
+    subset, set_list: only the frames of a subset of FOLDER/set_lists/SET_LIST.json, such as "train" and
+        "set_lists_fewview_dev"; None: all frames
+    masks: show the background white
+    """
+
+    subset: str | None = None
+    set_list: str | None = None
+    masks: bool = False
+
+
+ALL_FRAMES = Selection()
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Adds the arguments that select frames of CO3D."""
+    parser.add_argument("--subset", metavar="NAME", help="of CO3D: the frames of a subset only, such as train")
+    list_help = "of CO3D: the file in set_lists, without .json, that has the subset"
+    parser.add_argument("--set-list", metavar="NAME", help=list_help)
+    parser.add_argument("--masks", action="store_true", help="of CO3D: show the background of the object white")
+
+
+def selection_from(options: Namespace) -> Selection:
+    """The selection of parsed arguments (`add_arguments`). ValueError if one of the two names is missing."""
+    if (options.subset is None) != (options.set_list is None):
+        raise ValueError("--subset and --set-list belong together: give both, such as train and set_lists_fewview_dev")
+    return Selection(options.subset, options.set_list, options.masks)
+
+
 def is_category(folder: Path) -> bool:
     """Whether a folder holds one category."""
     return (folder / ANNOTATIONS).is_file()
 
 
 def read_category(
-    folder: Path | str,
-    on_error: str = "raise",
-    *,
-    subset: str | None = None,
-    set_list: str | None = None,
-    use_masks: bool = False,
+    folder: Path | str, on_error: str = "raise", selection: Selection = ALL_FRAMES
 ) -> tuple[list[Clip], list[str]]:
     """Reads one category, without decoding its images; returns its sequences as clips by name, and warnings.
 
     The frames of a clip are in the order of their frame numbers, which are its timestamps.
     on_error: "raise" raises a ValueError, "skip" skips the data and adds a warning, for a frame with an invalid or a
         left-handed camera, and for images or masks that are missing
-    subset, set_list: keep the frames of a subset of FOLDER/set_lists/SET_LIST.json only, such as "train" and
-        "set_lists_fewview_dev"
-    use_masks: show the background white
+    ValueError if there is no frame, or the category lacks the set list or the subset.
     """
     check_on_error(on_error)
     folder, warnings = Path(folder), []
+    subset, set_list, use_masks = selection
     selected = None if subset is None else _read_set_list(folder, set_list, subset)
     sequences = defaultdict(list)
     for number, frame in enumerate(_read_annotations(folder / ANNOTATIONS)):

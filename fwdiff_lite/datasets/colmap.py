@@ -1,10 +1,11 @@
-"""Reads a reconstruction of COLMAP (Schoenberger and Frahm 2016) in its text format.
+"""Reads a reconstruction of COLMAP (Schoenberger and Frahm 2016), in its text or its binary format.
 
     cameras.txt     CAMERA_ID MODEL WIDTH HEIGHT PARAMS...                    intrinsics in pixels, from the corner
     images.txt      IMAGE_ID QW QX QY QZ TX TY TZ CAMERA_ID NAME              and a line of points, which may be empty
 
 Quaternion and translation map the world to the camera, whose axes point right, down and forward. Both files lie in
-FOLDER, FOLDER/sparse or FOLDER/sparse/0; the images lie in FOLDER/images, or beside the files.
+FOLDER, FOLDER/sparse or FOLDER/sparse/0; the images lie in FOLDER/images, or beside the files. The binary files,
+cameras.bin and images.bin, are read by pycolmap, an optional dependency, where there are no text files.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fwdiff_lite.datasets.images import image_size, natural_sort_key
+from fwdiff_lite.datasets.images import first_line, image_size, natural_sort_key
 from fwdiff_lite.datasets.posed_clips import (
     Clip,
     check_aspect_ratio,
@@ -43,6 +44,18 @@ CAMERA_MODELS = {
     "FULL_OPENCV": "fx fy cx cy k1 k2 p1 p2 k3 k4 k5 k6",
 }
 SPARSE_FOLDERS = ("", "sparse", "sparse/0")
+BINARY_ERRORS = (ValueError, RuntimeError, IndexError, MemoryError)  # of pycolmap, for files that are damaged
+
+
+class ImageEntry(NamedTuple):
+    """An image of a reconstruction.
+
+    place: for messages; words: identifier, quaternion, translation and camera, as in images.txt; name: of its file
+    """
+
+    place: str
+    words: list[str]
+    name: str
 
 
 class Camera(NamedTuple):
@@ -63,11 +76,11 @@ def read_colmap(folder: Path | str, on_error: str = "raise") -> tuple[Clip, list
     check_on_error(on_error)
     folder, warnings = Path(folder), []
     sparse = find_sparse_folder(folder)
-    cameras = read_cameras(sparse / "cameras.txt")
-    entries = sorted(read_image_lines(sparse / "images.txt"), key=lambda entry: natural_sort_key(entry[2]))
+    cameras, entries = read_text(sparse) if is_text(sparse) else read_binary(sparse)
+    entries = sorted(entries, key=lambda entry: natural_sort_key(entry.name))
     image_folder = folder / "images" if (folder / "images").is_dir() else folder
     clip, files, missing = Clip.without_cameras(folder.absolute().name, len(entries)), [None] * len(entries), []
-    for i, (number, words, name) in enumerate(entries):
+    for i, (place, words, name) in enumerate(entries):
         file = image_folder / name
         if not file.is_file():
             missing.append(name)
@@ -75,13 +88,13 @@ def read_colmap(folder: Path | str, on_error: str = "raise") -> tuple[Clip, list
         try:
             pose, camera_id = parse_pose(words), words[8]
             if camera_id not in cameras:
-                raise ValueError(f"has the camera {shorten(camera_id)}, which cameras.txt lacks")
+                raise ValueError(f"has the camera {shorten(camera_id)}, which the list of cameras lacks")
             camera = cameras[camera_id]
             check_aspect_ratio(camera.size, image_size(file))
             clip.intrinsics[i], clip.poses[i], clip.distortion[i] = camera.intrinsics, pose, camera.distortion
             files[i] = file
         except ValueError as error:
-            raise_or_warn(f"{sparse / 'images.txt'} line {number} ({name}) {error}", on_error, warnings)
+            raise_or_warn(f"{place} ({name}) {error}", on_error, warnings)
     return complete_capture(sparse, replace(clip, files=tuple(files)), missing, on_error, warnings)
 
 
@@ -91,16 +104,53 @@ def is_reconstruction(folder: Path) -> bool:
 
 
 def find_sparse_folder(folder: Path) -> Path:
-    """The folder of cameras.txt and images.txt. ValueError if there is none."""
+    """The folder of cameras and images. ValueError if there is none."""
     for sparse in (folder / name for name in SPARSE_FOLDERS):
-        if (sparse / "cameras.txt").is_file() and (sparse / "images.txt").is_file():
+        if is_text(sparse) or (sparse / "cameras.bin").is_file():
             return sparse
-        if (sparse / "cameras.bin").is_file():
-            raise ValueError(
-                f"{sparse} is in COLMAP's binary format: write text with "
-                "`colmap model_converter --input_path DIR --output_path DIR --output_type TXT`"
-            )
     raise ValueError(f"{folder} holds no cameras.txt with images.txt: wanted them in it, in sparse or in sparse/0")
+
+
+def is_text(sparse: Path) -> bool:
+    """Whether a reconstruction is in text format."""
+    return (sparse / "cameras.txt").is_file() and (sparse / "images.txt").is_file()
+
+
+def read_text(sparse: Path) -> tuple[dict[str, Camera], list[ImageEntry]]:
+    """The cameras by their identifiers, and the images. ValueError if a camera or a line is invalid."""
+    return read_cameras(sparse / "cameras.txt"), read_image_lines(sparse / "images.txt")
+
+
+def read_binary(sparse: Path) -> tuple[dict[str, Camera], list[ImageEntry]]:
+    """The cameras by their identifiers, and the images that have a pose. ValueError as in `read_text`.
+
+    Also a ValueError if pycolmap is not installed.
+    """
+    try:
+        import pycolmap
+    except ImportError:
+        raise ValueError(
+            f"{sparse} is in COLMAP's binary format: install its reader, `pip install fwdiff-lite[colmap]`, or "
+            "write text, `colmap model_converter --input_path DIR --output_path DIR --output_type TXT`"
+        ) from None
+    try:
+        reconstruction = pycolmap.Reconstruction(str(sparse))
+    except BINARY_ERRORS as error:
+        raise ValueError(f"{sparse} cannot be read as COLMAP's binary format: {first_line(error)}") from None
+    cameras, entries = {}, []
+    for camera_id, camera in reconstruction.cameras.items():
+        words = [camera_id, camera.model.name, camera.width, camera.height, *camera.params]
+        try:
+            cameras[str(camera_id)] = parse_camera([str(word) for word in words])
+        except ValueError as error:
+            raise ValueError(f"{sparse / 'cameras.bin'} camera {camera_id} {error}") from None
+    for image_id, image in reconstruction.images.items():
+        if image.has_pose:
+            pose = image.cam_from_world()
+            x, y, z, w = pose.rotation.quat
+            words = [str(word) for word in (image_id, w, x, y, z, *pose.translation, image.camera_id)]
+            entries.append(ImageEntry(f"{sparse / 'images.bin'} image {image_id}", words, image.name))
+    return cameras, entries
 
 
 def read_cameras(path: Path) -> dict[str, Camera]:
@@ -136,8 +186,8 @@ def parse_camera(words: list[str]) -> Camera:
     return Camera((width, height), intrinsics, distortion_coefficients(parameters))
 
 
-def read_image_lines(path: Path) -> list[tuple[int, list[str], str]]:
-    """The line's number, the words and the name of each image. ValueError if a line is malformed.
+def read_image_lines(path: Path) -> list[ImageEntry]:
+    """The images. ValueError if a line is malformed.
 
     Every second line holds the points of an image and is left out.
     """
@@ -149,7 +199,7 @@ def read_image_lines(path: Path) -> list[tuple[int, list[str], str]]:
             raise ValueError(
                 f"{path} line {number} has {len(words) + 1} words, wanted 10: an image and its points take two lines"
             )
-        images.append((number, words, name.strip()))
+        images.append(ImageEntry(f"{path} line {number}", words, name.strip()))
     return images
 
 

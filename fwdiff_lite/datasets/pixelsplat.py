@@ -5,7 +5,8 @@
                             "cameras": float32 (n, 18), "images": list of n uint8 tensors, encoded images}
 
 A row of cameras is a line of RealEstate10K's text without its timestamp (realestate10k.py). A chunk is opened without
-running code from it: it holds tensors, lists and text only. Its images stay on disk until they are decoded.
+running code from it: it holds tensors, lists and text only. Its images stay on disk: only their places in the file are
+kept, so that the image of any frame of any chunk is read by itself.
 
 An evaluation index, a JSON file {clip: {"context": [i, ...], "target": [j, ...]} or null}, names frames by their
 indices in the clip.
@@ -14,14 +15,16 @@ indices in the clip.
 from __future__ import annotations
 
 import json
+import struct
 import zipfile
 from collections.abc import Iterable, Mapping
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from fwdiff_lite.checks import abbreviate, check_positive
 from fwdiff_lite.datasets.images import EncodedImage, first_line
@@ -40,7 +43,6 @@ KEYS = ("key", "timestamps", "cameras", "images")
 MAX_PICKLE_BYTES = 100_000_000  # of the part of a chunk that is no image
 MAX_IMAGE_BYTES = 50_000_000
 MAX_NAME_LENGTH = 255
-OPEN_CHUNKS = 8  # chunks that a process keeps open; their images stay on disk
 
 
 def is_chunk_folder(folder: Path) -> bool:
@@ -63,13 +65,13 @@ def read_chunks(folder: Path | str, on_error: str = "raise") -> tuple[list[Clip]
         raise ValueError(f"{folder} holds no chunk: wanted files such as 000000.torch and {INDEX}")
     for name in files:
         try:
-            examples = open_chunk(folder / name)
+            examples, base = open_chunk(folder / name)
         except ValueError as error:
             raise_or_warn(str(error), on_error, warnings)
             continue
         for row, example in enumerate(examples):
             try:
-                clip = _clip_of_example(folder / name, row, example, on_error, warnings)
+                clip = _clip_of_example(folder / name, row, example, base, on_error, warnings)
                 if clip.name in clips:
                     raise ValueError(f"{folder / name} holds the clip {clip.name} a second time")
                 clips[clip.name] = clip
@@ -101,11 +103,11 @@ def read_index(folder: Path) -> dict[str, str]:
     return index
 
 
-@lru_cache(maxsize=OPEN_CHUNKS)
-def open_chunk(path: Path) -> list[dict[str, Any]]:
-    """The clips of a chunk, whose tensors are mapped from the file. ValueError if it is damaged or no chunk.
+def open_chunk(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """The clips of a chunk, whose tensors are mapped from the file, and the address in memory of the file's first byte.
 
-    Nothing is unpickled but tensors and plain containers. The size is checked before anything is read.
+    ValueError if the chunk is damaged or none. Nothing is unpickled but tensors and plain containers. The size is
+    checked before anything is read.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -116,20 +118,46 @@ def open_chunk(path: Path) -> list[dict[str, Any]]:
         if size > MAX_PICKLE_BYTES:
             raise ValueError(f"it has {size / 1e6:.0f} MB beside tensors, wanted at most {MAX_PICKLE_BYTES // 10**6}")
         content = torch.load(str(path), map_location="cpu", weights_only=True, mmap=True)
+        first_record = _first_record_offset(path, entries)
     except DAMAGE_ERRORS as error:
         raise ValueError(f"{path} cannot be read as a chunk: {first_line(error)[:200]}") from None
     if not isinstance(content, list) or not all(isinstance(example, dict) for example in content):
         raise ValueError(f"{path} holds a {type(content).__name__}, wanted a list of clips")
+    addresses = [x.untyped_storage().data_ptr() for x in tree_leaves(content) if isinstance(x, Tensor) and x.numel()]
+    return content, min(addresses, default=0) - first_record
+
+
+def _first_record_offset(path: Path, entries: list[zipfile.ZipInfo]) -> int:
+    """The offset in a chunk's file of the bytes of its first tensor."""
+    offsets = [entry.header_offset for entry in entries if "/data/" in entry.filename and entry.file_size]
+    if not offsets:
+        return 0
+    with path.open("rb") as file:  # the header of an entry has 30 bytes, and a name and an extra field
+        file.seek(min(offsets) + 26)
+        name_length, extra_length = struct.unpack("<HH", file.read(4))
+    return min(offsets) + 30 + name_length + extra_length
+
+
+def read_part(path: Path, offset: int, size: int) -> bytes:
+    """Some bytes of a file. ValueError if it is shorter."""
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            content = file.read(size)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+    if len(content) < size:
+        raise ValueError(f"{path} has become shorter: it has no {size} bytes at {offset}")
     return content
 
 
-def read_chunk_image(path: Path, row: int, frame: int) -> bytes:
-    """The encoded image of a frame."""
-    return open_chunk(path)[row]["images"][frame].numpy().tobytes()
+def _clip_of_example(
+    path: Path, row: int, example: dict[str, Any], base: int, on_error: str, warnings: list[str]
+) -> Clip:
+    """The clip of one entry of a chunk. ValueError, with the chunk's name, if its form is wrong.
 
-
-def _clip_of_example(path: Path, row: int, example: dict[str, Any], on_error: str, warnings: list[str]) -> Clip:
-    """The clip of one entry of a chunk. ValueError, with the chunk's name, if its form is wrong."""
+    base: the address in memory of the first byte of the file
+    """
     place = f"{path} clip {row}"
     if missing := [key for key in KEYS if key not in example]:
         raise ValueError(f"{place} has no {', '.join(missing)}: wanted {', '.join(KEYS)}")
@@ -153,9 +181,13 @@ def _clip_of_example(path: Path, row: int, example: dict[str, Any], on_error: st
             latest = time
             clip.intrinsics[i], clip.poses[i] = camera_from_numbers(cameras[i].double())
             times[i] = time
-            files[i] = EncodedImage(f"{path} {key} frame {i}", partial(read_chunk_image, path, row, i))
+            read = partial(read_part, path, images[i].data_ptr() - base, len(images[i]))
+            files[i] = EncodedImage(f"{path} {key} frame {i}", read)
         except ValueError as error:
             raise_or_warn(f"{place} frame {i} {error}", on_error, warnings)
+    first = next((i for i in range(n) if files[i]), None)
+    if first is not None and files[first].read_bytes() != images[first].numpy().tobytes():
+        raise ValueError(f"{place} has images that do not lie where the chunk's directory says: write the chunk again")
     if not any(files):
         raise ValueError(f"{place} has no frame: {(warnings or ['its lists are empty'])[0]}")
     return Clip(key, tuple(times), clip.intrinsics, clip.poses, tuple(files))

@@ -9,7 +9,6 @@ file were lost or doubled, and cameras in another convention.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -19,6 +18,7 @@ from skimage.color import rgb2gray
 from skimage.feature import SIFT, match_descriptors
 from torch import Tensor
 
+from fwdiff_lite.datasets.epipolar import Sizes, pixel_intrinsics, sampson_distance
 from fwdiff_lite.datasets.posed_clips import Clip
 from fwdiff_lite.metrics import Interval, bootstrap
 
@@ -27,7 +27,6 @@ MAX_FRAMES = 64  # the number of frames of a clip that are compared, at most
 GAP_DIVISORS = (14, 7, 4)  # the two frames of a pair are 1/14, 1/7 or 1/4 of the clip apart
 MAX_IMAGE_SIDE = 256  # pixels along a frame's longer side: larger frames are downsampled before SIFT
 TRUNCATION = 0.01  # of the longer side: a larger epipolar distance counts as this much; the match may be false
-MIN_TRANSLATION = 1e-6  # in the clip's unit: between two cameras that are closer, there is no translation
 MIN_MATCHES = 40  # in all pairs together: fewer are too few for a result
 # A mean error above this part of the truncation is inconsistent. Measured: .27 to .63 for right poses, .66 to .99 for
 # wrong ones at one gap.
@@ -43,6 +42,34 @@ MIN_SEGMENT_PAIRS = 4  # pairs with a frame in the segment
 STATIC_DISTANCE, MIN_MOVING = 0.5, 0.1
 IMPRECISE_ERROR = 0.55  # above this part of the truncation, poses are right but imprecise, as from a depth sensor
 ERROR_EPSILON = 0.01  # pixels, added to every distance: a static camera has no error, whatever the offset
+
+
+class Features(NamedTuple):
+    """The SIFT features of a frame: keypoints (x, y) in pixels, their descriptors, and the frame's (width, height)."""
+
+    keypoints: Float[Tensor, "k 2"]
+    descriptors: Tensor
+    size: tuple[int, int]
+
+
+class Matches(NamedTuple):
+    """Matched points (x, y) of two frames, in pixels of each frame, and the (width, height) of both frames."""
+
+    points1: Float[Tensor, "k 2"]
+    points2: Float[Tensor, "k 2"]
+    sizes: Sizes
+
+    @property
+    def truncation(self) -> float:
+        """The largest distance that a match counts for, in pixels."""
+        return TRUNCATION * max(map(max, self.sizes))
+
+
+class FrameMatches(NamedTuple):
+    """The matches between some frames of a clip: frame indices of P pairs, and the matched points of each pair."""
+
+    pairs: Int[Tensor, "p 2"]
+    matches: list[Matches]
 
 
 class Segment(NamedTuple):
@@ -136,10 +163,11 @@ def other_conventions(clip: Clip) -> dict[str, Clip]:
     return clips | {"exchanged focal lengths fx and fy": replace(clip, intrinsics=exchanged)}
 
 
-def check_poses(clip: Clip) -> PoseCheck:
+def check_poses(clip: Clip, frame_matches: FrameMatches | None = None) -> PoseCheck:
     """Compares the frames of a clip with their stated cameras, and with alternatives.
 
     The alternatives are the poses of earlier and later frames, and cameras in other conventions.
+    frame_matches: those of the clip, which depend on its images only; None: they are computed
 
     Pairs of at most MAX_FRAMES frames are matched by SIFT. The matches' distances to their epipolar lines are
     measured with the stated poses, and with poses that are offset by up to MAX_OFFSET frames: the poses of all
@@ -148,7 +176,7 @@ def check_poses(clip: Clip) -> PoseCheck:
     The thresholds were measured on rendered clips, whose poses may be off by .1 degrees and a tenth of the motion
     between two frames. An offset of few frames can stay undetected.
     """
-    pairs, matches = match_frames(clip)
+    pairs, matches = frame_matches or match_frames(clip)
     matches_per_pair = torch.tensor([len(pair_matches.points1) for pair_matches in matches], dtype=torch.long)
     num_matches = int(matches_per_pair.sum())
     if num_matches < MIN_MATCHES or (matches_per_pair > 0).sum() < 2:
@@ -176,7 +204,9 @@ def check_poses(clip: Clip) -> PoseCheck:
         errors_of_pairs = [
             _error_sum(other, i, j, pair_matches) for (i, j), pair_matches in zip(pairs.tolist(), matches, strict=True)
         ]
-        conventions[name] = _ratio(double(errors_of_pairs) + ERROR_EPSILON * matches_per_pair, stated)
+        conventions[name] = _ratio(
+            torch.tensor(errors_of_pairs, dtype=torch.float64) + ERROR_EPSILON * matches_per_pair, stated
+        )
     truncation = sum(pair_matches.truncation * len(pair_matches.points1) for pair_matches in matches) / num_matches
     segment = find_offset_segment(pairs, error_sums, offsets)
     return PoseCheck(errors, best_offset, error_ratio, segment, conventions, len(pairs), num_matches, truncation)
@@ -190,9 +220,12 @@ def _ratio(errors: Float[Tensor, "p"], stated: Float[Tensor, "p"]) -> Interval:
     )
 
 
-def match_frames(clip: Clip) -> tuple[Int[Tensor, "p 2"], list[Matches]]:
-    """Pairs of frames and their matches, without those that stand still in a clip that moves."""
-    pairs = select_frame_pairs(clip)
+def match_frames(clip: Clip) -> FrameMatches:
+    """The matches between frames of a clip, without those that stand still in a clip that moves.
+
+    Masks are ignored: the background shows most of the camera's motion.
+    """
+    clip, pairs = replace(clip, masks=None), select_frame_pairs(clip)
     features = {i: _sift_features(clip, i) for i in pairs.unique().tolist()}
     matches = [_match_features(features[i], features[j]) for i, j in pairs.tolist()]
     moving = [(pair_matches.points1 - pair_matches.points2).norm(dim=1) >= STATIC_DISTANCE for pair_matches in matches]
@@ -201,7 +234,7 @@ def match_frames(clip: Clip) -> tuple[Int[Tensor, "p 2"], list[Matches]]:
             pair_matches._replace(points1=pair_matches.points1[moves], points2=pair_matches.points2[moves])
             for pair_matches, moves in zip(matches, moving, strict=True)
         ]
-    return pairs, matches
+    return FrameMatches(pairs, matches)
 
 
 def select_frame_pairs(clip: Clip) -> Int[Tensor, "p 2"]:
@@ -243,12 +276,13 @@ def find_offset_segment(
     return best
 
 
-def reject_mismatched(clip: Clip, on_error: str = "raise") -> list[str]:
+def reject_mismatched(clip: Clip, on_error: str = "raise", frame_matches: FrameMatches | None = None) -> list[str]:
     """Raises a ValueError if the poses of a clip have an offset or explain nothing; else returns warnings.
 
     on_error: for a clip that cannot be checked: "raise" raises a ValueError, "skip" returns a warning
+    frame_matches: as in `check_poses`
     """
-    check = check_poses(clip)
+    check = check_poses(clip, frame_matches)
     mismatch = f"{clip.name}: poses and frames do not belong together"
     if check.has_offset:
         raise ValueError(
@@ -291,14 +325,6 @@ def reject_mismatched(clip: Clip, on_error: str = "raise") -> list[str]:
     return [f"{clip.name}: {reason}: not checked"]
 
 
-class Features(NamedTuple):
-    """The SIFT features of a frame: keypoints (x, y) in pixels, their descriptors, and the frame's (width, height)."""
-
-    keypoints: Float[Tensor, "k 2"]
-    descriptors: Tensor
-    size: tuple[int, int]
-
-
 def _sift_features(clip: Clip, i: int) -> Features:
     """The SIFT features of a frame, downsampled to at most MAX_IMAGE_SIDE pixels along its longer side."""
     image = torch.from_numpy(rgb2gray(clip.read_frame(i)))
@@ -313,19 +339,6 @@ def _sift_features(clip: Clip, i: int) -> Features:
         return Features(torch.zeros(0, 2).double(), torch.zeros(0, 128), (width, height))
     keypoints = torch.from_numpy(sift.keypoints[:, ::-1] + 0.5)  # (row, column) to (x, y)
     return Features(keypoints, torch.from_numpy(sift.descriptors), (width, height))
-
-
-class Matches(NamedTuple):
-    """Matched points (x, y) of two frames, in pixels of each frame, and the (width, height) of both frames."""
-
-    points1: Float[Tensor, "k 2"]
-    points2: Float[Tensor, "k 2"]
-    sizes: tuple[tuple[int, int], tuple[int, int]]
-
-    @property
-    def truncation(self) -> float:
-        """The largest distance that a match counts for, in pixels."""
-        return TRUNCATION * max(map(max, self.sizes))
 
 
 def _match_features(features1: Features, features2: Features) -> Matches:
@@ -346,55 +359,20 @@ def _error_sums(clip: Clip, pair: list[int], matches: Matches, offsets: list[int
     """
     i, j = pair
     stated = _error_sum(clip, i, j, matches)
-    return double(
+    error_sums = [
         [
-            [
-                [stated, _error_sum(clip, i, j + k, matches)],
-                [_error_sum(clip, i + k, j, matches), _error_sum(clip, i + k, j + k, matches)],
-            ]
-            for k in offsets
+            [stated, _error_sum(clip, i, j + k, matches)],
+            [_error_sum(clip, i + k, j, matches), _error_sum(clip, i + k, j + k, matches)],
         ]
-    )
+        for k in offsets
+    ]
+    return torch.tensor(error_sums, dtype=torch.float64)
 
 
 def _error_sum(clip: Clip, i: int, j: int, matches: Matches) -> float:
     """The sum of truncated epipolar distances of matches if cameras i and j took the frames; NaN without a pose."""
     if min(i, j) < 0 or max(i, j) >= len(clip) or not clip.poses[[i, j]].isfinite().all():
         return math.nan
-    frame_scales = double([[*size, 1.0] for size in matches.sizes]).diag_embed()
-    intrinsics = frame_scales @ clip.intrinsics[[i, j]]
+    intrinsics = pixel_intrinsics(clip, [i, j], matches.sizes)
     distances = sampson_distance(intrinsics, clip.poses[[i, j]], matches.points1, matches.points2)
     return float(distances.clamp(max=matches.truncation).sum())
-
-
-def double(values: Sequence) -> Tensor:
-    """A tensor in double precision."""
-    return torch.tensor(values, dtype=torch.float64)
-
-
-def sampson_distance(
-    intrinsics: Float[Tensor, "2 3 3"],
-    poses: Float[Tensor, "2 4 4"],
-    points1: Float[Tensor, "k 2"],
-    points2: Float[Tensor, "k 2"],
-) -> Float[Tensor, "k"]:
-    """Sampson's distance of matched points (x, y) to the epipolar lines of two cameras, in the units of the intrinsics.
-
-    To first order, it is the distance that a match must be moved to satisfy x2^T F x1 = 0, with F the fundamental
-    matrix (Hartley and Zisserman 2004, Eq. 11.9). Two cameras at one place have no epipolar lines: the camera has only
-    rotated, and the distance is that of points2 to the points1 that the rotation has moved.
-    """
-    relative_pose = poses[1] @ torch.linalg.inv(poses[0])
-    points1, points2 = (torch.cat([x, torch.ones_like(x[:, :1])], 1) for x in (points1, points2))
-    x, y, z = relative_pose[:3, 3].tolist()
-    inverse_intrinsics1, rotation = torch.linalg.inv(intrinsics[0]), relative_pose[:3, :3]
-    if math.hypot(x, y, z) < MIN_TRANSLATION:
-        rotated = points1 @ (intrinsics[1] @ rotation @ inverse_intrinsics1).T
-        return (rotated[:, :2] / rotated[:, 2:] - points2[:, :2]).norm(dim=1)
-    # the matrix of the cross product with the unit translation
-    translation_cross = torch.tensor([[0, -z, y], [z, 0, -x], [-y, x, 0]], dtype=relative_pose.dtype)
-    translation_cross = translation_cross / math.hypot(x, y, z)
-    fundamental = torch.linalg.inv(intrinsics[1]).T @ translation_cross @ rotation @ inverse_intrinsics1
-    lines2, lines1 = points1 @ fundamental.T, points2 @ fundamental
-    squared_gradient = lines2[:, :2].square().sum(1) + lines1[:, :2].square().sum(1)
-    return (points2 * lines2).sum(1).abs() / squared_gradient.sqrt().clamp(min=1e-12)

@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fwdiff_lite.datasets.pose_check import Matches, double, match_frames, sampson_distance
+from fwdiff_lite.datasets.epipolar import pixel_intrinsics, sampson_distance
+from fwdiff_lite.datasets.pose_check import FrameMatches, Matches
 from fwdiff_lite.datasets.posed_clips import Clip
 
 MAX_DISTANCE = 1.0  # pixels: a match that is farther off its epipolar line is no match
@@ -29,29 +30,28 @@ class MatchedPoints(NamedTuple):
     depths: Float[Tensor, "2 k"]
 
 
-def estimate_near_far(clips: Iterable[Clip]) -> tuple[float, float] | None:
+def estimate_near_far(points: Iterable[MatchedPoints]) -> tuple[float, float] | None:
     """The near and far plane that enclose nearly all matched points of some clips; None if there are too few.
 
-    They are in the clips' own unit. The planes are those of depth along the optical axis.
+    They are in the clips' own unit. The planes are those of depth along the optical axis. A camera that only rotates
+    gives no points.
     """
-    depths = torch.cat([torch.zeros(0).double(), *(matched_points(clip).depths.flatten() for clip in clips)])
+    depths = torch.cat([torch.zeros(0).double(), *(part.depths.flatten() for part in points)])
     if len(depths) < MIN_POINTS:
         return None
-    near, far = depths.quantile(double(QUANTILES)).tolist()
+    near, far = depths.quantile(torch.tensor(QUANTILES, dtype=torch.float64)).tolist()
     return near / MARGIN, far * MARGIN
 
 
-def matched_points(clip: Clip) -> MatchedPoints:
-    """The points of all pairs of frames that are compared (`match_frames`)."""
+def matched_points(clip: Clip, frame_matches: FrameMatches) -> MatchedPoints:
+    """The points of all pairs of frames with matches (`pose_check.match_frames`)."""
     empty = MatchedPoints(torch.zeros(0, 3).double(), torch.zeros(2, 0).double())
-    pairs, matches = match_frames(clip)
-    parts = [empty, *(_points_of_pair(clip, *of_pair) for of_pair in zip(pairs, matches, strict=True))]
+    parts = [empty, *(_points_of_pair(clip, *of_pair) for of_pair in zip(*frame_matches, strict=True))]
     return MatchedPoints(torch.cat([part.points for part in parts]), torch.cat([part.depths for part in parts], 1))
 
 
 def _points_of_pair(clip: Clip, pair: Int[Tensor, "2"], matches: Matches) -> MatchedPoints:
-    frame_scales = double([[*size, 1.0] for size in matches.sizes]).diag_embed()
-    intrinsics, poses = frame_scales @ clip.intrinsics[pair], clip.poses[pair]
+    intrinsics, poses = pixel_intrinsics(clip, pair, matches.sizes), clip.poses[pair]
     fits = sampson_distance(intrinsics, poses, matches.points1, matches.points2) < MAX_DISTANCE
     image_points = torch.stack([matches.points1[fits], matches.points2[fits]])
     depths, parallax = triangulate(intrinsics, poses, image_points)

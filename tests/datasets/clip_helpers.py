@@ -5,6 +5,7 @@ from dataclasses import replace
 import torch
 
 from fwdiff_lite.datasets.posed_clips import Clip
+from fwdiff_lite.problems.inverse_graphics.cameras import look_at
 from fwdiff_lite.problems.inverse_graphics.synthetic_realestate10k import FRAME_INTERVAL
 
 NUM_FRAMES, FRAME_GAP = 36, (8, 16)
@@ -35,3 +36,10 @@ def offset_poses(clip: Clip, k: int) -> Clip:
     poses[:k] = torch.nan if k > 0 else poses[:k]
     poses[k:] = torch.nan if k < 0 else poses[k:]
     return replace(clip, poses=poses)
+
+
+def poses_looking_at(eyes, targets):
+    """World-to-camera poses without intrinsics."""
+    poses = look_at(eyes, targets, torch.pi / 2)
+    poses[:, :2] = 2 * (poses[:, :2] - 0.5 * poses[:, 2:3])
+    return poses

@@ -1,8 +1,10 @@
 """Captures of photographs, in the formats of nerfstudio and of COLMAP: one camera is the same camera in both."""
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -281,7 +283,12 @@ def test_an_invalid_transforms_json_is_refused_in_one_line(capture, change, mess
             "0 PINHOLE 40 30 36 36 20 95",
             "line 2 has the principal point 0.5 3.17, wanted it in the frame",
         ),
-        ("cameras", 1, "7 PINHOLE 40 30 36 36 20 15", r"line 4 \(1.png\) has the camera '0', which cameras.txt lacks"),
+        (
+            "cameras",
+            1,
+            "7 PINHOLE 40 30 36 36 20 15",
+            r"line 4 \(1.png\) has the camera '0', which the list of cameras lacks",
+        ),
         ("images", 3, "1 1 0 0 0 0 0 0 0", "line 4 has 9 words, wanted 10"),
         ("images", 3, "1 1 1 0 0 0 0 0 0 1.png", r"line 4 \(1.png\) has a quaternion of norm 1.41, wanted 1"),
         ("images", 3, "1 nan 1 0 0 0 0 0 0 1.png", r"line 4 \(1.png\) has a quaternion of norm nan, wanted 1"),
@@ -302,9 +309,99 @@ def test_a_folder_without_cameras_is_refused(tmp_path):
     with pytest.raises(ValueError, match="holds no cameras.txt with images.txt: wanted them in it, in sparse or in"):
         read_colmap(tmp_path)
     (tmp_path / "sparse").mkdir()
-    (tmp_path / "sparse" / "cameras.bin").touch()
-    with pytest.raises(ValueError, match="sparse is in COLMAP's binary format: write text with `colmap model_conv"):
-        read_colmap(tmp_path)
     for read in (read_transforms, read_colmap):
         with pytest.raises(ValueError, match="on_error='ignore' is unknown"):
             read(tmp_path, "ignore")
+
+
+# --- COLMAP's binary format -------------------------------------------------------------------------------------------
+
+
+def stand_in_for_pycolmap(sparse: Path) -> SimpleNamespace:
+    """A module with the part of pycolmap's interface that is used, for a reconstruction that is kept as text."""
+
+    def camera(words):
+        width, height, *params = map(float, words[2:])
+        model = SimpleNamespace(name=words[1])
+        return SimpleNamespace(model=model, width=int(width), height=int(height), params=np.array(params))
+
+    def image(words):
+        w, x, y, z, *translation = map(float, words[1:8])
+        pose = SimpleNamespace(rotation=SimpleNamespace(quat=np.array([x, y, z, w])), translation=np.array(translation))
+        return SimpleNamespace(name=words[9], camera_id=int(words[8]), has_pose=True, cam_from_world=lambda: pose)
+
+    def lines(name):
+        return [line.split() for line in (sparse / name).with_suffix(".kept").read_text().split("\n")[1:] if line]
+
+    def reconstruction(path):
+        if (sparse / "cameras.bin").read_bytes() != b"binary":
+            raise ValueError("Camera model does not exist\nsecond line")
+        assert path == str(sparse)
+        return SimpleNamespace(
+            cameras={int(words[0]): camera(words) for words in lines("cameras")},
+            images={int(words[0]): image(words) for words in lines("images") if words[-1] in NAMES}
+            | {99: SimpleNamespace(has_pose=False)},
+        )
+
+    return SimpleNamespace(Reconstruction=reconstruction)
+
+
+@pytest.fixture
+def binary(capture, monkeypatch) -> Path:
+    """The capture with a binary reconstruction in place of the text, and a stand-in for pycolmap."""
+    sparse = capture / "sparse" / "0"
+    for name in ("cameras", "images"):
+        (sparse / f"{name}.txt").rename(sparse / f"{name}.kept")
+        (sparse / f"{name}.bin").write_bytes(b"binary")
+    monkeypatch.setitem(sys.modules, "pycolmap", stand_in_for_pycolmap(sparse))
+    return capture
+
+
+def test_the_binary_format_gives_the_frames_of_the_text(binary):
+    """An image without a pose is left out."""
+    expected, _ = read_clip(binary / "clip.txt")
+    clip, warnings = read_colmap(binary)
+    assert warnings == [] and [file.name for file in clip.files] == list(NAMES)
+    assert_same_cameras(clip, expected)
+
+
+def test_faults_of_the_binary_format_are_named(binary, monkeypatch):
+    sparse = binary / "sparse" / "0"
+    edit_lines(sparse / "images.kept", lambda lines: lines.__setitem__(3, "1 1 1 0 0 0 0 0 0 1.png"))
+    with pytest.raises(ValueError, match=r"images.bin image 1 \(1.png\) has a quaternion of norm 1.41, wanted 1"):
+        read_colmap(binary)
+    edit_lines(sparse / "cameras.kept", lambda lines: lines.__setitem__(1, "0 FISHEYE 40 30 36 36 20 15"))
+    with pytest.raises(ValueError, match="cameras.bin camera 0 has the camera model 'FISHEYE', wanted one of"):
+        read_colmap(binary)
+    (sparse / "cameras.bin").write_bytes(b"damaged")
+    with pytest.raises(ValueError, match="cannot be read as COLMAP's binary format: Camera model does not exist$"):
+        read_colmap(binary)
+    monkeypatch.setitem(sys.modules, "pycolmap", None)
+    message = r"binary format: install its reader, `pip install fwdiff-lite\[colmap\]`, or write text, `colmap mo"
+    with pytest.raises(ValueError, match=message) as error:
+        read_colmap(binary)
+    assert "\n" not in str(error.value)
+
+
+def test_pycolmap_reads_what_it_wrote(capture):
+    """Where pycolmap is installed: the interface is as it is used, and damaged files are refused."""
+    pycolmap = pytest.importorskip("pycolmap")
+    sparse, expected = capture / "sparse" / "0", read_colmap(capture)[0]
+    for file in (sparse / "cameras.txt", sparse / "images.txt"):  # pycolmap wants points, and cameras from 1
+        file.write_text(
+            file.read_text().replace("\n0 PINHOLE", "\n7 PINHOLE").replace(" 0 1", " 7 1").replace(" 0 2", " 7 2")
+        )
+    edit_lines(sparse / "images.txt", lambda lines: lines.__setitem__(slice(2, None, 2), [""] * len(lines[2::2])))
+    (sparse / "points3D.txt").touch()
+    pycolmap.Reconstruction(str(sparse)).write_binary(str(sparse))
+    for file in sparse.glob("*.txt"):
+        file.unlink()
+    assert_same_cameras(read_colmap(capture)[0], expected)
+    for name in ("cameras", "images"):
+        content = (sparse / f"{name}.bin").read_bytes()
+        for damaged in (content[: len(content) // 2], b"\xff" * len(content), b""):
+            (sparse / f"{name}.bin").write_bytes(damaged)
+            with pytest.raises(ValueError) as error:
+                read_colmap(capture)
+            assert "\n" not in str(error.value)
+        (sparse / f"{name}.bin").write_bytes(content)

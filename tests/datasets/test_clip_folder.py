@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,11 +12,13 @@ from clip_helpers import NUM_FRAMES, double, edit_lines, frame_name, generator
 from fwdiff_lite.datasets import __main__ as command
 from fwdiff_lite.datasets import clip_folder, pose_check
 from fwdiff_lite.datasets.clip_folder import detect_format, read_all_clips
-from fwdiff_lite.datasets.contact_sheet import contact_sheet, epipolar_lines
+from fwdiff_lite.datasets.contact_sheet import contact_sheet
+from fwdiff_lite.datasets.epipolar import epipolar_lines, fundamental_matrix, pixel_intrinsics
 from fwdiff_lite.datasets.pose_check import match_frames, other_conventions, reject_mismatched
 from fwdiff_lite.datasets.posed_clips import intrinsics_matrix
 from fwdiff_lite.datasets.realestate10k import read_clip
-from fwdiff_lite.datasets.scene_depth import estimate_near_far, triangulate
+from fwdiff_lite.datasets.scene_depth import estimate_near_far, matched_points, triangulate
+from fwdiff_lite.experiments.inverse_graphics.scene_fit import compare_focal_lengths
 
 
 def run(capsys, *words) -> tuple[int, str, str]:
@@ -75,13 +78,29 @@ def test_times_may_differ_by_8_milliseconds(copy):
 
 
 def test_check_says_what_a_folder_is_and_draws_it(copy, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(clip_folder, "reject_mismatched", lambda clip, on_error: [])
-    code, output, _ = run(capsys, "check", copy, "--frame-gap", 8, 16, "--sheet", tmp_path / "sheet.png")
+    """The matches of its clip are computed once, for the poses, near and far, the contact sheet and the fit."""
+    calls, fit = [], "fwdiff_lite.experiments.inverse_graphics.scene_fit"
+    monkeypatch.setattr(clip_folder, "match_frames", lambda clip: calls.append(clip.name) or match_frames(clip))
+    monkeypatch.setattr(pose_check, "match_frames", None)
+    monkeypatch.setattr(f"{fit}.compare_focal_lengths", partial(compare_focal_lengths, steps=1, side=8))
+    code, output, _ = run(capsys, "check", copy, "--frame-gap", 8, 16, "--sheet", tmp_path / "sheet.png", "--fit")
     assert code == 0 and "RealEstate10K's text" in output and f"1 clips with {NUM_FRAMES} frames" in output
     assert "near and far, estimated from matches: --near-far " in output and (tmp_path / "sheet.png").exists()
+    assert "clip00: held-out views are rebuilt at " in output and calls == ["clip00"]
     edit_lines(copy / "clip00.txt", lambda lines: lines.__setitem__(5, "5 5"))
     code, output, _ = run(capsys, "check", copy, "--frame-gap", 8, 16)
     assert code == 1 and "clip00.txt line 6 has 2 numbers, wanted 19" in output
+
+
+def test_check_of_a_clip_without_depths_says_so_and_ends(copy, tmp_path, capsys, monkeypatch):
+    """As of a camera that only rotates: no near and far, no fit; and no contact sheet where no frames match."""
+    monkeypatch.setattr(clip_folder, "reject_mismatched", lambda clip, on_error, frame_matches: [])
+    empty = pose_check.FrameMatches(torch.zeros(0, 2, dtype=torch.long), [])
+    monkeypatch.setattr(clip_folder, "match_frames", lambda clip: empty)
+    code, output, _ = run(capsys, "check", copy, "--frame-gap", 8, 16, "--sheet", tmp_path / "sheet.png", "--fit")
+    assert code == 0 and "near and far cannot be estimated: too few matches show a depth" in output
+    assert "no fit: clip00 has 0 matched points, wanted 50 or more to place its scene" in output
+    assert "no contact sheet: clip00 has no two frames that share matches" in output
 
 
 def test_matched_points_lie_on_the_lines_of_right_cameras_only(clips):
@@ -89,7 +108,8 @@ def test_matched_points_lie_on_the_lines_of_right_cameras_only(clips):
     (i, j), pair_matches = pairs[0].tolist(), matches[0]
 
     def distance(clip):
-        lines = epipolar_lines(clip, i, j, pair_matches.sizes, pair_matches.points1)
+        intrinsics = pixel_intrinsics(clip, [i, j], pair_matches.sizes)
+        lines = epipolar_lines(fundamental_matrix(intrinsics, clip.poses[[i, j]]), pair_matches.points1)
         points = torch.cat([pair_matches.points2, torch.ones(len(pair_matches.points2), 1)], 1)
         return ((lines * points).sum(1).abs() / lines[:, :2].norm(dim=1)).median()
 
@@ -99,7 +119,7 @@ def test_matched_points_lie_on_the_lines_of_right_cameras_only(clips):
 
 
 def test_a_contact_sheet_shows_points_and_lines_in_the_colours_of_each_other(clips):
-    sheet = contact_sheet(clips[0])
+    sheet = contact_sheet(clips[0], match_frames(clips[0]))
     left, right = sheet.axes[-2:]
     points = [line for line in left.lines if line.get_marker() == "o"]
     lines = [line for line in right.lines if line.get_marker() != "o"]
@@ -124,13 +144,17 @@ def test_a_triangulated_point_has_its_depths():
 
 
 def test_near_and_far_enclose_the_scene(clips):
-    near, far = estimate_near_far(clips[:1])
+    frame_matches = match_frames(clips[0])
+
+    def planes(clip):
+        return estimate_near_far([matched_points(clip, frame_matches)])
+
+    near, far = planes(clips[0])
     assert 0 < near < far
     scaled = replace(clips[0], poses=clips[0].poses.clone())
     scaled.poses[:, :3, 3] *= 7
-    torch.testing.assert_close(double(estimate_near_far([scaled])), 7 * double([near, far]), rtol=1e-6, atol=0)
-    still = replace(clips[0], poses=clips[0].poses[:1].expand(NUM_FRAMES, 4, 4))
-    assert estimate_near_far([still]) is None
+    torch.testing.assert_close(double(planes(scaled)), 7 * double([near, far]), rtol=1e-6, atol=0)
+    assert planes(replace(clips[0], poses=clips[0].poses[:1].expand(NUM_FRAMES, 4, 4))) is None
 
 
 @pytest.mark.parametrize("mistake", range(6))

@@ -9,9 +9,10 @@ import torch
 from clip_helpers import double, generator
 from PIL import Image
 
-from fwdiff_lite.datasets import co3d
+from fwdiff_lite.datasets import __main__ as command
+from fwdiff_lite.datasets import clip_folder, co3d, pose_check
 from fwdiff_lite.datasets.clip_folder import detect_format, read_all_clips
-from fwdiff_lite.datasets.co3d import camera_from_viewpoint, read_category
+from fwdiff_lite.datasets.co3d import Selection, camera_from_viewpoint, read_category
 from fwdiff_lite.datasets.posed_clips import camera_matrices
 from fwdiff_lite.problems.inverse_graphics.cameras import project
 
@@ -82,7 +83,7 @@ def test_sequences_are_clips_in_the_order_of_frame_numbers(category):
 
 
 def test_masks_hide_the_background(category):
-    (clip, _), _ = read_category(category[0] / "apple", use_masks=True)
+    (clip, _), _ = read_category(category[0] / "apple", selection=Selection(masks=True))
     frame, inside = clip.read_frame(1), np.eye(HEIGHT, WIDTH, dtype=bool)
     assert (frame[~inside] == 255).all() and (frame[inside] < 200).all()
     Image.new("L", (9, 9)).save(clip.masks[1])
@@ -90,7 +91,7 @@ def test_masks_hide_the_background(category):
         clip.read_frame(1)
     clip.masks[2].unlink()
     with pytest.raises(ValueError, match="apple a lists 1 files that are missing: apple/a/masks/frame000020.png"):
-        read_category(category[0] / "apple", use_masks=True)
+        read_category(category[0] / "apple", selection=Selection(masks=True))
 
 
 def test_a_set_list_selects_frames(category):
@@ -98,14 +99,57 @@ def test_a_set_list_selects_frames(category):
     (folder / "set_lists").mkdir()
     lists = {"train": [["a", 3, "x"], ["a", 1, "x"]], "test": []}
     (folder / "set_lists" / "fewview.json").write_text(json.dumps(lists))
-    (clip,), _ = read_category(folder, subset="train", set_list="fewview")
+    (clip,), _ = read_category(folder, selection=Selection("train", "fewview"))
     assert clip.name == "a" and clip.timestamps == (1, 3)
     with pytest.raises(ValueError, match="the subset test has no frame"):
-        read_category(folder, subset="test", set_list="fewview")
+        read_category(folder, selection=Selection("test", "fewview"))
     with pytest.raises(ValueError, match="has no subset 'val': choose one of train, test"):
-        read_category(folder, subset="val", set_list="fewview")
+        read_category(folder, selection=Selection("val", "fewview"))
     with pytest.raises(ValueError, match="has no set list None: choose one of fewview"):
-        read_category(folder, subset="val")
+        read_category(folder, selection=Selection("val"))
+
+
+def test_check_and_convert_take_the_options_of_co3d(category, tmp_path, capsys, monkeypatch):
+    """Masks hide the background of what is written; the poses are compared with whole frames."""
+    folder = category[0] / "apple"
+    (folder / "set_lists").mkdir()
+    (folder / "set_lists" / "few.json").write_text(json.dumps({"train": [["a", i, "x"] for i in (0, 1, 3)]}))
+    compared = []
+
+    def compare(clip, on_error, frame_matches):
+        compared.append(clip)
+        return []
+
+    monkeypatch.setattr(clip_folder, "reject_mismatched", compare)
+    words = ("--subset", "train", "--set-list", "few", "--masks")
+
+    def run(*words):
+        with pytest.raises(SystemExit) as stop:
+            command.main([str(word) for word in words])
+        return (stop.value.code, *capsys.readouterr())
+
+    code, output, _ = run("check", folder, "--frame-gap", 1, 2, *words)
+    assert code == 0 and "CO3D\n1 clips with 3 frames" in output
+    code, output, _ = run("convert", folder, tmp_path / "out", "--to", "pixelsplat", *words)
+    assert code == 0 and "1 clips as pixelsplat" in output
+    (clip,), _ = read_all_clips(tmp_path / "out", check_poses=False)
+    outside = ~np.eye(HEIGHT, WIDTH, dtype=bool)
+    assert clip.timestamps == (0, 1, 3) and (clip.read_frame(1)[outside] == 255).all()
+    code, _, errors = run("check", folder, "--subset", "train")
+    assert code == 2 and "--subset and --set-list belong together: give both" in errors
+    code, _, errors = run("check", tmp_path / "out", "--masks")
+    assert code == 2 and "out is chunks of pixelSplat: subsets, set lists and masks are read of CO3D only" in errors
+
+
+def test_matches_are_those_of_whole_frames(category, monkeypatch):
+    (clip, _), _ = read_category(category[0] / "apple", selection=Selection(masks=True))
+    seen = []
+    monkeypatch.setattr(pose_check, "_sift_features", lambda clip, i: seen.append(clip.read_frame(i)) or FEATURES)
+    pose_check.match_frames(clip)
+    assert seen and all(frame.max() < 200 for frame in seen)
+
+
+FEATURES = pose_check.Features(torch.zeros(0, 2).double(), torch.zeros(0, 128), (WIDTH, HEIGHT))
 
 
 def change(key, value):

@@ -10,7 +10,6 @@ import pytest
 import torch
 from clip_helpers import FRAME_GAP, NUM_FRAMES
 
-from fwdiff_lite.datasets import pixelsplat
 from fwdiff_lite.datasets.clip_folder import read_folder
 from fwdiff_lite.datasets.pixelsplat import read_chunks, read_evaluation_index, write_chunks
 from fwdiff_lite.datasets.realestate10k import write_clip
@@ -36,7 +35,6 @@ def example(clips):
 
 def save(folder, content, name="000000.torch"):
     torch.save(content, folder / name)
-    pixelsplat.open_chunk.cache_clear()
 
 
 def test_chunks_hold_what_the_text_held(chunks, clips):
@@ -84,6 +82,32 @@ def test_clips_can_be_sent_to_workers_and_hold_no_image(chunks):
     sent = pickle.dumps(clip)
     assert len(sent) < 40_000 < sum(len(file.read_bytes()) for file in clip.files)
     assert pickle.loads(sent).files[3].read_bytes() == clip.files[3].read_bytes()
+
+
+def test_an_image_is_read_without_opening_its_chunk(chunks, clips, monkeypatch):
+    """A chunk takes a second to open: frames of random clips must not need it."""
+    read, _ = read_chunks(chunks)
+    monkeypatch.setattr(torch, "load", None)
+    assert [f.read_bytes() for c in read for f in c.files] == [f.read_bytes() for c in clips for f in c.files]
+
+
+def test_images_may_be_parts_of_one_tensor(tmp_path, example):
+    sizes, joined = [len(image) for image in example["images"]], torch.cat(example["images"])
+    save(tmp_path, [{"z": torch.zeros(0)} | example | {"images": list(joined.split(sizes))}])
+    (clip,), _ = read_chunks(tmp_path)
+    for file, image in zip(clip.files, example["images"], strict=True):
+        assert file.read_bytes() == image.numpy().tobytes()
+
+
+def test_a_chunk_that_changes_after_it_was_read_is_named(tmp_path, example):
+    save(tmp_path, [example])
+    (clip,), _ = read_chunks(tmp_path)
+    (tmp_path / "000000.torch").write_bytes(b"short")
+    with pytest.raises(ValueError, match="000000.torch has become shorter: it has no .* bytes at"):
+        clip.read_frame(0)
+    (tmp_path / "000000.torch").unlink()
+    with pytest.raises(ValueError, match="000000.torch cannot be read: No such file"):
+        clip.read_frame(0)
 
 
 def damage(**entries):
@@ -159,7 +183,6 @@ def saved(content):
 def test_a_hostile_or_broken_file_is_refused_in_one_line_and_runs_nothing(tmp_path, monkeypatch, content, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "000000.torch").write_bytes(content())
-    pixelsplat.open_chunk.cache_clear()
     with pytest.raises(ValueError, match=message) as error:
         read_chunks(tmp_path)
     assert "\n" not in str(error.value) and not (tmp_path / "executed").exists()

@@ -7,7 +7,7 @@ import imageio.v3 as imageio
 import numpy as np
 import pytest
 import torch
-from clip_helpers import FRAME_GAP, NUM_FRAMES, double, frame_name, generator, offset_poses
+from clip_helpers import FRAME_GAP, NUM_FRAMES, frame_name, offset_poses, poses_looking_at
 
 from fwdiff_lite.datasets.clip_folder import read_folder
 from fwdiff_lite.datasets.pose_check import (
@@ -15,52 +15,13 @@ from fwdiff_lite.datasets.pose_check import (
     check_poses,
     find_offset_segment,
     reject_mismatched,
-    sampson_distance,
 )
-from fwdiff_lite.datasets.posed_clips import camera_matrices
 from fwdiff_lite.datasets.realestate10k import read_clip
-from fwdiff_lite.problems.inverse_graphics.cameras import look_at, project
 from fwdiff_lite.problems.inverse_graphics.synthetic_realestate10k import (
     FRAME_INTERVAL,
     format_clip_text,
     write_clips,
 )
-
-
-def poses_looking_at(eyes, targets):
-    """World-to-camera poses without intrinsics."""
-    poses = look_at(eyes, targets, torch.pi / 2)
-    poses[:, :2] = 2 * (poses[:, :2] - 0.5 * poses[:, 2:3])
-    return poses
-
-
-# --- distances to epipolar lines --------------------------------------------------------------------------------------
-
-
-def test_matches_lie_on_their_epipolar_lines():
-    """In float64, for any two cameras; not with a wrong camera; and a moved match has the distance of its move."""
-    points = torch.randn(50, 3, generator=generator(), dtype=torch.float64)
-    intrinsics = double([[[90, 0, 50], [0, 80, 40], [0, 0, 1]], [[110, 0, 60], [0, 90, 30], [0, 0, 1]]])
-    poses = poses_looking_at(double([[4, 1, 1], [3, 2, 0.5], [3, -2, 0.5]]), torch.zeros(3, 3).double())
-    points1, points2 = project(camera_matrices(intrinsics, poses[:2]), points)[0]
-    assert sampson_distance(intrinsics, poses[:2], points1, points2).max() < 1e-9
-    assert sampson_distance(intrinsics, poses[[0, 2]], points1, points2).mean() > 1
-    sideways = torch.eye(4).double().repeat(2, 1, 1)
-    sideways[1, 0, 3] = 1.0  # epipolar lines are rows; half of an error of 2 is corrected in each frame
-    distances = sampson_distance(intrinsics[[0, 0]], sideways, points1, points1 + double([7, 2]))
-    torch.testing.assert_close(distances, torch.full_like(distances, 2**0.5))
-
-
-def test_without_translation_the_distance_is_to_the_rotated_points():
-    points = torch.randn(50, 3, generator=generator(), dtype=torch.float64) + double([9, 0, 0])
-    intrinsics = double([[90, 0, 50], [0, 80, 40], [0, 0, 1]]).expand(2, 3, 3)
-    poses = poses_looking_at(torch.zeros(2, 3).double(), double([[9, 0, 0], [9, 1, 0.5]]))
-    points1, points2 = project(camera_matrices(intrinsics, poses), points)[0]
-    assert sampson_distance(intrinsics, poses, points1, points2).max() < 1e-9
-    distances = sampson_distance(intrinsics, poses, points1, points2 + double([3, 4]))
-    torch.testing.assert_close(distances, torch.full_like(distances, 5.0))
-    assert sampson_distance(intrinsics, poses[[0, 0]], points1, points2).min() > 1, "the camera has rotated"
-
 
 # --- an offset of all poses -------------------------------------------------------------------------------------------
 
