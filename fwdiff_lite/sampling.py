@@ -22,6 +22,7 @@ class SamplerOptions:
     """The options of ForwardDiffusion.trajectory, sample and sample_autoregressive, by keyword.
 
     steps: how many times t the sampler visits, evenly spaced from T_MAX down
+    last_time: sampling ends at the first time t that is at most this; default: at the smallest
     eta: 0 is DDIM (deterministic given the first noise), 1 is ancestral sampling (Song et al. 2021, Eq. 16)
     generator: of all noise; default: torch's global one
     guidance: > 1 extrapolates away from the unconditional prediction: of the signal if it is a tensor, else of the
@@ -40,6 +41,7 @@ class SamplerOptions:
     """
 
     steps: int = 64
+    last_time: float = 0.0
     eta: float = 0.0
     generator: torch.Generator | None = None
     guidance: float = 1.0
@@ -50,7 +52,7 @@ class SamplerOptions:
 
     def __post_init__(self):
         check_count(steps=self.steps)
-        check_interval(0, 1, eta=self.eta)
+        check_interval(0, 1, eta=self.eta, last_time=self.last_time)
         check_interval(0, math.inf, guidance=self.guidance, temperature=self.temperature)
         if self.threshold is not None:
             check_interval(0, 1, threshold=self.threshold)

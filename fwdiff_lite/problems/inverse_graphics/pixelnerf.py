@@ -169,6 +169,8 @@ class FieldNetwork(nn.Module):
         radius), and the network predicts density per unit of contracted length
     """
 
+    outer_layers = ("camera_proj", "world_proj", "head")  # see muon.hidden_matrices
+
     def __init__(self, width: int, num_features: int, num_freqs: int = 4, contraction_radius: float = 0.0):
         super().__init__()
         self.num_freqs, self.contraction_radius = num_freqs, contraction_radius
