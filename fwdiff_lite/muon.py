@@ -30,9 +30,7 @@ def hidden_matrices(network: nn.Module) -> list[nn.Parameter]:
     left out. ValueError if there is no hidden matrix.
     """
     layers = [layer for layer in network.modules() if isinstance(layer, nn.Linear | _ConvNd)]
-    named = [
-        module.get_submodule(name) for module in network.modules() for name in getattr(module, "outer_layers", ())
-    ]
+    named = [module.get_submodule(name) for module in network.modules() for name in getattr(module, "outer_layers", ())]
     outer = set(chain.from_iterable(part.modules() for part in named)) or {*layers[:1], *layers[-1:]}
     weights = [layer.weight for layer in layers if layer not in outer and layer.weight.requires_grad]
     weights = [w for w in dict.fromkeys(weights) if min(_matrix_shape(w)) >= SMALLEST_SIDE]
@@ -62,7 +60,7 @@ def orthogonalize(matrices: Float[Tensor, "n r c"]) -> Float[Tensor, "n r c"]:
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum orthogonalised by Newton-Schulz (Jordan et al. 2024), with an update of rms UPDATE_RMS (Liu et al. 2025).
+    """Momentum orthogonalised by Newton-Schulz (Jordan et al. 2024), with updates of rms UPDATE_RMS (Liu et al. 2025).
 
     A kernel (O, I, *k) counts as a matrix of O rows. Matrices of one shape are updated at once. Weight decay is
     decoupled from the gradient, as in AdamW.
@@ -73,9 +71,7 @@ class Muon(torch.optim.Optimizer):
 
     found_inf: Tensor | None = None
 
-    def __init__(
-        self, params: Iterable[Tensor], lr: float = 2e-3, momentum: float = 0.95, weight_decay: float = 0.0
-    ):
+    def __init__(self, params: Iterable[Tensor], lr: float = 2e-3, momentum: float = 0.95, weight_decay: float = 0.0):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()

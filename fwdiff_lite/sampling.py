@@ -22,7 +22,7 @@ class SamplerOptions:
     """The options of ForwardDiffusion.trajectory, sample and sample_autoregressive, by keyword.
 
     steps: how many times t the sampler visits, evenly spaced from T_MAX down
-    last_time: sampling ends at the first time t that is at most this; default: at the smallest
+    last_time: sampling ends at the first time t that is at most this, from 0 to 1; default: at the smallest time
     eta: 0 is DDIM (deterministic given the first noise), 1 is ancestral sampling (Song et al. 2021, Eq. 16)
     generator: of all noise; default: torch's global one
     guidance: > 1 extrapolates away from the unconditional prediction: of the signal if it is a tensor, else of the
@@ -60,6 +60,11 @@ class SamplerOptions:
             raise ValueError(f"generator is {describe(self.generator)}: wanted torch.Generator().manual_seed(0)")
         if self.generator is None:
             object.__setattr__(self, "generator", torch.default_generator)
+
+    def times(self, first: float) -> list[float]:
+        """Evenly spaced times from `first` down, to the first one that is at most last_time, or to the smallest."""
+        times = torch.linspace(first, 0, self.steps + 1, dtype=torch.float64)[:-1].tolist()
+        return [t for i, t in enumerate(times) if not i or times[i - 1] > self.last_time]
 
     @classmethod
     def parse(cls, function: str, options: dict[str, Any]) -> SamplerOptions:

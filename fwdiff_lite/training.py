@@ -88,7 +88,7 @@ def fit(
     progress: bool = True,
     accelerator: Accelerator | None = None,
 ) -> TrainingLog:
-    """Trains model.denoiser with AdamW or Muon; at the end it holds the exponential moving average (EMA) of its weights.
+    """Trains model.denoiser with AdamW and Muon; it ends with the exponential moving average (EMA) of its weights.
 
     batches: a function batch(generator), see protocols.BatchFunction, or an iterable of batches, such as a DataLoader,
         which is iterated over again and again. On several processes, each of them gets the same whole batches, and

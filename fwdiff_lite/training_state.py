@@ -60,7 +60,7 @@ class Optimization:
         check_count(-(2**63), seed=self.seed)
 
     def learning_rate_at(self, step: int, fraction: float, peak: float) -> float:
-        """A rise to the peak over the warm-up, times a half cosine to 0 over the budget, of which a fraction is spent."""
+        """A rise to the peak over the warm-up, times a half cosine to 0; a fraction of the budget is spent."""
         largest = peak * min(1, (step + 1) / max(self.warmup, 1))
         return largest * 0.5 * (1 + math.cos(math.pi * fraction))
 
