@@ -22,7 +22,6 @@ class SamplerOptions:
     """The options of ForwardDiffusion.trajectory, sample and sample_autoregressive, by keyword.
 
     steps: how many times t the sampler visits, evenly spaced from T_MAX down
-    last_time: sampling ends at the first time t that is at most this, from 0 to 1; default: at the smallest time
     eta: 0 is DDIM (deterministic given the first noise), 1 is ancestral sampling (Song et al. 2021, Eq. 16)
     generator: of all noise; default: torch's global one
     guidance: > 1 extrapolates away from the unconditional prediction: of the signal if it is a tensor, else of the
@@ -30,6 +29,7 @@ class SamplerOptions:
     temperature: < 1 scales all noise
     threshold: a quantile such as 0.995 scales each predicted observation, in units of the model's observation_scale,
         into [-1, 1] (Saharia et al. 2022)
+    last_time: sampling ends at the first time t that is at most this, from 0 to 1; default: at the smallest time
     allow_empty: allows contexts without any observation, for an unconditional model
     enable_grad: keeps the graph of gradients back to the context, through all earlier steps, where the caller has
         gradients enabled; default: no graph. Between two steps, the caller's own setting holds
@@ -41,12 +41,12 @@ class SamplerOptions:
     """
 
     steps: int = 64
-    last_time: float = 0.0
     eta: float = 0.0
     generator: torch.Generator | None = None
     guidance: float = 1.0
     temperature: float = 1.0
     threshold: float | None = None
+    last_time: float = 0.0
     allow_empty: bool = False
     enable_grad: bool = False
 

@@ -326,7 +326,7 @@ class SceneDenoiser(nn.Module):
 
     def encode_targets(
         self, condition: Condition, noisy_target: Float[Tensor, "b m 3 h w"], t: Float[Tensor, "b"]
-    ) -> Float[Tensor, "b m f h w"]:
+    ) -> Float[Tensor, "b m f h2 w2"]:
         """Feature maps of the noisy target, enc(O_trgt_t, O_det; t)."""
         return self.encode(noisy_target, condition.cameras, condition.rendered_cond, t, is_target=True)
 
@@ -337,8 +337,8 @@ class SceneDenoiser(nn.Module):
         rendered_cond: Float[Tensor, "b v c h w"],
         t: Float[Tensor, "b"],
         is_target: bool,
-    ) -> Float[Tensor, "b v f h w"]:
-        """enc(O, phi; t): feature maps at the width of the field's network.
+    ) -> Float[Tensor, "b v f h2 w2"]:
+        """enc(O, phi; t): feature maps at the width of the field's network, with map_upsampling times the pixels.
 
         rendered_cond: as in Condition; zeros for context images
         is_target: a further input of the encoder, which distinguishes targets from context images
