@@ -13,6 +13,7 @@ A clip that is shorter than the distance from a context to its target is no prob
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,8 +31,8 @@ from fwdiff_lite.datasets.clip_folder import (
 )
 from fwdiff_lite.datasets.clip_loader import make_loader, measure_reading_rate
 from fwdiff_lite.datasets.contact_sheet import contact_sheet
-from fwdiff_lite.datasets.pose_check import FrameMatches
-from fwdiff_lite.datasets.posed_clips import ON_ERROR, Clip, without_distortion
+from fwdiff_lite.datasets.pose_check import FrameMatches, match_frames
+from fwdiff_lite.datasets.posed_clips import ON_ERROR, SKIPPED, Clip, without_distortion
 from fwdiff_lite.datasets.scene_depth import MatchedPoints, estimate_near_far, matched_points
 from fwdiff_lite.datasets.view_sampler import FRAME_GAP
 
@@ -39,11 +40,13 @@ TARGETS = ("pixelsplat", "realestate10k", "transforms")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line; exits with 1 if a folder has a problem."""
+    """The command line; exits with 1 if data was skipped, or no clip can be used."""
     parser = argparse.ArgumentParser(prog="python -m fwdiff_lite.datasets", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
     check = commands.add_parser("check", help="what a folder is, and what is wrong with it")
     check.add_argument("folder", type=Path)
+    clips_help = "check the first N clips only; default: all"
+    check.add_argument("--clips", type=positive_int, metavar="N", help=clips_help)
     check.add_argument("--sheet", type=Path, metavar="FILE.png", help="draw a contact sheet of the first clip")
     fit_help = "fit the first clip's scene, with the stated focal length and with others: minutes on a CPU"
     check.add_argument("--fit", action="store_true", help=fit_help)
@@ -112,23 +115,37 @@ def check_folder(options: argparse.Namespace) -> bool:
     print(f"{options.folder}: {detect_format(options.folder).title}", flush=True)
     unchecked, warnings = read_unchecked(options.folder, "skip", co3d.selection_from(options))
     clips, points, first_matches = [], [], None
+    unchecked = unchecked[: options.clips]
     for clip, frame_matches in check_clips(unchecked, warnings, "skip"):
         clips.append(clip)
         points.append(matched_points(clip, frame_matches))
         first_matches = first_matches or frame_matches
     if not clips:
+        if options.sheet and unchecked:  # a picture shows best how poses and frames disagree
+            draw_sheet(unchecked[0], match_frames(unchecked[0]), options.sheet)
         raise ValueError(no_clip_text(options.folder, warnings))
     long_clips, short_clips = drop_short_clips(clips, tuple(options.frame_gap))
     num_frames = sum(int(clip.has_image.sum()) for clip in long_clips)
     print("\n".join([*warnings, *short_clips, f"{len(long_clips)} clips with {num_frames} frames"]))
     if short_clips:
-        print(f"{len(short_clips)} clips are too short for this frame gap: training and evaluation leave them out")
+        print(short_clips_text(short_clips, max(int(clip.has_image.sum()) for clip in clips)))
+    problems = [text for text in warnings if text.endswith(SKIPPED)]
+    print(f"{len(problems)} problems" if problems else "no problem: poses and frames of these clips agree")
     print(near_far_text(estimate_near_far(points)), flush=True)
     if options.sheet:
         draw_sheet(clips[0], first_matches, options.sheet)
     if options.fit:
         print(fit_text(clips[0], points[0]))
-    return bool(warnings) or not long_clips
+    return bool(problems) or not long_clips
+
+
+def short_clips_text(short_clips: list[str], most_frames: int) -> str:
+    """What becomes of clips that are too short, and a frame gap that would fit the longest clip."""
+    smallest, largest = max(2, most_frames // 8), max(2, most_frames // 2)
+    return (
+        f"{len(short_clips)} clips are too short for this frame gap: training and evaluation leave them out; "
+        f"the longest clip has {most_frames} frames, so try --frame-gap {smallest} {largest}"
+    )
 
 
 def near_far_text(planes: tuple[float, float] | None) -> str:
@@ -165,9 +182,17 @@ def convert_folder(options: argparse.Namespace) -> bool:
     clips, warnings = read_all_clips(
         options.source, options.on_error, not options.skip_pose_check, selection=co3d.selection_from(options)
     )
-    warnings += write_clips(options.target, [without_distortion(clip) for clip in clips], options.to)
+    partial = options.target.with_name(f"{options.target.name}.partial")  # a failure leaves no half of a folder
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        warnings += write_clips(partial, [without_distortion(clip) for clip in clips], options.to)
+        partial.replace(options.target)
+    except OSError as error:
+        raise ValueError(f"{options.target} cannot be written: {error.strerror or error}") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     print("\n".join([*warnings, f"{options.target}: {len(clips)} clips as {options.to}"]))
-    return bool(warnings)
+    return any(text.endswith(SKIPPED) for text in warnings)
 
 
 def write_clips(folder: Path, clips: Sequence[Clip], name: str) -> list[str]:

@@ -35,6 +35,7 @@ MAX_TRANSLATION = 1e9  # in the clip's unit: larger numbers lose their meaning i
 COEFFICIENTS = ("k1", "k2", "p1", "p2", "k3")  # of distortion, in OpenCV's order
 DISTORTION = (*COEFFICIENTS, "k4", "k5", "k6")  # the last three mean different things in different programs
 MAX_DISTORTION = 100.0
+SKIPPED = ": skipped"  # the end of a warning of data that is left out
 ON_ERROR = ("raise", "skip")  # what a reader does with invalid data
 
 
@@ -225,7 +226,7 @@ def raise_or_warn(problem: str, on_error: str, warnings: list[str]) -> None:
     """Raises a ValueError with the problem if on_error is "raise"; else adds a warning that the data was skipped."""
     if on_error == "raise":
         raise ValueError(f"{problem}; fix it, or skip it (on_error='skip', --on-error skip)")
-    warnings.append(f"{problem}: skipped")
+    warnings.append(f"{problem}{SKIPPED}")
 
 
 def read_each(

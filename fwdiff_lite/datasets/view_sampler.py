@@ -70,13 +70,16 @@ def sample_other_frames(clip: Clip, frame_indices: list[int], count: int, genera
     return candidates[torch.randint(len(candidates), (count,), generator=generator)].tolist()
 
 
-def evaluation_list(clips: list[Clip], frame_gap: tuple[int, int] = FRAME_GAP) -> list[ViewTimestamps]:
-    """One context, target and novel frame of each clip. They depend on the clip's name and frames only."""
+def evaluation_list(
+    clips: list[Clip], frame_gap: tuple[int, int] = FRAME_GAP, examples_per_clip: int = 1
+) -> list[ViewTimestamps]:
+    """Contexts, targets and novel frames of each clip. They depend on the clip's name and frames only."""
     views = []
     for clip in clips:
         generator = torch.Generator().manual_seed(zlib.crc32(clip.name.encode()))
-        frame_indices = sample_views(clip, frame_gap, generator)
-        views.append(ViewTimestamps(clip.name, *(clip.timestamps[i] for i in frame_indices)))
+        for _ in range(examples_per_clip):
+            frame_indices = sample_views(clip, frame_gap, generator)
+            views.append(ViewTimestamps(clip.name, *(clip.timestamps[i] for i in frame_indices)))
     return views
 
 
@@ -97,6 +100,8 @@ def read_evaluation_list(path: Path | str) -> list[ViewTimestamps]:
         raise ValueError(f"{path} is JSON: read it with pixelsplat.read_evaluation_index")
     views = []
     for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
         name, *timestamps = line.rsplit(maxsplit=3) or [""]  # a name may have spaces
         if len(timestamps) != 3 or not all(map(is_timestamp, timestamps)) or len(name) > MAX_NAME_LENGTH:
             raise ValueError(f"{path} line {number} is {shorten(line)}: wanted a clip and three timestamps")
@@ -112,33 +117,38 @@ def read_evaluation_list(path: Path | str) -> list[ViewTimestamps]:
 
 
 def load_views(
-    clips: list[Clip], views: list[ViewTimestamps], side: int, frame_gap: tuple[int, int] | None = None
+    clips: list[Clip],
+    views: list[ViewTimestamps],
+    side: int,
+    frame_gap: tuple[int, int] | None = None,
+    source: Path | str = "the list",
 ) -> dict[str, Observations]:
     """The context, target and novel frames of an evaluation list.
 
+    source: the list's file, for messages
     frame_gap: the smallest and the largest number of frames from context to target that the list may have; default: any
     ValueError, with the clip's name, if a clip or a frame is missing, or a gap is smaller or larger.
     """
     if not views:
-        raise ValueError("the list has no views: give one or more")
+        raise ValueError(f"{source} has no views: give one or more")
     clips_by_name, frames_to_load = {clip.name: clip for clip in clips}, []
     for view in views:
         if view.clip not in clips_by_name:
             raise ValueError(
-                f"the list has the clip {view.clip}, which is missing or was skipped: give the list of this folder"
+                f"{source} has the clip {view.clip}, which is missing or was skipped: give the list of this folder"
             )
         clip = clips_by_name[view.clip]
         frame_of_timestamp = dict(zip(clip.timestamps, range(len(clip)), strict=True))
         timestamps = view[1:]
         missing = [t for t in timestamps if t not in frame_of_timestamp or clip.files[frame_of_timestamp[t]] is None]
         if missing:
-            raise ValueError(f"the list has frames of {view.clip} that are missing: {abbreviate(missing)}")
+            raise ValueError(f"{source} has frames of {view.clip} that are missing: {abbreviate(missing)}")
         frame_indices = [frame_of_timestamp[t] for t in timestamps]
         gap = abs(frame_indices[1] - frame_indices[0])
         if frame_gap and not frame_gap[0] <= gap <= frame_gap[1]:
             raise ValueError(
-                f"the list has a frame gap of {gap} in {view.clip}, not {frame_gap[0]} to {frame_gap[1]}: "
-                "give the frame gap of the list, or another list"
+                f"{source} has a frame gap of {gap} in {view.clip}, not {frame_gap[0]} to {frame_gap[1]}: "
+                "give the frame gap of the list, another list, or delete the list that an evaluation wrote"
             )
         frames_to_load.append((clip, frame_indices))
     return _name_views(_load_observations(frames_to_load, side, 1))

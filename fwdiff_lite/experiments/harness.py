@@ -380,11 +380,16 @@ def _check_settings(path: Path, declaration: Variant | Asset, init_from: Path | 
     config_path, state_path = path.with_suffix(".config.json"), path.with_suffix(".state")
     settings = json.loads(json.dumps(settings, sort_keys=True))  # as in the file: no tuples
     if state_path.exists() and (previous := read_json(config_path)) != settings:
-        raise ValueError(
-            f"{state_path} was trained with {previous}, not with {settings}: delete it, or name another --out"
-        )
+        was, now = (_flat_settings(x) for x in (previous, settings))
+        changed = [f"{key} {was.get(key)}, not {now.get(key)}" for key in was | now if was.get(key) != now.get(key)]
+        raise ValueError(f"{state_path} was trained with {'; '.join(changed)}: delete it, or name another --out")
     if is_main_process():
         write_json(config_path, settings)
+
+
+def _flat_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a training and its options, by their names."""
+    return {key: value for key, value in settings.items() if key != "options"} | settings.get("options", {})
 
 
 # --- weights ----------------------------------------------------------------------------------------------------------

@@ -136,7 +136,7 @@ def _torchmetric(module: str, name: str, **options):
     except (ImportError, OSError, RuntimeError) as error:  # a package or the weights are missing
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise OptionalDependencyError(
-            f"{name} is not available ({reason}): pip install 'torchmetrics[image]', and download its weights once"
+            f"{name} is not available ({reason}): pip install -e '.[perceptual]', and download its weights once"
         ) from None
 
 

@@ -102,7 +102,7 @@ def test_a_training_leaves_weights_and_a_record_and_is_resumed(toy):
 def test_a_training_of_other_settings_is_not_resumed(toy, monkeypatch, tmp_path):
     folder = toy("train full --steps 1")
     other = replace(TOY, variants={"full": replace(TOY.variants["full"], seed=5)}, evaluations={})
-    with pytest.raises(ValueError, match="full.state was trained with .*'seed': 0}, not with .*'seed': 5}: delete it"):
+    with pytest.raises(ValueError, match="full.state was trained with seed 0, not 5: delete it"):
         harness.train(other, "full", folder, steps=2)
     assert read_json(folder / "full.json")["steps"] == 1
 

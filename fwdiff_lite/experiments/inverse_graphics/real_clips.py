@@ -7,7 +7,8 @@ The folders are in any format of fwdiff_lite/datasets/clip_folder.py, each with 
 its own unit of length; --near-far is given in this unit, and `python -m fwdiff_lite.datasets check` estimates it. From
 each test clip, one frame is the context, one frame is the target, and one frame between them is the novel view. The
 first evaluation writes a list of these frames beside the weights, and all later ones read the list, so that all models
-are evaluated on the same frames. --list also takes an evaluation index of pixelSplat (a JSON file), with several
+are evaluated on the same frames. A line of the list is the clip's name and the timestamps of context, target and novel
+view. --list also takes an evaluation index of pixelSplat (a JSON file), with several
 contexts and targets a clip; models then need training with --contexts. PSNR and SSIM are always measured; LPIPS, FID
 and KID where torchmetrics and its weights are available.
 """
@@ -19,6 +20,7 @@ from argparse import ArgumentParser, Namespace
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -26,6 +28,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from fwdiff_lite import metrics
+from fwdiff_lite.checks import abbreviate
 from fwdiff_lite.colours import to_uint8
 from fwdiff_lite.command_line import positive_int
 from fwdiff_lite.datasets import clip_folder, co3d
@@ -122,7 +125,9 @@ def save_examples(samples: Float[Tensor, "c k v 3 h w"], views: dict[str, Observ
 def add_arguments(action: str, parser: ArgumentParser) -> None:
     """Adds the arguments of the commands that read clips."""
     parser.add_argument("--data", type=Path, required=True, help="a folder of posed clips, in any known format")
-    parser.add_argument("--side", type=positive_int, default=SIDE, help="pixels along each side of an image")
+    default_side = f"{SIDE}" if action == "train" else "that of the training"
+    side_help = f"images are cropped to squares and resized to so many pixels a side; default: {default_side}"
+    parser.add_argument("--side", type=positive_int, help=side_help)
     gap_help = "least and largest number of frames from context to target; default: 100 180"
     parser.add_argument(
         "--frame-gap", type=positive_int, nargs=2, metavar=("MIN", "MAX"), default=FRAME_GAP, help=gap_help
@@ -143,10 +148,15 @@ def add_arguments(action: str, parser: ArgumentParser) -> None:
         parser.add_argument(
             "--list", type=Path, help="the frames to use, a text or a JSON index; default: evaluation_list.txt in --out"
         )
+        examples_help = "context, target and novel view of each clip in a list that is written; default: %(default)s"
+        parser.add_argument("--examples-per-clip", type=positive_int, metavar="N", default=1, help=examples_help)
 
 
-def read_data(options: Namespace) -> list[Clip]:
-    """Reads the clips in --data and prints what was skipped. ValueError if they cannot be used."""
+def read_data(options: Namespace, side: int) -> list[Clip]:
+    """Reads the clips in --data and prints what was skipped. ValueError if they cannot be used.
+
+    side: pixels along each side of an image
+    """
     if options.out.resolve() == options.data.resolve():
         raise ValueError("--out and --data are one folder: the output would be read as clips")
     if options.frame_gap[0] > options.frame_gap[1]:
@@ -159,56 +169,138 @@ def read_data(options: Namespace) -> list[Clip]:
         tuple(options.frame_gap),
         options.on_error,
         not options.skip_pose_check,
-        options.side,
+        side,
         co3d.selection_from(options),
     )
     print("\n".join([*warnings, f"{options.data}: {len(clips)} clips"]), flush=True)
     return clips
 
 
+def trained_options(options: Namespace, names: tuple[str, ...]) -> dict[str, dict]:
+    """The recorded options of the models in --out that are evaluated, by their variants."""
+    named = [name for name in names if name in options.names] or names
+    records = {name: read_json(options.out / f"{name}.json").get("options", {}) for name in named}
+    return {name: record for name, record in records.items() if record}
+
+
+def image_side(options: Namespace, trained: dict[str, dict]) -> int:
+    """Pixels along each side of an image: --side, or that of the trained models. ValueError if these differ."""
+    if options.action == "train" or not trained:
+        return options.side or SIDE
+    sides = {name: record["side"] for name, record in trained.items()}
+    if options.side is None and len(set(sides.values())) > 1:
+        text = ", ".join(f"{name} with {side}" for name, side in sides.items())
+        raise ValueError(f"the models in {options.out} were trained with several --side ({text}): name some of them")
+    side = options.side or next(iter(sides.values()))
+    for name, trained_side in sides.items():
+        if trained_side != side:
+            raise ValueError(f"--side is {side}, but {name} was trained with --side {trained_side}: leave it out")
+    return side
+
+
+def check_contexts(path: Path, num_contexts: int, trained: dict[str, dict]) -> None:
+    """ValueError if the list in `path` has more contexts than a model was trained with."""
+    for name, record in trained.items():
+        if num_contexts > record.get("contexts", 1):
+            raise ValueError(
+                f"{path} has {num_contexts} contexts a clip, but {name} was trained with {record.get('contexts', 1)}: "
+                f"train it with --contexts {num_contexts}, or give a list with fewer"
+            )
+
+
+def is_index_file(path: Path) -> bool:
+    """Whether a list is a JSON index, by its ending or its content."""
+    if path.suffix == ".json" or not path.is_file():
+        return path.suffix == ".json"
+    with path.open("rb") as file:
+        return file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{")
+
+
+def indexed_views(path: Path, clips: list[Clip], side: int, options: Namespace) -> dict[str, Observations]:
+    """The views of a JSON index; prints how many of its entries there are in --data."""
+    index, names = read_evaluation_index(path), {clip.name for clip in clips}
+    views = load_indexed_views(clips, index, side)
+    absent = [name for name in index if name not in names]
+    text = f"{path}: {len(index) - len(absent)} of {len(index)} entries are evaluated"
+    if absent:
+        text += f"; not in {options.data}, or skipped: {abbreviate(absent)}"
+    print(text, flush=True)
+    return views
+
+
+def listed_views(
+    path: Path, clips: list[Clip], side: int, options: Namespace, is_trained: bool
+) -> dict[str, Observations]:
+    """The views of the list in `path`. If there is none, a new one is written, unless no model is trained."""
+    frame_gap = tuple(options.frame_gap)
+    if not path.exists():
+        views = evaluation_list(clips, frame_gap, options.examples_per_clip)
+        if is_trained:
+            write_evaluation_list(path, views)
+    else:
+        views = read_evaluation_list(path)
+    return load_views(clips, views, side, frame_gap, path)
+
+
 def configure(experiment: Experiment, options: Namespace) -> Experiment:
     """The experiment on the clips in --data. ValueError if clips, list or planes cannot be used."""
-    frame_gap, folder = tuple(options.frame_gap), str(options.data.resolve())
-    near_far = tuple(getattr(options, "near_far", NEAR_FAR))
-    frames_path = getattr(options, "list", None)
-    if frames_path and not frames_path.exists():
-        raise ValueError(f"there is no {frames_path}: without --list, one is written to {options.out}")
-    path = frames_path or options.out / "evaluation_list.txt"
-    is_index = path.suffix == ".json"
-    read_list = read_evaluation_index if is_index else read_evaluation_list
-    if options.action == "evaluate" and path.exists():
-        read_list(path)  # a list of another form is refused before all clips are read
-    clips, variants = read_data(options), {}
-    for name in experiment.variants:
-        trained = read_json(options.out / f"{name}.json").get("options", {})
-        planes = near_far if options.action == "train" else tuple(trained.get("near_far", near_far))
-        contexts = options.contexts if options.action == "train" else trained.get("contexts", 1)
-        variants[name] = make_clip_variant(name, clips, frame_gap, planes, folder, options.side, contexts)
-        if workers := getattr(options, "workers", None):
-            variants[name] = with_workers(variants[name], clips, frame_gap, workers)
-    side = {} if options.side == SIDE else {"side": options.side}
+    frame_gap = tuple(options.frame_gap)
+    trained = {} if options.action == "train" else trained_options(options, tuple(experiment.variants))
+    side = image_side(options, trained)
+    path = list_path(options)
+    clips = read_data(options, side)
     selection = {key: value for key, value in co3d.selection_from(options)._asdict().items() if value}
     flags = {key: () if value is True else value for key, value in selection.items()}
-    arguments = {"data": options.data.name, "frame_gap": frame_gap} | side | flags
+    arguments = {"data": options.data.name, "frame_gap": frame_gap} | ({} if side == SIDE else {"side": side}) | flags
     if options.action == "train":
-        contexts = {"contexts": options.contexts} if options.contexts > 1 else {}
-        contexts |= {"workers": options.workers} if options.workers else {}
-        return replace(experiment, variants=variants, arguments=arguments | {"near_far": near_far} | contexts)
-    if not path.exists():
-        write_evaluation_list(path, evaluation_list(clips, frame_gap))
-    if is_index:
-        views = load_indexed_views(clips, read_evaluation_index(path), options.side)
+        return configure_training(experiment, options, clips, arguments)
+    variants = {}
+    for name in experiment.variants:
+        record = trained.get(name, {})
+        planes = tuple(record.get("near_far", NEAR_FAR))
+        variants[name] = make_clip_variant(name, clips, frame_gap, planes, "", side, record.get("contexts", 1))
+    if is_index_file(path):
+        views = indexed_views(path, clips, side, options)
+        check_contexts(path, views["context"].mask.shape[1], trained)
     else:
-        views = load_views(clips, read_evaluation_list(path), options.side, frame_gap)
-    digest = file_sha256(path)
+        views = listed_views(path, clips, side, options, bool(trained))
+    digest = file_sha256(path) if path.exists() else ""
+    data = {"data": str(options.data.resolve()), "list": digest, "scenes": len(views["target"])}
     return replace(
         experiment,
         variants=variants,
-        arguments=arguments | ({"list": frames_path.name} if frames_path else {}),
-        settings={"data": folder, "frame_gap": list(frame_gap), "list": digest, "scenes": len(views["target"])}
-        | selection,
+        arguments=arguments | ({"list": options.list.name} if options.list else {}),
+        settings=data | {"frame_gap": list(frame_gap), "side": side} | selection,
         make_test_set=lambda device, _: {key: view.to(device) for key, view in views.items()},
     )
+
+
+def configure_training(
+    experiment: Experiment, options: Namespace, clips: list[Clip], arguments: dict[str, Any]
+) -> Experiment:
+    """The experiment whose variants are trained on the clips."""
+    frame_gap, near_far, variants = tuple(options.frame_gap), tuple(options.near_far), {}
+    side, folder = options.side or SIDE, options.data.resolve().name  # not the path: a folder may be moved
+    for name in experiment.variants:
+        variants[name] = make_clip_variant(name, clips, frame_gap, near_far, folder, side, options.contexts)
+        if options.workers:
+            variants[name] = with_workers(variants[name], clips, frame_gap, options.workers)
+    arguments = arguments | {"near_far": near_far}
+    arguments |= {"contexts": options.contexts} if options.contexts > 1 else {}
+    arguments |= {"workers": options.workers} if options.workers else {}
+    return replace(experiment, variants=variants, arguments=arguments)
+
+
+def list_path(options: Namespace) -> Path:
+    """The file of an evaluation's frames. ValueError if --list names no file, or one of another form."""
+    if options.action == "train":
+        return Path()
+    if options.list and not options.list.exists():
+        raise ValueError(f"there is no {options.list}: without --list, one is written to {options.out}")
+    path = options.list or options.out / "evaluation_list.txt"
+    if path.exists():  # a list of another form is refused before all clips are read
+        (read_evaluation_index if is_index_file(path) else read_evaluation_list)(path)
+    return path
 
 
 def with_workers(variant: Variant, clips: list[Clip], frame_gap: tuple[int, int], num_workers: int) -> Variant:

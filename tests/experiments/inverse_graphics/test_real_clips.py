@@ -116,11 +116,12 @@ def test_training_and_evaluation_commands_run(run, folder, tmp_path, capsys):
         assert record["options"]["near_far"] == [1, 8] and record["options"]["side"] == 32
         words = f"--data {folder.name} --frame-gap 8 16 --side 32 --near-far 1 8 --steps 2 --batch-size 2"
         assert record["command"].endswith(f"real_clips train {name} {words}")
-    evaluate = ("evaluate", "--samples", "2", "--steps", "2", "--side", "32")
+    evaluate = ("evaluate", "--samples", "2", "--steps", "2")  # at the side of the training
     assert "psnr_target_one" in run(*evaluate)
     record = read_json(tmp_path / "evaluation_unet.json")
     assert {"psnr_target_one", "ssim_novel_one"} <= {row["measure"] for row in record["measures"]}
     assert record["options"]["scenes"] == 3 and record["options"]["frame_gap"] == [8, 16]
+    assert record["options"]["side"] == 32
     assert (tmp_path / "evaluation_deterministic.png").stat().st_size > 1000
     assert "evaluated already" in run(*evaluate)
     lines = (tmp_path / "evaluation_list.txt").read_text().split("\n")
@@ -128,6 +129,9 @@ def test_training_and_evaluation_commands_run(run, folder, tmp_path, capsys):
     (tmp_path / "evaluation_list.txt").write_text("\n".join(lines[1:]))
     run("evaluate", "unet", *evaluate[1:])
     assert read_json(tmp_path / "evaluation_unet.json")["options"]["scenes"] == 2, "the existing list is used"
+    with pytest.raises(SystemExit):
+        run("evaluate", "unet", "--side", "16")
+    assert "--side is 16, but unet was trained with --side 32: leave it out" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         run("evaluate", "unet", "--list", str(tmp_path / "typo.txt"))
     assert "there is no" in capsys.readouterr().err and not (tmp_path / "typo.txt").exists()
@@ -175,9 +179,38 @@ def test_several_contexts_are_trained_and_an_index_is_evaluated(run, tmp_path):
     assert record["options"]["contexts"] == 3 and "--contexts 3" in record["command"]
     index = {f"clip{i:02}": {"context": [2 + i, 15], "target": [5, 8, 11]} for i in range(2)} | {"clip02": None}
     (tmp_path / "index.json").write_text(json.dumps(index))
-    run("evaluate", "unet", "--samples", "2", "--steps", "2", "--side", "32", "--list", str(tmp_path / "index.json"))
+    index["elsewhere"] = {"context": [2, 15], "target": [5, 8, 11]}
+    (tmp_path / "index.txt").write_text(json.dumps(index))  # told by its content
+    text = run("evaluate", "unet", "--samples", "2", "--steps", "2", "--list", str(tmp_path / "index.txt"))
+    assert "index.txt: 2 of 3 entries are evaluated; not in" in text and "or skipped: elsewhere" in text
     record = read_json(tmp_path / "evaluation_unet.json")
     assert record["options"]["scenes"] == 2 and {"psnr_novel_one"} <= {row["measure"] for row in record["measures"]}
+
+
+def test_more_contexts_than_in_the_training_are_refused(run, tmp_path, capsys):
+    run("train", "unet", "--steps", "1", "--batch-size", "1", "--side", "16")
+    index = {"clip00": {"context": [2, 15], "target": [5, 8]}}
+    (tmp_path / "index.json").write_text(json.dumps(index))
+    with pytest.raises(SystemExit):
+        run("evaluate", "unet", "--list", str(tmp_path / "index.json"))
+    message = (
+        "index.json has 2 contexts a clip, but unet was trained with 1: train it with --contexts 2, or give a list"
+    )
+    assert message in capsys.readouterr().err
+
+
+def test_a_list_has_several_examples_of_a_clip(run, tmp_path, clips):
+    run("train", "unet", "--steps", "1", "--batch-size", "1", "--side", "16")
+    run("evaluate", "unet", "--samples", "1", "--steps", "1", "--examples-per-clip", "3")
+    assert read_json(tmp_path / "evaluation_unet.json")["options"]["scenes"] == 9
+    several = evaluation_list(clips, FRAME_GAP, 3)
+    assert several[::3] == evaluation_list(clips, FRAME_GAP) and len(set(several)) > len(clips)
+
+
+def test_an_evaluation_of_no_model_leaves_no_list(run, tmp_path):
+    with pytest.raises(SystemExit):
+        run("evaluate", "unet")
+    assert not (tmp_path / "evaluation_list.txt").exists()
 
 
 def test_an_unwritable_folder_is_a_one_line_error(folder, tmp_path, monkeypatch, capsys):
