@@ -103,6 +103,39 @@ def test_check_of_a_clip_without_depths_says_so_and_ends(copy, tmp_path, capsys,
     assert "no contact sheet: clip00 has no two frames that share matches" in output
 
 
+def test_a_failed_conversion_leaves_nothing(written, tmp_path, capsys, monkeypatch):
+    def fail(folder, clips, name):
+        folder.mkdir()
+        (folder / "half").touch()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(command, "write_clips", fail)
+    words = ("convert", written[0], tmp_path / "out", "--to", "transforms", "--skip-pose-check")
+    code, _, errors = run(capsys, *words)
+    assert code == 2 and "out cannot be written: No space left on device" in errors
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_check_ends_with_what_it_found(copy, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("fwdiff_lite.datasets.clip_folder.reject_mismatched", lambda *_: [])
+    code, output, _ = run(capsys, "check", copy, "--clips", "1", "--frame-gap", "8", "16")
+    assert code == 0 and "1 clips with" in output and "no problem: poses and frames of these clips agree" in output
+    code, output, _ = run(capsys, "check", copy, "--clips", "1", "--frame-gap", "100", "180")
+    assert code == 1 and f"the longest clip has {NUM_FRAMES} frames, so try --frame-gap " in output
+    (copy / "clip00" / frame_name(3)).write_bytes(b"damaged")
+    code, output, _ = run(capsys, "check", copy, "--clips", "1", "--frame-gap", "8", "16")
+    assert code == 1 and "1 problems" in output and "no problem" not in output
+
+
+def test_a_refused_clip_is_drawn(copy, tmp_path, capsys, monkeypatch):
+    def refuse(clip, *_):
+        raise ValueError(f"{clip.name} has other poses")
+
+    monkeypatch.setattr("fwdiff_lite.datasets.clip_folder.reject_mismatched", refuse)
+    code, output, errors = run(capsys, "check", copy, "--clips", "1", "--sheet", tmp_path / "sheet.png")
+    assert code == 2 and "clip00 has other poses" in errors and (tmp_path / "sheet.png").stat().st_size > 1000
+
+
 def test_matched_points_lie_on_the_lines_of_right_cameras_only(clips):
     pairs, matches = match_frames(clips[0])
     (i, j), pair_matches = pairs[0].tolist(), matches[0]
