@@ -2,6 +2,7 @@
 
     python -m fwdiff_lite.datasets check FOLDER               what the folder is, and what is wrong with it
     python -m fwdiff_lite.datasets convert FROM TO --to FORMAT
+    python -m fwdiff_lite.datasets benchmark FOLDER --workers 8  how many clips a second are read for training
 
 `check` reads every image and compares the poses with the frames, which takes up to half a minute a clip: check a large
 data set once, then read it without. It estimates the near and far plane. With --sheet, it draws a contact sheet with
@@ -24,8 +25,10 @@ from fwdiff_lite.datasets.clip_folder import (
     drop_short_clips,
     no_clip_text,
     read_all_clips,
+    read_folder,
     read_unchecked,
 )
+from fwdiff_lite.datasets.clip_loader import make_loader, measure_reading_rate
 from fwdiff_lite.datasets.contact_sheet import contact_sheet
 from fwdiff_lite.datasets.pose_check import FrameMatches
 from fwdiff_lite.datasets.posed_clips import ON_ERROR, Clip, without_distortion
@@ -41,10 +44,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     check = commands.add_parser("check", help="what a folder is, and what is wrong with it")
     check.add_argument("folder", type=Path)
-    gap_help = "smallest and largest number of frames from context to target; default: 100 180"
-    check.add_argument(
-        "--frame-gap", type=positive_int, nargs=2, metavar=("MIN", "MAX"), default=FRAME_GAP, help=gap_help
-    )
     check.add_argument("--sheet", type=Path, metavar="FILE.png", help="draw a contact sheet of the first clip")
     fit_help = "fit the first clip's scene, with the stated focal length and with others: minutes on a CPU"
     check.add_argument("--fit", action="store_true", help=fit_help)
@@ -54,16 +53,58 @@ def main(arguments: Sequence[str] | None = None) -> None:
     convert.add_argument("--to", choices=TARGETS, required=True)
     convert.add_argument("--on-error", choices=ON_ERROR, default=ON_ERROR[0])
     convert.add_argument("--skip-pose-check", action="store_true", help="do not compare poses with frames")
-    for command in (check, convert):
+    benchmark = add_benchmark(commands)
+    for command in (check, convert, benchmark):
         co3d.add_arguments(command)
+    gap_help = "smallest and largest number of frames from context to target; default: 100 180"
+    for command in (check, benchmark):
+        command.add_argument(
+            "--frame-gap", type=positive_int, nargs=2, metavar=("MIN", "MAX"), default=FRAME_GAP, help=gap_help
+        )
     options = parser.parse_args(arguments)
-    if options.command == "check" and options.frame_gap[0] > options.frame_gap[1]:
+    if options.command != "convert" and options.frame_gap[0] > options.frame_gap[1]:
         parser.error("--frame-gap is the smallest and the largest number of frames: give the smaller number first")
     try:
-        problem = check_folder(options) if options.command == "check" else convert_folder(options)
+        problem = {"check": check_folder, "convert": convert_folder, "benchmark": measure}[options.command](options)
     except ValueError as error:
         parser.error(str(error))
     raise SystemExit(bool(problem))
+
+
+def add_benchmark(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
+    """Adds the command that measures how fast a folder is read."""
+    benchmark = commands.add_parser("benchmark", help="how many clips a second are read for training")
+    benchmark.add_argument("folder", type=Path)
+    workers_help = "processes that decode images, several numbers to compare; default: none, this process decodes"
+    benchmark.add_argument("--workers", type=positive_int, nargs="+", metavar="N", default=[0], help=workers_help)
+    for name, default in (("--batch-size", 96), ("--side", 64), ("--batches", 20)):
+        benchmark.add_argument(name, type=positive_int, default=default, help="default: %(default)s")
+    return benchmark
+
+
+def measure(options: argparse.Namespace) -> bool:
+    """Prints how many clips a second a DataLoader reads from a folder, a line for each number of workers."""
+    clips, warnings = read_folder(
+        options.folder, tuple(options.frame_gap), "skip", check_poses=False, selection=co3d.selection_from(options)
+    )
+    print("\n".join([*warnings, f"{options.folder}: {len(clips)} clips"]), flush=True)
+    for num_workers in options.workers:
+        warmup = 2 * num_workers + 1
+        loader = make_loader(
+            clips,
+            options.batch_size,
+            tuple(options.frame_gap),
+            num_workers,
+            options.batches + warmup,
+            side=options.side,
+        )
+        rate = measure_reading_rate(loader, options.batches)
+        print(
+            f"{num_workers} workers: {rate.clips:.1f} clips/s, {rate.frames:.0f} frames/s at {options.side} x "
+            f"{options.side}; the first batch after {rate.first_batch:.1f} s",
+            flush=True,
+        )
+    return False
 
 
 def check_folder(options: argparse.Namespace) -> bool:

@@ -243,6 +243,8 @@ def check_clips(
     for clip in clips:
         try:
             clip, image_warnings = remove_unreadable(clip, on_error, min_side)
+            if not any(clip.files):
+                raise ValueError(no_data_text(clip.name, "usable image", image_warnings, "it lists none"))
             frame_matches = match_frames(clip)
             warnings += image_warnings + reject_mismatched(clip, on_error, frame_matches)
         except ValueError as error:

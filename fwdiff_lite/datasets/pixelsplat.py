@@ -5,7 +5,8 @@
                             "cameras": float32 (n, 18), "images": list of n uint8 tensors, encoded images}
 
 A row of cameras is a line of RealEstate10K's text without its timestamp (realestate10k.py). A chunk is opened without
-running code from it: it holds tensors, lists and text only. Its images stay on disk until they are decoded.
+running code from it: it holds tensors, lists and text only. Its images stay on disk: only their places in the file are
+kept, so that the image of any frame of any chunk is read by itself.
 
 An evaluation index, a JSON file {clip: {"context": [i, ...], "target": [j, ...]} or null}, names frames by their
 indices in the clip.
@@ -16,9 +17,10 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import struct
 import zipfile
 from collections.abc import Iterable, Mapping
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,7 +46,6 @@ KEYS = ("key", "timestamps", "cameras", "images")
 MAX_PICKLE_BYTES = 100_000_000  # of the part of a chunk that is no image
 MAX_IMAGE_BYTES = 50_000_000
 FLOATS = (torch.float32, torch.float64)  # of cameras: those of 16 bits have too few digits
-OPEN_CHUNKS = 8  # chunks that a process keeps open; their images stay on disk
 
 
 def is_chunk_folder(folder: Path) -> bool:
@@ -76,13 +77,13 @@ def read_chunks(folder: Path | str, on_error: str = "raise") -> tuple[list[Clip]
         index = {key: name for key, name in index.items() if name not in absent}
     for name in files:
         try:
-            examples = open_chunk(folder / name)
+            examples, base = open_chunk(folder / name)
         except ValueError as error:
             raise_or_warn(str(error), on_error, warnings)
             continue
         for row, example in enumerate(examples):
             try:
-                clip = _clip_of_example(folder / name, row, example, on_error, warnings)
+                clip = _clip_of_example(folder / name, row, example, base, on_error, warnings)
                 if clip.name in clips:
                     raise ValueError(f"{folder / name} holds the clip {clip.name} a second time")
                 clips[clip.name] = clip
@@ -112,11 +113,11 @@ def read_index(folder: Path) -> dict[str, str]:
     return index
 
 
-@lru_cache(maxsize=OPEN_CHUNKS)
-def open_chunk(path: Path) -> list[dict[str, Any]]:
-    """The clips of a chunk, whose tensors are mapped from the file. ValueError if it is damaged or no chunk.
+def open_chunk(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """The clips of a chunk, whose tensors are mapped from the file, and the address in memory of the file's first byte.
 
-    Nothing is unpickled but tensors and plain containers. The size is checked before anything is read.
+    ValueError if the chunk is damaged or none. Nothing is unpickled but tensors and plain containers. The size is
+    checked before anything is read.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -126,6 +127,7 @@ def open_chunk(path: Path) -> list[dict[str, Any]]:
         size = sum(entry.file_size for entry in entries if entry.filename.endswith(".pkl"))
         if size > MAX_PICKLE_BYTES:
             raise ValueError(f"it has {size / 1e6:.0f} MB beside tensors, wanted at most {MAX_PICKLE_BYTES // 10**6}")
+        first_record = _first_record_offset(path, entries)
     except DAMAGE_ERRORS as error:
         raise ValueError(f"{path} cannot be read as a chunk: {_archive_problem(path, error)}") from None
     try:
@@ -140,6 +142,60 @@ def open_chunk(path: Path) -> list[dict[str, Any]]:
         raise ValueError(f"{path} cannot be read as a chunk: it is damaged, or no file of torch.save") from None
     if not isinstance(content, list) or not all(isinstance(example, dict) for example in content):
         raise ValueError(f"{path} holds a {type(content).__name__}, wanted a list of clips")
+    tensors = _tensors(content)
+    if not all(map(_is_plain, tensors)):
+        raise ValueError(
+            f"{path} holds tensors that are sparse, nested, quantized or without values: wanted plain ones"
+        )
+    addresses = [x.untyped_storage().data_ptr() for x in tensors if x.numel()]
+    return content, min(addresses, default=0) - first_record
+
+
+def _tensors(content: Any) -> list[Tensor]:
+    """All tensors in nested containers. A hostile file may nest deeply, and a container may hold itself."""
+    tensors, remaining, seen = [], [content], set()
+    while remaining:
+        value = remaining.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, Tensor):
+            tensors.append(value)
+        elif isinstance(value, list | tuple | set):
+            remaining.extend(value)
+        elif isinstance(value, dict):
+            remaining.extend([*value.keys(), *value.values()])
+    return tensors
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor has its numbers in memory as they are: it is not sparse, nested, quantized or without values."""
+    if tensor.is_nested or tensor.is_quantized:
+        return False
+    return tensor.layout == torch.strided and tensor.device.type == "cpu"
+
+
+def _first_record_offset(path: Path, entries: list[zipfile.ZipInfo]) -> int:
+    """The offset in a chunk's file of the bytes of its first tensor."""
+    offsets = [entry.header_offset for entry in entries if "/data/" in entry.filename and entry.file_size]
+    if not offsets:
+        return 0
+    with path.open("rb") as file:  # the header of an entry has 30 bytes, and a name and an extra field
+        file.seek(min(offsets) + 26)
+        name_length, extra_length = struct.unpack("<HH", file.read(4))
+    return min(offsets) + 30 + name_length + extra_length
+
+
+def read_part(path: Path, offset: int, size: int) -> bytes:
+    """Some bytes of a file. ValueError if it is shorter."""
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            content = file.read(size)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+    if len(content) < size:
+        raise ValueError(f"{path} has become shorter: it has no {size} bytes at {offset}")
     return content
 
 
@@ -158,13 +214,13 @@ def _archive_problem(path: Path, error: BaseException) -> str:
     return "it is no file of torch.save"
 
 
-def read_chunk_image(path: Path, row: int, frame: int) -> bytes:
-    """The encoded image of a frame."""
-    return open_chunk(path)[row]["images"][frame].numpy().tobytes()
+def _clip_of_example(
+    path: Path, row: int, example: dict[str, Any], base: int, on_error: str, warnings: list[str]
+) -> Clip:
+    """The clip of one entry of a chunk. ValueError, with the chunk's name, if its form is wrong.
 
-
-def _clip_of_example(path: Path, row: int, example: dict[str, Any], on_error: str, warnings: list[str]) -> Clip:
-    """The clip of one entry of a chunk. ValueError, with the chunk's name, if its form is wrong."""
+    base: the address in memory of the first byte of the file
+    """
     place = f"{path} clip {row}"
     if missing := [key for key in KEYS if key not in example]:
         raise ValueError(f"{place} has no {', '.join(missing)}: wanted {', '.join(KEYS)}")
@@ -172,10 +228,10 @@ def _clip_of_example(path: Path, row: int, example: dict[str, Any], on_error: st
     if not is_clip_name(key):
         raise ValueError(f"{place} has the key {shorten(str(key))}, wanted {CLIP_NAME_FORM}")
     place = f"{path} clip {shorten(key)}"
-    if not _is_plain(timestamps) or timestamps.dtype != torch.int64 or timestamps.ndim != 1:
+    if not isinstance(timestamps, Tensor) or timestamps.dtype != torch.int64 or timestamps.ndim != 1:
         raise ValueError(f"{place} has timestamps {_describe(timestamps)}, wanted int64 (n,)")
     n = len(timestamps)
-    if not _is_plain(cameras) or cameras.dtype not in FLOATS or cameras.shape != (n, 18):
+    if not isinstance(cameras, Tensor) or cameras.dtype not in FLOATS or cameras.shape != (n, 18):
         raise ValueError(f"{place} has cameras {_describe(cameras)}, wanted float32 ({n}, 18)")
     if not isinstance(images, list) or len(images) != n:
         raise ValueError(f"{place} has {len(images) if isinstance(images, list) else 'no'} images, wanted {n}")
@@ -188,9 +244,13 @@ def _clip_of_example(path: Path, row: int, example: dict[str, Any], on_error: st
             latest = time
             clip.intrinsics[i], clip.poses[i] = camera_from_numbers(cameras[i].double())
             times[i] = time
-            files[i] = EncodedImage(f"{path} {key} frame {i}", partial(read_chunk_image, path, row, i))
+            read = partial(read_part, path, images[i].data_ptr() - base, len(images[i]))
+            files[i] = EncodedImage(f"{path} {key} frame {i}", read)
         except ValueError as error:
             raise_or_warn(f"{place} frame {i} {error}", on_error, warnings)
+    first = next((i for i in range(n) if files[i]), None)
+    if first is not None and files[first].read_bytes() != images[first].numpy().tobytes():
+        raise ValueError(f"{place} has images that do not lie where the chunk's directory says: write the chunk again")
     if not any(files):
         raise ValueError(f"{place} has no frame: {(warnings or ['its lists are empty'])[0]}")
     return Clip(key, tuple(times), clip.intrinsics, clip.poses, tuple(files))
@@ -198,25 +258,16 @@ def _clip_of_example(path: Path, row: int, example: dict[str, Any], on_error: st
 
 def _check_encoded(image: Any) -> None:
     """ValueError, without the place, if an entry of images is no encoded image."""
-    if not _is_plain(image) or image.dtype != torch.uint8 or image.ndim != 1 or not image.is_contiguous():
+    if not isinstance(image, Tensor) or image.dtype != torch.uint8 or image.ndim != 1 or not image.is_contiguous():
         raise ValueError(f"has an image {_describe(image)}, wanted bytes, uint8 (k,)")
     if not 0 < len(image) <= MAX_IMAGE_BYTES:
         raise ValueError(f"has an image of {len(image):,} bytes, wanted 1 to {MAX_IMAGE_BYTES:,}")
-
-
-def _is_plain(value: Any) -> bool:
-    """Whether a value is a tensor with its numbers in memory: not sparse, nested, quantized or without values."""
-    if not isinstance(value, Tensor) or value.is_nested or value.is_quantized:
-        return False
-    return value.layout == torch.strided and value.device.type == "cpu"
 
 
 def _describe(value: Any) -> str:
     """The type of a value, for an error message."""
     if not isinstance(value, Tensor):
         return type(value).__name__
-    if not _is_plain(value):
-        return "of another kind (sparse, nested, quantized or without values)"
     return f"{value.dtype} {tuple(value.shape)}".removeprefix("torch.")
 
 
@@ -250,6 +301,8 @@ def write_chunks(folder: Path | str, clips: Iterable[Clip], megabytes: float = 1
                 f"{shorten(clip.name)} has distortion or masks, which a chunk cannot hold: draw its frames first"
             )
         frames = [i for i, file in enumerate(clip.files) if file is not None]
+        if not frames:
+            raise ValueError(f"{shorten(clip.name)} has no frame with an image: leave it out")
         if len(frames) < len(clip):
             warnings.append(
                 f"{clip.name}: {len(clip) - len(frames)} frames without an image or a camera are left out: the indices "

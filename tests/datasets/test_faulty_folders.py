@@ -354,6 +354,16 @@ def test_a_chunk_that_is_missing_is_named_and_skipped(tmp_path):
     refuse(lambda: read_colmap(write_colmap(tmp_path / "e", ""), "skip"), "has no frame; the first problem: .*[^d]$")
 
 
+def test_a_clip_whose_images_cannot_be_read_is_left_out(tmp_path):
+    write_text(tmp_path)
+    for file in (tmp_path / "a").iterdir():
+        file.write_bytes(b"no image")
+    message = "has no usable clip; the first problem: a has no usable image; the first problem: .*0.png cannot be read"
+    refuse(lambda: read_all_clips(tmp_path, "skip"), message)
+    clips, _ = read_all_clips(tmp_path, check_poses=False)
+    refuse(lambda: write_chunks(tmp_path / "b", [replace(clips[0], files=(None,) * COUNT)]), "'a' has no frame with an")
+
+
 def test_frame_numbers_and_sizes_without_bound_are_refused(tmp_path):
     folder = write_co3d(tmp_path / "apple", size=(10**300, 10**300))
     refuse(lambda: read_category(folder), "wanted one aspect ratio")

@@ -1,5 +1,6 @@
 """Chunks of pixelSplat: what is written is read, indices never move, and nothing hostile is executed or unpacked."""
 
+import functools
 import io
 import json
 import os
@@ -11,7 +12,6 @@ import pytest
 import torch
 from clip_helpers import FRAME_GAP, NUM_FRAMES
 
-from fwdiff_lite.datasets import pixelsplat
 from fwdiff_lite.datasets.clip_folder import read_folder
 from fwdiff_lite.datasets.pixelsplat import read_chunks, read_evaluation_index, write_chunks
 from fwdiff_lite.datasets.realestate10k import write_clip
@@ -37,7 +37,6 @@ def example(clips):
 
 def save(folder, content, name="000000.torch"):
     torch.save(content, folder / name)
-    pixelsplat.open_chunk.cache_clear()
 
 
 def test_chunks_hold_what_the_text_held(chunks, clips):
@@ -87,6 +86,32 @@ def test_clips_can_be_sent_to_workers_and_hold_no_image(chunks):
     assert pickle.loads(sent).files[3].read_bytes() == clip.files[3].read_bytes()
 
 
+def test_an_image_is_read_without_opening_its_chunk(chunks, clips, monkeypatch):
+    """A chunk takes a second to open: frames of random clips must not need it."""
+    read, _ = read_chunks(chunks)
+    monkeypatch.setattr(torch, "load", None)
+    assert [f.read_bytes() for c in read for f in c.files] == [f.read_bytes() for c in clips for f in c.files]
+
+
+def test_images_may_be_parts_of_one_tensor(tmp_path, example):
+    sizes, joined = [len(image) for image in example["images"]], torch.cat(example["images"])
+    save(tmp_path, [{"z": torch.zeros(0)} | example | {"images": list(joined.split(sizes))}])
+    (clip,), _ = read_chunks(tmp_path)
+    for file, image in zip(clip.files, example["images"], strict=True):
+        assert file.read_bytes() == image.numpy().tobytes()
+
+
+def test_a_chunk_that_changes_after_it_was_read_is_named(tmp_path, example):
+    save(tmp_path, [example])
+    (clip,), _ = read_chunks(tmp_path)
+    (tmp_path / "000000.torch").write_bytes(b"short")
+    with pytest.raises(ValueError, match="000000.torch has become shorter: it has no .* bytes at"):
+        clip.read_frame(0)
+    (tmp_path / "000000.torch").unlink()
+    with pytest.raises(ValueError, match="000000.torch cannot be read: No such file"):
+        clip.read_frame(0)
+
+
 def damage(**entries):
     return lambda example: [example | entries]
 
@@ -104,11 +129,18 @@ def damage(**entries):
         (damage(cameras=torch.zeros(3, 17)), r"has cameras float32 \(3, 17\), wanted float32 \(3, 18\)"),
         (damage(cameras=torch.zeros(2, 18)), r"has cameras float32 \(2, 18\), wanted float32 \(3, 18\)"),
         (damage(cameras=torch.zeros(3, 18).bfloat16()), r"has cameras bfloat16 \(3, 18\), wanted float32 \(3, 18\)"),
-        (damage(cameras=torch.zeros(3, 18).to_sparse()), "has cameras of another kind .sparse, nested, .*, wanted"),
-        (damage(cameras=torch.zeros(3, 18, device="meta")), "has cameras of another kind .sparse, nested, .*, wan"),
-        (damage(cameras=torch.nested.nested_tensor([torch.zeros(18)] * 3)), "has cameras of another kind .sparse"),
-        (damage(timestamps=torch.ones(3).long().to_sparse()), "has timestamps of another kind"),
-        (damage(images=[torch.ones(9).byte().to_sparse()] * 3), "has an image of another kind"),
+        (damage(cameras=torch.zeros(3, 18).to_sparse()), "holds tensors that are sparse, nested, quantized or"),
+        (damage(cameras=torch.zeros(3, 18, device="meta")), "holds tensors that are sparse, nested, quantized or"),
+        (
+            damage(cameras=torch.nested.nested_tensor([torch.zeros(18)] * 3)),
+            "holds tensors that are sparse, nested, quantized or",
+        ),
+        (
+            damage(url=functools.reduce(lambda x, _: [x], range(50), torch.ones(2).to_sparse())),
+            "holds tensors that are",
+        ),
+        (damage(timestamps=torch.ones(3).long().to_sparse()), "holds tensors that are sparse, nested, quantized or"),
+        (damage(images=[torch.ones(9).byte().to_sparse()] * 3), "holds tensors that are sparse, nested, quantized or"),
         (damage(key="../../x"), "has the key '../../x', wanted a name without '..', a root or control characters, of"),
         (damage(key="/tmp/x"), "has the key '/tmp/x', wanted a name without"),
         (damage(key="a\nb"), r"has the key 'a\\nb', wanted a name without"),
@@ -185,7 +217,6 @@ def saved(content):
 def test_a_hostile_or_broken_file_is_refused_in_one_line_and_runs_nothing(tmp_path, monkeypatch, content, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "000000.torch").write_bytes(content())
-    pixelsplat.open_chunk.cache_clear()
     with pytest.raises(ValueError, match=message) as error:
         read_chunks(tmp_path)
     assert "\n" not in str(error.value) and not (tmp_path / "executed").exists()
@@ -199,6 +230,13 @@ def test_an_image_that_is_damaged_is_named_when_it_is_read(tmp_path, example):
     assert warnings == [] and clip.has_image.all()
     with pytest.raises(ValueError, match="000000.torch a frame 1 cannot be read"):
         clip.read_frame(1)
+
+
+def test_a_container_that_holds_itself_ends(tmp_path, example):
+    example["url"] = [example]
+    example["url"].append(example["url"])
+    save(tmp_path, [example])
+    assert read_chunks(tmp_path)[0][0].files[2].read_bytes() == example["images"][2].numpy().tobytes()
 
 
 def test_an_unusable_frame_keeps_its_index(tmp_path, example):

@@ -23,11 +23,13 @@ from pathlib import Path
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from fwdiff_lite import metrics
 from fwdiff_lite.colours import to_uint8
 from fwdiff_lite.command_line import positive_int
 from fwdiff_lite.datasets import clip_folder, co3d
+from fwdiff_lite.datasets.clip_loader import make_loader
 from fwdiff_lite.datasets.pixelsplat import read_evaluation_index
 from fwdiff_lite.datasets.posed_clips import ON_ERROR, Clip
 from fwdiff_lite.datasets.view_sampler import (
@@ -39,7 +41,7 @@ from fwdiff_lite.datasets.view_sampler import (
     write_evaluation_list,
 )
 from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
-from fwdiff_lite.experiments.harness import Evaluation, Experiment, Results, Session
+from fwdiff_lite.experiments.harness import Evaluation, Experiment, Results, Session, Variant
 from fwdiff_lite.experiments.inverse_graphics.evaluation import (
     STEPS,
     Sampling,
@@ -130,6 +132,8 @@ def add_arguments(action: str, parser: ArgumentParser) -> None:
     parser.add_argument("--skip-pose-check", action="store_true", help="do not check the clips' frames and poses again")
     co3d.add_arguments(parser)
     if action == "train":
+        workers_help = "processes that decode images; default: none, threads of this process decode"
+        parser.add_argument("--workers", type=positive_int, metavar="N", help=workers_help)
         contexts_help = "each example has 1 to so many contexts; default: %(default)s"
         parser.add_argument("--contexts", type=positive_int, default=1, help=contexts_help)
         parser.add_argument(
@@ -180,12 +184,15 @@ def configure(experiment: Experiment, options: Namespace) -> Experiment:
         planes = near_far if options.action == "train" else tuple(trained.get("near_far", near_far))
         contexts = options.contexts if options.action == "train" else trained.get("contexts", 1)
         variants[name] = make_clip_variant(name, clips, frame_gap, planes, folder, options.side, contexts)
+        if workers := getattr(options, "workers", None):
+            variants[name] = with_workers(variants[name], clips, frame_gap, workers)
     side = {} if options.side == SIDE else {"side": options.side}
     selection = {key: value for key, value in co3d.selection_from(options)._asdict().items() if value}
     flags = {key: () if value is True else value for key, value in selection.items()}
     arguments = {"data": options.data.name, "frame_gap": frame_gap} | side | flags
     if options.action == "train":
         contexts = {"contexts": options.contexts} if options.contexts > 1 else {}
+        contexts |= {"workers": options.workers} if options.workers else {}
         return replace(experiment, variants=variants, arguments=arguments | {"near_far": near_far} | contexts)
     if not path.exists():
         write_evaluation_list(path, evaluation_list(clips, frame_gap))
@@ -202,6 +209,17 @@ def configure(experiment: Experiment, options: Namespace) -> Experiment:
         | selection,
         make_test_set=lambda device, _: {key: view.to(device) for key, view in views.items()},
     )
+
+
+def with_workers(variant: Variant, clips: list[Clip], frame_gap: tuple[int, int], num_workers: int) -> Variant:
+    """The variant, trained on batches of a DataLoader: its processes decode images while the model is trained."""
+    pixels, side = variant.options["pixels"], variant.options["side"]
+    contexts = variant.options.get("contexts", 1)
+
+    def batches(device: torch.device, batch_size: int) -> DataLoader:
+        return make_loader(clips, batch_size, frame_gap, num_workers, pixels=pixels, side=side, max_contexts=contexts)
+
+    return replace(variant, batches=batches)
 
 
 def evaluate_variant(name: str, session: Session) -> Results:

@@ -10,7 +10,9 @@ import torch
 
 from fwdiff_lite import metrics
 from fwdiff_lite.datasets import view_sampler
+from fwdiff_lite.datasets.__main__ import main as convert
 from fwdiff_lite.datasets.clip_folder import read_folder
+from fwdiff_lite.datasets.co3d import Selection
 from fwdiff_lite.datasets.view_sampler import evaluation_list, load_views
 from fwdiff_lite.experiments import harness
 from fwdiff_lite.experiments.__main__ import main
@@ -131,6 +133,41 @@ def test_training_and_evaluation_commands_run(run, folder, tmp_path, capsys):
     assert "there is no" in capsys.readouterr().err and not (tmp_path / "typo.txt").exists()
 
 
+def test_training_on_chunks_has_the_loss_curve_of_text_to_the_bit(folder, tmp_path):
+    """The text holds the numbers of the chunks, which are in single precision."""
+    for source, target, name in ((folder, "chunks", "pixelsplat"), (tmp_path / "chunks", "text", "realestate10k")):
+        with pytest.raises(SystemExit) as stop:
+            convert(["convert", str(source), str(tmp_path / target), "--to", name, "--skip-pose-check"])
+        assert not stop.value.code
+    curves = []
+    for name in ("chunks", "text"):
+        clips, _ = read_folder(tmp_path / name, FRAME_GAP, check_poses=False)
+        variant = variants.make_clip_variant("unet", clips, FRAME_GAP, (1.0, 8.0), side=SIDE)
+        variant = replace(variant, build=partial(variant.build, **TINY))
+        experiment = replace(real_clips.EXPERIMENT, variants={"unet": variant}, evaluations={})
+        curves.append(harness.train(experiment, "unet", tmp_path / f"{name}_out", steps=10, batch_size=4).curve)
+    assert curves[0] == curves[1] and len(curves[0]["loss"]) == 10
+
+
+def test_workers_decode_the_images_of_a_training(run, tmp_path):
+    run("train", "unet", "--steps", "2", "--batch-size", "2", "--side", "16", "--workers", "2")
+    record = read_json(tmp_path / "unet.json")
+    assert record["steps"] == 2 and "--workers 2" in record["command"]
+
+
+def test_the_options_of_co3d_are_passed_on_and_recorded(monkeypatch, clips, run, tmp_path):
+    calls = []
+    monkeypatch.setattr(real_clips.clip_folder, "read_folder", lambda *words: calls.append(words) or (clips, []))
+    run("train", "unet", "--steps", "1", "--batch-size", "2", "--side", "16", *CO3D_WORDS)
+    assert read_json(tmp_path / "unet.json")["command"].count(" ".join(CO3D_WORDS)) == 1
+    run("evaluate", "unet", "--samples", "1", "--steps", "1", "--side", "16", *CO3D_WORDS)
+    assert [words[-1] for words in calls] == [Selection("train", "few", True)] * 2
+    assert read_json(tmp_path / "evaluation_unet.json")["options"]["masks"] is True
+
+
+CO3D_WORDS = ("--subset", "train", "--set-list", "few", "--masks")
+
+
 def test_several_contexts_are_trained_and_an_index_is_evaluated(run, tmp_path):
     """The index of pixelSplat: two contexts and three targets a clip, by the indices of their frames."""
     run("train", "unet", "--steps", "2", "--batch-size", "2", "--side", "32", "--contexts", "3")
@@ -174,6 +211,11 @@ def test_images_are_at_most_as_large_as_the_frames(run, capsys):
         (["train", "unet", "--steps", "1", "--data", "x", "--near-far", "0", "1"], "--near-far is 0 1: give two dist"),
         (["train", "unet", "--steps", "1", "--data", "x", "--near-far", "1", "nan"], "--near-far is 1 nan: give two"),
         (["evaluate", "unet", "--data", "x", "--list", "."], ". cannot be read: Is a directory"),
+        (
+            ["train", "unet", "--steps", "1", "--data", "x", "--subset", "train"],
+            "--subset and --set-list belong together",
+        ),
+        (["train", "unet", "--steps", "1", "--data", "x", "--workers", "0"], "--workers: 0 is no whole number above 0"),
         (["evaluate", "unet"], "the following arguments are required: --data"),
         (["evaluate", "--data", "x", "--samples", "0"], "argument --samples: 0 is no whole number above 0"),
     ],
