@@ -136,8 +136,8 @@ def near_miss_text(folder: Path) -> str:
             place = cameras[0].parent.relative_to(folder)
             return f"it has a reconstruction of COLMAP in {place}: wanted it in sparse/0, so move it or copy it there"
     for path in subfolders:
-        if found := next((f for f in FORMATS if f.matches(path)), None):
-            return f"its folder {path.name} is {found.title}: give that folder"
+        if other := next((f for f in FORMATS if f.matches(path)), None):
+            return f"its folder {path.name} is {other.title}: give that folder"
     return ""
 
 

@@ -42,7 +42,7 @@ from fwdiff_lite.storage.files import write_bytes, write_text
 CAMERA_MODELS = ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE")
 # A frame that has one of these entries has its own focal length: none of them is taken from the entries of all frames.
 FOCAL_KEYS = ("fl_x", "fl_y", "camera_angle_x", "camera_angle_y")
-NARROW_VIEW = 25.0  # degrees: a smaller field of view is rare, and comes of an intrinsics of a larger image
+NARROW_VIEW = 25.0  # degrees: few cameras have a smaller field of view; more often, the images were scaled down
 # From OpenGL's axes, which point right, up and back, to OpenCV's, which point right, down and forward.
 FLIP_Y_Z = torch.diag(torch.tensor([1.0, -1, -1, 1], dtype=torch.float64))
 
@@ -89,9 +89,9 @@ def read_transforms(path: Path | str, on_error: str = "raise") -> tuple[Clip, li
             raise_or_warn(f"{path}: {_file_path(frame)} {error}", on_error, warnings)
     if narrow:
         warnings.append(
-            f"{path} has no w and h: {len(narrow)} frames have a field of view of "
-            f"{_field_of_view(clip.intrinsics[narrow[0]]):.0f} degrees if their images have the size that the "
-            "intrinsics are of: write w and h"
+            f"{path} has no w and h, so its intrinsics are for the images as they are, and {len(narrow)} frames have a "
+            f"field of view of {_field_of_view(clip.intrinsics[narrow[0]]):.0f} degrees: if the images were scaled "
+            "down, write the w and h of the original ones"
         )
     return complete_capture(path, replace(clip, files=tuple(files)), missing, on_error, warnings)
 

@@ -205,7 +205,7 @@ def test_a_frame_has_its_own_focal_length(tmp_path):
 def test_intrinsics_of_larger_images_are_said(tmp_path):
     size = {"fl_x": 150, "fl_y": 150, "without": ("w", "h")}
     _, (warning,) = read_transforms(write_transforms(tmp_path / "a", **size))
-    assert "has no w and h: 3 frames have a field of view of 15 degrees" in warning
+    assert "for the images as they are, and 3 frames have a field of view of 15 degrees: if the" in warning
     assert read_transforms(write_transforms(tmp_path / "b", without=("w", "h")))[1] == []
     angle = {"camera_angle_x": 0.2, "without": ("w", "h", "fl_x", "fl_y")}
     assert read_transforms(write_transforms(tmp_path / "c", **angle))[1] == []

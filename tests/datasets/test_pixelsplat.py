@@ -157,6 +157,7 @@ def damage(**entries):
         (lambda e: [], "has no usable clip; the first problem: no chunk holds one"),
     ],
 )
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 def test_a_chunk_of_another_form_is_refused_in_one_line(tmp_path, example, content, message):
     save(tmp_path, content(example))
     with pytest.raises(ValueError, match=message) as error:
