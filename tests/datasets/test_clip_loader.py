@@ -41,7 +41,7 @@ def test_a_rate_counts_the_clips_and_frames_of_batches(clips):
     assert rate.frames == 4 * rate.clips > 0 and rate.first_batch > 0
     with pytest.raises(ValueError, match="an epoch has 4 batches, wanted 5 or more to measure a rate"):
         measure_reading_rate(loader, 4)
-    with pytest.raises(ValueError, match="batch_size is 0"):
+    with pytest.raises(ValueError, match="got batch_size = 0, wanted a whole number"):
         make_loader(clips, 0, FRAME_GAP)
     with pytest.raises(ValueError, match="clip00 has no two frames 50 to 60 apart with a frame between them"):
         make_loader(clips, 2, (50, 60))

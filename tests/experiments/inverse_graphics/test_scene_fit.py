@@ -43,15 +43,17 @@ def test_held_out_views_prefer_the_right_focal_length(clip, points):
 
 
 def test_the_result_names_a_focal_length_that_is_clearly_better(clip):
-    def text(*psnr, fitted=(30.0, 29.0, 31.0)):
+    def text(*psnr, fitted_psnr=(30.0, 29.0, 31.0)):
         empty = torch.zeros(1, 3, 2, 2)
-        fits = zip((1.0, 1.2, 1 / 1.2), fitted, psnr, strict=True)
+        fits = zip((1.0, 1.2, 1 / 1.2), fitted_psnr, psnr, strict=True)
         return focal_length_text(clip, {factor: SceneFit(x, y, empty, empty) for factor, x, y in fits})
 
     assert text(28.0, 26.0, 27.0).endswith("(26.0 dB at 1.20 times, 27.0 dB at 0.83 times)")
     assert text(26.0, 24.0, 28.0).endswith("2.0 dB better with 0.83 times as long a one: check the focal length")
     assert "check the focal length" not in text(26.0, 26.2, 25.0)
-    assert "check the focal length" not in text(26.0, 24.0, 28.0, fitted=(30.0, 29.0, 29.5)), "fitted views disagree"
+    assert "check the focal length" not in text(26.0, 24.0, 28.0, fitted_psnr=(30.0, 29.0, 29.5)), (
+        "fitted views disagree"
+    )
 
 
 def test_a_clip_with_few_frames_or_matches_is_refused(clip, points):
