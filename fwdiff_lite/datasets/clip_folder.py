@@ -164,11 +164,13 @@ def read_unchecked(folder: Path | str, on_error: str = "raise", selection: Selec
     """Reads the cameras of all clips of a folder, without decoding an image. ValueError as in `read_folder`."""
     check_on_error(on_error)
     clip_format = detect_format(folder)
-    if not any(selection):
-        return clip_format.read(Path(folder), on_error)
-    if clip_format.name != "co3d":
+    if any(selection) and clip_format.name != "co3d":
         raise ValueError(f"{folder} is {clip_format.title}: subsets, set lists and masks are read of CO3D only")
-    return read_categories(Path(folder), on_error, selection)
+    if any(selection):
+        clips, warnings = read_categories(Path(folder), on_error, selection)
+    else:
+        clips, warnings = clip_format.read(Path(folder), on_error)
+    return [replace(clip, file_format=clip_format.name) for clip in clips], warnings
 
 
 def check_clips(
