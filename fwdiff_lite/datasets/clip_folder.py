@@ -19,6 +19,8 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from tqdm.auto import tqdm
+
 from fwdiff_lite.checks import abbreviate
 from fwdiff_lite.datasets import co3d, colmap, pixelsplat, realestate10k, transforms_json
 from fwdiff_lite.datasets.co3d import ALL_FRAMES, Selection
@@ -230,6 +232,7 @@ def read_unchecked(folder: Path | str, on_error: str = "raise", selection: Selec
     left_out = left_out_text(Path(folder), clip_format)
     read = partial(read_categories, selection=selection) if any(selection) else clip_format.read
     clips, warnings = read(Path(folder), on_error)
+    clips = [replace(clip, file_format=clip_format.name) for clip in clips]
     return clips, [left_out] * bool(left_out) + warnings
 
 
@@ -238,9 +241,9 @@ def check_clips(
 ) -> Iterator[tuple[Clip, FrameMatches]]:
     """Yields the clips whose images can be read and whose poses explain them, each with its matches; adds warnings.
 
-    The matches take most of the time of a check, so they are computed once.
+    The matches take most of the time of a check, so they are computed once. A terminal shows a progress bar.
     """
-    for clip in clips:
+    for clip in tqdm(clips, "checking clips", leave=False, disable=None):
         try:
             clip, image_warnings = remove_unreadable(clip, on_error, min_side)
             if not any(clip.files):

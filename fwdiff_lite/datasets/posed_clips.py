@@ -56,6 +56,7 @@ class Clip:
     distortion: (n, 5) the coefficients k1, k2, p1, p2, k3 of the lens (Brown 1966), as in OpenCV; None for a pinhole.
         `read_frame` undoes it.
     masks: (n,) image files that are white where the object is; None if there are none
+    file_format: the name of the format of its file (`clip_folder.FORMATS`), for messages; empty if it has no file
     """
 
     name: str
@@ -65,6 +66,7 @@ class Clip:
     files: tuple[ImageFile | None, ...]
     distortion: Float[Tensor, "n 5"] | None = None
     masks: tuple[ImageFile | None, ...] | None = None
+    file_format: str = ""
 
     @staticmethod
     def without_cameras(name: str, n: int) -> Clip:

@@ -129,7 +129,10 @@ def match_files(timestamps: list[int], file_of_timestamp: dict[int, Path]) -> tu
 def missing_frames_text(frame_folder: Path, image_paths: list[Path], timestamp: int, num_frames: int) -> str:
     """Why a clip has no frame, for an error message. timestamp: of one of its frames"""
     if not frame_folder.is_dir():
-        return f"{frame_folder} does not exist"
+        return (
+            f"{frame_folder} does not exist: extract the frames from the video whose address is line 1 of the text, "
+            "or give chunks of pixelSplat, which hold the frames"
+        )
     text = f"{frame_folder} holds none of its {num_frames} frames"
     if not image_paths:
         return f"{text} and no other image"
