@@ -283,7 +283,7 @@ def test_a_static_camera_has_no_offset(copy):
 def test_a_clip_without_matches_is_an_error_or_a_warning(tmp_path):
     (tmp_path / "plain").mkdir()
     for i in range(24):
-        imageio.imwrite(tmp_path / "plain" / frame_name(i), np.full((32, 32, 3), 200, np.uint8))
+        imageio.imwrite(tmp_path / "plain" / frame_name(i), np.full((24, 32, 3), 200, np.uint8))
     timestamps = [500_000 + FRAME_INTERVAL * i for i in range(24)]
     poses = torch.eye(4).double().repeat(24, 1, 1)
     (tmp_path / "plain.txt").write_text(format_clip_text("plain", timestamps, poses))
