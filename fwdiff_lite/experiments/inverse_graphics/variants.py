@@ -200,9 +200,6 @@ SUPERSAMPLED_VARIANTS = {
     "supersampled_maps": make_variant(
         SUPERSAMPLED_SETTINGS, denoiser_options={"map_upsampling": 2}, **SUPERSAMPLED_OPTIONS
     ),
-    "supersampled_maps_blocks": make_variant(
-        SUPERSAMPLED_SETTINGS, denoiser_options={"map_upsampling": 2, "field_blocks": 4}, **SUPERSAMPLED_OPTIONS
-    ),
 }
 
 
