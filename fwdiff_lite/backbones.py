@@ -88,6 +88,8 @@ class ResidualMLP(nn.Module):
     dropout: see MLP
     """
 
+    outer_layers = ("linear_in", "linear_out")  # see muon.hidden_matrices
+
     def __init__(
         self,
         in_features: int,
@@ -178,6 +180,8 @@ class UNet(_UNetEncoder):
     num_attention_levels: how many of the coarsest resolutions have self-attention over all their pixels
     dims: 2 for images; 1 for rows, images of height 1, with convolutions along the row
     """
+
+    outer_layers = ("conv_in", "conv_out")  # see muon.hidden_matrices
 
     def __init__(
         self,
@@ -272,6 +276,8 @@ class Encoder(_UNetEncoder):
     hidden: width of the layer before the output
     """
 
+    outer_layers = ("conv_in", "head")  # see muon.hidden_matrices
+
     def __init__(
         self,
         in_channels: int,
@@ -314,6 +320,8 @@ class DiT(nn.Module):
     width: channels of a patch, a multiple of 4 and of `heads`; depth: number of blocks; patch: pixels along a side
     dims: 2 for images; 1 for rows, images of height 1, with patches of height 1
     """
+
+    outer_layers = ("patch_embed", "final_modulation", "unpatchify")  # see muon.hidden_matrices
 
     def __init__(
         self,

@@ -195,10 +195,10 @@ class ForwardDiffusion(nn.Module):
         target_mask: Bool[Tensor, "b m"] | None = None,
         **options,
     ) -> Iterator[Step]:
-        """Yields every step of sampling one signal per context, from noise to the smallest t > 0 (Eq. 3 to 7).
+        """Yields every step of sampling one signal per context, from noise to the last t > 0 (Eq. 3 to 7).
 
         target_mask: which of the M targets exist; default: all
-        options: steps, eta, generator, guidance, temperature, threshold, allow_empty, enable_grad; see SamplerOptions
+        options: see SamplerOptions
         """
         sampler_options = SamplerOptions.parse("trajectory", options)
         shape = self._target_shape(context, target_params, target_mask, sampler_options)
@@ -304,7 +304,7 @@ class ForwardDiffusion(nn.Module):
 
     def _times(self, sampler_options: SamplerOptions) -> list[float]:
         """The times that the sampler visits."""
-        return torch.linspace(T_MAX, 0, sampler_options.steps + 1, dtype=torch.float64)[:-1].tolist()
+        return sampler_options.times(T_MAX)
 
     def _draw_noise(
         self, shape: tuple[int, ...], like: Tensor, generator: torch.Generator, rows: slice = slice(None)

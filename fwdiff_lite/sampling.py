@@ -29,6 +29,7 @@ class SamplerOptions:
     temperature: < 1 scales all noise
     threshold: a quantile such as 0.995 scales each predicted observation, in units of the model's observation_scale,
         into [-1, 1] (Saharia et al. 2022)
+    last_time: sampling ends at the first time t that is at most this, from 0 to 1; default: at the smallest time
     allow_empty: allows contexts without any observation, for an unconditional model
     enable_grad: keeps the graph of gradients back to the context, through all earlier steps, where the caller has
         gradients enabled; default: no graph. Between two steps, the caller's own setting holds
@@ -45,12 +46,13 @@ class SamplerOptions:
     guidance: float = 1.0
     temperature: float = 1.0
     threshold: float | None = None
+    last_time: float = 0.0
     allow_empty: bool = False
     enable_grad: bool = False
 
     def __post_init__(self):
         check_count(steps=self.steps)
-        check_interval(0, 1, eta=self.eta)
+        check_interval(0, 1, eta=self.eta, last_time=self.last_time)
         check_interval(0, math.inf, guidance=self.guidance, temperature=self.temperature)
         if self.threshold is not None:
             check_interval(0, 1, threshold=self.threshold)
@@ -58,6 +60,11 @@ class SamplerOptions:
             raise ValueError(f"generator is {describe(self.generator)}: wanted torch.Generator().manual_seed(0)")
         if self.generator is None:
             object.__setattr__(self, "generator", torch.default_generator)
+
+    def times(self, first: float) -> list[float]:
+        """Evenly spaced times from `first` down, to the first one that is at most last_time, or to the smallest."""
+        times = torch.linspace(first, 0, self.steps + 1, dtype=torch.float64)[:-1].tolist()
+        return [t for i, t in enumerate(times) if not i or times[i - 1] > self.last_time]
 
     @classmethod
     def parse(cls, function: str, options: dict[str, Any]) -> SamplerOptions:

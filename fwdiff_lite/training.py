@@ -71,6 +71,7 @@ def fit(
     steps: int | None = None,
     seconds: float | None = None,
     learning_rate: float = 1e-3,
+    muon_learning_rate: float | None = None,
     weight_decay: float = 0.0,
     warmup: int = 100,
     clip: float = 1.0,
@@ -87,13 +88,15 @@ def fit(
     progress: bool = True,
     accelerator: Accelerator | None = None,
 ) -> TrainingLog:
-    """Trains model.denoiser with AdamW; at the end it holds the exponential moving average (EMA) of its weights.
+    """Trains model.denoiser with AdamW and Muon; it ends with the exponential moving average (EMA) of its weights.
 
     batches: a function batch(generator), see protocols.BatchFunction, or an iterable of batches, such as a DataLoader,
         which is iterated over again and again. On several processes, each of them gets the same whole batches, and
         trains on its rows: give the DataLoader no DistributedSampler
     steps, seconds: the budget, whichever ends first; the learning rate rises over `warmup` steps and falls to zero
         along a half cosine over the budget. The first step of every call compiles, and its seconds do not count
+    muon_learning_rate: trains the hidden matrices (muon.hidden_matrices) with Muon at this rate, and the other weights
+        with AdamW at `learning_rate`; None: AdamW trains all weights
     clip: the largest norm of the gradient; larger gradients are scaled down
     ema: the decay of the EMA, smaller at the start (at step n at most (1 + n) / (10 + n))
     seed: of the generator of batches, times and noise, and of the order of a DataLoader without its own generator
@@ -122,7 +125,7 @@ def fit(
     eval mode, on the device where it was. Warns if the targets have a standard deviation outside .25 to 4.
     """
     budget = _Budget(steps, seconds)
-    optimization = Optimization(learning_rate, weight_decay, warmup, clip, ema, seed)
+    optimization = Optimization(learning_rate, weight_decay, warmup, clip, ema, seed, muon_learning_rate)
     checkpointing = Checkpointing(checkpoint, checkpoint_every, checkpoint_minutes, resume)
     validation = Validation(validate, validate_every)
     batch = to_batch_function(batches, seed)
@@ -185,7 +188,9 @@ class _Training:
         if self.checkpointing.path is not None:
             self._resume()
         self.bf16, self.first_step = bf16, self.log.steps
-        self.loss = self.accelerator.prepare(self.model)
+        # without a wrapper around the model, one process and several have the same compiled graph
+        self.loss = self.accelerator.prepare_model(self.model, evaluation_mode=True)
+        self.sync.copy_from_main_process([*self.state.weights, *self.state.ema])
         if compile:
             self.loss = compile_model(self.loss)
 
@@ -261,11 +266,13 @@ class _Training:
             losses = self.loss(batch.pop("context"), batch.pop("target"), *random_numbers, **batch)
         if self.log.steps == self.first_step:
             check_losses(losses)
-        state.optimizer.zero_grad()
+        state.zero_grad()
         # The factor is 1, or NaN if the loss is not finite: then every gradient is NaN, on every process.
         self.accelerator.backward(losses["loss"] * (1 + 0 * losses["loss"].detach()))
         if self.accelerator.num_processes > 1:
             check_gradients(state.denoiser)
+            self.sync.average([w.grad for w in state.weights if w.requires_grad])
+            self.sync.copy_from_main_process(list(state.denoiser.buffers()))
         return losses, nn.utils.clip_grad_norm_(state.weights, state.optimization.clip)
 
     def _draw(self) -> tuple[dict, list[Tensor]]:
@@ -375,7 +382,7 @@ class _RecentSteps:
 
 
 class _ProcessSync:
-    """Numbers that all processes must agree on: the seconds of training, an interrupt, and the steps of a checkpoint.
+    """What all processes must agree on: gradients, seconds of training, an interrupt, and the steps of a checkpoint.
 
     Every process reads the main process's clock, and learns of an interrupt of any other. Otherwise they would end at
     different steps, and compute different learning rates. This call's first step, which compiles, does not count.
@@ -394,6 +401,19 @@ class _ProcessSync:
         if self.group is not None:
             torch.distributed.all_reduce(extremes, torch.distributed.ReduceOp.MAX, group=self.group)
         return not extremes.sum()
+
+    def average(self, gradients: list[Tensor]) -> None:
+        """Replaces gradients by their means over all processes, with one message for all of them."""
+        flat = torch.cat([x.flatten() for x in gradients])
+        torch.distributed.all_reduce(flat)
+        means = (flat / torch.distributed.get_world_size()).split([x.numel() for x in gradients])
+        torch._foreach_copy_(gradients, [mean.view_as(x) for mean, x in zip(means, gradients, strict=True)])
+
+    @torch.no_grad()
+    def copy_from_main_process(self, tensors: list[Tensor]) -> None:
+        """Replaces tensors by those of the main process."""
+        for x in tensors if self.group is not None else ():
+            torch.distributed.broadcast(x, 0)
 
     def read(self, interrupted: bool = False) -> tuple[float, bool]:
         """The seconds until now, and whether a process was interrupted; all processes must call it equally often."""

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from fwdiff_lite.checks import check_count, check_interval
 from fwdiff_lite.interrupts import deferred_interrupt
+from fwdiff_lite.muon import Muon, hidden_matrices
 from fwdiff_lite.storage.files import write_tensors
 
 
@@ -37,7 +38,7 @@ class TrainingLog:
 
 @dataclass(frozen=True)
 class Optimization:
-    """The options of AdamW, of its learning rate and of the EMA of the weights; see `fit`."""
+    """The options of AdamW and Muon, of their learning rates and of the EMA of the weights; see `fit`."""
 
     learning_rate: float
     weight_decay: float
@@ -45,19 +46,22 @@ class Optimization:
     clip: float
     ema: float
     seed: int
+    muon_learning_rate: float | None = None
 
     def __post_init__(self):
         clip_fits = isinstance(self.clip, int | float) and self.clip > 0  # math.inf is allowed
         check_option("learning_rate", self.learning_rate, is_finite(self.learning_rate, above=0), "above 0")
+        muon_fits = self.muon_learning_rate is None or is_finite(self.muon_learning_rate, above=0)
+        check_option("muon_learning_rate", self.muon_learning_rate, muon_fits, "above 0, or None")
         check_option("weight_decay", self.weight_decay, is_finite(self.weight_decay, least=0), "0 or more")
         check_count(0, warmup=self.warmup)
         check_option("clip", self.clip, clip_fits, "above 0; math.inf clips nothing")
         check_option("ema", self.ema, is_finite(self.ema, least=0) and self.ema < 1, "from 0 to below 1")
         check_count(-(2**63), seed=self.seed)
 
-    def learning_rate_at(self, step: int, fraction: float) -> float:
-        """A rise over the warm-up, times a half cosine to 0 over the budget, of which that fraction is spent."""
-        largest = self.learning_rate * min(1, (step + 1) / max(self.warmup, 1))
+    def learning_rate_at(self, step: int, fraction: float, peak: float) -> float:
+        """A rise to the peak over the warm-up, times a half cosine to 0; a fraction of the budget is spent."""
+        largest = peak * min(1, (step + 1) / max(self.warmup, 1))
         return largest * 0.5 * (1 + math.cos(math.pi * fraction))
 
     def ema_decay_at(self, step: int) -> float:
@@ -66,8 +70,9 @@ class Optimization:
 
 
 class TrainingState:
-    """Everything that a checkpoint holds: weights, buffers, EMA of the weights, optimiser, random numbers and log.
+    """Everything that a checkpoint holds: weights, buffers, EMA of the weights, optimisers, random numbers and log.
 
+    optimizers: AdamW; with a muon_learning_rate also Muon, which has the hidden matrices
     settings: what a resumed training must have in common with this one
     position: of an iterable of batches: the epoch, and how many of its batches were given
     buffers, random_state, position: as they were after the last step that was finite; a step that is cut off has no
@@ -78,9 +83,7 @@ class TrainingState:
         self.denoiser, self.optimization = denoiser, optimization
         self.weights = [w for w in denoiser.parameters() if w.is_floating_point()]
         self.buffers = [b.clone() for b in denoiser.buffers()]
-        fused = self.weights[0].device.type == "cuda"
-        rates = {"lr": optimization.learning_rate, "weight_decay": optimization.weight_decay}
-        self.optimizer = torch.optim.AdamW(self.weights, betas=(0.9, 0.99), fused=fused, **rates)
+        self.optimizers = self._make_optimizers()
         self.ema = [w.detach().clone() for w in self.weights]
         self.generator = torch.Generator().manual_seed(optimization.seed)
         self.log = TrainingLog()
@@ -89,23 +92,35 @@ class TrainingState:
         self.position = (0, 0)
         self.random_state = self._random_state()
 
+    def _make_optimizers(self) -> list[torch.optim.Optimizer]:
+        """AdamW of all weights, or of those that are no hidden matrices; then Muon of these."""
+        options, fused = self.optimization, self.weights[0].device.type == "cuda"
+        muon = options.muon_learning_rate
+        matrices = [] if muon is None else hidden_matrices(self.denoiser)
+        others = [w for w in self.weights if not any(w is matrix for matrix in matrices)]
+        rates = {"lr": options.learning_rate, "weight_decay": options.weight_decay}
+        optimizers = [torch.optim.AdamW(others, betas=(0.9, 0.99), fused=fused, **rates)] if others else []
+        return optimizers + ([Muon(matrices, muon, weight_decay=options.weight_decay)] if matrices else [])
+
     def set_learning_rate(self, fraction: float) -> None:
-        """The learning rate of the next step, where that fraction of the budget is spent."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.optimization.learning_rate_at(self.log.steps, fraction)
+        """The learning rates of the next step, where that fraction of the budget is spent."""
+        for optimizer in self.optimizers:
+            peak = optimizer.defaults["lr"]
+            for group in optimizer.param_groups:
+                group["lr"] = self.optimization.learning_rate_at(self.log.steps, fraction, peak)
 
     def update(self, norm: Tensor, position: tuple[int, int]) -> bool:
-        """One step of optimiser, EMA and count. Returns False if it is known that the gradient was not finite.
+        """One step of optimisers, EMA and count. Returns False if it is known that the gradient was not finite.
 
         norm: the norm of the gradient; if it is not finite, the weights stay as they are. A GPU would have to be waited
             for to know that, so a fused optimiser looks at the norm on the device, as it does for torch's GradScaler
         """
-        fused = self.optimizer.defaults["fused"]
-        if fused:
-            self.optimizer.found_inf = (~norm.isfinite()).float()
+        fused = self.optimizers[0].defaults["fused"]
         updated = fused or bool(norm.isfinite())
-        if updated:
-            self.optimizer.step()
+        for optimizer in self.optimizers if updated else ():
+            if fused:
+                optimizer.found_inf = (~norm.isfinite()).float()
+            optimizer.step()
         decay = self.optimization.ema_decay_at(self.log.steps)
         torch._foreach_lerp_(self.ema, [w.detach() for w in self.weights], 1 - decay)
         self.log.steps += 1
@@ -119,7 +134,12 @@ class TrainingState:
         """Copies the EMA into the weights, and the buffers of the last finite step into the denoiser."""
         _copy(self.ema, self.weights)
         _copy(self.buffers, list(self.denoiser.buffers()))
-        self.optimizer.zero_grad()
+        self.zero_grad()
+
+    def zero_grad(self) -> None:
+        """Frees all gradients."""
+        for optimizer in self.optimizers:
+            optimizer.zero_grad()
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -141,11 +161,11 @@ class TrainingState:
         tensors = {f"weights.{i}": w.detach() for i, w in enumerate(self.weights)}
         tensors |= {f"buffers.{i}": b for i, b in enumerate(self.buffers)}
         tensors |= {f"average.{i}": x for i, x in enumerate(self.ema)}  # the key of the EMA in files
-        for i, w in enumerate(self.weights):
-            if w.requires_grad:
+        for optimizer in self.optimizers:
+            for i, w in self._trained_weights(optimizer).values():
                 zeros = torch.zeros_like(w, requires_grad=False)
-                moments = {"step": torch.zeros(()), "exp_avg": zeros, "exp_avg_sq": zeros}
-                moments |= self.optimizer.state.get(w, {})
+                moments = {name: torch.zeros(()) if name == "step" else zeros for name in _moment_names(optimizer)}
+                moments |= optimizer.state.get(w, {})
                 tensors |= {f"optimizer.{i}.{name}": x for name, x in moments.items()}
         return tensors | self.random_state
 
@@ -164,13 +184,12 @@ class TrainingState:
         with torch.no_grad():
             for group, present in names.items():
                 _copy([tensors[f"{group}.{i}"] for i in range(len(present))], present)
-        moments = {
-            i: {name: tensors[f"optimizer.{i}.{name}"] for name in ("step", "exp_avg", "exp_avg_sq")}
-            for i, w in enumerate(self.weights)
-            if w.requires_grad
-        }
-        groups_of_parameters = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": moments, "param_groups": groups_of_parameters})
+        for optimizer in self.optimizers:
+            moments = {
+                position: {name: tensors[f"optimizer.{i}.{name}"] for name in _moment_names(optimizer)}
+                for position, (i, _) in self._trained_weights(optimizer).items()
+            }
+            optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
         self.generator.set_state(tensors["random.batch"])
         torch.set_rng_state(tensors["random.torch"])
         if "random.cuda" in tensors and torch.cuda.is_available():
@@ -179,10 +198,21 @@ class TrainingState:
         self.buffers = [b.clone() for b in self.denoiser.buffers()]
         return settings
 
+    def _trained_weights(self, optimizer: torch.optim.Optimizer) -> dict[int, tuple[int, Tensor]]:
+        """The weights of an optimiser that require a gradient, with their indices, by their positions there."""
+        indices = {id(w): i for i, w in enumerate(self.weights)}
+        (group,) = optimizer.param_groups
+        return {k: (indices[id(w)], w) for k, w in enumerate(group["params"]) if w.requires_grad}
+
     def _random_state(self) -> dict[str, Tensor]:
         """The state of all random numbers that the next step may draw."""
         state = {"random.batch": self.generator.get_state(), "random.torch": torch.get_rng_state()}
         return state | ({"random.cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})
+
+
+def _moment_names(optimizer: torch.optim.Optimizer) -> tuple[str, ...]:
+    """The tensors that an optimiser keeps for each weight."""
+    return ("momentum_buffer",) if isinstance(optimizer, Muon) else ("step", "exp_avg", "exp_avg_sq")
 
 
 @dataclass(frozen=True)

@@ -363,6 +363,18 @@ def test_unknown_options_are_named_with_the_function_that_was_called():
     assert SamplerOptions().generator is torch.default_generator
 
 
+def test_sampling_ends_at_the_first_time_that_is_at_most_the_last_time():
+    model, context, target = problem()
+    options = {"steps": 8, "eta": 1.0}
+    whole = list(model.trajectory(context, target.params, generator=seeded(), **options))
+    for last_time, steps in ((0.0, 8), (whole[5].t, 6), (whole[5].t - 1e-6, 7), (1.0, 1)):
+        step = model.sample(context, target.params, generator=seeded(), last_time=last_time, **options)
+        assert step.t == whole[steps - 1].t
+        torch.testing.assert_close(step.signal, whole[steps - 1].signal)
+    with pytest.raises(ValueError, match="got last_time = 2, wanted a number from 0 to 1"):
+        model.sample(context, target.params, last_time=2)
+
+
 def test_a_denoiser_shares_the_models_schedule():
     denoiser, schedule = GaussianDenoiser(), ShiftedCosineSchedule(0.5)
     assert ForwardDiffusion(denoiser, project).schedule is denoiser.schedule

@@ -150,6 +150,7 @@ def test_two_processes_give_the_loss_curve_of_one(tmp_path, uninterrupted):
 def test_two_processes_that_draw_their_own_rows_give_the_curve_of_one_and_one_goes_on_with_it(tmp_path):
     """20 steps on two processes, then 2 on one, against 22 on one."""
     options = {"steps": 22, "warmup": 5, "seed": 3, "checkpoint_every": 20, "progress": False}
+    options["muon_learning_rate"] = 1e-3
     checkpoint = str(tmp_path / "state")
     one = fit(*scenes(), **options)
     run_on_two_processes(tmp_path / "two", problem="scenes", checkpoint=checkpoint, interrupt=[1, 20], **options)
@@ -229,7 +230,7 @@ def interrupt(w):
     raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("fused, muon", [(False, None), (True, None), (True, 0.02)])
 @pytest.mark.parametrize(
     "term, message",
     [
@@ -239,12 +240,13 @@ def interrupt(w):
     ],
     ids=["loss", "constant", "gradient"],
 )
-def test_a_step_that_is_not_finite_does_not_reach_the_weights(term, message, fused, monkeypatch):
+def test_a_step_that_is_not_finite_does_not_reach_the_weights(term, message, fused, muon, monkeypatch):
     """A fused optimizer looks at the gradient on the device, as on a GPU, and the error comes a few steps later."""
     if fused:
         adam = torch.optim.AdamW
         monkeypatch.setattr(torch.optim, "AdamW", lambda *args, **options: adam(*args, **options | {"fused": True}))
-    options = {"steps": 5 if fused else 50, "warmup": 1, "ema": 0.0, "progress": False}  # no average: the raw weights
+    options = {"steps": 5 if fused else 50, "warmup": 1, "muon_learning_rate": muon, "progress": False}
+    options["ema"] = 0.0  # no average: the raw weights
     model, batch = model_and_batch()
     with pytest.raises(ValueError, match=message):
         fit(Spoilt(model, 4, term), batch, **options)

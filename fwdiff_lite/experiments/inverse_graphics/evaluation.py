@@ -35,6 +35,7 @@ from fwdiff_lite.experiments.inverse_graphics.variants import (
     BASELINE,
     FULL_MODEL,
     PRETRAINED,
+    SUPERSAMPLED_VARIANTS,
     VARIANTS,
     compile_networks,
 )
@@ -408,7 +409,7 @@ EXPERIMENT = Experiment(
     name="inverse_graphics",
     results_name="06_inverse_graphics",
     weights_name_template="{results_name}_{variant}",
-    variants=VARIANTS | {"around": replace(VARIANTS["around"], parent=PRETRAINED)},
+    variants=VARIANTS | {"around": replace(VARIANTS["around"], parent=PRETRAINED)} | SUPERSAMPLED_VARIANTS,
     evaluations={
         f"{variant}_eta_{eta}": Evaluation(partial(evaluate_sampler, variant, eta), variant, (BASELINE,))
         for variant, etas in ETAS.items()

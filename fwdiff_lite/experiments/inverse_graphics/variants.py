@@ -8,7 +8,7 @@ plane, and coordinates are contracted.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -31,6 +31,7 @@ SAMPLES_PER_RAY, NUM_FREQS = 32, 6  # of the volume renderer; of the positional 
 PIXELS = 320  # rays of each target and novel image in the loss
 BATCH_SIZE = 128  # scenes a step: with 64, an H100 waits for Python a quarter of the time
 LEARNING_RATE = 5e-4
+CHECKPOINTS = {"checkpoint_every": 1000, "checkpoint_minutes": 5}  # the GPUs wait for a second each time
 FULL_MODEL, BASELINE = "unet", "deterministic"  # the variants that others are compared with
 PRETRAINED = "06_inverse_graphics_unet"  # the checkpoint of the full model
 ENCODER_OPTIONS = {
@@ -81,6 +82,7 @@ def build_model(
     width: int = 64,
     near_far: Sequence[float] | None = None,
     supersample_observations: bool = False,
+    denoiser_options: Mapping[str, Any] | None = None,
     **options,
 ) -> ForwardDiffusion:
     """The model with these settings and initial weights.
@@ -89,6 +91,7 @@ def build_model(
     near_far: None for tabletop scenes. For unbounded scenes: the near and far plane; the first context camera is the
         origin of the world.
     supersample_observations: whether a pixel is the mean of its rays in training and sampling, too (VolumeRenderer)
+    denoiser_options: further arguments of the denoiser, such as map_upsampling
     options: arguments of the encoder, which replace those of ENCODER_OPTIONS
     ValueError unless 0 < near < far.
     """
@@ -118,6 +121,7 @@ def build_model(
         num_freqs=NUM_FREQS,
         encoder_options=options,
         conditioning=settings.conditioning,
+        **(denoiser_options or {}),
     )
     forward_model = identity_forward if settings.denoiser_class is ViewDenoiser else renderer
     # shifted with the resolution: after downsampling to SIDE pixels, the signal-to-noise ratio is always the same
@@ -131,14 +135,26 @@ def compile_networks(model: ForwardDiffusion) -> None:
     model.denoiser.field.compile(dynamic=False)
 
 
-def make_variant(settings: Settings, seed: int = 0, parent: str | None = None, **model_options) -> Variant:
-    """The variant with these settings, trained on tabletop scenes; model_options: of `build_model`."""
+def make_variant(
+    settings: Settings,
+    seed: int = 0,
+    parent: str | None = None,
+    fit_options: Mapping[str, Any] | None = None,
+    **model_options,
+) -> Variant:
+    """The variant with these settings, trained on tabletop scenes.
+
+    fit_options: arguments of `fit` that differ from those of the full model
+    model_options: of `build_model`
+    Both are recorded.
+    """
+    fit_options = dict(fit_options or {})
     return Variant(
         build=partial(build_model, settings, **model_options),
         batches=partial(tabletop_batches, settings),
         batch_size=BATCH_SIZE,
-        fit_options={"learning_rate": LEARNING_RATE, "checkpoint_every": 200},
-        options=settings.as_json(),
+        fit_options={"learning_rate": LEARNING_RATE} | CHECKPOINTS | fit_options,
+        options=settings.as_json() | model_options | fit_options,
         seed=seed,
         parent=parent,
     )
@@ -173,6 +189,18 @@ SETTINGS = {
     "unconditional": Settings(conditioning=(), context_dropout=1.0),
 }
 VARIANTS = {name: make_variant(settings, seed=int(name == "reseeded")) for name, settings in SETTINGS.items()}
+# a pixel is the mean of 2 x 2 rays everywhere, so a quarter of the pixels has as many rays
+SUPERSAMPLED_SETTINGS = Settings(pixels=PIXELS // 4)
+SUPERSAMPLED_OPTIONS = {
+    "supersample_observations": True,
+    "fit_options": {"learning_rate": 8e-4, "muon_learning_rate": 2e-3, "warmup": 300},
+}
+SUPERSAMPLED_VARIANTS = {
+    "supersampled": make_variant(SUPERSAMPLED_SETTINGS, **SUPERSAMPLED_OPTIONS),
+    "supersampled_maps": make_variant(
+        SUPERSAMPLED_SETTINGS, denoiser_options={"map_upsampling": 2}, **SUPERSAMPLED_OPTIONS
+    ),
+}
 
 
 def make_clip_variant(

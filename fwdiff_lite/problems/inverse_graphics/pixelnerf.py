@@ -169,6 +169,8 @@ class FieldNetwork(nn.Module):
         radius), and the network predicts density per unit of contracted length
     """
 
+    outer_layers = ("camera_proj", "world_proj", "head")  # see muon.hidden_matrices
+
     def __init__(self, width: int, num_features: int, num_freqs: int = 4, contraction_radius: float = 0.0):
         super().__init__()
         self.num_freqs, self.contraction_radius = num_freqs, contraction_radius
@@ -242,6 +244,8 @@ class SceneDenoiser(nn.Module):
     num_freqs: frequencies of the field's positional encoding of coordinates
     render_downsample: divides height and width of the deterministic render
     encoder_options: keyword arguments of the encoder beside its input and output channels
+    map_upsampling: feature maps have so many times the images' pixels along each side. With the supersampling of a
+        renderer, each ray of a pixel has features of its own (Shi et al. 2016)
     conditioning: which of COND_CHANNELS are inputs of the target's encoder. The others are zero; if there are none, the
         context is not rendered at all
     """
@@ -256,6 +260,7 @@ class SceneDenoiser(nn.Module):
         render_downsample: int = 2,
         encoder_options: dict | None = None,
         conditioning: tuple[str, ...] = COND_CHANNELS,
+        map_upsampling: int = 1,
     ):
         super().__init__()
         if encoder not in BACKBONES:
@@ -265,7 +270,8 @@ class SceneDenoiser(nn.Module):
         self.renderer, self.render_downsample = renderer, render_downsample
         self.num_features, self.conditioning = num_features, conditioning
         in_channels = 3 + (3 + 2 + num_features) + 6 + 1  # images, rendered_cond, ray_embedding, is_target
-        self.encoder = BACKBONES[encoder](in_channels, width, **(encoder_options or {}))
+        self.upsample = nn.PixelShuffle(map_upsampling) if map_upsampling > 1 else nn.Identity()
+        self.encoder = BACKBONES[encoder](in_channels, width * map_upsampling**2, **(encoder_options or {}))
         # applied to each pixel of the map, not to each point: it is linear, so it commutes with bilinear sampling
         self.project = nn.Conv2d(width, width, 1)
         self.field = FieldNetwork(width, num_features, num_freqs, contraction_radius=renderer.near)
@@ -315,7 +321,7 @@ class SceneDenoiser(nn.Module):
 
     def encode_targets(
         self, condition: Condition, noisy_target: Float[Tensor, "b m 3 h w"], t: Float[Tensor, "b"]
-    ) -> Float[Tensor, "b m f h w"]:
+    ) -> Float[Tensor, "b m f h2 w2"]:
         """Feature maps of the noisy target, enc(O_trgt_t, O_det; t)."""
         return self.encode(noisy_target, condition.cameras, condition.rendered_cond, t, is_target=True)
 
@@ -326,8 +332,8 @@ class SceneDenoiser(nn.Module):
         rendered_cond: Float[Tensor, "b v c h w"],
         t: Float[Tensor, "b"],
         is_target: bool,
-    ) -> Float[Tensor, "b v f h w"]:
-        """enc(O, phi; t): feature maps at the width of the field's network.
+    ) -> Float[Tensor, "b v f h2 w2"]:
+        """enc(O, phi; t): feature maps at the width of the field's network, with map_upsampling times the pixels.
 
         rendered_cond: as in Condition; zeros for context images
         is_target: a further input of the encoder, which distinguishes targets from context images
@@ -340,7 +346,7 @@ class SceneDenoiser(nn.Module):
         is_target_channel = images.new_full((b, v, 1, h, w), float(is_target))
         ray_embedding = plucker_coordinates(cameras, h, w, self.renderer.near or 1.0).to(images)
         inputs = torch.cat([images, rendered_cond, ray_embedding, is_target_channel], 2).flatten(0, 1)
-        feature_maps = self.project(self.encoder(inputs, t.repeat_interleave(v)))
+        feature_maps = self.project(self.upsample(self.encoder(inputs, t.repeat_interleave(v))))
         # in the cameras' precision, even where networks run in a lower one: interpolation needs maps and positions of
         # one type, and half precision would move a position by a fifth of a pixel
         return feature_maps.to(cameras).unflatten(0, (b, v))

@@ -79,6 +79,19 @@ def test_the_reseeded_variant_is_the_full_model_with_another_seed(tmp_path):
     assert [record["seed"] for record in records] == [0, 1] and records[0]["curve"] != records[1]["curve"]
 
 
+def test_supersampled_variants_have_as_many_rays_and_record_their_recipe():
+    for name, variant in variants.SUPERSAMPLED_VARIANTS.items():
+        with torch.device("meta"):
+            model = variant.build_model()
+        renderer, settings = model.denoiser.renderer, variants.SUPERSAMPLED_SETTINGS
+        assert renderer.supersample_observations
+        assert settings.pixels * renderer.supersampling**2 == variants.SETTINGS["unet"].pixels
+        recipe = {"learning_rate": 8e-4, "muon_learning_rate": 2e-3, "warmup": 300, "supersample_observations": True}
+        assert recipe.items() <= variant.options.items(), name
+        assert sum(w.numel() for w in model.parameters()) < FILE_MB * 1e6 / 2
+    assert "learning_rate" not in variants.VARIANTS["unet"].options, "recorded options stay as they are"
+
+
 def test_planes_are_ordered():
     with pytest.raises(ValueError, match="near and far are 2 and 1: wanted 0 < near < far"):
         small_variant("unet", near_far=(2.0, 1.0)).build_model()

@@ -10,8 +10,8 @@ from torch import nn
 
 from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
 from fwdiff_lite.observations import Observations
-from fwdiff_lite.problems.inverse_graphics.cameras import look_at, orbit
-from fwdiff_lite.problems.inverse_graphics.pixelnerf import SceneDenoiser
+from fwdiff_lite.problems.inverse_graphics.cameras import look_at, orbit, perspective_divide, project_homogeneous
+from fwdiff_lite.problems.inverse_graphics.pixelnerf import RadianceField, SceneDenoiser, bilinear_sample_uv
 from fwdiff_lite.problems.inverse_graphics.volume import VolumeRenderer
 
 
@@ -53,6 +53,31 @@ def test_the_rendered_conditioning_is_normalised():
     assert coarse[:, :, 3].abs().max() < 1 < distance.min(), "the control: distance before normalisation"
     torch.testing.assert_close(coarse[:, :, 4], render.opacity.unflatten(-1, (4, 4)))
     torch.testing.assert_close(coarse[:, :, 5:].flatten(3).mT, render.rgb_features[..., 3:])
+
+
+def test_with_finer_maps_each_ray_of_a_pixel_has_features_of_its_own():
+    """The colour that a target's map holds at a ray is the colour that the ray gets; the pixel is the mean."""
+
+    class Colours(nn.Module):
+        """A dense field whose colour is the first three features."""
+
+        def forward(self, points, feature_maps, cameras, mask):
+            uv, _ = perspective_divide(project_homogeneous(cameras, points[:, None]))
+            features = bilinear_sample_uv(feature_maps.flatten(0, 1), uv.flatten(0, 1))
+            return points.new_full(points.shape[:2], 1e4), features[..., :3]
+
+    renderer = replace(small_denoiser().renderer, supersampling=2, supersample_observations=True)
+    for upsampling in (1, 2):
+        denoiser = SceneDenoiser(
+            renderer, "unet", 16, num_features=4, encoder_options=ENCODER_OPTIONS["unet"], map_upsampling=upsampling
+        )
+        images = noise_images(1, 1)
+        assert denoiser.encode_context(images).feature_maps.shape == (1, 1, 16, 8 * upsampling, 8 * upsampling)
+        maps = torch.rand(1, 1, 3, 8 * upsampling, 8 * upsampling, generator=generator())
+        scene = RadianceField(Colours(), renderer, maps, images.params, images.mask, False)
+        pixels = nn.functional.avg_pool2d(maps[:, 0], upsampling)[:, None]
+        error = (renderer(scene, images.params) - pixels)[..., 2:-2, 2:-2].abs().max()  # the corners miss the box
+        assert error < 1e-4 if upsampling == 2 else error > 0.05, "the control: a coarse map is filtered"
 
 
 def test_channels_that_are_no_conditioning_are_zero():
