@@ -25,15 +25,15 @@ def update(gradient, steps=1, **options):
 @pytest.mark.parametrize("shape", [(32, 32), (16, 48), (48, 16)])
 def test_the_update_of_a_matrix_is_near_orthogonal_with_the_stated_rms(shape):
     gradient = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    found = update(gradient)
-    singular_values = torch.linalg.svdvals(found) / (UPDATE_RMS * max(shape) ** 0.5)
+    step = update(gradient)
+    singular_values = torch.linalg.svdvals(step) / (UPDATE_RMS * max(shape) ** 0.5)
     assert 0.6 < singular_values.min() and singular_values.max() < 1.25
     gradient_values = torch.linalg.svdvals(gradient / gradient.norm()) * min(shape) ** 0.5
     assert gradient_values.min() < 0.6, "the control: the gradient itself is not orthogonal"
     u, _, v = torch.linalg.svd(gradient, full_matrices=False)
-    cosine = nn.functional.cosine_similarity((u @ v).flatten(), found.flatten(), 0)
+    cosine = nn.functional.cosine_similarity((u @ v).flatten(), step.flatten(), 0)
     assert cosine > 0.97, "and it has the gradient's singular vectors"
-    assert found.square().mean().sqrt() == pytest.approx(UPDATE_RMS, rel=0.2)
+    assert step.square().mean().sqrt() == pytest.approx(UPDATE_RMS, rel=0.2)
 
 
 def test_neither_the_gradients_scale_nor_a_transpose_changes_the_update():
@@ -105,9 +105,9 @@ def test_first_and_last_layers_norms_biases_embeddings_and_thin_matrices_are_no_
 
 def test_a_network_names_its_outer_layers():
     unet = UNet(16, 16, (16, 16), 1, 1)
-    found = names_of_hidden_matrices(nn.Sequential(unet))
-    assert not {name for name in found if "conv_in" in name or "conv_out" in name}
-    assert {"0.time.0.weight", "0.down.0.0.conv2.weight", "0.upsample.0.weight"} <= found
+    hidden = names_of_hidden_matrices(nn.Sequential(unet))
+    assert not {name for name in hidden if "conv_in" in name or "conv_out" in name}
+    assert {"0.time.0.weight", "0.down.0.0.conv2.weight", "0.upsample.0.weight"} <= hidden
     with torch.device("meta"):
         denoiser = build_model(SETTINGS["unet"]).denoiser
     large = {name for name, w in denoiser.named_parameters() if w.ndim > 1}

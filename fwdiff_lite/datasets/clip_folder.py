@@ -15,17 +15,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from tqdm.auto import tqdm
+
+from fwdiff_lite.checks import abbreviate
 from fwdiff_lite.datasets import co3d, colmap, pixelsplat, realestate10k, transforms_json
 from fwdiff_lite.datasets.co3d import ALL_FRAMES, Selection
 from fwdiff_lite.datasets.images import list_folder
 from fwdiff_lite.datasets.pose_check import FrameMatches, match_frames, reject_mismatched
-from fwdiff_lite.datasets.posed_clips import Clip, check_on_error, raise_or_warn, read_each
+from fwdiff_lite.datasets.posed_clips import (
+    MAX_FOCAL_RATIO,
+    Clip,
+    check_on_error,
+    focal_ratios,
+    no_data_text,
+    other_shapes,
+    raise_or_warn,
+    read_each,
+)
 from fwdiff_lite.datasets.view_sampler import FRAME_GAP, check_frame_gap, context_target_pairs
 
 Clips = tuple[list[Clip], list[str]]  # clips, and warnings
+# Where COLMAP's reconstructions lie that are not read: other models than the first, and those of distorted images
+COLMAP_PATTERNS = ("sparse/*/cameras.*", "*/sparse/cameras.*", "*/sparse/*/cameras.*")
 
 
 class ClipFormat(NamedTuple):
@@ -33,12 +48,14 @@ class ClipFormat(NamedTuple):
 
     name: for the command line; title: for people
     matches: whether a folder has the format; read: reads the clips of a folder, given what to do with invalid data
+    unit_matches: whether a folder is one unit of the format, such as a capture; None: a unit is no folder
     """
 
     name: str
     title: str
     matches: Callable[[Path], bool]
     read: Callable[[Path, str], Clips]
+    unit_matches: Callable[[Path], bool] | None = None
 
 
 def subfolders_with(matches: Callable[[Path], bool], folder: Path) -> list[Path]:
@@ -71,12 +88,19 @@ def capture_format(name: str, title: str, matches: Callable[[Path], bool], read:
         title,
         lambda folder: bool(subfolders_with(matches, folder)),
         lambda folder, on_error: read_captures(matches, read, folder, on_error),
+        matches,
     )
 
 
 FORMATS = (
     ClipFormat("pixelsplat", "chunks of pixelSplat", pixelsplat.is_chunk_folder, pixelsplat.read_chunks),
-    ClipFormat("co3d", "CO3D", lambda folder: bool(subfolders_with(co3d.is_category, folder)), read_categories),
+    ClipFormat(
+        "co3d",
+        "CO3D",
+        lambda folder: bool(subfolders_with(co3d.is_category, folder)),
+        read_categories,
+        co3d.is_category,
+    ),
     capture_format(
         "transforms",
         "transforms.json of nerfstudio or instant-ngp",
@@ -96,10 +120,49 @@ def detect_format(folder: Path | str) -> ClipFormat:
     for clip_format in FORMATS:
         if clip_format.matches(folder):
             return clip_format
-    raise ValueError(
-        f"{folder} holds no posed clips: wanted {', '.join(f.title for f in FORMATS[:-1])}, or CLIP.txt and "
-        "CLIP/TIMESTAMP.png as in RealEstate10K"
-    )
+    raise ValueError(f"{folder} holds no posed clips: {near_miss_text(folder) or WANTED_TEXT}")
+
+
+WANTED_TEXT = (
+    f"wanted {', '.join(f.title for f in FORMATS[:-1])}, or CLIP.txt and CLIP/TIMESTAMP.png as in RealEstate10K"
+)
+
+
+def near_miss_text(folder: Path) -> str:
+    """A way forward for a folder of no format that holds posed clips elsewhere; an empty text if there is none."""
+    subfolders = [path for path in list_folder(folder) if path.is_dir()]
+    if others := sorted(file.name for file in folder.glob("transforms*.json")):
+        return f"it has {abbreviate(others)}: name the one that is to be read transforms.json"
+    for pattern in COLMAP_PATTERNS:
+        if cameras := sorted(folder.glob(pattern)):
+            place = cameras[0].parent.relative_to(folder)
+            return f"it has a reconstruction of COLMAP in {place}: wanted it in sparse/0, so move it or copy it there"
+    for path in subfolders:
+        if other := next((f for f in FORMATS if f.matches(path)), None):
+            return f"its folder {path.name} is {other.title}: give that folder"
+    return ""
+
+
+def left_out_text(folder: Path, clip_format: ClipFormat) -> str:
+    """A text that names what a folder of a format holds beside it; empty if there is nothing.
+
+    A capture of nerfstudio often has the reconstruction that it was made of beside it, so this is no second format.
+    """
+    texts = [
+        f"{other.title}, in the folder itself"
+        for other in FORMATS
+        if other is not clip_format
+        and {other.name, clip_format.name} != {"transforms", "colmap"}
+        and (other.unit_matches or other.matches)(folder)
+    ]
+    if clip_format.unit_matches and not clip_format.unit_matches(folder):
+        for path in list_folder(folder):
+            if path.is_dir() and not clip_format.unit_matches(path):
+                other = next((f.title for f in FORMATS if f.matches(path)), f"no {clip_format.title}")
+                texts.append(f"{path.name}, which is {other}")
+    if not texts:
+        return ""
+    return f"{folder} is read as {clip_format.title}, without {abbreviate(texts)}"
 
 
 def read_folder(
@@ -157,18 +220,20 @@ def read_all_clips(
 
 def no_clip_text(folder: Path | str, warnings: list[str]) -> str:
     """An error message for a folder all of whose clips were skipped."""
-    return f"{folder} has no usable clip; the first problem: {warnings[0]}"
+    return no_data_text(folder, "usable clip", warnings, "it holds none")
 
 
 def read_unchecked(folder: Path | str, on_error: str = "raise", selection: Selection = ALL_FRAMES) -> Clips:
     """Reads the cameras of all clips of a folder, without decoding an image. ValueError as in `read_folder`."""
     check_on_error(on_error)
     clip_format = detect_format(folder)
-    if not any(selection):
-        return clip_format.read(Path(folder), on_error)
-    if clip_format.name != "co3d":
+    if any(selection) and clip_format.name != "co3d":
         raise ValueError(f"{folder} is {clip_format.title}: subsets, set lists and masks are read of CO3D only")
-    return read_categories(Path(folder), on_error, selection)
+    left_out = left_out_text(Path(folder), clip_format)
+    read = partial(read_categories, selection=selection) if any(selection) else clip_format.read
+    clips, warnings = read(Path(folder), on_error)
+    clips = [replace(clip, file_format=clip_format.name) for clip in clips]
+    return clips, [left_out] * bool(left_out) + warnings
 
 
 def check_clips(
@@ -176,11 +241,13 @@ def check_clips(
 ) -> Iterator[tuple[Clip, FrameMatches]]:
     """Yields the clips whose images can be read and whose poses explain them, each with its matches; adds warnings.
 
-    The matches take most of the time of a check, so they are computed once.
+    The matches take most of the time of a check, so they are computed once. A terminal shows a progress bar.
     """
-    for clip in clips:
+    for clip in tqdm(clips, "checking clips", leave=False, disable=None):
         try:
             clip, image_warnings = remove_unreadable(clip, on_error, min_side)
+            if not any(clip.files):
+                raise ValueError(no_data_text(clip.name, "usable image", image_warnings, "it lists none"))
             frame_matches = match_frames(clip)
             warnings += image_warnings + reject_mismatched(clip, on_error, frame_matches)
         except ValueError as error:
@@ -192,8 +259,11 @@ def check_clips(
 
 
 def remove_unreadable(clip: Clip, on_error: str = "raise", min_side: int = 1) -> tuple[Clip, list[str]]:
-    """The clip without the images that cannot be read or are too small, and a warning for each of them."""
-    files, warnings = list(clip.files), []
+    """The clip without the images that cannot be read, are too small or have a shape that does not fit their camera.
+
+    Returns a warning for each of them, and one if the pixels of the clip are not square.
+    """
+    files, warnings, sizes = list(clip.files), [], {}
     for i in clip.has_image.nonzero()[:, 0].tolist():
         try:
             height, width = clip.read_frame(i).shape[:2]
@@ -202,4 +272,16 @@ def remove_unreadable(clip: Clip, on_error: str = "raise", min_side: int = 1) ->
         except ValueError as error:
             raise_or_warn(str(error), on_error, warnings)
             files[i] = None
+        else:
+            sizes[i] = (width, height)
+    if sizes:
+        for i, problem in other_shapes(clip, list(sizes), list(sizes.values())).items():
+            raise_or_warn(problem, on_error, warnings)
+            files[i] = None
+        ratio = float(focal_ratios(clip.intrinsics[list(sizes)], list(sizes.values())).median())
+        if not 1 / MAX_FOCAL_RATIO <= ratio <= MAX_FOCAL_RATIO:
+            warnings.append(
+                f"{clip.name}: the focal lengths along x and y, in pixels, have the ratio {ratio:.3g}, which is 1 for "
+                "square pixels: were the frames turned or cropped after the cameras were made?"
+            )
     return replace(clip, files=tuple(files)), warnings

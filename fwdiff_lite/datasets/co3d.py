@@ -26,17 +26,19 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fwdiff_lite.checks import abbreviate
-from fwdiff_lite.datasets.images import first_line
+from fwdiff_lite.datasets.clip_names import is_clip_name
+from fwdiff_lite.datasets.images import find_file, first_line, image_size
 from fwdiff_lite.datasets.posed_clips import (
-    MAX_TEXT_BYTES,
     Clip,
+    check_aspect_ratio,
     check_on_error,
     check_pose,
     intrinsics_matrix,
+    no_data_text,
     raise_or_warn,
-    shorten,
 )
-from fwdiff_lite.storage.files import DAMAGE_ERRORS, read_json
+from fwdiff_lite.datasets.text_files import MAX_TEXT_BYTES, is_timestamp, read_json_object, shorten
+from fwdiff_lite.storage.files import DAMAGE_ERRORS
 
 ANNOTATIONS = "frame_annotations.jgz"
 FORMATS = ("ndc_norm_image_bounds", "ndc_isotropic")  # of intrinsics; without one, the first
@@ -108,8 +110,8 @@ def read_category(
         if any(clip.files):
             clips.append(clip)
     if not clips:
-        reason = warnings[0] if warnings else f"the subset {subset} has no frame" if subset else "it lists no frame"
-        raise ValueError(f"{folder} has no usable sequence; the first problem: {reason}")
+        reason = f"the subset {subset} has no frame" if subset else "it lists no frame"
+        raise ValueError(no_data_text(folder, "usable sequence", warnings, reason))
     return clips, warnings
 
 
@@ -144,7 +146,7 @@ def _read_sequence(
     """One sequence as a clip. Frames that are not usable keep their indices."""
     frames = sorted(frames, key=lambda frame: frame[0])
     clip, n = Clip.without_cameras(name, len(frames)), len(frames)
-    timestamps, files, masks, missing = [-1] * n, [None] * n, [None] * n, []
+    timestamps, files, masks, missing, checked_sizes = [-1] * n, [None] * n, [None] * n, [], set()
     for i, (frame_number, frame) in enumerate(frames):
         try:
             if i and frame_number == frames[i - 1][0]:
@@ -157,6 +159,9 @@ def _read_sequence(
             height, width = _vector(frame["image"], "size", 2).tolist()
             if not isinstance(viewpoint := frame.get("viewpoint"), dict) or min(height, width) < 1:
                 raise ValueError("has no viewpoint or no size")
+            if (width, height) not in checked_sizes:  # the first image of a size: to open all takes minutes
+                check_aspect_ratio((width, height), image_size(file))
+                checked_sizes.add((width, height))
             clip.intrinsics[i], clip.poses[i] = camera_from_viewpoint(viewpoint, int(height), int(width))
             timestamps[i], files[i], masks[i] = frame_number, file, mask
         except ValueError as error:
@@ -194,19 +199,19 @@ def _read_set_list(folder: Path, set_list: str | None, subset: str) -> set[tuple
     if set_list is None or not path.is_file():
         names = sorted(file.stem for file in (folder / "set_lists").glob("*.json"))
         raise ValueError(f"{folder} has no set list {set_list}: choose one of {', '.join(names) or 'none'}")
-    subsets = read_json(path)
+    subsets = read_json_object(path)
     if subset not in subsets:
         raise ValueError(f"{path} has no subset {subset!r}: choose one of {', '.join(subsets)}")
     try:
         return {(str(name), int(number)) for name, number, *_ in subsets[subset]}
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(f"{path} {subset} is no list of [sequence, frame number, path]") from None
 
 
 def _frame_key(frame: Any) -> tuple[str, int]:
     """The sequence and the number of a frame. ValueError, without its name, if it has none."""
     name, number = (frame.get(key) for key in ("sequence_name", "frame_number")) if isinstance(frame, dict) else (0, 0)
-    if not isinstance(name, str) or not name or type(number) is not int or number < 0:
+    if not is_clip_name(name) or type(number) is not int or not is_timestamp(str(number)):
         raise ValueError(f"has the sequence_name {shorten(str(name))} and frame_number {shorten(str(number))}")
     return name, number
 
@@ -228,4 +233,4 @@ def _find(folder: Path, frame: dict[str, Any], key: str) -> Path | bool:
     path = entry.get("path") if isinstance(entry, dict) else None
     if not isinstance(path, str) or not path or "\0" in path or Path(path).is_absolute() or ".." in Path(path).parts:
         raise ValueError(f"has no path of its {key} in the data set")
-    return next((base / path for base in (folder.parent, folder) if (base / path).is_file()), False)
+    return find_file(folder.parent, path) or find_file(folder, path) or False

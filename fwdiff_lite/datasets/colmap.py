@@ -19,20 +19,20 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fwdiff_lite.datasets.images import first_line, image_size, natural_sort_key
+from fwdiff_lite.datasets.images import find_file, first_line, image_size, natural_sort_key
 from fwdiff_lite.datasets.posed_clips import (
     Clip,
     check_aspect_ratio,
+    check_camera_model,
     check_on_error,
     check_pose,
     complete_capture,
     distortion_coefficients,
-    intrinsics_matrix,
-    parse_number,
+    folder_name,
+    intrinsics_from_pixels,
     raise_or_warn,
-    read_lines,
-    shorten,
 )
+from fwdiff_lite.datasets.text_files import parse_number, read_lines, shorten
 
 # The parameters of a camera model, in their order. A single f is the focal length along both axes.
 CAMERA_MODELS = {
@@ -44,6 +44,7 @@ CAMERA_MODELS = {
     "FULL_OPENCV": "fx fy cx cy k1 k2 p1 p2 k3 k4 k5 k6",
 }
 SPARSE_FOLDERS = ("", "sparse", "sparse/0")
+TWO_LINES = "an image and its points take two lines"
 BINARY_ERRORS = (ValueError, RuntimeError, IndexError, MemoryError)  # of pycolmap, for files that are damaged
 
 
@@ -79,10 +80,10 @@ def read_colmap(folder: Path | str, on_error: str = "raise") -> tuple[Clip, list
     cameras, entries = read_text(sparse) if is_text(sparse) else read_binary(sparse)
     entries = sorted(entries, key=lambda entry: natural_sort_key(entry.name))
     image_folder = folder / "images" if (folder / "images").is_dir() else folder
-    clip, files, missing = Clip.without_cameras(folder.absolute().name, len(entries)), [None] * len(entries), []
+    clip, files, missing = Clip.without_cameras(folder_name(folder), len(entries)), [None] * len(entries), []
     for i, (place, words, name) in enumerate(entries):
-        file = image_folder / name
-        if not file.is_file():
+        file = find_file(image_folder, name)
+        if file is None:
             missing.append(name)
             continue
         try:
@@ -161,6 +162,8 @@ def read_cameras(path: Path) -> dict[str, Camera]:
         if not words or words[0].startswith("#"):
             continue
         try:
+            if words[0] in cameras:
+                raise ValueError(f"has the camera {shorten(words[0])} a second time")
             cameras[words[0]] = parse_camera(words)
         except ValueError as error:
             raise ValueError(f"{path} line {number} {error}") from None
@@ -172,8 +175,7 @@ def parse_camera(words: list[str]) -> Camera:
     if len(words) < 4:
         raise ValueError(f"has {len(words)} words, wanted an identifier, a camera model, width, height and parameters")
     model, (width, height, *values) = words[1], map(parse_number, words[2:])
-    if model not in CAMERA_MODELS:
-        raise ValueError(f"has the camera model {shorten(model)}, wanted one of {', '.join(CAMERA_MODELS)}")
+    check_camera_model(model, CAMERA_MODELS)
     names = CAMERA_MODELS[model].split()
     if len(values) != len(names):
         raise ValueError(f"has {len(values)} parameters, wanted {len(names)} of {model}")
@@ -181,26 +183,39 @@ def parse_camera(words: list[str]) -> Camera:
         raise ValueError(f"has the size {width:g} x {height:g}, wanted numbers above 0")
     parameters = dict(zip(names, values, strict=True))
     fx, fy = parameters.get("fx", parameters.get("f")), parameters.get("fy", parameters.get("f"))
-    cx, cy = parameters["cx"], parameters["cy"]
-    intrinsics = intrinsics_matrix(fx / width, fy / height, cx / width, cy / height)
+    intrinsics = intrinsics_from_pixels((fx, fy), (parameters["cx"], parameters["cy"]), (width, height))
     return Camera((width, height), intrinsics, distortion_coefficients(parameters))
 
 
 def read_image_lines(path: Path) -> list[ImageEntry]:
     """The images. ValueError if a line is malformed.
 
-    Every second line holds the points of an image and is left out.
+    The line behind an image holds its points, X Y POINT3D_ID, and is left out. Blank lines before an image are, too.
     """
-    lines = [(number, line) for number, line in enumerate(read_lines(path), 1) if not line.startswith("#")]
-    images = []
-    for number, line in lines[::2]:
+    images, lines = [], enumerate(read_lines(path), 1)
+    for number, line in lines:
+        if not line.strip() or line.startswith("#"):
+            continue
         *words, name = line.split(maxsplit=9)  # a name may have spaces
         if len(words) != 9:
-            raise ValueError(
-                f"{path} line {number} has {len(words) + 1} words, wanted 10: an image and its points take two lines"
-            )
+            raise ValueError(f"{path} line {number} has {len(words) + 1} words, wanted 10: {TWO_LINES}")
         images.append(ImageEntry(f"{path} line {number}", words, name.strip()))
+        next_number, points = next(lines, (number + 1, ""))
+        count = len(points.split())
+        if count % 3 or (count and not is_number(points.rsplit(maxsplit=1)[-1])):
+            raise ValueError(
+                f"{path} line {next_number} has {count} words, wanted points, three numbers each: {TWO_LINES}"
+            )
     return images
+
+
+def is_number(word: str) -> bool:
+    """Whether a word is a decimal number."""
+    try:
+        parse_number(word)
+    except ValueError:
+        return False
+    return True
 
 
 def parse_pose(words: list[str]) -> Float[Tensor, "4 4"]:

@@ -106,7 +106,9 @@ def is_hidden(name: str) -> bool:
 def natural_sort_key(name: str) -> tuple:
     """A sort key that orders numbers in names by value: 1, 2, 10."""
     parts = re.split("([0-9]+)", name)
-    return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
+    digits = (part.lstrip("0") for part in parts[1::2])
+    parts[1::2] = [(len(number), number) for number in digits]  # as text: int() takes at most 4300 digits
+    return parts, name
 
 
 def image_files(folder: Location) -> list[Location]:
@@ -122,6 +124,20 @@ def image_files(folder: Location) -> list[Location]:
         if file.suffix.lower() in HEIF_SUFFIXES:
             raise ValueError(heif_text(file))
     return files
+
+
+def find_file(folder: Path, name: str, suffixes: tuple[str, ...] = ("",)) -> Path | None:
+    """The file of a folder that another file names; None if it is missing.
+
+    Programs on Windows write backslashes between folders. suffixes: to be tried at the end of the name
+    """
+    for path in (folder / f"{spelling}{suffix}" for spelling in (name, name.replace("\\", "/")) for suffix in suffixes):
+        try:
+            if path.is_file():
+                return path
+        except (OSError, ValueError):  # a name that no file can have: too long, or with a zero byte
+            continue
+    return None
 
 
 def find_image_files(folder: Location, depth: int = 0) -> list[Location]:
@@ -157,10 +173,11 @@ def first_line(error: BaseException) -> str:
 # --- decoding ---------------------------------------------------------------------------------------------------------
 
 
-def read_image(file: ImageFile, background: tuple[int, int, int] = BACKGROUND) -> np.ndarray:
+def read_image(file: ImageFile, background: tuple[int, int, int] = BACKGROUND, has_camera: bool = False) -> np.ndarray:
     """Decodes an image file: (h, w, 3) of 8 bits.
 
     background: the colour behind transparent pixels, 0 to 255
+    has_camera: refuse an EXIF orientation, as the camera may be that of the stored or of the shown pixels
     16 bits a channel are reduced to 8. CMYK colours are converted without their colour profile.
     ValueError, with the file's name, if the file is missing or damaged, has another format, several images or more
     than MAX_PIXELS, or has pixels of 32 bits or of floating point.
@@ -171,6 +188,8 @@ def read_image(file: ImageFile, background: tuple[int, int, int] = BACKGROUND) -
             num_images = getattr(image, "n_frames", 1)
             if num_images > 1 and image.format != "MPO":  # a JPEG of a phone with a second image behind the first
                 raise ValueError(f"{file} has {num_images} images: wanted one image a file")
+            if has_camera:
+                _check_orientation(file, image)
             return _to_rgb(file, ImageOps.exif_transpose(image), background)
     except DECODER_ERRORS as error:
         raise _read_error(file, error, FORMATS) from None
@@ -179,15 +198,12 @@ def read_image(file: ImageFile, background: tuple[int, int, int] = BACKGROUND) -
 def image_size(file: ImageFile) -> tuple[int, int]:
     """The width and height of an image whose camera is known, without decoding it.
 
-    ValueError as in `read_image`; also if the image has an EXIF orientation, as its camera may be that of the stored or
-    of the shown pixels.
+    ValueError as in `read_image`, also if the image has an EXIF orientation.
     """
     try:
         with Image.open(_open(file), formats=FORMATS) as image:
             _check_pixels(file, image)
-            orientation = image.getexif().get(ORIENTATION_TAG, 1)
-            if orientation != 1:
-                raise ValueError(f"{file} has the EXIF orientation {orientation}: turn its pixels, and its camera too")
+            _check_orientation(file, image)
             return image.size
     except DECODER_ERRORS as error:
         raise _read_error(file, error, FORMATS) from None
@@ -237,6 +253,13 @@ def _check_pixels(file: ImageFile, image: Image.Image) -> None:
             f"{file} has {image.width} x {image.height} pixels, wanted at most {MAX_PIXELS // 1_000_000} million: "
             "scale it down"
         )
+
+
+def _check_orientation(file: ImageFile, image: Image.Image) -> None:
+    """ValueError if an image is to be turned before it is shown."""
+    orientation = image.getexif().get(ORIENTATION_TAG, 1)
+    if orientation != 1:
+        raise ValueError(f"{file} has the EXIF orientation {orientation}: turn its pixels, and its camera too")
 
 
 def _to_rgb(file: ImageFile, image: Image.Image, background: tuple[int, int, int]) -> np.ndarray:

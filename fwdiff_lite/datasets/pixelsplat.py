@@ -15,6 +15,8 @@ indices in the clip.
 from __future__ import annotations
 
 import json
+import pickle
+import re
 import struct
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -24,25 +26,26 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from fwdiff_lite.checks import abbreviate, check_positive
+from fwdiff_lite.datasets.clip_names import CLIP_NAME_FORM, check_clip_name, is_clip_name
 from fwdiff_lite.datasets.images import EncodedImage, first_line
 from fwdiff_lite.datasets.posed_clips import (
     Clip,
     camera_from_numbers,
     camera_numbers,
     check_on_error,
+    no_data_text,
     raise_or_warn,
-    shorten,
 )
-from fwdiff_lite.storage.files import DAMAGE_ERRORS, atomic_write, read_json, write_text
+from fwdiff_lite.datasets.text_files import read_json_object, shorten
+from fwdiff_lite.storage.files import DAMAGE_ERRORS, atomic_write, write_text
 
 INDEX = "index.json"
 KEYS = ("key", "timestamps", "cameras", "images")
 MAX_PICKLE_BYTES = 100_000_000  # of the part of a chunk that is no image
 MAX_IMAGE_BYTES = 50_000_000
-MAX_NAME_LENGTH = 255
+FLOATS = (torch.float32, torch.float64)  # of cameras: those of 16 bits have too few digits
 
 
 def is_chunk_folder(folder: Path) -> bool:
@@ -54,15 +57,24 @@ def read_chunks(folder: Path | str, on_error: str = "raise") -> tuple[list[Clip]
     """Reads the cameras of all clips, without decoding an image; returns the clips by name, and warnings.
 
     A frame keeps its index in the chunk, also if its camera or its image is unusable.
-    on_error: "raise" raises a ValueError, "skip" skips the data and adds a warning, for a damaged chunk, an invalid
-        clip or camera, a clip that two chunks hold, and clips that the index names and no chunk holds
+    on_error: "raise" raises a ValueError, "skip" skips the data and adds a warning, for a chunk that is missing or
+        damaged, an invalid clip or camera, a clip that two chunks hold, and clips that the index names and no chunk
+        holds
     """
     check_on_error(on_error)
     folder, warnings, clips = Path(folder), [], {}
-    index = read_index(folder)
-    files = sorted(set(index.values()) | {file.name for file in folder.glob("*.torch")})
+    index, files = read_index(folder), sorted(file.name for file in folder.glob("*.torch") if file.is_file())
     if not files:
         raise ValueError(f"{folder} holds no chunk: wanted files such as 000000.torch and {INDEX}")
+    if absent := sorted(set(index.values()) - set(files)):
+        num_clips = sum(name in absent for name in index.values())
+        raise_or_warn(
+            f"{folder / INDEX} names {len(absent)} chunks with {num_clips} clips that are not there: "
+            f"{abbreviate(absent)}: download them",
+            on_error,
+            warnings,
+        )
+        index = {key: name for key, name in index.items() if name not in absent}
     for name in files:
         try:
             examples, base = open_chunk(folder / name)
@@ -86,7 +98,7 @@ def read_chunks(folder: Path | str, on_error: str = "raise") -> tuple[list[Clip]
             warnings,
         )
     if not clips:
-        raise ValueError(f"{folder} has no usable clip; the first problem: {(warnings or ['no chunk holds one'])[0]}")
+        raise ValueError(no_data_text(folder, "usable clip", warnings, "no chunk holds one"))
     return [clips[name] for name in sorted(clips)], warnings
 
 
@@ -94,12 +106,10 @@ def read_index(folder: Path) -> dict[str, str]:
     """The chunk file of each clip; an empty dict without an index. ValueError if the index has another form."""
     if not (folder / INDEX).is_file():
         return {}
-    index = read_json(folder / INDEX)
+    index = read_json_object(folder / INDEX)
     for key, name in index.items():
         if not isinstance(name, str) or not name.endswith(".torch") or Path(name).name != name:
             raise ValueError(f"{folder / INDEX} gives {shorten(key)} the chunk {shorten(str(name))}: wanted a name")
-        if not (folder / name).is_file():
-            raise ValueError(f"{folder / INDEX} names the chunk {name}, which does not exist")
     return index
 
 
@@ -117,14 +127,52 @@ def open_chunk(path: Path) -> tuple[list[dict[str, Any]], int]:
         size = sum(entry.file_size for entry in entries if entry.filename.endswith(".pkl"))
         if size > MAX_PICKLE_BYTES:
             raise ValueError(f"it has {size / 1e6:.0f} MB beside tensors, wanted at most {MAX_PICKLE_BYTES // 10**6}")
-        content = torch.load(str(path), map_location="cpu", weights_only=True, mmap=True)
         first_record = _first_record_offset(path, entries)
     except DAMAGE_ERRORS as error:
-        raise ValueError(f"{path} cannot be read as a chunk: {first_line(error)[:200]}") from None
+        raise ValueError(f"{path} cannot be read as a chunk: {_archive_problem(path, error)}") from None
+    try:
+        content = torch.load(str(path), map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:  # torch's message advises to run the code of the file
+        if name := re.search(r"GLOBAL ([\w.]+)", str(error)):
+            problem = f"it holds {name[1][:60]}, which could run code: wanted tensors, lists, dictionaries and text"
+        else:
+            problem = "it is damaged, or holds more than tensors, lists, dictionaries and text"
+        raise ValueError(f"{path} cannot be read as a chunk: {problem}") from None
+    except DAMAGE_ERRORS:
+        raise ValueError(f"{path} cannot be read as a chunk: it is damaged, or no file of torch.save") from None
     if not isinstance(content, list) or not all(isinstance(example, dict) for example in content):
         raise ValueError(f"{path} holds a {type(content).__name__}, wanted a list of clips")
-    addresses = [x.untyped_storage().data_ptr() for x in tree_leaves(content) if isinstance(x, Tensor) and x.numel()]
+    tensors = _tensors(content)
+    if not all(map(_is_plain, tensors)):
+        raise ValueError(
+            f"{path} holds tensors that are sparse, nested, quantized or without values: wanted plain ones"
+        )
+    addresses = [x.untyped_storage().data_ptr() for x in tensors if x.numel()]
     return content, min(addresses, default=0) - first_record
+
+
+def _tensors(content: Any) -> list[Tensor]:
+    """All tensors in nested containers. A hostile file may nest deeply, and a container may hold itself."""
+    tensors, remaining, seen = [], [content], set()
+    while remaining:
+        value = remaining.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, Tensor):
+            tensors.append(value)
+        elif isinstance(value, list | tuple | set):
+            remaining.extend(value)
+        elif isinstance(value, dict):
+            remaining.extend([*value.keys(), *value.values()])
+    return tensors
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor has its numbers in memory as they are: it is not sparse, nested, quantized or without values."""
+    if tensor.is_nested or tensor.is_quantized:
+        return False
+    return tensor.layout == torch.strided and tensor.device.type == "cpu"
 
 
 def _first_record_offset(path: Path, entries: list[zipfile.ZipInfo]) -> int:
@@ -151,6 +199,21 @@ def read_part(path: Path, offset: int, size: int) -> bytes:
     return content
 
 
+def _archive_problem(path: Path, error: BaseException) -> str:
+    """Why a file is no archive as torch.save writes it."""
+    if not isinstance(error, zipfile.BadZipFile):
+        return first_line(error)
+    with path.open("rb") as file:
+        start = file.read(4)
+    if start.startswith(b"PK"):
+        return "it is cut or damaged: download it again"
+    if start.startswith(b"\x80"):
+        return (
+            "it is a pickle, as torch before version 1.6 wrote it: if you trust it, load and save it with a newer torch"
+        )
+    return "it is no file of torch.save"
+
+
 def _clip_of_example(
     path: Path, row: int, example: dict[str, Any], base: int, on_error: str, warnings: list[str]
 ) -> Clip:
@@ -162,13 +225,13 @@ def _clip_of_example(
     if missing := [key for key in KEYS if key not in example]:
         raise ValueError(f"{place} has no {', '.join(missing)}: wanted {', '.join(KEYS)}")
     key, timestamps, cameras, images = (example[name] for name in KEYS)
-    if not isinstance(key, str) or not 0 < len(key) <= MAX_NAME_LENGTH or "\0" in key:
-        raise ValueError(f"{place} has the key {shorten(str(key))}, wanted a name")
+    if not is_clip_name(key):
+        raise ValueError(f"{place} has the key {shorten(str(key))}, wanted {CLIP_NAME_FORM}")
     place = f"{path} clip {shorten(key)}"
     if not isinstance(timestamps, Tensor) or timestamps.dtype != torch.int64 or timestamps.ndim != 1:
         raise ValueError(f"{place} has timestamps {_describe(timestamps)}, wanted int64 (n,)")
     n = len(timestamps)
-    if not isinstance(cameras, Tensor) or not cameras.is_floating_point() or cameras.shape != (n, 18):
+    if not isinstance(cameras, Tensor) or cameras.dtype not in FLOATS or cameras.shape != (n, 18):
         raise ValueError(f"{place} has cameras {_describe(cameras)}, wanted float32 ({n}, 18)")
     if not isinstance(images, list) or len(images) != n:
         raise ValueError(f"{place} has {len(images) if isinstance(images, list) else 'no'} images, wanted {n}")
@@ -220,7 +283,6 @@ def write_chunks(folder: Path | str, clips: Iterable[Clip], megabytes: float = 1
     """
     check_positive(megabytes=megabytes)
     folder, index, examples, size, warnings = Path(folder), {}, [], 0, []
-    folder.mkdir(parents=True, exist_ok=True)
 
     def write() -> None:
         name = f"{len(set(index.values())):06}.torch"
@@ -228,10 +290,19 @@ def write_chunks(folder: Path | str, clips: Iterable[Clip], megabytes: float = 1
             torch.save(examples, part)
         index.update({example["key"]: name for example in examples})
 
+    keys = set()
     for clip in clips:
+        check_clip_name(clip.name)
+        if clip.name in keys:
+            raise ValueError(f"two clips have the name {clip.name}: wanted one name a clip")
+        keys.add(clip.name)
         if clip.has_distortion or clip.masks is not None:
-            raise ValueError(f"{clip.name} has distortion or masks, which a chunk cannot hold: draw its frames first")
+            raise ValueError(
+                f"{shorten(clip.name)} has distortion or masks, which a chunk cannot hold: draw its frames first"
+            )
         frames = [i for i, file in enumerate(clip.files) if file is not None]
+        if not frames:
+            raise ValueError(f"{shorten(clip.name)} has no frame with an image: leave it out")
         if len(frames) < len(clip):
             warnings.append(
                 f"{clip.name}: {len(clip) - len(frames)} frames without an image or a camera are left out: the indices "
@@ -274,7 +345,7 @@ def read_evaluation_index(path: Path | str) -> dict[str, FrameIndices]:
     ValueError, with the clip's name, if an entry has another form.
     """
     index = {}
-    for key, entry in read_json(Path(path)).items():
+    for key, entry in read_json_object(Path(path)).items():
         if entry is None:
             continue
         if not isinstance(entry, Mapping) or not all(_is_index_list(entry.get(name)) for name in FrameIndices._fields):

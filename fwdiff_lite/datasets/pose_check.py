@@ -3,7 +3,10 @@
 In a static scene, a point that two frames show must lie on the epipolar lines that the two poses imply (Hartley and
 Zisserman 2004, Chapter 9). SIFT matches between frames show whether it does: with the stated poses, and with the
 alternatives that arise from common mistakes. These are poses that are offset by some frames, as if a line of the text
-file were lost or doubled, and cameras in another convention.
+file were lost or doubled, cameras in another convention, and focal lengths that are a multiple of the right ones.
+
+Epipolar lines depend weakly on the intrinsics. A clip is accepted with focal lengths that are wrong by a third. A
+principal point that is wrong by a tenth of the width is seen only if the right one is in the middle of the frame.
 """
 
 from __future__ import annotations
@@ -31,7 +34,8 @@ MIN_MATCHES = 40  # in all pairs together: fewer are too few for a result
 # A mean error above this part of the truncation is inconsistent. Measured: .27 to .63 for right poses, .66 to .99 for
 # wrong ones at one gap.
 INCONSISTENT_ERROR = 2 / 3
-# The error with another offset over the stated error must be below this, and the interval of the ratio below 1.
+# The error with another offset or other cameras over the stated error must be below this, and the interval of the ratio
+# below 1. Measured with other focal lengths (FOCAL_FACTORS): 2.1 to 6.9 for four right clips of photographs.
 MAX_ERROR_RATIO = 0.95
 # The error reduction that the offset of one segment must exceed is MIN_ERROR_REDUCTION over the square root of the
 # number of matches, which counts up to MAX_COUNTED_MATCHES, because poses are estimates. Measured, times that root: up
@@ -42,6 +46,38 @@ MIN_SEGMENT_PAIRS = 4  # pairs with a frame in the segment
 STATIC_DISTANCE, MIN_MOVING = 0.5, 0.1
 IMPRECISE_ERROR = 0.55  # above this part of the truncation, poses are right but imprecise, as from a depth sensor
 ERROR_EPSILON = 0.01  # pixels, added to every distance: a static camera has no error, whatever the offset
+CLEAR_GAIN = 0.1  # of the clip's error: wrong intrinsics explain what an offset removes up to this part
+FOCAL_FACTORS = {"1/4": 1 / 4, "1/2": 1 / 2, "2": 2.0, "4": 4.0}  # of the alternatives, by their names
+
+OFF_CENTRE = 0.05  # of the width or height, of the principal point from the middle of the frame
+
+# The directions of a camera's three axes over those of OpenCV, which are right, down and forward.
+AXES = {"OpenCV": (1, 1, 1), "OpenGL": (1, -1, -1), "PyTorch3D": (-1, -1, 1)}
+DIRECTIONS = {True: "world-to-camera", False: "camera-to-world"}
+
+
+class FileConvention(NamedTuple):
+    """How the files of a format state a pose, for messages in their terms.
+
+    title: the file; axes: a key of AXES; to_camera: whether a pose maps the world to the camera, or the reverse
+    has_lines: whether each frame has a line in a text file and a timestamp
+    """
+
+    title: str
+    axes: str
+    to_camera: bool
+    has_lines: bool = False
+
+
+# by `Clip.file_format`; a clip without a file is in the convention of `Clip`
+FILE_CONVENTIONS = {
+    "": FileConvention("a Clip", "OpenCV", True),
+    "realestate10k": FileConvention("the text of RealEstate10K", "OpenCV", True, has_lines=True),
+    "pixelsplat": FileConvention("a chunk of pixelSplat", "OpenCV", True),
+    "colmap": FileConvention("a reconstruction of COLMAP", "OpenCV", True),
+    "transforms": FileConvention("transforms.json", "OpenGL", False),
+    "co3d": FileConvention("an annotation of CO3D", "PyTorch3D", True),
+}
 
 
 class Features(NamedTuple):
@@ -75,13 +111,13 @@ class FrameMatches(NamedTuple):
 class Segment(NamedTuple):
     """A part of a clip whose frames fit other poses better.
 
-    first_line, last_line: its lines in the text file, counted from 1
+    first, last: its frames, counted from 0
     offset: the offset of the poses, in frames, that fits better
     error_reduction: the part of the whole clip's error that the offset removes
     """
 
-    first_line: int
-    last_line: int
+    first: int
+    last: int
     offset: int
     error_reduction: float
 
@@ -95,7 +131,7 @@ class PoseCheck(NamedTuple):
     best_offset: the offset other than 0 with the smallest error
     error_ratio: the error with that offset over the stated error, with an interval
     segment: the segment whose error is reduced most if it alone has an offset; None if nothing reduces the error
-    conventions: error ratios as above, for cameras in other conventions (`other_conventions`)
+    alternatives: error ratios as above, for other cameras by their descriptions (`other_cameras`)
     num_pairs, num_matches: pairs of frames, and matches in all pairs. With too few, `errors` is empty and `error_ratio`
         is None.
     """
@@ -104,23 +140,23 @@ class PoseCheck(NamedTuple):
     best_offset: int
     error_ratio: Interval | None
     segment: Segment | None
-    conventions: dict[str, Interval]
+    alternatives: dict[str, Interval]
     num_pairs: int
     num_matches: int
     truncation: float
 
     @property
     def has_offset(self) -> bool:
-        """Whether another offset of all poses explains the frames clearly better, and better than other conventions."""
+        """Whether another offset of all poses explains the frames clearly better, and better than other cameras."""
         if self.error_ratio is None or not _is_clearly_better(self.error_ratio):
             return False
-        return not self.better_convention or self.error_ratio.value < self.conventions[self.better_convention].value
+        return not self.better_cameras or self.error_ratio.value < self.alternatives[self.better_cameras].value
 
     @property
-    def better_convention(self) -> str | None:
-        """The other convention that explains the frames best, if it does so clearly better; else None."""
-        name = min(self.conventions, key=lambda name: self.conventions[name].value, default=None)
-        return name if name and _is_clearly_better(self.conventions[name]) else None
+    def better_cameras(self) -> str | None:
+        """The description of the other cameras that explain the frames best, if clearly better; else None."""
+        name = min(self.alternatives, key=lambda name: self.alternatives[name].value, default=None)
+        return name if name and _is_clearly_better(self.alternatives[name]) else None
 
     @property
     def is_imprecise(self) -> bool:
@@ -146,27 +182,59 @@ def _is_clearly_better(error_ratio: Interval) -> bool:
     return error_ratio.high < 1 and error_ratio.value < MAX_ERROR_RATIO
 
 
+def other_cameras(clip: Clip) -> dict[str, Clip]:
+    """The clip as it would be with other cameras, by a description of the mistake that was made."""
+    return other_conventions(clip) | other_intrinsics(clip)
+
+
 def other_conventions(clip: Clip) -> dict[str, Clip]:
-    """The clip as it would be if its cameras were meant in another convention, by the mistake that was made."""
-    inverse = torch.linalg.inv(clip.poses)
-    opengl, pytorch3d = (torch.tensor([*axes, 1.0], dtype=torch.float64).diag() for axes in ((1, -1, -1), (-1, -1, 1)))
-    exchanged = clip.intrinsics.clone()
+    """The clip as it would be if its file stated poses in another convention than its format wants."""
+    wanted, clips = FILE_CONVENTIONS[clip.file_format], {}
+    stated = _axes_matrix(wanted.axes) @ clip.poses  # world to camera, with the axes of the format
+    for to_camera in (wanted.to_camera, not wanted.to_camera):
+        for axes in AXES:
+            mistakes = []
+            if axes != wanted.axes:
+                mistakes.append(f"axes of {axes}, {wanted.title} wants those of {wanted.axes}")
+            if to_camera != wanted.to_camera:
+                mistakes.append(f"poses that are {DIRECTIONS[to_camera]} in place of {DIRECTIONS[wanted.to_camera]}")
+            if mistakes:
+                poses = stated if to_camera == wanted.to_camera else torch.linalg.inv(stated)
+                description = "the file has " + "; and it has ".join(mistakes)
+                clips[description] = replace(clip, poses=_axes_matrix(axes) @ poses)
+    return clips
+
+
+def other_intrinsics(clip: Clip) -> dict[str, Clip]:
+    """The clip with other focal lengths and, if its principal point is OFF_CENTRE, with the middle of the frame."""
+    exchanged, centred = clip.intrinsics.clone(), clip.intrinsics.clone()
     exchanged[:, 0, 0], exchanged[:, 1, 1] = clip.intrinsics[:, 1, 1], clip.intrinsics[:, 0, 0]
-    poses = {
-        "camera-to-world poses in place of world-to-camera ones": inverse,
-        "axes of OpenGL (up, back) in place of OpenCV's (down, forward)": opengl @ clip.poses,
-        "axes of PyTorch3D (left, up) in place of OpenCV's (right, down)": pytorch3d @ clip.poses,
-        "camera-to-world poses with OpenGL's axes": opengl @ inverse,
-        "camera-to-world poses with PyTorch3D's axes": pytorch3d @ inverse,
+    centred[:, :2, 2] = 0.5
+    middle = "a principal point in the middle of the frame"
+    is_off_centre = bool(((clip.intrinsics - centred).abs() > OFF_CENTRE).any())
+    intrinsics = {"exchanged focal lengths fx and fy fit": exchanged}
+    if is_off_centre:
+        intrinsics[f"{middle} fits"] = centred
+    for name, factor in FOCAL_FACTORS.items():
+        scale = torch.tensor([[factor, 1, 1], [1, factor, 1], [1, 1, 1]], dtype=torch.float64)
+        intrinsics[f"focal lengths times {name} fit"] = scale * clip.intrinsics
+        if is_off_centre:
+            intrinsics[f"focal lengths times {name} and {middle} fit"] = scale * centred
+    return {
+        f"the intrinsics are wrong, {name} better": replace(clip, intrinsics=changed)
+        for name, changed in intrinsics.items()
     }
-    clips = {name: replace(clip, poses=changed) for name, changed in poses.items()}
-    return clips | {"exchanged focal lengths fx and fy": replace(clip, intrinsics=exchanged)}
+
+
+def _axes_matrix(axes: str) -> Float[Tensor, "4 4"]:
+    """The matrix that exchanges the axes of OpenCV for those of another convention, or back."""
+    return torch.tensor([*AXES[axes], 1.0], dtype=torch.float64).diag()
 
 
 def check_poses(clip: Clip, frame_matches: FrameMatches | None = None) -> PoseCheck:
     """Compares the frames of a clip with their stated cameras, and with alternatives.
 
-    The alternatives are the poses of earlier and later frames, and cameras in other conventions.
+    The alternatives are the poses of earlier and later frames, and other cameras (`other_cameras`).
     frame_matches: those of the clip, which depend on its images only; None: they are computed
 
     Pairs of at most MAX_FRAMES frames are matched by SIFT. The matches' distances to their epipolar lines are
@@ -199,17 +267,17 @@ def check_poses(clip: Clip, frame_matches: FrameMatches | None = None) -> PoseCh
     if best_offset:
         m = offsets.index(best_offset)
         error_ratio = _ratio(both_offset[:, m][has_poses[:, m]], stated[has_poses[:, m]])
-    conventions = {}
-    for name, other in other_conventions(clip).items():
+    alternatives = {}
+    for name, other in other_cameras(clip).items():
         errors_of_pairs = [
             _error_sum(other, i, j, pair_matches) for (i, j), pair_matches in zip(pairs.tolist(), matches, strict=True)
         ]
-        conventions[name] = _ratio(
+        alternatives[name] = _ratio(
             torch.tensor(errors_of_pairs, dtype=torch.float64) + ERROR_EPSILON * matches_per_pair, stated
         )
     truncation = sum(pair_matches.truncation * len(pair_matches.points1) for pair_matches in matches) / num_matches
     segment = find_offset_segment(pairs, error_sums, offsets)
-    return PoseCheck(errors, best_offset, error_ratio, segment, conventions, len(pairs), num_matches, truncation)
+    return PoseCheck(errors, best_offset, error_ratio, segment, alternatives, len(pairs), num_matches, truncation)
 
 
 def _ratio(errors: Float[Tensor, "p"], stated: Float[Tensor, "p"]) -> Interval:
@@ -271,8 +339,7 @@ def find_offset_segment(
         reduction[counted.sum(1) < MIN_SEGMENT_PAIRS] = 0
         s = int(reduction.argmax())
         if reduction[s] > (best.error_reduction if best else 0):
-            # frame 0 is line 2 of the text file
-            best = Segment(int(first[s]) + 2, int(end[s]) + 1, offset, float(reduction[s]))
+            best = Segment(int(first[s]), int(end[s]) - 1, offset, float(reduction[s]))
     return best
 
 
@@ -283,31 +350,8 @@ def reject_mismatched(clip: Clip, on_error: str = "raise", frame_matches: FrameM
     frame_matches: as in `check_poses`
     """
     check = check_poses(clip, frame_matches)
-    mismatch = f"{clip.name}: poses and frames do not belong together"
-    if check.has_offset:
-        raise ValueError(
-            f"{mismatch}: poses moved by {check.best_offset:+d} lines explain the frames better "
-            f"({check.errors[check.best_offset]:.2f} against {check.errors[0]:.2f} pixels off epipolar lines): "
-            "extract the frames again by their timestamps"
-        )
-    if name := check.better_convention:
-        raise ValueError(
-            f"{clip.name}: the cameras have {name}: read so, matches are {check.conventions[name].value:.2f} times as "
-            f"far off their epipolar lines as now ({check.errors[0]:.2f} pixels)"
-        )
-    if check.is_inconsistent:
-        raise ValueError(
-            f"{mismatch}: matches are {check.errors[0]:.2f} pixels off their epipolar lines, of {check.truncation:.2f} "
-            "at most: is it the text file of another clip? A pose is world to camera; its axes point right, down and "
-            "forward"
-        )
-    if check.has_partial_offset:
-        segment = check.segment
-        raise ValueError(
-            f"{mismatch}: about lines {segment.first_line} to {segment.last_line} of the text file, poses moved by "
-            f"{segment.offset:+d} lines explain the frames better (by {segment.error_reduction:.0%} of the clip's "
-            "error): is a line lost or doubled there?"
-        )
+    if problem := mismatch_text(check, FILE_CONVENTIONS[clip.file_format]):
+        raise ValueError(f"{clip.name}: {problem}")
     if check.is_imprecise:
         return [
             f"{clip.name}: the poses are imprecise: matches are {check.errors[0]:.2f} pixels off their epipolar lines, "
@@ -323,6 +367,45 @@ def reject_mismatched(clip: Clip, on_error: str = "raise", frame_matches: FrameM
             "(check_poses=False, --skip-pose-check)"
         )
     return [f"{clip.name}: {reason}: not checked"]
+
+
+def mismatch_text(check: PoseCheck, convention: FileConvention) -> str | None:
+    """What is wrong with cameras that do not belong to their frames, in the terms of their file; else None."""
+    mismatch = "poses and frames do not belong together"
+    unit = "lines" if convention.has_lines else "frames"
+    if check.has_offset:
+        remedy = (
+            "extract the frames again by their timestamps" if convention.has_lines else "is their order another one?"
+        )
+        is_clear = check.error_ratio.value < 1 - CLEAR_GAIN
+        return (
+            f"{mismatch}: poses moved by {check.best_offset:+d} {unit} explain the frames better "
+            f"({check.errors[check.best_offset]:.2f} against {check.errors[0]:.2f} pixels off epipolar lines): "
+            + (remedy if is_clear else f"{remedy}; or the intrinsics are wrong")
+        )
+    if name := check.better_cameras:
+        return (
+            f"{name}: matches are then {check.alternatives[name].value:.2f} times as far off their epipolar lines as "
+            f"now ({check.errors[0]:.2f} pixels)"
+        )
+    if check.is_inconsistent:
+        return (
+            f"{mismatch}: matches are {check.errors[0]:.2f} pixels off their epipolar lines, of {check.truncation:.2f} "
+            f"at most; {convention.title} wants {DIRECTIONS[convention.to_camera]} poses with axes of "
+            f"{convention.axes}: are the poses those of another clip, or the intrinsics wrong?"
+        )
+    if check.has_partial_offset:
+        first, last, offset, reduction = check.segment
+        place = (
+            f"lines {first + 2} to {last + 2} of the text file" if convention.has_lines else f"frames {first} to {last}"
+        )
+        question = "is a line lost or doubled there?" if convention.has_lines else "is a frame lost or doubled there?"
+        return (
+            f"{mismatch}: about {place}, poses moved by {offset:+d} {unit} explain the frames better (by "
+            f"{reduction:.0%} of the clip's error): "
+            + (question if reduction > CLEAR_GAIN else f"{question} Or the intrinsics are wrong")
+        )
+    return None
 
 
 def _sift_features(clip: Clip, i: int) -> Features:

@@ -7,6 +7,8 @@ to the camera, whose axes point right, down and forward.
 from __future__ import annotations
 
 import io
+import math
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,16 +26,18 @@ from fwdiff_lite.datasets.images import (
     ImageFile,
     center_crop_box,
     crop_and_resize,
-    first_line,
     read_image,
 )
+from fwdiff_lite.datasets.text_files import shorten
 
-MAX_FOCAL_LENGTH = 100  # over the width or height of the frame: a field of view of half a degree
+# Over the width or height of the frame: fields of view of 157 degrees and of half a degree
+MIN_FOCAL_LENGTH, MAX_FOCAL_LENGTH = 0.1, 100
 MAX_ASPECT_ERROR = 0.01  # of width over height
-MAX_TEXT_BYTES = 500_000_000
+MAX_FOCAL_RATIO = 1.1  # between frames of one clip, in pixels; a crop from 5:4 to a square changes more
 MAX_TRANSLATION = 1e9  # in the clip's unit: larger numbers lose their meaning in single precision
 COEFFICIENTS = ("k1", "k2", "p1", "p2", "k3")  # of distortion, in OpenCV's order
 DISTORTION = (*COEFFICIENTS, "k4", "k5", "k6")  # the last three mean different things in different programs
+UNDISTORT = "undistort the images first, as `colmap image_undistorter` does"
 MAX_DISTORTION = 100.0
 SKIPPED = ": skipped"  # the end of a warning of data that is left out
 ON_ERROR = ("raise", "skip")  # what a reader does with invalid data
@@ -52,6 +56,7 @@ class Clip:
     distortion: (n, 5) the coefficients k1, k2, p1, p2, k3 of the lens (Brown 1966), as in OpenCV; None for a pinhole.
         `read_frame` undoes it.
     masks: (n,) image files that are white where the object is; None if there are none
+    file_format: the name of the format of its file (`clip_folder.FORMATS`), for messages; empty if it has no file
     """
 
     name: str
@@ -61,6 +66,7 @@ class Clip:
     files: tuple[ImageFile | None, ...]
     distortion: Float[Tensor, "n 5"] | None = None
     masks: tuple[ImageFile | None, ...] | None = None
+    file_format: str = ""
 
     @staticmethod
     def without_cameras(name: str, n: int) -> Clip:
@@ -84,9 +90,10 @@ class Clip:
     def read_frame(self, i: int) -> UInt8[np.ndarray, "h w 3"]:
         """Decodes frame i, undoes the distortion of its lens, and shows its background white if it has a mask.
 
-        ValueError, with the file's name, if the image or the mask cannot be read or they differ in size.
+        ValueError, with the file's name, if the image or the mask cannot be read or they differ in size, or the image
+        has an EXIF orientation.
         """
-        frame = read_image(self.files[i])
+        frame = read_image(self.files[i], has_camera=True)
         if self.masks is not None and self.masks[i] is not None:
             mask = read_image(self.masks[i])
             if mask.shape != frame.shape:
@@ -107,16 +114,20 @@ class Clip:
         A camera is one matrix, world to (u d, v d, d, 1), with u and v in [0, 1] over the square. Every clip has its
         own world. Here, the camera of the first of the m frames defines the world: it is at the origin and looks along
         the z axis.
-        ValueError, with the file's name, if an image cannot be read; also if a frame has no image.
+        ValueError, with the file's name, if an image cannot be read or its shape does not fit its intrinsics; also if a
+        frame has no image.
         """
         check_count(side=side)
         if not frame_indices or not all(0 <= i < len(self) and self.files[i] for i in frame_indices):
             raise ValueError(f"frame_indices is {frame_indices}, wanted indices of frames with an image, at least one")
-        images, intrinsics = [], []
+        images, intrinsics, sizes = [], [], []
         for i in frame_indices:
             frame = self.read_frame(i)
+            sizes.append((frame.shape[1], frame.shape[0]))
             images.append(crop_and_resize(frame[None], side, self.files[i]))
             intrinsics.append(crop_intrinsics(self.intrinsics[i], *frame.shape[:2]))
+        for problem in other_shapes(self, frame_indices, sizes).values():
+            raise ValueError(problem)
         poses = self.poses[frame_indices] @ torch.linalg.inv(self.poses[frame_indices[0]])
         return torch.cat(images), camera_matrices(torch.stack(intrinsics), poses).float()
 
@@ -127,7 +138,7 @@ def distortion_coefficients(parameters: Mapping[str, float]) -> Float[Tensor, "5
     ValueError, whose message lacks the file's name, if a coefficient is not undone.
     """
     if others := [key for key in DISTORTION if key not in COEFFICIENTS and parameters.get(key)]:
-        raise ValueError(f"has distortion ({', '.join(others)}) that is not undone: undistort the images first")
+        raise ValueError(f"has distortion ({', '.join(others)}) that is not undone: {UNDISTORT}")
     coefficients = torch.tensor([parameters.get(key, 0.0) for key in COEFFICIENTS], dtype=torch.float64)
     if not coefficients.abs().max() <= MAX_DISTORTION:
         raise ValueError(f"has distortion {coefficients.tolist()}, wanted coefficients of at most {MAX_DISTORTION}")
@@ -193,10 +204,10 @@ def intrinsics_matrix(fx: float, fy: float, cx: float, cy: float) -> Float[Tenso
 
     ValueError, whose message lacks the file's name, if the values are invalid.
     """
-    if not (0 < fx <= MAX_FOCAL_LENGTH and 0 < fy <= MAX_FOCAL_LENGTH):
+    if not all(MIN_FOCAL_LENGTH <= focal <= MAX_FOCAL_LENGTH for focal in (fx, fy)):
         raise ValueError(
-            f"has focal lengths {fx:.3g} and {fy:.3g}, wanted both above 0 and at most {MAX_FOCAL_LENGTH}: over width "
-            "and height, not in pixels"
+            f"has focal lengths {fx:.3g} and {fy:.3g}, wanted both from {MIN_FOCAL_LENGTH} to {MAX_FOCAL_LENGTH}: over "
+            "width and height, not in pixels"
         )
     if not (0 <= cx <= 1 and 0 <= cy <= 1):
         raise ValueError(
@@ -205,15 +216,47 @@ def intrinsics_matrix(fx: float, fy: float, cx: float, cy: float) -> Float[Tenso
     return torch.tensor([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], dtype=torch.float64)
 
 
+def intrinsics_from_pixels(
+    focal: tuple[float, float], center: tuple[float, float], size: tuple[float, float]
+) -> Float[Tensor, "3 3"]:
+    """The intrinsics of a frame, in units of its width and height, from pixels.
+
+    focal: lengths along both axes; center: the principal point; size: width and height, above 0
+    ValueError, whose message lacks the file's name, if the values are invalid, or seem to be in other units.
+    """
+    (fx, fy), (cx, cy), (width, height) = focal, center, size
+    if not (MIN_FOCAL_LENGTH <= fx / width <= MAX_FOCAL_LENGTH and MIN_FOCAL_LENGTH <= fy / height <= MAX_FOCAL_LENGTH):
+        raise ValueError(
+            f"has focal lengths {fx:.3g} and {fy:.3g}, wanted pixels: {MIN_FOCAL_LENGTH} to {MAX_FOCAL_LENGTH} times "
+            f"{width:g} x {height:g}"
+        )
+    if not (0 <= cx <= width and 0 <= cy <= height) or (max(cx, cy) <= 1 < min(size) / 2):
+        raise ValueError(
+            f"has the principal point {cx:.3g} {cy:.3g}, wanted pixels: a point in the frame of {width:g} x {height:g}"
+        )
+    return intrinsics_matrix(fx / width, fy / height, cx / width, cy / height)
+
+
 def check_pose(pose: Float[Tensor, "4 4"]) -> None:
     """ValueError, whose message lacks the file's name, if a pose is not a rotation and a translation."""
     rotation, translation = pose[:3, :3], pose[:3, 3]
-    if not (
-        (rotation @ rotation.T - torch.eye(3, dtype=pose.dtype)).abs().max() < 1e-3 and torch.linalg.det(rotation) > 0
-    ):
-        raise ValueError("has a pose whose first three columns are not a rotation matrix")
+    if (problem := _rotation_problem(rotation)) is not None:
+        raise ValueError(f"has a pose whose first three columns are not a rotation matrix{problem}")
     if not translation.abs().max() <= MAX_TRANSLATION:
         raise ValueError(f"has a translation of {translation.abs().max():.3g}, wanted at most {MAX_TRANSLATION:.0e}")
+
+
+def _rotation_problem(matrix: Float[Tensor, "3 3"]) -> str | None:
+    """Why a matrix is no rotation, for the end of a sentence; None if it is one."""
+    if not matrix.isfinite().all():
+        return ": they have a NaN or an infinite number"
+    gram, identity, determinant = matrix @ matrix.T, torch.eye(3, dtype=matrix.dtype), float(torch.linalg.det(matrix))
+    if (gram - identity).abs().max() < 1e-3:
+        return ": they are mirrored, with the determinant -1" if determinant < 0 else None
+    square = float(gram.diagonal().mean())
+    if 0 < square < math.inf and (gram / square - identity).abs().max() < 1e-3:
+        return f": they are one that is scaled by {math.copysign(math.sqrt(square), determinant):.4g}"
+    return ""
 
 
 def check_on_error(on_error: str) -> None:
@@ -227,6 +270,11 @@ def raise_or_warn(problem: str, on_error: str, warnings: list[str]) -> None:
     if on_error == "raise":
         raise ValueError(f"{problem}; fix it, or skip it (on_error='skip', --on-error skip)")
     warnings.append(f"{problem}{SKIPPED}")
+
+
+def no_data_text(source: Path | str, wanted: str, warnings: list[str], otherwise: str) -> str:
+    """An error message for a source all of whose data was skipped. otherwise: the reason if there is no warning"""
+    return f"{source} has no {wanted}; the first problem: {(warnings or [otherwise])[0].removesuffix(SKIPPED)}"
 
 
 def read_each(
@@ -247,6 +295,11 @@ def read_each(
     return clips
 
 
+def folder_name(folder: Path) -> str:
+    """The name of a folder, also of one that is given as `..` or `.`."""
+    return os.path.basename(os.path.abspath(folder))
+
+
 def complete_capture(
     source: Path, clip: Clip, missing: list[str], on_error: str, warnings: list[str]
 ) -> tuple[Clip, list[str]]:
@@ -259,9 +312,19 @@ def complete_capture(
         raise_or_warn(
             f"{source} lists {len(missing)} images that are missing: {abbreviate(missing)}", on_error, warnings
         )
-    if not any(clip.files):
-        raise ValueError(f"{source} has no frame; the first problem: {(warnings or ['it lists no image'])[0]}")
-    return replace(clip, timestamps=tuple(i if file else -1 for i, file in enumerate(clip.files))), warnings
+    paths, repeated, files = set(), [], list(clip.files)
+    for i, file in enumerate(files):
+        if file is not None and (path := os.path.normpath(file)) in paths:
+            repeated.append(file.name)
+            files[i] = None
+        elif file is not None:
+            paths.add(path)
+    if repeated:
+        raise_or_warn(f"{source} lists {len(repeated)} images again: {abbreviate(repeated)}", on_error, warnings)
+    if not any(files):
+        raise ValueError(no_data_text(source, "frame", warnings, "it lists no image"))
+    timestamps = tuple(i if file else -1 for i, file in enumerate(files))
+    return replace(clip, files=tuple(files), timestamps=timestamps), warnings
 
 
 def camera_from_numbers(numbers: Float[Tensor, "18"]) -> tuple[Float[Tensor, "3 3"], Float[Tensor, "4 4"]]:
@@ -291,41 +354,6 @@ def camera_matrices(intrinsics: Float[Tensor, "*b 3 3"], poses: Float[Tensor, "*
     return torch.cat([intrinsics @ poses[..., :3, :], poses[..., 3:, :]], -2)
 
 
-def is_timestamp(word: str) -> bool:
-    """Whether a word is a whole number of microseconds, in ASCII digits."""
-    return word.isascii() and word.isdecimal() and len(word) <= 18
-
-
-def shorten(text: str, length: int = 60) -> str:
-    """A text in quotes, on one line and of limited length, for an error message."""
-    return repr(text) if len(text) <= length else f"{text[:length]!r}... ({len(text):,} characters)"
-
-
-def parse_number(word: str) -> float:
-    """The value of a decimal number in ASCII.
-
-    ValueError, whose message lacks the file's name, if the word is not such a number.
-    """
-    try:
-        if word.isascii() and "_" not in word:  # Python reads 1_000 and digits of other scripts too
-            return float(word)
-    except ValueError:
-        pass
-    raise ValueError(f"has {shorten(word)}, which is not a number")
-
-
-def read_lines(text_file: Path) -> list[str]:
-    """The lines of a text file. ValueError, with the file's name, if it cannot be read."""
-    try:
-        if (size := text_file.stat().st_size) > MAX_TEXT_BYTES:
-            raise ValueError(f"it has {size / 1e6:.0f} MB, wanted at most {MAX_TEXT_BYTES // 1_000_000}")
-        return text_file.read_text(encoding="utf-8-sig").rstrip().split("\n")
-    except OSError as error:
-        raise ValueError(f"{text_file} cannot be read: {error.strerror}") from None
-    except ValueError as error:
-        raise ValueError(f"{text_file} cannot be read: {first_line(error)}") from None
-
-
 def check_aspect_ratio(camera_size: tuple[float, float], image_size: tuple[int, int]) -> None:
     """ValueError, whose message lacks the file's name, if an image has another aspect ratio than its camera.
 
@@ -336,3 +364,31 @@ def check_aspect_ratio(camera_size: tuple[float, float], image_size: tuple[int, 
         raise ValueError(
             f"has {image_width} x {image_height} pixels, but its camera {width:g} x {height:g}: wanted one aspect ratio"
         )
+
+
+def other_shapes(clip: Clip, frame_indices: list[int], sizes: list[tuple[int, int]]) -> dict[int, str]:
+    """The frames whose shape does not fit their intrinsics as that of other frames does, with an error message each.
+
+    sizes: width and height of each frame, in pixels. The ratio of the two focal lengths, in pixels, is that of the
+    pixels' sides, which is 1 for most cameras. A turned or cropped frame changes the ratio.
+    """
+    ratios = focal_ratios(clip.intrinsics[frame_indices], sizes)
+    median = ratios.median()
+    others = ((ratios / median).log().abs() > math.log(MAX_FOCAL_RATIO)).nonzero()[:, 0].tolist()
+    return {
+        frame_indices[k]: f"{clip.files[frame_indices[k]]} has {sizes[k][0]} x {sizes[k][1]} pixels, and focal lengths "
+        f"whose ratio is {ratios[k]:.3g}, in other frames {median:.3g}: was it turned or cropped?"
+        for k in others
+    }
+
+
+def focal_ratios(intrinsics: Float[Tensor, "n 3 3"], sizes: list[tuple[int, int]]) -> Float[Tensor, "n"]:
+    """The focal length along x over that along y, in pixels, of frames of some widths and heights."""
+    width, height = torch.tensor(sizes, dtype=intrinsics.dtype).unbind(1)
+    return intrinsics[:, 0, 0] * width / (intrinsics[:, 1, 1] * height)
+
+
+def check_camera_model(model: str, known: Iterable[str]) -> None:
+    """ValueError, whose message lacks the file's name, if a camera has a model that is not read."""
+    if model not in known:
+        raise ValueError(f"has the camera model {shorten(model)}, wanted one of {', '.join(known)}: {UNDISTORT}")

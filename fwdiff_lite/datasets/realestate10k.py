@@ -14,6 +14,7 @@ counts as a frame, so no later frame gets another index.
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -21,19 +22,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fwdiff_lite.checks import abbreviate
+from fwdiff_lite.datasets.clip_names import clip_file_name
 from fwdiff_lite.datasets.images import encoded_suffix, image_files, list_folder
 from fwdiff_lite.datasets.posed_clips import (
     Clip,
     camera_from_numbers,
     camera_numbers,
     check_on_error,
-    is_timestamp,
-    parse_number,
     raise_or_warn,
     read_each,
-    read_lines,
-    shorten,
 )
+from fwdiff_lite.datasets.text_files import is_timestamp, parse_number, read_lines, shorten
 from fwdiff_lite.storage.files import write_bytes, write_text
 
 NUMBERS_PER_LINE = 19
@@ -130,7 +129,10 @@ def match_files(timestamps: list[int], file_of_timestamp: dict[int, Path]) -> tu
 def missing_frames_text(frame_folder: Path, image_paths: list[Path], timestamp: int, num_frames: int) -> str:
     """Why a clip has no frame, for an error message. timestamp: of one of its frames"""
     if not frame_folder.is_dir():
-        return f"{frame_folder} does not exist"
+        return (
+            f"{frame_folder} does not exist: extract the frames from the video whose address is line 1 of the text, "
+            "or give chunks of pixelSplat, which hold the frames"
+        )
     text = f"{frame_folder} holds none of its {num_frames} frames"
     if not image_paths:
         return f"{text} and no other image"
@@ -138,8 +140,19 @@ def missing_frames_text(frame_folder: Path, image_paths: list[Path], timestamp: 
 
 
 def is_split(folder: Path) -> bool:
-    """Whether a folder holds text files of clips, or folders of frames that lack them."""
-    return any(folder.glob("*.txt"))
+    """Whether a folder holds text files of clips."""
+    return any(is_clip_text(file) for file in folder.glob("*.txt"))
+
+
+def is_clip_text(file: Path) -> bool:
+    """Whether a text file is that of a clip: a folder of frames is beside it, or one of its first lines is a camera."""
+    if file.with_suffix("").is_dir():
+        return True
+    try:
+        with file.open(encoding="utf-8-sig") as lines:
+            return any(len(line.split()) == NUMBERS_PER_LINE for line in islice(lines, 3))
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 def read_split(folder: Path | str, on_error: str = "raise") -> tuple[list[Clip], list[str]]:
@@ -154,6 +167,9 @@ def read_split(folder: Path | str, on_error: str = "raise") -> tuple[list[Clip],
         if image_files(path) and not path.with_name(f"{path.name}.txt").exists():
             raise_or_warn(f"{path} has frames, but there is no {path.name}.txt", on_error, warnings)
     text_files = [path for path in paths if path.suffix == ".txt" and path.is_file()]
+    if others := [path.name for path in text_files if not is_clip_text(path)]:
+        warnings.append(f"{folder} has {len(others)} text files that are no clips: {abbreviate(others)}")
+        text_files = [path for path in text_files if path.name not in others]
     return read_each(text_files, read_clip, on_error, warnings), warnings
 
 
@@ -161,8 +177,12 @@ def write_clip(folder: Path | str, clip: Clip) -> None:
     """Writes a clip as FOLDER/CLIP.txt and FOLDER/CLIP/TIMESTAMP.suffix. Images are copied byte by byte.
 
     Frames without an image or a camera are left out. ValueError if a lens distorts the clip or masks hide its
-    background: then `convert` draws its frames first.
+    background: then `convert` draws its frames first; also if the clip's name is not that of one file, or FOLDER holds
+    the clip.
     """
+    name = clip_file_name(clip.name)
+    if (Path(folder) / f"{name}.txt").exists():
+        raise ValueError(f"{folder} holds the clip {name} already: two clips have its name")
     if clip.has_distortion or clip.masks is not None:
         raise ValueError(f"{clip.name} has distortion or masks, which the text cannot hold: draw its frames first")
     folder, lines = Path(folder), ["converted"]
@@ -170,6 +190,6 @@ def write_clip(folder: Path | str, clip: Clip) -> None:
         if file is None:
             continue
         content = file.read_bytes()
-        write_bytes(folder / clip.name / f"{time}{encoded_suffix(content)}", content)
+        write_bytes(folder / name / f"{time}{encoded_suffix(content)}", content)
         lines.append(" ".join([str(time), *(f"{x:.17g}" for x in camera_numbers(intrinsics, pose).tolist())]))
-    write_text(folder / f"{clip.name}.txt", "\n".join(lines) + "\n")
+    write_text(folder / f"{name}.txt", "\n".join(lines) + "\n")

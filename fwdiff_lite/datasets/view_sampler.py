@@ -16,8 +16,10 @@ from jaxtyping import Int
 from torch import Tensor
 
 from fwdiff_lite.checks import abbreviate, check_count
+from fwdiff_lite.datasets.clip_names import check_clip_name
 from fwdiff_lite.datasets.pixelsplat import FrameIndices
-from fwdiff_lite.datasets.posed_clips import Clip, is_timestamp, shorten
+from fwdiff_lite.datasets.posed_clips import Clip
+from fwdiff_lite.datasets.text_files import is_timestamp, shorten
 from fwdiff_lite.observations import Observations
 from fwdiff_lite.storage.files import write_text
 
@@ -85,6 +87,8 @@ def evaluation_list(
 
 def write_evaluation_list(path: Path | str, views: list[ViewTimestamps]) -> None:
     """Writes one line for each clip: its name and three timestamps."""
+    for view in views:
+        check_clip_name(view.clip)
     write_text(Path(path), "".join(" ".join(map(str, view)) + "\n" for view in views))
 
 

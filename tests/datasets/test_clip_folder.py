@@ -14,7 +14,7 @@ from fwdiff_lite.datasets import clip_folder, pose_check
 from fwdiff_lite.datasets.clip_folder import detect_format, read_all_clips
 from fwdiff_lite.datasets.contact_sheet import contact_sheet
 from fwdiff_lite.datasets.epipolar import epipolar_lines, fundamental_matrix, pixel_intrinsics
-from fwdiff_lite.datasets.pose_check import match_frames, other_conventions, reject_mismatched
+from fwdiff_lite.datasets.pose_check import match_frames, other_cameras, other_conventions, reject_mismatched
 from fwdiff_lite.datasets.posed_clips import intrinsics_matrix
 from fwdiff_lite.datasets.realestate10k import read_clip
 from fwdiff_lite.datasets.scene_depth import estimate_near_far, matched_points, triangulate
@@ -39,7 +39,7 @@ def test_a_converted_folder_has_the_same_cameras_and_the_same_bytes(written, cli
         torch.testing.assert_close(clip.poses, expected.poses, rtol=0, atol=1e-6)
         torch.testing.assert_close(clip.intrinsics, expected.intrinsics, rtol=0, atol=1e-6)
         assert [file.read_bytes() for file in clip.files] == [file.read_bytes() for file in expected.files]
-        assert clip.name == expected.name
+        assert clip.name == expected.name and clip.file_format == name
     code, _, errors = run(capsys, *words)
     assert code == 2 and "out is not empty: name a new folder" in errors
 
@@ -193,11 +193,11 @@ def test_near_and_far_enclose_the_scene(clips):
 @pytest.mark.parametrize("mistake", range(6))
 def test_cameras_in_another_convention_are_refused_and_the_convention_is_named(clips, mistake):
     """Every mistake is undone by itself, but for a camera-to-world pose with other axes."""
-    names = list(other_conventions(clips[0]))
-    wrong = list(other_conventions(clips[0]).values())[mistake]
-    with pytest.raises(ValueError, match="the cameras have |poses moved by ") as error:
+    names = list(other_cameras(clips[0]))
+    wrong = list(other_cameras(clips[0]).values())[mistake]
+    with pytest.raises(ValueError, match="the file has |the intrinsics are wrong|poses moved by ") as error:
         reject_mismatched(wrong)
-    if "the cameras have" in str(error.value):
+    if "poses moved" not in str(error.value):
         assert any(name in str(error.value) for name in names)
         assert names[mistake] in str(error.value) or "camera-to-world" in names[mistake]
 

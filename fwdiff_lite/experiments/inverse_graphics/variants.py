@@ -31,6 +31,7 @@ SAMPLES_PER_RAY, NUM_FREQS = 32, 6  # of the volume renderer; of the positional 
 PIXELS = 320  # rays of each target and novel image in the loss
 BATCH_SIZE = 128  # scenes a step: with 64, an H100 waits for Python a quarter of the time
 LEARNING_RATE = 5e-4
+CHECKPOINTS = {"checkpoint_every": 1000, "checkpoint_minutes": 5}  # the GPUs wait for a second each time
 FULL_MODEL, BASELINE = "unet", "deterministic"  # the variants that others are compared with
 PRETRAINED = "06_inverse_graphics_unet"  # the checkpoint of the full model
 ENCODER_OPTIONS = {
@@ -152,7 +153,7 @@ def make_variant(
         build=partial(build_model, settings, **model_options),
         batches=partial(tabletop_batches, settings),
         batch_size=BATCH_SIZE,
-        fit_options={"learning_rate": LEARNING_RATE, "checkpoint_every": 200} | fit_options,
+        fit_options={"learning_rate": LEARNING_RATE} | CHECKPOINTS | fit_options,
         options=settings.as_json() | model_options | fit_options,
         seed=seed,
         parent=parent,
@@ -198,9 +199,6 @@ SUPERSAMPLED_VARIANTS = {
     "supersampled": make_variant(SUPERSAMPLED_SETTINGS, **SUPERSAMPLED_OPTIONS),
     "supersampled_maps": make_variant(
         SUPERSAMPLED_SETTINGS, denoiser_options={"map_upsampling": 2}, **SUPERSAMPLED_OPTIONS
-    ),
-    "supersampled_maps_blocks": make_variant(
-        SUPERSAMPLED_SETTINGS, denoiser_options={"map_upsampling": 2, "field_blocks": 4}, **SUPERSAMPLED_OPTIONS
     ),
 }
 

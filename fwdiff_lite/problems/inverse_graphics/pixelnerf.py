@@ -165,23 +165,20 @@ class FieldNetwork(nn.Module):
     width: of all hidden layers, and of the feature maps
     num_features: channels of the field beside the colours
     num_freqs: frequencies of the positional encoding of coordinates
-    blocks: residual blocks after the fusion of the views
     contraction_radius: 0 for a bounded scene; otherwise the coordinates are contracted to a ball (`contract`, with this
         radius), and the network predicts density per unit of contracted length
     """
 
     outer_layers = ("camera_proj", "world_proj", "head")  # see muon.hidden_matrices
 
-    def __init__(
-        self, width: int, num_features: int, num_freqs: int = 4, contraction_radius: float = 0.0, blocks: int = 2
-    ):
+    def __init__(self, width: int, num_features: int, num_freqs: int = 4, contraction_radius: float = 0.0):
         super().__init__()
         self.num_freqs, self.contraction_radius = num_freqs, contraction_radius
         self.camera_proj = nn.Linear(3 * (1 + 2 * num_freqs) + 1, width)
         self.world_proj = nn.Linear(3 * (1 + 2 * num_freqs), width)
         self.per_view_mlp = _ResidualBlock(width)
         self.weight = nn.Linear(width, 1, bias=False)
-        self.fusion_mlp = nn.Sequential(*(_ResidualBlock(width) for _ in range(blocks)), nn.SiLU())
+        self.fusion_mlp = nn.Sequential(*(_ResidualBlock(width) for _ in range(2)), nn.SiLU())
         self.head = nn.Linear(width, 1 + 3 + num_features)
 
     def forward(
@@ -249,7 +246,6 @@ class SceneDenoiser(nn.Module):
     encoder_options: keyword arguments of the encoder beside its input and output channels
     map_upsampling: feature maps have so many times the images' pixels along each side. With the supersampling of a
         renderer, each ray of a pixel has features of its own (Shi et al. 2016)
-    field_blocks: residual blocks of the field's network after the fusion of the views
     conditioning: which of COND_CHANNELS are inputs of the target's encoder. The others are zero; if there are none, the
         context is not rendered at all
     """
@@ -265,7 +261,6 @@ class SceneDenoiser(nn.Module):
         encoder_options: dict | None = None,
         conditioning: tuple[str, ...] = COND_CHANNELS,
         map_upsampling: int = 1,
-        field_blocks: int = 2,
     ):
         super().__init__()
         if encoder not in BACKBONES:
@@ -279,7 +274,7 @@ class SceneDenoiser(nn.Module):
         self.encoder = BACKBONES[encoder](in_channels, width * map_upsampling**2, **(encoder_options or {}))
         # applied to each pixel of the map, not to each point: it is linear, so it commutes with bilinear sampling
         self.project = nn.Conv2d(width, width, 1)
-        self.field = FieldNetwork(width, num_features, num_freqs, renderer.near, field_blocks)
+        self.field = FieldNetwork(width, num_features, num_freqs, contraction_radius=renderer.near)
 
     def condition(self, context: Observations, target_params: Float[Tensor, "b m 4 4"], target_mask=None) -> Condition:
         """Encodes the context, and renders the scene that it gives by the targets' cameras."""
