@@ -366,11 +366,11 @@ def test_unknown_options_are_named_with_the_function_that_was_called():
 def test_sampling_ends_at_the_first_time_that_is_at_most_the_last_time():
     model, context, target = problem()
     options = {"steps": 8, "eta": 1.0}
-    whole = list(model.trajectory(context, target.params, generator=seeded(), **options))
-    for last_time, steps in ((0.0, 8), (whole[5].t, 6), (whole[5].t - 1e-6, 7), (1.0, 1)):
+    all_steps = list(model.trajectory(context, target.params, generator=seeded(), **options))
+    for last_time, steps in ((0.0, 8), (all_steps[5].t, 6), (all_steps[5].t - 1e-6, 7), (1.0, 1)):
         step = model.sample(context, target.params, generator=seeded(), last_time=last_time, **options)
-        assert step.t == whole[steps - 1].t
-        torch.testing.assert_close(step.signal, whole[steps - 1].signal)
+        assert step.t == all_steps[steps - 1].t
+        torch.testing.assert_close(step.signal, all_steps[steps - 1].signal)
     with pytest.raises(ValueError, match="got last_time = 2, wanted a number from 0 to 1"):
         model.sample(context, target.params, last_time=2)
 

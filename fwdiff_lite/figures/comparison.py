@@ -188,8 +188,8 @@ FINDINGS = (
     Finding(
         "GAN inversion: samples agree with the patch and differ elsewhere.",
         "Shown in pictures (section 4.3).",
-        "The standard deviation of samples is {04:wplus_eta_1_diversity_outside_over_inside:.1f} times as large outside "
-        "the patch as inside. "
+        "The standard deviation of samples is {04:wplus_eta_1_diversity_outside_over_inside:.1f} times as large "
+        "outside the patch as inside. "
         "Energy score over that of the deterministic model: {04:wplus_eta_1_energy_ratio:.2f} [04].",
         "agrees",
         "New: hidden attributes are drawn with wrong probabilities, the beard's by "

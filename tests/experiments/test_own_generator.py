@@ -68,10 +68,10 @@ def test_crops_and_schedule_follow_the_side():
 def test_a_smaller_resolution_is_the_mean_of_squares(tmp_path):
     torch.manual_seed(0)
     G = Generator(64, channel_base=256, **SIZES)
-    whole, reduced = patches.CroppedGenerator(G), patches.CroppedGenerator(G, 16)
+    full_size, reduced = patches.CroppedGenerator(G), patches.CroppedGenerator(G, 16)
     w = torch.randn(2, 4)
     torch.testing.assert_close(
-        reduced.render(w), whole.render(w).unflatten(3, (16, 4)).unflatten(2, (16, 4)).mean((3, 5))
+        reduced.render(w), full_size.render(w).unflatten(3, (16, 4)).unflatten(2, (16, 4)).mean((3, 5))
     )
     with pytest.raises(ValueError, match="a generator of 64 pixels has no image of 48 pixels: give a divisor"):
         patches.CroppedGenerator(G, 48)
