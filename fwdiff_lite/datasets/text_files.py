@@ -51,9 +51,7 @@ def read_json_object(path: Path) -> dict:
     try:
         content = json.loads("\n".join(read_lines(path)))
     except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{path} line {error.lineno} column {error.colno} is not JSON ({error.msg}): correct it"
-        ) from None
+        raise ValueError(f"{path} is not JSON ({error}): correct it") from None
     except RecursionError:
         raise ValueError(f"{path} is not JSON that can be read: its lists are nested too deeply") from None
     except ValueError as error:  # of read_lines, or a number of thousands of digits

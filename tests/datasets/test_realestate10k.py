@@ -206,7 +206,7 @@ def test_the_command_prints_every_problem(copy, capsys, monkeypatch):
         return stop.value.code, capsys.readouterr().out
 
     # test_pose_check checks poses
-    monkeypatch.setattr(clip_folder, "reject_mismatched", lambda clip, on_error: [])
+    monkeypatch.setattr(clip_folder, "reject_mismatched", lambda clip, on_error, frame_matches: [])
     code, output = run("--frame-gap", "8", "16")
     assert code is False and "1 clips with 36 frames" in output
     shutil.copytree(copy / "clip00", copy / "short")
