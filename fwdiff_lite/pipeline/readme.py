@@ -107,7 +107,9 @@ def notebooks() -> str:
         rows += [
             "",
             f"A range without brackets, as in 0.7 to 0.8, is that of {count} trainings with different seeds, on "
-            f"{' and '.join(cpus)} ([figures/seeds.json](figures/seeds.json)). Digits end at the first of their sd.",
+            f"{' and '.join(cpus)} ([figures/seeds.json](figures/seeds.json)). Numbers are rounded to the first digit "
+            "of their standard deviation over these trainings. Some values after \u201cat most\u201d and \u201cat "
+            "least\u201d are the worst of these trainings; a notebook shows one of them, so its value may be better.",
         ]
     return "\n".join(rows)
 

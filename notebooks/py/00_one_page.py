@@ -336,8 +336,8 @@ widget = interact(show_samples, degrees=(0, 180, 2), observed=(-1.7, 1.7, 0.05),
 # draws are: 0.96 times their distance. The regression is 9.6 times as far. For these two numbers we take the sliced
 # Wasserstein distance of section 5 between a quarter of the points (5,000) and as many new true points. We average it
 # over the four quarters, and divide by the same average for exact draws. The figure of section 5 shows one distance
-# each, of all 20,000 points. The quotients of these are about 0.75 and 14: single distances vary by chance, and the
-# sampling error, by which we divide, is smaller with more points.
+# each, of all 20,000 points. From its numbers one gets about 0.75 and 14 instead, for two reasons. A single distance
+# varies by chance. And with 20,000 points the distance of exact draws, by which we divide, is smaller.
 #
 # **Did not, quite.** Some samples lie between the parts of the face: 0.4 % are farther than 0.2 from every true point
 # (30 % of the regression's predictions). The network is small, and its prediction is sometimes a blend of two parts. In

@@ -145,7 +145,7 @@ run.savefig(figures.problem(signals, one_context, prior, exact_signals), "proble
 # </details>
 #
 # **Two readings of P4.** *As printed*: the losses are as low as any network can make them. *As the proof needs it*:
-# they are as low as those of a regression that predicts each observation freely. Then some signal has
+# they are as low as those of a regression whose outputs need not be observations of one signal. Then some signal has
 # $\mathbb{E}[T \mid c, y]$ as its total observation: the mean is *reachable*. Where forward is linear and $S$
 # unconstrained, the mean is always reachable. The example of 5c contradicts the statement as printed, but not as the
 # proof needs it.
@@ -460,8 +460,7 @@ for name, m in (("untrained", initial_model), ("trained", model)):
 #   score of exact draws) / score of exact draws, must be at most 3% (upper end of its interval).
 # - **Spread over error**: 1 for a calibrated sampler; it must be within three standard errors of 1. With the 1,000
 #   contexts here, this limit is stricter than the rule of thumb of 02 (bad: an interval wholly below 0.9 or above 1.1).
-#   We chose three standard errors after a 95% interval had rejected exact draws. At this limit, x0.8 passes on this test
-#   set.
+#   A 95% interval rejected even exact draws here, so we took three standard errors. Then the control x0.8 passes, too.
 # - **C2ST** (classifier two-sample test): a classifier gets triples (observation, direction, signal), and tells those
 #   with the model's samples from those with the true signals. The measure is its accuracy; 0.5 is chance. The limit is the mean plus four standard deviations of twenty tests of
 #   exact draws.
@@ -730,7 +729,7 @@ print(f"truth 0.50: DDIM {fair_ddim:.2f}")
 print(f"bump left with 0.60: DDIM {bump[0.0]:.2f}, ancestral {bump[1.0]:.2f}; two blended layers {two_layers:.2f}")
 
 # %% [markdown]
-# **How large is the bias?** DDIM draws $+1$ in 88% of the samples instead of 70% ($w = 1$), and the left bump in 82%
+# **How large is the bias?** DDIM draws $+1$ in 88% of the samples instead of 70% ($w = 1$, 256 steps), and the left bump in 82%
 # instead of 60%.
 #
 # **Remedies.** In full: a signal whose mean is reachable, such as two blended layers (60%), or $w = 0$ where the target

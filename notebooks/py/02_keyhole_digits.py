@@ -615,8 +615,8 @@ run.record(toy_sampler=list(toy), **{f"toy_{key}": [float(row[key]) for row in t
 # - *SBC* (simulation-based calibration, `metrics.sbc_ranks`, `metrics.sbc_pvalues`): compute a number from each signal.
 #   The rank of the truth's number among those of the $K$ samples should be uniform on 0 to $K$.
 # - *TARP* (tests of accuracy with random points, `metrics.tarp`, `metrics.tarp_max_gap`): for each context, draw a
-#   random reference point, whose distribution depends on the context. The fraction of samples nearer to it than the
-#   truth should be uniform on 0 to 1.
+#   random reference point, whose distribution depends on the context. Count the samples that lie nearer to this point
+#   than the truth does. Over contexts, their fraction should be uniform on 0 to 1.
 #
 # If exact posterior draws can be had, the skill can be computed (`metrics.energy_skill`), and distances at one
 # context (`metrics.wasserstein1`, `metrics.sliced_w2`).
@@ -730,8 +730,8 @@ plt.show()
 #
 # *Case by case.* The true probabilities are unknown, but each case has one true label. We average the classifier's
 # probabilities over the samples of a case. The *log-loss* is minus the logarithm of the probability of the true label;
-# it is ln 10 = 2.30 for a guess. The *entropy* is the expected log-loss if labels were drawn from the samples' own
-# probabilities. If both are equal on average, the confidence is right. The *calibration error* sorts all pairs of case
+# it is ln 10 = 2.30 for a guess. The *entropy* is the log-loss that one would expect if the samples' probabilities were
+# the true ones. If both are equal on average, the confidence is right. The *calibration error* sorts all pairs of case
 # and label into ten groups by probability. It compares the sum of probabilities with the number of true labels in each
 # group. To see the error of a calibrated sampler, we replace the true labels by labels drawn from the probabilities of
 # the samples, 200 times.

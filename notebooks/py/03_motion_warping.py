@@ -766,8 +766,8 @@ HTML(figures.html_table(summary))
 #   [01](01_toy_proof.ipynb), section 5c, proves such a bias for a small example.
 # - *The remedy.* Two flows can show the ghost: the deviation falls to -1 and -2 points. With one flow, ancestral sampling
 #   reduces the bias to 3 points.
-# - *The trap.* At equal probabilities (50/50) the bias is hidden: the positive direction comes in 47 to 50 % of the
-#   samples of each variant (a column of the table). By symmetry neither direction is nearer to the mean.
+# - *The trap.* At equal probabilities (50/50) this bias cannot appear, since neither direction is nearer to the mean.
+#   The positive direction comes in 47 to 50 % of the samples of each variant (a column of the table).
 #
 # **DDIM or ancestral?** With two flows, DDIM: its skill is 0.91 with splatting, against 0.85 for ancestral sampling.
 #
@@ -906,8 +906,8 @@ run.claim(
     "Section 4.2: several motions for one image, learnt from images and later frames. Pooled, sampled signs are at most "
     "{factor_tv_high:.3f} from their true probabilities; 16 samples hit {mode_coverage:.0%} of the possible combinations, "
     "as exact draws do, and the best of 16 is {epe_best_of_16:.2f} pixels from the truth (of 16 exact draws: "
-    "{exact_epe_best_of_16:.2f}). With the paper's one flow the likelier motion is drawn {splat_1_eta_0_excess:.0f} to "
-    "{warp_1_eta_0_excess:.0f} points too often; two blended flows remove this bias. Spread over error is "
+    "{exact_epe_best_of_16:.2f}). With the paper's one flow the likelier motion is drawn {warp_1_eta_0_excess:.0f} points "
+    "(warping) and {splat_1_eta_0_excess:.0f} points (splatting) too often; two blended flows remove this bias. Spread over error is "
     "{spread_skill:.2f} (1 is calibrated).",
     thumbnail="clips.gif",
 )

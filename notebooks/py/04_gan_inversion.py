@@ -779,8 +779,9 @@ run.record(**dict(zip(beard_keys, beard_errors, strict=True)))
 #
 # There are two distributions: that of the program, and that of the generator. The models were trained on the program's
 # portraits, as the paper trains on photographs. For pictures that the generator made, its own posterior can be
-# estimated. Generate many pictures and weight each by its agreement with the patch, $\exp(-d^2 / 2 s^2)$, with $s$ as
-# small as an effective sample size of 50 allows. With 20,000 pictures for each of 64 patches, the attributes of the
+# estimated. Generate many pictures and weight each by its agreement with the patch, $\exp(-d^2 / 2 s^2)$, with the
+# distance $d$ of their pixels inside of it. A smaller $s$ is better: we take the smallest one that leaves an effective
+# sample size of 50. With 20,000 pictures for each of 64 patches, the attributes of the
 # model's samples differ from this estimate by a total variation of 0.19. Perfect samples would differ by 0.04.
 # Estimates from two halves of the pictures differ by 0.06. How much of the 0.19 is due to the estimate is not known
 # (recorded: `bank_tv`, `bank_tv_chance`, `bank_tv_halves` in figures/metrics.json).
@@ -899,7 +900,9 @@ plt.show()
 #
 # **Did not.**
 #
-# - Spread over error is 0.84 (0.79 to 0.89): samples vary too little.
+# - Spread over error is 0.84 (0.79 to 0.89): samples vary too little. By the recipe of
+#   [02](02_keyhole_digits.ipynb#How-to-judge-a-sampler) this interval is bad, and so are the frequencies (17 points, where
+#   the recipe allows 3).
 # - Beards are 11 points too rare, and 22 points where their contrast is low. Hats are 8 points too rare.
 # - The bias of an unreachable mean ([01](01_toy_proof.ipynb), section 5c) is possible here, since the generator cannot
 #   make the mean of two faces. The bias is not shown. Its remedy, a novel weight of 0.1, leaves beards (11 points) and

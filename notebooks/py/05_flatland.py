@@ -195,9 +195,10 @@ torch.testing.assert_close(forward_model(smooth_field, test_cameras), library_re
 
 # %% [markdown]
 # We call it on one example. The true scene is written as a field: dense inside of walls and discs, empty elsewhere. With 8
-# samples, a ray steps over walls. With 16, the number in training, rays hit the walls, and only the edges differ from the
-# true row. The picture in the middle shows transmittance and weights of one ray, which is black in the left picture. (For
-# this picture, the walls have a hundredth of their density, so that light passes.)
+# samples, a ray steps over walls. With 16, the number in training, rays hit the walls, and in this row only the edges
+# differ from the true row. In the pictures of section 6, some rays still step over a wall: the walls have stripes. The
+# picture in the middle shows transmittance and weights of one ray, which is black in the left picture. (For this picture,
+# walls and discs have a hundredth of their density, so that light passes.)
 
 # %% tags=["idea"]
 def image_field(images):

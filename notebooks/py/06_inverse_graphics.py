@@ -677,7 +677,7 @@ figures.sampler_table(all_numbers)
 # standard deviation of samples over the error of their mean, on disoccluded pixels; 1 is calibrated. **Agreement with
 # the context:** the error of one sample on the pixels that the context sees.
 #
-# No training removes all of this last error, because every render of a sample is smoothed twice. First, the picture of a
+# Part of this last error is no fault of the training, because every render of a sample is smoothed twice. First, the picture of a
 # true scene has in each pixel the mean of 2 x 2 rays. The model learns this mean as the colour of the ray through the
 # pixel's centre. Second, a render of a sample has in each pixel the mean of 2 x 2 such rays. The next cell smooths true
 # pictures twice in this way and measures the error.

@@ -689,7 +689,8 @@ run.claim(
     "{view_space_consistency_gain_180:.0f} dB better than two pictures of view-space diffusion, which has no scene. Its "
     "single pictures score better (energy score {view_space_energies_gain:.0%}). Energy scores grow by "
     "{no_novel_energies_gain:.0%} without the loss on novel views, and by {no_features_energies_gain:.1%} without the "
-    "render's features. Without the whole render they grow by {no_render_energies_gain_over_reseeded:.1%}, within noise.",
+    "render's features. Without the whole render they grow by {no_render_energies_gain:.1%}, and by "
+    "{no_render_energies_gain_over_reseeded:.1%}, within noise, relative to another seed of the full model.",
     thumbnail="ring.png",
 )
 for d in (60, 120, 180):

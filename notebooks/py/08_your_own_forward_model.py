@@ -834,8 +834,8 @@ print(f"variance of a walk's steps by the learnt factor, over the true one: {fac
 # Along these directions, the ideal network has 0.30 of the exact variance: a mean comes out, and the classifier sees
 # the missing variance. The trained network has 1.18 by a second error: its factor gives the steps of a walk 2.0 times
 # their true variance (8 times before the training; means of four hardly show the difference). With the true factor, the
-# trained network has 0.25, as little as the ideal one. So its C2ST of 0.64 comes from two errors that partly cancel,
-# and does not make it better than the ideal network.
+# trained network has 0.25, as little as the ideal one. So it lacks the ideal network's variance, and adds too much
+# elsewhere. The two errors partly cancel: its smaller C2ST is luck.
 #
 # More targets, or less noise, bring the missing variance back. The share that stays undetermined is largest for the
 # steps of the walk. Here it is for the sensor of single values:
@@ -1164,8 +1164,8 @@ widget = interact(
 # %% tags=["setup"]
 run.claim(
     "A forward model of your own: noisy measurements in files, a denoiser for any operator, checked against a closed "
-    "form. The energy score is at most {points_energy_gap_high:.0%} larger than that of exact draws. Spread over error "
-    "(1 is calibrated) is {points_spread:.2f}, and {saturating_spread:.2f} with a sensor that saturates.",
+    "form. The energy score for single values is at most {points_energy_gap_high:.0%} larger than that of exact draws. "
+    "Spread over error (1 is calibrated) is {points_spread:.2f}, and {saturating_spread:.2f} with a sensor that saturates.",
     thumbnail="before_after.png",
 )
 run.must_show(
