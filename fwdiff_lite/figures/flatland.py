@@ -206,7 +206,7 @@ def plot_probabilities(frequencies: Mapping[str, Mapping[str, Sequence[Sequence[
             if r == 0:
                 ax.set_title(f"{wall_colour} walls")
             if c == 0:
-                ax.set_ylabel(f"{room}: frequency")
+                ax.set_ylabel(f"{room}:\nfrequency")
     handles = [
         plt.Rectangle((0, 0), 1, 1, color=plotting.SAMPLES, alpha=0.55, label="samples"),
         plt.Line2D([], [], color=plotting.TRUE, lw=2.5, label="true probability"),

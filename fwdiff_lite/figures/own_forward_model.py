@@ -36,13 +36,13 @@ def draw_measurements(
     return fig
 
 
-def _plot_observations(ax: Axes, observations: Observations, width: int = 1) -> None:
+def _plot_observations(ax: Axes, observations: Observations, width: int = 1, label: str = "measurement") -> None:
     """The existing measurements of one signal, each as a bar over its values with an error bar of the noise."""
     mask = observations.mask[0]
     value, params = observations.value[0, mask], observations.params[0, mask]
     start = params[:, 0]
     ax.set_xticks(range(0, 16, 5))
-    ax.hlines(value, start - 0.3, start + width - 0.7, color=CONTEXT, lw=2, label="measurement")
+    ax.hlines(value, start - 0.3, start + width - 0.7, color=CONTEXT, lw=2, label=label)
     ax.errorbar(start + (width - 1) / 2, value, params[:, 1], fmt="none", ecolor=CONTEXT, lw=1)
 
 
@@ -125,7 +125,7 @@ def draw_saturated(
         ax.plot(samples.T, color=color, lw=0.7, alpha=0.6)
         ax.plot(walk, color=TRUE, lw=1.5, ls="--", label="true walk")
         ax.axhspan(-1, 1, color=MUTED, alpha=0.3, lw=0, label="range of the sensor")
-        _plot_observations(ax, context)
+        _plot_observations(ax, context, label="measurement: saturated value and noise")
         ax.set(title=name, xlabel="index of the value")
     axes[0].set_ylabel("value")
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)

@@ -255,7 +255,7 @@ def unreachable_mean(
     center.set(xlabel="novel weight $w$", ylabel="fraction of $+1$", title="the bias by novel weight")
     center.legend(loc="upper left", handlelength=3)
     right.set(
-        xscale="log", xlabel="sampling steps", ylabel="fraction of $+1$", title="more steps do not help ($w = 1$)"
+        xscale="log", xlabel="sampling steps", ylabel="fraction of $+1$", title="more steps hardly help ($w = 1$)"
     )
     right.set_xticks(step_counts, [str(k) for k in step_counts])
     right.minorticks_off()

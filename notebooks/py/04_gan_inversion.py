@@ -41,21 +41,26 @@ PORTRAITS = 131_072  # in the training set
 FOLDER = "../build/04_gan_inversion"  # for its weights
 
 # %% tags=["setup", "nbval-ignore-output"]
+import contextlib
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
+from PIL import Image
 from torch import nn
 from torch.testing import assert_close
 
 from fwdiff_lite import metrics
 from fwdiff_lite.backbones import MLP
+from fwdiff_lite.colours import to_uint8
 from fwdiff_lite.diagnostics import live_gain
 from fwdiff_lite.diffusion import ForwardDiffusion
 from fwdiff_lite.experiments import gan_inversion as experiment
 from fwdiff_lite.experiments import harness
+from fwdiff_lite.experiments.__main__ import main as run_command
 from fwdiff_lite.experiments.measurements import to_flat
 from fwdiff_lite.figures import gan_inversion as figures
 from fwdiff_lite.observations import Observations
@@ -921,19 +926,40 @@ plt.show()
 # 1. Show the model a patch of background only, and count glasses among 64 samples (`sample_from_crops(2, [(0, 0, 20)],
 #    count=64)`, then `classifier.predict`). How many do you expect?
 # 2. Call `sample_faces(subset, NUM_SAMPLES, num_targets=1)`. What changes at the border?
-# 3. Load a published StyleGAN2 with `stylegan2_weights.load_published_generator(path)` and make a
-#    `patches.CroppedGenerator` of it. What else is needed to train on photographs?
+# 3. The next cell inverts another generator. Replace its file by a published StyleGAN2, and its pictures by photographs.
+#    What else is needed?
 #
 # <details><summary>Answers</summary>
 #
 # 1. About 30 %, as many as there are in all, since the background is independent of glasses. (Over the test portraits
 #    that hide glasses, the model draws them in 25 % of samples, where 30 % is true.)
 # 2. Regions that neither the patch nor the target covers are averages, as the baseline's prediction is everywhere.
-# 3. A folder of square photographs of the generator's size (`fwdiff_lite.datasets.image_folder.read_images`), patches
-#    and a network that suit it, and a GPU for far longer than here. The losses and the sampler stay.
+# 3. A GPU for far longer than here. Patches, schedule and network follow the resolution; the losses and the sampler stay.
 #
 # </details>
 #
+# **A generator and pictures of your own.** The file may be a `.pkl` of StyleGAN2-ADA or a state dict; no code in it is
+# run. The pictures are cropped to squares, resized and read from the folder while the training runs. Here both are tiny
+# and the generator has random weights, so the commands take seconds and the samples mean nothing. In a terminal:
+#
+#     python -m fwdiff_lite.experiments own_generator train wplus deterministic --minutes 60 \\
+#         --generator ffhq.pkl --images faces --resolution 256
+#     python -m fwdiff_lite.experiments own_generator evaluate --generator ffhq.pkl --images held_out --resolution 256
+#
+# The evaluation measures agreement with the patch, the energy ratio to the deterministic model and spread over error,
+# and writes a picture of samples. Attributes are measured for our portraits only, whose true probabilities are known.
+
+# %% tags=["idea", "nbval-ignore-output"]
+with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+    torch.save(stylegan2.Generator(32, 8, 8, 1, channel_base=128, channel_max=4).state_dict(), "generator.pt")
+    Path("pictures").mkdir()
+    for i, picture in enumerate(to_uint8(rendered[:4].movedim(1, -1))):
+        Image.fromarray(picture).save(f"pictures/{i}.png")
+    files = "--generator generator.pt --images pictures --out runs".split()
+    run_command(["own_generator", "train", "wplus", "deterministic", "--steps", "1", "--batch-size", "2", *files])
+    run_command(["own_generator", "evaluate", "--count", "2", "--samples", "2", "--steps", "2", *files])
+
+# %% [markdown]
 # **Further reading.** The paper, [arXiv 2306.11719](https://arxiv.org/abs/2306.11719), section 4.3. StyleGAN2, [arXiv
 # 1912.04958](https://arxiv.org/abs/1912.04958); its training with little data, [arXiv
 # 2006.06676](https://arxiv.org/abs/2006.06676). $\mathcal{W}^+$, [arXiv 1904.03189](https://arxiv.org/abs/1904.03189).
