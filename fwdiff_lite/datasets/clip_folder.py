@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from fwdiff_lite.checks import abbreviate
 from fwdiff_lite.datasets import co3d, colmap, pixelsplat, realestate10k, transforms_json
