@@ -22,6 +22,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -146,6 +147,7 @@ def evaluate_variant(name: str, session: Session) -> Results:
     titles = ["image", "context", "deterministic", *["sample"] * min(3, samples.shape[1])]
     grid = image_grid(to_uint8(torch.cat(columns, 1).movedim(2, -1)), col_titles=titles)
     grid.savefig(session.folder / f"evaluation_{name}.png")
+    plt.close(grid)  # else a notebook would show it
     generator = torch.Generator().manual_seed(0)
     return Results(evaluate_images(test_set, samples, prediction, generator), {})
 
