@@ -122,7 +122,7 @@ def check_folder(options: argparse.Namespace) -> bool:
         first_matches = first_matches or frame_matches
     if not clips:
         if options.sheet and unchecked:  # a picture shows best how poses and frames disagree
-            draw_sheet(unchecked[0], match_frames(unchecked[0]), options.sheet)
+            draw_sheet(unchecked[0], None, options.sheet)
         raise ValueError(no_clip_text(options.folder, warnings))
     long_clips, short_clips = drop_short_clips(clips, tuple(options.frame_gap))
     num_frames = sum(int(clip.has_image.sum()) for clip in long_clips)
@@ -155,10 +155,10 @@ def near_far_text(planes: tuple[float, float] | None) -> str:
     return "near and far, estimated from matches: --near-far {:.3g} {:.3g}".format(*planes)
 
 
-def draw_sheet(clip: Clip, frame_matches: FrameMatches, path: Path) -> None:
-    """Draws the contact sheet of a clip, and says so or why there is none."""
+def draw_sheet(clip: Clip, frame_matches: FrameMatches | None, path: Path) -> None:
+    """Draws the contact sheet of a clip, and says so or why there is none. None: its frames are not matched yet."""
     try:
-        contact_sheet(clip, frame_matches).savefig(path)
+        contact_sheet(clip, frame_matches or match_frames(clip)).savefig(path)
     except ValueError as error:
         print(f"no contact sheet: {error}")
     else:

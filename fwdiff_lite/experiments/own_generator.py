@@ -21,6 +21,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
@@ -66,8 +67,8 @@ def image_batches(images: ImageFolder, device: torch.device, batch_size: int) ->
     )
 
 
-def no_images(device: torch.device, batch_size: int) -> BatchFunction:
-    """The batches of an experiment that `configure` has not given images. ValueError always."""
+def needs_files(*_: Any) -> Any:
+    """The generator or the batches of an experiment that `configure` has not given files. ValueError always."""
     raise ValueError("this experiment needs a generator and images: give --generator and --images")
 
 
@@ -75,7 +76,7 @@ def make_variant(
     name: str,
     load: Callable[[], Generator],
     side: int,
-    batches: Callable[[torch.device, int], BatchFunction] = no_images,
+    batches: Callable[[torch.device, int], BatchFunction] = needs_files,
     options: dict | None = None,
 ) -> Variant:
     """A model that inverts the generator."""
@@ -152,15 +153,10 @@ def evaluate_variant(name: str, session: Session) -> Results:
     return Results(evaluate_images(test_set, samples, prediction, generator), {})
 
 
-def no_generator() -> Generator:
-    """The generator of an experiment that `configure` has not given one. ValueError always."""
-    raise ValueError("this experiment needs a generator and images: give --generator and --images")
-
-
 EXPERIMENT = Experiment(
     name="own_generator",
     results_name="own_generator",
-    variants={name: make_variant(name, no_generator, patches.SIDE) for name in SPACES},
+    variants={name: make_variant(name, needs_files, patches.SIDE) for name in SPACES},
     evaluations={name: Evaluation(partial(evaluate_variant, name), name, ("deterministic",)) for name in EVALUATED},
     predict=sample_posterior,
     evaluation_options={"count": 256, "samples": NUM_SAMPLES, "steps": 32},

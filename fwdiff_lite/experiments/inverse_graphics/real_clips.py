@@ -253,7 +253,7 @@ def configure(experiment: Experiment, options: Namespace) -> Experiment:
     flags = {key: () if value is True else value for key, value in selection.items()}
     arguments = {"data": options.data.name, "frame_gap": frame_gap} | ({} if side == SIDE else {"side": side}) | flags
     if options.action == "train":
-        return configure_training(experiment, options, clips, arguments)
+        return configure_training(experiment, options, clips, side, arguments)
     variants = {}
     for name in experiment.variants:
         record = trained.get(name, {})
@@ -276,11 +276,11 @@ def configure(experiment: Experiment, options: Namespace) -> Experiment:
 
 
 def configure_training(
-    experiment: Experiment, options: Namespace, clips: list[Clip], arguments: dict[str, Any]
+    experiment: Experiment, options: Namespace, clips: list[Clip], side: int, arguments: dict[str, Any]
 ) -> Experiment:
-    """The experiment whose variants are trained on the clips."""
+    """The experiment whose variants are trained on the clips; side: pixels along each side of an image."""
     frame_gap, near_far, variants = tuple(options.frame_gap), tuple(options.near_far), {}
-    side, folder = options.side or SIDE, options.data.resolve().name  # not the path: a folder may be moved
+    folder = options.data.resolve().name  # not the path: a folder may be moved
     for name in experiment.variants:
         variants[name] = make_clip_variant(name, clips, frame_gap, near_far, folder, side, options.contexts)
         if options.workers:

@@ -71,7 +71,8 @@ def load_published_generator(path: str | os.PathLike, conv_clamp: float | None =
     }
     conv_clamp = _check_modules(path, modules, tensors, conv_clamp)
     if "input.input" in tensors:
-        tensors = {_convert_key(key): x for key, x in tensors.items()} | _latent_mean(path, prefix, file.tensors)
+        layers = {_convert_key(key): x for key, x in tensors.items() if key != "latent_avg"}
+        tensors = layers | _latent_mean(path, prefix, file.tensors)
     elif not modules and conv_clamp is None and any(key.endswith("resample_filter") for key in tensors):
         warnings.warn(
             f"{path} does not state conv_clamp, so activations are not clipped: give conv_clamp=256 if the network was "
@@ -193,8 +194,8 @@ def _convert_key(key: str) -> str:
     def layer_name(i: int) -> str:
         return "b4.conv1" if i == 0 else f"b{2 ** (3 + (i - 1) // 2)}.conv{(i - 1) % 2}"
 
-    if key in ("latent_avg", "input.input"):
-        return {"latent_avg": "mapping.w_avg", "input.input": "synthesis.b4.const"}[key]
+    if key == "input.input":
+        return "synthesis.b4.const"
     if match := re.fullmatch(r"style\.(\d+)\.(weight|bias)", key):
         return f"mapping.fc{int(match[1]) - 1}.{match[2]}"  # style.0 is the normalisation of z
     if match := re.fullmatch(r"noises\.noise_(\d+)", key):
