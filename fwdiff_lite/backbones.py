@@ -5,6 +5,7 @@ import math
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from fwdiff_lite.checks import check_count, format_shape
 
@@ -319,6 +320,8 @@ class DiT(nn.Module):
 
     width: channels of a patch, a multiple of 4 and of `heads`; depth: number of blocks; patch: pixels along a side
     dims: 2 for images; 1 for rows, images of height 1, with patches of height 1
+    activation_checkpointing: whether the backward pass computes each block again, so that only the inputs of the blocks
+        are kept in memory (Chen et al. 2016). It takes the time of one more forward pass
     """
 
     outer_layers = ("patch_embed", "final_modulation", "unpatchify")  # see muon.hidden_matrices
@@ -333,6 +336,7 @@ class DiT(nn.Module):
         patch: int = 4,
         num_freqs: int = 6,
         dims: int = 2,
+        activation_checkpointing: bool = False,
     ):
         super().__init__()
         _check_sizes(in_channels, out_channels, width, depth, num_freqs)
@@ -340,7 +344,7 @@ class DiT(nn.Module):
         check_count(heads=heads, patch=patch)
         if width % 4 or width % heads:
             raise ValueError(f"width must be a multiple of 4 and of heads, got {width} with {heads} heads")
-        self.num_freqs = num_freqs
+        self.num_freqs, self.activation_checkpointing = num_freqs, activation_checkpointing
         self.patch = (1 if dims == 1 else patch, patch)
         self.time = nn.Sequential(nn.Linear(2 * num_freqs, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
         self.patch_embed = nn.Conv2d(in_channels, width, self.patch, self.patch)
@@ -364,7 +368,10 @@ class DiT(nn.Module):
         rows, columns = h.shape[-2:]
         h = h.flatten(2).transpose(1, 2) + _sincos_2d_pos_embed(rows, columns, h)  # (B, rows columns, D)
         for block in self.blocks:
-            h = block(h, time)
+            if self.activation_checkpointing and torch.is_grad_enabled():
+                h = checkpoint(block, h, time, use_reentrant=False)
+            else:
+                h = block(h, time)
         h = _modulate(self.norm(h), self.final_modulation(time))
         return self.unpatchify(h.transpose(1, 2).unflatten(2, (rows, columns)))
 

@@ -171,6 +171,31 @@ def test_every_parameter_of_a_dit_is_trained():
     assert reached == {name for name, _ in net.named_parameters()}
 
 
+def test_activation_checkpointing_computes_each_block_again_and_changes_nothing_else():
+    torch.manual_seed(0)
+    net, calls = DiT(2, 3, width=8, depth=3, heads=2, patch=2).double(), []
+    for w in net.parameters():
+        torch.nn.init.normal_(w, std=0.3)
+    for block in net.blocks:
+        block.register_forward_pre_hook(lambda *_: calls.append(0))
+    x, t, results = torch.randn(2, 2, 4, 6).double(), torch.tensor([0.1, 0.9]).double(), []
+    for checkpointing, forward_calls, backward_calls in ((False, 3, 0), (True, 3, 3)):
+        net.activation_checkpointing = checkpointing
+        net.zero_grad()
+        output = net(x, t)
+        assert len(calls) == forward_calls
+        output.square().sum().backward()
+        assert len(calls) == forward_calls + backward_calls
+        results.append([output.detach(), *(w.grad for w in net.parameters())])
+        calls.clear()
+    for plain, checkpointed in zip(*results, strict=True):
+        assert plain.abs().max() > 1e-6
+        torch.testing.assert_close(checkpointed, plain, rtol=1e-12, atol=1e-12)
+    with torch.no_grad():
+        torch.testing.assert_close(net(x, t), results[0][0], rtol=1e-12, atol=1e-12)
+    assert len(calls) == 3, "without gradients, nothing is computed again"
+
+
 def test_dit_refuses_what_is_not_whole_patches():
     for net, shape, message in (
         (

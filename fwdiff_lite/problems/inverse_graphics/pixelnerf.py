@@ -243,6 +243,7 @@ class SceneDenoiser(nn.Module):
     num_features: channels of the field beside the colours, rendered as an input of the target's encoder (figure 2)
     num_freqs: frequencies of the field's positional encoding of coordinates
     render_downsample: divides height and width of the deterministic render
+    render_samples: samples along each ray of the deterministic render; None: as many as the renderer has
     encoder_options: keyword arguments of the encoder beside its input and output channels
     map_upsampling: feature maps have so many times the images' pixels along each side. With the supersampling of a
         renderer, each ray of a pixel has features of its own (Shi et al. 2016)
@@ -261,13 +262,14 @@ class SceneDenoiser(nn.Module):
         encoder_options: dict | None = None,
         conditioning: tuple[str, ...] = COND_CHANNELS,
         map_upsampling: int = 1,
+        render_samples: int | None = None,
     ):
         super().__init__()
         if encoder not in BACKBONES:
             raise ValueError(f"unknown encoder {encoder!r}: choose one of {', '.join(BACKBONES)}")
         if unknown := [name for name in conditioning if name not in COND_CHANNELS]:
             raise ValueError(f"unknown conditioning {', '.join(unknown)}: choose from {', '.join(COND_CHANNELS)}")
-        self.renderer, self.render_downsample = renderer, render_downsample
+        self.renderer, self.render_downsample, self.render_samples = renderer, render_downsample, render_samples
         self.num_features, self.conditioning = num_features, conditioning
         in_channels = 3 + (3 + 2 + num_features) + 6 + 1  # images, rendered_cond, ray_embedding, is_target
         self.upsample = nn.PixelShuffle(map_upsampling) if map_upsampling > 1 else nn.Identity()
@@ -300,7 +302,10 @@ class SceneDenoiser(nn.Module):
         One ray is rendered for each of the P pixels of an image whose sides are divided by render_downsample:
         rgb_features (B, M, P, 3 + num_features), distance and opacity (B, M, P).
         """
-        render = self.renderer.render_rays(scene, cameras, downsample=self.render_downsample)
+        renderer = self.renderer
+        if self.render_samples is not None:
+            renderer = replace(renderer, samples_per_ray=self.render_samples)
+        render = renderer.render_rays(scene, cameras, downsample=self.render_downsample)
         return render._replace(distance=self._normalize_distance(render.distance, cameras))
 
     def assemble_conditioning(self, render: RenderedRays) -> Float[Tensor, "b m c h w"]:

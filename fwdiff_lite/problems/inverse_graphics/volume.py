@@ -13,11 +13,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from fwdiff_lite.checks import check_count, check_values_on_cpu, format_shape
 from fwdiff_lite.devices import widest_float
@@ -164,6 +166,9 @@ class VolumeRenderer:
         centres only, and `render_images` evaluates it at other points
     near: 0 divides a ray into segments of equal length. A positive number is the distance of the near plane: segments
         begin there and have equal disparity. This is for scenes that surround the camera, whose box is large
+    points_per_chunk: None renders all rays at once. A number renders one chunk of rays after another, each with at most
+        so many points of a scene, or one ray of each camera. With gradients, the backward pass computes each chunk
+        again, so the memory hardly grows with the number of rays (activation checkpointing)
 
     ValueError if a number is out of range, if cameras or pixel indices do not fit, or if a field's density is negative.
     The values of indices and densities are checked on the CPU only, since a GPU would have to wait.
@@ -178,10 +183,12 @@ class VolumeRenderer:
     supersampling: int = 1
     near: float = 0.0
     supersample_observations: bool = False
+    points_per_chunk: int | None = None
 
     def __post_init__(self):
         check_count(height=self.height, width=self.width, samples_per_ray=self.samples_per_ray)
         check_count(supersampling=self.supersampling)
+        check_count(points_per_chunk=1 if self.points_per_chunk is None else self.points_per_chunk)
         corners = (self.box_min, self.box_max)
         if any(len(corner) != 3 for corner in corners) or not all(a < b for a, b in zip(*corners, strict=True)):
             raise ValueError(f"box_min {self.box_min} must be below box_max {self.box_max}, three numbers each")
@@ -243,23 +250,54 @@ class VolumeRenderer:
             ray_indices = ray_indices[..., None] * rays_per_pixel + torch.arange(rays_per_pixel, device=uv.device)
             ray_indices = ray_indices.flatten(2)
         origins, directions = rays(cameras, uv)  # (B, M, 1, 3), (B, M, n, 3)
-        box_min, box_max = (torch.tensor(x, dtype=uv.dtype, device=uv.device) for x in (self.box_min, self.box_max))
+        render = self._render_in_chunks(signal, origins, directions, ray_indices, num_channels)
+        if supersampling == 1:
+            return render
+        return RenderedRays(*(x.unflatten(2, (-1, rays_per_pixel)).mean(3) for x in render))
+
+    def _render_in_chunks(
+        self,
+        signal: Callable,
+        origins: Float[Tensor, "b m 1 3"],
+        directions: Float[Tensor, "b m n 3"],
+        ray_indices: Int[Tensor, "b m n"],
+        num_channels: int | None,
+    ) -> RenderedRays:
+        """Renders all rays, at once or in chunks; see points_per_chunk."""
+        if self.points_per_chunk is None:
+            return self._render_chunk(signal, num_channels, origins, directions, ray_indices)
+        render = partial(self._render_chunk, signal, num_channels)
+        if torch.is_grad_enabled():
+            render = partial(checkpoint, render, use_reentrant=False)
+        size = max(1, self.points_per_chunk // (directions.shape[1] * self.samples_per_ray))
+        chunks = zip(directions.split(size, 2), ray_indices.split(size, 2), strict=True)
+        renders = [render(origins, *chunk) for chunk in chunks]
+        return RenderedRays(*(torch.cat(parts, 2) for parts in zip(*renders, strict=True)))
+
+    def _render_chunk(
+        self,
+        signal: Callable,
+        num_channels: int | None,
+        origins: Float[Tensor, "b m 1 3"],
+        directions: Float[Tensor, "b m n 3"],
+        ray_indices: Int[Tensor, "b m n"],
+    ) -> RenderedRays:
+        """Renders these rays at once."""
+        like = directions
+        box_min, box_max = (torch.tensor(x, dtype=like.dtype, device=like.device) for x in (self.box_min, self.box_max))
         near, far = intersect_aabb(origins, directions, box_min, box_max)
         training = getattr(signal, "training", False)
-        offsets = stratified_offsets(self.samples_per_ray, ray_indices if training else None, uv)
+        offsets = stratified_offsets(self.samples_per_ray, ray_indices if training else None, like)
         if self.near:
             bounds = (near.clamp(min=self.near), far.clamp(min=self.near))
             distance, delta = sample_linear_disparity(*bounds, offsets)
         else:
             distance, delta = sample_uniform(near, far, offsets)  # (B, M, n, S), (B, M, n, 1 or S)
         points = origins[..., None, :] + distance[..., None] * directions[..., None, :]  # (B, M, n, S, 3)
-        density, rgb_features = _evaluate(signal, points.reshape(b, -1, 3))
+        density, rgb_features = _evaluate(signal, points.reshape(len(points), -1, 3))
         shape = distance.shape
         density = density.to(distance).view(shape)
         rgb_features = rgb_features[..., :num_channels].to(distance).unflatten(1, shape[1:])
         background = torch.zeros_like(rgb_features[0, 0, 0, 0])
         background[:3] = self.background
-        render = composite(density, rgb_features, delta, distance, far, background)
-        if supersampling == 1:
-            return render
-        return RenderedRays(*(x.unflatten(2, (-1, rays_per_pixel)).mean(3) for x in render))
+        return composite(density, rgb_features, delta, distance, far, background)
