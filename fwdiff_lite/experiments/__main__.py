@@ -2,6 +2,7 @@
 
     python -m fwdiff_lite.experiments motion train warp_2 warp_2_mean --minutes 8
     accelerate launch -m fwdiff_lite.experiments motion train warp_2 --minutes 8      # on all devices
+    python -m fwdiff_lite.experiments motion time warp_2                             # signals a second and memory
     python -m fwdiff_lite.experiments motion evaluate
     python -m fwdiff_lite.experiments motion export warp_2
     python -m fwdiff_lite.experiments gan_inversion train auxiliary_classifiers --steps 500
@@ -21,7 +22,7 @@ from pathlib import Path
 from fwdiff_lite import experiments
 from fwdiff_lite.command_line import positive_int
 from fwdiff_lite.devices import num_processes
-from fwdiff_lite.experiments import export, harness
+from fwdiff_lite.experiments import export, harness, timing
 from fwdiff_lite.experiments.records import COMMAND
 from fwdiff_lite.training import INTERRUPTED
 
@@ -64,11 +65,18 @@ def command_parser(experiment: harness.Experiment) -> argparse.ArgumentParser:
             f"--{key.replace('_', '-')}", type=positive_int, default=default, help="default: %(default)s"
         )
     export_command.add_argument("names", nargs="*", metavar="NAME", help=f"whose weights are exported too, of {names}")
+    time = commands.add_parser("time")
+    time.add_argument("name", metavar="NAME", help=f"of {', '.join(experiment.variants)}")
+    time.add_argument("--batch-size", type=positive_int, help="signals a step, over all devices")
+    time.add_argument("--precision", choices=timing.PEAK_TERAFLOPS, help="default: bf16 on a GPU, fp32 on a CPU")
+    time.add_argument("--eager", action="store_true", help="compile nothing")
+    time.add_argument("--windows", type=positive_int, default=5, help="of steps; default: %(default)s")
+    time.add_argument("--window", type=positive_int, default=10, help="steps of a window; default: %(default)s")
     for command in (train, evaluate):
         command.add_argument("--jobs-per-gpu", type=positive_int, default=1, help="such commands that share a GPU")
     for action in ("train", "evaluate"):
         experiment.add_arguments(action, commands.choices[action])
-    for command in (train, evaluate, export_command):
+    for command in (train, time, evaluate, export_command):
         command.add_argument("--out", type=Path, default=Path("build", experiment.name), help="default: %(default)s")
     return parser
 
@@ -101,6 +109,10 @@ def run(experiment: harness.Experiment, options: argparse.Namespace) -> None:
             )
             if log.interrupted:
                 raise SystemExit(INTERRUPTED)
+        return
+    if options.action == "time":
+        names = ("batch_size", "precision", "eager", "windows", "window")
+        timing.time_training(experiment, options.name, options.out, **{key: getattr(options, key) for key in names})
         return
     if num_processes() > 1:
         raise ValueError(f"{options.action} runs in one process: start it without `accelerate launch`")

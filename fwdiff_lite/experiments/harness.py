@@ -51,7 +51,7 @@ RESULT_KEYS = ("measures", "trainings", "evaluations")  # exported arrays that h
 class Training:
     """One call of a training: its budget, as in `fit`, and what it works with.
 
-    checkpoint: the file of the state, from which the same call resumes
+    checkpoint: the file of the state, from which the same call resumes; None: no file
     assets: the trained networks that it needs, by name, on the device
     """
 
@@ -59,7 +59,7 @@ class Training:
     seconds: float | None
     batch_size: int
     seed: int
-    checkpoint: Path
+    checkpoint: Path | None
     device: torch.device
     assets: Mapping[str, nn.Module]
 

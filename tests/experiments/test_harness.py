@@ -421,6 +421,11 @@ TOY_SIZES = {  # options of build_model
     "digits": {"width": 8, "depth": 1},
     "projections": {"width": 8, "depth": 1},
     "noisy_projections": {},
+    "paper_size": {
+        "encoder_options": {"width": 8, "depth": 1, "heads": 2, "patch": 16},
+        "denoiser_options": {"width": 8, "num_features": 2, "render_downsample": 8},
+        "renderer_options": {"height": 64, "width": 64, "samples_per_ray": 4},
+    },
 }
 EXPERIMENTS = {name: command_line.find_experiment(name) for name in TOY_SIZES}
 
