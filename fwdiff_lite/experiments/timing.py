@@ -81,7 +81,7 @@ def timed_batches(batches: BatchFunction, start_step: Callable[[], None]) -> Bat
 
 
 class OperationCounterMode(TorchDispatchMode):
-    """Counts operations. With activation checkpointing, torch's FlopCounterMode would keep all activations in memory."""
+    """Counts operations. Torch's FlopCounterMode would keep the activations that checkpointing computes again."""
 
     def __init__(self):
         super().__init__()

@@ -10,8 +10,7 @@ no input of the field, because the feature maps depend on it. The 128 samples of
 follow a coarse network. The rays of the loss are random pixels and no crop of 24x24 pixels. There is no loss on LPIPS,
 depth or distortion.
 
-A GPU with 80 GB trains it through activation checkpointing and rays in chunks. `torchrun` or `accelerate launch` uses
-several GPUs.
+Activation checkpointing and rays in chunks are for a GPU of 80 GB. `torchrun` and `accelerate launch` use several GPUs.
 """
 
 from __future__ import annotations

@@ -55,8 +55,8 @@ def test_a_chunk_that_numbers_its_own_rays_would_be_another_loss(monkeypatch):
     render_chunk = VolumeRenderer._render_chunk
 
     def render_renumbered(self, signal, num_channels, origins, directions, ray_indices):
-        places = torch.arange(ray_indices.shape[-1]).expand_as(ray_indices)
-        return render_chunk(self, signal, num_channels, origins, directions, places)
+        order = torch.arange(ray_indices.shape[-1]).expand_as(ray_indices)
+        return render_chunk(self, signal, num_channels, origins, directions, order)
 
     expected = loss_of(small_model())
     monkeypatch.setattr(VolumeRenderer, "_render_chunk", render_renumbered)
