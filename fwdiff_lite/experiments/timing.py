@@ -94,13 +94,17 @@ class OperationCounterMode(TorchDispatchMode):
         return out
 
 
-def count_teraflops(model: nn.Module, batches: BatchFunction, device: torch.device, bf16: bool) -> dict[str, float]:
+def count_teraflops(
+    model: nn.Module, batches: BatchFunction, rows: slice, device: torch.device, bf16: bool
+) -> dict[str, float]:
     """The operations of the loss of one signal, in units of 10^12: of the forward pass, and with the backward pass.
 
     With activation checkpointing, the backward pass contains a second forward pass.
+    rows: of a batch, as many as the training draws in this process, so that drawing is compiled once
     """
     generator = torch.Generator().manual_seed(0)
-    examples = batches(generator)
+    by_rows = isinstance(batches, RowBatchFunction)
+    examples = batches.draw_rows(generator, rows) if by_rows else batches(generator)
     random_numbers = model.sample_time_and_noise(examples["target"], generator)
     batch = {name: x[:1].to(device) for name, x in examples.items()}
     model.to(device).train()
@@ -155,7 +159,7 @@ def time_training(
     assets = {need: load_model(experiment, need, folder, device) for need in variant.contained_assets}
     model, batches = variant.build_model(**assets), variant.batches(device, batch_size)
     options = {"bf16": precision == "bf16", "compile": on_gpu and not eager}
-    counts = count_teraflops(model, batches, device, options["bf16"])
+    counts = count_teraflops(model, batches, slice(batch_size // processes), device, options["bf16"])
     timer = StepTimer(device, window)
     variant = replace(
         variant,
