@@ -367,6 +367,7 @@ class DiT(nn.Module):
         h = self.patch_embed(x)  # (B, D, rows, columns)
         rows, columns = h.shape[-2:]
         h = h.flatten(2).transpose(1, 2) + _sincos_2d_pos_embed(rows, columns, h)  # (B, rows columns, D)
+        h = h.contiguous()  # torch 2.13 compiles a block with wrong gradients for another layout, on a CPU at least
         for block in self.blocks:
             if self.activation_checkpointing and torch.is_grad_enabled():
                 h = checkpoint(block, h, time, use_reentrant=False)

@@ -196,6 +196,14 @@ def test_activation_checkpointing_computes_each_block_again_and_changes_nothing_
     assert len(calls) == 3, "without gradients, nothing is computed again"
 
 
+def test_the_blocks_of_a_dit_get_the_channels_of_a_patch_side_by_side():
+    net, layouts = DiT(2, 3, width=8, depth=2, heads=2, patch=2), []
+    for block in net.blocks:
+        block.register_forward_pre_hook(lambda _, inputs: layouts.append(inputs[0].is_contiguous()))
+    net(torch.randn(2, 2, 4, 6), torch.zeros(2))
+    assert layouts == [True, True]
+
+
 def test_dit_refuses_what_is_not_whole_patches():
     for net, shape, message in (
         (
