@@ -7,8 +7,10 @@ are medians after a warm-up. Compare times within one run only.
 
 from __future__ import annotations
 
+import gc
 import statistics
 import time
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -18,6 +20,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.weak import WeakIdKeyDictionary
 
 from fwdiff_lite.devices import autocast_bf16
 from fwdiff_lite.diffusion import ForwardDiffusion
@@ -42,6 +45,9 @@ SWEEPS = {  # setting -> its values; all other settings are those of DEFAULT
 SWEEP_BATCH_SIZE = 16  # scenes in a step of a sweep: the largest settings must fit into a GPU's memory
 # rays: of each target and novel image; samples: along each ray; views: context images; side: pixels
 DEFAULT = {"rays": 640, "samples": 40, "views": 1, "side": SIDE}
+# by the data sheets: operations a second of dense matrix products in bfloat16, in billions, and bytes a second, in GB
+PEAK_GIGAFLOP_A_SECOND = {"NVIDIA H100 80GB HBM3": 989_400, "NVIDIA H200": 989_400}
+PEAK_GIGABYTES_A_SECOND = {"NVIDIA H100 80GB HBM3": 3_350, "NVIDIA H200": 4_800}
 
 
 class ByteCounterMode(TorchDispatchMode):
@@ -57,6 +63,34 @@ class ByteCounterMode(TorchDispatchMode):
             tensors = [x for x in tree_leaves((args, kwargs, out)) if isinstance(x, Tensor)]
             self.bytes += sum(x.numel() * x.element_size() for x in tensors)
         return out
+
+
+class MemoryCounterMode(TorchDispatchMode):
+    """Counts the bytes of the tensors that operations make and that are still alive, and their peak.
+
+    Tensors that existed before are not counted; a view has the memory of its base.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.bytes = self.peak = 0
+        self._known = WeakIdKeyDictionary()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        for x in tree_leaves((args, kwargs)):
+            if isinstance(x, Tensor):
+                self._known.setdefault(x.untyped_storage(), 0)
+        out = func(*args, **(kwargs or {}))
+        for x in tree_leaves(out):
+            if isinstance(x, Tensor) and (storage := x.untyped_storage()) not in self._known:
+                self._known[storage] = storage.nbytes()
+                weakref.finalize(storage, self._free, storage.nbytes())
+                self.bytes += storage.nbytes()
+        self.peak = max(self.peak, self.bytes)
+        return out
+
+    def _free(self, count: int) -> None:
+        self.bytes -= count
 
 
 def noise_images(batch_size: int, views: int, side: int, device: torch.device, seed: int = 0) -> Observations:
@@ -132,6 +166,19 @@ def count_operations(call: Callable[[], None]) -> dict[str, float]:
     with FlopCounterMode(display=False) as flop_counter, ByteCounterMode() as byte_counter:
         call()
     return {"gigaflop": flop_counter.get_total_flops() / 1e9, "gigabytes_moved": byte_counter.bytes / 1e9}
+
+
+def count_memory(call: Callable[[], object]) -> dict[str, float]:
+    """The peak of the memory that a call takes, and what it leaves while its result is kept, both in megabytes.
+
+    With gradients, what is left holds the activations that the backward pass needs.
+    """
+    gc.collect()
+    with MemoryCounterMode() as counter:
+        result = call()
+        left = counter.bytes
+    del result
+    return {"peak_megabytes": counter.peak / 1e6, "left_megabytes": left / 1e6}
 
 
 def sweep_steps() -> dict[str, dict[str, int]]:

@@ -25,7 +25,14 @@ import numpy as np
 import torch
 
 from fwdiff_lite import metrics
-from fwdiff_lite.experiments.harness import Evaluation, Experiment, Results, Session, load_model
+from fwdiff_lite.experiments.harness import (
+    Evaluation,
+    Experiment,
+    RecordedResults,
+    Results,
+    Session,
+    load_model,
+)
 from fwdiff_lite.experiments.inverse_graphics import benchmark, evaluation, variants
 from fwdiff_lite.experiments.inverse_graphics.training_rate import (
     MEASURED_VARIANTS,
@@ -175,6 +182,12 @@ def evaluate_settings(session: Session) -> Results:
     """The costs of sampling, of training, and of training steps with other settings of the full model."""
     costs = benchmark.measure_cost(session.device, Parts.of_session(session, "settings").measure)
     return Results({}, {"settings": np.array(json.dumps(costs))})
+
+
+def recorded_parts(results: RecordedResults, evaluation: str) -> dict[str, dict]:
+    """The parts of an exported evaluation, "scaling" or "sampling", of each variant for which it was recorded."""
+    texts = {name: results.arrays.get(f"{evaluation}_{name}") for name in MEASURED_VARIANTS}
+    return {name: json.loads(str(text)) for name, text in texts.items() if text is not None}
 
 
 def make_test_set(device: torch.device, options: dict[str, int]) -> evaluation.TestSet:

@@ -28,6 +28,15 @@ def test_a_matrix_product_is_counted_correctly():
     assert counted["gigabytes_moved"] == 4 * (3 * 5 + 5 * 7 + 3 * 7) / 1e9
 
 
+def test_memory_is_counted_correctly():
+    x = torch.ones(1000, requires_grad=True)  # 4,000 bytes, made outside of the calls
+    kept = benchmark.count_memory(lambda: x.exp().sin().sum())
+    assert kept == {"peak_megabytes": 8004e-6, "left_megabytes": 4004e-6}, "sin keeps its input, and exp its output"
+    with torch.no_grad():
+        assert benchmark.count_memory(lambda: x.exp().sin().sum())["left_megabytes"] == 4e-6, "the result alone"
+        assert benchmark.count_memory(lambda: x[:10].view(2, 5).T) == {"peak_megabytes": 0, "left_megabytes": 0}
+
+
 def test_a_larger_setting_costs_more():
     base = benchmark.count_operations(benchmark.training_step(1, **SMALL, device=CPU))
     for name, value in SMALL.items():
