@@ -346,7 +346,7 @@ run.savefig(figures.plot_sampling_time(sampling_seconds, once, one_step), "sampl
 # %% tags=["setup", "nbval-ignore-output"]
 results = harness.load_results(cost.EXPERIMENT)
 costs = json.loads(str(results.arrays["settings"]))
-scaling, sampling = (cost.recorded_parts(results, kind) for kind in ("scaling", "sampling"))
+scaling, sampling = (cost.recorded_parts(results, name) for name in ("scaling", "sampling"))
 for name, numbers in to_flat(results.rows).items():
     run.record(**{f"{name}_{key}": value for key, value in numbers.items()})
 

@@ -152,7 +152,7 @@ def evaluate_sampling(name: str, session: Session) -> Results:
         return benchmark.measure(call, device, 3, 1) | {"batch": batch_size}
 
     def score(eta: int, steps: int) -> dict[str, list[float]]:
-        sampling = evaluation.Sampling(options["samples"], steps, eta, batch_size)
+        sampling = evaluation.Sampling(k=options["samples"], steps=steps, eta=eta, chunk_size=batch_size)
         with evaluation.autocast(device):
             samples = evaluation.sample_posterior(model, session.test_set, sampling, SAMPLING_ANGLES)
         return {str(angle): energy_over_true(session.test_set, samples[:, :, i, 0], angle) for i, angle in

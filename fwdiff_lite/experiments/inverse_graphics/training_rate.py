@@ -46,7 +46,9 @@ def resize_variant(variant: Variant, side: int) -> Variant:
     (settings,) = variant.build.args
     settings = replace(settings, side=side, pixels=settings.pixels and min(settings.pixels, side**2 // 4))
     build = partial(variants.build_model, settings, **variant.build.keywords)
-    return replace(variant, build=build, batches=partial(variants.tabletop_batches, settings))
+    return replace(
+        variant, build=build, batches=partial(variants.tabletop_batches, settings, **variant.batches.keywords)
+    )
 
 
 # --- one process ------------------------------------------------------------------------------------------------------
