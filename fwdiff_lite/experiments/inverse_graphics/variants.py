@@ -140,28 +140,30 @@ def make_variant(
     seed: int = 0,
     parent: str | None = None,
     fit_options: Mapping[str, Any] | None = None,
+    batch_options: Mapping[str, Any] | None = None,
     **model_options,
 ) -> Variant:
     """The variant with these settings, trained on tabletop scenes.
 
     fit_options: arguments of `fit` that differ from those of the full model
+    batch_options: arguments of `tabletop.batches` that differ from those of the full model
     model_options: of `build_model`
-    Both are recorded.
+    All three are recorded.
     """
-    fit_options = dict(fit_options or {})
+    fit_options, batch_options = dict(fit_options or {}), dict(batch_options or {})
     return Variant(
         build=partial(build_model, settings, **model_options),
-        batches=partial(tabletop_batches, settings),
+        batches=partial(tabletop_batches, settings, **batch_options),
         batch_size=BATCH_SIZE,
         fit_options={"learning_rate": LEARNING_RATE} | CHECKPOINTS | fit_options,
-        options=settings.as_json() | model_options | fit_options,
+        options=settings.as_json() | model_options | batch_options | fit_options,
         seed=seed,
         parent=parent,
     )
 
 
-def tabletop_batches(settings: Settings, device: torch.device, batch_size: int) -> BatchFunction:
-    """Batches of new tabletop scenes, rendered on the device."""
+def tabletop_batches(settings: Settings, device: torch.device, batch_size: int, **options) -> BatchFunction:
+    """Batches of new tabletop scenes, rendered on the device. options: of `tabletop.batches`"""
     return tabletop.batches(
         batch_size,
         settings.contexts,
@@ -170,6 +172,7 @@ def tabletop_batches(settings: Settings, device: torch.device, batch_size: int) 
         context_dropout=settings.context_dropout,
         device=device,
         compile=device.type == "cuda",
+        **options,
     )
 
 
@@ -189,10 +192,12 @@ SETTINGS = {
     "unconditional": Settings(conditioning=(), context_dropout=1.0),
 }
 VARIANTS = {name: make_variant(settings, seed=int(name == "reseeded")) for name, settings in SETTINGS.items()}
-# a pixel is the mean of 2 x 2 rays everywhere, so a quarter of the pixels has as many rays
+# A pixel is the mean of 2 x 2 rays of the field everywhere, so a quarter of the pixels has as many rays. A pixel of the
+# true images is the mean of 4 x 4 rays: with 2 x 2, no model can know where these rays pass an edge inside of a pixel.
 SUPERSAMPLED_SETTINGS = Settings(pixels=PIXELS // 4)
 SUPERSAMPLED_OPTIONS = {
     "supersample_observations": True,
+    "batch_options": {"supersampling": 4},
     "fit_options": {"learning_rate": 8e-4, "muon_learning_rate": 2e-3, "warmup": 300},
 }
 SUPERSAMPLED_VARIANTS = {

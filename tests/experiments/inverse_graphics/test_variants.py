@@ -87,9 +87,19 @@ def test_supersampled_variants_have_as_many_rays_and_record_their_recipe():
         assert renderer.supersample_observations
         assert settings.pixels * renderer.supersampling**2 == variants.SETTINGS["unet"].pixels
         recipe = {"learning_rate": 8e-4, "muon_learning_rate": 2e-3, "warmup": 300, "supersample_observations": True}
-        assert recipe.items() <= variant.options.items(), name
+        assert (recipe | {"supersampling": 4}).items() <= variant.options.items(), name
         assert sum(w.numel() for w in model.parameters()) < FILE_MB * 1e6 / 2
     assert "learning_rate" not in variants.VARIANTS["unet"].options, "recorded options stay as they are"
+
+
+def test_supersampled_variants_are_trained_on_images_of_4_x_4_rays_a_pixel():
+    def draw(name):
+        all_variants = variants.VARIANTS | variants.SUPERSAMPLED_VARIANTS
+        return all_variants[name].batches(torch.device("cpu"), 1)(torch.Generator().manual_seed(0))
+
+    coarse, fine, fine_maps = (draw(name)["target"] for name in ("unet", "supersampled", "supersampled_maps"))
+    assert torch.equal(fine.value, fine_maps.value) and torch.equal(fine.params, coarse.params)
+    assert 0 < (fine.value - coarse.value).abs().mean() < 0.05  # the same scenes, other rays
 
 
 def test_planes_are_ordered():
