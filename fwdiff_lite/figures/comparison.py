@@ -84,7 +84,7 @@ SETTINGS = (
     Setting(
         "sampling with the 3-D model",
         f"2 minutes to sample a sequence and 8 to render it (quoted by {QUOTE})",
-        "{06:sampling_ms_in_a_batch:.0f} ms to sample a scene, many at once",
+        "{09:sampling_ms_in_a_batch:.0f} ms to sample a scene, many at once [09]",
     ),
     Setting(
         "baselines",

@@ -20,7 +20,6 @@ from fwdiff_lite.problems.inverse_graphics import tabletop
 from fwdiff_lite.problems.inverse_graphics.volume import RenderedImages
 
 Array = np.ndarray | Tensor
-Lines = dict[str, list[float]]
 
 
 def to_rgb(images: Shaped[Array, "*b 3 h w"]) -> Float[Tensor, "*b h w 3"]:
@@ -380,49 +379,3 @@ def measures_in_a_fold(numbers: Mapping[str, float], angles: Sequence[int]) -> H
     meanings = "".join(f"<li><b>{title}</b>: {meaning}</li>" for title, meaning in MEASURES.values())
     table = f"<table><tr><th></th>{head}</tr>{rows}</table><ul>{meanings}</ul>"
     return HTML(f"<details><summary>More measures of the same samples</summary>{table}</details>")
-
-
-# --- cost -------------------------------------------------------------------------------------------------------------
-
-
-def costs_per_scene(
-    sweep: Mapping[str, Mapping[str, float]], settings: Mapping[str, Sequence[int]]
-) -> dict[str, Lines]:
-    """The cost of a training step for one scene, by setting and kind of cost: a list over the setting's values.
-
-    sweep: the recorded steps by "setting_value": batch, seconds, gigaflop, gigabytes, gigabytes_moved
-    """
-    costs = {}
-    for name, values in settings.items():
-        steps = [sweep[f"{name}_{value}"] for value in values]
-        costs[name] = {
-            key: [s[key] / s["batch"] for s in steps] for key in ("gigaflop", "gigabytes_moved", "gigabytes")
-        }
-        costs[name]["milliseconds"] = [1e3 * s["seconds"] / s["batch"] for s in steps]
-    return costs
-
-
-def plot_costs(costs: Mapping[str, Lines], settings: Mapping[str, Sequence[int]]) -> Figure:
-    """A row of panels for each cost, with its own unit, and a column for each setting.
-
-    costs: the result of costs_per_scene over the setting's values
-    """
-    names = {"rays": "rays a picture", "samples": "samples a ray", "views": "context views", "side": "pixels a side"}
-    units = {
-        "gigaflop": "operations,\nbillions",
-        "gigabytes_moved": "bytes moved,\nGB",
-        "milliseconds": "time,\nmilliseconds",
-        "gigabytes": "memory,\nGB",
-    }
-    fig, axes = plt.subplots(
-        len(units), len(settings), figsize=(10, 7), sharex="col", sharey="row", squeeze=False, layout="constrained"
-    )
-    for row, (key, unit) in zip(axes, units.items(), strict=True):
-        for ax, (name, values) in zip(row, settings.items(), strict=True):
-            ax.plot(values, costs[name][key], "o-", color=plotting.TRUE)
-            ax.set(xticks=values)
-            ax.tick_params(axis="x", labelsize=8)
-        row[0].set(ylabel=unit, ylim=(0, 1.1 * max(max(costs[name][key]) for name in settings)))
-    for ax, name in zip(axes[-1], settings, strict=True):
-        ax.set_xlabel(names[name])
-    return fig

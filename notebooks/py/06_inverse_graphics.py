@@ -7,7 +7,7 @@
 # **What you will see.** First the method, in code: cameras, volume rendering, the denoiser, its losses and its sampler,
 # each compared with the library's version. A small model of it is trained while you watch. Then a larger model, trained
 # before, samples radiance fields from a single picture of 64 x 64 pixels. Known probabilities govern all that the
-# picture hides, so the frequencies of the samples are compared with them. In section 12 a slider walks around a sampled
+# picture hides, so the frequencies of the samples are compared with them. In section 11 a slider walks around a sampled
 # scene.
 #
 # **What you need.** [05](05_flatland.ipynb), which shows the same method in the plane, and [How to judge a
@@ -37,7 +37,6 @@ BATCH = 128  # scenes a step
 FOLDER = "../build/06_inverse_graphics"  # for its weights
 
 # %% tags=["setup", "nbval-ignore-output"]
-import json
 import math
 from pathlib import Path
 
@@ -48,7 +47,7 @@ from torch.testing import assert_close
 from fwdiff_lite import ForwardDiffusion, Observations, ShiftedCosineSchedule, fit
 from fwdiff_lite.diagnostics import live_gain
 from fwdiff_lite.experiments import harness
-from fwdiff_lite.experiments.inverse_graphics import ablations, benchmark, evaluation, variants
+from fwdiff_lite.experiments.inverse_graphics import ablations, evaluation, variants
 from fwdiff_lite.experiments.measurements import to_flat
 from fwdiff_lite.figures import inverse_graphics as figures
 from fwdiff_lite.pipeline.notebook import Run
@@ -704,35 +703,7 @@ run.savefig(figures.plot_skills(numbers, evaluation.TARGET_ANGLES, filtered_twic
 figures.measures_in_a_fold(numbers, evaluation.TARGET_ANGLES)
 
 # %% [markdown]
-# ## 11. What it costs
-#
-# The cost of a training step per scene, recorded on an H100 with 16 scenes in a step. Operations are those of matrix
-# products and convolutions. The bytes moved are those that all operations read and write. Operations and bytes are
-# counted; time and memory are measured. In the figure a row is a cost, and a column is a setting. One setting is varied
-# at a time; the others are 640 rays a picture, 40 samples a ray, one context view and 64 pixels a side. (The large model
-# of this page was trained with 320 rays a picture and 32 samples a ray.)
-
-# %% tags=["setup", "nbval-ignore-output"]
-costs = json.loads(str(recorded["benchmark"]))
-per_scene = figures.costs_per_scene(costs["sweep"], benchmark.SWEEPS)
-run.record(**{f"cost_{name}_{key}": values for name, lines in per_scene.items() for key, values in lines.items()})
-speed = {
-    "training_scenes_a_second": costs["batch"] / costs["training"]["seconds"],
-    "sampling_ms_in_a_batch": 1e3 * costs["sampling_64"]["seconds"] / 64,
-    "sampling_seconds_alone": costs["sampling_1"]["seconds"],
-}
-run.record(**speed)
-small = benchmark.DEFAULT | {"side": 32}
-counted = benchmark.count_operations(benchmark.training_step(1, **small, device=torch.device("cpu")))["gigaflop"]
-print(f"billion operations of a scene of 32 x 32 pixels: {counted:.2f} here, {per_scene['side']['gigaflop'][0]:.2f} recorded")
-for name, value in speed.items():
-    print(f"{name.replace('_', ' '):26}{value:8.3g}")
-
-# %% tags=["drawing", "nbval-ignore-output"]
-run.savefig(figures.plot_costs(per_scene, benchmark.SWEEPS), "cost")
-
-# %% [markdown]
-# ## 12. Move it
+# ## 11. Move it
 #
 # One more scene is sampled on this machine, with its target at 180°. The slider moves a camera around its radiance
 # field. Without a kernel, the slider shows one view only. So here are the context and six positions of the camera, from
@@ -753,7 +724,7 @@ run.savefig(figures.plot_walk(walk_context.value[0, 0], walk), "walk")
 slider = interact(lambda view: figures.show_view(walk[view]), view=IntSlider(0, min=0, max=VIEWS - 1))
 
 # %% [markdown]
-# ## 13. What held, and what did not
+# ## 12. What held, and what did not
 #
 # The numbers below are recorded, of samples with eta 1. Brackets are 95 % intervals over 128 scenes. The columns after skill
 # and spread over error are
@@ -805,11 +776,13 @@ figures.view_table(numbers, evaluation.TARGET_ANGLES)
 # training, the mean loss of the deterministic model was about 1 % below that of the tenth before. We did not measure the
 # effect of more minutes.
 #
+# **Cost.** What a training step and a sample cost, and where the time goes, is the subject of [09](09_cost.ipynb).
+#
 # **What the paper reports.** The paper trains on real clips (RealEstate10k and CO3D) with a far larger model, and
 # reports FID, KID, LPIPS and PSNR. Its data, sizes, numbers and claims stand beside those of this repository in [07,
 # section 10](07_ablations.ipynb), and in the [README](../README.md#the-paper-and-this-repository).
 #
-# ## 14. On your own
+# ## 13. On your own
 #
 # 1. In the picture of deviations of section 8, the table behind the screen is not visible, and yet samples hardly
 #    differ there. Why?
@@ -849,7 +822,6 @@ run.claim(
 )
 run.must_show(
     readings_right=(1.0, 1.0), examined=(128, 128), live_apart=(0.0, 0.05), live_gain_low=(0.0, None),
-    training_scenes_a_second=(800, None), sampling_ms_in_a_batch=(0.0, 25.0), sampling_seconds_alone=(0.0, 0.6),
 )
 angle_bounds = {
     "energy_skill_{}": (0.80, None), "energy_skill_{}_low": (0.70, None), "novel_energy_skill_{}": (0.75, None),

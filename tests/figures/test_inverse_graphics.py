@@ -64,25 +64,6 @@ def test_tables_hold_the_numbers():
     assert figures.measures_in_a_fold(measures, (60,)).data.count("<td>0.5</td>") == len(measures)
 
 
-def test_costs_are_those_of_one_scene():
-    step = {"batch": 4, "seconds": 0.02, "gigaflop": 8.0, "gigabytes": 2.0, "gigabytes_moved": 6.0}
-    costs = figures.costs_per_scene({"rays_1": step, "rays_2": step | {"batch": 2}}, {"rays": (1, 2)})["rays"]
-    assert costs["gigaflop"] == [2.0, 4.0] and costs["gigabytes"] == [0.5, 1.0]
-    assert costs["milliseconds"] == pytest.approx([5.0, 10.0]) and costs["gigabytes_moved"] == [1.5, 3.0]
-
-
-def test_every_panel_of_the_costs_has_one_unit():
-    lines = {"gigaflop": [1, 2], "gigabytes_moved": [3, 4], "milliseconds": [5, 6], "gigabytes": [7, 8]}
-    larger = {key: [2 * value for value in values] for key, values in lines.items()}
-    fig = figures.plot_costs({"rays": lines, "side": larger}, {"rays": (1, 2), "side": (3, 4)})
-    axes = np.array(fig.axes).reshape(4, 2)
-    shown = [[list(ax.lines[0].get_ydata()) for ax in row] for row in axes]
-    assert shown == [[lines[key], larger[key]] for key in lines]
-    assert all(len(ax.lines) == 1 for ax in axes.flat)
-    assert all(ax.get_ylim()[0] == 0 and ax.get_ylim()[1] > max(ax.lines[0].get_ydata()) for ax in axes.flat)
-    assert [ax.get_ylabel().split("\n")[1] for ax in axes[:, 0]] == ["billions", "GB", "milliseconds", "GB"]
-
-
 def test_depth_of_a_transparent_pixel_is_white():
     transmittance, depth = torch.tensor([[[0.1, 0.9]]]), torch.tensor([[[1.0, 2.0]]])
     fig = figures.plot_renders([(torch.zeros(1, 3, 1, 2), depth, transmittance)], ["a"])

@@ -1,4 +1,4 @@
-"""What is typed by hand: recorded numbers in the prose of 06 and 07, and the README's table of sections."""
+"""What is typed by hand: recorded numbers in the prose of 06, 07 and 09, and the README's table of sections."""
 
 import re
 
@@ -52,16 +52,29 @@ PAGE_07 = (
     "that of the full model has {unet_novel_energy_skill_180:.2f}",
     "for {baseline_gpu_minutes:.0f} minutes. The skill of the other two is measured against one of three minutes",
 )
+PAGE_09 = (
+    "From 40 to 80 samples a ray, the operations grow by a factor of {samples_gigaflop_growth:.1f}, the bytes by "
+    "{samples_gigabytes_moved_growth:.1f} and the time by {samples_milliseconds_growth:.1f}",
+    "From 32 to 64 pixels a side, the operations grow by {side_gigaflop_growth:.1f}, the bytes by "
+    "{side_gigabytes_moved_growth:.1f} and the time by {side_milliseconds_growth:.1f}",
+    "far from the peak of the card: at about {share_of_peak:.0%}",
+)
 
 
 @pytest.fixture(scope="module")
 def numbers():
-    """The numbers of both pages, and a few that follow from recorded runs."""
+    """The numbers of these pages, and a few that follow from recorded runs."""
     metrics = read_json(repo_root() / "figures" / "metrics.json")
     results = harness.load_results(evaluation.EXPERIMENT)
     known = metrics["07_ablations"] | metrics["06_inverse_graphics"]
     known |= {f"unet_eta_0_{key}": value for key, value in to_flat(results.rows)["unet_eta_0"].items()}
     known["no_novel_gpu_minutes"] = results.trainings["no_novel"]["gpu_minutes"]
+    costs = metrics["09_cost"]
+    known["share_of_peak"] = costs["share_of_peak"]
+    for setting, first in (("samples", 1), ("side", 0)):  # the index of the smaller one of the two values
+        for key in ("gigaflop", "gigabytes_moved", "milliseconds"):
+            values = costs[f"cost_{setting}_{key}"]
+            known[f"{setting}_{key}_growth"] = values[first + 1] / values[first]
     known["rms_seen_180"] = 2 * 10 ** (-known["psnr_seen_180"] / 20)  # colours from -1 to 1
     *_, before, last = np.array_split(results.trainings["deterministic"]["curve"]["loss"], 10)
     known["last_fall_in_percent"] = 100 * (1 - last.mean() / before.mean())
@@ -95,7 +108,9 @@ def filled(sentence, numbers):
 
 @pytest.mark.parametrize(
     "name, sentence",
-    [("06_inverse_graphics", s) for s in PAGE_06] + [("07_ablations", s) for s in PAGE_07],
+    [("06_inverse_graphics", s) for s in PAGE_06]
+    + [("07_ablations", s) for s in PAGE_07]
+    + [("09_cost", s) for s in PAGE_09],
 )
 def test_numbers_in_the_prose_are_recorded(name, sentence, numbers):
     assert filled(sentence, numbers) in prose(name)

@@ -7,22 +7,23 @@ are medians after a warm-up. Compare times within one run only.
 
 from __future__ import annotations
 
-import json
+import gc
 import statistics
 import time
-from collections.abc import Callable, Iterator
+import weakref
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.weak import WeakIdKeyDictionary
 
 from fwdiff_lite.devices import autocast_bf16
 from fwdiff_lite.diffusion import ForwardDiffusion
-from fwdiff_lite.experiments.harness import Results, Session
 from fwdiff_lite.experiments.inverse_graphics.variants import (
     BATCH_SIZE,
     FULL_MODEL,
@@ -33,7 +34,6 @@ from fwdiff_lite.experiments.inverse_graphics.variants import (
 )
 from fwdiff_lite.observations import Observations
 from fwdiff_lite.problems.inverse_graphics import tabletop
-from fwdiff_lite.storage.files import write_json
 from fwdiff_lite.training import compile_model
 
 SWEEPS = {  # setting -> its values; all other settings are those of DEFAULT
@@ -45,6 +45,9 @@ SWEEPS = {  # setting -> its values; all other settings are those of DEFAULT
 SWEEP_BATCH_SIZE = 16  # scenes in a step of a sweep: the largest settings must fit into a GPU's memory
 # rays: of each target and novel image; samples: along each ray; views: context images; side: pixels
 DEFAULT = {"rays": 640, "samples": 40, "views": 1, "side": SIDE}
+# by the data sheets: operations a second of dense matrix products in bfloat16, in billions, and bytes a second, in GB
+PEAK_GIGAFLOP_A_SECOND = {"NVIDIA H100 80GB HBM3": 989_400, "NVIDIA H200": 989_400}
+PEAK_GIGABYTES_A_SECOND = {"NVIDIA H100 80GB HBM3": 3_350, "NVIDIA H200": 4_800}
 
 
 class ByteCounterMode(TorchDispatchMode):
@@ -60,6 +63,34 @@ class ByteCounterMode(TorchDispatchMode):
             tensors = [x for x in tree_leaves((args, kwargs, out)) if isinstance(x, Tensor)]
             self.bytes += sum(x.numel() * x.element_size() for x in tensors)
         return out
+
+
+class MemoryCounterMode(TorchDispatchMode):
+    """Counts the bytes of the tensors that operations make and that are still alive, and their peak.
+
+    Tensors that existed before are not counted; a view has the memory of its base.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.bytes = self.peak = 0
+        self._known = WeakIdKeyDictionary()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        for x in tree_leaves((args, kwargs)):
+            if isinstance(x, Tensor):
+                self._known.setdefault(x.untyped_storage(), 0)
+        out = func(*args, **(kwargs or {}))
+        for x in tree_leaves(out):
+            if isinstance(x, Tensor) and (storage := x.untyped_storage()) not in self._known:
+                self._known[storage] = storage.nbytes()
+                weakref.finalize(storage, self._free, storage.nbytes())
+                self.bytes += storage.nbytes()
+        self.peak = max(self.peak, self.bytes)
+        return out
+
+    def _free(self, count: int) -> None:
+        self.bytes -= count
 
 
 def noise_images(batch_size: int, views: int, side: int, device: torch.device, seed: int = 0) -> Observations:
@@ -137,36 +168,48 @@ def count_operations(call: Callable[[], None]) -> dict[str, float]:
     return {"gigaflop": flop_counter.get_total_flops() / 1e9, "gigabytes_moved": byte_counter.bytes / 1e9}
 
 
-def sweep(batch_size: int, device: torch.device, sweeps: dict[str, tuple[int, ...]]) -> Iterator[dict[str, dict]]:
-    """Yields the costs of an uncompiled training step so far, after each value of each sweep."""
-    results = {}
-    for name, values in sweeps.items():
-        for value in values:
-            step = training_step(batch_size, **(DEFAULT | {name: value}), device=device)
-            results[f"{name}_{value}"] = measure(step, device) | count_operations(step) | {"batch": batch_size}
-            yield results
+def count_memory(call: Callable[[], object]) -> dict[str, float]:
+    """The peak of the memory that a call takes, and what it leaves while its result is kept, both in megabytes.
 
-
-def measure_cost(session: Session) -> Results:
-    """The cost of sampling and of training, and of training steps with other settings, as one JSON text.
-
-    Each part is written to cost.json in the session's folder as soon as it is measured.
+    With gradients, what is left holds the activations that the backward pass needs.
     """
-    device = session.device
+    gc.collect()
+    with MemoryCounterMode() as counter:
+        result = call()
+        left = counter.bytes
+    del result
+    return {"peak_megabytes": counter.peak / 1e6, "left_megabytes": left / 1e6}
+
+
+def sweep_steps() -> dict[str, dict[str, int]]:
+    """The settings of a training step for each value of each sweep, by "setting_value"."""
+    return {f"{name}_{value}": DEFAULT | {name: value} for name, values in SWEEPS.items() for value in values}
+
+
+def measure_cost(device: torch.device, measure_part: Callable[[str, Callable[[], dict]], dict]) -> dict:
+    """The cost of sampling and of training, and of uncompiled training steps with other settings.
+
+    measure_part: is called with the name of each part and the function that measures it
+    """
     on_gpu = device.type == "cuda"
     model = build_model(SETTINGS[FULL_MODEL]).to(device).eval()
     if on_gpu:
         compile_networks(model)
-    costs = {"batch": BATCH_SIZE}
 
-    def record(name: str, cost: dict) -> None:
-        costs[name] = cost
-        write_json(session.folder / "cost.json", costs)
+    def sampling(batch_size: int) -> dict[str, float]:
+        return measure(sampling_call(model, batch_size, 32, device), device, 3, 1)
 
-    for batch_size in (64, 1) if on_gpu else (1,):
-        record(f"sampling_{batch_size}", measure(sampling_call(model, batch_size, 32, device), device, 3, 1))
-    record("training", measure(training_step(BATCH_SIZE, **DEFAULT, device=device, compile=on_gpu), device, 20))
-    record("training_counted", count_operations(training_step(BATCH_SIZE, **DEFAULT, device=device)))
-    for sweep_costs in sweep(min(SWEEP_BATCH_SIZE, BATCH_SIZE), device, SWEEPS):
-        record("sweep", sweep_costs)
-    return Results({}, {"benchmark": np.array(json.dumps(costs))})
+    def training() -> dict[str, float]:
+        return measure(training_step(BATCH_SIZE, **DEFAULT, device=device, compile=on_gpu), device, 20)
+
+    def swept_step(settings: dict[str, int]) -> dict[str, float]:
+        batch_size = min(SWEEP_BATCH_SIZE, BATCH_SIZE)
+        step = training_step(batch_size, **settings, device=device)
+        return measure(step, device) | count_operations(step) | {"batch": batch_size}
+
+    calls = {f"sampling_{n}": partial(sampling, n) for n in ((64, 1) if on_gpu else (1,))}
+    calls |= {"training": training}
+    calls |= {"training_counted": lambda: count_operations(training_step(BATCH_SIZE, **DEFAULT, device=device))}
+    costs = {name: measure_part(name, call) for name, call in calls.items()}
+    swept = {name: measure_part(name, partial(swept_step, settings)) for name, settings in sweep_steps().items()}
+    return {"batch": BATCH_SIZE, "sweep": swept} | costs

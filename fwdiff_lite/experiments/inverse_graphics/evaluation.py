@@ -2,12 +2,11 @@
 
     python -m fwdiff_lite.experiments inverse_graphics train unet deterministic --minutes 13
     python -m fwdiff_lite.experiments inverse_graphics evaluate
-    python -m fwdiff_lite.experiments inverse_graphics evaluate cost
     python -m fwdiff_lite.experiments inverse_graphics export unet
 
 An evaluation draws samples for held-out scenes. It compares them with the truth, with true posterior draws of the
-hidden parts and with the deterministic baseline. `orbit` samples scenes and renders them from all around, `reference`
-computes the reference outputs of a golden test, and `cost` measures time and memory.
+hidden parts and with the deterministic baseline. `orbit` samples scenes and renders them from all around, and
+`reference` computes the reference outputs of a golden test.
 """
 
 from __future__ import annotations
@@ -30,7 +29,6 @@ from fwdiff_lite.colours import to_uint8
 from fwdiff_lite.devices import autocast_bf16
 from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
 from fwdiff_lite.experiments.harness import Evaluation, Experiment, Results, Session, load_model
-from fwdiff_lite.experiments.inverse_graphics.benchmark import measure_cost
 from fwdiff_lite.experiments.inverse_graphics.variants import (
     BASELINE,
     FULL_MODEL,
@@ -418,7 +416,6 @@ EXPERIMENT = Experiment(
     | {
         "orbit": Evaluation(evaluate_orbit, "around"),
         "reference": Evaluation(reference_outputs, FULL_MODEL),
-        "cost": Evaluation(measure_cost, on_request=True),
     },
     make_test_set=lambda device, options: make_test_set(options["scenes"], options["samples"], device=device),
     predict=predict,

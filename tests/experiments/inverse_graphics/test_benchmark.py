@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fwdiff_lite.experiments import harness
-from fwdiff_lite.experiments.inverse_graphics import benchmark, evaluation
+from fwdiff_lite.experiments.inverse_graphics import benchmark, cost
 from fwdiff_lite.experiments.inverse_graphics.variants import Settings, build_model
 from fwdiff_lite.storage.files import read_json
 
@@ -26,6 +26,15 @@ def test_a_matrix_product_is_counted_correctly():
     counted = benchmark.count_operations(lambda: (a @ b).T)  # the transposed view moves nothing
     assert counted["gigaflop"] == 2 * 3 * 5 * 7 / 1e9
     assert counted["gigabytes_moved"] == 4 * (3 * 5 + 5 * 7 + 3 * 7) / 1e9
+
+
+def test_memory_is_counted_correctly():
+    x = torch.ones(1000, requires_grad=True)  # 4,000 bytes, made outside of the calls
+    kept = benchmark.count_memory(lambda: x.exp().sin().sum())
+    assert kept == {"peak_megabytes": 8004e-6, "left_megabytes": 4004e-6}, "sin keeps its input, and exp its output"
+    with torch.no_grad():
+        assert benchmark.count_memory(lambda: x.exp().sin().sum())["left_megabytes"] == 4e-6, "the result alone"
+        assert benchmark.count_memory(lambda: x[:10].view(2, 5).T) == {"peak_megabytes": 0, "left_megabytes": 0}
 
 
 def test_a_larger_setting_costs_more():
@@ -49,14 +58,14 @@ def test_all_costs_are_measured(monkeypatch, tmp_path):
     monkeypatch.setattr(benchmark, "build_model", lambda *args, **options: build_model(
         Settings(side=16), samples_per_ray=4, width=16, widths=(8, 16)
     ))  # fmt: skip
-    session = harness.Session(evaluation.EXPERIMENT, tmp_path, {})
+    monkeypatch.setenv("FWDIFF_COMMIT", "abc")
+    session = harness.Session(cost.EXPERIMENT, tmp_path, {})
     monkeypatch.setattr(benchmark, "training_step", failing_training_step)
     with pytest.raises(RuntimeError):
-        benchmark.measure_cost(session)
-    written = read_json(tmp_path / "cost.json")
-    assert written["sweep"].keys() == {"rays_16"}, "what was measured before the failure"
+        cost.evaluate_settings(session)
+    measured = read_json(tmp_path / "settings_parts.json")["parts"]
+    assert measured.keys() == {"sampling_1", "training", "training_counted", "rays_16"}, "what came before the failure"
     monkeypatch.setattr(benchmark, "SWEEPS", {"rays": (16,)})
-    costs = json.loads(str(benchmark.measure_cost(session).arrays["benchmark"]))
-    assert costs == read_json(tmp_path / "cost.json")
-    assert set(costs) == {"batch", "sampling_1", "training", "training_counted", "sweep"}
-    assert set(costs["sweep"]) == {"rays_16"} and costs["training"]["seconds"] > 0
+    costs = json.loads(str(cost.evaluate_settings(session).arrays["settings"]))
+    assert costs == {"batch": 1, "sweep": {"rays_16": measured.pop("rays_16")}} | measured, "nothing is measured twice"
+    assert costs["sweep"]["rays_16"]["batch"] == 1 and costs["training"]["seconds"] > 0

@@ -1,0 +1,217 @@
+"""The experiment of 09_cost: the time and the memory of training and of sampling 3-D scenes.
+
+    python -m fwdiff_lite.experiments cost evaluate settings         # one GPU: steps with other rays, samples, ...
+    python -m fwdiff_lite.experiments cost evaluate scaling_unet     # all GPUs of a host
+    python -m fwdiff_lite.experiments cost evaluate sampling_unet    # one GPU; needs unet.safetensors in --out
+    python -m fwdiff_lite.experiments cost export
+
+Every part of an evaluation is written to NAME_parts.json in the folder as soon as it is measured. The same command goes
+on with the parts that are missing, if commit, options and hardware are the same. A part takes at most three minutes on
+a GPU. `--side 16 --batch-size 2 --training-steps 6 --scenes 2 --samples 2` rehearses scaling and sampling on a CPU,
+with two processes in place of several GPUs.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fwdiff_lite import metrics
+from fwdiff_lite.experiments.harness import (
+    Evaluation,
+    Experiment,
+    RecordedResults,
+    Results,
+    Session,
+    load_model,
+)
+from fwdiff_lite.experiments.inverse_graphics import benchmark, evaluation, variants
+from fwdiff_lite.experiments.inverse_graphics.training_rate import (
+    MEASURED_VARIANTS,
+    process_environments,
+    resize_variant,
+    run_processes,
+)
+from fwdiff_lite.storage.files import read_json, write_json
+from fwdiff_lite.storage.provenance import provenance
+
+SAMPLING_STEPS, ETAS = (4, 8, 16, 32), (0, 1)
+SAMPLING_ANGLES = (60, 180)  # of the targets whose samples are scored: one that shows little of what is hidden, one all
+SAMPLING_BATCH_SIZE = 64  # scenes that are sampled at once on a GPU, with one ray a pixel; more rays, fewer scenes
+
+
+class Parts:
+    """The parts of an evaluation, each of which is measured once and written to a file.
+
+    settings: JSON values; parts that were measured with others are measured anew
+    """
+
+    def __init__(self, path: Path, settings: dict[str, Any]):
+        self.path, self.settings = path, settings
+        written = read_json(path)
+        self.parts: dict[str, Any] = written["parts"] if written.get("settings") == settings else {}
+
+    @classmethod
+    def of_session(cls, session: Session, name: str) -> Parts:
+        """The parts of an evaluation in the folder of a session, for its options, commit and hardware."""
+        source = provenance("")
+        settings = dict(session.options) | {key: source[key] for key in ("commit", "hardware")}
+        return cls(session.folder / f"{name}_parts.json", settings)
+
+    def measure(self, key: str, call: Callable[[], Any]) -> Any:
+        """The part of that name: from the file, or else of `call()`."""
+        if key not in self.parts:
+            self.parts[key] = call()
+            write_json(self.path, {"settings": self.settings, "parts": self.parts})
+            print(f"{self.path.stem}, {key}: {json.dumps(self.parts[key])}", flush=True)
+        return self.parts[key]
+
+    def results(self, key: str, numbers: dict[str, float]) -> Results:
+        """The results of an evaluation whose parts are one JSON text, the array of that name."""
+        return Results(numbers, {key: np.array(json.dumps(self.parts))})
+
+
+def process_counts(device: torch.device) -> list[int]:
+    """How many processes train together, one after another: 1, 2, 4, ... up to all GPUs; 1 and 2 on a CPU."""
+    count = torch.cuda.device_count() if device.type == "cuda" else 2
+    return [2**i for i in range(count.bit_length()) if 2**i <= count]
+
+
+def evaluate_scaling(name: str, session: Session) -> Results:
+    """The rate of a variant's training on 1, 2, 4, ... GPUs of this host, with the same scenes a step on each GPU.
+
+    cold: one GPU, with an empty cache of compiled code; gpus_N: N GPUs, with the cache of `cold`. Nothing else may run
+    on the GPUs. operations: of a training step for one scene, forward and backward
+    """
+    options, parts = session.options, Parts.of_session(session, f"scaling_{name}")
+    folder = session.folder / f"scaling_{name}"
+    cache_folder, record_path = folder / "compiled", folder / "record.json"
+
+    def train(count: int) -> dict:
+        words = ["--variant", name, *("--side", str(options["side"])), *("--batch-size", str(options["batch_size"]))]
+        arguments = [str(record_path), *words, "--steps", str(options["training_steps"])]
+        run_processes(arguments, process_environments(count, cache_folder), folder / f"{count}")
+        return read_json(record_path)
+
+    def train_with_empty_cache() -> dict:
+        shutil.rmtree(cache_folder, ignore_errors=True)
+        return train(1)
+
+    operations = parts.measure("operations", lambda: count_training_operations(name, options["side"]))
+    parts.measure("cold", train_with_empty_cache)
+    runs = [parts.measure(f"gpus_{count}", partial(train, count)) for count in process_counts(session.device)]
+    rates = {run["processes"]: run["rate"] for run in runs}
+    numbers = {f"training_scenes_a_second_{count}": rate for count, rate in rates.items()}
+    numbers |= {f"speedup_{count}": rate / rates[1] for count, rate in rates.items() if count > 1}
+    numbers["gigaflop_a_scene"] = operations["gigaflop"]
+    return parts.results(f"scaling_{name}", numbers)
+
+
+def count_training_operations(name: str, side: int) -> dict[str, float]:
+    """The operations of a training step for one scene of a variant, forward and backward, without the optimiser."""
+    variant, generator = resize_variant(MEASURED_VARIANTS[name], side), torch.Generator().manual_seed(0)
+    model = variant.build_model().train()
+    batch = variant.batches(torch.device("cpu"), 1)(generator)
+    random_numbers = model.sample_time_and_noise(batch["target"], generator)
+
+    def step() -> None:
+        model(batch["context"], batch["target"], *random_numbers, **{
+            key: x for key, x in batch.items() if key not in ("context", "target")
+        })["loss"].backward()  # fmt: skip
+
+    return benchmark.count_operations(step)
+
+
+def evaluate_sampling(name: str, session: Session) -> Results:
+    """Milliseconds of a sample and its energy score over that of true draws, for few and for many sampling steps.
+
+    seconds_STEPS: of `batch` scenes at once, with the networks compiled on a GPU; one scene on a CPU
+    eta_ETA_steps_STEPS: for each of SAMPLING_ANGLES, the ratio with its interval over the scenes
+    """
+    options, device = session.options, session.device
+    parts = Parts.of_session(session, f"sampling_{name}")
+    resized = {name: resize_variant(MEASURED_VARIANTS[name], options["side"])}
+    experiment = replace(session.experiment, variants=session.experiment.variants | resized)
+    model = load_model(experiment, name, session.folder, device)
+    if device.type == "cuda":
+        variants.compile_networks(model)
+    renderer = model.forward_model
+    rays_per_pixel = renderer.supersampling**2 if renderer.supersample_observations else 1
+    batch_size = SAMPLING_BATCH_SIZE // rays_per_pixel if device.type == "cuda" else 1
+
+    def measure_seconds(steps: int) -> dict:
+        call = benchmark.sampling_call(model, batch_size, steps, device)
+        return benchmark.measure(call, device, 3, 1) | {"batch": batch_size}
+
+    def score(eta: int, steps: int) -> dict[str, list[float]]:
+        sampling = evaluation.Sampling(k=options["samples"], steps=steps, eta=eta, chunk_size=batch_size)
+        with evaluation.autocast(device):
+            samples = evaluation.sample_posterior(model, session.test_set, sampling, SAMPLING_ANGLES)
+        return {str(angle): energy_over_true(session.test_set, samples[:, :, i, 0], angle) for i, angle in
+                enumerate(SAMPLING_ANGLES)}  # fmt: skip
+
+    numbers = {}
+    for steps in SAMPLING_STEPS:
+        cost = parts.measure(f"seconds_{steps}", partial(measure_seconds, steps))
+        numbers[f"sampling_ms_{steps}"] = 1e3 * cost["seconds"] / cost["batch"]
+        for eta in ETAS:
+            ratios = parts.measure(f"eta_{eta}_steps_{steps}", partial(score, eta, steps))
+            for angle, (value, low, high) in ratios.items():
+                key = f"eta_{eta}_steps_{steps}_energy_over_true_{angle}"
+                numbers |= {key: value, f"{key}_low": low, f"{key}_high": high}
+    return parts.results(f"sampling_{name}", numbers)
+
+
+def energy_over_true(test_set: evaluation.TestSet, samples: torch.Tensor, angle: int) -> list[float]:
+    """The energy score of targets (c, k, 3, h, w) at an angle over that of true draws, with its 95 % interval."""
+    d = evaluation.TARGET_ANGLES.index(angle)
+    truth, draws = test_set.truth[:, d, 0].cpu(), test_set.posterior_draws[:, :, d, 0].cpu()
+    scores = metrics.energy_score(samples.float().cpu(), truth), metrics.energy_score(draws, truth)
+    return [float(x) for x in metrics.energy_ratio(*scores, torch.Generator().manual_seed(0))]
+
+
+def evaluate_settings(session: Session) -> Results:
+    """The costs of sampling, of training, and of training steps with other settings of the full model."""
+    costs = benchmark.measure_cost(session.device, Parts.of_session(session, "settings").measure)
+    return Results({}, {"settings": np.array(json.dumps(costs))})
+
+
+def recorded_parts(results: RecordedResults, evaluation: str) -> dict[str, dict]:
+    """The parts of an exported evaluation, "scaling" or "sampling", of each variant for which it was recorded."""
+    texts = {name: results.arrays.get(f"{evaluation}_{name}") for name in MEASURED_VARIANTS}
+    return {name: json.loads(str(text)) for name, text in texts.items() if text is not None}
+
+
+def make_test_set(device: torch.device, options: dict[str, int]) -> evaluation.TestSet:
+    """The first held-out scenes of 06, with as many true draws of each as there are samples."""
+    return evaluation.make_test_set(options["scenes"], options["samples"], side=options["side"], device=device)
+
+
+EXPERIMENT = Experiment(
+    name="cost",
+    results_name="09_cost",
+    weights_name_template="06_inverse_graphics_{variant}",
+    variants=MEASURED_VARIANTS,
+    evaluations={"settings": Evaluation(evaluate_settings, on_request=True)}
+    | {
+        f"scaling_{name}": Evaluation(partial(evaluate_scaling, name), on_request=True)
+        for name in MEASURED_VARIANTS
+    }
+    | {f"sampling_{name}": Evaluation(partial(evaluate_sampling, name), name) for name in MEASURED_VARIANTS},
+    make_test_set=make_test_set,
+    evaluation_options={
+        "scenes": 64,
+        "samples": 8,
+        "side": variants.SIDE,
+        "batch_size": variants.BATCH_SIZE,  # scenes a step on each GPU
+        "training_steps": 120,
+    },
+)  # fmt: skip

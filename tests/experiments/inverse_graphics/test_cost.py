@@ -1,0 +1,120 @@
+"""The rate of a training, alone and on several processes; the energy score of samples over that of true draws."""
+
+import json
+import math
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from fwdiff_lite.experiments import harness
+from fwdiff_lite.experiments.inverse_graphics import cost, evaluation, training_rate
+from fwdiff_lite.experiments.inverse_graphics.variants import VARIANTS
+from fwdiff_lite.row_random import RowBatches
+from fwdiff_lite.storage.files import read_json, write_json
+from tests.experiments.inverse_graphics.small_variants import small_variant
+
+OPTIONS = {"scenes": 2, "samples": 2, "side": 16, "batch_size": 2, "training_steps": 6}
+
+
+@pytest.fixture
+def session(monkeypatch, tmp_path):
+    """A session of toy size in the folder tmp_path."""
+    monkeypatch.setenv("FWDIFF_COMMIT", "abc")
+    return harness.Session(cost.EXPERIMENT, tmp_path, OPTIONS)
+
+
+def test_a_variant_of_another_size_differs_in_its_images_alone():
+    variant = VARIANTS["unet"]
+    assert training_rate.resize_variant(variant, 64) is variant
+    small = training_rate.resize_variant(variant, 16)
+    batch = small.batches(torch.device("cpu"), 2)(torch.Generator().manual_seed(0))
+    assert batch["target"].value.shape[-2:] == (16, 16) and batch["pixel_indices"].shape == (2, 1, 64)
+    weights, small_weights = (v.build_model().denoiser.state_dict() for v in (variant, small))
+    assert all(torch.equal(w, small_weights[name]) for name, w in weights.items())
+
+
+def test_rates_are_those_of_whole_windows(monkeypatch):
+    """Requests at 0, 1, 3, 6, 10, ... seconds; three steps are the warm-up, and the last window is not full."""
+    clock = iter([i * (i + 1) / 2 for i in range(11)])
+    monkeypatch.setattr(training_rate.time, "perf_counter", lambda: next(clock))
+    batches = RowBatches(4, lambda random: {"target": torch.zeros(len(random))})
+    timed = training_rate.TimedBatches(batches, 3, torch.device("cpu"))
+    for _ in range(11):
+        assert timed.draw_rows(torch.Generator(), slice(1, 4))["target"].shape == (3,)
+    assert timed.window_rates() == [4 * 3 / (21 - 6), 4 * 3 / (45 - 21)] and timed.rows == slice(1, 4)
+
+
+def test_every_process_sees_one_gpu(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("RANK", "7")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    (alone,) = training_rate.process_environments(1, tmp_path)
+    assert alone["CUDA_VISIBLE_DEVICES"] == "0" and "RANK" not in alone and "WORLD_SIZE" not in alone
+    pair = training_rate.process_environments(2, tmp_path)
+    assert [e["RANK"] + e["CUDA_VISIBLE_DEVICES"] for e in pair] == ["00", "11"]
+    assert all(e["WORLD_SIZE"] == "2" and e["LOCAL_RANK"] == "0" for e in pair)
+    assert pair[0]["MASTER_PORT"] == pair[1]["MASTER_PORT"] and "ACCELERATE_USE_CPU" not in alone
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,3")
+    assert [e["CUDA_VISIBLE_DEVICES"] for e in training_rate.process_environments(2, tmp_path)] == ["5", "3"]
+
+
+def test_a_process_that_fails_ends_the_others(monkeypatch, tmp_path):
+    program = tmp_path / "program"
+    program.write_text('#!/bin/sh\necho "$RANK"\nif [ "$RANK" = 1 ]; then exit 3; fi\nexec sleep 60\n')
+    program.chmod(0o755)
+    monkeypatch.setattr(training_rate.sys, "executable", str(program))
+    environments = training_rate.process_environments(2, tmp_path)
+    with pytest.raises(ValueError, match=r"a training ended with status 3: .*logs/2_1.log says why"):
+        training_rate.run_processes([], environments, tmp_path / "logs" / "2")
+    assert (tmp_path / "logs" / "2_1.log").read_text() == "1\n"
+    monkeypatch.setattr(training_rate, "LIMIT_SECONDS", 0.3)
+    with pytest.raises(ValueError, match=r"took more than 0.3 seconds: .*2_0.log says how far it came"):
+        training_rate.run_processes([], environments[:1], tmp_path / "logs" / "2")
+
+
+def test_a_part_is_measured_once_for_the_same_settings(tmp_path, capsys):
+    path, calls = tmp_path / "a_parts.json", []
+    parts = cost.Parts(path, {"batch": 2})
+    assert parts.measure("one", lambda: calls.append(1) or 5) == 5
+    with pytest.raises(ZeroDivisionError):
+        parts.measure("two", lambda: 1 / 0)
+    assert cost.Parts(path, {"batch": 2}).measure("one", lambda: calls.append(1) or 6) == 5 and calls == [1]
+    assert "two" not in read_json(path)["parts"] and capsys.readouterr().out == "a_parts, one: 5\n"
+    assert cost.Parts(path, {"batch": 3}).measure("one", lambda: 7) == 7, "of other settings"
+
+
+@pytest.mark.slow
+def test_two_processes_train_on_twice_the_scenes(session, capsys):
+    """The parts of one process are those of an earlier call, so only the operations and two processes are measured."""
+    session.options = OPTIONS | {"side": 8}
+    settings = session.options | {"commit": "abc", "hardware": cost.provenance("")["hardware"]}
+    alone = {"processes": 1, "rate": 0.5}
+    write_json(
+        session.folder / "scaling_unet_parts.json",
+        {"settings": settings, "parts": {"cold": alone, "gpus_1": alone}},
+    )
+    results = cost.evaluate_scaling("unet", session)
+    parts = json.loads(str(results.arrays["scaling_unet"]))
+    pair = parts["gpus_2"]
+    assert (pair["processes"], pair["batch"], pair["steps"], len(pair["window_rates"])) == (2, 2, 7, 5)
+    assert min(pair["window_rates"]) <= pair["rate"] <= max(pair["window_rates"])
+    assert pair["all_reduce_seconds"] > 0 and math.isfinite(pair["loss"])
+    assert results.numbers["speedup_2"] == pair["rate"] / 0.5
+    assert parts["cold"] == alone and "gpus_2" in capsys.readouterr().out
+
+
+def test_samples_are_timed_and_scored(session, monkeypatch):
+    small = {"unet": small_variant("unet")}
+    monkeypatch.setattr(cost, "MEASURED_VARIANTS", small)
+    monkeypatch.setattr(cost, "SAMPLING_STEPS", (1,))
+    save_file(small["unet"].build_model().denoiser.state_dict(), session.folder / "unet.safetensors")
+    numbers, arrays = cost.evaluate_sampling("unet", session)
+    parts = json.loads(str(arrays["sampling_unet"]))
+    assert parts.keys() == {"seconds_1", "eta_0_steps_1", "eta_1_steps_1"} and parts["seconds_1"]["batch"] == 1
+    assert numbers["sampling_ms_1"] == 1e3 * parts["seconds_1"]["seconds"]
+    assert numbers["eta_0_steps_1_energy_over_true_60"] == parts["eta_0_steps_1"]["60"][0] > 1
+    draws = session.test_set.posterior_draws[:, :, evaluation.TARGET_ANGLES.index(180), 0]
+    assert cost.energy_over_true(session.test_set, draws, 180) == [1.0] * 3, "true draws are as good as true draws"
+    assert cost.energy_over_true(session.test_set, draws + 0.1, 180)[0] > 1
