@@ -266,6 +266,16 @@ class NumberType:
             self.dtype = self.dtype.newbyteorder(">")
 
 
+class DroppedArray:
+    """An array of NumPy, whose numbers are dropped: layers of StyleGAN3 have sizes that are arrays."""
+
+    def __init__(self, *_: Any):
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
 def _load_number(number_type: Any, content: bytes) -> int | float:
     """A number of NumPy."""
     if not isinstance(number_type, NumberType) or not isinstance(content, bytes):
@@ -289,6 +299,7 @@ ALLOWED_CLASSES = {
     ("builtins", "set"): list,
     ("__builtin__", "set"): list,
     ("numpy", "dtype"): NumberType,
+    ("numpy", "ndarray"): DroppedArray,
 }
 ALLOWED_FUNCTIONS = {
     ("torch_utils.persistence", "_reconstruct_persistent_obj"): _build_module,
@@ -297,6 +308,8 @@ ALLOWED_FUNCTIONS = {
     ("torch.storage", "_load_from_bytes"): _load_storage,
     ("numpy.core.multiarray", "scalar"): _load_number,
     ("numpy._core.multiarray", "scalar"): _load_number,
+    ("numpy.core.multiarray", "_reconstruct"): DroppedArray,
+    ("numpy._core.multiarray", "_reconstruct"): DroppedArray,
     ("_codecs", "encode"): _encode,
     ("copyreg", "_reconstructor"): _reconstruct,
     ("copy_reg", "_reconstructor"): _reconstruct,

@@ -8,7 +8,14 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from stylegan2_reference import ada_modules, ada_state_dict, ema_state_dict, persistent_generator, write_ada_pickle
+from stylegan2_reference import (
+    PersistentModule,
+    ada_modules,
+    ada_state_dict,
+    ema_state_dict,
+    persistent_generator,
+    write_ada_pickle,
+)
 
 from fwdiff_lite.problems.gan_inversion import network_files
 from fwdiff_lite.problems.gan_inversion.network_files import read_network_file
@@ -232,6 +239,17 @@ def test_other_networks_are_named(tmp_path, content, message):
     assert message in refusal_message(tmp_path / "network.pt")
 
 
+@pytest.mark.parametrize("protocol", range(5))
+def test_pickles_of_stylegan3_are_named(tmp_path, protocol):
+    """Their layers have sizes that are arrays of NumPy."""
+    content = {"size": np.array([36, 36]), "bandwidth": np.float64(2), "_buffers": {"freqs": torch.zeros(2)}}
+    with ada_modules():
+        synthesis = PersistentModule("SynthesisNetwork", {"_modules": {"input": PersistentModule("Input", content)}})
+        networks = {"G_ema": PersistentModule("Generator", {"_modules": {"synthesis": synthesis}})}
+        (tmp_path / "network.pkl").write_bytes(pickle.dumps(networks, protocol=protocol))
+    assert "holds a StyleGAN3 generator: only StyleGAN2 is supported" in refusal_message(tmp_path / "network.pkl")
+
+
 def test_a_wrong_ending_does_not_matter(tmp_path):
     torch.save(ema_state_dict(8), tmp_path / "network.safetensors")
     assert load_published_generator(tmp_path / "network.safetensors").synthesis.resolutions == [4, 8]
@@ -249,7 +267,9 @@ def test_a_wrong_ending_does_not_matter(tmp_path):
         (b"}" + text("a\nb") + text("c\n" + 90 * "d") + b"\x93", "could run code (a?b.c?ddd"),
         (b"X" + (9999).to_bytes(4, "little") + 9999 * b"d" + text("x") + b"\x93", f"({200 * 'd'}...)"),
         (b"K\x01K\x02\x93", "STACK_GLOBAL requires str"),
+        (call("numpy", "ndarray", text("x")), "holds a DroppedArray: give a file that holds a dict"),
     ],
+    ids=map(str, range(10)),
 )
 def test_numbers_of_numpy_names_and_memory_in_hostile_pickles(tmp_path, content, reason):
     path = tmp_path / "network.pkl"
