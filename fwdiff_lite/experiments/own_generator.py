@@ -35,6 +35,7 @@ from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
 from fwdiff_lite.experiments.gan_inversion import (
     BATCH_SIZE,
     MAX_CONTEXT_PATCHES,
+    TestSet,
     build_model,
     evaluate_images,
     make_test_set,
@@ -51,6 +52,7 @@ from fwdiff_lite.protocols import BatchFunction
 from fwdiff_lite.storage.files import file_sha256, read_json
 
 NUM_SAMPLES, NUM_EXAMPLES = 4, 6  # samples of each image; images in the figure
+CHUNK_SIZE = 256  # images that a generator of patches.SIDE pixels renders at once
 SPACES = {"w": (ForwardDiffusion, "w"), "wplus": (ForwardDiffusion, "w+"), "deterministic": (ForwardRegression, "w+")}
 EVALUATED = ("w", "wplus")  # the deterministic model is their baseline
 
@@ -159,10 +161,19 @@ def first_images(images: ImageFolder, count: int) -> Float[Tensor, "c 3 h h"]:
     return torch.stack([images[i] for i in range(min(count, len(images)))])
 
 
+def sample(
+    model: ForwardDiffusion, test_set: TestSet, num_samples: int = NUM_SAMPLES, steps: int = 32
+) -> Float[Tensor, "c k 3 h h"]:
+    """Samples for a test set. A large generator renders few images at once: its layers fill the memory."""
+    resolution = model.forward_model.G.synthesis.resolutions[-1]
+    chunk_size = max(1, CHUNK_SIZE * patches.SIDE // resolution)
+    return sample_posterior(model, test_set, num_samples, steps, eta=1.0, chunk_size=chunk_size)
+
+
 def evaluate_variant(name: str, session: Session) -> Results:
     """The measures of a variant's samples. Writes a figure of examples."""
     options, test_set = session.options, session.test_set
-    samples = sample_posterior(session.model(name), test_set, options["samples"], options["steps"], eta=1.0)
+    samples = sample(session.model(name), test_set, options["samples"], options["steps"])
     prediction = session.predict("deterministic")
     shown = slice(NUM_EXAMPLES)
     columns = [test_set.images[shown, None], test_set.context.value[shown, :1], prediction[shown], samples[shown, :3]]
@@ -179,7 +190,7 @@ EXPERIMENT = Experiment(
     results_name="own_generator",
     variants={name: make_variant(name, needs_files, patches.SIDE) for name in SPACES},
     evaluations={name: Evaluation(partial(evaluate_variant, name), name, ("deterministic",)) for name in EVALUATED},
-    predict=sample_posterior,
+    predict=sample,
     evaluation_options={"count": 256, "samples": NUM_SAMPLES, "steps": 32},
     headline=("patch_psnr", "diversity_outside_over_inside", "energy_ratio", "spread_skill"),
     add_arguments=add_arguments,

@@ -156,6 +156,18 @@ def test_one_folder_holds_the_models_of_one_generator(tmp_path, capsys):
     assert "; side 16, not 32; conv_clamp 256.0, not None: give the same, or name another --out" in message
 
 
+@pytest.mark.parametrize("resolution, largest", [(16, 9), (64, 4), (128, 2), (256, 1)])
+def test_a_large_generator_renders_few_images_at_once(monkeypatch, resolution, largest):
+    monkeypatch.setattr(experiment, "CHUNK_SIZE", 4)
+    torch.manual_seed(0)
+    G, rendered = Generator(resolution, channel_base=4 * resolution, **SIZES), []
+    model = experiment.build_on_file(lambda: G, "wplus", 16, widths=(8, 8), hidden=8)
+    test_set = experiment.make_test_set(torch.rand(3, 3, 16, 16))
+    G.synthesis.register_forward_hook(lambda _, inputs, image: rendered.append(len(inputs[0])))
+    assert experiment.sample(model, test_set, num_samples=3, steps=1).shape == (3, 3, 3, 16, 16)
+    assert max(rendered) == largest
+
+
 def test_without_files_the_command_says_so(tmp_path, capsys):
     with pytest.raises(SystemExit):
         run("train wplus --steps 1 --out", tmp_path)
