@@ -148,6 +148,7 @@ def test_evaluations_that_cannot_be_made_say_so(tmp_path, capsys):
     assert "evaluated already" not in capsys.readouterr().out, "the images are others"
 
 
+@pytest.mark.filterwarnings("ignore:the targets have a standard deviation")
 def test_one_folder_holds_the_models_of_one_generator(tmp_path, capsys):
     files = ("--out", tmp_path / "runs", "--images", write_images(tmp_path / "faces", 2, 32), "--generator")
     run("train wplus --steps 1 --batch-size 2 --conv-clamp 256", *files, write_generator(tmp_path / "g.pt", 16))
