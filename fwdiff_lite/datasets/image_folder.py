@@ -4,6 +4,7 @@ Images are cropped to the square at their centre, resized to one size, and scale
 sub-folders, as FFHQ has, or be a zip archive.
 """
 
+import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from fwdiff_lite.checks import check_count
 from fwdiff_lite.datasets.images import (
     BACKGROUND,
     IMAGE_SUFFIXES,
+    check_image,
     check_options,
     crop_and_resize,
     find_image_files,
@@ -52,6 +54,21 @@ class ImageFolder:
         """Image i. ValueError if it is smaller than `size`, or as in `images.read_image`."""
         file = self.files[i]
         return crop_and_resize(read_image(file, self.background)[None], self.size, file)[0]
+
+    def check(self, count: int | None = None) -> None:
+        """ValueError for the first of the first `count` images, None: of all, that is too small or cannot be read.
+
+        Headers alone are read: 70,000 take half a minute. A file that is damaged behind its header is refused later.
+        """
+        for file in self.files[:count]:
+            check_image(file, self.size)
+
+    def sha256(self, count: int) -> str:
+        """The sha256 of the content of the first `count` files, in hexadecimal digits."""
+        digest = hashlib.sha256()
+        for file in self.files[:count]:
+            digest.update(hashlib.sha256(file.read_bytes()).digest())
+        return digest.hexdigest()
 
     def sample(self, n: int, generator: torch.Generator) -> Float[Tensor, "n 3 size size"]:
         """n images, drawn with replacement, on the CPU. ValueError as for a single image."""

@@ -77,10 +77,13 @@ ImageFile = Location | EncodedImage
 def open_folder(path: Path | str, content: str) -> Location:
     """A folder, or the root of a zip archive. ValueError, with the wanted content, if the path is neither."""
     path = Path(path)
-    if path.is_dir():
-        return path
-    if path.suffix.lower() != ".zip" or not path.is_file():
-        raise ValueError(f"{path} is not a folder: give one that holds {content}, or a zip archive of it")
+    try:
+        if path.is_dir():
+            return path
+        if path.suffix.lower() != ".zip" or not path.is_file():
+            raise ValueError(f"{path} is not a folder: give one that holds {content}, or a zip archive of it")
+    except OSError as error:  # a name that is too long, or a folder that may not be entered
+        raise ValueError(f"{path} cannot be opened: {error.strerror}") from None
     try:
         return zipfile.Path(path)
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
@@ -184,13 +187,26 @@ def read_image(file: ImageFile, background: tuple[int, int, int] = BACKGROUND, h
     """
     try:
         with Image.open(_open(file), formats=FORMATS) as image:
-            _check_pixels(file, image)
-            num_images = getattr(image, "n_frames", 1)
-            if num_images > 1 and image.format != "MPO":  # a JPEG of a phone with a second image behind the first
-                raise ValueError(f"{file} has {num_images} images: wanted one image a file")
+            _check_header(file, image)
             if has_camera:
                 _check_orientation(file, image)
             return _to_rgb(file, ImageOps.exif_transpose(image), background)
+    except DECODER_ERRORS as error:
+        raise _read_error(file, error, FORMATS) from None
+
+
+def check_image(file: ImageFile, size: int) -> None:
+    """ValueError, by the header alone, if `read_image` refuses an image, or if it is smaller than `size` pixels.
+
+    A file whose header is right may be damaged behind it.
+    """
+    try:
+        # a stream in place of _open, which reads the whole file of an archive
+        with file.open("rb") as stream, Image.open(stream, formats=FORMATS) as image:
+            _check_header(file, image)
+            if min(image.size) < size:
+                pixels = f"{image.width} x {image.height} pixels, wanted at least {size} x {size}"
+                raise ValueError(f"{file} has {pixels}: remove it, or give a smaller resolution")
     except DECODER_ERRORS as error:
         raise _read_error(file, error, FORMATS) from None
 
@@ -246,6 +262,16 @@ def _open(file: ImageFile) -> Path | io.BytesIO:
     return io.BytesIO(file.read_bytes())
 
 
+def _check_header(file: ImageFile, image: Image.Image) -> None:
+    """ValueError if an opened image is too large, is one of several in its file, or has pixels that are not read."""
+    _check_pixels(file, image)
+    num_images = getattr(image, "n_frames", 1)
+    if num_images > 1 and image.format != "MPO":  # a JPEG of a phone with a second image behind the first
+        raise ValueError(f"{file} has {num_images} images: wanted one image a file")
+    if image.mode in ("I", "F"):
+        raise ValueError(f"{file} has pixels of 32 bits or of floating point: wanted 8 or 16 bits a channel")
+
+
 def _check_pixels(file: ImageFile, image: Image.Image) -> None:
     """ValueError if an image is too large to be decoded."""
     if image.width * image.height > MAX_PIXELS:
@@ -267,8 +293,6 @@ def _to_rgb(file: ImageFile, image: Image.Image, background: tuple[int, int, int
     if image.mode.startswith("I;16"):
         grey = ((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8)
         return np.repeat(grey[..., None], 3, -1)
-    if image.mode in ("I", "F"):
-        raise ValueError(f"{file} has pixels of 32 bits or of floating point: wanted 8 or 16 bits a channel")
     if image.has_transparency_data:
         image = Image.alpha_composite(Image.new("RGBA", image.size, background), image.convert("RGBA"))
     return np.array(image.convert("RGB"))

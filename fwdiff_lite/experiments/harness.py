@@ -33,7 +33,7 @@ from torch import nn
 from fwdiff_lite.devices import default_device, is_main_process, num_processes
 from fwdiff_lite.experiments.early_results import convert_early_results
 from fwdiff_lite.experiments.measurements import Measurement, to_long
-from fwdiff_lite.experiments.records import command_line, downsample_curve, gpu_minutes
+from fwdiff_lite.experiments.records import changed_settings, command_line, downsample_curve, gpu_minutes
 from fwdiff_lite.experiments.weights import initial_weights, save_weights, weights_path
 from fwdiff_lite.protocols import BatchFunction
 from fwdiff_lite.storage.checkpoints import load_pretrained, load_recorded, load_weights
@@ -380,9 +380,8 @@ def _check_settings(path: Path, declaration: Variant | Asset, init_from: Path | 
     config_path, state_path = path.with_suffix(".config.json"), path.with_suffix(".state")
     settings = json.loads(json.dumps(settings, sort_keys=True))  # as in the file: no tuples
     if state_path.exists() and (previous := read_json(config_path)) != settings:
-        was, now = (_flat_settings(x) for x in (previous, settings))
-        changed = [f"{key} {was.get(key)}, not {now.get(key)}" for key in was | now if was.get(key) != now.get(key)]
-        raise ValueError(f"{state_path} was trained with {'; '.join(changed)}: delete it, or name another --out")
+        changed = changed_settings(*(_flat_settings(x) for x in (previous, settings)))
+        raise ValueError(f"{state_path} was trained with {changed}: delete it, or name another --out")
     if is_main_process():
         write_json(config_path, settings)
 
@@ -468,9 +467,11 @@ def select_evaluations(experiment: Experiment, names: Iterable[str], folder: Pat
     if names:
         return [key for key, x in evaluations.items() if key in names or x.variant in names and not x.on_request]
     available = {path.stem for path in folder.glob("*.safetensors")}
-    return [
-        key for key, x in evaluations.items() if available.issuperset(experiment.needed_weights(x)) and not x.on_request
-    ]
+    default = [key for key, x in evaluations.items() if not x.on_request]
+    if selected := [key for key in default if available.issuperset(experiment.needed_weights(evaluations[key]))]:
+        return selected
+    needed = ", ".join(experiment.needed_weights(next(iter(evaluations.values()))))
+    raise ValueError(f"{folder} holds the weights of no evaluation: train {needed}, or others, first")
 
 
 # --- exported results -------------------------------------------------------------------------------------------------

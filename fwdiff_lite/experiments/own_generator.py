@@ -35,12 +35,14 @@ from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
 from fwdiff_lite.experiments.gan_inversion import (
     BATCH_SIZE,
     MAX_CONTEXT_PATCHES,
+    TestSet,
     build_model,
     evaluate_images,
     make_test_set,
     sample_posterior,
 )
 from fwdiff_lite.experiments.harness import Evaluation, Experiment, Results, Session, Variant
+from fwdiff_lite.experiments.records import changed_settings
 from fwdiff_lite.observations import to_device
 from fwdiff_lite.plotting import image_grid
 from fwdiff_lite.problems.gan_inversion import patches
@@ -50,6 +52,7 @@ from fwdiff_lite.protocols import BatchFunction
 from fwdiff_lite.storage.files import file_sha256, read_json
 
 NUM_SAMPLES, NUM_EXAMPLES = 4, 6  # samples of each image; images in the figure
+CHUNK_SIZE = 256  # images that a generator of patches.SIDE pixels renders at once
 SPACES = {"w": (ForwardDiffusion, "w"), "wplus": (ForwardDiffusion, "w+"), "deterministic": (ForwardRegression, "w+")}
 EVALUATED = ("w", "wplus")  # the deterministic model is their baseline
 
@@ -105,32 +108,52 @@ def configure(experiment: Experiment, options: Namespace) -> Experiment:
     patches.CroppedGenerator(generator, side)  # refuses a side that does not divide the generator's
     if side < 16 or side & (side - 1):
         raise ValueError(f"--resolution is {side}: give a power of two, 16 or more")
-    images = ImageFolder(options.images, side)
-    images[0]  # a wrong size is refused before the training
-    settings = {"generator": file_sha256(options.generator), "side": side, "conv_clamp": options.conv_clamp}
+    images, count = ImageFolder(options.images, side), getattr(options, "count", None)  # of an evaluation
+    settings = {
+        "generator": file_sha256(options.generator),
+        "side": side,
+        "conv_clamp": generator.synthesis.b4.conv1.clamp,  # that of the argument or of the file
+    }
+    check_trained_models(experiment, options, settings)
     if options.action == "evaluate":
-        for name in experiment.variants:
-            trained = read_json(options.out / f"{name}.json").get("options", {})
-            if trained and {key: trained.get(key) for key in settings} != settings:
-                raise ValueError(f"{options.out}/{name} was trained with another generator, resolution or conv_clamp")
+        check_counts(len(images), options)
+    images.check(count)  # before hours of training: a training that meets a wrong image ends
     print(f"{options.generator}: {generator.synthesis.resolutions[-1]} pixels; {options.images}: {len(images)} images")
 
     def load() -> Generator:
         return generator
 
-    arguments = {"generator": options.generator.name, "images": options.images.name, "resolution": side}
+    arguments = {"generator": options.generator.name, "images": options.images.resolve().name, "resolution": side}
     arguments |= {"conv_clamp": options.conv_clamp} if options.conv_clamp else {}
     if options.action == "train":
-        batches, recorded = partial(image_batches, images), settings | {"images": len(images)}
-        variants = {name: make_variant(name, load, side, batches, recorded) for name in experiment.variants}
+        batches = partial(image_batches, images)
+        variants = {name: make_variant(name, load, side, batches, settings) for name in experiment.variants}
         return replace(experiment, variants=variants, arguments=arguments)
     return replace(
         experiment,
         variants={name: make_variant(name, load, side) for name in experiment.variants},
         arguments=arguments,
-        settings=settings | {"images": str(options.images.resolve())},
+        settings=settings | {"images": images.sha256(count)},
         make_test_set=lambda device, sizes: make_test_set(first_images(images, sizes["count"])),
     )
+
+
+def check_trained_models(experiment: Experiment, options: Namespace, settings: dict[str, Any]) -> None:
+    """ValueError if a model in the folder has other settings. A training checks the models that it trains itself."""
+    trained_now = options.names if options.action == "train" else ()
+    for name in (name for name in experiment.variants if name not in trained_now):
+        trained = read_json(options.out / f"{name}.json").get("options", {})
+        if trained and (changed := changed_settings({key: trained.get(key) for key in settings}, settings)):
+            raise ValueError(f"{options.out}/{name} was trained with {changed}: give the same, or name another --out")
+
+
+def check_counts(num_images: int, options: Namespace) -> None:
+    """ValueError, before the sampling, if the measures need more images or more samples."""
+    for given, text in ((num_images, f"{options.images} holds {num_images} images"),
+                        (options.count, f"--count is {options.count}"),
+                        (options.samples, f"--samples is {options.samples}")):  # fmt: skip
+        if given < 2:
+            raise ValueError(f"{text}: wanted at least 2, since the measures compare them")
 
 
 def first_images(images: ImageFolder, count: int) -> Float[Tensor, "c 3 h h"]:
@@ -138,10 +161,19 @@ def first_images(images: ImageFolder, count: int) -> Float[Tensor, "c 3 h h"]:
     return torch.stack([images[i] for i in range(min(count, len(images)))])
 
 
+def sample(
+    model: ForwardDiffusion, test_set: TestSet, num_samples: int = NUM_SAMPLES, steps: int = 32
+) -> Float[Tensor, "c k 3 h h"]:
+    """Samples for a test set. A large generator renders few images at once: its layers fill the memory."""
+    resolution = model.forward_model.G.synthesis.resolutions[-1]
+    chunk_size = max(1, CHUNK_SIZE * patches.SIDE // resolution)
+    return sample_posterior(model, test_set, num_samples, steps, eta=1.0, chunk_size=chunk_size)
+
+
 def evaluate_variant(name: str, session: Session) -> Results:
     """The measures of a variant's samples. Writes a figure of examples."""
     options, test_set = session.options, session.test_set
-    samples = sample_posterior(session.model(name), test_set, options["samples"], options["steps"], eta=1.0)
+    samples = sample(session.model(name), test_set, options["samples"], options["steps"])
     prediction = session.predict("deterministic")
     shown = slice(NUM_EXAMPLES)
     columns = [test_set.images[shown, None], test_set.context.value[shown, :1], prediction[shown], samples[shown, :3]]
@@ -158,7 +190,7 @@ EXPERIMENT = Experiment(
     results_name="own_generator",
     variants={name: make_variant(name, needs_files, patches.SIDE) for name in SPACES},
     evaluations={name: Evaluation(partial(evaluate_variant, name), name, ("deterministic",)) for name in EVALUATED},
-    predict=sample_posterior,
+    predict=sample,
     evaluation_options={"count": 256, "samples": NUM_SAMPLES, "steps": 32},
     headline=("patch_psnr", "diversity_outside_over_inside", "energy_ratio", "spread_skill"),
     add_arguments=add_arguments,

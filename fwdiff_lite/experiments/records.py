@@ -1,5 +1,6 @@
 """What a record states: the command, the minutes of a GPU, and the losses of a training."""
 
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,13 +20,19 @@ def command_line(experiment: str, action: str, name: str, arguments: Mapping[str
         if value is not None:
             values = value if isinstance(value, tuple) else (value,)
             texts = [f"{x:g}" if isinstance(x, float) else str(x) for x in values]
-            words += [f"--{key.replace('_', '-')}", *texts]
+            words += [f"--{key.replace('_', '-')}", *map(shlex.quote, texts)]
     return " ".join(words)
 
 
 def gpu_minutes(seconds: float, device: torch.device, jobs_per_gpu: int = 1) -> float:
     """The GPU minutes of a command, over all its processes; 0 on a CPU."""
     return seconds / 60 * num_processes() / jobs_per_gpu if device.type == "cuda" else 0.0
+
+
+def changed_settings(was: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """The settings that differ, such as "side 32, not 64"; empty if none does."""
+    keys = [key for key in dict.fromkeys([*was, *now]) if was.get(key) != now.get(key)]
+    return "; ".join(f"{key} {was.get(key)}, not {now.get(key)}" for key in keys)
 
 
 def downsample_curve(values: list[float], count: int = CURVE_LENGTH) -> list[float]:

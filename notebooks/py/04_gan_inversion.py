@@ -943,7 +943,7 @@ plt.show()
 # and the generator has random weights, so the commands take seconds and the samples mean nothing. In a terminal:
 #
 #     python -m fwdiff_lite.experiments own_generator train wplus deterministic --minutes 60 \\
-#         --generator ffhq.pkl --images faces --resolution 256
+#         --generator ffhq.pkl --images faces --resolution 256 --batch-size 8
 #     python -m fwdiff_lite.experiments own_generator evaluate --generator ffhq.pkl --images held_out --resolution 256
 #
 # The evaluation measures agreement with the patch, the energy ratio to the deterministic model and spread over error,

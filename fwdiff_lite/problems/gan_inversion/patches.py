@@ -46,7 +46,7 @@ class CroppedGenerator:
     """The forward model: O = G(S) inside of the crop phi, zero outside. It freezes G.
 
     side: pixels along a side of the observed image, each the mean of a square of the generator's pixels; None: as many
-        as the generator has. ValueError unless it divides the generator's.
+        as the generator has. ValueError unless it divides the generator's, and unless images have 3 channels.
     """
 
     def __init__(self, G: Generator, side: int | None = None):
@@ -55,6 +55,8 @@ class CroppedGenerator:
         self.side = resolution if side is None else side
         if self.side < 1 or resolution % self.side:
             raise ValueError(f"a generator of {resolution} pixels has no image of {side} pixels: give a divisor")
+        if (channels := len(G.synthesis.b4.torgb.bias)) != 3:
+            raise ValueError(f"a generator of images of {channels} channels was given: wanted 3, red, green and blue")
         self.reduction = resolution // self.side
 
     def render(self, signal: Float[Tensor, "b *l d"]) -> Float[Tensor, "b 3 h h"]:

@@ -6,11 +6,12 @@ import math
 import os
 import re
 import warnings
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from fwdiff_lite.problems.gan_inversion.network_files import Attributes, read_network_file
+from fwdiff_lite.problems.gan_inversion.network_files import Attributes, printable, read_network_file
 from fwdiff_lite.problems.gan_inversion.stylegan2 import Generator
 
 FIRST_TENSORS = ("synthesis.b4.const", "input.input")  # of either layout
@@ -39,7 +40,7 @@ LAYER_KEYS = {  # keys of a layer: in the g_ema layout -> here
     "upsample.kernel": "resample_filter",
 }
 CONVERSION = (
-    "keep the averaged generator alone: checkpoint = torch.load(FILE, map_location='cpu'); "
+    "keep the averaged generator alone: checkpoint = torch.load(FILE, map_location='cpu', weights_only=False); "
     "torch.save(checkpoint['g_ema'], 'generator.pt')"
 )
 
@@ -64,6 +65,9 @@ def load_published_generator(path: str | os.PathLike, conv_clamp: float | None =
     file = read_network_file(path)
     prefix = _find_network(path, file.tensors)
     tensors = {key.removeprefix(prefix): x for key, x in file.tensors.items() if key.startswith(prefix)}
+    for key, x in tensors.items():
+        if x.is_nested or x.layout != torch.strided or x.is_quantized or x.is_meta:
+            raise ValueError(f"{path}: {key} is sparse, quantised, nested or without numbers: give dense tensors")
     modules = {
         f"{name}.".removeprefix(prefix).removesuffix("."): attributes
         for name, attributes in file.attributes.items()
@@ -73,10 +77,10 @@ def load_published_generator(path: str | os.PathLike, conv_clamp: float | None =
     if "input.input" in tensors:
         layers = {_convert_key(key): x for key, x in tensors.items() if key != "latent_avg"}
         tensors = layers | _latent_mean(path, prefix, file.tensors)
-    elif not modules and conv_clamp is None and any(key.endswith("resample_filter") for key in tensors):
+    elif not _states_conv_clamp(modules) and conv_clamp is None and any("resample_filter" in key for key in tensors):
         warnings.warn(
-            f"{path} does not state conv_clamp, so activations are not clipped: give conv_clamp=256 if the network was "
-            "trained in half precision",
+            f"{path} does not state conv_clamp, so activations are not clipped: give conv_clamp=256 (--conv-clamp 256) "
+            "if the network was trained in half precision",
             stacklevel=2,
         )
     for key in [key for key in tensors if key.endswith("resample_filter")]:
@@ -99,7 +103,9 @@ def _find_network(path: str | os.PathLike, tensors: dict[str, Tensor]) -> str:
     ranks = [rank(prefix) for prefix in prefixes]
     best = [prefix for prefix, r in zip(prefixes, ranks, strict=True) if r == min(ranks)]
     if len(best) > 1:
-        raise ValueError(f"{path} holds {len(best)} generators ({', '.join(best)}): {CONVERSION}")
+        raise ValueError(f"{path} holds {len(best)} generators ({printable(', '.join(best))}): {CONVERSION}")
+    if best[0].strip(".").lower() == "g":
+        warnings.warn(f"{path} holds no averaged generator (g_ema): the last one is used", stacklevel=3)
     return best[0]
 
 
@@ -121,10 +127,10 @@ def _latent_mean(path: str | os.PathLike, prefix: str, tensors: dict[str, Tensor
     for n in range(len(parts), -1, -1):
         key = ".".join([*parts[:n], "latent_avg"])
         if key in tensors:
-            mean = tensors[key].float()
-            if mean.ndim > 2:
+            mean = _to_float32(path, key, tensors[key])
+            if mean.ndim not in (1, 2) or not mean.numel():
                 raise ValueError(f"{path}: {key} has shape {tuple(mean.shape)} instead of (D,) or (L, D)")
-            return {"mapping.w_avg": mean.reshape(-1, mean.shape[-1]).mean(0) if mean.ndim else mean}
+            return {"mapping.w_avg": mean.reshape(-1, mean.shape[-1]).mean(0)}
     return {}
 
 
@@ -137,18 +143,18 @@ def _check_modules(
         if module.get("c_dim"):
             raise ValueError(f"{path} {_class_conditional(module['c_dim'])}")
         if module.get("architecture", "skip") != "skip":
-            raise ValueError(f"{path} has the architecture {module['architecture']}: only skip is supported")
-        activation = module.get("activation", "lrelu")
-        if activation not in ("lrelu", "linear"):
-            raise ValueError(f"{path} has the activation {activation} in {name}: only lrelu is supported")
+            raise ValueError(f"{path} has the architecture {_show(module['architecture'])}: only skip is supported")
+        wanted = "linear" if name.endswith(".affine") else "lrelu"
+        if (activation := module.get("activation", wanted)) != wanted:
+            raise ValueError(f"{path} has the activation {_show(activation)} in {name}: only {wanted} is supported")
         if module.get("use_noise") is False:
             raise ValueError(f"{path} has no noise in {name}: only generators with noise are supported")
         if "conv_clamp" in module:
-            clamps.add(module["conv_clamp"])
+            clamps.add(_check_number(path, name, "conv_clamp", module["conv_clamp"], optional=True))
         weight = tensors.get(f"{name}.weight")
-        if re.fullmatch(r"mapping\.fc\d+", name) and "weight_gain" in module and weight is not None:
-            multiplier = module["weight_gain"] * math.sqrt(weight.shape[-1])
-            if not math.isclose(multiplier, 0.01, rel_tol=1e-3):
+        if re.fullmatch(r"mapping\.fc\d+", name) and "weight_gain" in module and weight is not None and weight.ndim:
+            gain = _check_number(path, name, "weight_gain", module["weight_gain"])
+            if not math.isclose(multiplier := gain * math.sqrt(weight.shape[-1]), 0.01, rel_tol=1e-3):
                 raise ValueError(f"{path} has a mapping of learning rate multiplier {multiplier:.3g}: wanted 0.01")
     if len(clamps) > 1:
         raise ValueError(f"{path} clips the activations of its layers at different values: {sorted(map(str, clamps))}")
@@ -157,8 +163,26 @@ def _check_modules(
     return clamps.pop() if clamps else conv_clamp
 
 
-def _class_conditional(labels: int) -> str:
-    return f"is class-conditional ({labels} labels): only generators without labels are supported"
+def _states_conv_clamp(modules: dict[str, Attributes]) -> bool:
+    """Whether a pickled network says where activations are clipped."""
+    return any("conv_clamp" in module for module in modules.values())
+
+
+def _check_number(path: str | os.PathLike, name: str, key: str, value: Any, optional: bool = False) -> float | None:
+    """A positive number that a module states; None if `optional`. ValueError if it is anything else."""
+    if value is None and optional:
+        return None
+    if type(value) not in (int, float) or not 0 < value < math.inf:
+        raise ValueError(f"{path} has {key} {printable(repr(value))} in {name}: wanted a number above 0")
+    return value
+
+
+def _show(value: Any) -> str:
+    return printable(str(value))
+
+
+def _class_conditional(labels: Any) -> str:
+    return f"is class-conditional ({_show(labels)} labels): only generators without labels are supported"
 
 
 def _build_generator(path: str | os.PathLike, tensors: dict[str, Tensor], conv_clamp: float | None) -> Generator:
@@ -169,8 +193,12 @@ def _build_generator(path: str | os.PathLike, tensors: dict[str, Tensor], conv_c
         raise ValueError(f"{path} has the architecture resnet: only skip is supported")
     if "synthesis.b4.torgb.weight" not in tensors and any(key.endswith("torgb.weight") for key in tensors):
         raise ValueError(f"{path} has no torgb at 4 pixels, so its architecture is orig, or it is damaged: wanted skip")
-    with torch.device("meta"):  # allocates no memory: the weights may not fit
-        G = Generator(**_infer_sizes(path, tensors), conv_clamp=conv_clamp)
+    sizes = _infer_sizes(path, tensors)
+    try:
+        with torch.device("meta"):  # allocates no memory: the weights may not fit
+            G = Generator(**sizes, conv_clamp=conv_clamp)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     expected = G.state_dict()
     has_w_avg = "mapping.w_avg" in tensors
     if not has_w_avg:
@@ -214,7 +242,7 @@ def _convert_key(key: str) -> str:
 def _check_filter(path: str | os.PathLike, key: str, kernel: Tensor) -> None:
     """ValueError unless this is [1, 3, 3, 1], at any scale: some layouts multiply it by the gain of upsampling."""
     taps = torch.tensor([1.0, 3.0, 3.0, 1.0])
-    kernel = kernel.float().squeeze()
+    kernel = _to_float32(path, key, kernel).squeeze()
     kernel = kernel if kernel.ndim != 1 else kernel[:, None] * kernel
     if kernel.shape != (4, 4) or not torch.allclose(kernel / kernel.sum(), taps[:, None] * taps / 64, atol=1e-3):
         raise ValueError(f"{path} resamples with another filter than [1, 3, 3, 1]: see {key}")
@@ -228,7 +256,7 @@ def _infer_sizes(path: str | os.PathLike, tensors: dict[str, Tensor]) -> dict[st
             raise ValueError(f"{path} lacks {key}, or it is no weight of a generator")
         return tensors[key].shape[axis]
 
-    resolution = max(int(match[1]) for key in tensors if (match := re.match(r"synthesis\.b(\d+)\.", key)))
+    resolution = max(int(match[1]) for key in tensors if (match := re.match(r"synthesis\.b(\d{1,4})\.", key)))
     last_channels = size(f"synthesis.b{resolution}.torgb.weight", -3)
     return {
         "resolution": resolution,
@@ -245,6 +273,14 @@ def _reshape(path: str | os.PathLike, key: str, x: Tensor, shape: torch.Size) ->
     """A finite float32 copy of a tensor in this shape. Shapes may differ in axes of size 1 alone, else ValueError."""
     if [n for n in x.shape if n != 1] != [n for n in shape if n != 1]:
         raise ValueError(f"{path}: {key} has shape {tuple(x.shape)} instead of {tuple(shape)}")
+    return _to_float32(path, key, x).reshape(shape).clone()
+
+
+def _to_float32(path: str | os.PathLike, key: str, x: Tensor) -> Tensor:
+    """A tensor in float32. ValueError if it holds other numbers, or numbers that float32 cannot hold."""
+    if not x.is_floating_point():
+        raise ValueError(f"{path}: {key} holds {str(x.dtype).removeprefix('torch.')}: wanted floating-point numbers")
+    x = x.float()
     if not torch.isfinite(x).all():
-        raise ValueError(f"{path}: {key} is not finite")
-    return x.float().reshape(shape).clone()
+        raise ValueError(f"{path}: {key} is not finite in float32")
+    return x

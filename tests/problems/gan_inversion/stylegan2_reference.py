@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 
@@ -311,15 +312,17 @@ def persistent_generator(state: dict, conv_clamp: float | None, attributes: dict
         if class_name in ("SynthesisLayer", "ToRGBLayer"):
             content["conv_clamp"] = conv_clamp
         if class_name == "SynthesisLayer":
-            content |= {"use_noise": True, "activation": "lrelu", "padding": 1}
+            content |= {"use_noise": True, "activation": "lrelu", "padding": 1, "act_gain": np.sqrt(2)}
         if class_name == "SynthesisBlock":
             content["architecture"] = "skip"
         if class_name == "MappingNetwork":
             content |= {"c_dim": 0, "num_layers": len(names), "w_avg_beta": 0.995}
+        if class_name == "SynthesisNetwork":
+            content["block_resolutions"] = [int(k[1:]) for k in names]
         if class_name == "FullyConnectedLayer":
             multiplier = 0.01 if "mapping" in name else 1
             content["activation"] = "lrelu" if "mapping" in name else "linear"
-            content["weight_gain"] = multiplier / math.sqrt(tensors["weight"].shape[1])
+            content["weight_gain"] = multiplier / np.sqrt(tensors["weight"].shape[1])  # a number of NumPy
         if class_name == "Generator":
             content["_init_kwargs"] = sys.modules["dnnlib.util"].EasyDict(synthesis_kwargs={"conv_clamp": conv_clamp})
         return PersistentModule(class_name, content | attributes.get(name, {}))

@@ -2,11 +2,20 @@
 
 import os
 import pickle
+import tarfile
 import zipfile
 
+import numpy as np
 import pytest
 import torch
-from stylegan2_reference import ada_modules, ada_state_dict, ema_state_dict, persistent_generator, write_ada_pickle
+from stylegan2_reference import (
+    PersistentModule,
+    ada_modules,
+    ada_state_dict,
+    ema_state_dict,
+    persistent_generator,
+    write_ada_pickle,
+)
 
 from fwdiff_lite.problems.gan_inversion import network_files
 from fwdiff_lite.problems.gan_inversion.network_files import read_network_file
@@ -99,6 +108,11 @@ def tensor(n: int, offset: int, size: int, stride: int) -> bytes:
     return call("torch._utils", "_rebuild_tensor_v2", storage(n), number(offset), *shape)
 
 
+def numpy_number(number_type: str, content: bytes = bytes(8)) -> bytes:
+    number_type = call("numpy", "dtype", text(number_type), b"\x89", b"\x88")
+    return call("numpy._core.multiarray", "scalar", number_type, short_bytes(content))
+
+
 ALLOWED_ONLY = {  # name: (a pickle that calls nothing but what is allowed, its message)
     "a tensor beyond its storage": (tensor(3, 0, 5, 1), "a tensor of shape (5,) in a storage of 3 numbers"),
     "a tensor repeated without end": (tensor(3, 0, 10**12, 0), "in a storage of 3 numbers"),
@@ -187,6 +201,9 @@ def test_foreign_files_get_their_own_reason(tmp_path, content, message, ending):
 def test_other_things_than_files(tmp_path):
     assert "does not exist: check the path" in refusal_message(tmp_path / "none.pt")
     assert "is a folder: give the file of weights in it" in refusal_message(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    assert "is a device or a pipe: give a file" in refusal_message(tmp_path / "pipe")
+    assert "cannot be opened: File name too long" in refusal_message(tmp_path / (300 * "x"))
     with zipfile.ZipFile(tmp_path / "pictures.zip", "w") as archive:
         archive.writestr("a.png", b"")
     assert "it is a zip archive without weights (a.png); unpack it first" in refusal_message(tmp_path / "pictures.zip")
@@ -222,9 +239,84 @@ def test_other_networks_are_named(tmp_path, content, message):
     assert message in refusal_message(tmp_path / "network.pt")
 
 
+@pytest.mark.parametrize("protocol", range(5))
+def test_pickles_of_stylegan3_are_named(tmp_path, protocol):
+    """Their layers have sizes that are arrays of NumPy."""
+    content = {"size": np.array([36, 36]), "bandwidth": np.float64(2), "_buffers": {"freqs": torch.zeros(2)}}
+    with ada_modules():
+        synthesis = PersistentModule("SynthesisNetwork", {"_modules": {"input": PersistentModule("Input", content)}})
+        networks = {"G_ema": PersistentModule("Generator", {"_modules": {"synthesis": synthesis}})}
+        (tmp_path / "network.pkl").write_bytes(pickle.dumps(networks, protocol=protocol))
+    assert "holds a StyleGAN3 generator: only StyleGAN2 is supported" in refusal_message(tmp_path / "network.pkl")
+
+
 def test_a_wrong_ending_does_not_matter(tmp_path):
     torch.save(ema_state_dict(8), tmp_path / "network.safetensors")
     assert load_published_generator(tmp_path / "network.safetensors").synthesis.resolutions == [4, 8]
+
+
+@pytest.mark.parametrize(
+    "content, reason",
+    [
+        (numpy_number("O8"), "a type of NumPy that is no number"),
+        (numpy_number("f8,f8"), "a type of NumPy that is no number"),
+        (call("numpy._core.multiarray", "scalar", b"}", short_bytes(bytes(8))), "a number without a type"),
+        (numpy_number("f8", bytes(3)), "ValueError"),
+        (numpy_number("f8", bytes(16)), "ValueError"),
+        (b"}r" + (2**28).to_bytes(4, "little"), "object 268435456 of 2"),  # a table of 4 GB
+        (b"}" + text("a\nb") + text("c\n" + 90 * "d") + b"\x93", "could run code (a?b.c?ddd"),
+        (b"X" + (9999).to_bytes(4, "little") + 9999 * b"d" + text("x") + b"\x93", f"({200 * 'd'}...)"),
+        (b"K\x01K\x02\x93", "STACK_GLOBAL requires str"),
+        (call("numpy", "ndarray", text("x")), "holds a DroppedArray: give a file that holds a dict"),
+    ],
+    ids=map(str, range(10)),
+)
+def test_numbers_of_numpy_names_and_memory_in_hostile_pickles(tmp_path, content, reason):
+    path = tmp_path / "network.pkl"
+    path.write_bytes(opcodes(content))
+    assert reason in refusal_message(path)
+
+
+@pytest.mark.parametrize("name", ["numpy.core.multiarray", "numpy._core.multiarray"])
+def test_numbers_of_every_release_of_numpy_are_read(tmp_path, name):
+    path, attributes = tmp_path / "network.pkl", {"": {"half": np.float32(0.5), "big": np.array(3, ">i8")[()]}}
+    write_ada_pickle(path, ada_state_dict(8), attributes=attributes, protocol=2)
+    current = np.float64(0).__reduce__()[0].__module__.encode()
+    path.write_bytes(path.read_bytes().replace(current, name.encode()))
+    attributes = read_network_file(path).attributes
+    assert attributes["G_ema"]["half"] == 0.5 and attributes["G_ema"]["big"] == 3
+    gain = attributes["G_ema.synthesis.b4.conv1"]["act_gain"]
+    assert type(gain) is float and gain == 2**0.5
+
+
+def test_a_dict_that_holds_another_twice_and_so_on_is_refused_soon(tmp_path):
+    content = b"}\x94"
+    for i in range(28):  # 2^28 dicts by name
+        again = b"h" + bytes([i])
+        content += b"}(" + text("a") + again + text("b") + again + b"u\x94"
+    (tmp_path / "network.pkl").write_bytes(opcodes(content))
+    assert "has more than 100000 dicts and tensors" in refusal_message(tmp_path / "network.pkl")
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_files_that_torch_does_not_read_back(tmp_path):
+    path, state = tmp_path / "network.pt", ada_state_dict(8)
+    for zipped in (True, False):
+        torch.save(state, path, pickle_protocol=4, _use_new_zipfile_serialization=zipped)
+        message = refusal_message(path)
+        assert "(UnpicklingError): check that the file is complete; if it is, convert it where" in message
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("generator/code/__torch__.py", b"")
+        archive.writestr("generator/data.pkl", b"}.")
+    assert "it is a program of TorchScript; convert it" in refusal_message(path)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a\nb/my_data.pkl", b"}.")
+    assert "it is a zip archive without weights (a?b/my_data.pkl); unpack it first" in refusal_message(path)
+    with tarfile.open(path, "w") as archive:
+        archive.add(__file__, "generator.pt")
+    assert "is a tar archive: unpack it first" in refusal_message(path)
+    torch.save({"a\nb": torch.zeros(1)}, path)
+    assert "no input.input, but a?b" in refusal_message(path)
 
 
 def test_a_network_alone_is_read(tmp_path):

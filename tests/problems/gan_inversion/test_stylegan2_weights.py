@@ -146,6 +146,20 @@ def without(state, key):
             r"conv1.bias has shape \(9,\) instead of \(8,\)",
         ),
         (ada_state_dict() | {"synthesis.b8.conv1.bias": torch.full((8,), torch.nan)}, "b8.conv1.bias is not finite"),
+        (ada_state_dict() | {"mapping.w_avg": normal(6) * 1e300}, "w_avg is not finite in float32"),
+        (ada_state_dict() | {"mapping.w_avg": torch.zeros(6).long()}, "w_avg holds int64: wanted floating-point"),
+        (ada_state_dict() | {"mapping.w_avg": torch.zeros(6) + 1j}, "w_avg holds complex64: wanted floating-point"),
+        (ada_state_dict() | {"mapping.w_avg": torch.zeros(6).to_sparse()}, "w_avg is sparse, quantised, nested or"),
+        (ada_state_dict() | {"mapping.w_avg": torch.zeros(6, device="meta")}, "or without numbers: give dense tensors"),
+        (ema_state_dict() | {"latent_avg": torch.zeros(0)}, r"latent_avg has shape \(0,\) instead of"),
+        (ema_state_dict() | {"latent_avg": torch.zeros(6) + 1j}, "latent_avg holds complex64"),
+        (ada_state_dict() | {"synthesis.b" + 5000 * "9" + ".x": torch.zeros(1)}, "generator.pt is of another architec"),
+        (
+            ada_state_dict() | {f"synthesis.b{2**40}.torgb.weight": torch.zeros(3, 4, 1, 1)},
+            "no synthesis.b1099511627776",
+        ),
+        (ada_state_dict() | {"synthesis.b4.const": torch.zeros(0, 4, 4)}, "generator.pt: no channel is left at 16"),
+        (ada_state_dict() | {"a\nb": torch.zeros(1)}, r"this generator has no a\?b"),
     ],
 )
 def test_other_networks_are_refused(tmp_path, state, message):
@@ -258,6 +272,12 @@ def test_a_state_dict_does_not_state_what_it_clips(tmp_path):
         ({"synthesis.b8.conv0": {"use_noise": False}}, "has no noise in synthesis.b8.conv0"),
         ({"synthesis.b8.conv0": {"conv_clamp": 9}}, "clips the activations of its layers at different values"),
         ({"mapping.fc0": {"weight_gain": 1.0}}, "has a mapping of learning rate multiplier 2.24: wanted 0.01"),
+        ({"mapping.fc0": {"weight_gain": "x"}}, "has weight_gain 'x' in mapping.fc0: wanted a number above 0"),
+        ({"synthesis.b8.conv0": {"conv_clamp": "256"}}, "has conv_clamp '256' in synthesis.b8.conv0: wanted a number"),
+        ({"synthesis.b8.conv0": {"conv_clamp": math.nan}}, "has conv_clamp nan in synthesis.b8.conv0: wanted a number"),
+        ({"synthesis.b8.conv0": {"activation": "linear"}}, "the activation linear in synthesis.b8.conv0: only lrelu"),
+        ({"synthesis.b8.conv0.affine": {"activation": "lrelu"}}, "lrelu in synthesis.b8.conv0.affine: only linear is"),
+        ({"mapping": {"c_dim": "a\nb"}}, r"is class-conditional \(a\?b labels\)"),
     ],
 )
 def test_pickled_networks_of_other_kinds_are_refused(tmp_path, attributes, message):
@@ -266,6 +286,12 @@ def test_pickled_networks_of_other_kinds_are_refused(tmp_path, attributes, messa
     with pytest.raises(ValueError, match=message) as error:
         load_published_generator(path)
     assert "\n" not in str(error.value)
+
+
+def test_the_last_generator_is_not_taken_silently_for_the_averaged_one(tmp_path):
+    torch.save({"g": ema_state_dict()}, tmp_path / "last.pt")
+    with pytest.warns(UserWarning, match=r"holds no averaged generator \(g_ema\): the last one is used"):
+        load_published_generator(tmp_path / "last.pt")
 
 
 def test_two_generators_are_not_mixed_up(tmp_path):
