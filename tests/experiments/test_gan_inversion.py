@@ -69,17 +69,17 @@ def test_the_evaluation_tells_a_second_sample_from_a_set_without_hats(classifier
 
 def test_true_posterior_draws_pass_the_evaluation_and_others_do_not(monkeypatch):
     """True posterior draws have the right probabilities and spread; hats for all, or one draw repeated, have not."""
-    monkeypatch.setattr(test_sets, "MIN_HIDDEN", 20)
-    people, k = test_sets.held_out_portraits(48, seed=5), 8
+    monkeypatch.setattr(test_sets, "MIN_HIDDEN", 12)
+    people, k = test_sets.held_out_portraits(32, seed=5), 8
     test_set = test_sets.make_portrait_test_set(people, seed=5)
-    assert test_set.observed.shape == (48, 10) and torch.equal(portraits.render(people), test_set.images)
-    assert all(len(probabilities) == 48 for probabilities in test_set.probabilities.values())
+    assert test_set.observed.shape == (32, 10) and torch.equal(portraits.render(people), test_set.images)
+    assert all(len(probabilities) == 32 for probabilities in test_set.probabilities.values())
     masks, generator = test_sets.context_masks(test_set), torch.Generator().manual_seed(6)
     draws, fits = portrait_posterior.sample_posterior(people, masks, k, generator)
     assert fits.float().mean() > 0.9
     samples = portraits.render(draws).unflatten(0, (-1, k))
     mean = samples.mean(1, keepdim=True)
-    mean_labels, labels = mean.new_zeros(48, 1, 10, dtype=torch.long), draws.attributes.unflatten(0, (-1, k))
+    mean_labels, labels = mean.new_zeros(32, 1, 10, dtype=torch.long), draws.attributes.unflatten(0, (-1, k))
 
     good = test_sets.evaluate_samples(test_set, samples, mean, labels, mean_labels)
     assert good["patch_psnr"] > 25 and good["diversity_outside_over_inside"] > 3
@@ -147,8 +147,8 @@ def test_the_response_of_an_exact_denoiser_is_that_of_bayes_rule():
     torch.testing.assert_close(exact.spread, exact.exact_spread, atol=1e-3, rtol=0)
     assert exact.response[0] > 0.999 > exact.response[1] > 0.2 > 0.01 > exact.response[2]
     model.denoiser.forward = lambda condition, noisy_target, t: torch.full((len(t), 2), 0.5)
-    blind = respond(model)
-    assert blind.response.abs().max() < 1e-5 < blind.exact_response[0] and blind.spread.max() < 1e-5
+    constant = respond(model)
+    assert constant.response.abs().max() < 1e-5 < constant.exact_response[0] and constant.spread.max() < 1e-5
 
 
 def test_the_schedule_of_the_experiment_keeps_the_spread():
@@ -268,7 +268,7 @@ def test_the_commands_from_end_to_end(trained, tmp_path, monkeypatch, capsys):
     def run(words):
         command_line.main(["gan_inversion", *words.split(), "--out", str(folder)])
 
-    options = "--portraits 8 --samples 2 --steps 1 --references 200 --images 20 --effective-size 40"
+    options = "--portraits 12 --samples 2 --steps 1 --references 200 --images 20 --effective-size 40"
     with exclusive_lock(folder / "evaluation_wplus_eta_0.json"):  # as if another process evaluated it
         run(f"evaluate {options}")
     assert "wplus_eta_0: another process evaluates it" in capsys.readouterr().out
@@ -302,7 +302,7 @@ def test_the_commands_from_end_to_end(trained, tmp_path, monkeypatch, capsys):
     assert results.arrays["wplus_eta_1"].shape == (experiment.NUM_EXAMPLES, 2, 3, 64, 64)
     assert results.arrays["deterministic"].shape == (experiment.NUM_EXAMPLES, 1, 3, 64, 64)
     assert results.arrays["live"].shape == (experiment.NUM_REPRODUCED, 2, 3, 64, 64)
-    assert results.arrays["given"].shape == (8, 10) and results.arrays["odds_hat"].shape == (8, 2)
+    assert results.arrays["given"].shape == (12, 10) and results.arrays["odds_hat"].shape == (12, 2)
     for name in ("generator", "classifier", "wplus"):
         in_folder, exported = (harness.load_model(small, name, source, CPU) for source in (folder, None))
         assert all(torch.equal(x, y) for x, y in zip(in_folder.parameters(), exported.parameters(), strict=True))

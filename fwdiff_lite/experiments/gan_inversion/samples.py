@@ -82,7 +82,7 @@ def make_portrait_test_set(
     possible = portrait_posterior.possible_categories(people.to(device), context_masks(test_set).to(device))
     possible = {name: mask.cpu() for name, mask in possible.items()}
     probabilities = portrait_posterior.posterior_probabilities(possible)
-    return replace(test_set, observed=portrait_posterior.told_attributes(possible), probabilities=probabilities)
+    return replace(test_set, observed=portrait_posterior.observed_attributes(possible), probabilities=probabilities)
 
 
 # --- samples and their measures ---------------------------------------------------------------------------------------

@@ -107,30 +107,30 @@ def reference_agreement(
     def estimate(first: int, end: int) -> ReferencePosterior:
         return reference_posterior(distances[:, first:end], reference_labels[first:end], min_effective_size)
 
-    whole, halves = estimate(0, size), [estimate(0, size // 2), estimate(size // 2, 2 * (size // 2))]
+    full, halves = estimate(0, size), [estimate(0, size // 2), estimate(size // 2, 2 * (size // 2))]
     k = sample_labels.shape[1]
     frequencies, draws = [], []
-    for p, column in zip(whole.probabilities, sample_labels.unbind(2), strict=True):
+    for p, column in zip(full.probabilities, sample_labels.unbind(2), strict=True):
         exact = torch.multinomial(p.cpu(), k, replacement=True, generator=generator)
         frequencies.append(metrics.label_frequencies(column, p.shape[1]))
         draws.append(metrics.label_frequencies(exact, p.shape[1]))
     sizes = [n for n in (size >> i for i in range(20)) if n > 2 * min_effective_size][::-1]
-    parts = {n: whole if n == size else estimate(0, n) for n in sizes}
+    parts = {n: full if n == size else estimate(0, n) for n in sizes}
     curve = {
         "bank_curve_size": sizes,
-        "bank_curve_tv": [_total_variation(whole.probabilities, x.probabilities) for x in parts.values()],
+        "bank_curve_tv": [_total_variation(full.probabilities, x.probabilities) for x in parts.values()],
         "bank_curve_log_loss": [_log_loss(x.probabilities, labels) for x in parts.values()],
         "bank_curve_tolerance": [float(x.tolerance.median()) for x in parts.values()],
     }
-    quarter = estimate(0, size // 4) if size // 4 > min_effective_size else whole
+    quarter = estimate(0, size // 4) if size // 4 > min_effective_size else full
     numbers = {
-        "bank_tv": _total_variation(whole.probabilities, frequencies),
-        "bank_tv_chance": _total_variation(whole.probabilities, draws),
+        "bank_tv": _total_variation(full.probabilities, frequencies),
+        "bank_tv_chance": _total_variation(full.probabilities, draws),
         "bank_tv_halves": _total_variation(*(x.probabilities for x in halves)),
-        "bank_tv_quarter": _total_variation(whole.probabilities, quarter.probabilities),
-        "bank_least_size": float(min(x.effective_size.min() for x in (whole, *halves))),
-        "bank_tolerance": float(whole.tolerance.median()),
-        "bank_log_loss": _log_loss(whole.probabilities, labels),
+        "bank_tv_quarter": _total_variation(full.probabilities, quarter.probabilities),
+        "bank_least_size": float(min(x.effective_size.min() for x in (full, *halves))),
+        "bank_tolerance": float(full.tolerance.median()),
+        "bank_log_loss": _log_loss(full.probabilities, labels),
         "bank_log_loss_quarter": _log_loss(quarter.probabilities, labels),
     }
     return numbers, curve
@@ -145,6 +145,7 @@ class AttributeResponse(NamedTuple):
     exact_spread: Float[Tensor, "r"]
 
 
+@torch.no_grad()
 def attribute_response(
     model: ForwardDiffusion,
     context: Observations,
@@ -182,9 +183,8 @@ def attribute_response(
         contrasts, exact = [], []
         for image, sign in ((without, -1), (having, 1)):
             noisy = ((alpha * image + sigma * noise) * mask)[:, None]
-            with torch.no_grad():
-                signal = model.denoiser(condition, noisy, torch.full((count,), t, device=device))
-                predicted = model.forward_model(signal, params)[:, 0]
+            signal = model.denoiser(condition, noisy, torch.full((count,), t, device=device))
+            predicted = model.forward_model(signal, params)[:, 0]
             contrasts.append(((predicted - without) * difference).flatten(1).sum(1) / squared_norm)
             exact.append(torch.sigmoid(logit + ratio * projection + sign * ratio**2 * squared_norm / 2))
         pairs = [torch.stack(x) for x in (contrasts, exact)]

@@ -68,7 +68,7 @@ def possible_categories(
     return possible
 
 
-def told_attributes(possible: dict[str, Bool[Tensor, "b _"]]) -> Bool[Tensor, "b a"]:
+def observed_attributes(possible: dict[str, Bool[Tensor, "b _"]]) -> Bool[Tensor, "b a"]:
     """Which attributes a crop tells: one category alone is possible."""
     return torch.stack([x.sum(1) == 1 for x in possible.values()], 1)
 
@@ -124,7 +124,7 @@ def sample_posterior(
     whose crop shows other pixels is drawn again, up to `rounds` times; if none fits, the portrait itself stands in.
     Returns the draws, and which of them fit.
     """
-    possible, redrawn = possible_categories(people, masks, side), hidden_nuisance(people, masks, side)
+    possible, is_hidden = possible_categories(people, masks, side), hidden_nuisance(people, masks, side)
     images, device, fits = render(people, side), people.attributes.device, []
     attributes, nuisance = (x.repeat_interleave(num_samples, 0) for x in (people.attributes, people.nuisance))
     for contexts in torch.arange(len(people)).split(CHUNK_SIZE):
@@ -133,7 +133,7 @@ def sample_posterior(
         for _ in range(rounds):
             own = missing // num_samples
             rows, context = to_device(missing + contexts[0] * num_samples, device), to_device(contexts[own], device)
-            proposal = _propose(people[context], joint[own], redrawn[context], generator)
+            proposal = _propose(people[context], joint[own], is_hidden[context], generator)
             fit = _shows_the_same(render(proposal, side), images[context], masks[context])
             attributes[rows[fit]], nuisance[rows[fit]] = proposal.attributes[fit], proposal.nuisance[fit]
             missing = missing[~fit.cpu()]
@@ -144,12 +144,12 @@ def sample_posterior(
 
 
 def _propose(
-    people: Portraits, joint: Float[Tensor, "b n"], redrawn: Bool[Tensor, "b s"], generator: torch.Generator
+    people: Portraits, joint: Float[Tensor, "b n"], is_hidden: Bool[Tensor, "b s"], generator: torch.Generator
 ) -> Portraits:
-    """Attributes from the joint posterior; the nuisance parameters that are `redrawn` from their ranges."""
+    """Attributes from the joint posterior; the nuisance parameters where `is_hidden` from their ranges."""
     device = people.attributes.device
     low, high = torch.tensor(list(NUISANCE_RANGES.values())).T
     chosen = torch.multinomial(joint, 1, generator=generator)[:, 0]
     nuisance = low + (high - low) * torch.rand(len(people), len(low), generator=generator)
-    nuisance = torch.where(redrawn, to_device(nuisance, device), people.nuisance)
+    nuisance = torch.where(is_hidden, to_device(nuisance, device), people.nuisance)
     return Portraits(to_device(all_combinations()[chosen], device), nuisance)

@@ -80,10 +80,10 @@ def test_posterior_probabilities_agree_with_frequencies():
 def test_what_a_crop_tells():
     people = sample(16)
     possible = portrait_posterior.possible_categories(people, crop_mask(40, 27, 10, 16))  # around the mouth
-    told = dict(zip(ATTRIBUTE_NAMES, portrait_posterior.told_attributes(possible).T, strict=True))
-    assert told["mouth"].all() and told["skin"].all() and told["beard"].all()
-    assert not any(told[name].any() for name in ("eyes", "brows", "glasses", "hat", "earrings"))
-    assert torch.equal(told["hair"], people.attribute("beard") == 1), "the beard's colour is the hair's"
+    observed = dict(zip(ATTRIBUTE_NAMES, portrait_posterior.observed_attributes(possible).T, strict=True))
+    assert observed["mouth"].all() and observed["skin"].all() and observed["beard"].all()
+    assert not any(observed[name].any() for name in ("eyes", "brows", "glasses", "hat", "earrings"))
+    assert torch.equal(observed["hair"], people.attribute("beard") == 1), "the beard's colour is the hair's"
     own = [mask.gather(1, people.attribute(name)[:, None]) for name, mask in possible.items()]
     assert torch.stack(own).all(), "a portrait's own category is always possible"
     nothing = portrait_posterior.possible_categories(people, torch.zeros(16, 64, 64, dtype=torch.bool))
@@ -122,10 +122,10 @@ def test_posterior_draws_show_the_crop_and_have_its_probabilities():
     assert (images - truth).abs().amax((1, 2, 3)).mean() > 0.5, "outside of the crop the draws differ"
     possible = portrait_posterior.possible_categories(people, mask, side)
     probabilities, generator = posterior_probabilities(possible), torch.Generator().manual_seed(1)
-    told = portrait_posterior.told_attributes(possible)
+    observed = portrait_posterior.observed_attributes(possible)
     for i, name in enumerate(ATTRIBUTE_NAMES):
-        labels, hidden = draws.attributes.unflatten(0, (count, k))[..., i], ~told[:, i]
-        assert (labels[told[:, i]] == people.attributes[told[:, i], None, i]).all()
+        labels, hidden = draws.attributes.unflatten(0, (count, k))[..., i], ~observed[:, i]
+        assert (labels[observed[:, i]] == people.attributes[observed[:, i], None, i]).all()
         if hidden.sum() < 20:
             continue
         p = probabilities[name][hidden]

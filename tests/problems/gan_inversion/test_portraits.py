@@ -53,7 +53,7 @@ def test_images_are_antialiased_and_every_attribute_changes_them():
         differences = (variants[:, None] - variants[None]).abs().flatten(3).amax(-1)  # (K, K, B)
         assert (differences + 2 * torch.eye(len(categories))[..., None]).min() > 0.1, name
     possible = portrait_posterior.possible_categories(people, crop_mask(0, 0, 64, 32))
-    assert portrait_posterior.told_attributes(possible).all()
+    assert portrait_posterior.observed_attributes(possible).all()
     with pytest.raises(ValueError, match="at least 16 pixels a side, got 8"):
         portraits.render(people, 8)
 
