@@ -27,6 +27,10 @@ class CosineSchedule:
         """The standard deviation of the noise at time t."""
         return torch.sin(t * (math.pi / 2))
 
+    def time_of_ratio(self, ratio: float) -> float:
+        """The time t at which alpha / sigma is `ratio`."""
+        return 2 / math.pi * math.atan2(1, ratio)
+
 
 @dataclass(frozen=True)
 class ShiftedCosineSchedule(CosineSchedule):
@@ -50,6 +54,10 @@ class ShiftedCosineSchedule(CosineSchedule):
     def sigma(self, t: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
         """The standard deviation of the noise at time t."""
         return torch.sin(self._angle(t))
+
+    def time_of_ratio(self, ratio: float) -> float:
+        """The time t at which alpha / sigma is `ratio`."""
+        return 2 / math.pi * math.atan2(self.scale, ratio)
 
     def _angle(self, t: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
         """The angle whose tangent is sigma / alpha: that ratio of the cosine schedule, divided by scale."""

@@ -23,6 +23,10 @@ def test_a_shift_scales_the_signal_to_noise_ratio(scale):
     torch.testing.assert_close(s.alpha(t) ** 2 + s.sigma(t) ** 2, torch.ones_like(t))
     ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
     torch.testing.assert_close(s.sigma(ends), ends)
+    for schedule in (s, plain):
+        assert schedule.time_of_ratio(float(schedule.alpha(t[30]) / schedule.sigma(t[30]))) == pytest.approx(
+            float(t[30])
+        )
 
 
 @pytest.mark.parametrize("t", [-0.1, 1.1, float("nan")])

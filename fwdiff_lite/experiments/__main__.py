@@ -8,7 +8,8 @@
     python -m fwdiff_lite.experiments gan_inversion train auxiliary_classifiers --steps 500
 
 All results lie in one folder, --out, which fwdiff_lite/experiments/harness.py describes. The same `train` command
-resumes an interrupted training; `evaluate` repeats nothing whose weights and options are those of a recorded run.
+resumes an interrupted training; `evaluate` repeats nothing whose weights and options are those of a recorded run, and
+the same `evaluate` command, started once for each GPU with CUDA_VISIBLE_DEVICES, shares the evaluations.
 """
 
 from __future__ import annotations

@@ -33,11 +33,11 @@ from torch import nn
 from fwdiff_lite.devices import default_device, is_main_process, num_processes
 from fwdiff_lite.experiments.early_results import convert_early_results
 from fwdiff_lite.experiments.measurements import Measurement, to_long
-from fwdiff_lite.experiments.records import changed_settings, command_line, downsample_curve, gpu_minutes
+from fwdiff_lite.experiments.records import check_settings, command_line, downsample_curve, gpu_minutes
 from fwdiff_lite.experiments.weights import initial_weights, save_weights, weights_path
 from fwdiff_lite.protocols import BatchFunction
 from fwdiff_lite.storage.checkpoints import load_pretrained, load_recorded, load_weights
-from fwdiff_lite.storage.files import atomic_write, file_sha256, read_json, write_json
+from fwdiff_lite.storage.files import atomic_write, exclusive_lock, file_sha256, read_json, write_json
 from fwdiff_lite.storage.provenance import provenance
 from fwdiff_lite.training import TrainingLog, fit
 
@@ -307,7 +307,9 @@ def train(
         source = str(init_from or f"the checkpoint {declaration.parent}")
         load_weights(declaration.trained_part(model), weights, source)
     needs = {need: file_sha256(weights_path(need, folder)) for need in assets}
-    _check_settings(path, declaration, init_from, needs)
+    source = str(init_from.resolve()) if init_from else declaration.parent
+    settings = {"options": dict(declaration.options), "seed": declaration.seed, "init_from": source, "needs": needs}
+    check_settings(path, settings)
     training = Training(
         steps=steps,
         seconds=None if minutes is None else 60 * minutes,
@@ -366,31 +368,6 @@ def measurements(experiment: Experiment, sampler: str, numbers: Mapping[str, flo
     return to_long(experiment.name, evaluation.variant if evaluation else "", sampler, numbers, experiment.views)
 
 
-def _check_settings(path: Path, declaration: Variant | Asset, init_from: Path | None, needs: dict[str, str]) -> None:
-    """Writes the settings of a training beside its state; ValueError if the state has others.
-
-    path: of the weights; needs: the sha256 of the needed assets' weights
-    """
-    settings = {
-        "options": dict(declaration.options),
-        "seed": declaration.seed,
-        "init_from": str(init_from.resolve()) if init_from else declaration.parent,
-        "needs": needs,
-    }
-    config_path, state_path = path.with_suffix(".config.json"), path.with_suffix(".state")
-    settings = json.loads(json.dumps(settings, sort_keys=True))  # as in the file: no tuples
-    if state_path.exists() and (previous := read_json(config_path)) != settings:
-        changed = changed_settings(*(_flat_settings(x) for x in (previous, settings)))
-        raise ValueError(f"{state_path} was trained with {changed}: delete it, or name another --out")
-    if is_main_process():
-        write_json(config_path, settings)
-
-
-def _flat_settings(settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a training and its options, by their names."""
-    return {key: value for key, value in settings.items() if key != "options"} | settings.get("options", {})
-
-
 # --- weights ----------------------------------------------------------------------------------------------------------
 
 
@@ -428,7 +405,8 @@ def evaluate(
 
     names: of evaluations, or of variants for all of their evaluations; none: all whose weights are in the folder
     options: replace those of the experiment
-    A measure that is not finite, such as the PSNR of no error, is left out: JSON has no number for it.
+    Several processes with the same arguments, such as one for each GPU, share the evaluations: each takes one that no
+    other has begun. A measure that is not finite, such as the PSNR of no error, is left out: JSON has no number for it.
     ValueError on an unknown name, and if weights are missing.
     """
     options, session = dict(experiment.evaluation_options) | dict(options or {}), None
@@ -440,22 +418,25 @@ def evaluate(
     for name, evaluation in selected.items():
         path = folder / f"evaluation_{name}.json"
         cache_key = {"weights": digests[name], "options": options | dict(experiment.settings)}
-        if cache_key.items() <= read_json(path).items() and path.with_suffix(".npz").exists():
-            print(f"{name}: evaluated already; delete {path} to evaluate it again", flush=True)
-            continue
-        start_time, session = time.monotonic(), session or Session(experiment, folder, options)
-        results = evaluation.run(session)
-        minutes = gpu_minutes(time.monotonic() - start_time, session.device, jobs_per_gpu)
-        path.unlink(missing_ok=True)  # a record never stands beside arrays of another evaluation
-        with atomic_write(path.with_suffix(".npz")) as temporary:
-            np.savez_compressed(temporary, **results.arrays)
-        arguments = dict(experiment.arguments) | options
-        command = command_line(experiment.name, "evaluate", name, arguments, jobs_per_gpu)
-        numbers = {key: value for key, value in results.numbers.items() if math.isfinite(value)}
-        rows = [row._asdict() for row in measurements(experiment, name, numbers)]
-        record = provenance(command) | cache_key | {"gpu_minutes": minutes, "measures": rows}
-        write_json(path, record)
-        print(name, json.dumps({key: round(value, 3) for key, value in numbers.items()}), flush=True)
+        with exclusive_lock(path) as is_mine:
+            if not is_mine:
+                print(f"{name}: another process evaluates it", flush=True)
+                continue
+            if cache_key.items() <= read_json(path).items() and path.with_suffix(".npz").exists():
+                print(f"{name}: evaluated already; delete {path} to evaluate it again", flush=True)
+                continue
+            start_time, session = time.monotonic(), session or Session(experiment, folder, options)
+            results = evaluation.run(session)
+            minutes = gpu_minutes(time.monotonic() - start_time, session.device, jobs_per_gpu)
+            path.unlink(missing_ok=True)  # a record never stands beside arrays of another evaluation
+            with atomic_write(path.with_suffix(".npz")) as temporary:
+                np.savez_compressed(temporary, **results.arrays)
+            arguments = dict(experiment.arguments) | options
+            command = command_line(experiment.name, "evaluate", name, arguments, jobs_per_gpu)
+            numbers = {key: value for key, value in results.numbers.items() if math.isfinite(value)}
+            rows = [row._asdict() for row in measurements(experiment, name, numbers)]
+            write_json(path, provenance(command) | cache_key | {"gpu_minutes": minutes, "measures": rows})
+            print(name, json.dumps({key: round(value, 3) for key, value in numbers.items()}), flush=True)
 
 
 def select_evaluations(experiment: Experiment, names: Iterable[str], folder: Path) -> list[str]:

@@ -1,12 +1,15 @@
-"""What a record states: the command, the minutes of a GPU, and the losses of a training."""
+"""What a record states: the command, the minutes of a GPU, and the losses and the settings of a training."""
 
+import json
 import shlex
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from fwdiff_lite.devices import num_processes
+from fwdiff_lite.devices import is_main_process, num_processes
+from fwdiff_lite.storage.files import read_json, write_json
 
 COMMAND = "python -m fwdiff_lite.experiments"
 CURVE_LENGTH = 500  # values of a recorded loss curve, at most
@@ -39,3 +42,19 @@ def downsample_curve(values: list[float], count: int = CURVE_LENGTH) -> list[flo
     """At most `count` values: the means of successive values."""
     size = -(-len(values) // count)
     return [round(sum(values[i : i + size]) / len(values[i : i + size]), 6) for i in range(0, len(values), size)]
+
+
+def check_settings(path: Path, settings: Mapping[str, Any]) -> None:
+    """Writes the settings of a training beside its state; ValueError if the state has others. path: of the weights"""
+    config_path, state_path = path.with_suffix(".config.json"), path.with_suffix(".state")
+    settings = json.loads(json.dumps(settings, sort_keys=True))  # as in the file: no tuples
+    if state_path.exists() and (previous := read_json(config_path)) != settings:
+        changed = changed_settings(*(_flat_settings(x) for x in (previous, settings)))
+        raise ValueError(f"{state_path} was trained with {changed}: delete it, or name another --out")
+    if is_main_process():
+        write_json(config_path, settings)
+
+
+def _flat_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a training and its options, by their names."""
+    return {key: value for key, value in settings.items() if key != "options"} | settings.get("options", {})

@@ -6,7 +6,7 @@
                                                     energy_skill  spread_skill  squared_error
                                                     debiased_ensemble_mean_mse
     factors    the true probabilities of a          label_frequencies  factor_tv  per_context_calibration_rms
-               discrete factor, or its true label   log_loss  label_entropy  calibration_error
+               discrete factor, or its true label   agreement_excess  log_loss  label_entropy  calibration_error
     images     true images, or a set of real        psnr  ssim  best_of  total_variation  variance_inside_outside
                images or of their features          frechet_distance  precision_recall
                                                     with torchmetrics: lpips  fid_kid
@@ -23,6 +23,7 @@ from fwdiff_lite.metrics.bootstrap import (
     bootstrap,
 )
 from fwdiff_lite.metrics.factors import (
+    agreement_excess,
     calibration_error,
     factor_tv,
     label_entropy,
@@ -68,6 +69,7 @@ __all__ = [
     "C2ST",
     "Interval",
     "OptionalDependencyError",
+    "agreement_excess",
     "best_of",
     "bootstrap",
     "c2st",

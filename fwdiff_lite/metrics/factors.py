@@ -82,6 +82,20 @@ def per_context_calibration_rms(
     return bootstrap(lambda e: e.mean().clamp(min=0).sqrt(), squared_errors, generator=generator)
 
 
+def agreement_excess(labels: Int[Tensor, "c K"], probabilities: Float[Tensor, "c a"], generator: Generator) -> Interval:
+    """The share of contexts whose K labels all agree, less that of perfect samplers: the mean of sum_k p_k^K.
+
+    The expectation is 0 for a perfect sampler, and above 0 for a sampler that prefers one category in each context,
+    even where the frequencies over all contexts are right.
+    """
+    _check_probabilities(probabilities)
+    frequencies, K = label_frequencies(labels, probabilities.shape[1]), labels.shape[1]
+    check_shape("probabilities", probabilities, frequencies.shape, labels=labels)
+    check_num_samples(K, 2)
+    excess = (frequencies == 1).any(-1).to(frequencies) - probabilities.to(frequencies).pow(K).sum(-1)
+    return bootstrap(torch.mean, excess, generator=generator)
+
+
 def log_loss(probabilities: Float[Tensor, "c a"], labels: Int[Tensor, "c"]) -> Float[Tensor, "c"]:
     """The negative log probability of each context's true label, in nats."""
     _check_probabilities_and_labels(probabilities, labels)

@@ -102,6 +102,29 @@ def remove_stale_files(path: Path) -> None:
             os.unlink(path.parent / name)
 
 
+@contextmanager
+def exclusive_lock(path: Path) -> Iterator[bool]:
+    """Yields whether this process has the lock of a path: no other one holds it. It ends with the block or the process.
+
+    Without file locks (Windows), every process has it.
+    """
+    if not fcntl:
+        yield True
+        return
+    lock_path = path.with_name(f".{path.name}.lock")
+    lock_path.parent.mkdir(parents=True, exist_ok=True)
+    with open(lock_path, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            lock_path.unlink(missing_ok=True)
+
+
 def _unwritable(path: Path, error: OSError) -> UnwritableError:
     return UnwritableError(f"{path} cannot be written: {error.strerror or type(error).__name__}")
 

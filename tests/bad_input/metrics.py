@@ -5,6 +5,7 @@ import math
 import torch
 
 from fwdiff_lite.metrics import (
+    agreement_excess,
     best_of,
     bootstrap,
     c2st,
@@ -195,6 +196,8 @@ CASES = [
         lambda: per_context_calibration_rms(LABELS[:, None], HALF, seed()),
         "got K = 1",
     ),
+    ("agreement_excess one", lambda: agreement_excess(LABELS[:, None], HALF, seed()), "got K = 1"),
+    ("agreement_excess sums", lambda: agreement_excess(LABELS[:, None], HALF + 1, seed()), "sum to 1"),
     ("label_frequencies rank", lambda: label_frequencies(LABELS, 2), r"\(contexts, K\)"),
     ("label_frequencies categories", lambda: label_frequencies(RANKS, 0), "categories = 0"),
     ("label_frequencies smoothing", lambda: label_frequencies(RANKS, 2, math.nan), "smoothing nan"),

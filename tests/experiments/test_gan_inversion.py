@@ -9,23 +9,34 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from fwdiff_lite.diffusion import ForwardDiffusion
 from fwdiff_lite.experiments import __main__ as command_line
-from fwdiff_lite.experiments import gan_inversion as experiment
 from fwdiff_lite.experiments import harness
+from fwdiff_lite.experiments.gan_inversion import evaluation as experiment
+from fwdiff_lite.experiments.gan_inversion import samples as test_sets
+from fwdiff_lite.experiments.gan_inversion import variants as networks
 from fwdiff_lite.experiments.measurements import to_flat
-from fwdiff_lite.problems.gan_inversion import measures, patches, portraits, stylegan2, stylegan2_training
+from fwdiff_lite.problems.gan_inversion import (
+    measures,
+    patches,
+    portrait_posterior,
+    portraits,
+    stylegan2,
+    stylegan2_training,
+)
 from fwdiff_lite.schedule import CosineSchedule
-from fwdiff_lite.storage.checkpoints import read_manifest
-from fwdiff_lite.storage.files import read_json
+from fwdiff_lite.storage.checkpoints import FILE_MB, read_manifest
+from fwdiff_lite.storage.files import exclusive_lock, read_json
 
 CPU = torch.device("cpu")
 SMALL_64 = {"z_dim": 8, "w_dim": 8, "mapping_layers": 1, "channel_base": 256, "channel_max": 8}  # of 64 pixels
+FIT_OPTIONS = {"learning_rate": 1e-3, "checkpoint_every": 2000}  # networks this small have no matrix for Muon
 SMALL_ENCODER = {"widths": (8, 8, 8, 8), "hidden": 16}
 EXPERIMENT = experiment.make_experiment(9)
 
 
 def build_small_model(name, **options):
-    G = experiment.build_generator(0, **SMALL_64)
+    G = networks.build_generator(0, **SMALL_64)
     return EXPERIMENT.variant(name).build_model(generator=G, **SMALL_ENCODER, **options)
 
 
@@ -56,50 +67,88 @@ def test_the_evaluation_tells_a_second_sample_from_a_set_without_hats(classifier
     assert min(good["precision"], good["recall"]) > 0.8 and bad["recall"] < good["recall"]
 
 
-def test_true_posterior_draws_pass_the_evaluation_and_their_mean_does_not(classifier):
-    """True posterior draws as samples have the right probabilities and spread; one image for all has neither."""
-    people = experiment.held_out_portraits(80, seed=5)
-    test_set = experiment.make_portrait_test_set(people, seed=5)
-    assert test_set.observed.shape == (80, 10)
-    assert all(len(probabilities) == 80 for probabilities in test_set.probabilities.values())
-    assert torch.equal(portraits.render(people), test_set.images)
-    generator, k = torch.Generator().manual_seed(6), 8
-    posterior_draws, all_with_hats = [], []
-    for _ in range(k):  # an unobserved attribute is sampled from its probabilities; an observed one stays
-        attributes = people.attributes.clone()
-        for i, probabilities in enumerate(test_set.probabilities.values()):
-            categories = torch.multinomial(probabilities, 1, generator=generator)[:, 0]
-            attributes[:, i] = torch.where(test_set.observed[:, i], attributes[:, i], categories)
-        draw = portraits.Portraits(attributes, people.nuisance)
-        posterior_draws.append(portraits.render(draw))
-        all_with_hats.append(portraits.render(draw.with_attribute("hat", 1)))
-    samples = torch.stack(posterior_draws, 1)
+def test_true_posterior_draws_pass_the_evaluation_and_others_do_not(monkeypatch):
+    """True posterior draws have the right probabilities and spread; hats for all, or one draw repeated, have not."""
+    monkeypatch.setattr(test_sets, "MIN_HIDDEN", 12)
+    people, k = test_sets.held_out_portraits(32, seed=5), 8
+    test_set = test_sets.make_portrait_test_set(people, seed=5)
+    assert test_set.observed.shape == (32, 10) and torch.equal(portraits.render(people), test_set.images)
+    assert all(len(probabilities) == 32 for probabilities in test_set.probabilities.values())
+    masks, generator = test_sets.context_masks(test_set), torch.Generator().manual_seed(6)
+    draws, fits = portrait_posterior.sample_posterior(people, masks, k, generator)
+    assert fits.float().mean() > 0.9
+    samples = portraits.render(draws).unflatten(0, (-1, k))
     mean = samples.mean(1, keepdim=True)
-    mean_labels = experiment.predict_labels(classifier, mean)
-    labels = experiment.predict_labels(classifier, samples)
-    good = experiment.evaluate_samples(test_set, samples, mean, labels, mean_labels)
+    mean_labels, labels = mean.new_zeros(32, 1, 10, dtype=torch.long), draws.attributes.unflatten(0, (-1, k))
+
+    good = test_sets.evaluate_samples(test_set, samples, mean, labels, mean_labels)
     assert good["patch_psnr"] > 25 and good["diversity_outside_over_inside"] > 3
     assert good["energy_ratio"] < 0.8 and 0.8 < good["spread_skill"] < 1.2
-    assert good["factor_tv_hat"] < 0.1, "a classifier of few training steps recognises hats"
-    samples = torch.stack(all_with_hats, 1)
-    labels = experiment.predict_labels(classifier, samples)
-    bad = experiment.evaluate_samples(test_set, samples, mean, labels, mean_labels)
-    assert bad["factor_tv_hat"] > 0.5 and bad["factor_tv"] >= bad["factor_tv_hat"]
+    assert good["factor_tv"] < 0.12 and good["factor_scene_rms"] < 0.12 and abs(good["agree_excess"]) < 0.15
+    upper_ends = [x for key, x in good.items() if key.startswith("factor_tv_") and key.endswith("_high")]
+    assert good["factor_tv_high"] == max(upper_ends) and good["deterministic_factor_tv"] > 0.3
+
+    def evaluate(labels):
+        return test_sets.evaluate_labels(test_set, labels, generator)
+
+    with_hats = labels.clone()
+    with_hats[..., portraits.ATTRIBUTE_NAMES.index("hat")] = 1
+    bad = evaluate(with_hats)
+    assert bad["factor_tv_hat"] > 0.5 and bad["factor_tv"] >= bad["factor_tv_hat"] > good["factor_tv_hat"] + 0.3
+    one_draw = evaluate(labels[:, :1].expand(-1, k, -1))
+    assert one_draw["agree_excess"] > 0.5 and one_draw["factor_scene_rms"] > 0.3
+    assert one_draw["factor_tv"] < 0.4, "pooled frequencies hardly see that all samples agree"
 
 
 def test_a_reference_set_agrees_with_draws_from_itself():
     generator = torch.Generator().manual_seed(0)
     people = portraits.sample_portraits(1200, generator)
     references = portraits.render(people)
-    test_set = experiment.make_test_set(portraits.render(portraits.sample_portraits(12, generator)))
-    weights, _, _ = patches.importance_weights(patches.reference_distances(references, test_set.context))
+    truth = portraits.sample_portraits(12, generator)
+    test_set = test_sets.make_test_set(portraits.render(truth))
+    distances = patches.reference_distances(references, test_set.context)
+    weights, _, _ = patches.importance_weights(distances)
     labels = people.attributes[torch.multinomial(weights, 64, replacement=True, generator=generator)]
-    numbers = measures.reference_agreement(test_set.context, labels, references, people.attributes)
+    numbers, curve = measures.reference_agreement(distances, people.attributes, truth.attributes, labels, 50)
     assert numbers["bank_least_size"] >= 50 - 1e-6
     assert numbers["bank_tv"] < 1.3 * numbers["bank_tv_chance"] + 0.01
     prior_labels = people.attributes[torch.randint(1200, (12, 64), generator=generator)]
-    prior_numbers = measures.reference_agreement(test_set.context, prior_labels, references, people.attributes)
-    assert prior_numbers["bank_tv"] > 1.3 * numbers["bank_tv"]
+    prior, _ = measures.reference_agreement(distances, people.attributes, truth.attributes, prior_labels, 50)
+    assert prior["bank_tv"] > 1.3 * numbers["bank_tv"]
+    assert curve["bank_curve_size"] == [150, 300, 600, 1200] and curve["bank_curve_tv"][-1] == 0
+    assert (
+        curve["bank_curve_tv"][0] > curve["bank_curve_tv"][2]
+        and numbers["bank_tv_quarter"] == curve["bank_curve_tv"][1]
+    )
+    assert curve["bank_curve_tolerance"][0] > curve["bank_curve_tolerance"][-1] == numbers["bank_tolerance"]
+    assert curve["bank_curve_log_loss"][-1] == numbers["bank_log_loss"]
+    # twice the same set: halves that agree, although neither has converged
+    twice, _ = measures.reference_agreement(
+        distances.repeat(1, 2), people.attributes.repeat(2, 1), truth.attributes, labels, 50
+    )
+    assert twice["bank_tv_halves"] == 0 < numbers["bank_tv_halves"]
+
+
+def test_the_response_of_an_exact_denoiser_is_that_of_bayes_rule():
+    """Two images are possible: the portrait with and without a hat. A denoiser that is blind to the target has none."""
+    person = portraits.sample_portraits(1, torch.Generator().manual_seed(1))
+    images = torch.cat([portraits.render(person.with_attribute("hat", k)) for k in (0, 1)])
+    model = ForwardDiffusion(patches.ReferenceSetDenoiser(images, patches.SCHEDULE), patches.ReferenceSet(images))
+    people, crop = person[torch.zeros(40, dtype=torch.long)], (0, 16, 32)
+    context = patches.observe(portraits.render(people), torch.tensor([[[40.0, 20, 16]]]).expand(40, -1, -1))
+    context = context.mask_out(torch.ones_like(context.mask))
+
+    def respond(model):
+        generator, p = torch.Generator().manual_seed(0), torch.full((40,), 0.5)
+        return measures.attribute_response(model, context, people, "hat", crop, p, (3.0, 0.08, 1e-4), generator)
+
+    exact = respond(model)
+    torch.testing.assert_close(exact.response, exact.exact_response, atol=1e-3, rtol=0)
+    torch.testing.assert_close(exact.spread, exact.exact_spread, atol=1e-3, rtol=0)
+    assert exact.response[0] > 0.999 > exact.response[1] > 0.2 > 0.01 > exact.response[2]
+    model.denoiser.forward = lambda condition, noisy_target, t: torch.full((len(t), 2), 0.5)
+    constant = respond(model)
+    assert constant.response.abs().max() < 1e-5 < constant.exact_response[0] and constant.spread.max() < 1e-5
 
 
 def test_the_schedule_of_the_experiment_keeps_the_spread():
@@ -115,17 +164,17 @@ def test_the_schedule_of_the_experiment_keeps_the_spread():
 
 
 def test_samples_are_whole_images_for_any_number_of_targets():
-    G = experiment.build_generator(0, **SMALL_64)
-    test_set = experiment.make_test_set(stylegan2.generate_images(G, 2, torch.Generator().manual_seed(0)))
+    G = networks.build_generator(0, **SMALL_64)
+    test_set = test_sets.make_test_set(stylegan2.generate_images(G, 2, torch.Generator().manual_seed(0)))
     assert test_set.target_params.shape == (2, 5, 3)
     assert patches.patch_mask(test_set.target_params[:, 1:], 64).sum(1).eq(1).all(), "the quadrants cover the image"
     assert test_set.target_params[:, 0].tolist() == [[16, 16, 32]] * 2
-    prediction = experiment.sample_posterior(build_small_model("deterministic"), test_set)
+    prediction = test_sets.sample_posterior(build_small_model("deterministic"), test_set)
     assert prediction.shape == (2, 1, 3, 64, 64)
     model = build_small_model("wplus")
-    samples = experiment.sample_posterior(model, test_set, 3, 2, num_targets=2)
+    samples = test_sets.sample_posterior(model, test_set, 3, 2, num_targets=2)
     assert samples.shape == (2, 3, 3, 64, 64)
-    chunked = experiment.sample_posterior(model, test_set, 3, 2, num_targets=2, chunk_size=1)
+    chunked = test_sets.sample_posterior(model, test_set, 3, 2, num_targets=2, chunk_size=1)
     assert torch.allclose(samples, chunked, atol=1e-4), "with eta = 0 the noise does not depend on the chunk size"
 
 
@@ -140,7 +189,7 @@ def trained(tmp_path_factory):
         name: replace(asset, build=partial(asset.build, **sizes[name])) for name, asset in EXPERIMENT.assets.items()
     }
     variants = {
-        name: replace(variant, build=partial(variant.build, **SMALL_ENCODER))
+        name: replace(variant, build=partial(variant.build, **SMALL_ENCODER), fit_options=FIT_OPTIONS)
         for name, variant in EXPERIMENT.variants.items()
     }
     folder, small = tmp_path_factory.mktemp("gan_inversion"), replace(EXPERIMENT, assets=assets, variants=variants)
@@ -170,9 +219,16 @@ def build_initial(small, name):
 
 
 def test_assets_and_variants_differ_in_their_options_their_needs_or_their_seed():
-    networks = [*EXPERIMENT.assets.values(), *EXPERIMENT.variants.values()]
-    settings = {json.dumps([dict(x.options), harness.needed_assets(x), x.seed]) for x in networks}
-    assert len(settings) == len(networks)
+    declared = [*EXPERIMENT.assets.values(), *EXPERIMENT.variants.values()]
+    settings = {json.dumps([dict(x.options), harness.needed_assets(x), x.seed]) for x in declared}
+    assert len(settings) == len(declared)
+
+
+def test_the_weights_of_the_widest_variant_can_be_shipped():
+    model = experiment.EXPERIMENT.variant("wplus_weighted").build_model(generator=networks.build_generator(0))
+    megabytes = 2e-6 * sum(x.numel() for x in model.denoiser.state_dict().values())  # in half precision
+    assert 10 < megabytes < FILE_MB
+    assert model.schedule.scale == model.denoiser.schedule.scale == 1 / 8 and model.denoiser.low_noise_weight == 4
 
 
 def test_the_auxiliary_classifiers_have_different_seeds(trained):
@@ -212,29 +268,41 @@ def test_the_commands_from_end_to_end(trained, tmp_path, monkeypatch, capsys):
     def run(words):
         command_line.main(["gan_inversion", *words.split(), "--out", str(folder)])
 
-    options = "--portraits 8 --samples 2 --steps 1 --references 200 --images 20"
-    run(f"evaluate {options}")
-    assert {path.stem.removeprefix("evaluation_") for path in folder.glob("evaluation_*.json")} == set(
-        small.evaluations
-    )
+    options = "--portraits 12 --samples 2 --steps 1 --references 200 --images 20 --effective-size 40"
+    with exclusive_lock(folder / "evaluation_wplus_eta_0.json"):  # as if another process evaluated it
+        run(f"evaluate {options}")
+    assert "wplus_eta_0: another process evaluates it" in capsys.readouterr().out
+    assert not (folder / "evaluation_wplus_eta_0.json").exists()
+    run(f"evaluate wplus_eta_0 {options}")
+    default = {name for name, evaluation in small.evaluations.items() if not evaluation.on_request}
+    assert {path.stem.removeprefix("evaluation_") for path in folder.glob("evaluation_*.json")} == default
     capsys.readouterr()
     run(f"evaluate wplus_eta_1 {options}")
     assert "wplus_eta_1: evaluated already" in capsys.readouterr().out
     record = read_json(folder / "evaluation_wplus_eta_1.json")
     assert set(record["weights"]) == {"wplus", "deterministic", "classifier", "generator"}
+    run(f"evaluate recipe_wplus_wide {options}")
+    recipe = to_flat(
+        harness.Measurement(**row) for row in read_json(folder / "evaluation_recipe_wplus_wide.json")["measures"]
+    )
+    assert recipe["recipe_wplus_wide"]["exact_response_hat"] > 0.9 > recipe["recipe_wplus_wide"]["response_hat"]
+    (folder / "evaluation_recipe_wplus_wide.json").unlink()
     run("export wplus generator classifier")
     results = harness.load_results(small)
     numbers = to_flat(results.rows)
-    assert set(numbers) == set(small.evaluations) - {"deterministic"} and set(results.evaluations) == set(
-        small.evaluations
+    assert set(numbers) == default - {"deterministic"} and set(results.evaluations) == default
+    assert numbers["reference_set"]["bank_least_size"] > 39 and len(results.arrays["bank_curve_size"]) == 2
+    assert (
+        0 < numbers["true_draws"]["energy_ratio"]
+        and numbers["optimised_wplus"]["patch_psnr"] > 0
+        and numbers["generator"]["frechet"] > 0
     )
-    assert numbers["reference_set"]["bank_least_size"] > 49 and numbers["generator"]["frechet"] > 0
     assert set(numbers["classifier"]) == set(portraits.ATTRIBUTE_NAMES)
     assert all(numbers[f"exact_{scale:g}"]["spread"] > 0 for scale in experiment.SCHEDULE_SCALES)
     assert results.arrays["wplus_eta_1"].shape == (experiment.NUM_EXAMPLES, 2, 3, 64, 64)
     assert results.arrays["deterministic"].shape == (experiment.NUM_EXAMPLES, 1, 3, 64, 64)
     assert results.arrays["live"].shape == (experiment.NUM_REPRODUCED, 2, 3, 64, 64)
-    assert results.arrays["given"].shape == (8, 10) and results.arrays["odds_hat"].shape == (8, 2)
+    assert results.arrays["given"].shape == (12, 10) and results.arrays["odds_hat"].shape == (12, 2)
     for name in ("generator", "classifier", "wplus"):
         in_folder, exported = (harness.load_model(small, name, source, CPU) for source in (folder, None))
         assert all(torch.equal(x, y) for x, y in zip(in_folder.parameters(), exported.parameters(), strict=True))
@@ -277,8 +345,11 @@ def test_the_size_of_the_training_set_is_an_argument(tmp_path):
 
 def test_shipped_results_have_the_names_of_the_experiment():
     results = harness.load_results(experiment.EXPERIMENT)
-    assert set(results.trainings) == {*experiment.EXPERIMENT.assets, *experiment.EXPERIMENT.variants}
-    assert set(to_flat(results.rows)) == set(experiment.EXPERIMENT.evaluations) - {"deterministic"}
+    trained = {*experiment.EXPERIMENT.assets, *experiment.EXPERIMENT.variants} - set(networks.SWEEP)
+    assert set(results.trainings) == trained
+    assert (
+        {*experiment.SAMPLERS, "reference_set"} <= set(to_flat(results.rows)) <= set(experiment.EXPERIMENT.evaluations)
+    )
     assert set(results.evaluations) == set(to_flat(results.rows))
     assert results.trainings["generator"]["batch"] == 64 and results.trainings["generator"]["command"]
     assert results.arrays["live"].shape == (4, 2, 3, 64, 64) and "records" not in results.arrays

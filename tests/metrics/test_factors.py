@@ -8,6 +8,7 @@ import torch
 from toy_posterior import normal, sample_labels, seed
 
 from fwdiff_lite.metrics import (
+    agreement_excess,
     bootstrap,
     calibration_error,
     factor_tv,
@@ -42,6 +43,21 @@ def test_each_factor_metric_rejects_its_own_wrong_samplers():
     uniform = torch.full_like(p, 0.5)
     assert per_context_calibration_rms(sample_labels(uniform, 16, g), p, g).value == pytest.approx(
         float((p - 0.5).square().sum(-1).div(2).mean().sqrt()), abs=0.03
+    )
+
+
+def test_agreement_excess_by_hand_and_of_samplers():
+    labels = torch.tensor([[0, 0, 0], [1, 1, 1], [0, 1, 0], [1, 1, 0]])
+    p = torch.tensor([[0.5, 0.5], [0.2, 0.8], [1.0, 0.0], [0.5, 0.5]], dtype=torch.float64)
+    expected = (2 - (0.25 + 0.2**3 + 0.8**3 + 1 + 0.25)) / 4
+    assert agreement_excess(labels, p, seed(1)).value == pytest.approx(expected)
+    g, p = seed(37), torch.tensor([0.6, 0.3, 0.1], dtype=torch.float64).expand(4000, 3)
+    perfect = agreement_excess(sample_labels(p, 4, g), p, g)
+    assert perfect.low < 0 < perfect.high and perfect.high - perfect.low < 0.05
+    one_mode = agreement_excess(sample_labels(p, 1, g).expand(-1, 4), p, g)
+    assert one_mode.value == pytest.approx(1 - (0.6**4 + 0.3**4 + 0.1**4)), "all agree everywhere"
+    assert agreement_excess(torch.arange(4) % 3 + torch.zeros(4000, 1, dtype=torch.long), p, g).high < -0.1, (
+        "none agree"
     )
 
 

@@ -11,7 +11,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fwdiff_lite.storage.checkpoints import save_recorded
-from fwdiff_lite.storage.files import UnwritableError, atomic_write, read_json, write_json, write_tensors, write_text
+from fwdiff_lite.storage.files import (
+    UnwritableError,
+    atomic_write,
+    exclusive_lock,
+    read_json,
+    write_json,
+    write_tensors,
+    write_text,
+)
 
 
 def write_half_and_die(path):
@@ -110,3 +118,14 @@ def test_an_unwritable_folder_is_named_in_one_line(tmp_path, monkeypatch):
 
 def test_a_missing_json_file_is_empty(tmp_path):
     assert read_json(tmp_path / "a.json") == {}
+
+
+def test_a_lock_is_one_process_s_until_its_block_ends(tmp_path):
+    path = tmp_path / "new" / "record.json"
+    with exclusive_lock(path) as first, exclusive_lock(path) as second:
+        assert first and not second
+        with exclusive_lock(path.with_name("other.json")) as other:
+            assert other
+    with exclusive_lock(path) as again:
+        assert again
+    assert not list(path.parent.iterdir()), "no lock file stays"

@@ -4,7 +4,8 @@
     stylegan2_training  their training
     network_files       tensors of files, without running their code
     stylegan2_weights   published weights, converted to this generator
-    portraits           the data: cartoon portraits whose attribute probabilities are known exactly
+    portraits           the data: cartoon portraits, drawn by a program
+    portrait_posterior  the true posterior of portraits given a crop
     patches             the problem: signal, forward model, denoiser
     measures            measures of generated portraits, of the generator's posterior, of the sampler's steps
 

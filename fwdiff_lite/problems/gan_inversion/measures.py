@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -45,38 +48,148 @@ def compare_with_portraits(
     }
 
 
-def reference_agreement(
-    context: Observations,
-    sample_labels: Int[Tensor, "c k a"],
-    references: Float[Tensor, "n 3 h h"],
-    reference_labels: Int[Tensor, "n a"],
-) -> dict[str, float]:
-    """Attributes of samples against the generator's posterior, which importance weights of a reference set estimate.
+class ReferencePosterior(NamedTuple):
+    """The generator's own posterior for each context, which importance weights of a reference set estimate.
 
-    Total variation of each attribute, as a mean over contexts and attributes (`bank_tv`). Beside it stand the value of
-    one half of the reference set against the other (`bank_tv_halves`), and that of K exact draws from the estimated
-    posterior (`bank_tv_chance`). `bank_least_size` is the smallest effective sample size.
+    probabilities: for each attribute, the probabilities of its categories
+    tolerance: s of `patches.importance_weights`; effective_size: of the weights
     """
-    distances = patches.reference_distances(references, context)
-    weights, _, effective_sizes = patches.importance_weights(distances)
-    half = len(references) // 2
-    half_weights = [patches.importance_weights(part)[0] for part in (distances[:, :half], distances[:, half:])]
-    distances_by_name: dict[str, list[Tensor]] = {"bank_tv": [], "bank_tv_halves": [], "bank_tv_chance": []}
-    generator = torch.Generator().manual_seed(0)
-    for i, categories in enumerate(portraits.ATTRIBUTES.values()):
-        one_hot = nn.functional.one_hot(reference_labels[:, i], len(categories)).double()
-        p = weights @ one_hot
-        p_halves = [w @ x for w, x in zip(half_weights, (one_hot[:half], one_hot[half:]), strict=True)]
-        k = sample_labels.shape[1]
-        exact_draws = torch.multinomial(p.cpu(), k, replacement=True, generator=generator).to(p.device)
-        sample_frequencies, draw_frequencies = (
-            metrics.label_frequencies(labels, len(categories)) for labels in (sample_labels[:, :, i], exact_draws)
-        )
-        pairs = (sample_frequencies, p), p_halves, (draw_frequencies, p)
-        for values, (a, b) in zip(distances_by_name.values(), pairs, strict=True):
-            values.append((a.to(p) - b).abs().sum(1) / 2)
-    numbers = {name: float(torch.stack(values).mean()) for name, values in distances_by_name.items()}
-    return numbers | {"bank_least_size": float(effective_sizes.min())}
+
+    probabilities: list[Float[Tensor, "b _"]]
+    tolerance: Float[Tensor, "b"]
+    effective_size: Float[Tensor, "b"]
+
+
+def reference_posterior(
+    distances: Float[Tensor, "b n"], reference_labels: Int[Tensor, "n a"], min_effective_size: float
+) -> ReferencePosterior:
+    """The posterior from `patches.reference_distances` and the attributes of the reference images."""
+    weights, tolerance, effective_size = patches.importance_weights(distances, min_effective_size)
+    one_hots = [
+        nn.functional.one_hot(labels, len(categories)).double()
+        for labels, categories in zip(reference_labels.T, portraits.ATTRIBUTES.values(), strict=True)
+    ]
+    return ReferencePosterior([weights @ x for x in one_hots], tolerance, effective_size)
+
+
+def _total_variation(p: list[Float[Tensor, "b _"]], q: list[Float[Tensor, "b _"]]) -> float:
+    """Total variation, as a mean over contexts and attributes."""
+    return float(torch.stack([(x - y.to(x)).abs().sum(1) / 2 for x, y in zip(p, q, strict=True)]).mean())
+
+
+def _log_loss(p: list[Float[Tensor, "b _"]], labels: Int[Tensor, "b a"]) -> float:
+    """The log loss of the true labels in nats, as a mean over contexts and attributes."""
+    chosen = [x.gather(1, y[:, None].to(x.device))[:, 0] for x, y in zip(p, labels.T, strict=True)]
+    return float(-torch.stack(chosen).clamp(min=1e-6).log().mean())
+
+
+def reference_agreement(
+    distances: Float[Tensor, "b n"],
+    reference_labels: Int[Tensor, "n a"],
+    labels: Int[Tensor, "b a"],
+    sample_labels: Int[Tensor, "b k a"],
+    min_effective_size: float = 500,
+) -> tuple[dict[str, float], dict[str, list[float]]]:
+    """Attributes of samples against the generator's posterior, and whether the reference set is large enough.
+
+    distances: from `patches.reference_distances`; labels: the attributes of the images whose contexts these are
+
+    Total variation stands between the posterior of the whole set and the samples (`bank_tv`), as many exact draws from
+    that posterior (`bank_tv_chance`), and the posterior of a quarter of the set (`bank_tv_quarter`); and between the
+    posteriors of two halves (`bank_tv_halves`). Beside them are the smallest effective size, the median tolerance of
+    the weights, and the log loss of the true attributes, of the whole set and of a quarter.
+
+    The second result is a convergence curve: for sizes that double up to the whole set, the total variation to the
+    posterior of the whole set, the log loss, and the median tolerance.
+    """
+    size, generator = distances.shape[1], torch.Generator().manual_seed(0)
+
+    def estimate(first: int, end: int) -> ReferencePosterior:
+        return reference_posterior(distances[:, first:end], reference_labels[first:end], min_effective_size)
+
+    full, halves = estimate(0, size), [estimate(0, size // 2), estimate(size // 2, 2 * (size // 2))]
+    k = sample_labels.shape[1]
+    frequencies, draws = [], []
+    for p, column in zip(full.probabilities, sample_labels.unbind(2), strict=True):
+        exact = torch.multinomial(p.cpu(), k, replacement=True, generator=generator)
+        frequencies.append(metrics.label_frequencies(column, p.shape[1]))
+        draws.append(metrics.label_frequencies(exact, p.shape[1]))
+    sizes = [n for n in (size >> i for i in range(20)) if n > 2 * min_effective_size][::-1]
+    parts = {n: full if n == size else estimate(0, n) for n in sizes}
+    curve = {
+        "bank_curve_size": sizes,
+        "bank_curve_tv": [_total_variation(full.probabilities, x.probabilities) for x in parts.values()],
+        "bank_curve_log_loss": [_log_loss(x.probabilities, labels) for x in parts.values()],
+        "bank_curve_tolerance": [float(x.tolerance.median()) for x in parts.values()],
+    }
+    quarter = estimate(0, size // 4) if size // 4 > min_effective_size else full
+    numbers = {
+        "bank_tv": _total_variation(full.probabilities, frequencies),
+        "bank_tv_chance": _total_variation(full.probabilities, draws),
+        "bank_tv_halves": _total_variation(*(x.probabilities for x in halves)),
+        "bank_tv_quarter": _total_variation(full.probabilities, quarter.probabilities),
+        "bank_least_size": float(min(x.effective_size.min() for x in (full, *halves))),
+        "bank_tolerance": float(full.tolerance.median()),
+        "bank_log_loss": _log_loss(full.probabilities, labels),
+        "bank_log_loss_quarter": _log_loss(quarter.probabilities, labels),
+    }
+    return numbers, curve
+
+
+class AttributeResponse(NamedTuple):
+    """How a denoiser's prediction shows an attribute, beside Bayes' rule; see `attribute_response`."""
+
+    response: Float[Tensor, "r"]
+    exact_response: Float[Tensor, "r"]
+    spread: Float[Tensor, "r"]
+    exact_spread: Float[Tensor, "r"]
+
+
+@torch.no_grad()
+def attribute_response(
+    model: ForwardDiffusion,
+    context: Observations,
+    people: portraits.Portraits,
+    name: str,
+    crop: tuple[int, int, int],
+    probability: Float[Tensor, "c"],
+    ratios: Sequence[float],
+    generator: torch.Generator,
+) -> AttributeResponse:
+    """Whether a denoiser sees a binary attribute in a noisy target, and how sure it is without.
+
+    Each portrait is rendered without the attribute (x_0) and with it (x_1). The target is the crop of either image
+    with the same noise, at each alpha / sigma of `ratios`. In the predicted image x, the attribute's contrast is
+    <x - x_0, x_1 - x_0> / |x_1 - x_0|^2 inside of the crop: 0 without the attribute, 1 with it, and its probability
+    where it is unknown. `response` is the mean difference of that contrast between the two targets, `spread` the
+    standard deviation over contexts of its mean over the two. The exact values follow from Bayes' rule, if all else in
+    the crop is known.
+
+    context: hides the attribute; crop: (row, column, size); probability: of the attribute given each context
+    """
+    device, schedule, count = context.value.device, model.schedule, len(people)
+    without, having = (portraits.render(people.with_attribute(name, k)) for k in (0, 1))
+    params = torch.tensor([[crop]], dtype=torch.float32, device=device).expand(count, -1, -1)
+    mask = patches.patch_mask(params[:, 0], without.shape[-1])
+    difference = (having - without) * mask
+    squared_norm = difference.square().flatten(1).sum(1).clamp(min=1e-6)
+    condition, rows = model.denoiser.condition(context, params), []
+    logit = torch.logit(probability.to(squared_norm), 1e-6)
+    for ratio in ratios:
+        t = schedule.time_of_ratio(ratio)
+        alpha, sigma = (float(f(torch.tensor(t, dtype=torch.float64))) for f in (schedule.alpha, schedule.sigma))
+        noise = torch.randn(without.shape, generator=generator).to(device)
+        projection = (noise * difference).flatten(1).sum(1)
+        contrasts, exact = [], []
+        for image, sign in ((without, -1), (having, 1)):
+            noisy = ((alpha * image + sigma * noise) * mask)[:, None]
+            signal = model.denoiser(condition, noisy, torch.full((count,), t, device=device))
+            predicted = model.forward_model(signal, params)[:, 0]
+            contrasts.append(((predicted - without) * difference).flatten(1).sum(1) / squared_norm)
+            exact.append(torch.sigmoid(logit + ratio * projection + sign * ratio**2 * squared_norm / 2))
+        pairs = [torch.stack(x) for x in (contrasts, exact)]
+        rows.append([f(x) for f in (lambda x: (x[1] - x[0]).mean(), lambda x: x.mean(0).std()) for x in pairs])
+    return AttributeResponse(*torch.tensor([[float(x) for x in row] for row in rows]).T)
 
 
 def sampler_discretization_error(

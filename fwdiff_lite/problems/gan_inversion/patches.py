@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from fwdiff_lite.backbones import Encoder
 from fwdiff_lite.crops import composite_crops, crop_mask
 from fwdiff_lite.observations import Observations, to_device
-from fwdiff_lite.problems.gan_inversion.stylegan2 import Generator
+from fwdiff_lite.problems.gan_inversion.stylegan2 import Generator, mix_styles
 from fwdiff_lite.schedule import CosineSchedule, ShiftedCosineSchedule
 
 SIDE = 64  # pixels along a side of the images for which crops and schedule were chosen
@@ -34,9 +34,12 @@ def crop_sizes(sizes: tuple[int, int], side: int) -> tuple[int, int]:
     return smallest, largest
 
 
-def schedule_of_side(side: int) -> ShiftedCosineSchedule:
-    """The schedule for images of that side: with twice the side, the mean of four pixels has half of the noise."""
-    return ShiftedCosineSchedule(SCHEDULE.scale * SIDE / side)
+def schedule_of_side(side: int, scale: float = SCHEDULE.scale) -> ShiftedCosineSchedule:
+    """The schedule for images of that side: with twice the side, the mean of four pixels has half of the noise.
+
+    scale: of ShiftedCosineSchedule, for images of 64 pixels
+    """
+    return ShiftedCosineSchedule(scale * SIDE / side)
 
 
 # --- the forward model ------------------------------------------------------------------------------------------------
@@ -189,11 +192,20 @@ class PatchDenoiser(nn.Module):
     forward_model: its generator renders the deterministic image
     w_std: (D,) the standard deviation of W, from the function `w_std`
     space: "w", one style for all layers, or "w+", one style for each layer
+    low_noise_weight: L adds L r^2 / (r^2 + 0.3^2) to the weight 1 of an example's loss, with r = alpha / sigma. Errors
+        at low noise are small, and without this weight they count for little beside those at high noise
     encoder_options: of the Encoder, whose input has squares of 2x2 pixels folded into channels
     """
 
+    schedule = SCHEDULE  # ForwardDiffusion sets its own
+
     def __init__(
-        self, forward_model: CroppedGenerator, w_std: Float[Tensor, "d"], space: str = "w+", **encoder_options
+        self,
+        forward_model: CroppedGenerator,
+        w_std: Float[Tensor, "d"],
+        space: str = "w+",
+        low_noise_weight: float = 0.0,
+        **encoder_options,
     ):
         more_halvings = (128,) * max(0, (forward_model.side // SIDE).bit_length() - 1)  # until 4 x 4 pixels are left
         encoder_options = {"widths": (64, 96, 128, 128, *more_halvings), "hidden": 256} | encoder_options
@@ -204,6 +216,7 @@ class PatchDenoiser(nn.Module):
         self.forward_model, self.side, (w_dim,) = forward_model, forward_model.side, w_std.shape
         self.signal_shape = (w_dim,) if space == "w" else (G.synthesis.num_layers, w_dim)
         self.encoder = Encoder(4 * 14, torch.Size(self.signal_shape).numel(), self.side // 2, **encoder_options)
+        self.low_noise_weight = low_noise_weight
         self.register_buffer("w_mean", G.mapping.w_avg.clone())
         self.register_buffer("w_std", w_std.clone())
 
@@ -226,6 +239,11 @@ class PatchDenoiser(nn.Module):
         """The targets predicted from the context alone (protocols.DeterministicDenoiser)."""
         return condition.deterministic_prediction
 
+    def loss_weight(self, condition: Condition, t: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
+        """The factor of each example's loss (protocols.WeightedDenoiser)."""
+        snr, sigma = self.schedule.alpha(t).square(), self.schedule.sigma(t).square()
+        return 1 + self.low_noise_weight * snr / (snr + 0.09 * sigma)
+
     def forward(
         self, condition: Condition, noisy_target: Float[Tensor, "b m 3 h h"], t: Float[Tensor, "b"]
     ) -> Float[Tensor, "b *l d"]:
@@ -242,6 +260,15 @@ def sample_w(G: Generator, n: int, generator: torch.Generator) -> Float[Tensor, 
     z = torch.randn(n, G.mapping.z_dim, generator=generator)
     with torch.no_grad():
         return G.mapping(z.to(G.mapping.w_avg.device))
+
+
+def sample_wplus(G: Generator, n: int, generator: torch.Generator, mixing_probability: float) -> Float[Tensor, "n l d"]:
+    """n samples of the generator's own W+: styles that are mixed as in its training, drawn on the CPU."""
+    num_layers = G.synthesis.num_layers
+    w, other = sample_w(G, 2 * n, generator).chunk(2)
+    cutoff = torch.randint(1, num_layers, (n,), generator=generator)
+    unmixed = torch.rand(n, generator=generator) >= mixing_probability
+    return mix_styles(w, other, cutoff.masked_fill(unmixed, num_layers).to(w.device), num_layers)
 
 
 def w_std(G: Generator, n: int = 10_000, seed: int = 0) -> Float[Tensor, "d"]:

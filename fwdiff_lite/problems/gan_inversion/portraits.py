@@ -3,8 +3,7 @@
 A portrait has ten categorical *attributes* (ATTRIBUTES). They are sampled one after another; some depend on others
 (CONDITIONAL_PROBABILITIES): people with grey hair wear glasses more often, and beards and earrings depend on the hair
 style. *Nuisance parameters* (NUISANCE_RANGES) such as sizes, positions, hues and the light are sampled too, and are
-independent of the attributes. The program can tell which attributes a crop shows (`visible_attributes`). The
-probability of any other attribute, given those, is a sum over a table (`conditional_probabilities`).
+independent of the attributes. The posterior given a crop is in `portrait_posterior`.
 
 A portrait is painted back to front from shapes with known signed distance functions. The share of a pixel that a shape
 covers is that distance in pixels, clipped (`Canvas.coverage`). Coordinates: x to the right and y down; the visible
@@ -128,58 +127,6 @@ def attribute_frequencies(attributes: Int[Tensor, "b a"]) -> list[Float[Tensor, 
     num_categories = [len(categories) for categories in ATTRIBUTES.values()]
     columns = zip(attributes.T, num_categories, strict=True)
     return [torch.bincount(column, minlength=k) / len(attributes) for column, k in columns]
-
-
-# --- true probabilities -----------------------------------------------------------------------------------------------
-
-
-def joint_probability_table() -> Float[Tensor, "*categories"]:
-    """The probability of every combination of attributes: one axis each, in ATTRIBUTE_NAMES' order, in float64."""
-    table = torch.ones((), dtype=torch.float64)
-    for name in ATTRIBUTE_NAMES:
-        parents, probabilities = CONDITIONAL_PROBABILITIES[name]
-        axes = [*(ATTRIBUTE_NAMES.index(parent) for parent in parents), ATTRIBUTE_NAMES.index(name)]
-        shape = [len(categories) if i in axes else 1 for i, categories in enumerate(ATTRIBUTES.values())]
-        # parents come before their children in ATTRIBUTE_NAMES, so the axes are in order
-        table = table * torch.tensor(probabilities, dtype=torch.float64).reshape(shape)
-    return table
-
-
-def conditional_probabilities(portraits: Portraits, observed: Bool[Tensor, "b a"], name: str) -> Float[Tensor, "b k"]:
-    """The probabilities of an attribute's categories, given the observed attributes of each portrait.
-
-    ValueError on an unknown attribute, or where it is among the observed ones.
-    """
-    table, attribute_axis = joint_probability_table(), _attribute_index(name)
-    if observed[:, attribute_axis].any():
-        raise ValueError(f"{name} is among the observed attributes: choose one that is not")
-    rows = []
-    for attributes, is_observed in zip(portraits.attributes.cpu(), observed.cpu(), strict=True):
-        index = tuple(
-            slice(int(category), int(category) + 1) if known else slice(None)
-            for category, known in zip(attributes, is_observed, strict=True)
-        )
-        slice_of_table = table[index]
-        p = slice_of_table.sum([axis for axis in range(slice_of_table.ndim) if axis != attribute_axis])
-        rows.append(p / p.sum())
-    return torch.stack(rows)
-
-
-def visible_attributes(
-    portraits: Portraits, masks: Bool[Tensor, "b {side} {side}"], side: int = 64, min_difference: float = 0.1
-) -> Bool[Tensor, "b a"]:
-    """Which attributes are visible inside of a mask: another category would change some of its pixels.
-
-    min_difference: the smallest change that counts, in any colour channel of [-1, 1]
-    """
-    images, visible = render(portraits, side), []
-    for name, categories in ATTRIBUTES.items():
-        differs = torch.zeros(len(portraits), dtype=torch.bool, device=images.device)
-        for category in range(len(categories)):
-            changed = render(portraits.with_attribute(name, category), side)
-            differs |= (((changed - images).abs().amax(1) > min_difference) & masks).flatten(1).any(1)
-        visible.append(differs)
-    return torch.stack(visible, 1)
 
 
 # --- rendering --------------------------------------------------------------------------------------------------------

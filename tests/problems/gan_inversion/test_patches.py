@@ -233,3 +233,27 @@ def test_optimisation_finds_latents_that_agree_with_the_context(forward_model):
         (forward_model(x, params) - context.value).square().mean() for x in (initial_latents, latents)
     )
     assert error < 0.1 * initial_error
+
+
+def test_styles_of_w_plus_are_mixed_with_their_probability():
+    G = Generator(16, z_dim=4, w_dim=4, mapping_layers=1, channel_base=64, channel_max=4)
+    unmixed = patches.sample_wplus(G, 50, torch.Generator().manual_seed(0), 0.0)
+    assert unmixed.shape == (50, G.synthesis.num_layers, 4) and (unmixed == unmixed[:, :1]).all()
+    mixed = patches.sample_wplus(G, 400, torch.Generator().manual_seed(0), 0.5)
+    is_mixed = (mixed[:, 0] != mixed[:, -1]).any(1)
+    assert is_mixed.float().mean() == pytest.approx(0.5, abs=0.1)
+    changes = (mixed[:, 1:] != mixed[:, :-1]).any(-1).sum(1)
+    assert torch.equal(changes, is_mixed.long()), "one style before a layer, another from there on"
+
+
+def test_the_weight_of_a_loss_rises_at_low_noise_by_hand():
+    forward_model = patches.CroppedGenerator(Generator(16, 4, 4, 1, channel_base=64, channel_max=4))
+    options = {"w_std": torch.ones(4), "widths": (8, 8), "hidden": 8}
+    denoiser = patches.PatchDenoiser(forward_model, **options, low_noise_weight=4.0)
+    ForwardDiffusion(denoiser, forward_model, patches.schedule_of_side(64, 1 / 8))
+    t = torch.tensor([denoiser.schedule.time_of_ratio(ratio) for ratio in (1e-4, 0.3, 30.0)])
+    crops = patches.sample_crops(3, 1, make_generator(), sizes=(4, 8), side=16)
+    condition = denoiser.condition(patches.observe(torch.zeros(3, 3, 16, 16), crops), crops)
+    assert torch.allclose(denoiser.loss_weight(condition, t), torch.tensor([1.0, 3.0, 5.0]), atol=1e-2)
+    plain = patches.PatchDenoiser(forward_model, **options)
+    assert torch.equal(plain.loss_weight(condition, t), torch.ones(3)) and plain.schedule == patches.SCHEDULE

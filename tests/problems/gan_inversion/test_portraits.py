@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fwdiff_lite.problems.gan_inversion import portraits
+from fwdiff_lite.problems.gan_inversion import portrait_posterior, portraits
 from fwdiff_lite.problems.gan_inversion.portraits import ATTRIBUTE_NAMES, ATTRIBUTES
 
 
@@ -17,25 +17,12 @@ def crop_mask(row: int, col: int, size: int, n: int) -> torch.Tensor:
     return mask
 
 
-def observed(n: int, *names: str) -> torch.Tensor:
-    return torch.tensor([name in names for name in ATTRIBUTE_NAMES]).expand(n, -1)
-
-
-def test_the_joint_probability_table_by_hand():
-    table = portraits.joint_probability_table()
-    assert table.shape == tuple(map(len, ATTRIBUTES.values())) and table.sum().item() == pytest.approx(1, abs=1e-12)
-    glasses = table.sum([i for i, name in enumerate(ATTRIBUTE_NAMES) if name != "glasses"])
-    assert glasses[1].item() == pytest.approx(0.8 * 0.2 + 0.2 * 0.7)
-    pair = table.sum([i for i, name in enumerate(ATTRIBUTE_NAMES) if name not in ("style", "beard")])
-    assert pair[2, 1].item() == pytest.approx(0.3 * 0.05), "a beard with long hair"
-
-
 def test_samples_follow_the_table():
     n = 40_000
     attributes = sample(n).attributes
     for name, categories in ATTRIBUTES.items():
         i = ATTRIBUTE_NAMES.index(name)
-        p = portraits.joint_probability_table().sum([j for j in range(len(ATTRIBUTE_NAMES)) if j != i])
+        p = portrait_posterior.joint_probability_table().sum([j for j in range(len(ATTRIBUTE_NAMES)) if j != i])
         frequencies = torch.bincount(attributes[:, i], minlength=len(categories)) / n
         assert ((frequencies - p).abs() < 4 * (p * (1 - p) / n).sqrt()).all(), name
     for _, probabilities in portraits.CONDITIONAL_PROBABILITIES.values():
@@ -50,36 +37,7 @@ def test_nuisance_parameters_stay_in_their_ranges_and_samples_repeat():
     assert torch.equal(people[:7].nuisance, sample(2000)[:7].nuisance) and len(sample(0)) == 0
 
 
-def test_conditional_probabilities_by_hand():
-    people = sample(50)
-    grey = people.attribute("hair") == 4
-    p = portraits.conditional_probabilities(people, observed(50, "hair", "eyes"), "glasses")[:, 1]
-    assert torch.allclose(p, torch.where(grey, 0.7, 0.2).double())
-    # if the hair style is not observed, a beard is evidence of it, and so of earrings (Bayes' rule)
-    p = portraits.conditional_probabilities(people, observed(50, "beard"), "earrings")[:, 1]
-    style, earrings = torch.tensor([0.1, 0.4, 0.3, 0.2]), torch.tensor([0.2, 0.05, 0.6, 0.35])
-    beard = torch.tensor([0.65, 0.40, 0.05, 0.20])
-    earring_probabilities = [(style * b * earrings).sum() / (style * b).sum() for b in (1 - beard, beard)]
-    expected = torch.where(people.attribute("beard") == 1, earring_probabilities[1], earring_probabilities[0]).double()
-    assert torch.allclose(p, expected, atol=1e-6) and earring_probabilities[1] < 0.6 * earring_probabilities[0]
-
-
-def test_conditional_probabilities_agree_with_frequencies():
-    n = 40_000
-    people = sample(n, 1)
-    mask = observed(n, "beard", "skin", "mouth")
-    subset = people[:40]
-    p = portraits.conditional_probabilities(subset, mask[:40], "style")
-    for expected, attributes in zip(p, subset.attributes, strict=True):
-        same = (people.attributes[:, [7, 0, 5]] == attributes[[7, 0, 5]]).all(1)  # beard, skin, mouth
-        count = same.sum()
-        frequencies = torch.bincount(people.attribute("style")[same], minlength=4) / count
-        assert ((frequencies - expected).abs() < 4.5 * (expected * (1 - expected) / count).sqrt() + 1e-3).all()
-
-
-def test_observed_and_unknown_attributes_are_refused():
-    with pytest.raises(ValueError, match="hair is among the observed attributes"):
-        portraits.conditional_probabilities(sample(2), observed(2, "hair"), "hair")
+def test_an_unknown_attribute_is_refused():
     with pytest.raises(ValueError, match="unknown attribute 'ears': choose one of skin, hair"):
         sample(2).attribute("ears")
 
@@ -94,7 +52,8 @@ def test_images_are_antialiased_and_every_attribute_changes_them():
         variants = torch.stack([portraits.render(people.with_attribute(name, k)) for k in range(len(categories))])
         differences = (variants[:, None] - variants[None]).abs().flatten(3).amax(-1)  # (K, K, B)
         assert (differences + 2 * torch.eye(len(categories))[..., None]).min() > 0.1, name
-    assert portraits.visible_attributes(people, crop_mask(0, 0, 64, 32)).all()
+    possible = portrait_posterior.possible_categories(people, crop_mask(0, 0, 64, 32))
+    assert portrait_posterior.observed_attributes(possible).all()
     with pytest.raises(ValueError, match="at least 16 pixels a side, got 8"):
         portraits.render(people, 8)
 
@@ -103,16 +62,6 @@ def test_an_image_does_not_depend_on_the_rest_of_the_batch():
     people = sample(6)
     assert torch.equal(portraits.render(people)[2:4], portraits.render(people[2:4]))
     assert torch.equal(portraits.render(people.to("cpu")), portraits.render(people))
-
-
-def test_visible_attributes_of_a_crop():
-    people = sample(40)
-    mask = crop_mask(40, 27, 10, 40)  # around the mouth
-    visible = dict(zip(ATTRIBUTE_NAMES, portraits.visible_attributes(people, mask).T, strict=True))
-    assert visible["mouth"].all() and visible["skin"].all() and visible["beard"].all()
-    assert not any(visible[name].any() for name in ("eyes", "brows", "glasses", "hat", "earrings"))
-    assert torch.equal(visible["hair"], people.attribute("beard") == 1), "the beard's colour is the hair's"
-    assert not portraits.visible_attributes(people, torch.zeros(40, 64, 64, dtype=torch.bool)).any()
 
 
 class ColourClassifier(torch.nn.Module):

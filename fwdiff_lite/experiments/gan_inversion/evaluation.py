@@ -1,0 +1,296 @@
+"""The experiment of 04_gan_inversion: assets, variants, test set, measures.
+
+    python -m fwdiff_lite.experiments gan_inversion train auxiliary_classifiers --steps 500
+    python -m fwdiff_lite.experiments gan_inversion train generator --minutes 10
+    python -m fwdiff_lite.experiments gan_inversion train classifier --steps 1500
+    python -m fwdiff_lite.experiments gan_inversion train wplus deterministic --minutes 5
+    python -m fwdiff_lite.experiments gan_inversion evaluate
+    python -m fwdiff_lite.experiments gan_inversion export wplus generator classifier
+
+The asset `generator` is a StyleGAN2 of cartoon portraits. Several attribute classifiers are trained, each from its own
+seed. The `auxiliary_classifiers` give the generator's auxiliary loss, which matches the frequencies of attributes. The
+`classifier` is none of them and is used for evaluation alone. Each variant inverts the generator.
+"""
+
+from __future__ import annotations
+
+import time
+from argparse import ArgumentParser
+from functools import partial
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fwdiff_lite import metrics
+from fwdiff_lite.colours import to_uint8
+from fwdiff_lite.command_line import positive_int
+from fwdiff_lite.experiments.gan_inversion.samples import (
+    NUM_SAMPLES,
+    TestSet,
+    context_masks,
+    evaluate_labels,
+    evaluate_samples,
+    held_out_portraits,
+    make_portrait_test_set,
+    make_test_set,
+    predict_labels,
+    sample_posterior,
+)
+from fwdiff_lite.experiments.gan_inversion.variants import (
+    NUM_PORTRAITS,
+    RESULTS_NAME,
+    SWEEP,
+    TRAINER_OPTIONS,
+    make_assets,
+    make_variants,
+)
+from fwdiff_lite.experiments.harness import Evaluation, Experiment, Results, Session
+from fwdiff_lite.problems.gan_inversion import measures, patches, portrait_posterior, portraits, stylegan2
+from fwdiff_lite.schedule import ShiftedCosineSchedule
+
+NUM_EXAMPLES = 4  # images of the test set whose samples are recorded
+NUM_REPRODUCED = 4  # images of the test set that the notebook samples again on a CPU
+SCHEDULE_SCALES = [2.0**-i for i in range(6)]  # of ShiftedCosineSchedule, compared with an exact denoiser
+SAMPLERS = {  # in the evaluation: variant, eta, and the number of targets sampled one after another; the main one first
+    "wplus_eta_1": ("wplus", 1.0, 5),
+    "wplus_eta_0": ("wplus", 0.0, 5),
+    "wplus_eta_1_one": ("wplus", 1.0, 1),
+    "wplus_eta_0_one": ("wplus", 0.0, 1),
+    "wplus_faint_eta_1": ("wplus_faint", 1.0, 5),
+    "wplus_faint_eta_0": ("wplus_faint", 0.0, 5),
+    "w_eta_1": ("w", 1.0, 5),
+}
+MAIN_SAMPLER = next(iter(SAMPLERS))
+OPTIMISED = {"optimised": "w", "optimised_wplus": "w+"}  # the space of the latent codes
+RESPONSE_CROPS = {  # (row, column, size) of a target that shows the attribute
+    "hat": (0, 16, 32),
+    "brows": (12, 16, 32),
+    "glasses": (16, 16, 32),
+    "earrings": (24, 4, 32),
+    "beard": (30, 16, 32),
+    "mouth": (30, 16, 32),
+}
+RESPONSE_RATIOS = (3.0, 0.001)  # alpha / sigma of an almost clean target, and of one that is almost pure noise
+
+# --- evaluations ------------------------------------------------------------------------------------------------------
+
+
+def render_people(session: Session, seed: int) -> tuple[portraits.Portraits, Float[Tensor, "n 3 64 64"]]:
+    """Portraits and their images, as many as the options say, on the device."""
+    people = portraits.sample_portraits(session.options["images"], torch.Generator().manual_seed(seed))
+    people = people.to(session.device)
+    return people, torch.cat([portraits.render(people[rows]) for rows in torch.arange(len(people)).split(500)])
+
+
+def evaluate_classifier(session: Session) -> Results:
+    """The accuracy of the classifier on rendered portraits, for each attribute."""
+    people, images = render_people(session, 2026)
+    accuracy = (session.model("classifier").predict(images) == people.attributes).double().mean(0)
+    return Results(dict(zip(portraits.ATTRIBUTE_NAMES, accuracy.tolist(), strict=True)), {})
+
+
+def evaluate_generator(session: Session) -> Results:
+    """Generated images against rendered portraits."""
+    generator = torch.Generator().manual_seed(2)
+    fake = stylegan2.generate_images(session.model("generator"), session.options["images"], generator)
+    _, real = render_people(session, 3)
+    return Results(measures.compare_with_portraits(fake, real, session.model("classifier")), {})
+
+
+def evaluate_deterministic(session: Session) -> Results:
+    """The deterministic predictions; beside them the observed attributes and the true probabilities of the others."""
+    test_set, prediction = session.test_set, session.predict("deterministic")
+    labels = predict_labels(session.model("classifier"), prediction)
+    arrays = {f"odds_{name}": p.float().numpy() for name, p in test_set.probabilities.items()}
+    arrays |= {"deterministic": to_uint8(prediction[:NUM_EXAMPLES]), "deterministic_labels": labels.byte().numpy()}
+    return Results({}, arrays | {"given": test_set.observed.numpy()})
+
+
+def draw_samples(session: Session, sampler: str, test_set: TestSet, num_samples: int) -> Float[Tensor, "c k 3 h h"]:
+    """Samples of one of SAMPLERS for the contexts of a test set."""
+    variant, eta, num_targets = SAMPLERS[sampler]
+    steps = session.options["steps"]
+    return sample_posterior(session.model(variant), test_set, num_samples, steps, eta, num_targets=num_targets)
+
+
+def evaluate_sampler(name: str, session: Session) -> Results:
+    """The measures of one of SAMPLERS; of the main one also samples of the first images, drawn by themselves."""
+    start_time = time.monotonic()
+    samples = draw_samples(session, name, session.test_set, session.options["samples"])
+    results = measure(name, session, samples, time.monotonic() - start_time)
+    if name == MAIN_SAMPLER:
+        results.arrays["live"] = to_uint8(draw_samples(session, name, session.test_set.first(NUM_REPRODUCED), 2))
+    return results
+
+
+def evaluate_optimisation(name: str, session: Session) -> Results:
+    """The measures of latent codes that were optimised from random ones in W, for a quarter of the test set."""
+    start_time, num_samples, space = time.monotonic(), session.options["samples"], OPTIMISED[name]
+    forward_model = patches.CroppedGenerator(session.model("generator"))
+    subset = session.test_set.first(session.options["portraits"] // 4)
+    contexts, images = subset.context.repeat(num_samples), []
+    initial_latents = patches.sample_w(forward_model.G, len(contexts), torch.Generator().manual_seed(6))
+    if space == "w+":  # the same start: one style for all layers
+        initial_latents = initial_latents[:, None].repeat(1, forward_model.G.synthesis.num_layers, 1)
+    for rows in torch.arange(len(contexts)).split(1024):
+        chunk = initial_latents[rows.to(initial_latents.device)]
+        latents = patches.optimise_latents(forward_model, contexts[rows].to(session.device), chunk)
+        with torch.no_grad():
+            images.append(forward_model.render(latents).cpu())
+    samples = torch.cat(images).unflatten(0, (-1, num_samples))
+    return measure(name, session, samples, time.monotonic() - start_time)
+
+
+def evaluate_true_draws(session: Session) -> Results:
+    """The measures of draws from the true posterior: what a perfect sampler of portraits gets."""
+    start_time, test_set, num_samples = time.monotonic(), session.test_set, session.options["samples"]
+    people = held_out_portraits(session.options["portraits"]).to(session.device)
+    masks, generator = context_masks(test_set).to(session.device), torch.Generator().manual_seed(9)
+    draws, fits = portrait_posterior.sample_posterior(people, masks, num_samples, generator)
+    images = [portraits.render(draws[rows]).cpu() for rows in torch.arange(len(draws)).split(500)]
+    samples = torch.cat(images).unflatten(0, (-1, num_samples))
+    results = measure("true_draws", session, samples, time.monotonic() - start_time)
+    return Results(results.numbers | {"share_that_fits": float(fits.float().mean())}, results.arrays)
+
+
+def measure(name: str, session: Session, samples: Float[Tensor, "c k 3 h h"], seconds: float) -> Results:
+    """The measures of samples for the first images of the test set, their labels, and examples. seconds: of sampling"""
+    n, classifier = len(samples), session.model("classifier")
+    prediction = session.predict("deterministic")[:n]
+    labels, prediction_labels = (predict_labels(classifier, images) for images in (samples, prediction))
+    numbers = evaluate_samples(session.test_set.first(n), samples, prediction, labels, prediction_labels)
+    numbers["seconds_a_sample"] = seconds / labels[..., 0].numel()
+    return Results(numbers, {name: to_uint8(samples[:NUM_EXAMPLES, :2]), f"{name}_labels": labels.byte().numpy()})
+
+
+def evaluate_reference_set(session: Session) -> Results:
+    """The main sampler's samples for generated images, against the generator's posterior. Both are of W+."""
+    G, classifier, options = session.model("generator"), session.model("classifier"), session.options
+
+    def generate(count: int, seed: int) -> Float[Tensor, "n 3 h h"]:
+        generator = torch.Generator().manual_seed(seed)
+        styles = patches.sample_wplus(G, count, generator, TRAINER_OPTIONS.mixing_probability)
+        with torch.no_grad():
+            return torch.cat([G.synthesis(chunk) for chunk in styles.split(250)])
+
+    images, references = generate(options["portraits"] // 4, 4), generate(options["references"], 5)
+    test_set = make_test_set(images.cpu())
+    sample_labels = predict_labels(classifier, draw_samples(session, MAIN_SAMPLER, test_set, 4 * options["samples"]))
+    distances = patches.reference_distances(references, test_set.context.to(session.device))
+    numbers, curve = measures.reference_agreement(
+        distances, classifier.predict(references), classifier.predict(images), sample_labels, options["effective_size"]
+    )
+    return Results(numbers, {key: np.array(values) for key, values in curve.items()})
+
+
+def evaluate_recipe(name: str, session: Session) -> Results:
+    """What tells recipes of a variant apart, without a baseline: responses to attributes, and measures of samples.
+
+    `response_NAME`: to an attribute that is almost clean in the target; `spread_NAME`: of the attribute's contrast over
+    contexts that hide it, at almost pure noise. Beside both stand the exact values (`exact_`).
+    """
+    model, test_set, options = session.model(name), session.test_set, session.options
+    people, numbers = held_out_portraits(options["portraits"]), {}
+    for i, attribute in enumerate(portraits.ATTRIBUTE_NAMES):
+        rows = (~test_set.observed[:, i]).nonzero()[:, 0]
+        if attribute not in RESPONSE_CROPS or len(rows) < 2:
+            continue
+        response = measures.attribute_response(
+            model,
+            test_set.context[rows].to(session.device),
+            people[rows].to(session.device),
+            attribute,
+            RESPONSE_CROPS[attribute],
+            test_set.probabilities[attribute][rows, 1].to(session.device),
+            RESPONSE_RATIOS,
+            torch.Generator().manual_seed(0),
+        )
+        numbers |= {f"response_{attribute}": response.response[0], f"spread_{attribute}": response.spread[1]}
+        exact = {f"response_{attribute}": response.exact_response[0], f"spread_{attribute}": response.exact_spread[1]}
+        numbers |= {f"exact_{key}": value for key, value in exact.items()}
+    samples = sample_posterior(model, test_set, options["samples"], options["steps"], eta=1.0)
+    context_mask = context_masks(test_set)[:, None].expand_as(test_set.images)
+    numbers["patch_psnr"] = metrics.psnr(samples[:, 0], test_set.images, 2, context_mask)
+    generator = torch.Generator().manual_seed(0)
+    numbers |= metrics.spread_skill(samples, test_set.images, generator, ~context_mask).as_metrics("spread_skill")
+    labels = predict_labels(session.model("classifier"), samples)
+    numbers |= evaluate_labels(test_set, labels, generator)
+    return Results({key: float(value) for key, value in numbers.items()}, {})
+
+
+def evaluate_schedule(scale: float, steps: int, session: Session) -> Results:
+    """The error that the sampler's finite steps cause alone, with ShiftedCosineSchedule(scale)."""
+    count = min(session.options["references"] // 5, 8000)
+    people = portraits.sample_portraits(count, torch.Generator().manual_seed(8)).to(session.device)
+    return Results(measures.sampler_discretization_error(people, ShiftedCosineSchedule(scale), count, steps), {})
+
+
+def make_evaluations() -> dict[str, Evaluation]:
+    """All evaluations, by their names; the longest ones first, so that processes that share them end together."""
+    classifier, main_variant = ("classifier",), SAMPLERS[MAIN_SAMPLER][0]
+    samplers = {
+        name: Evaluation(partial(evaluate_sampler, name), variant, ("deterministic",), classifier)
+        for name, (variant, _, _) in SAMPLERS.items()
+    }
+    optimised = {
+        name: Evaluation(partial(evaluate_optimisation, name), "generator", ("deterministic",), classifier)
+        for name in OPTIMISED
+    }
+    recipes = {
+        f"recipe_{name}": Evaluation(partial(evaluate_recipe, name), name, assets=classifier, on_request=True)
+        for name in (main_variant, *SWEEP)
+    }
+    exact = {f"exact_{scale:g}": (scale, 32) for scale in SCHEDULE_SCALES}
+    exact |= {f"exact_{scale:g}_{steps}": (scale, steps) for scale in (1 / 4, 1 / 8) for steps in (64, 128)}
+    return {
+        **samplers,
+        "generator": Evaluation(evaluate_generator, "generator", assets=classifier),
+        "reference_set": Evaluation(evaluate_reference_set, main_variant, assets=classifier),
+        **optimised,
+        "true_draws": Evaluation(evaluate_true_draws, "generator", ("deterministic",), classifier),
+        "deterministic": Evaluation(evaluate_deterministic, "deterministic", assets=classifier),
+        "classifier": Evaluation(evaluate_classifier, "classifier"),
+        **{name: Evaluation(partial(evaluate_schedule, *settings)) for name, settings in exact.items()},
+        **recipes,
+    }
+
+
+# --- the experiment ---------------------------------------------------------------------------------------------------
+
+
+def add_arguments(action: str, parser: ArgumentParser) -> None:
+    """Adds the size of the training set to the command that trains."""
+    if action == "train":
+        help_text = "in the training set; default: %(default)s"
+        parser.add_argument("--portraits", type=positive_int, default=NUM_PORTRAITS, help=help_text)
+
+
+def make_experiment(num_portraits: int = NUM_PORTRAITS) -> Experiment:
+    """The experiment with a training set of that many portraits."""
+    return Experiment(
+        name="gan_inversion",
+        results_name=RESULTS_NAME,
+        assets=make_assets(num_portraits),
+        variants=make_variants(num_portraits),
+        evaluations=make_evaluations(),
+        make_test_set=lambda device, options: make_portrait_test_set(
+            held_out_portraits(options["portraits"]), device=device
+        ),
+        predict=sample_posterior,
+        evaluation_options={
+            "portraits": 768, "samples": NUM_SAMPLES, "steps": 32, "references": 200_000, "effective_size": 500,
+            "images": 10_000,
+        },
+        headline=(
+            "factor_tv", "patch_psnr", "diversity_outside_over_inside", "energy_ratio", "spread_skill",
+            "worst_binary", "frechet", "precision", "recall", *portraits.ATTRIBUTE_NAMES,
+        ),
+        add_arguments=add_arguments,
+        configure=lambda own, options: make_experiment(options.portraits) if options.action == "train" else own,
+        arguments={} if num_portraits == NUM_PORTRAITS else {"portraits": num_portraits},
+    )  # fmt: skip
+
+
+EXPERIMENT = make_experiment()

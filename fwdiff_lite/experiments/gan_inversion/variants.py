@@ -1,0 +1,182 @@
+"""The assets and the variants of 04_gan_inversion."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from functools import partial
+
+import torch
+from torch import nn
+
+from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
+from fwdiff_lite.experiments.harness import Asset, Training, Variant
+from fwdiff_lite.problems.gan_inversion import patches, portraits, stylegan2, stylegan2_training
+from fwdiff_lite.protocols import BatchFunction
+from fwdiff_lite.storage.files import atomic_write
+from fwdiff_lite.training import TrainingLog
+
+RESULTS_NAME = "04_gan_inversion"
+NUM_PORTRAITS = 2**17  # in the training set
+BATCH_SIZE = 64  # many small steps serve a generator better than few large ones
+# ADA's rule of thumb for 64 pixels and this batch size gives an r1_gamma of about 0.013; a larger one is safer
+TRAINER_OPTIONS = stylegan2_training.TrainerOptions(r1_gamma=0.1, noise_std=0.1, mixing_probability=0.5)
+AUXILIARY_WEIGHT = 1.0  # of the auxiliary loss: without it, the probability of one attribute was 34 points off
+NUM_AUXILIARY_CLASSIFIERS = 3  # with a single one, the generator learnt to deceive it about one mouth in ten
+NUM_AUXILIARY_IMAGES = 10_000  # of the training set, whose attributes the auxiliary loss matches
+WIDE = {"widths": (96, 128, 192, 192), "num_blocks": 2, "hidden": 448}  # of the encoder: 14.7 MB in half precision
+RECIPE = {"scale": patches.SCHEDULE.scale}  # of all variants: arguments of `make_variant`
+SWEEP = {  # variants of "wplus" that differ from it by more and more options
+    "wplus_muon": {"scale": 1 / 8, "muon_learning_rate": 2e-3},
+    "wplus_wide": {"scale": 1 / 8, "muon_learning_rate": 2e-3} | WIDE,
+    "wplus_weighted": {"scale": 1 / 8, "muon_learning_rate": 2e-3, "low_noise_weight": 4.0} | WIDE,
+}
+MAX_CONTEXT_PATCHES = 5  # in the training of a variant: the given patch, and sampled targets
+
+
+def build_classifiers(count: int, seed: int, **sizes) -> nn.ModuleList:
+    """Attribute classifiers with initial weights; sizes: arguments of AttributeClassifier."""
+    torch.manual_seed(seed)
+    return nn.ModuleList(portraits.AttributeClassifier(**sizes) for _ in range(count))
+
+
+def build_classifier(seed: int, **sizes) -> portraits.AttributeClassifier:
+    """The classifier of the evaluation with initial weights; sizes: arguments of AttributeClassifier."""
+    return build_classifiers(1, seed, **sizes)[0]
+
+
+def train_classifiers(network: nn.Module, training: Training) -> TrainingLog:
+    """Trains all classifiers of the network, from successive seeds. ValueError on a training without steps.
+
+    If the state has all steps, its weights are loaded. A second training on a GPU would give slightly different
+    weights, and models trained with the first ones would not fit.
+    """
+    if training.steps is None:
+        raise ValueError("classifiers are trained for a number of steps, not of minutes: give --steps")
+    state = torch.load(training.checkpoint, weights_only=True) if training.checkpoint.exists() else {"steps": 0}
+    if state["steps"] == training.steps:
+        network.load_state_dict(state["weights"])
+        return TrainingLog(training.steps, state["seconds"], state["curve"])
+    start_time, curve = time.monotonic(), {}
+    classifiers = [x for x in network.to(training.device).modules() if isinstance(x, portraits.AttributeClassifier)]
+    for seed, classifier in enumerate(classifiers, training.seed):
+        generator = torch.Generator().manual_seed(seed)
+        losses = portraits.train_classifier(classifier, training.steps, generator, training.batch_size)
+        curve[f"loss_of_seed_{seed}"] = losses
+    log = TrainingLog(training.steps, time.monotonic() - start_time, curve)
+    with atomic_write(training.checkpoint) as temporary:
+        torch.save(vars(log) | {"weights": network.cpu().state_dict()}, temporary)
+    return log
+
+
+def build_generator(seed: int, **sizes) -> stylegan2.Generator:
+    """The generator with initial weights; sizes: arguments that replace those of stylegan2.SMALL_GENERATOR."""
+    torch.manual_seed(seed)
+    return stylegan2.Generator(**stylegan2.SMALL_GENERATOR | sizes)
+
+
+def train_generator(num_portraits: int, G: stylegan2.Generator, training: Training) -> TrainingLog:
+    """Trains the generator with a discriminator and the auxiliary loss; at the end it holds the EMA of its weights."""
+    device, sizes = training.device, stylegan2.SMALL_GENERATOR
+    sample_images = portraits.make_image_sampler(num_portraits, device)
+    D = stylegan2.Discriminator(sizes["resolution"], sizes["channel_base"], sizes["channel_max"])
+    trainer = stylegan2_training.StyleGAN2Trainer(G.to(device), D.to(device), TRAINER_OPTIONS)
+    real = sample_images(min(NUM_AUXILIARY_IMAGES, num_portraits), torch.Generator().manual_seed(0))
+    real = trainer.augment_for_D(real, torch.Generator(device).manual_seed(0))
+    classifiers = training.assets["auxiliary_classifiers"]
+    trainer.auxiliary_loss = portraits.AttributeMomentLoss(classifiers, real, AUXILIARY_WEIGHT)
+    log = stylegan2_training.train_generator(
+        trainer,
+        sample_images,
+        training.batch_size,
+        steps=training.steps,
+        seconds=training.seconds,
+        seed=training.seed,
+        checkpoint=training.checkpoint,
+    )
+    G.load_state_dict(trainer.G_ema.state_dict())
+    return log
+
+
+def build_model(
+    model_class: type[ForwardDiffusion],
+    space: str,
+    novel_weight: float,
+    generator: stylegan2.Generator,
+    seed: int = 0,
+    side: int | None = None,
+    scale: float = patches.SCHEDULE.scale,
+    **denoiser_options,
+) -> ForwardDiffusion:
+    """A model of the latent codes in "w" or "w+", with initial weights.
+
+    novel_weight: of Eq. 9; side: of the images; scale: of the noise schedule, see `patches.schedule_of_side`
+    denoiser_options: of patches.PatchDenoiser
+    """
+    torch.manual_seed(seed)
+    forward_model = patches.CroppedGenerator(generator, side)
+    denoiser = patches.PatchDenoiser(forward_model, patches.w_std(generator), space, **denoiser_options)
+    schedule = patches.schedule_of_side(forward_model.side, scale)
+    return model_class(denoiser, forward_model, schedule, novel_weight=novel_weight)
+
+
+def training_batches(num_portraits: int, device: torch.device, batch_size: int) -> BatchFunction:
+    """Batches of patches of the training set, on the device."""
+    sample_images = portraits.make_image_sampler(num_portraits, device)
+    return patches.batches(sample_images, batch_size, MAX_CONTEXT_PATCHES)
+
+
+def make_assets(num_portraits: int) -> dict[str, Asset]:
+    """The generator and the classifiers; num_portraits: in the training set of the generator."""
+    return {
+        "auxiliary_classifiers": Asset(
+            build=partial(build_classifiers, NUM_AUXILIARY_CLASSIFIERS),
+            train=train_classifiers,
+            weights_name=f"{RESULTS_NAME}_auxiliary_classifiers",
+            batch_size=BATCH_SIZE,
+            seed=1,
+        ),
+        "generator": Asset(
+            build=build_generator,
+            train=partial(train_generator, num_portraits),
+            weights_name=f"{RESULTS_NAME}_generator",
+            batch_size=BATCH_SIZE,
+            options=asdict(TRAINER_OPTIONS) | {"auxiliary_weight": AUXILIARY_WEIGHT, "portraits": num_portraits},
+            training_assets=("auxiliary_classifiers",),
+        ),
+        "classifier": Asset(build_classifier, train_classifiers, f"{RESULTS_NAME}_reader", BATCH_SIZE),
+    }
+
+
+def make_variant(
+    model_class: type[ForwardDiffusion],
+    space: str,
+    novel_weight: float,
+    num_portraits: int,
+    muon_learning_rate: float | None = None,
+    **build_options,
+) -> Variant:
+    """A model that inverts the generator; num_portraits: in the training set; build_options: of `build_model`."""
+    options = {"model_class": model_class.__name__, "space": space, "novel_weight": novel_weight}
+    muon = {"muon_learning_rate": muon_learning_rate} if muon_learning_rate else {}
+    return Variant(
+        build=partial(build_model, model_class, space, novel_weight, **build_options),
+        batches=partial(training_batches, num_portraits),
+        batch_size=BATCH_SIZE,
+        fit_options={"learning_rate": 1e-3, "checkpoint_every": 2000} | muon,
+        options=options | {"portraits": num_portraits} | build_options | muon,
+        contained_assets=("generator",),
+    )
+
+
+def make_variants(num_portraits: int) -> dict[str, Variant]:
+    """All variants. Those of SWEEP change the recipe of `wplus`, each by one more step than the one before."""
+    settings = {
+        "w": (ForwardDiffusion, "w", 1.0),
+        "wplus": (ForwardDiffusion, "w+", 1.0),
+        "wplus_faint": (ForwardDiffusion, "w+", 0.1),
+        "deterministic": (ForwardRegression, "w+", 1.0),
+    }
+    recipes = {name: ("wplus", RECIPE | options) for name, options in SWEEP.items()}
+    recipes = {name: (name, RECIPE) for name in settings} | recipes
+    return {name: make_variant(*settings[base], num_portraits, **recipe) for name, (base, recipe) in recipes.items()}
