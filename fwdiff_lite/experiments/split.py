@@ -56,10 +56,10 @@ def check_split(runs: dict[str, Callable], part: int | None, parts: int) -> None
         raise ValueError(f"--part {part} is one of several parts: give their number, such as --parts 4")
     if part is not None and not 0 <= part < parts:
         raise ValueError(f"--part {part} --parts {parts}: give a part from 0 to {parts - 1}")
-    if parts > 1 and (whole := [name for name, run in runs.items() if not isinstance(run, PerContext)]):
+    if parts > 1 and (unsplittable := [name for name, run in runs.items() if not isinstance(run, PerContext)]):
         split = [name for name, run in runs.items() if isinstance(run, PerContext)]
         choice = f"name some of {', '.join(split)}" if split else "evaluate it without --parts"
-        raise ValueError(f"{whole[0]} cannot be split into parts: {choice}")
+        raise ValueError(f"{unsplittable[0]} cannot be split into parts: {choice}")
 
 
 def part_path(path: Path, part: Part) -> Path:

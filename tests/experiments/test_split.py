@@ -45,19 +45,19 @@ def toy(monkeypatch, tmp_path):
 
 
 def test_parts_in_any_order_have_the_results_of_one_process(toy, capsys):
-    whole = toy("split", "whole")
+    single = toy("split", "whole")
     for part in (2, 0, 1):
         folder = toy(f"split --part {part} --parts 3")
     toy("split --part 1 --parts 3")
     assert f"evaluated already; delete {folder / 'evaluation_split.part_1_of_3.json'}" in capsys.readouterr().out
     assert not (folder / "evaluation_split.json").exists()
     toy("split --parts 3")
-    record, whole_record = (read_json(path / "evaluation_split.json") for path in (folder, whole))
-    assert record["measures"] == whole_record["measures"] and record["measures"][0]["value"] == 63.0
-    assert record["options"] == whole_record["options"] == {"scenes": 7} and record["commit"] == "abc"
+    record, single_record = (read_json(path / "evaluation_split.json") for path in (folder, single))
+    assert record["measures"] == single_record["measures"] and record["measures"][0]["value"] == 63.0
+    assert record["options"] == single_record["options"] == {"scenes": 7} and record["commit"] == "abc"
     commands = record["command"].split("; ")
     assert len(commands) == 4 and commands[2].endswith("toy evaluate split --scenes 7 --part 2 --parts 3")
-    with np.load(folder / "evaluation_split.npz") as joined, np.load(whole / "evaluation_split.npz") as arrays:
+    with np.load(folder / "evaluation_split.npz") as joined, np.load(single / "evaluation_split.npz") as arrays:
         assert (joined["split_labels"] == arrays["split_labels"]).all() and len(joined["split_labels"]) == 7
 
 
