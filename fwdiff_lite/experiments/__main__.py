@@ -3,6 +3,7 @@
     python -m fwdiff_lite.experiments motion train warp_2 warp_2_mean --minutes 8
     accelerate launch -m fwdiff_lite.experiments motion train warp_2 --minutes 8      # on all devices
     python -m fwdiff_lite.experiments motion evaluate
+    python -m fwdiff_lite.experiments inverse_graphics evaluate ceiling --part 0 --parts 4    # on one of four devices
     python -m fwdiff_lite.experiments motion export warp_2
     python -m fwdiff_lite.experiments gan_inversion train auxiliary_classifiers --steps 500
 
@@ -63,6 +64,8 @@ def command_parser(experiment: harness.Experiment) -> argparse.ArgumentParser:
         evaluate.add_argument(
             f"--{key.replace('_', '-')}", type=positive_int, default=default, help="default: %(default)s"
         )
+    evaluate.add_argument("--part", type=int, help="measure this part of the contexts, from 0")
+    evaluate.add_argument("--parts", type=positive_int, default=1, help="of so many; without --part, join them")
     export_command.add_argument("names", nargs="*", metavar="NAME", help=f"whose weights are exported too, of {names}")
     for command in (train, evaluate):
         command.add_argument("--jobs-per-gpu", type=positive_int, default=1, help="such commands that share a GPU")
@@ -107,7 +110,8 @@ def run(experiment: harness.Experiment, options: argparse.Namespace) -> None:
     if options.action == "evaluate":
         experiment = experiment.configure(experiment, options)
         evaluation_options = {key: getattr(options, key) for key in experiment.evaluation_options}
-        harness.evaluate(experiment, options.names, options.out, evaluation_options, options.jobs_per_gpu)
+        split = {"part": options.part, "parts": options.parts}
+        harness.evaluate(experiment, options.names, options.out, evaluation_options, options.jobs_per_gpu, **split)
     else:
         export.check_weights_names(experiment, options.names)
         for name in options.names:

@@ -10,6 +10,7 @@ folder; NAME is that of a variant, an asset or an evaluation:
     NAME.json                 the record of the training: seed, options, command, commit, hardware, losses
     evaluation_NAME.json      the record of an evaluation: its measures in long form, and what they depend on
     evaluation_NAME.npz       its arrays
+    evaluation_NAME.part_0_of_4.json, .npz    the same of one part of its contexts (fwdiff_lite/experiments/split.py)
 
 Measures are recorded in the long form of fwdiff_lite/experiments/measurements.py.
 """
@@ -34,11 +35,13 @@ from fwdiff_lite.devices import default_device, is_main_process, num_processes
 from fwdiff_lite.experiments.early_results import convert_early_results
 from fwdiff_lite.experiments.measurements import Measurement, to_long
 from fwdiff_lite.experiments.records import command_line, downsample_curve, gpu_minutes
+from fwdiff_lite.experiments.split import ALL_CONTEXTS, Part, check_split, part_path, read_parts
+from fwdiff_lite.experiments.training_settings import check_settings
 from fwdiff_lite.experiments.weights import initial_weights, save_weights, weights_path
 from fwdiff_lite.protocols import BatchFunction
 from fwdiff_lite.storage.checkpoints import load_pretrained, load_recorded, load_weights
 from fwdiff_lite.storage.files import atomic_write, file_sha256, read_json, write_json
-from fwdiff_lite.storage.provenance import provenance
+from fwdiff_lite.storage.provenance import merge_provenance, provenance
 from fwdiff_lite.training import TrainingLog, fit
 
 RESULT_KEYS = ("measures", "trainings", "evaluations")  # exported arrays that hold JSON
@@ -155,7 +158,7 @@ class Results(NamedTuple):
 class Evaluation:
     """One sampler's evaluation.
 
-    run: computes the results
+    run: computes the results; a PerContext can be split over processes
     variant: the variant or the asset that is evaluated; empty if it needs no weights
     baselines: further variants whose weights it uses
     assets: further assets whose weights it uses, beside those that the variants contain
@@ -248,10 +251,14 @@ class Experiment:
 
 
 class Session:
-    """What the evaluations of one call share: device, options, test set, models, predictions. Each is made once."""
+    """What the evaluations of one call share: device, options, test set, models, predictions. Each is made once.
 
-    def __init__(self, experiment: Experiment, folder: Path, options: Mapping[str, int]):
+    part: the contexts that a PerContext measures
+    """
+
+    def __init__(self, experiment: Experiment, folder: Path, options: Mapping[str, int], part: Part = ALL_CONTEXTS):
         self.experiment, self.folder, self.options, self.device = experiment, folder, options, default_device()
+        self.part = part
         self._cache: dict[Any, Any] = {}
 
     def cached(self, key: Any, make: Callable[[], Any]) -> Any:
@@ -307,7 +314,13 @@ def train(
         source = str(init_from or f"the checkpoint {declaration.parent}")
         load_weights(declaration.trained_part(model), weights, source)
     needs = {need: file_sha256(weights_path(need, folder)) for need in assets}
-    _check_settings(path, declaration, init_from, needs)
+    settings = {
+        "options": dict(declaration.options),
+        "seed": declaration.seed,
+        "init_from": str(init_from.resolve()) if init_from else declaration.parent,
+        "needs": needs,
+    }
+    check_settings(path, settings)
     training = Training(
         steps=steps,
         seconds=None if minutes is None else 60 * minutes,
@@ -366,32 +379,6 @@ def measurements(experiment: Experiment, sampler: str, numbers: Mapping[str, flo
     return to_long(experiment.name, evaluation.variant if evaluation else "", sampler, numbers, experiment.views)
 
 
-def _check_settings(path: Path, declaration: Variant | Asset, init_from: Path | None, needs: dict[str, str]) -> None:
-    """Writes the settings of a training beside its state; ValueError if the state has others.
-
-    path: of the weights; needs: the sha256 of the needed assets' weights
-    """
-    settings = {
-        "options": dict(declaration.options),
-        "seed": declaration.seed,
-        "init_from": str(init_from.resolve()) if init_from else declaration.parent,
-        "needs": needs,
-    }
-    config_path, state_path = path.with_suffix(".config.json"), path.with_suffix(".state")
-    settings = json.loads(json.dumps(settings, sort_keys=True))  # as in the file: no tuples
-    if state_path.exists() and (previous := read_json(config_path)) != settings:
-        was, now = (_flat_settings(x) for x in (previous, settings))
-        changed = [f"{key} {was.get(key)}, not {now.get(key)}" for key in was | now if was.get(key) != now.get(key)]
-        raise ValueError(f"{state_path} was trained with {'; '.join(changed)}: delete it, or name another --out")
-    if is_main_process():
-        write_json(config_path, settings)
-
-
-def _flat_settings(settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a training and its options, by their names."""
-    return {key: value for key, value in settings.items() if key != "options"} | settings.get("options", {})
-
-
 # --- weights ----------------------------------------------------------------------------------------------------------
 
 
@@ -424,38 +411,51 @@ def evaluate(
     folder: Path,
     options: Mapping[str, int] | None = None,
     jobs_per_gpu: int = 1,
+    part: int | None = None,
+    parts: int = 1,
 ) -> None:
     """Runs evaluations and writes each record as soon as it exists, unless the folder holds it for the same weights.
 
     names: of evaluations, or of variants for all of their evaluations; none: all whose weights are in the folder
     options: replace those of the experiment
+    part, parts: measures this part of the contexts only; without a part, several parts are joined
     A measure that is not finite, such as the PSNR of no error, is left out: JSON has no number for it.
-    ValueError on an unknown name, and if weights are missing.
+    ValueError on an unknown name, if weights or parts are missing, or if an evaluation cannot be split.
     """
     options, session = dict(experiment.evaluation_options) | dict(options or {}), None
     selected = {name: experiment.evaluations[name] for name in select_evaluations(experiment, names, folder)}
+    check_split({name: evaluation.run for name, evaluation in selected.items()}, part, parts)
     digests = {
         name: {key: file_sha256(weights_path(key, folder)) for key in experiment.needed_weights(evaluation)}
         for name, evaluation in selected.items()
     }
+    own_part = ALL_CONTEXTS if part is None else Part(part, parts)
     for name, evaluation in selected.items():
-        path = folder / f"evaluation_{name}.json"
+        whole_path = folder / f"evaluation_{name}.json"
+        path = whole_path if part is None else part_path(whole_path, own_part)
         cache_key = {"weights": digests[name], "options": options | dict(experiment.settings)}
         if cache_key.items() <= read_json(path).items() and path.with_suffix(".npz").exists():
             print(f"{name}: evaluated already; delete {path} to evaluate it again", flush=True)
             continue
-        start_time, session = time.monotonic(), session or Session(experiment, folder, options)
-        results = evaluation.run(session)
+        start_time, session, records = time.monotonic(), session or Session(experiment, folder, options, own_part), []
+        if part is not None:
+            results = Results({}, evaluation.run.measure(session))
+        elif parts > 1:
+            records, arrays = read_parts(path, parts, cache_key)
+            results = evaluation.run.summarise(session, arrays)
+        else:
+            results = evaluation.run(session)
         minutes = gpu_minutes(time.monotonic() - start_time, session.device, jobs_per_gpu)
+        arguments = dict(experiment.arguments) | options | {"part": part, "parts": parts if parts > 1 else None}
+        own = provenance(command_line(experiment.name, "evaluate", name, arguments, jobs_per_gpu))
+        own |= {"gpu_minutes": minutes}
         path.unlink(missing_ok=True)  # a record never stands beside arrays of another evaluation
         with atomic_write(path.with_suffix(".npz")) as temporary:
             np.savez_compressed(temporary, **results.arrays)
-        arguments = dict(experiment.arguments) | options
-        command = command_line(experiment.name, "evaluate", name, arguments, jobs_per_gpu)
         numbers = {key: value for key, value in results.numbers.items() if math.isfinite(value)}
         rows = [row._asdict() for row in measurements(experiment, name, numbers)]
-        record = provenance(command) | cache_key | {"gpu_minutes": minutes, "measures": rows}
-        write_json(path, record)
+        record = merge_provenance([*records, own]) if records else own
+        write_json(path, record | cache_key | {"measures": rows})
         print(name, json.dumps({key: round(value, 3) for key, value in numbers.items()}), flush=True)
 
 
