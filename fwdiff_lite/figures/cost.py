@@ -38,16 +38,21 @@ def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Mar
 # --- one scene --------------------------------------------------------------------------------------------------------
 
 
-def plot_parts(bills: Mapping[str, Mapping[str, Cost]]) -> Figure:
-    """A panel for each bill, with a bar for each quantity: the shares of its parts, and the total at the right.
+def plot_parts(computations: Mapping[str, Mapping[str, Cost]]) -> Figure:
+    """A panel for each computation, with a bar for each quantity: the shares of its parts, and the total at the right.
 
-    bills: title -> part -> its costs, all of them with the same quantities; parts have the names of PART_COLOURS
+    computations: title -> part -> its costs, all of them with the same quantities; parts have the names of PART_COLOURS
     """
-    rows = [len(next(iter(parts.values()))) for parts in bills.values()]
+    rows = [len(next(iter(parts.values()))) for parts in computations.values()]
     fig, axes = plt.subplots(
-        len(bills), 1, figsize=(9, 1.1 + 0.55 * sum(rows)), height_ratios=rows, squeeze=False, layout="constrained"
+        len(computations),
+        1,
+        figsize=(9, 1.1 + 0.55 * sum(rows)),
+        height_ratios=rows,
+        squeeze=False,
+        layout="constrained",
     )
-    for ax, (title, parts) in zip(axes[:, 0], bills.items(), strict=True):
+    for ax, (title, parts) in zip(axes[:, 0], computations.items(), strict=True):
         quantities = [key for key in QUANTITIES if key in next(iter(parts.values()))]
         totals = {key: sum(cost[key] for cost in parts.values()) for key in quantities}
         left = [0.0] * len(quantities)

@@ -4,8 +4,8 @@
 # The model of [06](06_inverse_graphics.ipynb) samples a 3-D scene from one picture. Where do the time and the memory go:
 # into the networks that read the pictures, or into the rendering? And what can be done about it?
 #
-# **What you will see.** First a bill: the operations of one training step and of one sample, computed from the shapes of
-# the layers and compared with PyTorch's own counter. Then the memory, which grows with the number of points along the
+# **What you will see.** First the operations of one training step and of one sample, computed from the shapes of the
+# layers and compared with PyTorch's own counter. Then the memory, which grows with the number of points along the
 # rays, and activation checkpointing, which takes time in place of memory. Then sampling, whose cost is proportional to
 # the number of steps; training on several GPUs; and how far all of this is from the peak of a card.
 #
@@ -13,7 +13,7 @@
 # scene. A *recorded* number was measured once, on a GPU, and is loaded.
 #
 # **What it rebuilds.** No figure of the paper. The paper's own model is about a hundred times as large (table in the
-# [README](../README.md#the-paper-and-this-repository)); the method's parts, and so the lines of its bill, are the same.
+# [README](../README.md#the-paper-and-this-repository)); the method's parts are the same.
 
 # %% tags=["setup"] cellView="form"
 # @title Set-up for Google Colab (elsewhere idle)
@@ -55,7 +55,7 @@ STEPS = 32  # of sampling
 run.header()
 
 # %% [markdown]
-# ## 1. The bill of one scene
+# ## 1. The operations of one scene
 #
 # A training step has five parts, which [06](06_inverse_graphics.ipynb) builds in sections 4 and 5:
 #
@@ -194,18 +194,17 @@ backward_factor = counter.get_total_flops() / forward
 print(f"forward pass: {forward / 1e9:.1f} billion operations; training step: {backward_factor:.2f} times as many")
 
 # %% [markdown]
-# Operations are one currency. The others are time and memory. What a part keeps for the backward pass are its
-# *activations*: the inputs of every layer whose gradient needs them. `count_memory` follows the bytes of all tensors that
-# operations make.
+# Operations are not all. Time and memory are costs, too. For the backward pass, a part keeps its *activations*: the
+# inputs of every layer whose gradient needs them. `count_memory` follows the bytes of all tensors that operations make.
 
 # %% tags=["idea", "nbval-ignore-output"]
 CPU = torch.device("cpu")
-bill = {}
+step_costs = {}
 for part, call in library_parts.items():
     with torch.no_grad():
         seconds = benchmark.measure(call, CPU, repeats=run.pick(smoke=1, cpu=3, gpu=3), warmup=1)["seconds"]
     kept = benchmark.count_memory(call)["left_megabytes"]
-    bill[part] = {"gigaflop": page_counts[part] / 1e9, "seconds": seconds, "megabytes": kept}
+    step_costs[part] = {"gigaflop": page_counts[part] / 1e9, "seconds": seconds, "megabytes": kept}
 
 
 def seconds_of(call):
@@ -214,7 +213,8 @@ def seconds_of(call):
 
 
 def encoder_share(key):
-    return sum(bill[part][key] for part in bill if "encoder" in part) / sum(part[key] for part in bill.values())
+    encoders = sum(step_costs[part][key] for part in step_costs if "encoder" in part)
+    return encoders / sum(costs[key] for costs in step_costs.values())
 
 
 def sampling_parts(side, samples, steps):  # operations of one sample; see section 4
@@ -227,17 +227,15 @@ def sampling_parts(side, samples, steps):  # operations of one sample; see secti
     }
 
 
-kept = net.prepare_sampling(condition)
-kept_signal = net(kept, target.value, t)
-sampling_seconds_of = {
-    "context's encoder": bill["context's encoder"]["seconds"],
-    "deterministic render": bill["deterministic render"]["seconds"],
-    "target's encoder": STEPS * bill["target's encoder"]["seconds"],
-    "target's rays": seconds_of(lambda: net.prepare_sampling(condition)) +
-    STEPS * seconds_of(lambda: renderer(kept_signal, target.params)),
-}
-one_sample = {
-    part: {"gigaflop": count / 1e9, "seconds": sampling_seconds_of[part]}
+with torch.no_grad():
+    start = net.prepare_sampling(condition)
+    step_signal = net(start, target.value, t)
+sampling_seconds = {part: step_costs[part]["seconds"] for part in ("context's encoder", "deterministic render")}
+sampling_seconds["target's encoder"] = STEPS * step_costs["target's encoder"]["seconds"]
+render_seconds = seconds_of(lambda: renderer(step_signal, target.params))
+sampling_seconds["target's rays"] = seconds_of(lambda: net.prepare_sampling(condition)) + STEPS * render_seconds
+sampling_costs = {
+    part: {"gigaflop": count / 1e9, "seconds": sampling_seconds[part]}
     for part, count in sampling_parts(SIDE, SAMPLES, STEPS).items()
 }
 
@@ -247,22 +245,22 @@ run.record(
     backward_factor=backward_factor,
     encoder_share_gigaflop=encoder_share("gigaflop"),
     field_share_megabytes=1 - encoder_share("megabytes"),
-    sample_gigaflop=sum(part["gigaflop"] for part in one_sample.values()),
+    sample_gigaflop=sum(costs["gigaflop"] for costs in sampling_costs.values()),
 )
 
 # %% tags=["drawing", "nbval-ignore-output"]
-bills = {
-    f"a training step, forward pass: {RAYS} rays of each picture, {SAMPLES} samples a ray": bill,
-    f"a sample with {STEPS} steps: all {SIDE} x {SIDE} rays of the target, in every step": one_sample,
+panels = {
+    f"a training step, forward pass: {RAYS} rays of each picture, {SAMPLES} samples a ray": step_costs,
+    f"a sample with {STEPS} steps: all {SIDE} x {SIDE} rays of the target, in every step": sampling_costs,
 }
-run.savefig(figures.plot_parts(bills), "bill")
+run.savefig(figures.plot_parts(panels), "parts")
 
 # %% [markdown]
-# Each bar is a bill, and each colour a part of it. In training, the two encoders have most of the operations. But most of
-# the memory is the field's: of each point, dozens of coordinates and hundreds of activations are kept, and few operations
-# are done with each. The deterministic render keeps more than any other part, since it has 32 x 32 rays, where the losses
-# use 320. In sampling, all rays of the target are rendered, in every step. So most operations and most of the time are
-# those of the target's rays. (Section 4 says what is computed once, and counts a sample.)
+# Each bar is one cost, and each colour a part of the model. In training, the two encoders have most of the operations.
+# But most of the memory is the field's: of each point, dozens of coordinates and hundreds of activations are kept, and
+# few operations are done with each. The deterministic render keeps more than any other part, since it has 32 x 32 rays,
+# where the losses use 320. In sampling, all rays of the target are rendered, in every step. So most operations and most
+# of the time are those of the target's rays. (Section 4 says what is computed once, and counts a sample.)
 #
 # ## 2. Memory grows with rays times samples
 #
@@ -352,16 +350,16 @@ run.savefig(figures.plot_memory(sweep, chunked_costs, plain_cost, checkpointed_c
 library_count = counted(benchmark.sampling_call(model, 1, 2, CPU))
 assert library_count == sum(sampling_parts(SIDE, SAMPLES, steps=2).values())
 once = seconds_of(lambda: net.prepare_sampling(net.condition(context, target.params)))
-one_step = seconds_of(lambda: renderer(net(kept, target.value, t), target.params))
-sampling_seconds = {steps: seconds_of(benchmark.sampling_call(model, 1, steps, CPU)) for steps in (2, 3, 4)}
+one_step = seconds_of(lambda: renderer(net(start, target.value, t), target.params))
+whole_samples = {steps: seconds_of(benchmark.sampling_call(model, 1, steps, CPU)) for steps in (2, 3, 4)}
 print(f"once {once:.2f} s, one step {one_step:.2f} s; {STEPS} steps would take {once + STEPS * one_step:.0f} s")
 
 # %% tags=["drawing", "nbval-ignore-output"]
-run.savefig(figures.plot_sampling_time(sampling_seconds, once, one_step), "sampling")
+run.savefig(figures.plot_sampling_time(whole_samples, once, one_step), "sampling")
 
 # %% [markdown]
 # The dots are whole samples; the line is the sum of the two parts. So the number of steps is the choice that matters. How
-# many are needed is a question of quality, not of this bill.
+# many are needed is a question of quality.
 
 # %% tags=["setup", "nbval-ignore-output"]
 results = harness.load_results(cost.EXPERIMENT)
@@ -513,8 +511,8 @@ run.savefig(figures.plot_costs(per_scene, benchmark.SWEEPS), "cost")
 #
 # ## 7. Move it
 #
-# The bill of section 1 for any number of rays, from the page's own formulas. Without a kernel, the slider shows one value
-# only; the figure of section 1 has the shares for the training of 06.
+# The operations of section 1 for any number of rays, from the page's own formulas. Without a kernel, the slider shows
+# one value only; the figure of section 1 has the shares for the training of 06.
 
 # %% tags=["drawing", "nbval-ignore-output"]
 from ipywidgets import IntSlider, interact
@@ -527,10 +525,10 @@ slider = interact(
 # %% [markdown]
 # ## 8. What held, and what did not
 #
-# **Held.** The bill follows from shapes alone: the page's formulas and PyTorch's counter agree to the last operation. A
+# **Held.** The operations follow from shapes alone: the page's formulas and PyTorch's counter agree to the last one. A
 # training step has about three times the operations of its forward pass. The peak of a render's memory is proportional to
 # rays times samples. Checkpoints in chunks lower it by an order of magnitude and leave the gradients as they are. A
-# sample takes one start and a step's time for each step.
+# sample takes one start, and the time of a step for each step.
 #
 # **Did not.** The training is far from the peak of the card: at about 5 %. Its layers are narrow, so that moving
 # activations takes the time, and we did not fuse the field's layers into one kernel, as others do ([Müller et al.
@@ -586,5 +584,5 @@ speedup = "scaling_unet_speedup_4"
 if speedup in run.numbers:
     text += " Four GPUs train {" + speedup + ":.1f} times as many scenes as one."
     run.must_show(**{speedup: (3.6, None)})
-run.claim(text, thumbnail="bill.png")
+run.claim(text, thumbnail="parts.png")
 run.finish()

@@ -22,13 +22,13 @@ def gpu_record(rate=100.0, **options):
     return {"operations": {"gigaflop": 50.0}, "cold": run | {"first_step_seconds": 99.0}, "gpus_1": run, "gpus_2": pair}
 
 
-def test_a_bill_has_the_shares_of_its_parts_and_the_total():
-    bill = {
+def test_parts_have_their_shares_and_a_total():
+    costs = {
         "context's encoder": {"gigaflop": 1.0, "seconds": 3.0, "megabytes": 10.0},
         "target's rays": {"gigaflop": 3.0, "seconds": 1.0, "megabytes": 90.0},
     }
-    sample = {part: {key: cost[key] for key in ("gigaflop", "seconds")} for part, cost in bill.items()}
-    first, second = figures.plot_parts({"a": bill, "b": sample}).axes
+    sample = {part: {key: cost[key] for key in ("gigaflop", "seconds")} for part, cost in costs.items()}
+    first, second = figures.plot_parts({"a": costs, "b": sample}).axes
     widths = [[bar.get_width() for bar in bars] for bars in first.containers]
     assert np.allclose(widths, [[0.25, 0.75, 0.1], [0.75, 0.25, 0.9]])
     assert [bar.get_x() for bar in first.containers[1]] == widths[0], "one part begins where the other ends"
