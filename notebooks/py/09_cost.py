@@ -372,7 +372,7 @@ for name, numbers in to_flat(results.rows).items():
 if sampling:
     run.savefig(figures.plot_quality(sampling, cost.SAMPLING_ANGLES, cost.ETAS), "quality")
     print(
-        "Recorded: the number of sampling steps (below each dot), its time, and the energy score of targets over that "
+        "Recorded: the time of a sample, for several numbers of steps, and the energy score of targets over that "
         "of true draws (1 is perfect), with 95 % intervals over scenes."
     )
 
