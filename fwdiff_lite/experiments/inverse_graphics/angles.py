@@ -36,6 +36,7 @@ from fwdiff_lite.experiments.split import PerContext
 ANGLES = (60, 90, 120, 150, 180)  # azimuth of the target cameras, in degrees; each has its novel camera
 LAST_TIME = 0.125  # later steps change visible pixels more than hidden ones, and add an error of their own
 ETAS = (1, 0)
+PREDICTIONS_AT_ONCE = 8  # of the deterministic model, which is not compiled and needs more memory
 NUM_EXAMPLES, EXAMPLE_SAMPLES = 6, 2  # scenes and samples of each whose images are recorded
 
 Scores = Mapping[str, np.ndarray]  # arrays with a row for each scene
@@ -107,8 +108,8 @@ def measure_views(test_set: TestSet, samples: Float[Tensor, "c k d v 3 h w"]) ->
                 "hidden_pixels": hidden.flatten(1).sum(1),
                 "visible_squared_error": ((views - truth[:, None]).square().mean(1) * ~hidden).flatten(1).sum(1),
                 "visible_pixels": (~hidden).flatten(1).sum(1),
-                "tv": metrics.total_variation(views).mean(1),
-                "true_tv": metrics.total_variation(truth),
+                "tv": metrics.total_variation(views).flatten(1).mean(1),
+                "true_tv": metrics.total_variation(truth).flatten(1).mean(1),
             }
             for name, value in values.items():
                 rows.setdefault(name, []).append(value)
@@ -145,7 +146,8 @@ def measure_deterministic(variant: str, session: Session) -> dict[str, np.ndarra
     """The Euclidean error of each view of a deterministic model, whose target is that view."""
     test_set = session_test_set(session)
     with autocast(session.device):
-        views = predict_deterministic(session.model(variant), test_set.context, test_set.cameras.flatten(1, 2))
+        cameras = test_set.cameras.flatten(1, 2)
+        views = predict_deterministic(session.model(variant), test_set.context, cameras, PREDICTIONS_AT_ONCE)
     truth = test_set.truth.flatten(1, 2)
     errors = [metrics.euclidean_error(views[:, 0, i].float(), truth[:, i]) for i in range(truth.shape[1])]
     shape = test_set.cameras.shape[1:3]
@@ -198,7 +200,7 @@ def summarise_views(arrays: Mapping[str, Tensor], k: int, seed: int = 0) -> dict
 
 
 def add_baseline(sampler: Scores, errors: Float[np.ndarray, "c d v"], seed: int = 0) -> dict[str, float]:
-    """energy_skill and energy_ratio of a sampler, and true_over_deterministic, for each view, with intervals.
+    """energy_skill and energy_ratio of a sampler, E_true / E_det and its inverse, for each view, with intervals.
 
     sampler: "energy" and "energy_true" (c, D, V); errors: those of the deterministic model, for the same scenes
     """
@@ -207,8 +209,13 @@ def add_baseline(sampler: Scores, errors: Float[np.ndarray, "c d v"], seed: int 
     for (d, v), key in view_names("energy_skill", ANGLES).items():
         scores = own[:, d, v], baseline[:, d, v], true[:, d, v]
         numbers |= metrics.energy_skill(*scores, generator).as_metrics(key)
-    numbers |= energies_over(own, baseline, view_names("energy_ratio", ANGLES), generator)
-    return numbers | energies_over(true, baseline, view_names("true_over_deterministic", ANGLES), generator)
+    for measure, pair in {
+        "energy_ratio": (own, baseline),
+        "true_over_deterministic": (true, baseline),
+        "deterministic_over_true": (baseline, true),
+    }.items():
+        numbers |= energies_over(*pair, view_names(measure, ANGLES), generator)
+    return numbers
 
 
 def view_names(measure: str, angles: tuple[int, ...]) -> dict[tuple[int, int], str]:
