@@ -318,7 +318,7 @@ def cost_of(observe):
     )
 
 
-CHUNKS = (4, 16, 64)
+CHUNKS = run.pick(smoke=(16,), cpu=(4, 16, 64), gpu=(4, 16, 64))
 plain_cost, checkpointed_cost = cost_of(plain), cost_of(in_chunks(1))
 chunked_costs = {count: cost_of(in_chunks(count)) for count in CHUNKS}
 assert_close(backward_from(in_chunks(16), all_rays), backward_from(plain, all_rays))
