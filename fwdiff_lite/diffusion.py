@@ -50,7 +50,7 @@ from fwdiff_lite.protocols import (
     WeightedDenoiser,
 )
 from fwdiff_lite.row_random import RowRandom, draw_key
-from fwdiff_lite.sampling import SamplerOptions, dynamic_threshold, eval_mode, join_chunks
+from fwdiff_lite.sampling import SamplerOptions, dynamic_threshold, eval_mode, join_chunks, prepare_sampling
 from fwdiff_lite.schedule import CosineSchedule
 
 T_MAX = 1 - 1e-3  # sampling starts here: at t = 1 the noisy target holds nothing of the target
@@ -220,9 +220,7 @@ class ForwardDiffusion(nn.Module):
         num_samples: K samples of each context, on an axis of their own (see Step); default: one, without the axis
         chunk_size: how many signals are sampled at once, to save memory; the noise does not depend on it
         progress: shows a progress bar
-        target_mask, options: as of trajectory
-
-        Networks are in eval mode while they sample.
+        target_mask, options: as of trajectory. Networks are in eval mode while they sample
         """
         sampler_options = SamplerOptions.parse("sample", options)
         shape = self._target_shape(context, target_params, target_mask, sampler_options)
@@ -322,6 +320,7 @@ class ForwardDiffusion(nn.Module):
     ) -> Iterator[Step]:
         """The steps of a trajectory, whose arguments are checked."""
         grad_mode = nullcontext if sampler_options.enable_grad else torch.no_grad
+        times = self._times(sampler_options)
         with grad_mode():
             context, support = self._scale_observations(context), self._support(target_params)
 
@@ -333,8 +332,9 @@ class ForwardDiffusion(nn.Module):
             if sampler_options.guidance != 1.0:
                 empty = context.mask_out(torch.ones_like(context.mask))
                 unconditional = self.denoiser.condition(empty, target_params, target_mask)
+            if len(times) > 1:
+                condition, unconditional = prepare_sampling(self.denoiser, condition, unconditional)
             noisy_target = noise()
-        times = self._times(sampler_options)
         for t, t_next in zip(times, times[1:] + [None], strict=True):
             with grad_mode():
                 signal, observation = self._predict(

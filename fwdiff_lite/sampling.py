@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fwdiff_lite.checks import check_count, check_interval
 from fwdiff_lite.observations import describe
-from fwdiff_lite.protocols import Signal
+from fwdiff_lite.protocols import Condition, PreparingDenoiser, Signal
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,13 @@ def dynamic_threshold(observation: Float[Tensor, "b m *obs"], quantile: float) -
     size = magnitudes.quantile(quantile, dim=2).clamp(min=1).to(observation)
     size = size.reshape(size.shape + (1,) * (observation.ndim - 2))
     return observation.clamp(-size, size) / size
+
+
+def prepare_sampling(denoiser: nn.Module, *conditions: Condition | None) -> list[Condition | None]:
+    """The conditions for several steps, of a PreparingDenoiser where there are no gradients; else as they are."""
+    if torch.is_grad_enabled() or not isinstance(denoiser, PreparingDenoiser):
+        return list(conditions)
+    return [None if condition is None else denoiser.prepare_sampling(condition) for condition in conditions]
 
 
 @contextmanager

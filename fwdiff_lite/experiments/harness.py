@@ -10,6 +10,7 @@ folder; NAME is that of a variant, an asset or an evaluation:
     NAME.json                 the record of the training: seed, options, command, commit, hardware, losses
     evaluation_NAME.json      the record of an evaluation: its measures in long form, and what they depend on
     evaluation_NAME.npz       its arrays
+    evaluation_NAME.part_0_of_4.json, .npz    the same of one part of its contexts (fwdiff_lite/experiments/split.py)
 
 Measures are recorded in the long form of fwdiff_lite/experiments/measurements.py.
 """
@@ -33,12 +34,13 @@ from torch import nn
 from fwdiff_lite.devices import default_device, is_main_process, num_processes
 from fwdiff_lite.experiments.early_results import convert_early_results
 from fwdiff_lite.experiments.measurements import Measurement, to_long
-from fwdiff_lite.experiments.records import check_settings, command_line, downsample_curve, gpu_minutes
+from fwdiff_lite.experiments.records import check_settings, command_line, gpu_minutes, write_training_record
+from fwdiff_lite.experiments.split import ALL_CONTEXTS, Part, check_split, part_path, read_parts
 from fwdiff_lite.experiments.weights import initial_weights, save_weights, weights_path
 from fwdiff_lite.protocols import BatchFunction
 from fwdiff_lite.storage.checkpoints import load_pretrained, load_recorded, load_weights
 from fwdiff_lite.storage.files import atomic_write, exclusive_lock, file_sha256, read_json, write_json
-from fwdiff_lite.storage.provenance import provenance
+from fwdiff_lite.storage.provenance import merge_provenance, provenance
 from fwdiff_lite.training import TrainingLog, fit
 
 RESULT_KEYS = ("measures", "trainings", "evaluations")  # exported arrays that hold JSON
@@ -155,7 +157,7 @@ class Results(NamedTuple):
 class Evaluation:
     """One sampler's evaluation.
 
-    run: computes the results
+    run: computes the results; a PerContext can be split over processes
     variant: the variant or the asset that is evaluated; empty if it needs no weights
     baselines: further variants whose weights it uses
     assets: further assets whose weights it uses, beside those that the variants contain
@@ -248,10 +250,14 @@ class Experiment:
 
 
 class Session:
-    """What the evaluations of one call share: device, options, test set, models, predictions. Each is made once."""
+    """What the evaluations of one call share: device, options, test set, models, predictions. Each is made once.
 
-    def __init__(self, experiment: Experiment, folder: Path, options: Mapping[str, int]):
+    part: the contexts that a PerContext measures
+    """
+
+    def __init__(self, experiment: Experiment, folder: Path, options: Mapping[str, int], part: Part = ALL_CONTEXTS):
         self.experiment, self.folder, self.options, self.device = experiment, folder, options, default_device()
+        self.part = part
         self._cache: dict[Any, Any] = {}
 
     def cached(self, key: Any, make: Callable[[], Any]) -> Any:
@@ -336,17 +342,8 @@ def train(
         "parent": parent,
         "gpu_minutes": gpu_minutes(log.seconds, device, jobs_per_gpu),
     }
-    _write_record(path, record, log)
+    write_training_record(path, record, log)
     return log
-
-
-def _write_record(path: Path, record: dict[str, Any], log: TrainingLog) -> None:
-    """Writes the record of a training beside its weights, and prints a line. path: of the weights."""
-    curve = {key: downsample_curve(values) for key, values in log.curve.items()}
-    minutes = log.seconds / 60
-    write_json(path.with_suffix(".json"), record | {"steps": log.steps, "minutes": minutes, "curve": curve})
-    losses = ", ".join(f"{key} {values[-1]:.4g}" for key, values in curve.items())
-    print(f"{path.stem}: {log.steps} steps of {record['batch']} in {minutes:.1f} minutes, {losses}", flush=True)
 
 
 def check_trainings(experiment: Experiment, names: Iterable[str], folder: Path) -> None:
@@ -400,43 +397,66 @@ def evaluate(
     folder: Path,
     options: Mapping[str, int] | None = None,
     jobs_per_gpu: int = 1,
+    part: int | None = None,
+    parts: int = 1,
 ) -> None:
     """Runs evaluations and writes each record as soon as it exists, unless the folder holds it for the same weights.
 
     names: of evaluations, or of variants for all of their evaluations; none: all whose weights are in the folder
     options: replace those of the experiment
+    part, parts: measures this part of the contexts only; without a part, several parts are joined
     Several processes with the same arguments, such as one for each GPU, share the evaluations: each takes one that no
     other has begun. A measure that is not finite, such as the PSNR of no error, is left out: JSON has no number for it.
-    ValueError on an unknown name, and if weights are missing.
+    ValueError on an unknown name, if weights or parts are missing, or if an evaluation cannot be split.
     """
     options, session = dict(experiment.evaluation_options) | dict(options or {}), None
     selected = {name: experiment.evaluations[name] for name in select_evaluations(experiment, names, folder)}
+    check_split({name: evaluation.run for name, evaluation in selected.items()}, part, parts)
     digests = {
         name: {key: file_sha256(weights_path(key, folder)) for key in experiment.needed_weights(evaluation)}
         for name, evaluation in selected.items()
     }
-    for name, evaluation in selected.items():
+    own_part = ALL_CONTEXTS if part is None else Part(part, parts)
+    for name in selected:
         path = folder / f"evaluation_{name}.json"
+        path = path if part is None else part_path(path, own_part)
         cache_key = {"weights": digests[name], "options": options | dict(experiment.settings)}
         with exclusive_lock(path) as is_mine:
             if not is_mine:
                 print(f"{name}: another process evaluates it", flush=True)
-                continue
-            if cache_key.items() <= read_json(path).items() and path.with_suffix(".npz").exists():
+            elif cache_key.items() <= read_json(path).items() and path.with_suffix(".npz").exists():
                 print(f"{name}: evaluated already; delete {path} to evaluate it again", flush=True)
-                continue
-            start_time, session = time.monotonic(), session or Session(experiment, folder, options)
-            results = evaluation.run(session)
-            minutes = gpu_minutes(time.monotonic() - start_time, session.device, jobs_per_gpu)
-            path.unlink(missing_ok=True)  # a record never stands beside arrays of another evaluation
-            with atomic_write(path.with_suffix(".npz")) as temporary:
-                np.savez_compressed(temporary, **results.arrays)
-            arguments = dict(experiment.arguments) | options
-            command = command_line(experiment.name, "evaluate", name, arguments, jobs_per_gpu)
-            numbers = {key: value for key, value in results.numbers.items() if math.isfinite(value)}
-            rows = [row._asdict() for row in measurements(experiment, name, numbers)]
-            write_json(path, provenance(command) | cache_key | {"gpu_minutes": minutes, "measures": rows})
-            print(name, json.dumps({key: round(value, 3) for key, value in numbers.items()}), flush=True)
+            else:
+                session = session or Session(experiment, folder, options, own_part)
+                _evaluate_one(session, name, path, cache_key, parts, jobs_per_gpu)
+
+
+def _evaluate_one(
+    session: Session, name: str, path: Path, cache_key: dict[str, Any], parts: int, jobs_per_gpu: int
+) -> None:
+    """Runs one evaluation, or the session's part of it, or joins its parts; writes PATH.npz and PATH.json."""
+    experiment, run, start_time = session.experiment, session.experiment.evaluations[name].run, time.monotonic()
+    is_part, records = session.part is not ALL_CONTEXTS, []
+    if is_part:
+        results = Results({}, run.measure(session))
+    elif parts > 1:
+        records, arrays = read_parts(path, parts, cache_key)
+        results = run.summarise(session, arrays)
+    else:
+        results = run(session)
+    minutes = gpu_minutes(time.monotonic() - start_time, session.device, jobs_per_gpu)
+    split = {"part": session.part.index if is_part else None, "parts": parts if parts > 1 else None}
+    arguments = dict(experiment.arguments) | dict(session.options) | split
+    own = provenance(command_line(experiment.name, "evaluate", name, arguments, jobs_per_gpu))
+    own |= {"gpu_minutes": minutes}
+    path.unlink(missing_ok=True)  # a record never stands beside arrays of another evaluation
+    with atomic_write(path.with_suffix(".npz")) as temporary:
+        np.savez_compressed(temporary, **results.arrays)
+    numbers = {key: value for key, value in results.numbers.items() if math.isfinite(value)}
+    rows = [row._asdict() for row in measurements(experiment, name, numbers)]
+    record = merge_provenance([*records, own]) if records else own
+    write_json(path, record | cache_key | {"measures": rows})
+    print(name, json.dumps({key: round(value, 3) for key, value in numbers.items()}), flush=True)
 
 
 def select_evaluations(experiment: Experiment, names: Iterable[str], folder: Path) -> list[str]:

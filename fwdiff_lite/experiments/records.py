@@ -10,6 +10,7 @@ import torch
 
 from fwdiff_lite.devices import is_main_process, num_processes
 from fwdiff_lite.storage.files import read_json, write_json
+from fwdiff_lite.training import TrainingLog
 
 COMMAND = "python -m fwdiff_lite.experiments"
 CURVE_LENGTH = 500  # values of a recorded loss curve, at most
@@ -42,6 +43,15 @@ def downsample_curve(values: list[float], count: int = CURVE_LENGTH) -> list[flo
     """At most `count` values: the means of successive values."""
     size = -(-len(values) // count)
     return [round(sum(values[i : i + size]) / len(values[i : i + size]), 6) for i in range(0, len(values), size)]
+
+
+def write_training_record(path: Path, record: dict[str, Any], log: TrainingLog) -> None:
+    """Writes the record of a training beside its weights, and prints a line. path: of the weights."""
+    curve = {key: downsample_curve(values) for key, values in log.curve.items()}
+    minutes = log.seconds / 60
+    write_json(path.with_suffix(".json"), record | {"steps": log.steps, "minutes": minutes, "curve": curve})
+    losses = ", ".join(f"{key} {values[-1]:.4g}" for key, values in curve.items())
+    print(f"{path.stem}: {log.steps} steps of {record['batch']} in {minutes:.1f} minutes, {losses}", flush=True)
 
 
 def check_settings(path: Path, settings: Mapping[str, Any]) -> None:

@@ -116,10 +116,16 @@ def encoder(side):
     return unet(side, INPUTS, WIDTH, (64, 128, 192, 256), num_attention_levels=2) + linear(side**2, WIDTH, WIDTH)
 
 
+def embed(points, views):  # what each view says of the points, and where the points are in the world
+    return views * (linear(points, COORDINATES + 1, WIDTH) + 2 * linear(points, WIDTH, WIDTH)) + linear(points, COORDINATES, WIDTH)
+
+
+def fuse(points, views):  # the weighted mean over views, four layers, and the output
+    return views * linear(points, WIDTH, 1) + 4 * linear(points, WIDTH, WIDTH) + linear(points, WIDTH, 4 + NUM_FEATURES)
+
+
 def field(points, views):
-    each_view = linear(points, COORDINATES + 1, WIDTH) + 2 * linear(points, WIDTH, WIDTH) + linear(points, WIDTH, 1)
-    shared = linear(points, COORDINATES, WIDTH) + 4 * linear(points, WIDTH, WIDTH)
-    return views * each_view + shared + linear(points, WIDTH, 4 + NUM_FEATURES)
+    return embed(points, views) + fuse(points, views)
 
 
 def training_parts(side, rays, samples):  # operations of the forward pass for one scene
@@ -201,18 +207,9 @@ for part, call in library_parts.items():
     step_costs[part] = {"gigaflop": page_counts[part] / 1e9, "seconds": seconds, "megabytes": kept}
 
 
-def costs_of_a_sample(steps):  # the context is encoded and rendered once, the rest in each step, for all rays
-    repeated = {
-        "target's encoder": lambda: net.encode_targets(condition, target.value, t),
-        "target's rays": lambda: renderer(signal, target.params),
-    }
-    costs = {part: {key: step_costs[part][key] for key in ("gigaflop", "seconds")} for part in list(step_costs)[:2]}
-    for part, call in repeated.items():
-        with torch.no_grad():
-            seconds = benchmark.measure(call, CPU, repeats=1, warmup=0)["seconds"]
-        operations = page_counts[part] if part == "target's encoder" else field(SIDE**2 * SAMPLES, views=2)
-        costs[part] = {"gigaflop": steps * operations / 1e9, "seconds": steps * seconds}
-    return costs
+def seconds_of(call):
+    with torch.no_grad():
+        return benchmark.measure(call, CPU, repeats=1, warmup=0)["seconds"]
 
 
 def encoder_share(key):
@@ -220,7 +217,29 @@ def encoder_share(key):
     return encoders / sum(costs[key] for costs in step_costs.values())
 
 
-sampling_costs = costs_of_a_sample(STEPS)
+def sampling_parts(side, samples, steps):  # operations of one sample; see section 4
+    points = side**2 * samples
+    return {
+        "context's encoder": encoder(side),
+        "deterministic render": field((side // 2) ** 2 * samples, views=1),
+        "target's encoder": steps * encoder(side),
+        "target's rays": embed(points, views=1) + steps * (embed(points, views=1) + fuse(points, views=2)),
+    }
+
+
+with torch.no_grad():
+    start = net.prepare_sampling(condition)
+    step_signal = net(start, target.value, t)
+sampling_seconds = {part: step_costs[part]["seconds"] for part in ("context's encoder", "deterministic render")}
+sampling_seconds["target's encoder"] = STEPS * step_costs["target's encoder"]["seconds"]
+render_seconds = seconds_of(lambda: renderer(step_signal, target.params))
+sampling_seconds["target's rays"] = seconds_of(lambda: net.prepare_sampling(condition)) + STEPS * render_seconds
+sampling_costs = {
+    part: {"gigaflop": count / 1e9, "seconds": sampling_seconds[part]}
+    for part, count in sampling_parts(SIDE, SAMPLES, STEPS).items()
+}
+
+# %% tags=["setup"]
 run.record(
     formula_over_counter=sum(page_counts.values()) / sum(library_counts.values()),
     backward_factor=backward_factor,
@@ -241,7 +260,7 @@ run.savefig(figures.plot_parts(panels), "parts")
 # But most of the memory is the field's: of each point, dozens of coordinates and hundreds of activations are kept, and
 # few operations are done with each. The deterministic render keeps more than any other part, since it has 32 x 32 rays,
 # where the losses use 320. In sampling, all rays of the target are rendered, in every step. So most operations and most
-# of the time are those of the target's rays.
+# of the time are those of the target's rays. (Section 4 says what is computed once, and counts a sample.)
 #
 # ## 2. Memory grows with rays times samples
 #
@@ -321,23 +340,22 @@ run.savefig(figures.plot_memory(sweep, chunked_costs, plain_cost, checkpointed_c
 #
 # ## 4. A sample costs steps times one pass
 #
-# The sampler calls the target's encoder and renders the target in each step. Of one step's work, nothing can be used in
-# the next: the noisy target has changed, so its feature map has, too. What depends on the context alone is computed once
-# (`condition`): the context's feature map and the deterministic render.
+# The sampler calls the target's encoder and renders the target in each step: the noisy target has changed, so its feature
+# map and the field have, too. What depends on the context alone is computed once: the context's feature map, the
+# deterministic render, and what the context says of the points along the target's rays. These points are the same in each
+# step, so this part of the field is kept (`prepare_sampling`): 64 numbers a point. `sampling_parts` of section 1 is this
+# count, and PyTorch's counter agrees again.
 
 # %% tags=["idea", "nbval-ignore-output"]
-def seconds_of(call):
-    with torch.no_grad():
-        return benchmark.measure(call, CPU, repeats=1, warmup=0)["seconds"]
-
-
-once = seconds_of(lambda: net.condition(context, target.params))
-one_step = seconds_of(lambda: renderer(net(condition, target.value, t), target.params))
-sampling_seconds = {steps: seconds_of(benchmark.sampling_call(model, 1, steps, CPU)) for steps in (1, 2, 4)}
+library_count = counted(benchmark.sampling_call(model, 1, 2, CPU))
+assert library_count == sum(sampling_parts(SIDE, SAMPLES, steps=2).values())
+once = seconds_of(lambda: net.prepare_sampling(net.condition(context, target.params)))
+one_step = seconds_of(lambda: renderer(net(start, target.value, t), target.params))
+whole_samples = {steps: seconds_of(benchmark.sampling_call(model, 1, steps, CPU)) for steps in (2, 3, 4)}
 print(f"once {once:.2f} s, one step {one_step:.2f} s; {STEPS} steps would take {once + STEPS * one_step:.0f} s")
 
 # %% tags=["drawing", "nbval-ignore-output"]
-run.savefig(figures.plot_sampling_time(sampling_seconds, once, one_step), "sampling")
+run.savefig(figures.plot_sampling_time(whole_samples, once, one_step), "sampling")
 
 # %% [markdown]
 # The dots are whole samples; the line is the sum of the two parts. So the number of steps is the choice that matters. How
@@ -524,8 +542,8 @@ slider = interact(
 #
 # 1. In `training_parts`, at how many rays do the field's operations equal those of the two encoders? Compute it, then try
 #    the slider of section 7.
-# 2. The context's part of the field does not change over the sampling steps. Which operations of `field` could be kept
-#    from step to step, and how much memory would keeping them take for all rays of a picture?
+# 2. How much memory does keeping the context's part of the field take for all rays of a picture, and which share of the
+#    operations of 32 steps does it save?
 # 3. Two GPUs have twice the scenes a step. Which two ways are there to compare them with one GPU, and what does each of
 #    them measure?
 #
@@ -533,8 +551,8 @@ slider = interact(
 #
 # 1. `encoder(64)` twice, less the deterministic render, over `field(32, 2)` for the target's and the novel view's ray
 #    each: about 2,000 rays.
-# 2. Everything in `each_view` for one of the two views, at points that do not change, since rays and samples are the
-#    same in every step. Kept are 64 numbers a point: 131,072 points of a picture take 34 MB in single precision.
+# 2. Kept are 64 numbers a point: 131,072 points of a picture take 34 MB in single precision. In 31 of the 32 steps, a view
+#    less is embedded: `embed(n, 2) - embed(n, 1)` of `encoder(64) + field(n, 2)`, about a sixth.
 # 3. The same scenes a GPU (*weak scaling*, as in section 5), which measures what communication costs. Or the same scenes
 #    in all (*strong scaling*), where each GPU has half the work and the message stays as large: the same training, sooner.
 #

@@ -136,7 +136,7 @@ def evaluate_sampling(name: str, session: Session) -> Results:
     seconds_STEPS: of `batch` scenes at once, with the networks compiled on a GPU; one scene on a CPU
     eta_ETA_steps_STEPS: for each of SAMPLING_ANGLES, the ratio with its interval over the scenes
     """
-    options, device = session.options, session.device
+    options, device, test_set = session.options, session.device, make_test_set(name, session)
     parts = Parts.of_session(session, f"sampling_{name}")
     resized = {name: resize_variant(MEASURED_VARIANTS[name], options["side"])}
     experiment = replace(session.experiment, variants=session.experiment.variants | resized)
@@ -154,8 +154,8 @@ def evaluate_sampling(name: str, session: Session) -> Results:
     def score(eta: int, steps: int) -> dict[str, list[float]]:
         sampling = evaluation.Sampling(k=options["samples"], steps=steps, eta=eta, chunk_size=batch_size)
         with evaluation.autocast(device):
-            samples = evaluation.sample_posterior(model, session.test_set, sampling, SAMPLING_ANGLES)
-        return {str(angle): energy_over_true(session.test_set, samples[:, :, i, 0], angle) for i, angle in
+            samples = evaluation.sample_posterior(model, test_set, sampling, SAMPLING_ANGLES)
+        return {str(angle): energy_over_true(test_set, samples[:, :, i, 0], angle) for i, angle in
                 enumerate(SAMPLING_ANGLES)}  # fmt: skip
 
     numbers = {}
@@ -190,9 +190,14 @@ def recorded_parts(results: RecordedResults, evaluation: str) -> dict[str, dict]
     return {name: json.loads(str(text)) for name, text in texts.items() if text is not None}
 
 
-def make_test_set(device: torch.device, options: dict[str, int]) -> evaluation.TestSet:
-    """The first held-out scenes of 06, with as many true draws of each as there are samples."""
-    return evaluation.make_test_set(options["scenes"], options["samples"], side=options["side"], device=device)
+def make_test_set(name: str, session: Session) -> evaluation.TestSet:
+    """The first held-out scenes, with as many true draws of each as there are samples, in the images of a variant."""
+    options, batch_options = session.options, MEASURED_VARIANTS[name].batches.keywords
+    images = {"side": options["side"], "supersampling": batch_options.get("supersampling", evaluation.SUPERSAMPLING)}
+    return session.cached(
+        ("test set", images["supersampling"]),
+        lambda: evaluation.make_test_set(options["scenes"], options["samples"], device=session.device, **images),
+    )
 
 
 EXPERIMENT = Experiment(
@@ -206,7 +211,6 @@ EXPERIMENT = Experiment(
         for name in MEASURED_VARIANTS
     }
     | {f"sampling_{name}": Evaluation(partial(evaluate_sampling, name), name) for name in MEASURED_VARIANTS},
-    make_test_set=make_test_set,
     evaluation_options={
         "scenes": 64,
         "samples": 8,

@@ -132,7 +132,9 @@ def build_model(
 def compile_networks(model: ForwardDiffusion) -> None:
     """Compiles the encoder and the field's network, for sampling on a GPU. They take most of the time."""
     model.denoiser.encoder.compile(dynamic=False)
-    model.denoiser.field.compile(dynamic=False)
+    field = model.denoiser.field
+    field.embed = torch.compile(field.embed, dynamic=False)  # also called by itself, see SceneDenoiser.prepare_sampling
+    field.compile(dynamic=False)
 
 
 def make_variant(
@@ -205,6 +207,10 @@ SUPERSAMPLED_VARIANTS = {
     "supersampled_maps": make_variant(
         SUPERSAMPLED_SETTINGS, denoiser_options={"map_upsampling": 2}, **SUPERSAMPLED_OPTIONS
     ),
+    "supersampled_deterministic": make_variant(
+        replace(SUPERSAMPLED_SETTINGS, model_class=ForwardRegression), **SUPERSAMPLED_OPTIONS
+    ),
+    "supersampled_view_space": make_variant(SETTINGS["view_space"], **SUPERSAMPLED_OPTIONS),
 }
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -34,7 +35,22 @@ from fwdiff_lite.problems.inverse_graphics.cameras import (
 from fwdiff_lite.problems.inverse_graphics.volume import RenderedImages, RenderedRays, VolumeRenderer
 
 CPU_CHUNK_POINTS = 2**13  # points x views in one call of the field's network on the CPU: they fit a core's cache
+MAX_EMBEDDING_BYTES = {"cpu": 2**29, "cuda": 2**34}  # larger embeddings of a context are computed in each step
 DENSITY_SCALE = 10.0  # density per unit of length = DENSITY_SCALE x softplus of the network's output
+
+
+class PointEmbeddings(NamedTuple):
+    """What some views of B scenes give at P points: `FieldNetwork.embed`, kept while other views change.
+
+    points: (B, P, 3); values: (B, V, P, W) of the first V views of a RadianceField
+    """
+
+    points: Float[Tensor, "b p 3"]
+    values: Float[Tensor, "b v p w"]
+
+    def are_at(self, points: Float[Tensor, "b p 3"]) -> bool:
+        """Whether the embeddings are those of these points, to the bit. A GPU waits for the answer."""
+        return self.points.shape == points.shape and torch.equal(self.points, points)
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +61,7 @@ class RadianceField:
     cameras:      (B, V, 4, 4) of the views
     mask:         (B, V) True where there is a view
     training: whether renderers sample each ray at stratified offsets, as in training, or in the middle of its segments
+    embeddings: of the first views, at points where the field is evaluated again and again; None: of no view
     """
 
     network: FieldNetwork
@@ -53,21 +70,37 @@ class RadianceField:
     cameras: Float[Tensor, "b v 4 4"]
     mask: Bool[Tensor, "b v"]
     training: bool = False
+    embeddings: PointEmbeddings | None = None
 
     def __call__(self, points: Float[Tensor, "b p 3"]) -> tuple[Float[Tensor, "b p"], Float[Tensor, "b p o"]]:
         """Density, and colours followed by features, at world points (Eq. 10)."""
-        views = (self.feature_maps, self.cameras, self.mask)
-        if points.is_cuda or torch.is_grad_enabled():
-            return self.network(points, *views)
-        chunks = points.split(max(1, CPU_CHUNK_POINTS // self.mask.numel()), 1)
-        density, rgb_features = zip(*(self.network(chunk, *views) for chunk in chunks), strict=True)
+        views, inputs = (self.feature_maps, self.cameras, self.mask), (points,)
+        if self.embeddings is not None and self.embeddings.are_at(points):
+            first = self.embeddings.values.shape[1]
+            views, inputs = (self.feature_maps[:, first:], self.cameras[:, first:], self.mask), self.embeddings
+        chunks = zip(*(self._chunks(x) for x in inputs), strict=True)
+        density, rgb_features = zip(*(self.network(p, *views, *values) for p, *values in chunks), strict=True)
+        if len(density) == 1:
+            return density[0], rgb_features[0]
         return torch.cat(density, 1), torch.cat(rgb_features, 1)
+
+    def embed(self, points: Float[Tensor, "b p 3"]) -> PointEmbeddings:
+        """The embeddings of all views at these points."""
+        values = [self.network.embed(chunk, self.feature_maps, self.cameras) for chunk in self._chunks(points)]
+        return PointEmbeddings(points, torch.cat(values, 2))
+
+    def _chunks(self, x: Float[Tensor, "*b p n"]) -> tuple[Tensor, ...]:
+        """Values of points in several chunks, which are small on the CPU; all at once where gradients are wanted."""
+        if x.is_cuda or torch.is_grad_enabled():
+            return (x,)
+        return x.split(max(1, CPU_CHUNK_POINTS // self.mask.numel()), -2)
 
     def __getitem__(self, rows) -> RadianceField:
         """Some of the scenes: `rows` is an index of a tensor's first axis. An int selects a batch of one scene."""
         if isinstance(rows, int):
             rows = slice(rows, rows + 1 or None)
-        return replace(self, feature_maps=self.feature_maps[rows], cameras=self.cameras[rows], mask=self.mask[rows])
+        views = {"feature_maps": self.feature_maps[rows], "cameras": self.cameras[rows], "mask": self.mask[rows]}
+        return replace(self, **views, embeddings=None)
 
     def render(self, cameras: Float[Tensor, "b m 4 4"]) -> RenderedImages:
         """Renders the scenes for M cameras each: colours, distance and opacity, without gradients."""
@@ -83,7 +116,7 @@ def cat(fields: list[RadianceField], dim: int = 0) -> RadianceField:
     # the network reads all channels of a pixel at once, so the channels are contiguous in memory
     feature_maps = torch.cat([f.feature_maps.movedim(2, -1) for f in fields], dim).movedim(-1, 2)
     cameras, mask = (torch.cat(parts, dim) for parts in zip(*((f.cameras, f.mask) for f in fields), strict=True))
-    return replace(fields[0], feature_maps=feature_maps, cameras=cameras, mask=mask)
+    return replace(fields[0], feature_maps=feature_maps, cameras=cameras, mask=mask, embeddings=None)
 
 
 def bilinear_sample_uv(images: Float[Tensor, "n c h w"], uv: Float[Tensor, "n p 2"]) -> Float[Tensor, "n p c"]:
@@ -173,7 +206,7 @@ class FieldNetwork(nn.Module):
 
     def __init__(self, width: int, num_features: int, num_freqs: int = 4, contraction_radius: float = 0.0):
         super().__init__()
-        self.num_freqs, self.contraction_radius = num_freqs, contraction_radius
+        self.width, self.num_freqs, self.contraction_radius = width, num_freqs, contraction_radius
         self.camera_proj = nn.Linear(3 * (1 + 2 * num_freqs) + 1, width)
         self.world_proj = nn.Linear(3 * (1 + 2 * num_freqs), width)
         self.per_view_mlp = _ResidualBlock(width)
@@ -186,10 +219,34 @@ class FieldNetwork(nn.Module):
         points: Float[Tensor, "b p 3"],
         feature_maps: Float[Tensor, "b v c h w"],
         cameras: Float[Tensor, "b v 4 4"],
-        mask: Bool[Tensor, "b v"],
+        mask: Bool[Tensor, "b u"],
+        first_embeddings: Float[Tensor, "b f p c"] | None = None,
     ) -> tuple[Float[Tensor, "b p"], Float[Tensor, "b p o"]]:
-        """Density per unit of length, and colours in [-1, 1] followed by features."""
-        b, v = mask.shape
+        """Density per unit of length, and colours in [-1, 1] followed by features.
+
+        first_embeddings: of F views that come before the V views whose maps and cameras are given
+        mask: (B, F + V) of all views
+        """
+        h = self.embed(points, feature_maps, cameras)
+        if first_embeddings is not None:
+            h = torch.cat([first_embeddings, h], 1)
+        view_mask = mask[:, :, None, None]
+        weight = self.weight(h).masked_fill(~view_mask, -1e4).softmax(1) * view_mask  # all zero where there is no view
+        output = self.head(self.fusion_mlp((weight * h).sum(1)))
+        density = DENSITY_SCALE * nn.functional.softplus(output[..., 0])
+        if self.contraction_radius:
+            _, stretch = contract(points, self.contraction_radius)
+            density = density / stretch
+        return density, torch.cat([output[..., 1:4].tanh(), output[..., 4:]], -1)
+
+    def embed(
+        self,
+        points: Float[Tensor, "b p 3"],
+        feature_maps: Float[Tensor, "b v c h w"],
+        cameras: Float[Tensor, "b v 4 4"],
+    ) -> Float[Tensor, "b v p c"]:
+        """The embeddings of points for each view, which the second MLP fuses."""
+        b, v = cameras.shape[:2]
         homogeneous = project_homogeneous(cameras, points[:, None])  # (B, V, P, 3)
         uv, depth = perspective_divide(homogeneous)  # (B, V, P, 2), (B, V, P)
         inside = (depth > 0) & ((uv - 0.5).abs() <= 0.5).all(-1)
@@ -198,18 +255,11 @@ class FieldNetwork(nn.Module):
         inside = inside[..., None].to(points.dtype)
         if self.contraction_radius:
             homogeneous, _ = contract(homogeneous, self.contraction_radius)
-            points, stretch = contract(points, self.contraction_radius)
+            points, _ = contract(points, self.contraction_radius)
         camera_encoding, world_encoding = (positional_encoding(x, self.num_freqs) for x in (homogeneous, points))
         h = self.camera_proj(torch.cat([camera_encoding, inside], -1)) + inside * features
         h = h + self.world_proj(world_encoding)[:, None]
-        h = self.per_view_mlp(h)
-        view_mask = mask[:, :, None, None]
-        weight = self.weight(h).masked_fill(~view_mask, -1e4).softmax(1) * view_mask  # all zero where there is no view
-        output = self.head(self.fusion_mlp((weight * h).sum(1)))
-        density = DENSITY_SCALE * nn.functional.softplus(output[..., 0])
-        if self.contraction_radius:
-            density = density / stretch
-        return density, torch.cat([output[..., 1:4].tanh(), output[..., 4:]], -1)
+        return self.per_view_mlp(h)
 
 
 @dataclass(frozen=True, eq=False)
@@ -288,6 +338,26 @@ class SceneDenoiser(nn.Module):
         render = self.render_context(scene, target_params)
         prediction = Observations(self._to_images(render.rgb_features[..., :3]), target_params)
         return Condition(scene, self.assemble_conditioning(render), target_params, target_mask, prediction)
+
+    def prepare_sampling(self, condition: Condition) -> Condition:
+        """The condition with the context's embeddings at all points of the targets' rays (protocols.PreparingDenoiser).
+
+        The points are the same in each step. Nothing is kept where the renderer evaluates the points in several calls,
+        or the embeddings have more than MAX_EMBEDDING_BYTES.
+        """
+        calls: list[Tensor] = []
+
+        def record(points: Tensor) -> tuple[Tensor, Tensor]:
+            calls.append(points)
+            return torch.zeros_like(points[..., 0]), torch.zeros_like(points)
+
+        record.training = condition.context.training  # type: ignore[attr-defined]
+        self.renderer(record, condition.cameras)
+        points, *others = calls
+        num_bytes = points[..., 0].numel() * condition.context.mask.shape[1] * self.field.width * points.itemsize
+        if others or num_bytes > MAX_EMBEDDING_BYTES[points.device.type]:
+            return condition
+        return replace(condition, context=replace(condition.context, embeddings=condition.context.embed(points)))
 
     def encode_context(self, context: Observations) -> RadianceField:
         """The scene that is conditioned on the context alone, S(. | enc(O_ctxt; 0))."""
@@ -392,4 +462,4 @@ class SceneDenoiser(nn.Module):
         if mask is None:
             mask = torch.ones(feature_maps.shape[:2], dtype=torch.bool, device=feature_maps.device)
         target = replace(context, feature_maps=feature_maps, cameras=condition.cameras, mask=mask)
-        return cat([context, target], 1)
+        return replace(cat([context, target], 1), embeddings=context.embeddings)

@@ -44,6 +44,10 @@ class ViewDenoiser(SceneDenoiser):
         super().__init__(renderer, encoder, width, **options)
         self.rgb_head = nn.Conv2d(width, 3, 1)
 
+    def prepare_sampling(self, condition: Condition) -> Condition:
+        """The condition: no step evaluates a field."""
+        return condition
+
     def forward(
         self, condition: Condition, noisy_target: Float[Tensor, "b m 3 h w"], t: Float[Tensor, "b"]
     ) -> Float[Tensor, "b m 3 h w"]:

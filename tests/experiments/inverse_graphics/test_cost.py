@@ -115,6 +115,7 @@ def test_samples_are_timed_and_scored(session, monkeypatch):
     assert parts.keys() == {"seconds_1", "eta_0_steps_1", "eta_1_steps_1"} and parts["seconds_1"]["batch"] == 1
     assert numbers["sampling_ms_1"] == 1e3 * parts["seconds_1"]["seconds"]
     assert numbers["eta_0_steps_1_energy_over_true_60"] == parts["eta_0_steps_1"]["60"][0] > 1
-    draws = session.test_set.posterior_draws[:, :, evaluation.TARGET_ANGLES.index(180), 0]
-    assert cost.energy_over_true(session.test_set, draws, 180) == [1.0] * 3, "true draws are as good as true draws"
-    assert cost.energy_over_true(session.test_set, draws + 0.1, 180)[0] > 1
+    test_set = cost.make_test_set("unet", session)
+    draws = test_set.posterior_draws[:, :, evaluation.TARGET_ANGLES.index(180), 0]
+    assert cost.energy_over_true(test_set, draws, 180) == [1.0] * 3, "true draws are as good as true draws"
+    assert cost.energy_over_true(test_set, draws + 0.1, 180)[0] > 1

@@ -108,9 +108,9 @@ def test_a_transparent_pixel_has_infinite_depth():
     assert evaluation.surface_depth(image).flatten().tolist() == [1.0, torch.inf]
 
 
-def test_a_test_set_has_at_most_128_scenes():
-    with pytest.raises(ValueError, match="the test set has 128 scenes, got count = 129"):
-        evaluation.make_test_set(129)
+def test_a_test_set_has_at_most_256_scenes():
+    with pytest.raises(ValueError, match="the test set has 256 scenes, got count = 257"):
+        evaluation.make_test_set(257)
 
 
 def test_evaluations_are_exported_in_the_form_that_the_notebook_reads(tmp_path, monkeypatch):

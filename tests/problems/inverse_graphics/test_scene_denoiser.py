@@ -218,6 +218,70 @@ def test_a_sampled_scene_renders_from_any_camera(encoder):
     assert torch.equal(repeated.observation, step.observation)
 
 
+@pytest.mark.parametrize(("dtype", "supersampling"), [(torch.float32, 1), (torch.float64, 2)])
+def test_the_context_is_embedded_once_and_samples_are_the_same(dtype, supersampling, monkeypatch):
+    """To the bit: with one or two contexts, masked contexts, guidance, and two targets."""
+    denoiser = small_denoiser().eval().to(dtype)
+    renderer = replace(denoiser.renderer, supersampling=supersampling, supersample_observations=True)
+    denoiser.renderer = renderer
+    model, target = ForwardDiffusion(denoiser, renderer), orbit_cameras(2, 2, seed=5).to(dtype)
+    num_points = 2 * renderer.height * renderer.width * supersampling**2 * renderer.samples_per_ray
+    embed, views = denoiser.field.embed, []
+
+    def counted(points, feature_maps, cameras):
+        views.extend(cameras.shape[1:2] * points.shape[1])
+        return embed(points, feature_maps, cameras)
+
+    monkeypatch.setattr(denoiser.field, "embed", counted)
+
+    def sample(context, **options):
+        views.clear()
+        step = model.sample(context, target, steps=2, eta=1.0, generator=generator(), **options)
+        return step.observation, sum(views)
+
+    images = noise_images(2, 2)
+    images = Observations(images.value.to(dtype), images.params.to(dtype), images.mask)
+    one_masked = replace(images, mask=torch.tensor([[True, False], [True, True]]))
+    for context, options in ((images.select([0]), {}), (one_masked, {}), (one_masked, {"guidance": 2.0})):
+        num_contexts = context.value.shape[1]
+        observation, count = sample(context, **options)
+        with monkeypatch.context() as without:
+            without.setattr(SceneDenoiser, "prepare_sampling", lambda self, condition: condition)
+            plain, plain_count = sample(context, **options)
+        assert torch.equal(observation, plain) if dtype == torch.float32 else (observation - plain).abs().max() < 1e-12
+        # one of two steps evaluates the targets alone
+        assert plain_count - count == (1 + ("guidance" in options)) * num_contexts * num_points
+    with monkeypatch.context() as wrong:  # the control: the embeddings of the other scene's context
+        prepare = SceneDenoiser.prepare_sampling
+
+        def swapped(self, condition):
+            scene = prepare(self, condition).context
+            values = scene.embeddings.values.flip(0)
+            return replace(condition, context=replace(scene, embeddings=scene.embeddings._replace(values=values)))
+
+        wrong.setattr(SceneDenoiser, "prepare_sampling", swapped)
+        assert (sample(one_masked, guidance=2.0)[0] - plain).abs().max() > 1e-3
+
+
+def test_embeddings_are_of_their_points_alone_and_large_ones_are_not_kept(monkeypatch):
+    denoiser, context, target = small_denoiser().eval(), noise_images(2, 1), orbit_cameras(2, 1, seed=5)
+    with torch.no_grad():
+        condition = denoiser.condition(context, target)
+        prepared = denoiser.prepare_sampling(condition)
+        points = prepared.context.embeddings.points
+        noisy, t = torch.zeros(2, 1, 3, 8, 8), torch.ones(2)
+        plain, scene = (denoiser(x, noisy, t) for x in (condition, prepared))
+        wrong = replace(scene, embeddings=scene.embeddings._replace(values=scene.embeddings.values + 1))
+        assert torch.equal(scene(points)[1], plain(points)[1]) and not torch.equal(wrong(points)[1], plain(points)[1])
+        for other in (points + 0.1, points[:, :9]):
+            assert torch.equal(wrong(other)[1], plain(other)[1]), "other points are embedded anew"
+        assert torch.equal(wrong[1:](points[1:])[1], plain[1:](points[1:])[1]), "and the points of selected scenes"
+        monkeypatch.setattr("fwdiff_lite.problems.inverse_graphics.pixelnerf.MAX_EMBEDDING_BYTES", {"cpu": 100})
+        assert denoiser.prepare_sampling(condition) is condition
+    signal = denoiser.train()(denoiser.condition(context, target), noisy, t)
+    assert signal.embeddings is None, "a loss keeps nothing"
+
+
 @pytest.mark.parametrize("encoder", ["unet", "dit"])
 def test_images_can_be_single_rows_of_pixels(encoder):
     renderer = VolumeRenderer((-1.0, -1.0, -0.1), (1.0, 1.0, 0.1), 1, 16, 6)

@@ -1,0 +1,257 @@
+"""Samplers at five angles, measured scene by scene, so that several devices share an evaluation.
+
+    python -m fwdiff_lite.experiments inverse_graphics evaluate supersampled_angles_eta_1 --scenes 256 --supersampling 4
+
+The samples of a scene depend on the scene's index alone, not on the other scenes of a part (`PerContext`). Sampling
+ends at LAST_TIME. `add_baseline` compares a sampler's recorded scores with those of the deterministic model.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from functools import partial
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fwdiff_lite import metrics
+from fwdiff_lite.colours import to_uint8
+from fwdiff_lite.diffusion import ForwardDiffusion
+from fwdiff_lite.experiments.harness import Evaluation, Results, Session
+from fwdiff_lite.experiments.inverse_graphics.factors import classify_factors, summarise_factors
+from fwdiff_lite.experiments.inverse_graphics.held_out import TestSet, make_test_set
+from fwdiff_lite.experiments.inverse_graphics.posterior_samples import (
+    Sampling,
+    autocast,
+    load_compiled_model,
+    predict_deterministic,
+    render_views,
+)
+from fwdiff_lite.experiments.inverse_graphics.variants import FULL_MODEL, SUPERSAMPLED_VARIANTS
+from fwdiff_lite.experiments.split import PerContext
+
+ANGLES = (60, 90, 120, 150, 180)  # azimuth of the target cameras, in degrees; each has its novel camera
+LAST_TIME = 0.125  # later steps change visible pixels more than hidden ones, and add an error of their own
+ETAS = (1, 0)
+PREDICTIONS_AT_ONCE = 8  # of the deterministic model, which is not compiled and needs more memory
+NUM_EXAMPLES, EXAMPLE_SAMPLES = 6, 2  # scenes and samples of each whose images are recorded
+
+Scores = Mapping[str, np.ndarray]  # arrays with a row for each scene
+
+
+# --- one scene --------------------------------------------------------------------------------------------------------
+
+
+def session_test_set(session: Session) -> TestSet:
+    """The scenes of the session's part, with their views at ANGLES."""
+    options = session.options
+    test_set = partial(make_test_set, device=session.device, angles=ANGLES, rows=session.part.rows)
+    return session.cached(
+        "test set at angles",
+        lambda: test_set(options["scenes"], options["samples"], supersampling=options["supersampling"]),
+    )
+
+
+def scene_generator(scene: int, seed: int = 0) -> torch.Generator:
+    """The generator of the noise of one scene's samples."""
+    return torch.Generator().manual_seed(seed * 100_003 + scene)
+
+
+def sample_scene(
+    model: ForwardDiffusion, test_set: TestSet, sampling: Sampling, generator: torch.Generator
+) -> Float[Tensor, "1 k d v 3 h w"]:
+    """K samples of a single scene for each angle, rendered at the target camera and at the novel camera."""
+    context, options = test_set.context.repeat(sampling.k), {"steps": sampling.steps, "eta": sampling.eta}
+    options |= {"generator": generator, "last_time": LAST_TIME}
+    views = []
+    for cameras in test_set.cameras[0]:
+        cameras = cameras.expand(sampling.k, -1, -1, -1)
+        signal = model.sample(context, cameras[:, :1], **options).signal
+        views.append(render_views(signal, cameras))
+    return torch.stack(views, 1)[None]
+
+
+def sample_scene_views(
+    model: ForwardDiffusion, test_set: TestSet, sampling: Sampling, generator: torch.Generator
+) -> Float[Tensor, "1 k d v 3 h w"]:
+    """K samples of each view of a single scene by a view-space model, each view by itself, clamped to [-1, 1]."""
+    context, cameras = test_set.context.repeat(sampling.k), test_set.cameras.flatten(1, 2)
+    options = {"steps": sampling.steps, "eta": sampling.eta, "generator": generator}
+    views = model.sample(context, cameras.expand(sampling.k, -1, -1, -1), **options).observation.clamp(-1, 1)
+    return views.unflatten(1, test_set.cameras.shape[1:3])[None]
+
+
+def measure_views(test_set: TestSet, samples: Float[Tensor, "c k d v 3 h w"]) -> dict[str, Tensor]:
+    """What the summary needs of each scene; (c, D, V) where nothing else is said.
+
+    energy, energy_true:  the energy scores of the samples and of the test set's true draws
+    variance, squared_error, hidden_pixels: sums over the pixels of the disocclusion mask: of the samples' variance, of
+        the squared error of their mean, and their number
+    visible_squared_error, visible_pixels: the same of all other pixels, and the mean over samples of the squared error
+    tv, true_tv: total variation of samples and of the truth
+    labels (c, F, K), true_labels (c, F, 1), factors (c, F), probabilities (c, F, A): of the hidden factors, as the
+        samples and the true view show them, as they are, and their distribution given the context
+    """
+    rows: dict[str, list[Tensor]] = {}
+    for d in range(samples.shape[2]):
+        for v in range(samples.shape[3]):
+            views, truth, draws = samples[:, :, d, v], test_set.truth[:, d, v], test_set.posterior_draws[:, :, d, v]
+            hidden = test_set.disocclusion_mask[:, d, v, None].expand_as(truth)
+            values = {
+                "energy": metrics.energy_score(views, truth),
+                "energy_true": metrics.energy_score(draws, truth),
+                "variance": (views.var(1) * hidden).flatten(1).sum(1),
+                "squared_error": ((views.mean(1) - truth).square() * hidden).flatten(1).sum(1),
+                "hidden_pixels": hidden.flatten(1).sum(1),
+                "visible_squared_error": ((views - truth[:, None]).square().mean(1) * ~hidden).flatten(1).sum(1),
+                "visible_pixels": (~hidden).flatten(1).sum(1),
+                "tv": metrics.total_variation(views).flatten(1).mean(1),
+                "true_tv": metrics.total_variation(truth).flatten(1).mean(1),
+            }
+            for name, value in values.items():
+                rows.setdefault(name, []).append(value)
+    shape = samples.shape[2:4]
+    measures = {name: torch.stack(values, 1).unflatten(1, shape) for name, values in rows.items()}
+    back = test_set.angles.index(180)
+    labels = classify_factors(torch.cat([test_set.truth[:, None, back, 0], samples[:, :, back, 0]], 1), test_set)
+    scenes = test_set.scenes
+    factors = {"factors": scenes.factor, "probabilities": scenes.factor_probabilities.double()}
+    return measures | factors | {"labels": labels[..., 1:], "true_labels": labels[..., :1]}
+
+
+# --- evaluations ------------------------------------------------------------------------------------------------------
+
+
+def measure_sampler(variant: str, eta: int, session: Session) -> dict[str, np.ndarray]:
+    """The measures of a variant's samples, for each scene of the session's part; with seconds, and bytes of images."""
+    test_set, options = session_test_set(session), session.options
+    model, rows = load_compiled_model(session, variant), []
+    sampling = Sampling(options["samples"], options["steps"], eta)
+    sample = sample_scene_views if variant.endswith("view_space") else sample_scene
+    for i, scene in enumerate(range(options["scenes"])[session.part.rows]):
+        one = test_set[i : i + 1]
+        start_time = time.monotonic()
+        with autocast(session.device):
+            samples = sample(model, one, sampling, scene_generator(scene)).float()
+        row = {name: value.cpu().numpy() for name, value in measure_views(one, samples).items()}
+        row["images"] = to_uint8(samples[:, :EXAMPLE_SAMPLES], 64)
+        rows.append(row | {"seconds": np.array([time.monotonic() - start_time])})
+    return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+
+
+def measure_deterministic(variant: str, session: Session) -> dict[str, np.ndarray]:
+    """The Euclidean error of each view of a deterministic model, whose target is that view."""
+    test_set = session_test_set(session)
+    with autocast(session.device):
+        cameras = test_set.cameras.flatten(1, 2)
+        views = predict_deterministic(session.model(variant), test_set.context, cameras, PREDICTIONS_AT_ONCE)
+    truth = test_set.truth.flatten(1, 2)
+    errors = [metrics.euclidean_error(views[:, 0, i].float(), truth[:, i]) for i in range(truth.shape[1])]
+    shape = test_set.cameras.shape[1:3]
+    images = to_uint8(views[:, 0].unflatten(1, shape), 64)
+    return {"energy": torch.stack(errors, 1).unflatten(1, shape).cpu().numpy(), "images": images}
+
+
+def summarise_deterministic(variant: str, session: Session, arrays: dict[str, np.ndarray]) -> Results:
+    """The mean error of each view, and the errors of each scene, for `add_baseline`."""
+    errors, names = torch.from_numpy(arrays["energy"]).double(), view_names("energy", ANGLES)
+    numbers = {name: float(errors[:, d, v].mean()) for (d, v), name in names.items()}
+    return Results(
+        numbers, {f"{variant}_energy": arrays["energy"], f"{variant}_images": arrays["images"][:NUM_EXAMPLES]}
+    )
+
+
+def summarise_sampler(name: str, session: Session, arrays: dict[str, np.ndarray], seed: int = 0) -> Results:
+    """All measures, with the names of metrics.json, and for figures the scores and labels of each scene.
+
+    energy_over_true, novel_energy_over_true: the energy score of samples over that of true draws
+    spread_skill: spread over error on the pixels of the disocclusion mask
+    sharpness_ratio: total variation of samples over that of the truth
+    visible_rms: the root mean squared error of a sample on all other pixels
+    HIDDEN_factor_tv, HIDDEN_factor_scene_rms: of each hidden factor; factor_tv is the larger one
+    seconds_a_sample: of one target and its novel view
+    """
+    numbers = summarise_views({key: torch.from_numpy(x) for key, x in arrays.items()}, arrays["labels"].shape[2], seed)
+    numbers["seconds_a_sample"] = float(arrays["seconds"].mean()) / (arrays["labels"].shape[2] * len(ANGLES))
+    recorded = {f"{name}_{key}": arrays[key] for key in ("energy", "energy_true")}
+    recorded |= {f"{name}_labels": arrays["labels"].astype(np.uint8), f"{name}_images": arrays["images"][:NUM_EXAMPLES]}
+    return Results(numbers, recorded)
+
+
+def summarise_views(arrays: Mapping[str, Tensor], k: int, seed: int = 0) -> dict[str, float]:
+    """The measures of samples, k of each scene, from the arrays of `measure_views`."""
+    generator = torch.Generator().manual_seed(seed)
+    x = {key: arrays[key].double() for key in ("energy", "energy_true", "variance", "squared_error", "tv", "true_tv")}
+    numbers = energies_over(x["energy"], x["energy_true"], view_names("energy_over_true", ANGLES), generator)
+    numbers |= energies_over(x["tv"], x["true_tv"], view_names("sharpness_ratio", ANGLES), generator)
+    for (d, v), key in view_names("spread_skill", ANGLES).items():
+        variance, error = x["variance"][:, d, v] * (k + 1) / k, x["squared_error"][:, d, v]
+        ratio = metrics.bootstrap(lambda a, b: (a.mean() / b.mean()).sqrt(), variance, error, generator=generator)
+        numbers |= ratio.as_metrics(key)
+    for (d, v), key in view_names("visible_rms", ANGLES).items():
+        sums = (arrays[f"visible_{part}"][:, d, v].double().sum() for part in ("squared_error", "pixels"))
+        numbers[key] = float(torch.div(*sums).sqrt())
+    numbers |= summarise_factors(arrays["labels"].long(), arrays["probabilities"], generator)
+    numbers["readings_right"] = (arrays["true_labels"][..., 0] == arrays["factors"]).double().mean()
+    return {key: float(value) for key, value in numbers.items()}
+
+
+def add_baseline(sampler: Scores, errors: Float[np.ndarray, "c d v"], seed: int = 0) -> dict[str, float]:
+    """energy_skill and energy_ratio of a sampler, E_true / E_det and its inverse, for each view, with intervals.
+
+    sampler: "energy" and "energy_true" (c, D, V); errors: those of the deterministic model, for the same scenes
+    """
+    generator, numbers = torch.Generator().manual_seed(seed), {}
+    own, true, baseline = (torch.from_numpy(x).double() for x in (sampler["energy"], sampler["energy_true"], errors))
+    for (d, v), key in view_names("energy_skill", ANGLES).items():
+        scores = own[:, d, v], baseline[:, d, v], true[:, d, v]
+        numbers |= metrics.energy_skill(*scores, generator).as_metrics(key)
+    for measure, pair in {
+        "energy_ratio": (own, baseline),
+        "true_over_deterministic": (true, baseline),
+        "deterministic_over_true": (baseline, true),
+    }.items():
+        numbers |= energies_over(*pair, view_names(measure, ANGLES), generator)
+    return numbers
+
+
+def view_names(measure: str, angles: tuple[int, ...]) -> dict[tuple[int, int], str]:
+    """The name in metrics.json of a measure of each view: of the target (v = 0) and of the novel view (v = 1)."""
+    prefixes = enumerate(("", "novel_"))
+    return {(d, v): f"{prefix}{measure}_{angle}" for v, prefix in prefixes for d, angle in enumerate(angles)}
+
+
+def energies_over(
+    scores: Float[Tensor, "c d v"],
+    reference: Float[Tensor, "c d v"],
+    names: Mapping[tuple[int, int], str],
+    generator: torch.Generator,
+) -> dict[str, float]:
+    """The mean score over the mean of the reference for each view, with an interval that is paired over scenes."""
+    numbers = {}
+    for (d, v), name in names.items():
+        pair = scores[:, d, v], reference[:, d, v]
+        numbers |= metrics.bootstrap(lambda a, b: a.mean() / b.mean(), *pair, generator=generator).as_metrics(name)
+    return numbers
+
+
+SAMPLED = (FULL_MODEL, *(name for name in SUPERSAMPLED_VARIANTS if not name.endswith("deterministic")))
+EVALUATIONS = {
+    name: Evaluation(
+        PerContext(partial(measure_sampler, variant, eta), partial(summarise_sampler, name)), variant, on_request=True
+    )
+    for variant in SAMPLED
+    for eta in ETAS
+    for name in (f"{variant}_angles_eta_{eta}",)
+} | {
+    f"{variant}_angles": Evaluation(
+        PerContext(partial(measure_deterministic, variant), partial(summarise_deterministic, variant)),
+        variant,
+        on_request=True,
+    )
+    for variant in ("deterministic", *SUPERSAMPLED_VARIANTS)
+    if variant.endswith("deterministic")
+}

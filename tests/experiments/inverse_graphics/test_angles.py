@@ -1,0 +1,155 @@
+"""Samplers measured scene by scene: exact draws pass, wrong ones fail; parts are those of the whole; ceilings."""
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small_variants import small_variant
+
+from fwdiff_lite import metrics
+from fwdiff_lite.experiments.harness import Session
+from fwdiff_lite.experiments.inverse_graphics import angles, ceilings, evaluation, held_out
+from fwdiff_lite.experiments.split import Part, interleave
+from fwdiff_lite.problems.inverse_graphics.pixelnerf import bilinear_sample_uv
+
+COUNT, K, SIDE = 8, 4, 16
+make_small_set = partial(held_out.make_test_set, side=SIDE, angles=angles.ANGLES)
+
+
+@pytest.fixture(autouse=True)
+def fewer_resamples(monkeypatch):
+    monkeypatch.setattr(angles.metrics, "bootstrap", partial(metrics.bootstrap, resamples=40))
+
+
+@pytest.fixture(scope="module")
+def test_set():
+    return make_small_set(COUNT, 2 * K)
+
+
+def measures(test_set, samples):
+    return angles.summarise_views(angles.measure_views(test_set, samples), samples.shape[1])
+
+
+def test_rows_angles_and_supersampling_change_no_random_number():
+    all_angles, part, three, fine, large = (
+        partial(held_out.make_test_set, 3, 2, side=8)(**options)
+        for options in (
+            {"angles": angles.ANGLES},
+            {"angles": angles.ANGLES, "rows": slice(1, None, 2)},
+            {},
+            {"supersampling": 4},
+            {"side": 16},
+        )
+    )
+    for name in ("truth", "posterior_draws", "disocclusion_mask", "cameras"):
+        assert torch.equal(getattr(part, name), getattr(all_angles[1::2], name))
+    assert torch.equal(part.drawn_scenes.factor, all_angles[1::2].drawn_scenes.factor)
+    assert torch.equal(three.posterior_draws, all_angles.posterior_draws[:, :, ::2]), "the views at 60, 120 and 180"
+    same_rays = torch.nn.functional.avg_pool2d(large.posterior_draws.flatten(0, 4), 2).view_as(fine.posterior_draws)
+    torch.testing.assert_close(fine.posterior_draws, same_rays, rtol=0, atol=1e-6)
+    assert (three.posterior_draws - same_rays).abs().max() > 0.05, "the control: 2 x 2 rays"
+
+
+def test_the_larger_test_set_begins_with_the_smaller_one():
+    large = held_out.make_test_set(held_out.COUNT + 1, 1, side=2, rows=slice(126, None, 2))
+    first, second = (held_out.held_out_scenes(seed)[0].position for seed in (2026, 2027))
+    assert torch.equal(large.scenes.position, torch.stack([first[126], second[0]])) and len(large.truth) == 2
+
+
+def test_exact_draws_pass_and_wrong_samples_fail(test_set):
+    draws = test_set.posterior_draws
+    exact = measures(test_set, draws[:, :K])
+    assert measures(test_set, draws)["novel_energy_over_true_60"] == 1.0, "the same draws"
+    wrong = {
+        "shuffled": measures(test_set, draws[:, :K].roll(1, 0)),
+        "mean": measures(test_set, draws.mean(1, keepdim=True) + 1e-3 * torch.randn_like(draws[:, :K])),
+        "filtered": measures(test_set, ceilings.filter_as_maps(draws[:, :K])),
+    }
+    assert exact["readings_right"] == 1 and exact["factor_tv"] < 0.3
+    for prefix in ("", "novel_"):
+        for angle in angles.ANGLES:
+            name = f"{prefix}{{}}_{angle}".format
+            assert exact[name("energy_over_true")] == pytest.approx(1, abs=0.2)
+            assert exact[name("energy_over_true") + "_low"] <= exact[name("energy_over_true")]
+            assert exact[name("sharpness_ratio")] == pytest.approx(1, abs=0.05) and exact[name("visible_rms")] < 0.05
+            assert wrong["shuffled"][name("energy_over_true")] > 1.5 and wrong["shuffled"][name("visible_rms")] > 0.2
+            assert wrong["mean"][name("spread_skill")] < 0.1 and wrong["filtered"][name("energy_over_true")] > 1.01
+            assert wrong["filtered"][name("sharpness_ratio")] < 0.9
+    views, mask = test_set.posterior_draws[:, :K, 4, 0], test_set.disocclusion_mask[:, 4, 0, None]
+    generator = torch.Generator().manual_seed(0)
+    spread = metrics.spread_skill(views, test_set.truth[:, 4, 0], generator, mask)
+    assert exact["spread_skill_180"] == pytest.approx(spread.value, abs=1e-6), "the metric of the library"
+
+
+def test_skills_and_ratios_in_closed_form():
+    true = np.random.default_rng(0).uniform(1, 2, (8, 5, 2))
+    for own, skill, ratio in ((true, 1, 0.5), (2 * true, 0, 1), (1.25 * true, 0.75, 0.625)):
+        numbers = angles.add_baseline({"energy": own, "energy_true": true}, 2 * true)
+        assert len(numbers) == 4 * 10 * 3
+        for key, value in numbers.items():
+            expected = {"skill": skill, "ratio": ratio, "deterministic": 0.5, "true": 2}[key.split("_")[-2 - (
+                key.endswith("_low") or key.endswith("_high"))]]  # fmt: skip
+            assert value == pytest.approx(expected), key
+
+
+def test_parts_have_the_samples_of_the_whole(monkeypatch, tmp_path):
+    model = small_variant("unet").build_model().eval()
+    for weights in model.parameters():
+        weights.data += 0.05 * torch.randn(weights.shape, generator=torch.Generator().manual_seed(len(weights)))
+    view_model = small_variant("view_space").build_model().eval()
+    models = {"unet": model, "view_space": view_model, "deterministic": small_variant("deterministic").build_model()}
+    monkeypatch.setattr(angles, "make_test_set", partial(held_out.make_test_set, side=SIDE))
+    monkeypatch.setattr(angles, "ANGLES", (120, 180))
+    options, shared = {"scenes": 2, "samples": 2, "steps": 2, "supersampling": 2}, torch.Generator()
+
+    def measure(run, part):
+        session = Session(evaluation.EXPERIMENT, tmp_path, options, part)
+        for name, network in models.items():
+            for key in ("model", "compiled model"):
+                session.cached((key, name), lambda network=network: network)
+        return run(session)
+
+    runs = {name: partial(angles.measure_sampler, name, 1) for name in ("unet", "view_space")}
+    runs["deterministic"] = partial(angles.measure_deterministic, "deterministic")
+    for name, run in runs.items():
+        single = measure(run, Part())
+        joined = interleave([measure(run, Part(i, 2)) for i in range(2)])
+        for key in single.keys() - {"seconds"}:
+            np.testing.assert_allclose(joined[key], single[key], rtol=1e-5, atol=1e-5, err_msg=f"{name} {key}")
+        assert single["energy"].shape == (2, 2, 2) and single["images"].dtype == np.uint8
+        if name == "unet":
+            session = Session(evaluation.EXPERIMENT, tmp_path, options)
+            results = angles.summarise_sampler("unet_angles_eta_1", session, joined)
+            assert results.numbers["novel_energy_over_true_120"] > 1 and results.numbers["seconds_a_sample"] > 0
+            assert results.arrays["unet_angles_eta_1_labels"].shape == (2, 2, 2)
+            unpaired = measure(run, Part(1, 2))["energy"]
+            monkeypatch.setattr(angles, "scene_generator", lambda scene: shared)
+            assert (measure(run, Part(1, 2))["energy"] != unpaired).any(), "the control: noise that the part decides"
+        elif name == "deterministic":
+            errors = angles.summarise_deterministic("deterministic", session, joined)
+            assert errors.numbers["energy_120"] == pytest.approx(joined["energy"][:, 0, 0].mean())
+
+
+def test_a_filtered_image_is_read_from_its_map_by_two_by_two_rays():
+    images = torch.randn(2, 3, 5, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    v, u = torch.meshgrid(*((torch.arange(2 * n, dtype=torch.float64) + 0.5) / (2 * n) for n in (5, 7)), indexing="ij")
+    rays = bilinear_sample_uv(images, torch.stack([u, v], -1).flatten(0, 1).expand(2, -1, -1))
+    pixels = torch.nn.functional.avg_pool2d(rays.transpose(1, 2).unflatten(2, (10, 14)), 2)
+    torch.testing.assert_close(ceilings.filter_as_maps(images), pixels, rtol=0, atol=1e-12)
+    assert (images - pixels).abs().max() > 0.1, "the control: unfiltered"
+
+
+def test_true_draws_are_at_the_ceiling_of_their_own_rays():
+    make = partial(held_out.make_test_set, 3, 2, side=8, angles=angles.ANGLES)
+    coarse, fine = (ceilings.measure_ceilings(make(supersampling=n)) for n in (2, 4))
+    assert torch.equal(coarse["energy_rays"], coarse["energy_true"]) and coarse["energy_true"].shape == (3, 5, 2)
+    assert (coarse["energy_maps"].mean(0) > coarse["energy_true"].mean(0)).all()
+    assert (fine["energy_rays"].mean(0) > fine["energy_true"].mean(0)).all(), "4 x 4 rays are not 2 x 2 rays"
+    arrays = {name: x.numpy() for name, x in fine.items()}
+    results = ceilings.summarise(Session(evaluation.EXPERIMENT, Path(), {}), arrays)
+    assert results.numbers["ceiling_rays_60_low"] < results.numbers["ceiling_rays_60"] and len(results.numbers) == 60
+    assert results.numbers["novel_ceiling_maps_60"] == pytest.approx(
+        float(fine["energy_maps"][:, 0, 1].mean() / fine["energy_true"][:, 0, 1].mean()), rel=1e-5
+    )
