@@ -100,8 +100,9 @@ def test_parts_have_the_samples_of_the_whole(monkeypatch, tmp_path):
         weights.data += 0.05 * torch.randn(weights.shape, generator=torch.Generator().manual_seed(len(weights)))
     view_model = small_variant("view_space").build_model().eval()
     models = {"unet": model, "view_space": view_model, "deterministic": small_variant("deterministic").build_model()}
-    monkeypatch.setattr(angles, "make_test_set", partial(held_out.make_test_set, side=SIDE))
-    monkeypatch.setattr(angles, "ANGLES", (120, 180))
+    whole_set = held_out.make_test_set(2, 2, side=SIDE, angles=(120, 180))
+    monkeypatch.setattr(angles, "make_test_set", lambda *sizes, rows, **options: whole_set[rows])
+    monkeypatch.setattr(angles, "ANGLES", whole_set.angles)
     options, shared = {"scenes": 2, "samples": 2, "steps": 2, "supersampling": 2}, torch.Generator()
 
     def measure(run, part):
