@@ -47,10 +47,10 @@ class TestSet:
     def __getitem__(self, rows: slice) -> TestSet:
         """Some of the scenes."""
         k = self.posterior_draws.shape[1]
-        drawn = torch.arange(len(self.drawn_scenes), device=self.truth.device).view(-1, k)[rows].flatten()
+        draw_rows = torch.arange(len(self.drawn_scenes), device=self.truth.device).view(-1, k)[rows].flatten()
         parts = (self.scenes, self.context, self.cameras, self.truth, self.posterior_draws, self.disocclusion_mask)
         rows_of_parts = (part[rows] for part in parts)
-        return TestSet(*rows_of_parts, self.drawn_scenes[drawn], self.angles, self.supersampling)
+        return TestSet(*rows_of_parts, self.drawn_scenes[draw_rows], self.angles, self.supersampling)
 
 
 def held_out_scenes(seed: int = 2026) -> tuple[tabletop.Scenes, Float[Tensor, "c 1 4 4"], torch.Generator]:
@@ -105,8 +105,8 @@ def _make_block(
     )
     flat_cameras = cameras.flatten(1, 2)  # (c, D V, 4, 4)
     disocclusion_mask = torch.zeros((*flat_cameras.shape[:2], side, side), dtype=torch.bool, device=rows.device)
-    for drawn in masked_scenes:
-        disocclusion_mask |= disocclusion.disocclusion_mask(drawn, context_cameras, flat_cameras, side)
+    for resampled in masked_scenes:
+        disocclusion_mask |= disocclusion.disocclusion_mask(resampled, context_cameras, flat_cameras, side)
     return TestSet(
         scenes,
         Observations(render_views_of(scenes, context_cameras, side, supersampling), context_cameras),
