@@ -2,9 +2,13 @@
 
 import json
 import math
+import multiprocessing
+import os
+import sys
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState, GradientState, PartialState
 from safetensors.torch import save_file
 
 from fwdiff_lite.experiments import harness
@@ -22,6 +26,38 @@ def session(monkeypatch, tmp_path):
     """A session of toy size in the folder tmp_path."""
     monkeypatch.setenv("FWDIFF_COMMIT", "abc")
     return harness.Session(cost.EXPERIMENT, tmp_path, OPTIONS)
+
+
+class ForkedProcess:
+    """A stand-in for Popen: a copy of this process runs the module's command line, and imports nothing anew."""
+
+    def __init__(self, command, stdout, stderr, env):
+        assert command[:3] == [sys.executable, "-m", training_rate.__name__] and stdout is stderr
+        self.process = multiprocessing.get_context("fork").Process(target=self.run, args=(command[2:], stdout, env))
+        self.process.start()
+
+    @staticmethod
+    def run(words, output, environment):
+        os.dup2(output.fileno(), 1)
+        os.dup2(output.fileno(), 2)
+        os.environ |= environment
+        for state in (PartialState, AcceleratorState, GradientState):
+            state._reset_state()  # of a training that an earlier test ran alone
+        sys.argv = words
+        training_rate.main()
+
+    @property
+    def returncode(self):
+        return self.process.exitcode
+
+    def poll(self):
+        return self.process.exitcode
+
+    def kill(self):
+        self.process.kill()
+
+    def wait(self):
+        self.process.join()
 
 
 def test_a_variant_of_another_size_differs_in_its_images_alone():
@@ -85,9 +121,11 @@ def test_a_part_is_measured_once_for_the_same_settings(tmp_path, capsys):
     assert cost.Parts(path, {"batch": 3}).measure("one", lambda: 7) == 7, "of other settings"
 
 
-@pytest.mark.slow
-def test_two_processes_train_on_twice_the_scenes(session, capsys):
+def test_two_processes_train_on_twice_the_scenes(session, capsys, monkeypatch):
     """The parts of one process are those of an earlier call, so only the operations and two processes are measured."""
+    for module in (cost, training_rate):
+        monkeypatch.setattr(module, "MEASURED_VARIANTS", {"unet": small_variant("unet")})
+    monkeypatch.setattr(training_rate.subprocess, "Popen", ForkedProcess)
     session.options = OPTIONS | {"side": 8}
     settings = session.options | {"commit": "abc", "hardware": cost.provenance("")["hardware"]}
     alone = {"processes": 1, "rate": 0.5}
