@@ -54,9 +54,10 @@ def classifier(rendered):
     rows = torch.randint(1000, (150, 32), generator=torch.Generator().manual_seed(0))
     torch.manual_seed(0)
     classifier = portraits.AttributeClassifier(width=16)
+    batches, batches_again = iter(rows), iter(rows)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(portraits, "sample_portraits", lambda n, generator, batches=iter(rows): people[next(batches)])
-        patch.setattr(portraits, "render", lambda batch, batches=iter(rows): images[next(batches)])
+        patch.setattr(portraits, "sample_portraits", lambda n, generator: people[next(batches)])
+        patch.setattr(portraits, "render", lambda batch: images[next(batches_again)])
         losses = portraits.train_classifier(classifier, 150, torch.Generator().manual_seed(0), batch_size=32)
     assert losses[-1] < 0.4 * losses[0]
     return classifier.eval()
