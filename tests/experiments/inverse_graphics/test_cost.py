@@ -11,7 +11,7 @@ import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from safetensors.torch import save_file
 
-from fwdiff_lite.experiments import harness
+from fwdiff_lite.experiments import harness, timing
 from fwdiff_lite.experiments.inverse_graphics import cost, evaluation, training_rate
 from fwdiff_lite.experiments.inverse_graphics.variants import VARIANTS
 from fwdiff_lite.row_random import RowBatches
@@ -72,13 +72,16 @@ def test_a_variant_of_another_size_differs_in_its_images_alone():
 
 def test_rates_are_those_of_whole_windows(monkeypatch):
     """Requests at 0, 1, 3, 6, 10, ... seconds; three steps are the warm-up, and the last window is not full."""
-    clock = iter([i * (i + 1) / 2 for i in range(11)])
-    monkeypatch.setattr(training_rate.time, "perf_counter", lambda: next(clock))
+    clock = iter([-5, *(i * (i + 1) / 2 for i in range(11))])
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: next(clock))
+    timer = timing.StepTimer(torch.device("cpu"), 3, warmup=3)
     batches = RowBatches(4, lambda random: {"target": torch.zeros(len(random))})
-    timed = training_rate.TimedBatches(batches, 3, torch.device("cpu"))
+    timed = timing.timed_batches(batches, timer.start_step)
     for _ in range(11):
         assert timed.draw_rows(torch.Generator(), slice(1, 4))["target"].shape == (3,)
-    assert timed.window_rates() == [4 * 3 / (21 - 6), 4 * 3 / (45 - 21)] and timed.rows == slice(1, 4)
+    measures = timer.measures(4)
+    assert measures["signals_a_second_of_windows"] == [4 * 3 / (21 - 6), 4 * 3 / (45 - 21)]
+    assert measures["warmup_seconds"] == 6 + 5 and measures["first_step_seconds"] == 1
 
 
 def test_every_process_sees_one_gpu(monkeypatch, tmp_path):
