@@ -22,11 +22,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from fwdiff_lite.devices import autocast_bf16, default_device, is_main_process, num_processes
-from fwdiff_lite.experiments.harness import Experiment, Training, load_model
+from fwdiff_lite.experiments.harness import Experiment, Training, Variant, load_model
 from fwdiff_lite.experiments.records import command_line
 from fwdiff_lite.protocols import BatchFunction, RowBatchFunction
 from fwdiff_lite.storage.files import write_json
 from fwdiff_lite.storage.provenance import provenance
+from fwdiff_lite.training import TrainingLog
 
 # operations a second of an H100 SXM and of an H200, dense (NVIDIA's data sheets), in units of 10^12
 PEAK_TERAFLOPS = {"bf16": 989.4, "tf32": 494.7, "fp32": 66.9}
@@ -34,27 +35,34 @@ WARMUP_STEPS = 5  # compile, choose convolutions, make the state of the optimise
 
 
 class StepTimer:
-    """Notes the time at the start of every `window`-th step after the warm-up, and the peak memory since then."""
+    """Notes the time at the start of each step.
 
-    def __init__(self, device: torch.device, window: int):
-        self.device, self.window, self.steps, self.times = device, window, 0, []
+    window: at the end of the warm-up and after every such number of steps, the GPU is waited for
+    warmup: steps that are not measured; the record of the peak memory begins after them
+    """
+
+    def __init__(self, device: torch.device, window: int, warmup: int = WARMUP_STEPS):
+        self.device, self.window, self.warmup = device, window, warmup
+        self.starts: list[float] = []
         self.created = time.perf_counter()
 
     def start_step(self) -> None:
         """Is called at the start of each step."""
-        if self.steps >= WARMUP_STEPS and (self.steps - WARMUP_STEPS) % self.window == 0:
-            if self.device.type == "cuda":
-                torch.cuda.synchronize(self.device)
-                if not self.times:
-                    torch.cuda.reset_peak_memory_stats(self.device)
-            self.times.append(time.perf_counter())
-        self.steps += 1
+        measured = len(self.starts) - self.warmup
+        if self.device.type == "cuda" and measured >= 0 and measured % self.window == 0:
+            torch.cuda.synchronize(self.device)
+            if measured == 0:
+                torch.cuda.reset_peak_memory_stats(self.device)
+        self.starts.append(time.perf_counter())
 
     def measures(self, batch_size: int) -> dict[str, Any]:
-        """The seconds of the warm-up, the signals a second (median over windows), and on a GPU the peak memory."""
-        rates = [self.window * batch_size / (b - a) for a, b in zip(self.times, self.times[1:], strict=False)]
+        """The seconds of the warm-up and of the first step, which compiles on a GPU; the signals a second (median over
+        windows); on a GPU the peak memory."""
+        marks = self.starts[self.warmup :: self.window]
+        rates = [self.window * batch_size / (b - a) for a, b in zip(marks, marks[1:], strict=False)]
         measures = {
-            "warmup_seconds": self.times[0] - self.created,
+            "warmup_seconds": marks[0] - self.created,
+            "first_step_seconds": self.starts[1] - self.starts[0],
             "signals_a_second": statistics.median(rates),
             "signals_a_second_of_windows": rates,
         }
@@ -78,6 +86,14 @@ def timed_batches(batches: BatchFunction, start_step: Callable[[], None]) -> Bat
     if isinstance(batches, RowBatchFunction):
         draw.batch_size, draw.draw_rows = batches.batch_size, draw_rows
     return draw
+
+
+def train_timed(
+    variant: Variant, model: nn.Module, batches: BatchFunction, training: Training, timer: StepTimer
+) -> TrainingLog:
+    """Trains the model of a variant on these batches; the timer notes each step."""
+    timed = replace(variant, batches=lambda device, batch_size: timed_batches(batches, timer.start_step))
+    return timed.train(model, training)
 
 
 class OperationCounterMode(TorchDispatchMode):
@@ -161,13 +177,10 @@ def time_training(
     options = {"bf16": precision == "bf16", "compile": on_gpu and not eager}
     counts = count_teraflops(model, batches, slice(batch_size // processes), device, options["bf16"])
     timer = StepTimer(device, window)
-    variant = replace(
-        variant,
-        fit_options=dict(variant.fit_options) | options,
-        batches=lambda device, batch_size: timed_batches(batches, timer.start_step),
-    )
+    variant = replace(variant, fit_options=dict(variant.fit_options) | options)
     steps = WARMUP_STEPS + windows * window + 1  # the last window ends where the last step starts
-    log = variant.train(model, Training(steps, None, batch_size, variant.seed, None, device, assets))
+    training = Training(steps, None, batch_size, variant.seed, None, device, assets)
+    log = train_timed(variant, model, batches, training, timer)
     arguments = {"batch_size": batch_size, "precision": precision, "windows": windows, "window": window}
     record = provenance(command_line(experiment.name, "time", name, arguments) + " --eager" * eager) | {
         "parameters": sum(w.numel() for w in model.parameters()),

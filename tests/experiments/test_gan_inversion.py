@@ -41,24 +41,38 @@ def build_small_model(name, **options):
 
 
 @pytest.fixture(scope="module")
-def classifier():
+def rendered():
+    """A thousand portraits and their images, which several tests share: to render them takes most of the time."""
+    people = portraits.sample_portraits(1000, torch.Generator().manual_seed(2))
+    return people, portraits.render(people)
+
+
+@pytest.fixture(scope="module")
+def classifier(rendered):
+    """A classifier that is trained on random batches of the rendered portraits, not on new ones."""
+    people, images = rendered
+    rows = torch.randint(1000, (150, 32), generator=torch.Generator().manual_seed(0))
     torch.manual_seed(0)
     classifier = portraits.AttributeClassifier(width=16)
-    losses = portraits.train_classifier(classifier, 150, torch.Generator().manual_seed(0), batch_size=32)
+    batches, batches_again = iter(rows), iter(rows)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(portraits, "sample_portraits", lambda n, generator: people[next(batches)])
+        patch.setattr(portraits, "render", lambda batch: images[next(batches_again)])
+        losses = portraits.train_classifier(classifier, 150, torch.Generator().manual_seed(0), batch_size=32)
     assert losses[-1] < 0.4 * losses[0]
     return classifier.eval()
 
 
 def test_a_classifier_learns_the_attributes(classifier):
-    people = portraits.sample_portraits(400, torch.Generator().manual_seed(1))
+    people = portraits.sample_portraits(200, torch.Generator().manual_seed(1))
     accuracy = (classifier.predict(portraits.render(people)) == people.attributes).double().mean(0)
     assert accuracy[portraits.ATTRIBUTE_NAMES.index("hat")] > 0.97 and accuracy.mean() > 0.85
 
 
-def test_the_evaluation_tells_a_second_sample_from_a_set_without_hats(classifier):
-    first, second = (portraits.sample_portraits(600, torch.Generator().manual_seed(seed)) for seed in (2, 3))
-    real, real_again = portraits.render(first), portraits.render(second)
-    without_hats = portraits.render(second.with_attribute("hat", 0))
+def test_the_evaluation_tells_a_second_sample_from_a_set_without_hats(classifier, rendered):
+    people, images = rendered
+    real, real_again = images.chunk(2)
+    without_hats = portraits.render(people[500:].with_attribute("hat", 0))
     good, bad = (
         measures.compare_with_portraits(fake, real, classifier, max_images=300) for fake in (real_again, without_hats)
     )
@@ -70,14 +84,14 @@ def test_the_evaluation_tells_a_second_sample_from_a_set_without_hats(classifier
 def test_true_posterior_draws_pass_the_evaluation_and_others_do_not(monkeypatch):
     """True posterior draws have the right probabilities and spread; hats for all, or one draw repeated, have not."""
     monkeypatch.setattr(test_sets, "MIN_HIDDEN", 12)
-    people, k = test_sets.held_out_portraits(32, seed=5), 8
-    test_set = test_sets.make_portrait_test_set(people, seed=5)
-    assert test_set.observed.shape == (32, 10) and torch.equal(portraits.render(people), test_set.images)
+    people, k, side = test_sets.held_out_portraits(32, seed=5), 8, 32
+    test_set = test_sets.make_portrait_test_set(people, seed=5, side=side)
+    assert test_set.observed.shape == (32, 10) and torch.equal(portraits.render(people, side), test_set.images)
     assert all(len(probabilities) == 32 for probabilities in test_set.probabilities.values())
     masks, generator = test_sets.context_masks(test_set), torch.Generator().manual_seed(6)
-    draws, fits = portrait_posterior.sample_posterior(people, masks, k, generator)
+    draws, fits = portrait_posterior.sample_posterior(people, masks, k, generator, side)
     assert fits.float().mean() > 0.9
-    samples = portraits.render(draws).unflatten(0, (-1, k))
+    samples = portraits.render(draws, side).unflatten(0, (-1, k))
     mean = samples.mean(1, keepdim=True)
     mean_labels, labels = mean.new_zeros(32, 1, 10, dtype=torch.long), draws.attributes.unflatten(0, (-1, k))
 
@@ -100,10 +114,8 @@ def test_true_posterior_draws_pass_the_evaluation_and_others_do_not(monkeypatch)
     assert one_draw["factor_tv"] < 0.4, "pooled frequencies hardly see that all samples agree"
 
 
-def test_a_reference_set_agrees_with_draws_from_itself():
-    generator = torch.Generator().manual_seed(0)
-    people = portraits.sample_portraits(1200, generator)
-    references = portraits.render(people)
+def test_a_reference_set_agrees_with_draws_from_itself(rendered):
+    generator, (people, references) = torch.Generator().manual_seed(0), rendered
     truth = portraits.sample_portraits(12, generator)
     test_set = test_sets.make_test_set(portraits.render(truth))
     distances = patches.reference_distances(references, test_set.context)
@@ -112,10 +124,10 @@ def test_a_reference_set_agrees_with_draws_from_itself():
     numbers, curve = measures.reference_agreement(distances, people.attributes, truth.attributes, labels, 50)
     assert numbers["bank_least_size"] >= 50 - 1e-6
     assert numbers["bank_tv"] < 1.3 * numbers["bank_tv_chance"] + 0.01
-    prior_labels = people.attributes[torch.randint(1200, (12, 64), generator=generator)]
+    prior_labels = people.attributes[torch.randint(1000, (12, 64), generator=generator)]
     prior, _ = measures.reference_agreement(distances, people.attributes, truth.attributes, prior_labels, 50)
     assert prior["bank_tv"] > 1.3 * numbers["bank_tv"]
-    assert curve["bank_curve_size"] == [150, 300, 600, 1200] and curve["bank_curve_tv"][-1] == 0
+    assert curve["bank_curve_size"] == [125, 250, 500, 1000] and curve["bank_curve_tv"][-1] == 0
     assert (
         curve["bank_curve_tv"][0] > curve["bank_curve_tv"][2]
         and numbers["bank_tv_quarter"] == curve["bank_curve_tv"][1]
@@ -153,12 +165,12 @@ def test_the_response_of_an_exact_denoiser_is_that_of_bayes_rule():
 
 def test_the_schedule_of_the_experiment_keeps_the_spread():
     """With an exact denoiser only the finite steps lose spread: the cosine schedule does, unless steps are many."""
-    people = portraits.sample_portraits(300, torch.Generator().manual_seed(0))
+    people = portraits.sample_portraits(150, torch.Generator().manual_seed(0))
     shifted, cosine = (
         measures.sampler_discretization_error(people, schedule, 150)
         for schedule in (patches.SCHEDULE, CosineSchedule())
     )
-    many_steps = measures.sampler_discretization_error(people, CosineSchedule(), 150, steps=128)
+    many_steps = measures.sampler_discretization_error(people, CosineSchedule(), 150, steps=96)
     assert shifted["spread"] > 0.96 and cosine["spread"] < 0.93 and many_steps["spread"] > cosine["spread"] + 0.05
     assert shifted["tv"] < cosine["tv"]
 
@@ -263,12 +275,15 @@ def test_the_generator_that_is_kept_is_the_average_of_weights(trained, monkeypat
 def test_the_commands_from_end_to_end(trained, tmp_path, monkeypatch, capsys):
     small, folder = trained
     monkeypatch.setenv("FWDIFF_ROOT", str(tmp_path))
+    test_set = small.make_test_set(CPU, {"portraits": 12})  # made once, for all commands
+    small = replace(small, make_test_set=lambda device, options: test_set.first(options["portraits"]))
     monkeypatch.setattr(command_line, "find_experiment", lambda name: small)
+    monkeypatch.setattr(patches, "optimise_latents", partial(patches.optimise_latents, steps=3))
 
     def run(words):
         command_line.main(["gan_inversion", *words.split(), "--out", str(folder)])
 
-    options = "--portraits 12 --samples 2 --steps 1 --references 200 --images 20 --effective-size 40"
+    options = "--portraits 12 --samples 2 --steps 1 --references 50 --images 10 --effective-size 10"
     with exclusive_lock(folder / "evaluation_wplus_eta_0.json"):  # as if another process evaluated it
         run(f"evaluate {options}")
     assert "wplus_eta_0: another process evaluates it" in capsys.readouterr().out
@@ -291,7 +306,7 @@ def test_the_commands_from_end_to_end(trained, tmp_path, monkeypatch, capsys):
     results = harness.load_results(small)
     numbers = to_flat(results.rows)
     assert set(numbers) == default - {"deterministic"} and set(results.evaluations) == default
-    assert numbers["reference_set"]["bank_least_size"] > 39 and len(results.arrays["bank_curve_size"]) == 2
+    assert numbers["reference_set"]["bank_least_size"] > 9.9 and len(results.arrays["bank_curve_size"]) == 2
     assert (
         0 < numbers["true_draws"]["energy_ratio"]
         and numbers["optimised_wplus"]["patch_psnr"] > 0

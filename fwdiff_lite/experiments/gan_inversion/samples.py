@@ -72,14 +72,15 @@ def context_masks(test_set: TestSet) -> Bool[Tensor, "c h h"]:
 
 
 def make_portrait_test_set(
-    people: portraits.Portraits, seed: int = 2026, device: torch.device | str = "cpu"
+    people: portraits.Portraits, seed: int = 2026, device: torch.device | str = "cpu", side: int = 64
 ) -> TestSet:
     """Images and crops of portraits, with the true probabilities of their attributes given the context.
 
     device: renders the portraits with other attributes; the test set is on the CPU
+    side: of the images, in pixels
     """
-    test_set = make_test_set(portraits.render(people), seed)
-    possible = portrait_posterior.possible_categories(people.to(device), context_masks(test_set).to(device))
+    test_set = make_test_set(portraits.render(people, side), seed)
+    possible = portrait_posterior.possible_categories(people.to(device), context_masks(test_set).to(device), side)
     possible = {name: mask.cpu() for name, mask in possible.items()}
     probabilities = portrait_posterior.posterior_probabilities(possible)
     return replace(test_set, observed=portrait_posterior.observed_attributes(possible), probabilities=probabilities)

@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from fwdiff_lite.devices import autocast_bf16
@@ -32,6 +31,7 @@ from fwdiff_lite.experiments.inverse_graphics.variants import (
     build_model,
     compile_networks,
 )
+from fwdiff_lite.experiments.timing import PEAK_TERAFLOPS, OperationCounterMode
 from fwdiff_lite.observations import Observations
 from fwdiff_lite.problems.inverse_graphics import tabletop
 from fwdiff_lite.training import compile_model
@@ -46,8 +46,8 @@ SWEEP_BATCH_SIZE = 16  # scenes in a step of a sweep: the largest settings must 
 # rays: of each target and novel image; samples: along each ray; views: context images; side: pixels
 DEFAULT = {"rays": 640, "samples": 40, "views": 1, "side": SIDE}
 # by the data sheets: operations a second of dense matrix products in bfloat16, in billions, and bytes a second, in GB
-PEAK_GIGAFLOP_A_SECOND = {"NVIDIA H100 80GB HBM3": 989_400, "NVIDIA H200": 989_400}
 PEAK_GIGABYTES_A_SECOND = {"NVIDIA H100 80GB HBM3": 3_350, "NVIDIA H200": 4_800}
+PEAK_GIGAFLOP_A_SECOND = {name: round(1e3 * PEAK_TERAFLOPS["bf16"]) for name in PEAK_GIGABYTES_A_SECOND}
 
 
 class ByteCounterMode(TorchDispatchMode):
@@ -163,9 +163,9 @@ def measure(call: Callable[[], None], device: torch.device, repeats: int = 5, wa
 
 def count_operations(call: Callable[[], None]) -> dict[str, float]:
     """The operations (a multiplication and an addition are two) and the bytes of a call, both in billions."""
-    with FlopCounterMode(display=False) as flop_counter, ByteCounterMode() as byte_counter:
+    with OperationCounterMode() as operation_counter, ByteCounterMode() as byte_counter:
         call()
-    return {"gigaflop": flop_counter.get_total_flops() / 1e9, "gigabytes_moved": byte_counter.bytes / 1e9}
+    return {"gigaflop": operation_counter.operations / 1e9, "gigabytes_moved": byte_counter.bytes / 1e9}
 
 
 def count_memory(call: Callable[[], object]) -> dict[str, float]:

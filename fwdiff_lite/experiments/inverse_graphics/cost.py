@@ -40,6 +40,7 @@ from fwdiff_lite.experiments.inverse_graphics.training_rate import (
     resize_variant,
     run_processes,
 )
+from fwdiff_lite.experiments.timing import count_teraflops
 from fwdiff_lite.storage.files import read_json, write_json
 from fwdiff_lite.storage.provenance import provenance
 
@@ -117,17 +118,9 @@ def evaluate_scaling(name: str, session: Session) -> Results:
 
 def count_training_operations(name: str, side: int) -> dict[str, float]:
     """The operations of a training step for one scene of a variant, forward and backward, without the optimiser."""
-    variant, generator = resize_variant(MEASURED_VARIANTS[name], side), torch.Generator().manual_seed(0)
-    model = variant.build_model().train()
-    batch = variant.batches(torch.device("cpu"), 1)(generator)
-    random_numbers = model.sample_time_and_noise(batch["target"], generator)
-
-    def step() -> None:
-        model(batch["context"], batch["target"], *random_numbers, **{
-            key: x for key, x in batch.items() if key not in ("context", "target")
-        })["loss"].backward()  # fmt: skip
-
-    return benchmark.count_operations(step)
+    variant, device = resize_variant(MEASURED_VARIANTS[name], side), torch.device("cpu")
+    counts = count_teraflops(variant.build_model(), variant.batches(device, 1), slice(1), device, bf16=False)
+    return {"gigaflop": 1e3 * counts["teraflop_step"]}
 
 
 def evaluate_sampling(name: str, session: Session) -> Results:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import socket
+import statistics
 import subprocess
 import sys
 import time
@@ -20,17 +21,14 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from fwdiff_lite.command_line import positive_int
 from fwdiff_lite.devices import default_device, is_main_process, num_processes
-from fwdiff_lite.experiments.harness import Variant
+from fwdiff_lite.experiments.harness import Training, Variant
 from fwdiff_lite.experiments.inverse_graphics import variants
 from fwdiff_lite.experiments.inverse_graphics.benchmark import measure
-from fwdiff_lite.observations import Observations
-from fwdiff_lite.protocols import RowBatchFunction
+from fwdiff_lite.experiments.timing import StepTimer, train_timed
 from fwdiff_lite.storage.files import write_json
-from fwdiff_lite.training import fit
 
 MEASURED_VARIANTS = {name: variants.VARIANTS[name] for name in ("unet",)} | {
     name: variants.SUPERSAMPLED_VARIANTS[name] for name in ("supersampled_maps",)
@@ -52,44 +50,6 @@ def resize_variant(variant: Variant, side: int) -> Variant:
 
 
 # --- one process ------------------------------------------------------------------------------------------------------
-
-
-def synchronize(device: torch.device) -> None:
-    """Waits until the device has computed everything; nothing on a CPU."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-class TimedBatches:
-    """The batches of a training, with the time of every request: one comes before each step.
-
-    window: at every such step, the GPU's work so far is waited for. At the first of them, the record of its peak memory
-        begins
-    """
-
-    def __init__(self, batches: RowBatchFunction, window: int, device: torch.device):
-        self.batches, self.batch_size, self.window, self.device = batches, batches.batch_size, window, device
-        self.times: list[float] = []
-        self.rows = slice(None)
-
-    def __call__(self, generator: torch.Generator) -> dict[str, Observations | Tensor]:
-        return self.draw_rows(generator, slice(None))
-
-    def draw_rows(self, generator: torch.Generator, rows: slice) -> dict[str, Observations | Tensor]:
-        """These rows of the next batch."""
-        if len(self.times) % self.window == 0:
-            synchronize(self.device)
-            if len(self.times) == self.window and self.device.type == "cuda":
-                torch.cuda.reset_peak_memory_stats(self.device)
-        self.times.append(time.perf_counter())
-        self.rows = rows
-        return self.batches.draw_rows(generator, rows)
-
-    def window_rates(self) -> list[float]:
-        """The examples a second of each window after the first."""
-        marks = self.times[self.window :: self.window]
-        examples = self.batch_size * self.window
-        return [examples / (end - start) for start, end in zip(marks, marks[1:], strict=False)]
 
 
 def matrix_product_rate(device: torch.device, size: int = 8192) -> float:
@@ -114,19 +74,19 @@ def measure_training(variant: Variant, batch_size: int, steps: int, device: torc
     gigabytes: peak memory of one GPU
     batch_seconds: of one process's rows of a batch, alone; all_reduce_seconds: of one sum of all gradients
     """
-    window = max(1, steps // (WINDOWS + 1))
+    window, total_batch_size = max(1, steps // (WINDOWS + 1)), batch_size * num_processes()
     on_gpu = device.type == "cuda"
     torch.backends.cudnn.benchmark = on_gpu
-    model = variant.build_model()
-    batches = TimedBatches(variant.batches(device, batch_size * num_processes()), window, device)
-    options = {key: x for key, x in variant.fit_options.items() if key not in variants.CHECKPOINTS}
-    options |= {"steps": (WINDOWS + 1) * window + 1, "seed": variant.seed, "progress": False}
-    log = fit(model, batches, bf16=on_gpu, compile=on_gpu, **options)
-    memory = {"gigabytes": torch.cuda.max_memory_allocated(device) / 1e9} if on_gpu else {}
-    rates, marks = batches.window_rates(), batches.times[window::window]
+    model, batches = variant.build_model(), variant.batches(device, total_batch_size)
+    timer = StepTimer(device, window, warmup=window)
+    training = Training((WINDOWS + 1) * window + 1, None, total_batch_size, variant.seed, None, device, {})
+    log = train_timed(variant, model, batches, training, timer)
+    measures = timer.measures(total_batch_size)
+    memory = {"gigabytes": measures["gigabytes_allocated"]} if on_gpu else {}
+    rates = measures["signals_a_second_of_windows"]
     generator, weights = torch.Generator().manual_seed(0), sum(w.numel() for w in model.denoiser.parameters())
     costs = {
-        "batch_seconds": measure(lambda: batches.batches.draw_rows(generator, batches.rows), device)["seconds"],
+        "batch_seconds": measure(lambda: batches.draw_rows(generator, slice(batch_size)), device)["seconds"],
         "matrix_product_gigaflop_a_second": matrix_product_rate(device, 8192 if on_gpu else 256),
     }
     if torch.distributed.is_initialized():
@@ -136,9 +96,9 @@ def measure_training(variant: Variant, batch_size: int, steps: int, device: torc
         "batch": batch_size,
         "steps": log.steps,
         "weights": weights,
-        "rate": batches.batch_size * WINDOWS * window / (marks[WINDOWS] - marks[0]),
+        "rate": statistics.harmonic_mean(rates),
         "window_rates": rates,
-        "first_step_seconds": batches.times[1] - batches.times[0],
+        "first_step_seconds": measures["first_step_seconds"],
         "loss": log.curve["loss"][-1],
         "device": torch.cuda.get_device_name(device) if on_gpu else "CPU",
     }  # fmt: skip

@@ -14,13 +14,13 @@ from fwdiff_lite.experiments.inverse_graphics import angles, ceilings, evaluatio
 from fwdiff_lite.experiments.split import Part, interleave
 from fwdiff_lite.problems.inverse_graphics.pixelnerf import bilinear_sample_uv
 
-COUNT, K, SIDE = 8, 4, 16
+COUNT, K, SIDE = 8, 4, 12
 make_small_set = partial(held_out.make_test_set, side=SIDE, angles=angles.ANGLES)
 
 
 @pytest.fixture(autouse=True)
 def fewer_resamples(monkeypatch):
-    monkeypatch.setattr(angles.metrics, "bootstrap", partial(metrics.bootstrap, resamples=40))
+    monkeypatch.setattr(angles.metrics, "bootstrap", partial(metrics.bootstrap, resamples=20))
 
 
 @pytest.fixture(scope="module")
@@ -34,13 +34,13 @@ def measures(test_set, samples):
 
 def test_rows_angles_and_supersampling_change_no_random_number():
     all_angles, part, three, fine, large = (
-        partial(held_out.make_test_set, 3, 2, side=8)(**options)
+        partial(held_out.make_test_set, 3, 2, side=4)(**options)
         for options in (
             {"angles": angles.ANGLES},
             {"angles": angles.ANGLES, "rows": slice(1, None, 2)},
             {},
             {"supersampling": 4},
-            {"side": 16},
+            {"side": 8},
         )
     )
     for name in ("truth", "posterior_draws", "disocclusion_mask", "cameras"):
@@ -95,12 +95,13 @@ def test_skills_and_ratios_in_closed_form():
 
 
 def test_parts_have_the_samples_of_the_whole(monkeypatch, tmp_path):
-    model = small_variant("unet").build_model().eval()
+    model = small_variant("unet", side=8).build_model().eval()
     for weights in model.parameters():
         weights.data += 0.05 * torch.randn(weights.shape, generator=torch.Generator().manual_seed(len(weights)))
-    view_model = small_variant("view_space").build_model().eval()
-    models = {"unet": model, "view_space": view_model, "deterministic": small_variant("deterministic").build_model()}
-    whole_set = held_out.make_test_set(2, 2, side=SIDE, angles=(120, 180))
+    view_model = small_variant("view_space", side=8).build_model().eval()
+    baseline = small_variant("deterministic", side=8).build_model()
+    models = {"unet": model, "view_space": view_model, "deterministic": baseline}
+    whole_set = held_out.make_test_set(2, 2, side=8, angles=(120, 180))
     monkeypatch.setattr(angles, "make_test_set", lambda *sizes, rows, **options: whole_set[rows])
     monkeypatch.setattr(angles, "ANGLES", whole_set.angles)
     options, shared = {"scenes": 2, "samples": 2, "steps": 2, "supersampling": 2}, torch.Generator()

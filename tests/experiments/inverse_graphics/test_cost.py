@@ -2,12 +2,16 @@
 
 import json
 import math
+import multiprocessing
+import os
+import sys
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState, GradientState, PartialState
 from safetensors.torch import save_file
 
-from fwdiff_lite.experiments import harness
+from fwdiff_lite.experiments import harness, timing
 from fwdiff_lite.experiments.inverse_graphics import cost, evaluation, training_rate
 from fwdiff_lite.experiments.inverse_graphics.variants import VARIANTS
 from fwdiff_lite.row_random import RowBatches
@@ -24,6 +28,38 @@ def session(monkeypatch, tmp_path):
     return harness.Session(cost.EXPERIMENT, tmp_path, OPTIONS)
 
 
+class ForkedProcess:
+    """A stand-in for Popen: a copy of this process runs the module's command line, and imports nothing anew."""
+
+    def __init__(self, command, stdout, stderr, env):
+        assert command[:3] == [sys.executable, "-m", training_rate.__name__] and stdout is stderr
+        self.process = multiprocessing.get_context("fork").Process(target=self.run, args=(command[2:], stdout, env))
+        self.process.start()
+
+    @staticmethod
+    def run(words, output, environment):
+        os.dup2(output.fileno(), 1)
+        os.dup2(output.fileno(), 2)
+        os.environ |= environment
+        for state in (PartialState, AcceleratorState, GradientState):
+            state._reset_state()  # of a training that an earlier test ran alone
+        sys.argv = words
+        training_rate.main()
+
+    @property
+    def returncode(self):
+        return self.process.exitcode
+
+    def poll(self):
+        return self.process.exitcode
+
+    def kill(self):
+        self.process.kill()
+
+    def wait(self):
+        self.process.join()
+
+
 def test_a_variant_of_another_size_differs_in_its_images_alone():
     variant = VARIANTS["unet"]
     assert training_rate.resize_variant(variant, 64) is variant
@@ -36,13 +72,16 @@ def test_a_variant_of_another_size_differs_in_its_images_alone():
 
 def test_rates_are_those_of_whole_windows(monkeypatch):
     """Requests at 0, 1, 3, 6, 10, ... seconds; three steps are the warm-up, and the last window is not full."""
-    clock = iter([i * (i + 1) / 2 for i in range(11)])
-    monkeypatch.setattr(training_rate.time, "perf_counter", lambda: next(clock))
+    clock = iter([-5, *(i * (i + 1) / 2 for i in range(11))])
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: next(clock))
+    timer = timing.StepTimer(torch.device("cpu"), 3, warmup=3)
     batches = RowBatches(4, lambda random: {"target": torch.zeros(len(random))})
-    timed = training_rate.TimedBatches(batches, 3, torch.device("cpu"))
+    timed = timing.timed_batches(batches, timer.start_step)
     for _ in range(11):
         assert timed.draw_rows(torch.Generator(), slice(1, 4))["target"].shape == (3,)
-    assert timed.window_rates() == [4 * 3 / (21 - 6), 4 * 3 / (45 - 21)] and timed.rows == slice(1, 4)
+    measures = timer.measures(4)
+    assert measures["signals_a_second_of_windows"] == [4 * 3 / (21 - 6), 4 * 3 / (45 - 21)]
+    assert measures["warmup_seconds"] == 6 + 5 and measures["first_step_seconds"] == 1
 
 
 def test_every_process_sees_one_gpu(monkeypatch, tmp_path):
@@ -85,9 +124,11 @@ def test_a_part_is_measured_once_for_the_same_settings(tmp_path, capsys):
     assert cost.Parts(path, {"batch": 3}).measure("one", lambda: 7) == 7, "of other settings"
 
 
-@pytest.mark.slow
-def test_two_processes_train_on_twice_the_scenes(session, capsys):
+def test_two_processes_train_on_twice_the_scenes(session, capsys, monkeypatch):
     """The parts of one process are those of an earlier call, so only the operations and two processes are measured."""
+    for module in (cost, training_rate):
+        monkeypatch.setattr(module, "MEASURED_VARIANTS", {"unet": small_variant("unet")})
+    monkeypatch.setattr(training_rate.subprocess, "Popen", ForkedProcess)
     session.options = OPTIONS | {"side": 8}
     settings = session.options | {"commit": "abc", "hardware": cost.provenance("")["hardware"]}
     alone = {"processes": 1, "rate": 0.5}

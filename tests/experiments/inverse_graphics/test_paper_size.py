@@ -103,7 +103,7 @@ def test_each_of_several_processes_draws_its_rows_and_one_of_them_writes(toy, tm
     monkeypatch.setattr(timing.time, "perf_counter", lambda: float(next(clock)))
     record = timing.time_training(toy, "dit", tmp_path, windows=2, window=2)
     assert record["batch"] == 4 and record["processes"] == 2
-    assert record["signals_a_second"] == 2 * 4 / 1, "two steps between two readings of the clock"
+    assert record["signals_a_second"] == 2 * 4 / 2, "a reading of the clock for each step"
     assert not list(tmp_path.iterdir())
 
 

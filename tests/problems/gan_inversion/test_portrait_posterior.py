@@ -86,7 +86,7 @@ def test_what_a_crop_tells():
     assert torch.equal(observed["hair"], people.attribute("beard") == 1), "the beard's colour is the hair's"
     own = [mask.gather(1, people.attribute(name)[:, None]) for name, mask in possible.items()]
     assert torch.stack(own).all(), "a portrait's own category is always possible"
-    nothing = portrait_posterior.possible_categories(people, torch.zeros(16, 64, 64, dtype=torch.bool))
+    nothing = portrait_posterior.possible_categories(people[:2], torch.zeros(2, 64, 64, dtype=torch.bool))
     assert all(mask.all() for mask in nothing.values())
 
 
