@@ -35,7 +35,8 @@ from fwdiff_lite.problems.inverse_graphics.cameras import (
 from fwdiff_lite.problems.inverse_graphics.volume import RenderedImages, RenderedRays, VolumeRenderer
 
 CPU_CHUNK_POINTS = 2**13  # points x views in one call of the field's network on the CPU: they fit a core's cache
-MAX_EMBEDDING_BYTES = {"cpu": 2**29, "cuda": 2**34}  # larger embeddings of a context are computed in each step
+# Larger embeddings of a context are computed in each step.
+MAX_EMBEDDING_BYTES, MAX_EMBEDDING_BYTES_CUDA = 2**29, 2**34
 DENSITY_SCALE = 10.0  # density per unit of length = DENSITY_SCALE x softplus of the network's output
 
 
@@ -355,7 +356,7 @@ class SceneDenoiser(nn.Module):
         self.renderer(record, condition.cameras)
         points, *others = calls
         num_bytes = points[..., 0].numel() * condition.context.mask.shape[1] * self.field.width * points.itemsize
-        if others or num_bytes > MAX_EMBEDDING_BYTES[points.device.type]:
+        if others or num_bytes > (MAX_EMBEDDING_BYTES_CUDA if points.is_cuda else MAX_EMBEDDING_BYTES):
             return condition
         return replace(condition, context=replace(condition.context, embeddings=condition.context.embed(points)))
 

@@ -276,7 +276,7 @@ def test_embeddings_are_of_their_points_alone_and_large_ones_are_not_kept(monkey
         for other in (points + 0.1, points[:, :9]):
             assert torch.equal(wrong(other)[1], plain(other)[1]), "other points are embedded anew"
         assert torch.equal(wrong[1:](points[1:])[1], plain[1:](points[1:])[1]), "and the points of selected scenes"
-        monkeypatch.setattr("fwdiff_lite.problems.inverse_graphics.pixelnerf.MAX_EMBEDDING_BYTES", {"cpu": 100})
+        monkeypatch.setattr("fwdiff_lite.problems.inverse_graphics.pixelnerf.MAX_EMBEDDING_BYTES", 100)
         assert denoiser.prepare_sampling(condition) is condition
     signal = denoiser.train()(denoiser.condition(context, target), noisy, t)
     assert signal.embeddings is None, "a loss keeps nothing"
