@@ -6,8 +6,8 @@
 #
 # **What you will see.** First the operations of one training step and of one sample, computed from the shapes of the
 # layers and compared with PyTorch's own counter. Then the memory, which grows with the number of points along the
-# rays, and activation checkpointing, which takes time in place of memory. Then sampling, whose cost is proportional to
-# the number of steps; training on several GPUs; and how far all of this is from the peak of a card.
+# rays, and activation checkpointing, which takes time in place of memory. Then sampling, where each step costs the same
+# again; training on several GPUs; and how far all of this is from the peak of a card.
 #
 # **What you need.** [06](06_inverse_graphics.ipynb), sections 4 to 7. A *live* number is measured here, on a CPU, for one
 # scene. A *recorded* number was measured once, on a GPU, and is loaded.
@@ -68,7 +68,8 @@ run.header()
 # Nearly all operations are those of matrix products. The product of an $n \times a$ and an $a \times b$ matrix has
 # $n\,a\,b$ multiplications and as many additions: $2\,n\,a\,b$ operations. A linear layer is one such product, with a row
 # for each point. A convolution with $3 \times 3$ pixels is one with a row for each output pixel, and $a = 9\,c$ for $c$
-# input channels. Self-attention multiplies the channels of all pixels with those of all pixels, twice.
+# input channels. Self-attention has two more products, each of pixels, channels and pixels: queries with keys, then
+# weights with values.
 
 # %% tags=["idea"]
 def linear(rows, a, b):  # the product of a (rows, a) and an (a, b) matrix
@@ -92,12 +93,13 @@ def residual_block(pixels, a, b, time_features, attends):
 def unet(side, c_in, c_out, widths, num_attention_levels, num_freqs=6):  # one block a level, down and up
     time_features = 4 * widths[0]
     time = linear(1, 2 * num_freqs, time_features) + linear(1, time_features, time_features)
-    total = time + convolution(side**2, c_in, widths[0]) + convolution(side**2, widths[0], c_out)
+    total = time + convolution(side**2, c_in, widths[0]) + convolution(side**2, widths[0], c_out)  # first, last layer
     for level, c in enumerate(widths):
         pixels, coarser = (side // 2**level) ** 2, (side // 2 ** (level + 1)) ** 2
         attends = level + num_attention_levels >= len(widths)
         total += residual_block(pixels, c, c, time_features, attends)
-        for wider in widths[level + 1 : level + 2]:  # to the next level and back
+        if level + 1 < len(widths):  # to the next level and back
+            wider = widths[level + 1]
             total += convolution(coarser, c, wider) + convolution(pixels, wider, c)
             total += residual_block(pixels, 2 * c, c, time_features, attends)
     return total
@@ -163,7 +165,7 @@ library_parts = {
 }
 
 # %% tags=["idea", "agreement"]
-def counted(call):  # operations, by PyTorch; its counter does not know the CPU's fused attention, so that is off
+def counted(call):  # operations, by PyTorch; its counter does not know fused attention on CPUs, so the math kernel runs
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         call()
     return counter.get_total_flops()
@@ -257,10 +259,11 @@ run.savefig(figures.plot_parts(panels), "parts")
 
 # %% [markdown]
 # Each bar is one cost, and each colour a part of the model. In training, the two encoders have most of the operations.
-# But most of the memory is the field's: of each point, dozens of coordinates and hundreds of activations are kept, and
-# few operations are done with each. The deterministic render keeps more than any other part, since it has 32 x 32 rays,
-# where the losses use 320. In sampling, all rays of the target are rendered, in every step. So most operations and most
-# of the time are those of the target's rays. (Section 4 says what is computed once, and counts a sample.)
+# But most of the memory is the field's. The field keeps hundreds of numbers for each point, and does few operations with
+# each number. The deterministic render keeps more than any other part, since it renders a quarter of the picture's pixels,
+# and the losses use fewer. In sampling, all rays of the target are rendered, in every step. So most operations and, on a
+# CPU, most of the time are those of the target's rays. The time of a sample is an estimate here: that of one step, as
+# often as there are steps. (Section 4 says what is computed once, and measures samples.)
 #
 # ## 2. Memory grows with rays times samples
 #
@@ -268,7 +271,7 @@ run.savefig(figures.plot_parts(panels), "parts")
 # ray. Only their product matters.
 
 # %% tags=["idea", "nbval-ignore-output"]
-def copy_of(field):  # the same radiance field, whose feature maps are the ends of the backward pass
+def copy_of(field):  # the same radiance field, whose feature maps are leaves of the graph
     return replace(field, feature_maps=field.feature_maps.detach().requires_grad_())
 
 
@@ -296,9 +299,10 @@ print("kilobytes a point:", " ".join(f"{x:.1f}" for x in kilobytes_a_point))
 #
 # *Activation checkpointing* ([Chen et al. 2016](https://arxiv.org/abs/1604.06174)) keeps the inputs of a part of the
 # network only. In the backward pass, the part is computed again. That costs one more forward pass: about a third more
-# operations. One checkpoint around the whole render saves little at the peak, since the backward pass then needs all
+# operations. One checkpoint around the whole render saves nothing at the peak, since the backward pass then needs all
 # activations at once. So the rays are rendered in *chunks*, each with a checkpoint of its own: in the backward pass, only
-# one chunk's activations exist at a time. The gradients stay the same.
+# one chunk's activations exist at a time. The gradients stay the same. (The model of 06 was trained without checkpoints:
+# it fits a card. A model of the size of the paper's needs them, see `paper_size` in the README.)
 
 # %% tags=["idea", "nbval-ignore-output"]
 def in_chunks(count):
@@ -332,13 +336,13 @@ run.savefig(figures.plot_memory(sweep, chunked_costs, plain_cost, checkpointed_c
 
 # %% [markdown]
 # Left: the peak grows in proportion to rays times samples, whichever of the two grows. Middle: with more chunks the peak
-# falls, down to the feature maps and gradients that are there in any case. Right: checkpoints add the second forward
+# falls. The rest is feature maps and gradients, which chunks do not change. Right: checkpoints add the second forward
 # pass. And each chunk has costs of its own, such as a gradient of the whole feature maps, so many small chunks take
-# longer. On a GPU, small chunks also leave a part of the card idle. So the chunks should be as large as the memory allows.
+# longer. So the chunks should be as large as the memory allows.
 #
 # Sampling keeps no activations. There, chunks alone bound the memory, and nothing is computed twice.
 #
-# ## 4. A sample costs steps times one pass
+# ## 4. A sample: one start, then the steps
 #
 # The sampler calls the target's encoder and renders the target in each step: the noisy target has changed, so its feature
 # map and the field have, too. What depends on the context alone is computed once: the context's feature map, the
@@ -358,8 +362,8 @@ print(f"once {once:.2f} s, one step {one_step:.2f} s; {STEPS} steps would take {
 run.savefig(figures.plot_sampling_time(whole_samples, once, one_step), "sampling")
 
 # %% [markdown]
-# The dots are whole samples; the line is the sum of the two parts. So the number of steps is the choice that matters. How
-# many are needed is a question of quality.
+# The dots are whole samples, each measured once; the line is the sum of the two parts. So the number of steps sets the
+# time of a sample.
 
 # %% tags=["setup", "nbval-ignore-output"]
 results = harness.load_results(cost.EXPERIMENT)
@@ -379,10 +383,10 @@ if sampling:
 # %% [markdown]
 # ## 5. Several GPUs
 #
-# A loss is a mean over scenes, so its gradient is one, too. Each of N processes draws its own rows of the batch, on its
-# own GPU, and computes the gradient of their mean. Then one *all-reduce* replaces every process's gradient by the mean of
-# all. Each process makes the same step of the optimiser, so the weights stay equal without being sent. In the next cell a
-# small model and a batch of four scenes stand for four processes.
+# The loss is a mean over scenes. So its gradient is the mean of the scenes' gradients. Each of N processes has a GPU and a
+# part of the batch, and computes the gradient of the mean loss of this part. Then one *all-reduce* replaces every
+# process's gradient by the mean of all. Each process makes the same step of the optimiser, so the weights stay equal
+# without being sent. In the next cell a small model and a batch of four scenes stand for four processes.
 
 # %% tags=["idea"]
 small = variants.build_model(replace(settings, side=16), samples_per_ray=4, width=16, widths=(8, 16)).double()
@@ -405,11 +409,12 @@ message = 4 * sum(w.numel() for w in net.parameters()) / 1e6
 print(f"the all-reduce of the model of 06: {message:.0f} MB a step, whatever the batch")
 
 # %% [markdown]
-# Two things limit the gain. The all-reduce takes time, and nothing else can happen before it ends. Its message is as large
-# as the model, not as the batch: so the more scenes a GPU has in a step, the less the message counts. And every process
-# waits for the slowest one. A process that drew the whole batch and kept its rows would also repeat the others' work; here
-# row $i$ of a batch depends on the seed, the step and $i$ alone, so each process draws its own. Compiling is a cost of
-# its own, once a training: the first step waits for it, unless the code is in a cache.
+# Four costs limit the gain. First, the all-reduce: `fit` sends one message after the backward pass, and waits for it. The
+# message is as large as the model, not as the batch. So it counts less if a GPU has more scenes in a step; between the
+# GPUs of one host it is fast, between hosts it may not be. Second, every process waits for the slowest one. Third, work
+# that is done in every process: Python, and the drawing of the batch. Row $i$ of a batch depends only on the seed, the
+# step and $i$. So each process draws its own rows only. Fourth, compiling, once a training: the first step waits for it,
+# unless the code is in a cache.
 
 # %% tags=["drawing", "nbval-ignore-output"]
 if scaling:
@@ -440,6 +445,7 @@ share_of_peak = rate * step["gigaflop"] / batch / peak
 intensity = step["gigaflop"] / step["gigabytes_moved"]
 print(f"{device}: at most {peak / 1e3:,.0f} trillion operations and {bandwidth / 1e3:.2f} trillion bytes a second")
 print(f"operations a byte: the card {peak / bandwidth:.0f}, the training {intensity:.0f}")
+print(f"share of the peak: {share_of_peak:.1%}; at this intensity the memory allows {intensity * bandwidth / peak:.1%}")
 print(f"bytes a second, if nothing is fused: {rate * step['gigabytes_moved'] / batch / 1e3:.1f} trillion")
 speed = {
     "training_scenes_a_second": rate,
@@ -478,12 +484,13 @@ for name, record in scaling.items():
 figures.rate_table(recorded_rows)
 
 # %% [markdown]
-# The training has too few operations a byte for its products to be the limit. A layer of the field has 64 channels. In it,
-# a value takes part in 64 multiplications and 64 additions, while two bytes are read and two are written: 32 operations a
-# byte. What lies between two layers has no product at all. So moving activations sets the time, not the products. A compiler
-# helps: it fuses the operations between two products into one. The third line above is more than the card can move, so the
-# compiled step does move fewer bytes than are counted. Wider layers would raise the share of the peak, and the time of a
-# step, too: the share is no aim in itself.
+# The training does too few operations with each byte. So the memory is the limit, not the products. A layer of the field
+# has 64 channels, in bfloat16, of two bytes a value. A value takes part in 64 multiplications and 64 additions, while two
+# bytes are read and two are written: 32 operations a byte. The activation function between two layers reads and writes
+# each value, and has no matrix product. A compiler helps: it makes one kernel of the operations between two products. If
+# it did not, this training would move more bytes a second than the card can (the printed line "if nothing is fused"). So the
+# compiled step moves fewer bytes than are counted. Wider layers would raise the share of the peak, and the time of a
+# step, too.
 #
 # The same in one figure: the cost of an uncompiled training step per scene, recorded with 16 scenes in a step. Operations
 # are those of matrix products and convolutions. The bytes moved are those that all operations read and write. Operations
@@ -500,14 +507,18 @@ with sdpa_kernel(SDPBackend.MATH):
 print(
     f"billion operations of a scene of 32 x 32 pixels: {recounted:.2f} here, {per_scene['side']['gigaflop'][0]:.2f} recorded"
 )
+moved = per_scene["views"]["gigabytes_moved"][0] / per_scene["views"]["milliseconds"][0]
+print(f"with one context view, the uncompiled step moves {moved:.1f} trillion bytes a second")
 
 # %% tags=["drawing", "nbval-ignore-output"]
 run.savefig(figures.plot_costs(per_scene, benchmark.SWEEPS), "cost")
 
 # %% [markdown]
-# Time follows the bytes rather than the operations. From 40 to 80 samples a ray, the operations grow by a factor of 1.3,
+# Bytes predict the time better than operations do. From 40 to 80 samples a ray, the operations grow by a factor of 1.3,
 # the bytes by 1.9 and the time by 1.6. From 32 to 64 pixels a side, the operations grow by 2.5, the bytes by 1.5 and the
-# time by 1.1. Memory grows with rays and samples as in section 2.
+# time by 1.1. But the uncompiled step of 16 scenes moves only a third of the bytes a second that the card could. A third
+# limit remains: Python starts hundreds of kernels in each step, however small they are, and the card waits for it. So a
+# larger batch and compiled code help. Memory grows with rays and samples as in section 2.
 #
 # ## 7. Move it
 #
@@ -527,13 +538,16 @@ slider = interact(
 #
 # **Held.** The operations follow from shapes alone: the page's formulas and PyTorch's counter agree to the last one. A
 # training step has about three times the operations of its forward pass. The peak of a render's memory is proportional to
-# rays times samples. Checkpoints in chunks lower it by an order of magnitude and leave the gradients as they are. A
-# sample takes one start, and the time of a step for each step.
+# rays times samples. Checkpoints in chunks lower it several times and leave the gradients as they are. A sample takes
+# one start, and the time of a step for each step.
 #
 # **Did not.** The training is far from the peak of the card: at about 5 %. Its layers are narrow, so that moving
-# activations takes the time, and we did not fuse the field's layers into one kernel, as others do ([Müller et al.
-# 2022](https://arxiv.org/abs/2201.05989)). The intensity of section 6 counts the bytes of an uncompiled step; what the
-# compiled one moves was not measured.
+# activations takes much of the time. We did not make one kernel of the field's layers, as others do ([Müller et al.
+# 2022](https://arxiv.org/abs/2201.05989)). Bytes were counted for the uncompiled step, not for the compiled one. The time
+# of each part was measured on a CPU, not on a GPU.
+#
+# **What helps.** Out of memory: chunks with checkpoints. A slow training: compile, and a larger batch. A slow sample: fewer
+# steps. Many samples: all at once.
 #
 # **What the paper reports.** The released recipe trains on eight GPUs. Times of sampling are quoted in the table of the
 # [README](../README.md#the-paper-and-this-repository), beside ours.
@@ -544,8 +558,8 @@ slider = interact(
 #    the slider of section 7.
 # 2. How much memory does keeping the context's part of the field take for all rays of a picture, and which share of the
 #    operations of 32 steps does it save?
-# 3. Two GPUs have twice the scenes a step. Which two ways are there to compare them with one GPU, and what does each of
-#    them measure?
+# 3. Two GPUs are compared with one. What may stay fixed: the scenes a GPU, or the scenes in all? What does each comparison
+#    measure?
 #
 # <details><summary>Answers</summary>
 #
@@ -565,7 +579,7 @@ slider = interact(
 
 # %% tags=["setup"]
 text = (
-    "Where the time and the memory of 06 go. The operations of a training step, computed from shapes, are those that PyTorch "
+    "What the training and the samples of 06 cost. The operations of a training step, computed from shapes, are those that PyTorch "
     "counts: {encoder_share_gigaflop:.0%} of them in the encoders, while {field_share_megabytes:.0%} of what is kept for the "
     "backward pass is the field's. Checkpoints in 16 chunks of rays divide a render's peak memory by "
     "{peak_over_16_chunks:.0f}. One H100 trains {training_scenes_a_second:.0f} scenes a second, at {share_of_peak:.0%} of its "
