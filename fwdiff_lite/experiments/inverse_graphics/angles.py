@@ -84,6 +84,15 @@ def sample_scene_views(
     return views.unflatten(1, test_set.cameras.shape[1:3])[None]
 
 
+def energy_scores(
+    samples: Float[Tensor, "c k d v 3 h w"], truth: Float[Tensor, "c d v 3 h w"]
+) -> Float[Tensor, "c d v"]:
+    """The energy score of the samples of each scene and view."""
+    pairs = zip(samples.flatten(2, 3).unbind(2), truth.flatten(1, 2).unbind(1), strict=True)
+    scores = [metrics.energy_score(views, true_view) for views, true_view in pairs]
+    return torch.stack(scores, 1).unflatten(1, truth.shape[1:3])
+
+
 def measure_views(test_set: TestSet, samples: Float[Tensor, "c k d v 3 h w"]) -> dict[str, Tensor]:
     """What the summary needs of each scene; (c, D, V) where nothing else is said.
 
@@ -98,11 +107,9 @@ def measure_views(test_set: TestSet, samples: Float[Tensor, "c k d v 3 h w"]) ->
     rows: dict[str, list[Tensor]] = {}
     for d in range(samples.shape[2]):
         for v in range(samples.shape[3]):
-            views, truth, draws = samples[:, :, d, v], test_set.truth[:, d, v], test_set.posterior_draws[:, :, d, v]
+            views, truth = samples[:, :, d, v], test_set.truth[:, d, v]
             hidden = test_set.disocclusion_mask[:, d, v, None].expand_as(truth)
             values = {
-                "energy": metrics.energy_score(views, truth),
-                "energy_true": metrics.energy_score(draws, truth),
                 "variance": (views.var(1) * hidden).flatten(1).sum(1),
                 "squared_error": ((views.mean(1) - truth).square() * hidden).flatten(1).sum(1),
                 "hidden_pixels": hidden.flatten(1).sum(1),
@@ -115,6 +122,8 @@ def measure_views(test_set: TestSet, samples: Float[Tensor, "c k d v 3 h w"]) ->
                 rows.setdefault(name, []).append(value)
     shape = samples.shape[2:4]
     measures = {name: torch.stack(values, 1).unflatten(1, shape) for name, values in rows.items()}
+    for name, views in (("energy", samples), ("energy_true", test_set.posterior_draws)):
+        measures[name] = energy_scores(views, test_set.truth)
     back = test_set.angles.index(180)
     labels = classify_factors(torch.cat([test_set.truth[:, None, back, 0], samples[:, :, back, 0]], 1), test_set)
     scenes = test_set.scenes

@@ -19,9 +19,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fwdiff_lite import metrics
 from fwdiff_lite.experiments.harness import Evaluation, Results, Session
-from fwdiff_lite.experiments.inverse_graphics.angles import ANGLES, energies_over, session_test_set, view_names
+from fwdiff_lite.experiments.inverse_graphics.angles import (
+    ANGLES,
+    energies_over,
+    energy_scores,
+    session_test_set,
+    view_names,
+)
 from fwdiff_lite.experiments.inverse_graphics.held_out import TestSet, render_draws
 from fwdiff_lite.experiments.split import PerContext
 
@@ -45,17 +50,7 @@ def measure_ceilings(test_set: TestSet) -> dict[str, Float[Tensor, "c d v"]]:
         "energy_rays": render_draws(test_set.drawn_scenes, test_set.cameras, side, RENDERER_RAYS),
         "energy_maps": filter_as_maps(draws),
     }
-    d, v = test_set.cameras.shape[1:3]
-    return {
-        name: torch.stack(
-            [
-                torch.stack([metrics.energy_score(x[:, :, i, j], test_set.truth[:, i, j]) for j in range(v)], 1)
-                for i in range(d)
-            ],
-            1,
-        )
-        for name, x in shown.items()
-    }
+    return {name: energy_scores(views, test_set.truth) for name, views in shown.items()}
 
 
 def measure_each_scene(session: Session) -> dict[str, np.ndarray]:
