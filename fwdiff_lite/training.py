@@ -85,7 +85,7 @@ def fit(
     checkpoint_every: int = 1000,
     checkpoint_minutes: float | None = None,
     resume: str = "check",
-    progress: bool = True,
+    progress: bool | None = True,
     accelerator: Accelerator | None = None,
 ) -> TrainingLog:
     """Trains model.denoiser with AdamW and Muon; it ends with the exponential moving average (EMA) of its weights.
@@ -112,6 +112,7 @@ def fit(
     resume: "check" refuses a checkpoint of another seed, learning rate or other option of the optimiser, of other
         shapes of batches, or of other classes of model, denoiser or forward model; "ignore" resumes with the
         options of this call
+    progress: whether to show a bar on the standard error; None: where that is a terminal
     accelerator: an accelerate.Accelerator, for several devices. By default one is made here, on the device that
         accelerate finds, but on the CPU in place of Apple's MPS: ask for MPS with accelerator=Accelerator()
 
@@ -187,7 +188,7 @@ class _Training:
         self.state.settings |= describe_model(self.model)
         if self.checkpointing.path is not None:
             self._resume()
-        self.bf16, self.first_step = bf16, self.log.steps
+        self.bf16, self.compiles, self.first_step = bf16, compile, self.log.steps
         # without a wrapper around the model, one process and several have the same compiled graph
         self.loss = self.accelerator.prepare_model(self.model, evaluation_mode=True)
         self.sync.copy_from_main_process([*self.state.weights, *self.state.ema])
@@ -208,10 +209,16 @@ class _Training:
         if isinstance(self.batch, EpochBatches):
             self.batch.position = state.position
 
-    def run(self, interrupts: list, progress: bool) -> None:
+    def run(self, interrupts: list, progress: bool | None) -> None:
         """Trains until the budget is spent or an interrupt ends the training; then the denoiser holds the EMA."""
-        hidden = not (progress and self.accelerator.is_main_process)
-        bar = tqdm(total=self.budget.steps, initial=self.log.steps, disable=hidden, leave=False)
+        hidden = None if progress is None else not progress  # with None, tqdm shows the bar on a terminal alone
+        bar = tqdm(
+            total=self.budget.steps,
+            initial=self.log.steps,
+            desc="the first step compiles the model, which takes minutes" if self.compiles else None,
+            disable=hidden if self.accelerator.is_main_process else True,
+            leave=False,
+        )
         # several processes must end at the same step, so all of them learn of one's interrupt
         handling = collected_interrupts(interrupts) if self.sync.group is not None else nullcontext()
         try:
@@ -220,6 +227,8 @@ class _Training:
                 self.state.denoiser.train()
                 while not self._has_ended():
                     self._step(interrupts, bar)
+                    if self.log.steps == self.first_step + 1:
+                        bar.set_description()
                     if self.scale.count == SCALE_STEPS:
                         self.scale.warn()
         except KeyboardInterrupt:

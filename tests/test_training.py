@@ -1,6 +1,7 @@
 """fit() learns, averages, shares its batches, survives being killed, and refuses what it cannot use."""
 
 import argparse
+import io
 import json
 import os
 import shutil
@@ -292,6 +293,24 @@ def test_an_interrupt_keeps_the_training(where, tmp_path, monkeypatch, capsys):
     done = fit(resumed, batch, steps=30, progress=False, checkpoint=path)
     assert done.curve == wanted.curve and not done.interrupted
     assert all(torch.equal(w, x) for w, x in zip(resumed.parameters(), uninterrupted_model.parameters(), strict=True))
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("progress", "terminal", "shown"),
+    [(None, True, True), (None, False, False), (True, False, True), (False, True, False)],
+)
+def test_the_bar_is_shown_where_someone_reads_it(progress, terminal, shown, monkeypatch):
+    error = Terminal() if terminal else io.StringIO()
+    monkeypatch.setattr(sys, "stderr", error)
+    monkeypatch.setattr("fwdiff_lite.training.compile_model", lambda loss: loss)
+    model, batch = model_and_batch()
+    fit(model, batch, steps=2, compile=True, progress=progress)
+    assert ("the first step compiles the model" in error.getvalue()) == ("2/2" in error.getvalue()) == shown
 
 
 def test_an_interrupt_without_a_checkpoint_says_so_and_keeps_the_average(capsys):

@@ -113,7 +113,7 @@ class Variant:
             seconds=training.seconds,
             seed=training.seed,
             checkpoint=training.checkpoint,
-            **({"bf16": on_gpu, "compile": on_gpu, "progress": False} | dict(self.fit_options)),
+            **({"bf16": on_gpu, "compile": on_gpu, "progress": None} | dict(self.fit_options)),
         )
 
 
