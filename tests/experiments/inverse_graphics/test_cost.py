@@ -12,7 +12,7 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 from safetensors.torch import save_file
 
 from fwdiff_lite.experiments import harness, timing
-from fwdiff_lite.experiments.inverse_graphics import cost, evaluation, training_rate
+from fwdiff_lite.experiments.inverse_graphics import cost, held_out, training_rate
 from fwdiff_lite.experiments.inverse_graphics.variants import VARIANTS
 from fwdiff_lite.row_random import RowBatches
 from fwdiff_lite.storage.files import read_json, write_json
@@ -157,6 +157,6 @@ def test_samples_are_timed_and_scored(session, monkeypatch):
     assert numbers["sampling_ms_1"] == 1e3 * parts["seconds_1"]["seconds"]
     assert numbers["eta_0_steps_1_energy_over_true_60"] == parts["eta_0_steps_1"]["60"][0] > 1
     test_set = cost.make_test_set("unet", session)
-    draws = test_set.posterior_draws[:, :, evaluation.TARGET_ANGLES.index(180), 0]
+    draws = test_set.posterior_draws[:, :, held_out.TARGET_ANGLES.index(180), 0]
     assert cost.energy_over_true(test_set, draws, 180) == [1.0] * 3, "true draws are as good as true draws"
     assert cost.energy_over_true(test_set, draws + 0.1, 180)[0] > 1
