@@ -126,10 +126,7 @@ def run(experiment: harness.Experiment, options: argparse.Namespace) -> None:
         split = {"part": options.part, "parts": options.parts}
         harness.evaluate(experiment, options.names, options.out, evaluation_options, options.jobs_per_gpu, **split)
     else:
-        export.check_weights_names(experiment, options.names)
-        for name in options.names:
-            export.export_weights(experiment, name, options.out)
-        export.export_results(experiment, options.names[0] if options.names else "", options.out)
+        export.export(experiment, options.names, options.out)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

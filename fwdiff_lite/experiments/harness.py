@@ -248,6 +248,11 @@ class Experiment:
             return self.assets[name].weights_name
         return self.weights_name_template.format(results_name=self.results_name, variant=name)
 
+    def measurements(self, sampler: str, numbers: Mapping[str, float]) -> list[Measurement]:
+        """The long form of one sampler's measures."""
+        evaluation = self.evaluations.get(sampler)
+        return to_long(self.name, evaluation.variant if evaluation else "", sampler, numbers, self.views)
+
 
 class Session:
     """What the evaluations of one call share: device, options, test set, models, predictions. Each is made once.
@@ -359,12 +364,6 @@ def check_trainings(experiment: Experiment, names: Iterable[str], folder: Path) 
         trained.add(name)
 
 
-def measurements(experiment: Experiment, sampler: str, numbers: Mapping[str, float]) -> list[Measurement]:
-    """The long form of one sampler's measures."""
-    evaluation = experiment.evaluations.get(sampler)
-    return to_long(experiment.name, evaluation.variant if evaluation else "", sampler, numbers, experiment.views)
-
-
 # --- weights ----------------------------------------------------------------------------------------------------------
 
 
@@ -418,8 +417,7 @@ def evaluate(
     }
     own_part = ALL_CONTEXTS if part is None else Part(part, parts)
     for name in selected:
-        path = folder / f"evaluation_{name}.json"
-        path = path if part is None else part_path(path, own_part)
+        path = part_path(folder / f"evaluation_{name}.json", own_part)
         cache_key = {"weights": digests[name], "options": options | dict(experiment.settings)}
         with exclusive_lock(path) as is_mine:
             if not is_mine:
@@ -453,7 +451,7 @@ def _evaluate_one(
     with atomic_write(path.with_suffix(".npz")) as temporary:
         np.savez_compressed(temporary, **results.arrays)
     numbers = {key: value for key, value in results.numbers.items() if math.isfinite(value)}
-    rows = [row._asdict() for row in measurements(experiment, name, numbers)]
+    rows = [row._asdict() for row in experiment.measurements(name, numbers)]
     record = merge_provenance([*records, own]) if records else own
     write_json(path, record | cache_key | {"measures": rows})
     print(name, json.dumps({key: round(value, 3) for key, value in numbers.items()}), flush=True)
@@ -493,7 +491,7 @@ def load_results(experiment: Experiment) -> RecordedResults:
     if "measures" not in arrays:
         numbers, *results = convert_early_results(arrays)
         return RecordedResults(
-            [row for sampler, measures in numbers.items() for row in measurements(experiment, sampler, measures)],
+            [row for sampler, measures in numbers.items() for row in experiment.measurements(sampler, measures)],
             *results,
         )
     measures, trainings, evaluations = (json.loads(str(arrays.pop(key))) for key in RESULT_KEYS)

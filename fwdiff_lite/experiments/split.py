@@ -63,8 +63,8 @@ def check_split(runs: dict[str, Callable], part: int | None, parts: int) -> None
 
 
 def part_path(path: Path, part: Part) -> Path:
-    """The path of a part's record, beside the record of the whole evaluation."""
-    return path.with_name(f"{path.stem}.part_{part.index}_of_{part.count}.json")
+    """The path of a part's record, beside that of the whole evaluation, which is that of ALL_CONTEXTS."""
+    return path if part == ALL_CONTEXTS else path.with_name(f"{path.stem}.part_{part.index}_of_{part.count}.json")
 
 
 def read_parts(path: Path, parts: int, cache_key: dict[str, Any]) -> tuple[list[dict], dict[str, np.ndarray]]:

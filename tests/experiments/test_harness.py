@@ -201,10 +201,9 @@ def test_weights_and_results_are_exported_and_loaded(toy, tmp_path, monkeypatch)
     assert "toy evaluate full_eta_0" in results["command"]
     assert harness.load_model(TOY, "full", None, torch.device("cpu"))
     toy("train full --steps 2")
-    with pytest.raises(ValueError, match="evaluation full_eta_0 used other weights of full: evaluate it again"):
-        export.export_weights(TOY, "full", folder)
-    with pytest.raises(ValueError, match="evaluation full_eta_0 used other weights of full: evaluate it again"):
-        export.export_results(TOY, "full", folder)
+    for names in (["full"], []):
+        with pytest.raises(ValueError, match="evaluation full_eta_0 used other weights of full: evaluate it again"):
+            export.export(TOY, names, folder)
 
 
 def test_variants_with_one_name_of_exported_weights_are_not_exported_together(toy, tmp_path, monkeypatch, capsys):
@@ -214,6 +213,53 @@ def test_variants_with_one_name_of_exported_weights_are_not_exported_together(to
         toy("export full reseeded")
     assert "full and reseeded are both 90_toy in checkpoints/: export one of them" in capsys.readouterr().err
     assert not (tmp_path / "checkpoints").exists()
+
+
+def break_nothing(folder):
+    """The control."""
+
+
+def change_weights(folder):
+    save_file({"w": torch.zeros(1)}, folder / "full.safetensors")
+
+
+def make_weights_infinite(folder):
+    weights = {key: torch.full_like(w, torch.inf) for key, w in load_file(folder / "reseeded.safetensors").items()}
+    save_file(weights, folder / "reseeded.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (break_nothing, None),
+        (change_weights, "evaluation full_eta_0 used other weights of full: evaluate it again"),
+        (make_weights_infinite, "of 90_toy_reseeded are not finite in half precision: nothing was saved"),
+        (
+            lambda folder: (folder / "reseeded.safetensors").unlink(),
+            "reseeded.safetensors: train it first",
+        ),
+        (lambda folder: (folder / "reseeded.json").unlink(), "reseeded.json, the record of a training: train it"),
+        (lambda folder: (folder / "evaluation_exact.npz").unlink(), "evaluation_exact.npz: evaluate exact again"),
+        (
+            lambda folder: [x.unlink() for x in folder.glob("evaluation_*")],
+            "holds no evaluation: evaluate some variant",
+        ),
+    ],
+)
+def test_all_is_exported_or_nothing(damage, message, toy, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("FWDIFF_ROOT", str(tmp_path))
+    folder = toy("train full reseeded baseline --steps 1")
+    toy("evaluate")
+    damage(folder)
+    several = replace(TOY, weights_name_template="{results_name}_{variant}")
+    monkeypatch.setattr(command_line, "find_experiment", lambda name: several)
+    if message:
+        with pytest.raises(SystemExit):
+            toy("export full reseeded")
+        assert message in capsys.readouterr().err.splitlines()[-1] and not list(tmp_path.glob("checkpoints/*"))
+    else:
+        toy("export full reseeded")
+        assert set(read_manifest()) == {"90_toy_full.safetensors", "90_toy_reseeded.safetensors", "90_toy.npz"}
 
 
 def test_the_record_of_an_evaluation_states_no_seed_and_the_exported_results_have_that_of_the_training(

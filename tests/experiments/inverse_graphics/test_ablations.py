@@ -248,7 +248,7 @@ def test_ablations_are_evaluated_and_exported(experiment, tmp_path, monkeypatch)
     assert record["command"].endswith("ablations evaluate unet --scenes 2 --steps 1 --chunk-size 16")
     assert set(record["weights"]) == {"unet", "deterministic"}
     monkeypatch.setenv("FWDIFF_ROOT", str(tmp_path))
-    export.export_results(experiment, "", tmp_path)
+    export.export(experiment, [], tmp_path)
     results, entry = harness.load_results(experiment), read_manifest()["07_ablations.npz"]
     assert set(to_flat(results.rows)) == set(names) == set(results.evaluations)
     assert set(entry["metrics"]) == set(names) - {"deterministic"}, "one prediction: no skill"

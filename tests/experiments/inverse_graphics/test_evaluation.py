@@ -121,8 +121,7 @@ def test_evaluations_are_exported_in_the_form_that_the_notebook_reads(tmp_path, 
         harness.train(experiment, name, tmp_path, steps=1)
     harness.evaluate(experiment, (), tmp_path, {"scenes": 2, "samples": 2, "steps": 1})
     monkeypatch.setenv("FWDIFF_ROOT", str(tmp_path))
-    export.export_weights(experiment, "unet", tmp_path)
-    export.export_results(experiment, "unet", tmp_path)
+    export.export(experiment, ["unet"], tmp_path)
     entry = read_manifest()["06_inverse_graphics_unet.safetensors"]
     assert set(entry["metrics"]) == set(experiment.headline) and entry["steps"] == 1
     results = harness.load_results(experiment)
