@@ -101,7 +101,8 @@ def exported_weights(experiment: Experiment, name: str, path: Path, records: Rec
 def exported_results(experiment: Experiment, name: str, folder: Path, records: Records) -> CheckpointFile:
     """The results of the whole folder as a file of checkpoints/; name: the variant that `exported_arrays` selects by.
 
-    ValueError if the folder holds no evaluation or lacks the arrays of one.
+    Their seed is that of the last training, or without a training that of the experiment. ValueError if there is
+    neither, or the folder holds no evaluation or lacks the arrays of one.
     """
     if not records.evaluations:
         raise ValueError(f"{folder} holds no evaluation: evaluate some variant first")
@@ -129,4 +130,8 @@ def exported_results(experiment: Experiment, name: str, folder: Path, records: R
     trainings = records.trainings.values()
     parents = [record["parent"] for record in trainings if record["parent"]]
     source = merge_provenance([*parents, *trainings, *evaluations.values()])
+    if "seed" not in source:
+        if experiment.seed is None:
+            raise ValueError(f"{folder} holds no training, whose seed is recorded: give {experiment.name} a `seed`")
+        source["seed"] = experiment.seed
     return arrays_file(experiment.results_name, arrays, metrics=headline, **source)

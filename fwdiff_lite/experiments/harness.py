@@ -190,6 +190,7 @@ class Experiment:
     views: suffixes of measures that name a view, such as "180" in energy_skill_180
     headline: the measures in the manifest entry of exported weights; the first one stands in that of the results
     exported_arrays: selects the arrays to export, from the exported variant and all arrays
+    seed: of the draws of evaluations without a training; exported results state it, or else that of the last training
     add_arguments, configure: for an experiment on the user's own data: they add arguments to the commands "train" and
         "evaluate", and make the experiment from a command's arguments
     arguments, settings: of a configured experiment: arguments for the recorded commands, and JSON values that
@@ -208,6 +209,7 @@ class Experiment:
     headline: tuple[str, ...] = ()
     exported_arrays: Callable[[str, dict[str, np.ndarray]], dict[str, np.ndarray]] = lambda variant, arrays: arrays
     weights_name_template: str = "{results_name}"
+    seed: int | None = None
     add_arguments: Callable[[str, ArgumentParser], None] = lambda action, parser: None
     configure: Callable[[Experiment, Namespace], Experiment] = lambda experiment, options: experiment
     arguments: Mapping[str, Any] = field(default_factory=dict)

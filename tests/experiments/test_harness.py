@@ -262,17 +262,18 @@ def test_all_is_exported_or_nothing(damage, message, toy, tmp_path, monkeypatch,
         assert set(read_manifest()) == {"90_toy_full.safetensors", "90_toy_reseeded.safetensors", "90_toy.npz"}
 
 
-def test_the_record_of_an_evaluation_states_no_seed_and_the_exported_results_have_that_of_the_training(
-    toy, tmp_path, monkeypatch
-):
+def test_exported_results_have_the_seed_of_the_last_training_or_else_of_the_experiment(toy, tmp_path, monkeypatch):
     monkeypatch.setenv("FWDIFF_ROOT", str(tmp_path))
     folder = toy("evaluate exact")
     assert "seed" not in read_json(folder / "evaluation_exact.json")
-    toy("export")
-    assert "seed" not in read_manifest()["90_toy.npz"]
-    toy("train reseeded --steps 1")
-    toy("export")
-    assert read_manifest()["90_toy.npz"]["seed"] == 1
+    with pytest.raises(ValueError, match="runs holds no training, whose seed is recorded: give toy a `seed`"):
+        export.export(TOY, [], folder)
+    assert not (tmp_path / "checkpoints").exists()
+    for name, seed in (("", 5), ("reseeded", 1)):
+        if name:
+            toy(f"train {name} --steps 1")
+        export.export(replace(TOY, seed=5), [], folder)
+        assert read_manifest()["90_toy.npz"]["seed"] == seed
 
 
 @pytest.mark.parametrize(

@@ -197,6 +197,7 @@ EXPERIMENT = Experiment(
     name="cost",
     results_name="09_cost",
     weights_name_template="06_inverse_graphics_{variant}",
+    seed=0,  # of the benchmark's images and of the samples
     variants=MEASURED_VARIANTS,
     evaluations={"settings": Evaluation(evaluate_settings, on_request=True)}
     | {
