@@ -36,6 +36,7 @@ from fwdiff_lite.experiments.early_results import convert_early_results
 from fwdiff_lite.experiments.measurements import Measurement, to_long
 from fwdiff_lite.experiments.records import check_settings, command_line, gpu_minutes, write_training_record
 from fwdiff_lite.experiments.split import ALL_CONTEXTS, Part, check_split, part_path, read_parts
+from fwdiff_lite.experiments.training_lock import training_lock
 from fwdiff_lite.experiments.weights import initial_weights, save_weights, weights_path
 from fwdiff_lite.protocols import BatchFunction
 from fwdiff_lite.storage.checkpoints import load_pretrained, load_recorded, load_weights
@@ -307,8 +308,8 @@ def train(
     jobs_per_gpu: trainings that share a GPU at the same time; they divide the GPU minutes
     init_from: a file of initial weights, in place of the variant's parent
 
-    An interrupted training has only its state written. ValueError if the folder's state has other settings, or the
-    folder lacks the weights of an asset that the training needs.
+    An interrupted training has only its state written. ValueError if the folder's state has other settings, the folder
+    lacks the weights of an asset that the training needs, or another process trains there under the same name.
     """
     check_trainings(experiment, [name], folder)
     declaration, device, path = experiment.declaration(name), default_device(), folder / f"{name}.safetensors"
@@ -321,36 +322,34 @@ def train(
         load_weights(declaration.trained_part(model), weights, source)
     needs = {need: file_sha256(weights_path(need, folder)) for need in assets}
     source = str(init_from.resolve()) if init_from else declaration.parent
-    settings = {"options": dict(declaration.options), "seed": declaration.seed, "init_from": source, "needs": needs}
-    check_settings(path, settings)
-    training = Training(
-        steps=steps,
-        seconds=None if minutes is None else 60 * minutes,
-        batch_size=batch_size or declaration.batch_size,
-        seed=declaration.seed,
-        checkpoint=path.with_suffix(".state"),
-        device=device,
-        assets=assets,
-    )
-    log = declaration.train(model, training)
-    if log.interrupted or not is_main_process():
+    settings = {"options": dict(declaration.options), "seed": declaration.seed, "needs": needs}
+    with training_lock(path):
+        check_settings(path, settings | {"init_from": source})
+        training = Training(
+            steps=steps,
+            seconds=None if minutes is None else 60 * minutes,
+            batch_size=batch_size or declaration.batch_size,
+            seed=declaration.seed,
+            checkpoint=path.with_suffix(".state"),
+            device=device,
+            assets=assets,
+        )
+        log = declaration.train(model, training)
+        if log.interrupted or not is_main_process():
+            return log
+        save_weights(declaration.trained_part(model), path)
+        arguments = dict(experiment.arguments) | {"minutes": minutes, "steps": steps, "batch_size": training.batch_size}
+        arguments |= {"init_from": init_from and init_from.name}
+        record = provenance(command_line(experiment.name, "train", name, arguments, jobs_per_gpu)) | settings
+        record |= {
+            "experiment": experiment.name,
+            "variant": name,
+            "batch": training.batch_size,
+            "parent": parent,
+            "gpu_minutes": gpu_minutes(log.seconds, device, jobs_per_gpu),
+        }
+        write_training_record(path, record, log)
         return log
-    save_weights(declaration.trained_part(model), path)
-    arguments = dict(experiment.arguments) | {
-        "minutes": minutes, "steps": steps, "batch_size": training.batch_size, "init_from": init_from and init_from.name
-    }  # fmt: skip
-    record = provenance(command_line(experiment.name, "train", name, arguments, jobs_per_gpu)) | {
-        "experiment": experiment.name,
-        "variant": name,
-        "options": dict(declaration.options),
-        "seed": declaration.seed,
-        "needs": needs,
-        "batch": training.batch_size,
-        "parent": parent,
-        "gpu_minutes": gpu_minutes(log.seconds, device, jobs_per_gpu),
-    }
-    write_training_record(path, record, log)
-    return log
 
 
 def check_trainings(experiment: Experiment, names: Iterable[str], folder: Path) -> None:

@@ -1,6 +1,9 @@
 """The harness of the experiments and its command line, with a toy experiment; every variant of every real one."""
 
 import json
+import os
+import signal
+import time
 from dataclasses import replace
 from functools import partial
 
@@ -15,6 +18,7 @@ from fwdiff_lite.experiments import export, harness
 from fwdiff_lite.experiments.harness import Asset, Evaluation, Experiment, Results, Variant
 from fwdiff_lite.experiments.measurements import to_flat, to_long
 from fwdiff_lite.experiments.records import COMMAND
+from fwdiff_lite.experiments.training_lock import training_lock
 from fwdiff_lite.problems.toy import projections
 from fwdiff_lite.storage.checkpoints import load_pretrained, read_manifest
 from fwdiff_lite.storage.files import read_json
@@ -105,6 +109,32 @@ def test_a_training_of_other_settings_is_not_resumed(toy, monkeypatch, tmp_path)
     with pytest.raises(ValueError, match="full.state was trained with seed 0, not 5: delete it"):
         harness.train(other, "full", folder, steps=2)
     assert read_json(folder / "full.json")["steps"] == 1
+
+
+def test_a_training_in_a_folder_where_another_process_trains_it_is_refused(toy, tmp_path, monkeypatch, capsys):
+    folder, (ready, started) = tmp_path / "runs", os.pipe()
+    if not (process := os.fork()):
+        with training_lock(folder / "full.safetensors"):
+            os.write(started, b".")
+            time.sleep(60)
+        os._exit(0)
+    try:
+        assert os.read(ready, 1)
+        with pytest.raises(SystemExit):
+            toy("train full --steps 1")
+        message = f"another command trains full in {folder}: wait for it, or name another --out"
+        assert message in capsys.readouterr().err.splitlines()[-1]
+        assert not [path for path in folder.iterdir() if path.suffix != ".lock"], "nothing was written"
+        toy("train reseeded --steps 1")
+        monkeypatch.setenv("RANK", "1")
+        with training_lock(folder / "full.safetensors"):
+            pass  # a further process of one training
+        monkeypatch.delenv("RANK")
+    finally:
+        os.kill(process, signal.SIGKILL)
+        os.waitpid(process, 0)
+    toy("train full --steps 1")
+    assert read_json(folder / "full.json")["steps"] == 1 and not list(folder.glob(".*")), "no lock outlives its process"
 
 
 def test_an_interrupted_training_leaves_its_state_alone_and_is_resumed(toy, tmp_path, monkeypatch):
