@@ -1,9 +1,6 @@
 """The harness of the experiments and its command line, with a toy experiment; every variant of every real one."""
 
 import json
-import os
-import signal
-import time
 from dataclasses import replace
 from functools import partial
 
@@ -12,75 +9,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from fwdiff_lite import ForwardDiffusion, ForwardRegression
+from fwdiff_lite import ForwardDiffusion
 from fwdiff_lite.experiments import __main__ as command_line
-from fwdiff_lite.experiments import export, harness
-from fwdiff_lite.experiments.harness import Asset, Evaluation, Experiment, Results, Variant
+from fwdiff_lite.experiments import harness
+from fwdiff_lite.experiments.harness import Asset, Evaluation, Results
 from fwdiff_lite.experiments.measurements import to_flat, to_long
 from fwdiff_lite.experiments.records import COMMAND
-from fwdiff_lite.experiments.training_lock import training_lock
-from fwdiff_lite.problems.toy import projections
 from fwdiff_lite.storage.checkpoints import load_pretrained, read_manifest
 from fwdiff_lite.storage.files import read_json
 from fwdiff_lite.training import INTERRUPTED, TrainingLog
-
-
-def build_toy_model(model_class, seed, width=8):
-    torch.manual_seed(seed)
-    model = projections.build_diffusion(2, width=width, depth=1)
-    return model_class(model.denoiser, model.forward_model, model.schedule)
-
-
-def make_toy_variant(model_class=ForwardDiffusion, **options):
-    return Variant(
-        build=partial(build_toy_model, model_class),
-        batches=lambda device, batch_size: projections.infinite_batches(projections.make_prior(2), batch_size),
-        batch_size=4,
-        fit_options={"learning_rate": 1e-2},
-        options={"model_class": model_class.__name__},
-        **options,
-    )
-
-
-def evaluate_toy_sampler(session):
-    weights = session.model("full").denoiser.state_dict()
-    total = float(sum(w.abs().sum() for w in weights.values()))
-    numbers = {"energy_60": total, "energy_60_low": total - 1, "energy_60_high": total + 1, "count": len(weights)}
-    return Results(numbers, {"full_sizes": np.array([session.test_set, session.predict("baseline")])})
-
-
-TOY = Experiment(
-    name="toy",
-    results_name="90_toy",
-    variants={
-        "full": make_toy_variant(),
-        "reseeded": make_toy_variant(seed=1),
-        "baseline": make_toy_variant(ForwardRegression),
-    },
-    evaluations={
-        "full_eta_0": Evaluation(evaluate_toy_sampler, "full", ("baseline",)),
-        "exact": Evaluation(lambda session: Results({"energy_60": 0.0}, {})),
-    },
-    make_test_set=lambda device, options: options["scenes"],
-    predict=lambda model, test_set: 10 * test_set,
-    evaluation_options={"scenes": 3},
-    views=("60",),
-    headline=("energy_60", "count"),
-)
-
-
-@pytest.fixture
-def toy(monkeypatch, tmp_path):
-    """Runs a command of the toy experiment in the folder tmp_path / "runs"."""
-    monkeypatch.setattr(command_line, "find_experiment", lambda name: TOY)
-    monkeypatch.setenv("FWDIFF_COMMIT", "abc")
-    folder = tmp_path / "runs"
-
-    def run(words):
-        command_line.main(["toy", *words.split(), "--out", str(folder)])
-        return folder
-
-    return run
+from tests.experiments.toy_experiment import TOY, build_toy_model, evaluate_toy_sampler, make_toy_variant
 
 
 def test_a_training_leaves_weights_and_a_record_and_is_resumed(toy):
@@ -109,32 +47,6 @@ def test_a_training_of_other_settings_is_not_resumed(toy, monkeypatch, tmp_path)
     with pytest.raises(ValueError, match="full.state was trained with seed 0, not 5: delete it"):
         harness.train(other, "full", folder, steps=2)
     assert read_json(folder / "full.json")["steps"] == 1
-
-
-def test_a_training_in_a_folder_where_another_process_trains_it_is_refused(toy, tmp_path, monkeypatch, capsys):
-    folder, (ready, started) = tmp_path / "runs", os.pipe()
-    if not (process := os.fork()):
-        with training_lock(folder / "full.safetensors"):
-            os.write(started, b".")
-            time.sleep(60)
-        os._exit(0)
-    try:
-        assert os.read(ready, 1)
-        with pytest.raises(SystemExit):
-            toy("train full --steps 1")
-        message = f"another command trains full in {folder}: wait for it, or name another --out"
-        assert message in capsys.readouterr().err.splitlines()[-1]
-        assert not [path for path in folder.iterdir() if path.suffix != ".lock"], "nothing was written"
-        toy("train reseeded --steps 1")
-        monkeypatch.setenv("RANK", "1")
-        with training_lock(folder / "full.safetensors"):
-            pass  # a further process of one training
-        monkeypatch.delenv("RANK")
-    finally:
-        os.kill(process, signal.SIGKILL)
-        os.waitpid(process, 0)
-    toy("train full --steps 1")
-    assert read_json(folder / "full.json")["steps"] == 1 and not list(folder.glob(".*")), "no lock outlives its process"
 
 
 def test_an_interrupted_training_leaves_its_state_alone_and_is_resumed(toy, tmp_path, monkeypatch):
@@ -207,103 +119,6 @@ def test_an_evaluation_is_cached_until_weights_or_options_change(toy, capsys):
     toy("evaluate full_eta_0 --scenes 4")
     with np.load(path.with_suffix(".npz")) as arrays:
         assert arrays["full_sizes"].tolist() == [4, 40]
-
-
-def test_weights_and_results_are_exported_and_loaded(toy, tmp_path, monkeypatch):
-    monkeypatch.setenv("FWDIFF_ROOT", str(tmp_path))
-    folder = toy("train full baseline --steps 1")
-    toy("evaluate")
-    monkeypatch.setenv("FWDIFF_COMMIT", "of the export")
-    toy("export full")
-    recorded = harness.load_results(TOY)
-    numbers = to_flat(recorded.rows)
-    total = numbers["full_eta_0"]["energy_60"]
-    assert numbers["exact"] == {"energy_60": 0.0} and numbers["full_eta_0"]["energy_60_high"] == total + 1
-    assert set(recorded.trainings) == {"full", "baseline"} and recorded.arrays["full_sizes"].tolist() == [3, 30]
-    entries = read_manifest()
-    assert set(entries) == {"90_toy.npz", "90_toy.safetensors"}
-    weights, results = entries["90_toy.safetensors"], entries["90_toy.npz"]
-    assert weights["variant"] == "full" and weights["steps"] == 1
-    assert weights["metrics"] == {"energy_60": round(total, 4), "count": numbers["full_eta_0"]["count"]}
-    assert results["metrics"] == {"full_eta_0": round(total, 4), "exact": 0.0}
-    for entry in (weights, results):
-        assert entry["commit"] == "abc" and "toy train full --steps 1" in entry["command"]
-    assert "toy evaluate full_eta_0" in results["command"]
-    assert harness.load_model(TOY, "full", None, torch.device("cpu"))
-    toy("train full --steps 2")
-    for names in (["full"], []):
-        with pytest.raises(ValueError, match="evaluation full_eta_0 used other weights of full: evaluate it again"):
-            export.export(TOY, names, folder)
-
-
-def test_variants_with_one_name_of_exported_weights_are_not_exported_together(toy, tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("FWDIFF_ROOT", str(tmp_path))
-    toy("train full reseeded --steps 1")
-    with pytest.raises(SystemExit):
-        toy("export full reseeded")
-    assert "full and reseeded are both 90_toy in checkpoints/: export one of them" in capsys.readouterr().err
-    assert not (tmp_path / "checkpoints").exists()
-
-
-def break_nothing(folder):
-    """The control."""
-
-
-def change_weights(folder):
-    save_file({"w": torch.zeros(1)}, folder / "full.safetensors")
-
-
-def make_weights_infinite(folder):
-    weights = {key: torch.full_like(w, torch.inf) for key, w in load_file(folder / "reseeded.safetensors").items()}
-    save_file(weights, folder / "reseeded.safetensors")
-
-
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (break_nothing, None),
-        (change_weights, "evaluation full_eta_0 used other weights of full: evaluate it again"),
-        (make_weights_infinite, "of 90_toy_reseeded are not finite in half precision: nothing was saved"),
-        (
-            lambda folder: (folder / "reseeded.safetensors").unlink(),
-            "reseeded.safetensors: train it first",
-        ),
-        (lambda folder: (folder / "reseeded.json").unlink(), "reseeded.json, the record of a training: train it"),
-        (lambda folder: (folder / "evaluation_exact.npz").unlink(), "evaluation_exact.npz: evaluate exact again"),
-        (
-            lambda folder: [x.unlink() for x in folder.glob("evaluation_*")],
-            "holds no evaluation: evaluate some variant",
-        ),
-    ],
-)
-def test_all_is_exported_or_nothing(damage, message, toy, tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("FWDIFF_ROOT", str(tmp_path))
-    folder = toy("train full reseeded baseline --steps 1")
-    toy("evaluate")
-    damage(folder)
-    several = replace(TOY, weights_name_template="{results_name}_{variant}")
-    monkeypatch.setattr(command_line, "find_experiment", lambda name: several)
-    if message:
-        with pytest.raises(SystemExit):
-            toy("export full reseeded")
-        assert message in capsys.readouterr().err.splitlines()[-1] and not list(tmp_path.glob("checkpoints/*"))
-    else:
-        toy("export full reseeded")
-        assert set(read_manifest()) == {"90_toy_full.safetensors", "90_toy_reseeded.safetensors", "90_toy.npz"}
-
-
-def test_exported_results_have_the_seed_of_the_last_training_or_else_of_the_experiment(toy, tmp_path, monkeypatch):
-    monkeypatch.setenv("FWDIFF_ROOT", str(tmp_path))
-    folder = toy("evaluate exact")
-    assert "seed" not in read_json(folder / "evaluation_exact.json")
-    with pytest.raises(ValueError, match="runs holds no training, whose seed is recorded: give toy a `seed`"):
-        export.export(TOY, [], folder)
-    assert not (tmp_path / "checkpoints").exists()
-    for name, seed in (("", 5), ("reseeded", 1)):
-        if name:
-            toy(f"train {name} --steps 1")
-        export.export(replace(TOY, seed=5), [], folder)
-        assert read_manifest()["90_toy.npz"]["seed"] == seed
 
 
 @pytest.mark.parametrize(
