@@ -1,6 +1,7 @@
 """The checkout as a whole: small, self-contained, said the same everywhere, with imports that run one way."""
 
 import ast
+import functools
 import importlib.metadata
 import importlib.util
 import os
@@ -108,6 +109,42 @@ def test_imports_run_one_way(path):
         allowed = METHOD | {"checks", "devices", "storage"}
     assert layer == "__init__" or layers <= allowed, layers - allowed
     assert not any(name.split(".")[0] in ("notebooks", "tests") for name in imports(path))
+
+
+def names_from_elsewhere(path: Path) -> set[str]:
+    """The names that a file takes from a module of experiments/ that itself imports them, as MODULE.NAME."""
+    tree, modules, used = ast.parse(path.read_text(encoding="utf-8")), {}, set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("fwdiff_lite.experiments"):
+            used |= {(node.module, alias.name) for alias in node.names}
+            modules |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in modules:
+            used.add((modules[node.value.id], node.attr))
+    files = {module: ROOT / Path(*module.split(".")).with_suffix(".py") for module, _ in used}
+    return {
+        f"{module}.{name}" for module, name in used if files[module].is_file() and name in imported_names(files[module])
+    }
+
+
+@functools.cache
+def imported_names(path: Path) -> set[str]:
+    """The names that a module imports from other modules of the package."""
+    nodes = [x for x in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(x, ast.ImportFrom)]
+    return {
+        alias.asname or alias.name for x in nodes if (x.module or "").startswith("fwdiff_lite") for alias in x.names
+    }
+
+
+def test_a_name_is_taken_from_the_module_that_defines_it(tmp_path):
+    sources = [*PACKAGE, *sorted((ROOT / "notebooks" / "py").glob("*.py"))]
+    assert not {path.name: names for path in sources if (names := names_from_elsewhere(path))}
+    module = "fwdiff_lite.experiments.inverse_graphics"
+    control = tmp_path / "control.py"
+    control.write_text(
+        f"from {module} import cost\nfrom {module}.evaluation import K, ETAS\ncost.variants, cost.Parts\n"
+    )
+    assert names_from_elsewhere(control) == {f"{module}.evaluation.K", f"{module}.cost.variants"}
 
 
 def modules_after(statement: str) -> set[str]:

@@ -4,13 +4,14 @@
     accelerate launch -m fwdiff_lite.experiments motion train warp_2 --minutes 8      # on all devices
     python -m fwdiff_lite.experiments motion time warp_2                             # signals a second and memory
     python -m fwdiff_lite.experiments motion evaluate
-    python -m fwdiff_lite.experiments inverse_graphics evaluate ceiling --part 0 --parts 4    # on one of four devices
+    python -m fwdiff_lite.experiments inverse_graphics evaluate ceiling --parts 4    # on each of four devices
     python -m fwdiff_lite.experiments motion export warp_2
     python -m fwdiff_lite.experiments gan_inversion train auxiliary_classifiers --steps 500
 
 All results lie in one folder, --out, which fwdiff_lite/experiments/harness.py describes. The same `train` command
 resumes an interrupted training; `evaluate` repeats nothing whose weights and options are those of a recorded run, and
-the same `evaluate` command, started once for each GPU with CUDA_VISIBLE_DEVICES, shares the evaluations.
+the same `evaluate` command, started once for each GPU with CUDA_VISIBLE_DEVICES, shares the evaluations or, with
+--parts, the contexts of each.
 """
 
 from __future__ import annotations
@@ -66,8 +67,7 @@ def command_parser(experiment: harness.Experiment) -> argparse.ArgumentParser:
         evaluate.add_argument(
             f"--{key.replace('_', '-')}", type=positive_int, default=default, help="default: %(default)s"
         )
-    evaluate.add_argument("--part", type=int, help="measure this part of the contexts, from 0")
-    evaluate.add_argument("--parts", type=positive_int, default=1, help="of so many; without --part, join them")
+    evaluate.add_argument("--parts", type=positive_int, default=1, help="measure the contexts in so many parts")
     export_command.add_argument("names", nargs="*", metavar="NAME", help=f"whose weights are exported too, of {names}")
     time = commands.add_parser("time")
     time.add_argument("name", metavar="NAME", help=f"of {', '.join(experiment.variants)}")
@@ -123,13 +123,11 @@ def run(experiment: harness.Experiment, options: argparse.Namespace) -> None:
     if options.action == "evaluate":
         experiment = experiment.configure(experiment, options)
         evaluation_options = {key: getattr(options, key) for key in experiment.evaluation_options}
-        split = {"part": options.part, "parts": options.parts}
-        harness.evaluate(experiment, options.names, options.out, evaluation_options, options.jobs_per_gpu, **split)
+        harness.evaluate(
+            experiment, options.names, options.out, evaluation_options, options.jobs_per_gpu, options.parts
+        )
     else:
-        export.check_weights_names(experiment, options.names)
-        for name in options.names:
-            export.export_weights(experiment, name, options.out)
-        export.export_results(experiment, options.names[0] if options.names else "", options.out)
+        export.export(experiment, options.names, options.out)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -35,11 +35,12 @@ from fwdiff_lite.devices import default_device, is_main_process, num_processes
 from fwdiff_lite.experiments.early_results import convert_early_results
 from fwdiff_lite.experiments.measurements import Measurement, to_long
 from fwdiff_lite.experiments.records import check_settings, command_line, gpu_minutes, write_training_record
-from fwdiff_lite.experiments.split import ALL_CONTEXTS, Part, check_split, part_path, read_parts
+from fwdiff_lite.experiments.split import ALL_CONTEXTS, Part, check_split, pending_records, read_parts, record_lock
+from fwdiff_lite.experiments.training_lock import training_lock
 from fwdiff_lite.experiments.weights import initial_weights, save_weights, weights_path
 from fwdiff_lite.protocols import BatchFunction
 from fwdiff_lite.storage.checkpoints import load_pretrained, load_recorded, load_weights
-from fwdiff_lite.storage.files import atomic_write, exclusive_lock, file_sha256, read_json, write_json
+from fwdiff_lite.storage.files import atomic_write, file_sha256, write_json
 from fwdiff_lite.storage.provenance import merge_provenance, provenance
 from fwdiff_lite.training import TrainingLog, fit
 
@@ -190,6 +191,7 @@ class Experiment:
     views: suffixes of measures that name a view, such as "180" in energy_skill_180
     headline: the measures in the manifest entry of exported weights; the first one stands in that of the results
     exported_arrays: selects the arrays to export, from the exported variant and all arrays
+    seed: of the draws of evaluations without a training; exported results state it, or else that of the last training
     add_arguments, configure: for an experiment on the user's own data: they add arguments to the commands "train" and
         "evaluate", and make the experiment from a command's arguments
     arguments, settings: of a configured experiment: arguments for the recorded commands, and JSON values that
@@ -208,6 +210,7 @@ class Experiment:
     headline: tuple[str, ...] = ()
     exported_arrays: Callable[[str, dict[str, np.ndarray]], dict[str, np.ndarray]] = lambda variant, arrays: arrays
     weights_name_template: str = "{results_name}"
+    seed: int | None = None
     add_arguments: Callable[[str, ArgumentParser], None] = lambda action, parser: None
     configure: Callable[[Experiment, Namespace], Experiment] = lambda experiment, options: experiment
     arguments: Mapping[str, Any] = field(default_factory=dict)
@@ -248,6 +251,11 @@ class Experiment:
             return self.assets[name].weights_name
         return self.weights_name_template.format(results_name=self.results_name, variant=name)
 
+    def measurements(self, sampler: str, numbers: Mapping[str, float]) -> list[Measurement]:
+        """The long form of one sampler's measures."""
+        evaluation = self.evaluations.get(sampler)
+        return to_long(self.name, evaluation.variant if evaluation else "", sampler, numbers, self.views)
+
 
 class Session:
     """What the evaluations of one call share: device, options, test set, models, predictions. Each is made once.
@@ -259,6 +267,12 @@ class Session:
         self.experiment, self.folder, self.options, self.device = experiment, folder, options, default_device()
         self.part = part
         self._cache: dict[Any, Any] = {}
+
+    def of_part(self, part: Part) -> Session:
+        """The session for a part of the contexts; what one of both makes, the other has."""
+        session = Session(self.experiment, self.folder, self.options, part)
+        session._cache = self._cache
+        return session
 
     def cached(self, key: Any, make: Callable[[], Any]) -> Any:
         """The value of `make()`, which is called once for a key."""
@@ -300,8 +314,8 @@ def train(
     jobs_per_gpu: trainings that share a GPU at the same time; they divide the GPU minutes
     init_from: a file of initial weights, in place of the variant's parent
 
-    An interrupted training has only its state written. ValueError if the folder's state has other settings, or the
-    folder lacks the weights of an asset that the training needs.
+    An interrupted training has only its state written. ValueError if the folder's state has other settings, the folder
+    lacks the weights of an asset that the training needs, or another process trains there under the same name.
     """
     check_trainings(experiment, [name], folder)
     declaration, device, path = experiment.declaration(name), default_device(), folder / f"{name}.safetensors"
@@ -314,36 +328,34 @@ def train(
         load_weights(declaration.trained_part(model), weights, source)
     needs = {need: file_sha256(weights_path(need, folder)) for need in assets}
     source = str(init_from.resolve()) if init_from else declaration.parent
-    settings = {"options": dict(declaration.options), "seed": declaration.seed, "init_from": source, "needs": needs}
-    check_settings(path, settings)
-    training = Training(
-        steps=steps,
-        seconds=None if minutes is None else 60 * minutes,
-        batch_size=batch_size or declaration.batch_size,
-        seed=declaration.seed,
-        checkpoint=path.with_suffix(".state"),
-        device=device,
-        assets=assets,
-    )
-    log = declaration.train(model, training)
-    if log.interrupted or not is_main_process():
+    settings = {"options": dict(declaration.options), "seed": declaration.seed, "needs": needs}
+    with training_lock(path):
+        check_settings(path, settings | {"init_from": source})
+        training = Training(
+            steps=steps,
+            seconds=None if minutes is None else 60 * minutes,
+            batch_size=batch_size or declaration.batch_size,
+            seed=declaration.seed,
+            checkpoint=path.with_suffix(".state"),
+            device=device,
+            assets=assets,
+        )
+        log = declaration.train(model, training)
+        if log.interrupted or not is_main_process():
+            return log
+        save_weights(declaration.trained_part(model), path)
+        arguments = dict(experiment.arguments) | {"minutes": minutes, "steps": steps, "batch_size": training.batch_size}
+        arguments |= {"init_from": init_from and init_from.name}
+        record = provenance(command_line(experiment.name, "train", name, arguments, jobs_per_gpu)) | settings
+        record |= {
+            "experiment": experiment.name,
+            "variant": name,
+            "batch": training.batch_size,
+            "parent": parent,
+            "gpu_minutes": gpu_minutes(log.seconds, device, jobs_per_gpu),
+        }
+        write_training_record(path, record, log)
         return log
-    save_weights(declaration.trained_part(model), path)
-    arguments = dict(experiment.arguments) | {
-        "minutes": minutes, "steps": steps, "batch_size": training.batch_size, "init_from": init_from and init_from.name
-    }  # fmt: skip
-    record = provenance(command_line(experiment.name, "train", name, arguments, jobs_per_gpu)) | {
-        "experiment": experiment.name,
-        "variant": name,
-        "options": dict(declaration.options),
-        "seed": declaration.seed,
-        "needs": needs,
-        "batch": training.batch_size,
-        "parent": parent,
-        "gpu_minutes": gpu_minutes(log.seconds, device, jobs_per_gpu),
-    }
-    write_training_record(path, record, log)
-    return log
 
 
 def check_trainings(experiment: Experiment, names: Iterable[str], folder: Path) -> None:
@@ -357,12 +369,6 @@ def check_trainings(experiment: Experiment, names: Iterable[str], folder: Path) 
         for need in (need for need in needs if need not in trained):
             weights_path(need, folder)
         trained.add(name)
-
-
-def measurements(experiment: Experiment, sampler: str, numbers: Mapping[str, float]) -> list[Measurement]:
-    """The long form of one sampler's measures."""
-    evaluation = experiment.evaluations.get(sampler)
-    return to_long(experiment.name, evaluation.variant if evaluation else "", sampler, numbers, experiment.views)
 
 
 # --- weights ----------------------------------------------------------------------------------------------------------
@@ -397,38 +403,31 @@ def evaluate(
     folder: Path,
     options: Mapping[str, int] | None = None,
     jobs_per_gpu: int = 1,
-    part: int | None = None,
     parts: int = 1,
 ) -> None:
     """Runs evaluations and writes each record as soon as it exists, unless the folder holds it for the same weights.
 
     names: of evaluations, or of variants for all of their evaluations; none: all whose weights are in the folder
     options: replace those of the experiment
-    part, parts: measures this part of the contexts only; without a part, several parts are joined
-    Several processes with the same arguments, such as one for each GPU, share the evaluations: each takes one that no
-    other has begun. A measure that is not finite, such as the PSNR of no error, is left out: JSON has no number for it.
-    ValueError on an unknown name, if weights or parts are missing, or if an evaluation cannot be split.
+    parts: the contexts are measured in so many parts, each with a record of its own
+    Several processes with the same arguments, such as one for each GPU, share the work: each takes an evaluation, or a
+    part of one, that no other has begun; the last process joins the parts. A measure that is not finite, such as the
+    PSNR of no error, is left out: JSON has no number for it.
+    ValueError on an unknown name, if weights are missing, or if an evaluation cannot be split.
     """
-    options, session = dict(experiment.evaluation_options) | dict(options or {}), None
+    session = Session(experiment, folder, dict(experiment.evaluation_options) | dict(options or {}))
     selected = {name: experiment.evaluations[name] for name in select_evaluations(experiment, names, folder)}
-    check_split({name: evaluation.run for name, evaluation in selected.items()}, part, parts)
+    check_split({name: evaluation.run for name, evaluation in selected.items()}, parts)
     digests = {
         name: {key: file_sha256(weights_path(key, folder)) for key in experiment.needed_weights(evaluation)}
         for name, evaluation in selected.items()
     }
-    own_part = ALL_CONTEXTS if part is None else Part(part, parts)
     for name in selected:
-        path = folder / f"evaluation_{name}.json"
-        path = path if part is None else part_path(path, own_part)
-        cache_key = {"weights": digests[name], "options": options | dict(experiment.settings)}
-        with exclusive_lock(path) as is_mine:
-            if not is_mine:
-                print(f"{name}: another process evaluates it", flush=True)
-            elif cache_key.items() <= read_json(path).items() and path.with_suffix(".npz").exists():
-                print(f"{name}: evaluated already; delete {path} to evaluate it again", flush=True)
-            else:
-                session = session or Session(experiment, folder, options, own_part)
-                _evaluate_one(session, name, path, cache_key, parts, jobs_per_gpu)
+        cache_key = {"weights": digests[name], "options": session.options | dict(experiment.settings)}
+        for path, part in pending_records(folder / f"evaluation_{name}.json", parts, cache_key):
+            with record_lock(path, cache_key) as is_pending:
+                if is_pending:
+                    _evaluate_one(session.of_part(part), name, path, cache_key, parts, jobs_per_gpu)
 
 
 def _evaluate_one(
@@ -436,25 +435,24 @@ def _evaluate_one(
 ) -> None:
     """Runs one evaluation, or the session's part of it, or joins its parts; writes PATH.npz and PATH.json."""
     experiment, run, start_time = session.experiment, session.experiment.evaluations[name].run, time.monotonic()
-    is_part, records = session.part is not ALL_CONTEXTS, []
-    if is_part:
+    records = []
+    if session.part != ALL_CONTEXTS:
         results = Results({}, run.measure(session))
     elif parts > 1:
-        records, arrays = read_parts(path, parts, cache_key)
+        records, arrays = read_parts(path, parts)
         results = run.summarise(session, arrays)
     else:
         results = run(session)
     minutes = gpu_minutes(time.monotonic() - start_time, session.device, jobs_per_gpu)
-    split = {"part": session.part.index if is_part else None, "parts": parts if parts > 1 else None}
-    arguments = dict(experiment.arguments) | dict(session.options) | split
-    own = provenance(command_line(experiment.name, "evaluate", name, arguments, jobs_per_gpu))
-    own |= {"gpu_minutes": minutes}
+    arguments = dict(experiment.arguments) | dict(session.options) | {"parts": parts if parts > 1 else None}
+    command = command_line(experiment.name, "evaluate", name, arguments, jobs_per_gpu)
+    own = provenance(command) | {"gpu_minutes": minutes}
     path.unlink(missing_ok=True)  # a record never stands beside arrays of another evaluation
     with atomic_write(path.with_suffix(".npz")) as temporary:
         np.savez_compressed(temporary, **results.arrays)
     numbers = {key: value for key, value in results.numbers.items() if math.isfinite(value)}
-    rows = [row._asdict() for row in measurements(experiment, name, numbers)]
-    record = merge_provenance([*records, own]) if records else own
+    rows = [row._asdict() for row in experiment.measurements(name, numbers)]
+    record = merge_provenance([*records, own]) | {"command": command} if records else own  # one command for all parts
     write_json(path, record | cache_key | {"measures": rows})
     print(name, json.dumps({key: round(value, 3) for key, value in numbers.items()}), flush=True)
 
@@ -493,7 +491,7 @@ def load_results(experiment: Experiment) -> RecordedResults:
     if "measures" not in arrays:
         numbers, *results = convert_early_results(arrays)
         return RecordedResults(
-            [row for sampler, measures in numbers.items() for row in measurements(experiment, sampler, measures)],
+            [row for sampler, measures in numbers.items() for row in experiment.measurements(sampler, measures)],
             *results,
         )
     measures, trainings, evaluations = (json.loads(str(arrays.pop(key))) for key in RESULT_KEYS)

@@ -1,21 +1,23 @@
-"""Evaluations that several processes share: each measures a part of the contexts, and one process joins the parts.
+"""Evaluations that several processes share: each measures parts of the contexts, and the last one joins the parts.
 
-    python -m fwdiff_lite.experiments motion evaluate warp_2 --part 0 --parts 4      # and parts 1, 2, 3: in any order
-    python -m fwdiff_lite.experiments motion evaluate warp_2 --parts 4               # joins the four parts
+    python -m fwdiff_lite.experiments motion evaluate warp_2 --parts 4
 
+The same command, started once for each GPU, shares the parts; in one process, it measures them one after another. A
+part that is recorded is not measured again, so the same command also goes on with an evaluation that was interrupted.
 Part p of n has the contexts p, p + n, p + 2 n, ... Its files are evaluation_NAME.part_p_of_n.npz and .json.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from fwdiff_lite.storage.files import read_json
+from fwdiff_lite.storage.files import exclusive_lock, read_json
 
 
 class Part(NamedTuple):
@@ -50,36 +52,60 @@ class PerContext:
         return self.summarise(session, self.measure(session))
 
 
-def check_split(runs: dict[str, Callable], part: int | None, parts: int) -> None:
-    """ValueError unless the evaluations, by name, can be split into these parts. part: None joins them"""
-    if part is not None and parts == 1:
-        raise ValueError(f"--part {part} is one of several parts: give their number, such as --parts 4")
-    if part is not None and not 0 <= part < parts:
-        raise ValueError(f"--part {part} --parts {parts}: give a part from 0 to {parts - 1}")
+def check_split(runs: dict[str, Callable], parts: int) -> None:
+    """ValueError unless the evaluations, by name, can be split into these parts."""
     if parts > 1 and (unsplittable := [name for name, run in runs.items() if not isinstance(run, PerContext)]):
         split = [name for name, run in runs.items() if isinstance(run, PerContext)]
         choice = f"name some of {', '.join(split)}" if split else "evaluate it without --parts"
         raise ValueError(f"{unsplittable[0]} cannot be split into parts: {choice}")
 
 
-def part_path(path: Path, part: Part) -> Path:
-    """The path of a part's record, beside the record of the whole evaluation."""
-    return path.with_name(f"{path.stem}.part_{part.index}_of_{part.count}.json")
+def part_paths(path: Path, parts: int) -> dict[Path, Part]:
+    """The paths of the parts' records, beside that of the whole evaluation."""
+    return {path.with_name(f"{path.stem}.part_{i}_of_{parts}.json"): Part(i, parts) for i in range(parts)}
 
 
-def read_parts(path: Path, parts: int, cache_key: dict[str, Any]) -> tuple[list[dict], dict[str, np.ndarray]]:
-    """The records of all parts of an evaluation, and their arrays as those of all contexts.
+def is_recorded(path: Path, cache_key: dict[str, Any]) -> bool:
+    """Whether an evaluation, or a part of one, is recorded for these weights and options."""
+    return cache_key.items() <= read_json(path).items() and path.with_suffix(".npz").exists()
+
+
+@contextmanager
+def record_lock(path: Path, cache_key: dict[str, Any]) -> Iterator[bool]:
+    """Yields whether this process is to write a record: it is not there, and no other process is about to write it."""
+    with exclusive_lock(path) as is_mine:
+        if not is_mine:
+            print(f"{path.stem}: another process evaluates it", flush=True)
+        elif is_recorded(path, cache_key):
+            print(f"{path.stem}: evaluated already; delete {path} to evaluate it again", flush=True)
+            is_mine = False
+        yield is_mine
+
+
+def pending_records(path: Path, parts: int, cache_key: dict[str, Any]) -> Iterator[tuple[Path, Part]]:
+    """The records to write, one after another: of each part, and of the whole evaluation once all parts are recorded.
 
     path: of the whole evaluation's record; cache_key: the weights and options that every part must have
-    ValueError if a part is missing, has another key, or was measured with other sources than the first.
     """
-    paths = [part_path(path, Part(i, parts)) for i in range(parts)]
-    records, arrays = [read_json(part) for part in paths], []
-    for i, (part, record) in enumerate(zip(paths, records, strict=True)):
-        if not (cache_key.items() <= record.items() and part.with_suffix(".npz").exists()):
-            raise ValueError(f"there is no {part} of these weights and options: run it with --part {i} --parts {parts}")
-        if record["commit"] != records[0]["commit"]:
-            commits = f"{record['commit']}, not {records[0]['commit']}"
+    if parts > 1 and not is_recorded(path, cache_key):
+        paths = part_paths(path, parts)
+        yield from paths.items()
+        if not all(is_recorded(part, cache_key) for part in paths):
+            print(f"{path.stem}: other processes measure parts of it; the last one joins all parts", flush=True)
+            return
+    yield path, ALL_CONTEXTS
+
+
+def read_parts(path: Path, parts: int) -> tuple[list[dict], dict[str, np.ndarray]]:
+    """The records of all parts of an evaluation, and their arrays as those of all contexts.
+
+    path: of the whole evaluation's record. ValueError if a part was measured with other sources than the first.
+    """
+    records, arrays = [], []
+    for part in part_paths(path, parts):
+        records.append(read_json(part))
+        if records[-1]["commit"] != records[0]["commit"]:
+            commits = f"{records[-1]['commit']}, not {records[0]['commit']}"
             raise ValueError(f"{part} was measured at commit {commits}: delete it and run it again")
         with np.load(part.with_suffix(".npz")) as saved:
             arrays.append(dict(saved))

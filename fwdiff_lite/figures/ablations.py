@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from fwdiff_lite import plotting
-from fwdiff_lite.experiments.inverse_graphics.ablations import FULL_MODEL, ORBIT_ANGLES, SAMPLER_OPTIONS
-from fwdiff_lite.experiments.inverse_graphics.evaluation import NOVEL_ANGLE_RATIO, TARGET_ANGLES
+from fwdiff_lite.experiments.inverse_graphics.ablations import ORBIT_ANGLES, SAMPLER_OPTIONS
+from fwdiff_lite.experiments.inverse_graphics.held_out import NOVEL_ANGLE_RATIO, TARGET_ANGLES
+from fwdiff_lite.experiments.inverse_graphics.variants import FULL_MODEL
 from fwdiff_lite.metrics import Interval
 
 LABELS = {

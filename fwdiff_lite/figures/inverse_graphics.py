@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from fwdiff_lite import metrics, plotting
-from fwdiff_lite.experiments.inverse_graphics import evaluation
+from fwdiff_lite.experiments.inverse_graphics import evaluation, held_out
 from fwdiff_lite.observations import Observations
 from fwdiff_lite.problems.inverse_graphics import tabletop
 from fwdiff_lite.problems.inverse_graphics.volume import RenderedImages
@@ -45,11 +45,11 @@ def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Mar
 # --- scenes -----------------------------------------------------------------------------------------------------------
 
 
-def plot_scenes(test_set: evaluation.TestSet) -> Figure:
+def plot_scenes(test_set: held_out.TestSet) -> Figure:
     """A row for each scene: the context, the true targets, and two exact posterior draws from behind."""
-    back = evaluation.TARGET_ANGLES.index(180)
+    back = held_out.TARGET_ANGLES.index(180)
     columns = [test_set.context.value, test_set.truth[:, :, 0], test_set.posterior_draws[:, :2, back, 0]]
-    titles = ["front", *(f"{angle}°" for angle in evaluation.TARGET_ANGLES), "180°, draw 1", "180°, draw 2"]
+    titles = ["front", *(f"{angle}°" for angle in held_out.TARGET_ANGLES), "180°, draw 1", "180°, draw 2"]
     return plotting.image_grid(to_rgb(torch.cat(columns, 1)), col_titles=titles, size=1.25)
 
 
@@ -126,7 +126,7 @@ def plot_trajectory(steps: Sequence[tuple[float, Float[Tensor, "n 3 h w"], Float
 # --- samples of the full model ----------------------------------------------------------------------------------------
 
 
-def plot_conditioning(test_set: evaluation.TestSet, rendered: Float[Tensor, "c f h w"], target: int) -> Figure:
+def plot_conditioning(test_set: held_out.TestSet, rendered: Float[Tensor, "c f h w"], target: int) -> Figure:
     """A row for each scene: context, true target, and colour, depth and opacity of the deterministic render.
 
     rendered: the conditioning of the target's encoder: 3 colours, depth, opacity, features
@@ -147,8 +147,8 @@ def plot_samples(recorded: Mapping[str, np.ndarray], sampler: str, target: int, 
         samples, truth = recorded[sampler][i, :4, target], recorded["truth"][i, target]
         images = [recorded["context"][i], truth[0], recorded["deterministic"][i, target, 0], *samples[:, 0]]
         rows.append(torch.stack([to_rgb(image) for image in (*images, truth[1], *samples[:2, 1])]))
-    angle = evaluation.TARGET_ANGLES[target]
-    novel = f"{angle * evaluation.NOVEL_ANGLE_RATIO:.0f}°"
+    angle = held_out.TARGET_ANGLES[target]
+    novel = f"{angle * held_out.NOVEL_ANGLE_RATIO:.0f}°"
     titles = ["context", f"truth,\n{angle}°", f"deterministic,\n{angle}°"]
     titles += [*(f"sample {j + 1},\n{angle}°" for j in range(4)), f"truth,\n{novel}"]
     titles += [f"sample {j + 1},\n{novel}" for j in range(2)]
@@ -156,7 +156,7 @@ def plot_samples(recorded: Mapping[str, np.ndarray], sampler: str, target: int, 
 
 
 def plot_deviations(
-    test_set: evaluation.TestSet, recorded: Mapping[str, np.ndarray], sampler: str, targets: Sequence[int]
+    test_set: held_out.TestSet, recorded: Mapping[str, np.ndarray], sampler: str, targets: Sequence[int]
 ) -> Figure:
     """A row for each of three scenes and each target: context, truth, a sample, deviation of samples, disocclusion."""
     rows, labels = [], []
@@ -168,7 +168,7 @@ def plot_deviations(
             colours = plt.get_cmap("magma")((deviation / 0.7).clamp(0, 1).numpy())[..., :3]
             panels = [*map(to_rgb, images), torch.from_numpy(colours).float(), mask[..., None].expand(-1, -1, 3)]
             rows.append(torch.stack(panels))
-            labels.append(f"{evaluation.TARGET_ANGLES[d]}°")
+            labels.append(f"{held_out.TARGET_ANGLES[d]}°")
     titles = ["context", "true target", "sample", "deviation", "disoccluded"]
     return plotting.image_grid(torch.stack(rows), size=1.15, row_labels=labels, col_titles=titles)
 
@@ -309,7 +309,7 @@ VIEW_MEASURES = {  # key -> (title, number of digits)
 def view_table(numbers: Mapping[str, float], angles: Sequence[int]) -> Markdown:
     """The measures of a sampler: a row for each target and for the novel view beside it."""
     rows = []
-    for prefix, name, ratio in (("", "target", 1), ("novel_", "novel view", evaluation.NOVEL_ANGLE_RATIO)):
+    for prefix, name, ratio in (("", "target", 1), ("novel_", "novel view", held_out.NOVEL_ANGLE_RATIO)):
         for angle in angles:
             cells = (interval_text(numbers, f"{prefix}{key}_{angle}", n) for key, (_, n) in VIEW_MEASURES.items())
             rows.append([f"{name}, {ratio * angle:.0f}°", *cells])
@@ -372,7 +372,7 @@ def measures_in_a_fold(numbers: Mapping[str, float], angles: Sequence[int]) -> H
     """Further measures of the same samples, as a table that the reader opens."""
     head = "".join(f"<th>{title}</th>" for title, _ in MEASURES.values())
     rows = ""
-    for prefix, name, ratio in (("", "target", 1), ("novel_", "novel view", evaluation.NOVEL_ANGLE_RATIO)):
+    for prefix, name, ratio in (("", "target", 1), ("novel_", "novel view", held_out.NOVEL_ANGLE_RATIO)):
         for d in angles:
             cells = "".join(f"<td>{numbers[f'{prefix}{key}_{d}']:.3g}</td>" for key in MEASURES)
             rows += f"<tr><th>{name}, {ratio * d:.0f}°</th>{cells}</tr>"

@@ -9,9 +9,10 @@ import json
 import re
 import tomllib
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import safetensors.torch
@@ -22,7 +23,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fwdiff_lite.checks import abbreviate
-from fwdiff_lite.storage.files import DAMAGE_ERRORS, atomic_write, file_sha256, read_text, repo_root, write_text
+from fwdiff_lite.storage.files import DAMAGE_ERRORS, atomic_write, file_sha256, read_text, repo_root
 from fwdiff_lite.storage.provenance import git_commit
 
 FILE_MB, ALL_MB = 15, 44  # the largest sizes of one file, unless its caller allows more, and of all files together
@@ -100,19 +101,25 @@ def load_weights(network: torch.nn.Module, weights: Mapping[str, Shaped[Tensor, 
     network.load_state_dict({key: value.to(state[key].dtype) for key, value in weights.items()})
 
 
-def save_pretrained(
-    name: str,
-    tensors: dict[str, Shaped[Tensor, "..."]],
-    folder: Path | None = None,
-    max_megabytes: int = FILE_MB,
-    **provenance: Any,
-) -> Path:
-    """Writes weights in half precision to checkpoints/NAME.safetensors, and their manifest entry.
+class CheckpointFile(NamedTuple):
+    """A file that will lie in checkpoints/.
 
-    provenance: the manifest entry: command, seed, gpu_minutes, hardware, metrics, ...; the commit is that of the
-        checkout unless it is given
-    ValueError if a weight is not finite in half precision, or the file would have more than `max_megabytes`.
+    name: with its suffix
+    write: writes the content to a path
+    entry: of the manifest: command, seed, gpu_minutes, hardware, metrics, ...; the commit is that of the checkout
+        unless it is given
     """
+
+    name: str
+    write: Callable[[Path], object]
+    entry: dict[str, Any]
+    max_megabytes: int = FILE_MB
+
+
+def weights_file(
+    name: str, tensors: dict[str, Shaped[Tensor, "..."]], max_megabytes: int = FILE_MB, **entry: Any
+) -> CheckpointFile:
+    """The file NAME.safetensors of weights in half precision. ValueError if a weight is not finite in it."""
     half = {
         key: (value.half() if value.is_floating_point() else value).detach().cpu().contiguous().clone()
         for key, value in tensors.items()
@@ -121,19 +128,65 @@ def save_pretrained(
     if bad:
         raise ValueError(f"weights {', '.join(bad)} of {name} are not finite in half precision: nothing was saved")
     content = safetensors.torch.save(half)
-    return save(f"{name}.safetensors", lambda part: part.write_bytes(content), folder, provenance, max_megabytes)
+    return CheckpointFile(f"{name}.safetensors", lambda path: path.write_bytes(content), entry, max_megabytes)
 
 
-def save_recorded(name: str, arrays: dict[str, np.ndarray], folder: Path | None = None, **provenance: Any) -> Path:
-    """Writes arrays to checkpoints/NAME.npz, and their manifest entry; provenance as in save_pretrained.
-
-    ValueError if an array holds Python objects, or the file would be too large.
-    """
+def arrays_file(name: str, arrays: dict[str, np.ndarray], **entry: Any) -> CheckpointFile:
+    """The file NAME.npz of arrays. ValueError if one holds Python objects."""
     arrays = {key: np.asarray(value) for key, value in arrays.items()}
     bad = [key for key, value in arrays.items() if value.dtype.hasobject]
     if bad:
         raise ValueError(f"arrays {', '.join(bad)} of {name} hold Python objects: give numbers or strings")
-    return save(f"{name}.npz", lambda part: np.savez_compressed(part, **arrays), folder, provenance)
+    return CheckpointFile(f"{name}.npz", lambda path: np.savez_compressed(path, **arrays), entry)
+
+
+def save(files: Sequence[CheckpointFile], folder: Path | None = None) -> list[Path]:
+    """Writes files and their manifest entries to checkpoints/: all of them, or, if one cannot be written, none.
+
+    ValueError if a file would have more than its `max_megabytes`, or all checkpoints together more than ALL_MB.
+    """
+    for file in files:
+        check_file_name(file.name)
+    folder = folder or repo_root() / "checkpoints"
+    manifest = read_manifest(folder)
+    commit = git_commit() or "unknown"  # before the files themselves count as a change
+    with ExitStack() as stack:
+        # the stack closes in reverse order: every file is in place before the manifest that names it
+        manifest_path = stack.enter_context(atomic_write(folder / "manifest.toml"))
+        for file in files:
+            path = stack.enter_context(atomic_write(folder / file.name))
+            file.write(path)
+            facts = {"sha256": file_sha256(path), "bytes": path.stat().st_size, "licence": "MIT"}
+            manifest[file.name] = facts | {"commit": commit} | file.entry
+        check_sizes(manifest, files)
+        manifest_path.write_text(manifest_text(manifest), encoding="utf-8")
+    return [folder / file.name for file in files]
+
+
+def check_sizes(manifest: dict[str, dict], files: Sequence[CheckpointFile]) -> None:
+    """ValueError if a file is too large, or all files of the manifest together are."""
+    total = sum(entry["bytes"] for entry in manifest.values())
+    for file in files:
+        size = manifest[file.name]["bytes"]
+        if size > file.max_megabytes * 1e6 or total > ALL_MB * 1e6:
+            raise ValueError(
+                f"{file.name} has {size / 1e6:.1f} MB, the other checkpoints {(total - size) / 1e6:.1f} MB: "
+                f"at most {file.max_megabytes} MB for this file and {ALL_MB} MB in all"
+            )
+
+
+def save_pretrained(
+    name: str, tensors: dict[str, Shaped[Tensor, "..."]], folder: Path | None = None, **options
+) -> Path:
+    """Writes weights and their manifest entry. options: of `weights_file`; ValueError as there and in `save`."""
+    (path,) = save([weights_file(name, tensors, **options)], folder)
+    return path
+
+
+def save_recorded(name: str, arrays: dict[str, np.ndarray], folder: Path | None = None, **entry: Any) -> Path:
+    """Writes arrays and their manifest entry. ValueError as in `arrays_file` and `save`."""
+    (path,) = save([arrays_file(name, arrays, **entry)], folder)
+    return path
 
 
 def read_manifest(folder: Path | None = None) -> dict[str, dict]:
@@ -197,27 +250,6 @@ def verified_path(file: str, folder: Path | None) -> Path:
     if digest != expected["sha256"]:
         raise ValueError(f"checkpoint {path} was altered: its sha256 is not the manifest's; fetch it again")
     return path
-
-
-def save(file: str, write, folder: Path | None, provenance: dict[str, Any], max_megabytes: int = FILE_MB) -> Path:
-    """Writes a file and its manifest entry; neither if the file is too large."""
-    check_file_name(file)
-    folder = folder or repo_root() / "checkpoints"
-    manifest = read_manifest(folder)
-    provenance = {"commit": git_commit() or "unknown"} | provenance  # before this file itself counts as a change
-    with atomic_write(folder / file) as temporary:
-        write(temporary)
-        size = temporary.stat().st_size
-        others = sum(entry["bytes"] for name, entry in manifest.items() if name != file)
-        if size > max_megabytes * 1e6 or size + others > ALL_MB * 1e6:
-            raise ValueError(
-                f"{file} has {size / 1e6:.1f} MB, the other checkpoints {others / 1e6:.1f} MB: "
-                f"at most {max_megabytes} MB for this file and {ALL_MB} MB in all"
-            )
-        entry = {"sha256": file_sha256(temporary), "bytes": size, "licence": "MIT"} | provenance
-        text = manifest_text(manifest | {file: entry})
-    write_text(folder / "manifest.toml", text)
-    return folder / file
 
 
 def manifest_text(manifest: dict[str, dict]) -> str:

@@ -106,19 +106,26 @@ def remove_stale_files(path: Path) -> None:
 def exclusive_lock(path: Path) -> Iterator[bool]:
     """Yields whether this process has the lock of a path: no other one holds it. It ends with the block or the process.
 
-    Without file locks (Windows), every process has it.
+    Without file locks (Windows, some network file systems), every process has it. UnwritableError if the folder takes
+    no file.
     """
     if not fcntl:
         yield True
         return
     lock_path = path.with_name(f".{path.name}.lock")
-    lock_path.parent.mkdir(parents=True, exist_ok=True)
-    with open(lock_path, "w") as file:
+    try:
+        lock_path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(lock_path, "w")
+    except OSError as error:
+        raise _unwritable(path, error) from None
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             yield False
             return
+        except OSError:  # a file system without locks
+            pass
         try:
             yield True
         finally:

@@ -47,7 +47,7 @@ from torch.testing import assert_close
 from fwdiff_lite import ForwardDiffusion, Observations, ShiftedCosineSchedule, fit
 from fwdiff_lite.diagnostics import live_gain
 from fwdiff_lite.experiments import harness
-from fwdiff_lite.experiments.inverse_graphics import ablations, evaluation, variants
+from fwdiff_lite.experiments.inverse_graphics import ablations, evaluation, held_out, posterior_samples, variants
 from fwdiff_lite.experiments.measurements import to_flat
 from fwdiff_lite.figures import inverse_graphics as figures
 from fwdiff_lite.pipeline.notebook import Run
@@ -74,7 +74,7 @@ run.header()
 # look the same from the front.
 
 # %% tags=["drawing"]
-test_set = evaluation.make_test_set(N, K, device=torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+test_set = held_out.make_test_set(N, K, device=torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 scenes_figure = figures.plot_scenes(test_set)
 run.savefig(scenes_figure, "scenes")
 
@@ -551,15 +551,15 @@ if PROFILE == "gpu":
     harness.train(evaluation.EXPERIMENT, "unet", Path(FOLDER), MINUTES, batch_size=BATCH)
     model = harness.load_model(evaluation.EXPERIMENT, "unet", Path(FOLDER), device)
 else:
-    model = harness.load_model(evaluation.EXPERIMENT, evaluation.FULL_MODEL, None, device)
-BACK = evaluation.TARGET_ANGLES.index(180)
+    model = harness.load_model(evaluation.EXPERIMENT, variants.FULL_MODEL, None, device)
+BACK = held_out.TARGET_ANGLES.index(180)
 with torch.no_grad():
     rendered = model.denoiser.condition(test_set.context, test_set.cameras[:, BACK, :1]).rendered_cond[:, 0]
 
 # %% tags=["setup", "nbval-ignore-output"]
 entry = read_manifest()[f"{variants.PRETRAINED}.safetensors"]
 results = harness.load_results(evaluation.EXPERIMENT)
-last_run = results.trainings[evaluation.FULL_MODEL]  # 128 scenes a step; the two runs before had 64
+last_run = results.trainings[variants.FULL_MODEL]  # 128 scenes a step; the two runs before had 64
 training_scenes = last_run["batch"] * last_run["steps"] + 64 * last_run["parent"]["steps"]
 all_numbers, recorded = to_flat(results.rows), results.arrays
 numbers = all_numbers[evaluation.MAIN_SAMPLER]
@@ -607,7 +607,7 @@ run.savefig(figures.plot_deviations(test_set, recorded, evaluation.MAIN_SAMPLER,
 # %% tags=["setup", "nbval-ignore-output"]
 around = results.trainings["around"]
 print(f"from weights of commit {around['commit'][:7]}: {around['steps']:,} steps more, {around['gpu_minutes']:.1f} minutes")
-orbits = figures.Orbits.from_recorded(recorded, *evaluation.held_out_scenes()[:2])
+orbits = figures.Orbits.from_recorded(recorded, *held_out.held_out_scenes()[:2])
 
 # %% tags=["drawing", "nbval-ignore-output"]
 run.savefig(orbits.plot_strip(), "orbit")
@@ -626,9 +626,9 @@ run.save_gif(orbits.frames(), "orbit", fps=6)
 # %% tags=["idea", "nbval-ignore-output"]
 reference = torch.from_numpy(recorded["live"][:, :, 0, 0]).float()  # (2, 2, 3, H, W)
 config = evaluation.REFERENCE | run.pick(smoke={"count": 1, "steps": 2}, cpu={}, gpu={})
-small_set = evaluation.make_test_set(config["count"], 1, device=device)
-samples = evaluation.sample_posterior(
-    model, small_set, evaluation.Sampling(config["k"], config["steps"]), evaluation.TARGET_ANGLES[:1]
+small_set = held_out.make_test_set(config["count"], 1, device=device)
+samples = posterior_samples.sample_posterior(
+    model, small_set, posterior_samples.Sampling(config["k"], config["steps"]), held_out.TARGET_ANGLES[:1]
 )[:, :, 0, 0].cpu()
 difference = (samples - reference[: config["count"]]).square().mean().sqrt()
 scatter = (reference[:, 0] - reference[:, 1]).square().mean().sqrt()
@@ -649,7 +649,7 @@ run.record(live_apart=difference, live_scatter=scatter)
 
 # %% tags=["drawing", "nbval-ignore-output"]
 labels = torch.from_numpy(recorded[f"{evaluation.MAIN_SAMPLER}_labels"]).long()  # (c, 2, K)
-run.savefig(figures.plot_frequencies(labels, evaluation.held_out_scenes()[0][: len(labels)].cue), "probabilities")
+run.savefig(figures.plot_frequencies(labels, held_out.held_out_scenes()[0][: len(labels)].cue), "probabilities")
 
 # %% [markdown]
 # The table below compares ancestral sampling with DDIM, and the model above with one that was trained without the novel
@@ -666,7 +666,7 @@ run.savefig(figures.plot_frequencies(labels, evaluation.held_out_scenes()[0][: l
 for name, sampler_numbers in sorted(all_numbers.items(), reverse=True):
     keys = ("factor_tv_high", "factor_scene_rms_high", "novel_energy_skill_180")
     run.record(**{f"{name}_{key}": sampler_numbers[key] for key in keys})
-six = [numbers[f"{prefix}variance_unseen_over_seen_{d}"] for prefix in ("", "novel_") for d in evaluation.TARGET_ANGLES]
+six = [numbers[f"{prefix}variance_unseen_over_seen_{d}"] for prefix in ("", "novel_") for d in held_out.TARGET_ANGLES]
 run.record(**numbers, examined=len(labels), variance_unseen_over_seen_least=min(six))
 figures.sampler_table(all_numbers)
 
@@ -691,7 +691,7 @@ filtered_twice = (twice - test_set.truth[:, :, 0]).square().mean().sqrt().item()
 print(f"error of smoothing true pictures twice: {filtered_twice:.3f} (rms; colours from -1 to 1)")
 
 # %% tags=["drawing", "nbval-ignore-output"]
-run.savefig(figures.plot_skills(numbers, evaluation.TARGET_ANGLES, filtered_twice, baseline["gpu_minutes"]), "skill")
+run.savefig(figures.plot_skills(numbers, held_out.TARGET_ANGLES, filtered_twice, baseline["gpu_minutes"]), "skill")
 
 # %% [markdown]
 # Left and middle: skill and spread over error with 95 % intervals over scenes, for the target and for a novel view at
@@ -700,7 +700,7 @@ run.savefig(figures.plot_skills(numbers, evaluation.TARGET_ANGLES, filtered_twic
 # smoothing true pictures twice (dotted).
 
 # %% tags=["setup", "nbval-ignore-output"]
-figures.measures_in_a_fold(numbers, evaluation.TARGET_ANGLES)
+figures.measures_in_a_fold(numbers, held_out.TARGET_ANGLES)
 
 # %% [markdown]
 # ## 11. Move it
@@ -737,7 +737,7 @@ slider = interact(lambda view: figures.show_view(walk[view]), view=IntSlider(0, 
 #   prediction.
 
 # %% tags=["setup"]
-figures.view_table(numbers, evaluation.TARGET_ANGLES)
+figures.view_table(numbers, held_out.TARGET_ANGLES)
 
 # %% [markdown]
 # **Held.** From posed pictures alone the model learns to sample scenes.
@@ -828,7 +828,7 @@ angle_bounds = {
     "spread_skill_{}": (0.85, 1.15), "sharpness_ratio_{}": (0.95, 1.05), "novel_sharpness_ratio_{}": (0.9, 1.1),
     "variance_unseen_over_seen_{}": (4.0, None), "psnr_mean_over_deterministic_{}": (-0.2, None),
 }
-run.must_show(**{key.format(d): bound for d in evaluation.TARGET_ANGLES for key, bound in angle_bounds.items()})
+run.must_show(**{key.format(d): bound for d in held_out.TARGET_ANGLES for key, bound in angle_bounds.items()})
 for sampler in ("", *(f"{variant}_eta_{eta}_" for variant in ("unet", "no_novel") for eta in (0, 1))):
     run.must_show(**{f"{sampler}factor_tv_high": (0.0, 0.10), f"{sampler}factor_scene_rms_high": (0.0, 0.15)})
 two_filters = "pictures are smoothed twice, and little is uncertain"

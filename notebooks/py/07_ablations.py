@@ -48,8 +48,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from fwdiff_lite.experiments import harness
-from fwdiff_lite.experiments.inverse_graphics import ablations, evaluation, variants
-from fwdiff_lite.experiments.inverse_graphics.ablations import FULL_MODEL, SAMPLED_VARIANTS, SAMPLER_OPTIONS
+from fwdiff_lite.experiments.inverse_graphics import ablations, evaluation, held_out, variants
+from fwdiff_lite.experiments.inverse_graphics.ablations import SAMPLED_VARIANTS, SAMPLER_OPTIONS
+from fwdiff_lite.experiments.inverse_graphics.variants import FULL_MODEL
 from fwdiff_lite.experiments.measurements import to_flat
 from fwdiff_lite.figures import ablations as figures
 from fwdiff_lite.figures import comparison
@@ -61,7 +62,7 @@ run = Run("07_ablations", PROFILE)
 results = harness.load_results(ablations.EXPERIMENT)
 all_numbers, scores, images = to_flat(results.rows), ablations.scene_scores(results), results.arrays
 records, trainings = results.evaluations, results.trainings
-test_set = evaluation.make_test_set(len(images[f"{FULL_MODEL}_images"]), 2)
+test_set = held_out.make_test_set(len(images[f"{FULL_MODEL}_images"]), 2)
 front = test_set.context.value.movedim(-3, -1) / 2 + 0.5  # (scenes, 1, H, W, 3)
 run.header()
 
@@ -196,7 +197,7 @@ gains_over = {
 }
 for name in ablated:
     for prefix in ("", "novel_"):
-        for d in evaluation.TARGET_ANGLES:
+        for d in held_out.TARGET_ANGLES:
             run.record(**gains_over[FULL_MODEL][name][f"{prefix}energy_{d}"].as_metrics(f"{name}_{prefix}gain_{d}"))
 for name in (*ablated, "unconditional"):
     for full, suffix in ((FULL_MODEL, ""), ("reseeded", "_over_reseeded")):
@@ -338,7 +339,7 @@ plt.show()
 gains_of_scene = {}
 for name in ("view_space", "distilled"):
     gains = gains_of_scene[name] = ablations.paired_gains(scores[FULL_MODEL], scores[name])
-    for d in evaluation.TARGET_ANGLES:
+    for d in held_out.TARGET_ANGLES:
         run.record(**gains[f"consistency_{d}"].as_metrics(f"{name}_consistency_gain_{d}"))
     run.record(**gains["energies"].as_metrics(f"{name}_energies_gain"))
 
@@ -468,7 +469,7 @@ figures.measures_table(large, all_numbers, training_cost)
 # %% tags=["setup", "nbval-ignore-output"]
 fine = all_numbers["unet_128"]
 for prefix in ("", "novel_"):
-    for d in evaluation.TARGET_ANGLES:
+    for d in held_out.TARGET_ANGLES:
         key = f"{prefix}energy_skill_{d}"
         run.record(**{f"unet_128_{key}{end}": fine[f"{key}{end}"] for end in ("", "_low", "_high")})
 figures.skill_table({"128 x 128": fine, "64 x 64": longer_training})

@@ -9,74 +9,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from fwdiff_lite import ForwardDiffusion, ForwardRegression
+from fwdiff_lite import ForwardDiffusion
 from fwdiff_lite.experiments import __main__ as command_line
-from fwdiff_lite.experiments import export, harness
-from fwdiff_lite.experiments.harness import Asset, Evaluation, Experiment, Results, Variant
+from fwdiff_lite.experiments import harness
+from fwdiff_lite.experiments.harness import Asset, Evaluation, Results
 from fwdiff_lite.experiments.measurements import to_flat, to_long
 from fwdiff_lite.experiments.records import COMMAND
-from fwdiff_lite.problems.toy import projections
 from fwdiff_lite.storage.checkpoints import load_pretrained, read_manifest
 from fwdiff_lite.storage.files import read_json
 from fwdiff_lite.training import INTERRUPTED, TrainingLog
-
-
-def build_toy_model(model_class, seed, width=8):
-    torch.manual_seed(seed)
-    model = projections.build_diffusion(2, width=width, depth=1)
-    return model_class(model.denoiser, model.forward_model, model.schedule)
-
-
-def make_toy_variant(model_class=ForwardDiffusion, **options):
-    return Variant(
-        build=partial(build_toy_model, model_class),
-        batches=lambda device, batch_size: projections.infinite_batches(projections.make_prior(2), batch_size),
-        batch_size=4,
-        fit_options={"learning_rate": 1e-2},
-        options={"model_class": model_class.__name__},
-        **options,
-    )
-
-
-def evaluate_toy_sampler(session):
-    weights = session.model("full").denoiser.state_dict()
-    total = float(sum(w.abs().sum() for w in weights.values()))
-    numbers = {"energy_60": total, "energy_60_low": total - 1, "energy_60_high": total + 1, "count": len(weights)}
-    return Results(numbers, {"full_sizes": np.array([session.test_set, session.predict("baseline")])})
-
-
-TOY = Experiment(
-    name="toy",
-    results_name="90_toy",
-    variants={
-        "full": make_toy_variant(),
-        "reseeded": make_toy_variant(seed=1),
-        "baseline": make_toy_variant(ForwardRegression),
-    },
-    evaluations={
-        "full_eta_0": Evaluation(evaluate_toy_sampler, "full", ("baseline",)),
-        "exact": Evaluation(lambda session: Results({"energy_60": 0.0}, {})),
-    },
-    make_test_set=lambda device, options: options["scenes"],
-    predict=lambda model, test_set: 10 * test_set,
-    evaluation_options={"scenes": 3},
-    views=("60",),
-    headline=("energy_60", "count"),
-)
-
-
-@pytest.fixture
-def toy(monkeypatch, tmp_path):
-    """Runs a command of the toy experiment in the folder tmp_path / "runs"."""
-    monkeypatch.setattr(command_line, "find_experiment", lambda name: TOY)
-    monkeypatch.setenv("FWDIFF_COMMIT", "abc")
-    folder = tmp_path / "runs"
-
-    def run(words):
-        command_line.main(["toy", *words.split(), "--out", str(folder)])
-        return folder
-
-    return run
+from tests.experiments.toy_experiment import TOY, build_toy_model, evaluate_toy_sampler, make_toy_variant
 
 
 def test_a_training_leaves_weights_and_a_record_and_is_resumed(toy):
@@ -177,56 +119,6 @@ def test_an_evaluation_is_cached_until_weights_or_options_change(toy, capsys):
     toy("evaluate full_eta_0 --scenes 4")
     with np.load(path.with_suffix(".npz")) as arrays:
         assert arrays["full_sizes"].tolist() == [4, 40]
-
-
-def test_weights_and_results_are_exported_and_loaded(toy, tmp_path, monkeypatch):
-    monkeypatch.setenv("FWDIFF_ROOT", str(tmp_path))
-    folder = toy("train full baseline --steps 1")
-    toy("evaluate")
-    monkeypatch.setenv("FWDIFF_COMMIT", "of the export")
-    toy("export full")
-    recorded = harness.load_results(TOY)
-    numbers = to_flat(recorded.rows)
-    total = numbers["full_eta_0"]["energy_60"]
-    assert numbers["exact"] == {"energy_60": 0.0} and numbers["full_eta_0"]["energy_60_high"] == total + 1
-    assert set(recorded.trainings) == {"full", "baseline"} and recorded.arrays["full_sizes"].tolist() == [3, 30]
-    entries = read_manifest()
-    assert set(entries) == {"90_toy.npz", "90_toy.safetensors"}
-    weights, results = entries["90_toy.safetensors"], entries["90_toy.npz"]
-    assert weights["variant"] == "full" and weights["steps"] == 1
-    assert weights["metrics"] == {"energy_60": round(total, 4), "count": numbers["full_eta_0"]["count"]}
-    assert results["metrics"] == {"full_eta_0": round(total, 4), "exact": 0.0}
-    for entry in (weights, results):
-        assert entry["commit"] == "abc" and "toy train full --steps 1" in entry["command"]
-    assert "toy evaluate full_eta_0" in results["command"]
-    assert harness.load_model(TOY, "full", None, torch.device("cpu"))
-    toy("train full --steps 2")
-    with pytest.raises(ValueError, match="evaluation full_eta_0 used other weights of full: evaluate it again"):
-        export.export_weights(TOY, "full", folder)
-    with pytest.raises(ValueError, match="evaluation full_eta_0 used other weights of full: evaluate it again"):
-        export.export_results(TOY, "full", folder)
-
-
-def test_variants_with_one_name_of_exported_weights_are_not_exported_together(toy, tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("FWDIFF_ROOT", str(tmp_path))
-    toy("train full reseeded --steps 1")
-    with pytest.raises(SystemExit):
-        toy("export full reseeded")
-    assert "full and reseeded are both 90_toy in checkpoints/: export one of them" in capsys.readouterr().err
-    assert not (tmp_path / "checkpoints").exists()
-
-
-def test_the_record_of_an_evaluation_states_no_seed_and_the_exported_results_have_that_of_the_training(
-    toy, tmp_path, monkeypatch
-):
-    monkeypatch.setenv("FWDIFF_ROOT", str(tmp_path))
-    folder = toy("evaluate exact")
-    assert "seed" not in read_json(folder / "evaluation_exact.json")
-    toy("export")
-    assert "seed" not in read_manifest()["90_toy.npz"]
-    toy("train reseeded --steps 1")
-    toy("export")
-    assert read_manifest()["90_toy.npz"]["seed"] == 1
 
 
 @pytest.mark.parametrize(

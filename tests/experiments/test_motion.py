@@ -198,8 +198,7 @@ def test_variants_are_trained_evaluated_and_exported(tmp_path, monkeypatch):
         harness.train(experiment.EXPERIMENT, name, tmp_path, steps=1, batch_size=2)
     harness.evaluate(experiment.EXPERIMENT, (), tmp_path, {"scenes": 2, "samples": 3, "steps": 2})
     monkeypatch.setenv("FWDIFF_ROOT", str(tmp_path))
-    export.export_weights(experiment.EXPERIMENT, "warp_1", tmp_path)
-    export.export_results(experiment.EXPERIMENT, "warp_1", tmp_path)
+    export.export(experiment.EXPERIMENT, ["warp_1"], tmp_path)
     recorded = harness.load_results(experiment.EXPERIMENT)
     numbers, arrays = to_flat(recorded.rows), recorded.arrays
     assert set(numbers) == {"warp", "splat", "warp_1_eta_0", "warp_1_eta_1"}

@@ -6,7 +6,7 @@ import pytest
 from fwdiff_lite.experiments import __main__ as command_line
 from fwdiff_lite.experiments.harness import Evaluation, Experiment, Results
 from fwdiff_lite.experiments.split import Part, PerContext, interleave
-from fwdiff_lite.storage.files import read_json
+from fwdiff_lite.storage.files import exclusive_lock, read_json
 
 
 def measure(session):
@@ -44,42 +44,45 @@ def toy(monkeypatch, tmp_path):
     return run
 
 
-def test_parts_in_any_order_have_the_results_of_one_process(toy, capsys):
-    single = toy("split", "whole")
-    for part in (2, 0, 1):
-        folder = toy(f"split --part {part} --parts 3")
-    toy("split --part 1 --parts 3")
-    assert f"evaluated already; delete {folder / 'evaluation_split.part_1_of_3.json'}" in capsys.readouterr().out
-    assert not (folder / "evaluation_split.json").exists()
-    toy("split --parts 3")
+def test_parts_have_the_results_of_one_process_and_the_last_process_joins_them(toy, tmp_path, capsys):
+    single, record_path = toy("split", "whole"), tmp_path / "runs" / "evaluation_split.json"
+    with exclusive_lock(part_record := record_path.with_name("evaluation_split.part_1_of_3.json")):
+        folder = toy("split --parts 3")  # as if another process measured that part
+    output = capsys.readouterr().out
+    assert "evaluation_split.part_1_of_3: another process evaluates it" in output
+    assert "evaluation_split: other processes measure parts of it; the last one joins all parts" in output
+    assert not record_path.exists() and not part_record.exists()
+    toy("split --parts 3")  # the other process
+    output = capsys.readouterr().out
+    assert f"evaluated already; delete {record_path.with_name('evaluation_split.part_0_of_3.json')}" in output
     record, single_record = (read_json(path / "evaluation_split.json") for path in (folder, single))
     assert record["measures"] == single_record["measures"] and record["measures"][0]["value"] == 63.0
     assert record["options"] == single_record["options"] == {"scenes": 7} and record["commit"] == "abc"
-    commands = record["command"].split("; ")
-    assert len(commands) == 4 and commands[2].endswith("toy evaluate split --scenes 7 --part 2 --parts 3")
+    assert record["command"].endswith("toy evaluate split --scenes 7 --parts 3") and ";" not in record["command"]
     with np.load(folder / "evaluation_split.npz") as joined, np.load(single / "evaluation_split.npz") as arrays:
         assert (joined["split_labels"] == arrays["split_labels"]).all() and len(joined["split_labels"]) == 7
+    part_record.unlink()
+    toy("split --parts 3")
+    assert f"evaluated already; delete {record_path}" in capsys.readouterr().out and not part_record.exists()
 
 
-def test_parts_that_do_not_fit_are_refused(toy, capsys, monkeypatch):
+def test_parts_of_other_options_are_measured_again_and_those_of_other_sources_are_refused(toy, capsys, monkeypatch):
     def message(words):
         with pytest.raises(SystemExit):
             toy(words)
         return capsys.readouterr().err
 
-    folder = toy("split --part 0 --parts 2")
-    missing = folder / "evaluation_split.part_1_of_2.json"
-    assert f"there is no {missing} of these weights and options: run it with --part 1" in message("split --parts 2")
-    toy("split --part 1 --parts 2 --scenes 8")
-    assert f"there is no {missing} of these weights and options" in message("split --parts 2")
+    folder = toy("split --parts 2 --scenes 8")
+    toy("split --parts 2")
+    assert read_json(folder / "evaluation_split.part_1_of_2.json")["options"] == {"scenes": 7}
+    assert read_json(folder / "evaluation_split.json")["measures"][0]["value"] == 63.0
+    for name in ("evaluation_split", "evaluation_split.part_1_of_2"):
+        (folder / f"{name}.json").unlink()
     monkeypatch.setenv("FWDIFF_COMMIT", "other")
-    toy("split --part 1 --parts 2")
     assert "was measured at commit other, not abc: delete it and run it again" in message("split --parts 2")
-    assert "--part 2 --parts 2: give a part from 0 to 1" in message("split --part 2 --parts 2")
-    assert "--part 1 is one of several parts: give their number, such as --parts 4" in message("split --part 1")
-    assert "whole cannot be split into parts: name some of split" in message("--part 0 --parts 2")
-    assert "whole cannot be split into parts: evaluate it without --parts" in message("whole --parts 2")
     assert not (folder / "evaluation_split.json").exists()
+    assert "whole cannot be split into parts: name some of split" in message("--parts 2")
+    assert "whole cannot be split into parts: evaluate it without --parts" in message("whole --parts 2")
 
 
 def test_rows_that_are_no_partition_are_refused():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fwdiff_lite.experiments import harness
-from fwdiff_lite.experiments.inverse_graphics import ablations, evaluation
+from fwdiff_lite.experiments.inverse_graphics import ablations, evaluation, held_out
 from fwdiff_lite.experiments.measurements import to_flat
 from fwdiff_lite.figures.numbers import rounded
 from fwdiff_lite.pipeline.notebook import notebook_names
@@ -123,13 +123,13 @@ def test_another_number_is_noticed(numbers):
 def test_scores_of_the_prose_that_speak_of_all_views(numbers):
     """Sentences that sum up a table: each bound of the prose holds in every row of the table."""
     scores = ablations.scene_scores(harness.load_results(ablations.EXPERIMENT))
-    keys = [f"{prefix}energy_{angle}" for prefix in ("", "novel_") for angle in evaluation.TARGET_ANGLES]
+    keys = [f"{prefix}energy_{angle}" for prefix in ("", "novel_") for angle in held_out.TARGET_ANGLES]
     gains = ablations.paired_gains(scores["unet"], scores["view_space"])
     values = [-100 * gains[key].value for key in keys]
     assert (round(min(values)), round(max(values))) == (5, 18) and "in all six energy scores, by 5 to 18 %" in prose(
         "07_ablations"
     )
-    views = [f"{prefix}{{}}_{angle}" for prefix in ("", "novel_") for angle in evaluation.TARGET_ANGLES]
+    views = [f"{prefix}{{}}_{angle}" for prefix in ("", "novel_") for angle in held_out.TARGET_ANGLES]
     assert all(0.85 < numbers[view.format("spread_skill")] < 1 for view in views)
     assert all(abs(numbers[view.format("sharpness_ratio")] - 1) < 0.05 for view in views)
     below = [

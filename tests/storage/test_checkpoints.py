@@ -9,13 +9,16 @@ import torch
 from fwdiff_lite.storage.checkpoints import (
     ALL_MB,
     FILE_MB,
+    arrays_file,
     load_pretrained,
     load_recorded,
     manifest_text,
     read_manifest,
+    save,
     save_pretrained,
     save_recorded,
     verified_path,
+    weights_file,
 )
 from fwdiff_lite.storage.files import repo_root
 
@@ -110,6 +113,16 @@ def test_too_large(tmp_path):
         save_pretrained("huge", {"w": torch.zeros(8_000_000)}, folder=tmp_path)
     assert list(tmp_path.iterdir()) == [], "nothing half-written"
     assert save_pretrained("huge", {"w": torch.zeros(8_000_000)}, tmp_path, max_megabytes=17).is_file()
+
+
+def test_several_files_are_written_or_none(tmp_path):
+    small, huge = weights_file("toy", WEIGHTS), weights_file("huge", {"w": torch.zeros(8_000_000)})
+    with pytest.raises(ValueError, match="huge.safetensors has 16.0 MB, the other checkpoints 0.0 MB"):
+        save([small, huge], tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    paths = save([small, arrays_file("sweep", {"a": np.ones(1)})], tmp_path)
+    assert paths == [tmp_path / "toy.safetensors", tmp_path / "sweep.npz"]
+    assert set(read_manifest(tmp_path)) == {"toy.safetensors", "sweep.npz"} and load_pretrained("toy", tmp_path)
 
 
 def test_what_the_manifest_cannot_say(tmp_path):

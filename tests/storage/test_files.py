@@ -116,6 +116,15 @@ def test_an_unwritable_folder_is_named_in_one_line(tmp_path, monkeypatch):
     assert str(error.value) == f"{tmp_path / 'a.txt'} cannot be written: Permission denied"
 
 
+def test_a_lock_in_a_folder_that_takes_no_file_is_refused_in_one_line(tmp_path):
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(UnwritableError, match="a.json cannot be written: "),
+        exclusive_lock(tmp_path / "file" / "a.json"),
+    ):
+        pass
+
+
 def test_a_missing_json_file_is_empty(tmp_path):
     assert read_json(tmp_path / "a.json") == {}
 

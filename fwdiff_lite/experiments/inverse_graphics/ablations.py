@@ -28,15 +28,18 @@ from fwdiff_lite import metrics
 from fwdiff_lite.colours import to_uint8
 from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
 from fwdiff_lite.experiments.harness import Evaluation, Experiment, RecordedResults, Results, Session
-from fwdiff_lite.experiments.inverse_graphics import evaluation
-from fwdiff_lite.experiments.inverse_graphics.evaluation import (
-    BACK_ANGLES,
-    ORBIT_TARGETS,
+from fwdiff_lite.experiments.inverse_graphics import evaluation, held_out
+from fwdiff_lite.experiments.inverse_graphics.evaluation import BACK_ANGLES, ORBIT_TARGETS
+from fwdiff_lite.experiments.inverse_graphics.factors import classify_factors
+from fwdiff_lite.experiments.inverse_graphics.held_out import TARGET_ANGLES, TestSet
+from fwdiff_lite.experiments.inverse_graphics.posterior_samples import (
     STEPS,
-    TARGET_ANGLES,
     Sampling,
-    TestSet,
+    autocast,
+    load_compiled_model,
+    render_views,
     repeat_and_map,
+    sample_posterior,
 )
 from fwdiff_lite.experiments.inverse_graphics.variants import (
     BASELINE,
@@ -95,7 +98,7 @@ def sample_deterministic(
     """Predicts one scene for each target, and renders it at the target and at the novel camera."""
 
     def predict_views(contexts: Observations, cameras: Tensor) -> Tensor:
-        return evaluation.render_views(model.sample(contexts, cameras[:, :1]).signal, cameras)
+        return render_views(model.sample(contexts, cameras[:, :1]).signal, cameras)
 
     sampling = replace(sampling, k=1)
     views = [repeat_and_map(predict_views, test_set.context, c, sampling) for c in test_set.cameras.unbind(1)]
@@ -114,19 +117,19 @@ def sample_with_options(
 
     def draw_views(contexts: Observations, cameras: Tensor) -> Tensor:
         step = model.sample(contexts, cameras[:, :1], **options)
-        return torch.cat([evaluation.render_views(step.signal, cameras), step.observation], 1)
+        return torch.cat([render_views(step.signal, cameras), step.observation], 1)
 
     return repeat_and_map(draw_views, test_set.context, back_cameras(test_set), sampling)[:, :, None]
 
 
 def sample_unconditional(model: ForwardDiffusion, test_set: TestSet, sampling: Sampling) -> Samples:
     """Samples scenes without context, and renders them at the test cameras."""
-    return evaluation.sample_posterior(model, without_context(test_set), sampling, allow_empty=True)
+    return sample_posterior(model, without_context(test_set), sampling, allow_empty=True)
 
 
 def sample_two_contexts(model: ForwardDiffusion, test_set: TestSet, sampling: Sampling) -> Samples:
     """Samples scenes with two context images, and renders them at the test cameras."""
-    return evaluation.sample_posterior(model, with_second_context(test_set), sampling)
+    return sample_posterior(model, with_second_context(test_set), sampling)
 
 
 def sample_view_space(model: ForwardDiffusion, test_set: TestSet, sampling: Sampling) -> Samples:
@@ -149,7 +152,7 @@ def sample_distilled(model: ForwardDiffusion, test_set: TestSet, sampling: Sampl
     def draw_views(contexts: Observations, cameras: Tensor) -> Tensor:
         orbit_cameras = rotate_to_angles(contexts.params, ORBIT_ANGLES)
         scene, _ = distil(model, contexts, orbit_cameras, generator, sampling.steps, sampling.eta, **options)
-        return evaluation.render_views(scene, cameras)
+        return render_views(scene, cameras)
 
     return draw_all_views(draw_views, test_set, sampling, len(ORBIT_ANGLES))
 
@@ -165,7 +168,7 @@ def sample_through_targets(
 
     def draw_views(contexts: Observations, cameras: Tensor) -> Tensor:
         step, _ = model.sample_autoregressive(contexts, rotate_to_angles(contexts.params, targets), **options)
-        return evaluation.render_views(step.signal, cameras)
+        return render_views(step.signal, cameras)
 
     return repeat_and_map(draw_views, test_set.context, back_cameras(test_set), sampling)[:, :, None]
 
@@ -218,7 +221,7 @@ class SampledVariant:
     """
 
     variant: str | None
-    sampler: Callable[..., Samples] = evaluation.sample_posterior
+    sampler: Callable[..., Samples] = sample_posterior
     target_angles: tuple[int, ...] = TARGET_ANGLES
     unconditional: bool = False
     num_samples: int = K
@@ -274,7 +277,7 @@ SAMPLED_VARIANTS |= {
 
 
 def consistency_points(
-    test_set: TestSet, target_angles: tuple[int, ...] = TARGET_ANGLES, draws: int = evaluation.MASK_DRAWS
+    test_set: TestSet, target_angles: tuple[int, ...] = TARGET_ANGLES, draws: int = held_out.MASK_DRAWS
 ) -> list[CovisiblePoints]:
     """The points, for each angle, that the target and the novel camera see and the context camera does not see.
 
@@ -353,11 +356,11 @@ def evaluate_sampled_variant(
     if k > 1 and not sampled_variant.unconditional:
         numbers |= evaluation.evaluate(test_set, samples[:, :, :, :2], baseline, sampled_variant.target_angles)
         back_views = samples[:, :, sampled_variant.target_angles.index(180)]
-        labels = evaluation.classify_factors(back_views[:, :, 0], test_set)
+        labels = classify_factors(back_views[:, :, 0], test_set)
         numbers |= mode_bias(labels, test_set.scenes, generator).as_metrics("lean")
         if back_views.shape[2] == 3:
             images = back_views[:, :, 2]
-            labels = evaluation.classify_factors(images, test_set)
+            labels = classify_factors(images, test_set)
             numbers |= mode_bias(labels, test_set.scenes, generator).as_metrics("picture_lean")
             truth = test_set.truth[:, TARGET_ANGLES.index(180), 0]
             numbers["picture_energy_180"] = float(_energy_scores(images.cpu(), truth.cpu()).mean())
@@ -411,10 +414,10 @@ def make_inputs(sampled_variant: SampledVariant, chunk_size: int, session: Sessi
     test_set = session.test_set
     if sampled_variant.side != SIDE:
         count = session.options["scenes"]
-        test_set = evaluation.make_test_set(count, K, side=sampled_variant.side, device=session.device)
-    with evaluation.autocast(session.device):
-        model = evaluation.load_compiled_model(session, sampled_variant.baseline)
-        baseline = evaluation.sample_posterior(model, test_set, Sampling(chunk_size=chunk_size))
+        test_set = held_out.make_test_set(count, K, side=sampled_variant.side, device=session.device)
+    with autocast(session.device):
+        model = load_compiled_model(session, sampled_variant.baseline)
+        baseline = sample_posterior(model, test_set, Sampling(chunk_size=chunk_size))
     return Inputs(test_set, baseline, consistency_points(test_set))
 
 
@@ -423,8 +426,8 @@ def run_sampled_variant(name: str, session: Session) -> Results:
     sampled_variant, options = SAMPLED_VARIANTS[name], session.options
     chunk_size = max(1, options["chunk_size"] * SIDE**2 // sampled_variant.side**2)
     inputs = session.cached(("inputs", sampled_variant.side), lambda: make_inputs(sampled_variant, chunk_size, session))
-    model = evaluation.load_compiled_model(session, sampled_variant.variant) if sampled_variant.variant else None
-    with evaluation.autocast(session.device):
+    model = load_compiled_model(session, sampled_variant.variant) if sampled_variant.variant else None
+    with autocast(session.device):
         sampling = Sampling(sampled_variant.num_samples, options["steps"], sampled_variant.eta, chunk_size)
         samples = sampled_variant.sampler(model, inputs.test_set, sampling).float()
     scenes, num_samples = sampled_variant.num_examples
@@ -439,17 +442,17 @@ def render_orbit_views(session: Session) -> Results:
 
     The number is the seconds that view-space sampling and distillation took.
     """
-    steps, test_set = session.options["steps"], evaluation.make_test_set(1, 1, device=session.device)
+    steps, test_set = session.options["steps"], held_out.make_test_set(1, 1, device=session.device)
     view_model, model = session.model("view_space"), session.model(FULL_MODEL)
     generator = torch.Generator().manual_seed(0)
     cameras = rotate_to_angles(test_set.context.params, ORBIT_ANGLES)
-    with evaluation.autocast(session.device):
+    with autocast(session.device):
         start_time = time.monotonic()
         distilled_scene, predicted_views = distil(view_model, test_set.context, cameras, generator, steps, eta=1.0)
         seconds = time.monotonic() - start_time
         back_camera = test_set.cameras[:, TARGET_ANGLES.index(180), :1]
         step = model.sample(test_set.context, back_camera, steps=steps, eta=1.0, generator=generator)
-        sampled, distilled = (evaluation.render_views(scene, cameras) for scene in (step.signal, distilled_scene))
+        sampled, distilled = (render_views(scene, cameras) for scene in (step.signal, distilled_scene))
     views = {"painted": predicted_views.clamp(-1, 1), "distilled": distilled, FULL_MODEL: sampled}
     return Results({"seconds": seconds}, {f"orbit_{name}": to_uint8(view, 64) for name, view in views.items()})
 
@@ -475,7 +478,7 @@ EXPERIMENT = Experiment(
         for name, sampled_variant in SAMPLED_VARIANTS.items()
     }
     | {"orbit": Evaluation(render_orbit_views, "view_space", (FULL_MODEL,))},
-    make_test_set=lambda device, options: evaluation.make_test_set(options["scenes"], K, device=device),
+    make_test_set=lambda device, options: held_out.make_test_set(options["scenes"], K, device=device),
     predict=evaluation.predict,
     evaluation_options={"scenes": COUNT, "steps": STEPS, "chunk_size": 64},
     views=tuple(map(str, TARGET_ANGLES)),

@@ -50,7 +50,7 @@ def session_test_set(session: Session) -> TestSet:
     options = session.options
     test_set = partial(make_test_set, device=session.device, angles=ANGLES, rows=session.part.rows)
     return session.cached(
-        "test set at angles",
+        ("test set at angles", session.part),
         lambda: test_set(options["scenes"], options["samples"], supersampling=options["supersampling"]),
     )
 

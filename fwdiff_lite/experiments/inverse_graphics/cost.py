@@ -33,7 +33,7 @@ from fwdiff_lite.experiments.harness import (
     Session,
     load_model,
 )
-from fwdiff_lite.experiments.inverse_graphics import benchmark, evaluation, variants
+from fwdiff_lite.experiments.inverse_graphics import benchmark, held_out, posterior_samples, variants
 from fwdiff_lite.experiments.inverse_graphics.training_rate import (
     MEASURED_VARIANTS,
     process_environments,
@@ -145,9 +145,9 @@ def evaluate_sampling(name: str, session: Session) -> Results:
         return benchmark.measure(call, device, 3, 1) | {"batch": batch_size}
 
     def score(eta: int, steps: int) -> dict[str, list[float]]:
-        sampling = evaluation.Sampling(k=options["samples"], steps=steps, eta=eta, chunk_size=batch_size)
-        with evaluation.autocast(device):
-            samples = evaluation.sample_posterior(model, test_set, sampling, SAMPLING_ANGLES)
+        sampling = posterior_samples.Sampling(k=options["samples"], steps=steps, eta=eta, chunk_size=batch_size)
+        with posterior_samples.autocast(device):
+            samples = posterior_samples.sample_posterior(model, test_set, sampling, SAMPLING_ANGLES)
         return {str(angle): energy_over_true(test_set, samples[:, :, i, 0], angle) for i, angle in
                 enumerate(SAMPLING_ANGLES)}  # fmt: skip
 
@@ -163,9 +163,9 @@ def evaluate_sampling(name: str, session: Session) -> Results:
     return parts.results(f"sampling_{name}", numbers)
 
 
-def energy_over_true(test_set: evaluation.TestSet, samples: torch.Tensor, angle: int) -> list[float]:
+def energy_over_true(test_set: held_out.TestSet, samples: torch.Tensor, angle: int) -> list[float]:
     """The energy score of targets (c, k, 3, h, w) at an angle over that of true draws, with its 95 % interval."""
-    d = evaluation.TARGET_ANGLES.index(angle)
+    d = held_out.TARGET_ANGLES.index(angle)
     truth, draws = test_set.truth[:, d, 0].cpu(), test_set.posterior_draws[:, :, d, 0].cpu()
     scores = metrics.energy_score(samples.float().cpu(), truth), metrics.energy_score(draws, truth)
     return [float(x) for x in metrics.energy_ratio(*scores, torch.Generator().manual_seed(0))]
@@ -183,13 +183,13 @@ def recorded_parts(results: RecordedResults, evaluation: str) -> dict[str, dict]
     return {name: json.loads(str(text)) for name, text in texts.items() if text is not None}
 
 
-def make_test_set(name: str, session: Session) -> evaluation.TestSet:
+def make_test_set(name: str, session: Session) -> held_out.TestSet:
     """The first held-out scenes, with as many true draws of each as there are samples, in the images of a variant."""
     options, batch_options = session.options, MEASURED_VARIANTS[name].batches.keywords
-    images = {"side": options["side"], "supersampling": batch_options.get("supersampling", evaluation.SUPERSAMPLING)}
+    images = {"side": options["side"], "supersampling": batch_options.get("supersampling", held_out.SUPERSAMPLING)}
     return session.cached(
         ("test set", images["supersampling"]),
-        lambda: evaluation.make_test_set(options["scenes"], options["samples"], device=session.device, **images),
+        lambda: held_out.make_test_set(options["scenes"], options["samples"], device=session.device, **images),
     )
 
 
@@ -197,6 +197,7 @@ EXPERIMENT = Experiment(
     name="cost",
     results_name="09_cost",
     weights_name_template="06_inverse_graphics_{variant}",
+    seed=0,  # of the benchmark's images and of the samples
     variants=MEASURED_VARIANTS,
     evaluations={"settings": Evaluation(evaluate_settings, on_request=True)}
     | {

@@ -28,26 +28,19 @@ from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
 from fwdiff_lite.experiments.harness import Evaluation, Experiment, Results, Session
 from fwdiff_lite.experiments.inverse_graphics import angles, ceilings
 from fwdiff_lite.experiments.inverse_graphics.factors import classify_factors, summarise_factors
-from fwdiff_lite.experiments.inverse_graphics.held_out import (  # noqa: F401 (06, 07 and ablations name them here)
+from fwdiff_lite.experiments.inverse_graphics.held_out import (
     COUNT,
-    MASK_DRAWS,
-    NOVEL_ANGLE_RATIO,
     SUPERSAMPLING,
     TARGET_ANGLES,
     K,
     TestSet,
-    held_out_scenes,
     make_test_set,
 )
-from fwdiff_lite.experiments.inverse_graphics.posterior_samples import (  # noqa: F401 (as above)
+from fwdiff_lite.experiments.inverse_graphics.posterior_samples import (
     STEPS,
     Sampling,
     autocast,
     load_compiled_model,
-    predict_deterministic,
-    render_views,
-    repeat_and_map,
-    sample_and_render,
     sample_posterior,
 )
 from fwdiff_lite.experiments.inverse_graphics.variants import (

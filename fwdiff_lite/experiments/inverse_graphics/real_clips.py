@@ -45,7 +45,7 @@ from fwdiff_lite.datasets.view_sampler import (
 )
 from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
 from fwdiff_lite.experiments.harness import Evaluation, Experiment, Results, Session, Variant
-from fwdiff_lite.experiments.inverse_graphics.evaluation import (
+from fwdiff_lite.experiments.inverse_graphics.posterior_samples import (
     STEPS,
     Sampling,
     autocast,

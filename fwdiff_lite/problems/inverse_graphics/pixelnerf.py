@@ -15,7 +15,9 @@ further input of the encoder.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -41,17 +43,15 @@ DENSITY_SCALE = 10.0  # density per unit of length = DENSITY_SCALE x softplus of
 
 
 class PointEmbeddings(NamedTuple):
-    """What some views of B scenes give at P points: `FieldNetwork.embed`, kept while other views change.
+    """The embeddings (`FieldNetwork.embed`) that some views of B scenes have along rays, kept while other views change.
 
-    points: (B, P, 3); values: (B, V, P, W) of the first V views of a RadianceField
+    renderer, cameras: the P points are those of all observed rays of M cameras (B, M, 4, 4) by this renderer
+    values: (B, V, P, W) of the first V views of a RadianceField
     """
 
-    points: Float[Tensor, "b p 3"]
+    renderer: VolumeRenderer
+    cameras: Float[Tensor, "b m 4 4"]
     values: Float[Tensor, "b v p w"]
-
-    def are_at(self, points: Float[Tensor, "b p 3"]) -> bool:
-        """Whether the embeddings are those of these points, to the bit. A GPU waits for the answer."""
-        return self.points.shape == points.shape and torch.equal(self.points, points)
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +62,7 @@ class RadianceField:
     cameras:      (B, V, 4, 4) of the views
     mask:         (B, V) True where there is a view
     training: whether renderers sample each ray at stratified offsets, as in training, or in the middle of its segments
-    embeddings: of the first views, at points where the field is evaluated again and again; None: of no view
+    embeddings: of the first views, along rays that are rendered again and again; None: of no view
     """
 
     network: FieldNetwork
@@ -75,20 +75,40 @@ class RadianceField:
 
     def __call__(self, points: Float[Tensor, "b p 3"]) -> tuple[Float[Tensor, "b p"], Float[Tensor, "b p o"]]:
         """Density, and colours followed by features, at world points (Eq. 10)."""
+        return self._evaluate(points)
+
+    def along_rays(self, renderer: VolumeRenderer, cameras: Float[Tensor, "b m 4 4"]) -> Callable:
+        """The same field, for the points of all observed rays of these cameras alone: with its embeddings of them.
+
+        The embeddings are used for the very tensor of cameras that they were computed for: a comparison of values would
+        make a GPU wait. Other cameras, even with the same values, get the field itself.
+        """
+        kept = self.embeddings
+        if kept is None or kept.cameras is not cameras or kept.renderer != renderer:
+            return self
+        return partial(self._evaluate, first_embeddings=kept.values)
+
+    def _evaluate(
+        self, points: Float[Tensor, "b p 3"], first_embeddings: Float[Tensor, "b f p w"] | None = None
+    ) -> tuple[Float[Tensor, "b p"], Float[Tensor, "b p o"]]:
+        """The field at points, at which the first F views may have been embedded before."""
         views, inputs = (self.feature_maps, self.cameras, self.mask), (points,)
-        if self.embeddings is not None and self.embeddings.are_at(points):
-            first = self.embeddings.values.shape[1]
-            views, inputs = (self.feature_maps[:, first:], self.cameras[:, first:], self.mask), self.embeddings
+        if first_embeddings is not None:
+            first = first_embeddings.shape[1]
+            views, inputs = (
+                (self.feature_maps[:, first:], self.cameras[:, first:], self.mask),
+                (points, first_embeddings),
+            )
         chunks = zip(*(self._chunks(x) for x in inputs), strict=True)
         density, rgb_features = zip(*(self.network(p, *views, *values) for p, *values in chunks), strict=True)
         if len(density) == 1:
             return density[0], rgb_features[0]
         return torch.cat(density, 1), torch.cat(rgb_features, 1)
 
-    def embed(self, points: Float[Tensor, "b p 3"]) -> PointEmbeddings:
+    def embed(self, points: Float[Tensor, "b p 3"]) -> Float[Tensor, "b v p w"]:
         """The embeddings of all views at these points."""
         values = [self.network.embed(chunk, self.feature_maps, self.cameras) for chunk in self._chunks(points)]
-        return PointEmbeddings(points, torch.cat(values, 2))
+        return torch.cat(values, 2)
 
     def _chunks(self, x: Float[Tensor, "*b p n"]) -> tuple[Tensor, ...]:
         """Values of points in several chunks, which are small on the CPU; all at once where gradients are wanted."""
@@ -344,21 +364,23 @@ class SceneDenoiser(nn.Module):
         """The condition with the context's embeddings at all points of the targets' rays (protocols.PreparingDenoiser).
 
         The points are the same in each step. Nothing is kept where the renderer evaluates the points in several calls,
-        or the embeddings have more than MAX_EMBEDDING_BYTES.
+        where its samples are those of training, or the embeddings have more than MAX_EMBEDDING_BYTES.
         """
+        if condition.context.training:
+            return condition
         calls: list[Tensor] = []
 
         def record(points: Tensor) -> tuple[Tensor, Tensor]:
             calls.append(points)
             return torch.zeros_like(points[..., 0]), torch.zeros_like(points)
 
-        record.training = condition.context.training  # type: ignore[attr-defined]
         self.renderer(record, condition.cameras)
         points, *others = calls
         num_bytes = points[..., 0].numel() * condition.context.mask.shape[1] * self.field.width * points.itemsize
         if others or num_bytes > (MAX_EMBEDDING_BYTES_CUDA if points.is_cuda else MAX_EMBEDDING_BYTES):
             return condition
-        return replace(condition, context=replace(condition.context, embeddings=condition.context.embed(points)))
+        embeddings = PointEmbeddings(self.renderer, condition.cameras, condition.context.embed(points))
+        return replace(condition, context=replace(condition.context, embeddings=embeddings))
 
     def encode_context(self, context: Observations) -> RadianceField:
         """The scene that is conditioned on the context alone, S(. | enc(O_ctxt; 0))."""

@@ -154,7 +154,9 @@ def _evaluate(signal: Callable, points: Float[Tensor, "b p 3"]) -> tuple[Float[T
 class VolumeRenderer:
     """The forward model (Eq. 12): cameras (B, M, 4, 4) -> images (B, M, 3, H, W), or pixels (B, M, 3, n) of them.
 
-    A radiance field is a callable: points (B, P, 3) -> density (B, P), colours and features (B, P, C).
+    A radiance field is a callable: points (B, P, 3) -> density (B, P), colours and features (B, P, C). A field that
+    keeps a part of its values at the points of an observation has a method `along_rays(renderer, cameras)`: it returns
+    the callable for all rays of these cameras, see pixelnerf.RadianceField.
 
     box_min, box_max: corners of the axis-aligned box that holds the scene
     height, width: pixels of an image
@@ -200,6 +202,8 @@ class VolumeRenderer:
     ) -> Float[Tensor, "b m 3 *pixels"]:
         """Eq. 12: the colours that the cameras `params` see, of all pixels or of those with the given indices."""
         supersampling = self.supersampling if self.supersample_observations else 1
+        if pixel_indices is None and hasattr(signal, "along_rays"):
+            signal = signal.along_rays(self, params)
         render = self.render_rays(signal, params, pixel_indices, num_channels=3, supersampling=supersampling)
         rgb = render.rgb_features.transpose(-1, -2)
         return rgb if pixel_indices is not None else rgb.unflatten(-1, (self.height, self.width))

@@ -11,8 +11,8 @@ from small_variants import small_experiment, small_variant
 from fwdiff_lite.colours import to_uint8
 from fwdiff_lite.experiments import export, harness
 from fwdiff_lite.experiments.__main__ import main
-from fwdiff_lite.experiments.inverse_graphics import ablations, evaluation
-from fwdiff_lite.experiments.inverse_graphics.evaluation import Sampling
+from fwdiff_lite.experiments.inverse_graphics import ablations, evaluation, held_out
+from fwdiff_lite.experiments.inverse_graphics.posterior_samples import Sampling, sample_posterior
 from fwdiff_lite.experiments.measurements import to_flat
 from fwdiff_lite.problems.inverse_graphics import tabletop
 from fwdiff_lite.problems.inverse_graphics.viewspace import DistillationConfig
@@ -29,12 +29,12 @@ def seeded(seed=0):
 
 @pytest.fixture(scope="module")
 def test_set():
-    return evaluation.make_test_set(COUNT, K, side=SIDE)
+    return held_out.make_test_set(COUNT, K, side=SIDE)
 
 
 @pytest.fixture(scope="module")
 def small_set():
-    return evaluation.make_test_set(2, 2, side=16)
+    return held_out.make_test_set(2, 2, side=16)
 
 
 def perturbed_model(variant):
@@ -163,7 +163,7 @@ def test_a_deterministic_scene_is_rendered_at_both_cameras(small_set):
     model = perturbed_model("deterministic")
     samples = ablations.sample_deterministic(model, small_set, Sampling(8, chunk_size=1))
     assert samples.shape == (2, 1, 3, 2, 3, 16, 16)
-    separate = evaluation.sample_posterior(model, small_set)
+    separate = sample_posterior(model, small_set)
     torch.testing.assert_close(samples[:, :, :, 0], separate[:, :, :, 0], atol=1e-5, rtol=0)
     control = samples[:, :, :, 1] - separate[:, :, :, 1]
     assert control.abs().max() > 1e-4, "the control: the novel view as the target of its own prediction"
@@ -185,7 +185,7 @@ def test_unconditional_samples_do_not_depend_on_the_context(small_set):
     flipped = replace(small_set, context=small_set.context[[1, 0]])
     assert torch.equal(ablations.sample_unconditional(model, flipped, sampling), samples)
     model = perturbed_model("unet")
-    samples, control = (evaluation.sample_posterior(model, test_set, sampling) for test_set in (small_set, flipped))
+    samples, control = (sample_posterior(model, test_set, sampling) for test_set in (small_set, flipped))
     assert not torch.equal(control, samples), "the control: conditional samples"
 
 
@@ -233,7 +233,7 @@ def experiment(monkeypatch):
 
     monkeypatch.setattr(ablations, "evaluate_sampled_variant", fast_metrics)
     experiment = small_experiment(ablations.EXPERIMENT, **SMALL)
-    return replace(experiment, make_test_set=lambda device, options: evaluation.make_test_set(2, K, side=16))
+    return replace(experiment, make_test_set=lambda device, options: held_out.make_test_set(2, K, side=16))
 
 
 OPTIONS = {"scenes": 2, "steps": 1, "chunk_size": 16}
@@ -248,7 +248,7 @@ def test_ablations_are_evaluated_and_exported(experiment, tmp_path, monkeypatch)
     assert record["command"].endswith("ablations evaluate unet --scenes 2 --steps 1 --chunk-size 16")
     assert set(record["weights"]) == {"unet", "deterministic"}
     monkeypatch.setenv("FWDIFF_ROOT", str(tmp_path))
-    export.export_results(experiment, "", tmp_path)
+    export.export(experiment, [], tmp_path)
     results, entry = harness.load_results(experiment), read_manifest()["07_ablations.npz"]
     assert set(to_flat(results.rows)) == set(names) == set(results.evaluations)
     assert set(entry["metrics"]) == set(names) - {"deterministic"}, "one prediction: no skill"
@@ -279,8 +279,8 @@ def test_a_larger_image_has_a_test_set_of_its_own(experiment, tmp_path, monkeypa
 def test_orbit_views_are_rendered(tmp_path, monkeypatch):
     config = DistillationConfig(num_rounds=1, updates_per_round=1, rays_per_camera=8, resolution=8)
     monkeypatch.setattr(ablations, "distil", partial(ablations.distil, config=config))
-    make_test_set = partial(evaluation.make_test_set, side=16)
-    monkeypatch.setattr(evaluation, "make_test_set", make_test_set)
+    make_test_set = partial(held_out.make_test_set, side=16)
+    monkeypatch.setattr(held_out, "make_test_set", make_test_set)
     session = harness.Session(ablations.EXPERIMENT, tmp_path, OPTIONS)
     monkeypatch.setattr(session, "model", perturbed_model)
     numbers, arrays = ablations.render_orbit_views(session)

@@ -5,16 +5,21 @@ import math
 import multiprocessing
 import os
 import sys
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from safetensors.torch import save_file
 
+from fwdiff_lite.experiments import __main__ as command_line
 from fwdiff_lite.experiments import harness, timing
-from fwdiff_lite.experiments.inverse_graphics import cost, evaluation, training_rate
+from fwdiff_lite.experiments.harness import Evaluation, Results
+from fwdiff_lite.experiments.inverse_graphics import cost, held_out, training_rate
 from fwdiff_lite.experiments.inverse_graphics.variants import VARIANTS
 from fwdiff_lite.row_random import RowBatches
+from fwdiff_lite.storage.checkpoints import read_manifest
 from fwdiff_lite.storage.files import read_json, write_json
 from tests.experiments.inverse_graphics.small_variants import small_variant
 
@@ -157,6 +162,15 @@ def test_samples_are_timed_and_scored(session, monkeypatch):
     assert numbers["sampling_ms_1"] == 1e3 * parts["seconds_1"]["seconds"]
     assert numbers["eta_0_steps_1_energy_over_true_60"] == parts["eta_0_steps_1"]["60"][0] > 1
     test_set = cost.make_test_set("unet", session)
-    draws = test_set.posterior_draws[:, :, evaluation.TARGET_ANGLES.index(180), 0]
+    draws = test_set.posterior_draws[:, :, held_out.TARGET_ANGLES.index(180), 0]
     assert cost.energy_over_true(test_set, draws, 180) == [1.0] * 3, "true draws are as good as true draws"
     assert cost.energy_over_true(test_set, draws + 0.1, 180)[0] > 1
+
+
+def test_the_exported_record_states_what_every_entry_of_the_manifest_states(tmp_path, monkeypatch):
+    evaluation = Evaluation(lambda session: Results({}, {"settings": np.array("{}")}))
+    harness.evaluate(replace(cost.EXPERIMENT, evaluations={"settings": evaluation}), [], tmp_path / "runs")
+    monkeypatch.setenv("FWDIFF_ROOT", str(tmp_path))
+    command_line.main(["cost", "export", "--out", str(tmp_path / "runs")])
+    entry = read_manifest()["09_cost.npz"]
+    assert {"command", "commit", "gpu_minutes", "hardware", "licence", "metrics"} <= set(entry) and entry["seed"] == 0

@@ -8,7 +8,8 @@ import torch
 from small_variants import small_experiment, small_variant
 
 from fwdiff_lite.experiments import export, harness
-from fwdiff_lite.experiments.inverse_graphics import evaluation
+from fwdiff_lite.experiments.inverse_graphics import evaluation, held_out
+from fwdiff_lite.experiments.inverse_graphics.posterior_samples import Sampling, sample_posterior
 from fwdiff_lite.experiments.measurements import to_flat
 from fwdiff_lite.observations import Observations
 from fwdiff_lite.problems.inverse_graphics import tabletop
@@ -20,7 +21,7 @@ SIDE, COUNT, K = 32, 24, 6
 
 @pytest.fixture(scope="module")
 def test_set():
-    return evaluation.make_test_set(COUNT, K, side=SIDE)
+    return held_out.make_test_set(COUNT, K, side=SIDE)
 
 
 @pytest.fixture(scope="module")
@@ -37,13 +38,13 @@ def posterior_mean(test_set):
 
 
 def test_a_smaller_test_set_has_the_first_scenes_of_a_larger_one(test_set):
-    small_set = evaluation.make_test_set(2, 1, side=SIDE)
+    small_set = held_out.make_test_set(2, 1, side=SIDE)
     assert torch.equal(small_set.context.value, test_set.context.value[:2])
     assert torch.equal(small_set.cameras, test_set.cameras[:2]) and torch.equal(small_set.truth, test_set.truth[:2])
 
 
 def test_posterior_draws_differ_only_in_the_disocclusion_mask(test_set):
-    assert torch.equal(test_set.scenes.factor, evaluation.held_out_scenes()[0].factor[:COUNT])
+    assert torch.equal(test_set.scenes.factor, held_out.held_out_scenes()[0].factor[:COUNT])
     changes = (test_set.posterior_draws.amax(1) - test_set.posterior_draws.amin(1)).amax(3) > 0.3
     assert float((changes & ~test_set.disocclusion_mask).sum() / changes.sum()) < 0.1  # pixels at edges show both sides
     assert changes.float().mean() < test_set.disocclusion_mask.float().mean() < 0.5
@@ -53,13 +54,13 @@ def test_exact_posterior_draws_pass(test_set):
     numbers = evaluation.evaluate(test_set, test_set.posterior_draws, posterior_mean(test_set))
     assert numbers["readings_right"] == 1
     assert numbers["factor_tv"] < 0.15 and numbers["factor_scene_rms"] < 0.2
-    for angle in evaluation.TARGET_ANGLES:
+    for angle in held_out.TARGET_ANGLES:
         assert numbers[f"energy_skill_{angle}"] == pytest.approx(1, abs=1e-6)
         assert numbers[f"sharpness_ratio_{angle}"] == pytest.approx(1, abs=0.03)
         assert numbers[f"variance_unseen_over_seen_{angle}"] > 100
     assert numbers["spread_skill_180"] == pytest.approx(1, abs=0.2)
     back_draws = test_set.posterior_draws[:, :, 2:]
-    back = evaluation.evaluate(test_set, back_draws, posterior_mean(test_set), evaluation.TARGET_ANGLES[2:])
+    back = evaluation.evaluate(test_set, back_draws, posterior_mean(test_set), held_out.TARGET_ANGLES[2:])
     assert "energy_skill_60" not in back and back["factor_tv"] == numbers["factor_tv"]
     assert back["energy_ratio_180"] == numbers["energy_ratio_180"]
 
@@ -80,18 +81,18 @@ def test_without_a_baseline_there_is_no_comparison_with_it(test_set):
 
 
 def test_samples_do_not_depend_on_the_chunk_size(model):
-    small_set = evaluation.make_test_set(2, 1, side=16)
-    samples = evaluation.sample_posterior(model, small_set, evaluation.Sampling(2, 2, chunk_size=4))
-    assert samples.shape == (2, 2, len(evaluation.TARGET_ANGLES), 2, 3, 16, 16)
-    assert (evaluation.sample_posterior(model, small_set, evaluation.Sampling(2, 2, chunk_size=4)) == samples).all()
-    angles = evaluation.TARGET_ANGLES[:1]
-    again = evaluation.sample_posterior(model, small_set, evaluation.Sampling(2, 2, chunk_size=1), angles)
+    small_set = held_out.make_test_set(2, 1, side=16)
+    samples = sample_posterior(model, small_set, Sampling(2, 2, chunk_size=4))
+    assert samples.shape == (2, 2, len(held_out.TARGET_ANGLES), 2, 3, 16, 16)
+    assert (sample_posterior(model, small_set, Sampling(2, 2, chunk_size=4)) == samples).all()
+    angles = held_out.TARGET_ANGLES[:1]
+    again = sample_posterior(model, small_set, Sampling(2, 2, chunk_size=1), angles)
     assert (again[:, :, 0] - samples[:, :, 0]).abs().max() < 1e-4
     assert (samples[:, 0] - samples[:, 1]).abs().max() > 1e-3, "samples differ"
 
 
 def test_an_orbit_begins_at_the_context_camera(model):
-    small_set = evaluation.make_test_set(1, 1, side=16)
+    small_set = held_out.make_test_set(1, 1, side=16)
     images = evaluation.render_orbit(model, small_set, k=2, steps=1, frames=3)
     assert images.rgb.shape == (2, 3, 3, 16, 16) and images.distance.shape == (2, 3, 16, 16)
     generator, context = torch.Generator().manual_seed(0), small_set.context.repeat(2)
@@ -110,18 +111,17 @@ def test_a_transparent_pixel_has_infinite_depth():
 
 def test_a_test_set_has_at_most_256_scenes():
     with pytest.raises(ValueError, match="the test set has 256 scenes, got count = 257"):
-        evaluation.make_test_set(257)
+        held_out.make_test_set(257)
 
 
 def test_evaluations_are_exported_in_the_form_that_the_notebook_reads(tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluation, "make_test_set", partial(evaluation.make_test_set, side=16))
+    monkeypatch.setattr(evaluation, "make_test_set", partial(held_out.make_test_set, side=16))
     experiment = small_experiment(evaluation.EXPERIMENT, width=8, samples_per_ray=4)
     for name in ("unet", "deterministic", "around"):
         harness.train(experiment, name, tmp_path, steps=1)
     harness.evaluate(experiment, (), tmp_path, {"scenes": 2, "samples": 2, "steps": 1})
     monkeypatch.setenv("FWDIFF_ROOT", str(tmp_path))
-    export.export_weights(experiment, "unet", tmp_path)
-    export.export_results(experiment, "unet", tmp_path)
+    export.export(experiment, ["unet"], tmp_path)
     entry = read_manifest()["06_inverse_graphics_unet.safetensors"]
     assert set(entry["metrics"]) == set(experiment.headline) and entry["steps"] == 1
     results = harness.load_results(experiment)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fwdiff_lite.experiments.inverse_graphics import evaluation
+from fwdiff_lite.experiments.inverse_graphics import held_out
 from fwdiff_lite.problems.inverse_graphics import consistency, ray_tracing, tabletop
 from fwdiff_lite.problems.inverse_graphics.cameras import pixel_centres, rays
 from fwdiff_lite.problems.inverse_graphics.consistency import (
@@ -16,7 +16,7 @@ from fwdiff_lite.problems.inverse_graphics.consistency import (
 )
 
 SIDE, COUNT, K = 32, 12, 4
-BACK = evaluation.TARGET_ANGLES.index(180)
+BACK = held_out.TARGET_ANGLES.index(180)
 
 
 def seeded(seed=0):
@@ -25,7 +25,7 @@ def seeded(seed=0):
 
 @pytest.fixture(scope="module")
 def test_set():
-    return evaluation.make_test_set(COUNT, K, side=SIDE)
+    return held_out.make_test_set(COUNT, K, side=SIDE)
 
 
 @pytest.fixture(scope="module")

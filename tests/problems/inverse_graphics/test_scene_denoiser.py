@@ -263,23 +263,40 @@ def test_the_context_is_embedded_once_and_samples_are_the_same(dtype, supersampl
         assert (sample(one_masked, guidance=2.0)[0] - plain).abs().max() > 1e-3
 
 
-def test_embeddings_are_of_their_points_alone_and_large_ones_are_not_kept(monkeypatch):
+def test_embeddings_are_used_along_their_own_rays_alone_and_large_ones_are_not_kept(monkeypatch):
     denoiser, context, target = small_denoiser().eval(), noise_images(2, 1), orbit_cameras(2, 1, seed=5)
+    renderer, noisy, t = denoiser.renderer, torch.zeros(2, 1, 3, 8, 8), torch.ones(2)
     with torch.no_grad():
         condition = denoiser.condition(context, target)
-        prepared = denoiser.prepare_sampling(condition)
-        points = prepared.context.embeddings.points
-        noisy, t = torch.zeros(2, 1, 3, 8, 8), torch.ones(2)
-        plain, scene = (denoiser(x, noisy, t) for x in (condition, prepared))
+        plain, scene = (denoiser(x, noisy, t) for x in (condition, denoiser.prepare_sampling(condition)))
         wrong = replace(scene, embeddings=scene.embeddings._replace(values=scene.embeddings.values + 1))
-        assert torch.equal(scene(points)[1], plain(points)[1]) and not torch.equal(wrong(points)[1], plain(points)[1])
-        for other in (points + 0.1, points[:, :9]):
-            assert torch.equal(wrong(other)[1], plain(other)[1]), "other points are embedded anew"
-        assert torch.equal(wrong[1:](points[1:])[1], plain[1:](points[1:])[1]), "and the points of selected scenes"
+        assert torch.equal(renderer(scene, target), renderer(plain, target))
+        assert not torch.equal(renderer(wrong, target), renderer(plain, target)), "wrong embeddings would be seen"
+        for cameras in (target.clone(), orbit_cameras(2, 1, seed=6), target.flip(0)):
+            assert torch.equal(renderer(wrong, cameras), renderer(plain, cameras)), "other cameras are embedded anew"
+        for other in (replace(renderer, samples_per_ray=9), replace(renderer, box_max=(1.1, 1.0, 1.0))):
+            assert torch.equal(other(wrong, target), other(plain, target)), "and the rays of another renderer"
+        assert torch.equal(wrong.render(target).rgb, plain.render(target).rgb), "and the rays of finished images"
+        pixels = torch.tensor([[[5, 2]], [[0, 9]]])
+        assert torch.equal(renderer(wrong, target, pixels), renderer(plain, target, pixels)), "and single pixels"
+        assert torch.equal(renderer(wrong[:1], target[:1]), renderer(plain[:1], target[:1])), "and selected scenes"
+        assert torch.equal(wrong(points := torch.rand(2, 9, 3))[1], plain(points)[1]), "and points of no ray"
         monkeypatch.setattr("fwdiff_lite.problems.inverse_graphics.pixelnerf.MAX_EMBEDDING_BYTES", 100)
         assert denoiser.prepare_sampling(condition) is condition
-    signal = denoiser.train()(denoiser.condition(context, target), noisy, t)
+        monkeypatch.undo()
+        in_training = denoiser.train().condition(context, target)
+        assert denoiser.prepare_sampling(in_training) is in_training, "the samples of training differ from ray to ray"
+    signal = denoiser(denoiser.condition(context, target), noisy, t)
     assert signal.embeddings is None, "a loss keeps nothing"
+
+
+def test_no_step_compares_points(monkeypatch):
+    """A GPU would wait for the answer."""
+    denoiser, calls = small_denoiser().eval(), []
+    monkeypatch.setattr(torch, "equal", lambda *tensors: calls.append(tensors))
+    target = orbit_cameras(2, 1, seed=5)
+    ForwardDiffusion(denoiser, denoiser.renderer).sample(noise_images(2, 1), target, steps=3, generator=generator())
+    assert not calls
 
 
 @pytest.mark.parametrize("encoder", ["unet", "dit"])
