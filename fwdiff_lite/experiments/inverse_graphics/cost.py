@@ -3,6 +3,7 @@
     python -m fwdiff_lite.experiments cost evaluate settings         # one GPU: steps with other rays, samples, ...
     python -m fwdiff_lite.experiments cost evaluate scaling_unet     # all GPUs of a host
     python -m fwdiff_lite.experiments cost evaluate sampling_unet    # one GPU; needs unet.safetensors in --out
+    python -m fwdiff_lite.experiments cost evaluate paper_size       # reads what `paper_size time dit --out` wrote
     python -m fwdiff_lite.experiments cost export
 
 Every part of an evaluation is written to NAME_parts.json in the folder as soon as it is measured. The same command goes
@@ -177,6 +178,30 @@ def evaluate_settings(session: Session) -> Results:
     return Results({}, {"settings": np.array(json.dumps(costs))})
 
 
+def evaluate_paper_size(session: Session) -> Results:
+    """The trainings of the model of the paper's size that `paper_size time dit` timed and wrote to the same folder.
+
+    ValueError if the folder has none, or if they are of several commits.
+    """
+    records = [read_json(path) for path in sorted(session.folder.glob("time_dit_*.json"))]
+    if not records:
+        raise ValueError(
+            f"{session.folder} has no time_dit_*.json: run first "
+            f"`python -m fwdiff_lite.experiments paper_size time dit --out {session.folder}`"
+        )
+    if len(commits := sorted({record["commit"] for record in records})) > 1:
+        raise ValueError(f"the files time_dit_*.json in {session.folder} are of several commits: {', '.join(commits)}")
+    records.sort(key=lambda record: (record["processes"], record["batch"], record["precision"], -record["compiled"]))
+    numbers = {}
+    for record in records:
+        eager = "" if record["compiled"] else "_eager"
+        suffix = f"processes_{record['processes']}_batch_{record['batch']}_{record['precision']}{eager}"
+        numbers[f"scenes_a_second_{suffix}"] = record["signals_a_second"]
+        numbers[f"gigabytes_{suffix}"] = record["gigabytes_allocated"]
+        numbers[f"share_of_peak_{suffix}"] = record["model_share"]
+    return Results(numbers, {"paper_size": np.array(json.dumps(records))})
+
+
 def recorded_parts(results: RecordedResults, evaluation: str) -> dict[str, dict]:
     """The parts of an exported evaluation, "scaling" or "sampling", of each variant for which it was recorded."""
     texts = {name: results.arrays.get(f"{evaluation}_{name}") for name in MEASURED_VARIANTS}
@@ -199,7 +224,10 @@ EXPERIMENT = Experiment(
     weights_name_template="06_inverse_graphics_{variant}",
     seed=0,  # of the benchmark's images and of the samples
     variants=MEASURED_VARIANTS,
-    evaluations={"settings": Evaluation(evaluate_settings, on_request=True)}
+    evaluations={
+        "settings": Evaluation(evaluate_settings, on_request=True),
+        "paper_size": Evaluation(evaluate_paper_size, on_request=True),
+    }
     | {
         f"scaling_{name}": Evaluation(partial(evaluate_scaling, name), on_request=True)
         for name in MEASURED_VARIANTS

@@ -174,3 +174,24 @@ def test_the_exported_record_states_what_every_entry_of_the_manifest_states(tmp_
     command_line.main(["cost", "export", "--out", str(tmp_path / "runs")])
     entry = read_manifest()["09_cost.npz"]
     assert {"command", "commit", "gpu_minutes", "hardware", "licence", "metrics"} <= set(entry) and entry["seed"] == 0
+
+
+def test_timings_of_the_model_of_the_papers_size_are_read_from_the_folder(session):
+    with pytest.raises(
+        ValueError, match=r"no time_dit_\*.json: run first `python -m fwdiff_lite.experiments paper_size"
+    ):
+        cost.evaluate_paper_size(session)
+    record = {
+        "processes": 1, "batch": 8, "precision": "bf16", "compiled": True, "signals_a_second": 13.2,
+        "gigabytes_allocated": 18.8, "model_share": 0.06, "commit": "abc",
+    }  # fmt: skip
+    eager = record | {"compiled": False, "signals_a_second": 8.9}
+    for name, written in {"eager": eager, "large": record | {"batch": 32}, "small": record}.items():
+        write_json(session.folder / f"time_dit_{name}.json", written)
+    results = cost.evaluate_paper_size(session)
+    assert json.loads(str(results.arrays["paper_size"])) == [record, eager, record | {"batch": 32}]
+    assert results.numbers["scenes_a_second_processes_1_batch_8_bf16"] == 13.2
+    assert results.numbers["scenes_a_second_processes_1_batch_8_bf16_eager"] == 8.9
+    write_json(session.folder / "time_dit_later.json", record | {"commit": "def"})
+    with pytest.raises(ValueError, match="are of several commits: abc, def"):
+        cost.evaluate_paper_size(session)
