@@ -265,7 +265,7 @@ def test_ablations_are_evaluated_and_exported(experiment, tmp_path, monkeypatch)
 def test_a_larger_image_has_a_test_set_of_its_own(experiment, tmp_path, monkeypatch):
     small_baseline = small_variant("deterministic", 32, **SMALL).build_model().eval()
     monkeypatch.setattr(
-        evaluation, "load_compiled_model", lambda session, name: {"deterministic_32": small_baseline}[name]
+        ablations, "load_compiled_model", lambda session, name: {"deterministic_32": small_baseline}[name]
     )
     session = harness.Session(experiment, tmp_path, OPTIONS)
     inputs = ablations.make_inputs(replace(ablations.SAMPLED_VARIANTS["unet"], side=32), 4, session)
