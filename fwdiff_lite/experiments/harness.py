@@ -35,7 +35,7 @@ from fwdiff_lite.devices import default_device, is_main_process, num_processes
 from fwdiff_lite.experiments.early_results import convert_early_results
 from fwdiff_lite.experiments.measurements import Measurement, to_long
 from fwdiff_lite.experiments.records import check_settings, command_line, gpu_minutes, write_training_record
-from fwdiff_lite.experiments.split import ALL_CONTEXTS, Part, check_split, part_path, read_parts
+from fwdiff_lite.experiments.split import ALL_CONTEXTS, Part, check_split, part_path, read_parts, split_key
 from fwdiff_lite.experiments.weights import initial_weights, save_weights, weights_path
 from fwdiff_lite.protocols import BatchFunction
 from fwdiff_lite.storage.checkpoints import load_pretrained, load_recorded, load_weights
@@ -418,9 +418,9 @@ def evaluate(
     }
     own_part = ALL_CONTEXTS if part is None else Part(part, parts)
     for name in selected:
-        path = folder / f"evaluation_{name}.json"
-        path = path if part is None else part_path(path, own_part)
+        path = part_path(folder / f"evaluation_{name}.json", own_part)
         cache_key = {"weights": digests[name], "options": options | dict(experiment.settings)}
+        cache_key |= split_key(path, own_part, parts)
         with exclusive_lock(path) as is_mine:
             if not is_mine:
                 print(f"{name}: another process evaluates it", flush=True)

@@ -9,9 +9,12 @@ from fwdiff_lite.experiments.split import Part, PerContext, interleave
 from fwdiff_lite.storage.files import read_json
 
 
+SCALE = 1
+
+
 def measure(session):
     contexts = np.arange(session.options["scenes"])[session.part.rows]
-    return {"score": contexts**2.0, "labels": np.stack([contexts, -contexts], 1)}
+    return {"score": SCALE * contexts**2.0, "labels": np.stack([contexts, -contexts], 1)}
 
 
 def summarise(session, arrays):
@@ -82,8 +85,69 @@ def test_parts_that_do_not_fit_are_refused(toy, capsys, monkeypatch):
     assert not (folder / "evaluation_split.json").exists()
 
 
+def test_a_part_is_no_other_part_and_is_complete(toy, capsys):
+    """Files of two parts that changed places, and arrays of which the end is missing."""
+
+    def message():
+        with pytest.raises(SystemExit):
+            toy("split --parts 2 --scenes 6")
+        return capsys.readouterr().err.splitlines()[-1]
+
+    for part in (0, 1):
+        folder = toy(f"split --part {part} --parts 2 --scenes 6")
+    first, second = (folder / f"evaluation_split.part_{i}_of_2.json" for i in (0, 1))
+    contents = first.read_bytes(), second.read_bytes()
+    first.write_bytes(contents[1])
+    assert f"there is no {first} of these weights and options: run it with --part 0 --parts 2" in message()
+    first.write_bytes(contents[0])
+    arrays = second.with_suffix(".npz")
+    arrays.write_bytes(arrays.read_bytes()[:200])
+    assert f"{arrays} is damaged: delete {second} and run it again" in message()
+    second.unlink()
+    toy("split --part 1 --parts 2 --scenes 6")
+    toy("split --parts 2 --scenes 6")
+    with np.load(folder / "evaluation_split.npz") as joined:
+        assert joined["split_labels"][:, 0].tolist() == list(range(6))
+
+
+def test_parts_that_were_measured_again_are_joined_again(toy, capsys, monkeypatch):
+    toy("split")  # in one process
+    for part in (0, 1):
+        folder = toy(f"split --part {part} --parts 2")
+    path = folder / "evaluation_split.json"
+    joined = [toy("split --parts 2") and read_json(path)]
+    assert set(joined[0]["parts"]) == {f"evaluation_split.part_{i}_of_2" for i in (0, 1)}
+    capsys.readouterr()
+    toy("split --parts 2")
+    assert f"evaluated already; delete {path}" in capsys.readouterr().out
+
+    monkeypatch.setenv("FWDIFF_COMMIT", "later")
+    monkeypatch.setitem(measure.__globals__, "SCALE", 2)
+    (folder / "evaluation_split.part_0_of_2.json").unlink()
+    toy("split --part 0 --parts 2")
+    with pytest.raises(SystemExit):
+        toy("split --parts 2")
+    assert "was measured at commit abc, not later" in capsys.readouterr().err
+    (folder / "evaluation_split.part_1_of_2.json").unlink()
+    toy("split --part 1 --parts 2")
+    joined.append(toy("split --parts 2") and read_json(path))
+    values = [record["measures"][0]["value"] for record in joined]
+    assert values[1] == 2 * values[0] and joined[1]["commit"] == "later"
+
+    for file in folder.glob("*part*"):
+        file.unlink()
+    capsys.readouterr()
+    toy("split --parts 2")
+    assert "evaluated already" in capsys.readouterr().out, "the joined record stands without the parts"
+
+
 def test_rows_that_are_no_partition_are_refused():
     parts = [{"score": np.arange(3)[Part(i, 2).rows]} for i in range(2)]
     assert interleave(parts)["score"].tolist() == [0, 1, 2]
     with pytest.raises(ValueError, match=r"the parts have \[1, 2\] rows of score, wanted \[2, 1\]"):
         interleave(parts[::-1])
+    for other in ({}, {"labels": parts[1]["score"]}, {"score": np.zeros((1, 2), int)}, {"score": np.zeros(1)}):
+        with pytest.raises(ValueError, match="parts 0 and 1 have different rows of score: measure all parts again"):
+            interleave([parts[0], other])
+    with pytest.raises(ValueError, match="parts 0 and 1 have different rows of labels"):
+        interleave([parts[0], parts[1] | {"labels": parts[1]["score"]}])

@@ -58,6 +58,12 @@ def test_the_larger_test_set_begins_with_the_smaller_one():
     assert torch.equal(large.scenes.position, torch.stack([first[126], second[0]])) and len(large.truth) == 2
 
 
+def test_a_part_without_a_scene_is_refused(tmp_path):
+    session = Session(evaluation.EXPERIMENT, tmp_path, {"scenes": 2, "samples": 2, "supersampling": 1}, Part(2, 3))
+    with pytest.raises(ValueError, match=r"no row of slice\(2, None, 3\) is one of 2 scenes: make at most 2 parts"):
+        ceilings.measure_each_scene(session)
+
+
 def test_exact_draws_pass_and_wrong_samples_fail(test_set):
     draws = test_set.posterior_draws
     exact = measures(test_set, draws[:, :K])
