@@ -85,8 +85,8 @@ def read_parts(path: Path, parts: int, cache_key: dict[str, Any]) -> tuple[list[
     """The records of all parts of an evaluation, and their arrays as those of all contexts.
 
     path: of the whole evaluation's record; cache_key: the weights and options that every part must have
-    ValueError if a part is missing or damaged, is another part, has another key, or was measured with other sources than
-    the first.
+    ValueError if a part is missing or damaged, is another part, has another key, or was measured with other sources
+    than the first.
     """
     paths = [part_path(path, Part(i, parts)) for i in range(parts)]
     records, arrays = [read_json(part) for part in paths], []

@@ -8,7 +8,6 @@ from fwdiff_lite.experiments.harness import Evaluation, Experiment, Results
 from fwdiff_lite.experiments.split import Part, PerContext, interleave
 from fwdiff_lite.storage.files import read_json
 
-
 SCALE = 1
 
 
