@@ -424,10 +424,10 @@ def evaluate(
     }
     for name in selected:
         cache_key = {"weights": digests[name], "options": session.options | dict(experiment.settings)}
-        for path, part in pending_records(folder / f"evaluation_{name}.json", parts, cache_key):
-            with record_lock(path, cache_key) as is_pending:
+        for path, part, key in pending_records(folder / f"evaluation_{name}.json", parts, cache_key):
+            with record_lock(path, key) as is_pending:
                 if is_pending:
-                    _evaluate_one(session.of_part(part), name, path, cache_key, parts, jobs_per_gpu)
+                    _evaluate_one(session.of_part(part), name, path, key, parts, jobs_per_gpu)
 
 
 def _evaluate_one(

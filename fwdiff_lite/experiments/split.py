@@ -4,7 +4,8 @@
 
 The same command, started once for each GPU, shares the parts; in one process, it measures them one after another. A
 part that is recorded is not measured again, so the same command also goes on with an evaluation that was interrupted.
-Part p of n has the contexts p, p + n, p + 2 n, ... Its files are evaluation_NAME.part_p_of_n.npz and .json.
+Part p of n has the contexts p, p + n, p + 2 n, ... Its files are evaluation_NAME.part_p_of_n.npz and .json. The joined
+record names the sha256 of the parts' arrays, so parts that were measured again are joined again.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fwdiff_lite.storage.files import exclusive_lock, read_json
+from fwdiff_lite.storage.files import DAMAGE_ERRORS, exclusive_lock, file_sha256, read_json
 
 
 class Part(NamedTuple):
@@ -82,24 +83,29 @@ def record_lock(path: Path, cache_key: dict[str, Any]) -> Iterator[bool]:
         yield is_mine
 
 
-def pending_records(path: Path, parts: int, cache_key: dict[str, Any]) -> Iterator[tuple[Path, Part]]:
-    """The records to write, one after another: of each part, and of the whole evaluation once all parts are recorded.
+def pending_records(path: Path, parts: int, cache_key: dict[str, Any]) -> Iterator[tuple[Path, Part, dict[str, Any]]]:
+    """The records to write, each with its key: of every part, and of the whole evaluation once all parts are recorded.
 
-    path: of the whole evaluation's record; cache_key: the weights and options that every part must have
+    path: of the whole evaluation's record; cache_key: the weights and options that every part must have. The key of a
+        part names the part, and that of parts that are joined has their sha256
     """
-    if parts > 1 and not is_recorded(path, cache_key):
-        paths = part_paths(path, parts)
-        yield from paths.items()
-        if not all(is_recorded(part, cache_key) for part in paths):
+    paths = part_paths(path, parts) if parts > 1 else {}
+    if any(part_path.exists() for part_path in paths) or (paths and not is_recorded(path, cache_key)):
+        keys = {part_path: cache_key | {"part": list(part)} for part_path, part in paths.items()}
+        for part_path, part in paths.items():
+            yield part_path, part, keys[part_path]
+        if not all(is_recorded(part_path, key) for part_path, key in keys.items()):
             print(f"{path.stem}: other processes measure parts of it; the last one joins all parts", flush=True)
             return
-    yield path, ALL_CONTEXTS
+        cache_key = cache_key | {"parts": {x.stem: file_sha256(x.with_suffix(".npz")) for x in paths}}
+    yield path, ALL_CONTEXTS, cache_key
 
 
 def read_parts(path: Path, parts: int) -> tuple[list[dict], dict[str, np.ndarray]]:
     """The records of all parts of an evaluation, and their arrays as those of all contexts.
 
-    path: of the whole evaluation's record. ValueError if a part was measured with other sources than the first.
+    path: of the whole evaluation's record. ValueError if a part was measured with other sources than the first, or if
+        its arrays are damaged.
     """
     records, arrays = [], []
     for part in part_paths(path, parts):
@@ -107,14 +113,22 @@ def read_parts(path: Path, parts: int) -> tuple[list[dict], dict[str, np.ndarray
         if records[-1]["commit"] != records[0]["commit"]:
             commits = f"{records[-1]['commit']}, not {records[0]['commit']}"
             raise ValueError(f"{part} was measured at commit {commits}: delete it and run it again")
-        with np.load(part.with_suffix(".npz")) as saved:
-            arrays.append(dict(saved))
+        try:
+            with np.load(part.with_suffix(".npz")) as saved:
+                arrays.append(dict(saved))
+        except DAMAGE_ERRORS:
+            raise ValueError(f"{part.with_suffix('.npz')} is damaged: delete {part} and run it again") from None
     return records, interleave(arrays)
 
 
 def interleave(parts: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """The arrays of all contexts, from those of the parts. ValueError if the parts do not fit together."""
     n, joined = len(parts), {}
+    for i, part in enumerate(parts):
+        rows = [{key: (x.dtype, x.shape[1:]) for key, x in arrays.items()} for arrays in (parts[0], part)]
+        if rows[0] != rows[1]:
+            key = next(key for key in {**rows[0], **rows[1]} if rows[0].get(key) != rows[1].get(key))
+            raise ValueError(f"parts 0 and {i} have different rows of {key}: measure all parts again")
     for key in parts[0]:
         lengths = [len(part[key]) for part in parts]
         wanted = [len(range(sum(lengths))[Part(i, n).rows]) for i in range(n)]

@@ -4,7 +4,8 @@
     torchrun --nproc_per_node 4 -m fwdiff_lite.experiments paper_size time dit --batch-size 32
 
 Operations are those of matrix products, convolutions and attention, with the formulas of torch.utils.flop_counter: a
-multiplication and an addition are two. They are counted for one signal, without compiling.
+multiplication and an addition are two. They are counted for one signal, without compiling. On a CPU and on a GPU the
+forward pass has the same number of them.
 """
 
 from __future__ import annotations
@@ -31,6 +32,12 @@ from fwdiff_lite.training import TrainingLog
 
 # operations a second of an H100 SXM and of an H200, dense (NVIDIA's data sheets), in units of 10^12
 PEAK_TERAFLOPS = {"bf16": 989.4, "tf32": 494.7, "fp32": 66.9}
+FORMULAS = flop_registry | {  # torch has no formulas for attention on a CPU
+    getattr(torch.ops.aten, f"_scaled_dot_product_flash_attention_for_cpu{end}"): flop_registry[
+        getattr(torch.ops.aten, f"_scaled_dot_product_flash_attention{end}")
+    ]
+    for end in ("", "_backward")
+}
 WARMUP_STEPS = 5  # compile, choose convolutions, make the state of the optimiser
 
 
@@ -105,7 +112,7 @@ class OperationCounterMode(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
-        if formula := flop_registry.get(func.overloadpacket):
+        if formula := FORMULAS.get(func.overloadpacket):
             self.operations += formula(*args, **(kwargs or {}), out_val=out)
         return out
 
@@ -166,10 +173,14 @@ def time_training(
     precision: a key of PEAK_TERAFLOPS; None: bf16 on a GPU, fp32 on a CPU
     eager: whether nothing is compiled
     windows, window: the rate is the median over so many windows of so many steps each
+    ValueError unless the processes can share a batch evenly.
     """
     variant, device, processes = experiment.variant(name), default_device(), num_processes()
     on_gpu = device.type == "cuda"
     batch_size, precision = batch_size or variant.batch_size * processes, precision or ("bf16" if on_gpu else "fp32")
+    if batch_size % processes:
+        wanted = f"wanted a multiple of {processes}, one share for each process"
+        raise ValueError(f"--batch-size {batch_size}: {wanted}")
     torch.backends.cudnn.benchmark = on_gpu
     torch.set_float32_matmul_precision("highest" if precision == "fp32" else "high")
     assets = {need: load_model(experiment, need, folder, device) for need in variant.contained_assets}

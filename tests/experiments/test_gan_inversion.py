@@ -139,6 +139,8 @@ def test_a_reference_set_agrees_with_draws_from_itself(rendered):
         distances.repeat(1, 2), people.attributes.repeat(2, 1), truth.attributes, labels, 50
     )
     assert twice["bank_tv_halves"] == 0 < numbers["bank_tv_halves"]
+    with pytest.raises(ValueError, match="a reference set of 1000 images was given: wanted more than 1000, four times"):
+        measures.reference_agreement(distances, people.attributes, truth.attributes, labels, 250)
 
 
 def test_the_response_of_an_exact_denoiser_is_that_of_bayes_rule():

@@ -8,10 +8,12 @@ from fwdiff_lite.experiments.harness import Evaluation, Experiment, Results
 from fwdiff_lite.experiments.split import Part, PerContext, interleave
 from fwdiff_lite.storage.files import exclusive_lock, read_json
 
+SCALE = 1
+
 
 def measure(session):
     contexts = np.arange(session.options["scenes"])[session.part.rows]
-    return {"score": contexts**2.0, "labels": np.stack([contexts, -contexts], 1)}
+    return {"score": SCALE * contexts**2.0, "labels": np.stack([contexts, -contexts], 1)}
 
 
 def summarise(session, arrays):
@@ -61,9 +63,9 @@ def test_parts_have_the_results_of_one_process_and_the_last_process_joins_them(t
     assert record["command"].endswith("toy evaluate split --scenes 7 --parts 3") and ";" not in record["command"]
     with np.load(folder / "evaluation_split.npz") as joined, np.load(single / "evaluation_split.npz") as arrays:
         assert (joined["split_labels"] == arrays["split_labels"]).all() and len(joined["split_labels"]) == 7
-    part_record.unlink()
+    assert set(record["parts"]) == {f"evaluation_split.part_{i}_of_3" for i in range(3)}
     toy("split --parts 3")
-    assert f"evaluated already; delete {record_path}" in capsys.readouterr().out and not part_record.exists()
+    assert f"evaluated already; delete {record_path}" in capsys.readouterr().out
 
 
 def test_parts_of_other_options_are_measured_again_and_those_of_other_sources_are_refused(toy, capsys, monkeypatch):
@@ -85,8 +87,55 @@ def test_parts_of_other_options_are_measured_again_and_those_of_other_sources_ar
     assert "whole cannot be split into parts: evaluate it without --parts" in message("whole --parts 2")
 
 
+def test_a_part_is_no_other_part_and_is_complete(toy, capsys):
+    """Files of two parts that changed places, and arrays of which the end is missing."""
+    folder = toy("split --parts 2 --scenes 6")
+    first, second = (folder / f"evaluation_split.part_{i}_of_2.json" for i in (0, 1))
+    contents = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    toy("split --parts 2 --scenes 6")
+    assert first.read_bytes() == contents, "the first part was measured again"
+    arrays = second.with_suffix(".npz")
+    arrays.write_bytes(arrays.read_bytes()[:200])
+    with pytest.raises(SystemExit):
+        toy("split --parts 2 --scenes 6")
+    assert f"{arrays} is damaged: delete {second} and run it again" in capsys.readouterr().err
+    second.unlink()
+    toy("split --parts 2 --scenes 6")
+    with np.load(folder / "evaluation_split.npz") as joined:
+        assert joined["split_labels"][:, 0].tolist() == list(range(6))
+
+
+def test_parts_that_were_measured_again_are_joined_again(toy, capsys, monkeypatch):
+    folder = toy("split --parts 2")
+    path, first, second = (folder / f"evaluation_split{end}.json" for end in ("", ".part_0_of_2", ".part_1_of_2"))
+    value = read_json(path)["measures"][0]["value"]
+    monkeypatch.setenv("FWDIFF_COMMIT", "later")
+    monkeypatch.setitem(measure.__globals__, "SCALE", 2)
+    first.unlink()
+    with pytest.raises(SystemExit):
+        toy("split --parts 2")
+    assert "was measured at commit abc, not later" in capsys.readouterr().err
+    second.unlink()
+    toy("split --parts 2")
+    record = read_json(path)
+    assert record["measures"][0]["value"] == 2 * value and record["commit"] == "later"
+
+    for file in folder.glob("*part*"):
+        file.unlink()
+    capsys.readouterr()
+    toy("split --parts 2")
+    assert f"evaluated already; delete {path}" in capsys.readouterr().out, "the joined record stands without the parts"
+    assert not first.exists()
+
+
 def test_rows_that_are_no_partition_are_refused():
     parts = [{"score": np.arange(3)[Part(i, 2).rows]} for i in range(2)]
     assert interleave(parts)["score"].tolist() == [0, 1, 2]
     with pytest.raises(ValueError, match=r"the parts have \[1, 2\] rows of score, wanted \[2, 1\]"):
         interleave(parts[::-1])
+    for other in ({}, {"labels": parts[1]["score"]}, {"score": np.zeros((1, 2), int)}, {"score": np.zeros(1)}):
+        with pytest.raises(ValueError, match="parts 0 and 1 have different rows of score: measure all parts again"):
+            interleave([parts[0], other])
+    with pytest.raises(ValueError, match="parts 0 and 1 have different rows of labels"):
+        interleave([parts[0], parts[1] | {"labels": parts[1]["score"]}])

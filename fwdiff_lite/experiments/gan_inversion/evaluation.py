@@ -136,7 +136,8 @@ def evaluate_optimisation(name: str, session: Session) -> Results:
         initial_latents = initial_latents[:, None].repeat(1, forward_model.G.synthesis.num_layers, 1)
     for rows in torch.arange(len(contexts)).split(1024):
         chunk = initial_latents[rows.to(initial_latents.device)]
-        latents = patches.optimise_latents(forward_model, contexts[rows].to(session.device), chunk)
+        inputs = forward_model, contexts[rows].to(session.device), chunk
+        latents = patches.optimise_latents(*inputs, scale=initial_latents.std(0))
         with torch.no_grad():
             images.append(forward_model.render(latents).cpu())
     samples = torch.cat(images).unflatten(0, (-1, num_samples))

@@ -36,7 +36,6 @@ from fwdiff_lite.experiments.split import PerContext
 ANGLES = (60, 90, 120, 150, 180)  # azimuth of the target cameras, in degrees; each has its novel camera
 LAST_TIME = 0.125  # later steps change visible pixels more than hidden ones, and add an error of their own
 ETAS = (1, 0)
-PREDICTIONS_AT_ONCE = 8  # of the deterministic model, which is not compiled and needs more memory
 NUM_EXAMPLES, EXAMPLE_SAMPLES = 6, 2  # scenes and samples of each whose images are recorded
 
 Scores = Mapping[str, np.ndarray]  # arrays with a row for each scene
@@ -154,9 +153,9 @@ def measure_sampler(variant: str, eta: int, session: Session) -> dict[str, np.nd
 def measure_deterministic(variant: str, session: Session) -> dict[str, np.ndarray]:
     """The Euclidean error of each view of a deterministic model, whose target is that view."""
     test_set = session_test_set(session)
-    with autocast(session.device):
+    with autocast(session.device):  # one scene at a time: the rounding errors of a batch depend on its size
         cameras = test_set.cameras.flatten(1, 2)
-        views = predict_deterministic(session.model(variant), test_set.context, cameras, PREDICTIONS_AT_ONCE)
+        views = predict_deterministic(session.model(variant), test_set.context, cameras, chunk_size=1)
     truth = test_set.truth.flatten(1, 2)
     errors = [metrics.euclidean_error(views[:, 0, i].float(), truth[:, i]) for i in range(truth.shape[1])]
     shape = test_set.cameras.shape[1:3]

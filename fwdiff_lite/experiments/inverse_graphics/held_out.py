@@ -73,11 +73,13 @@ def make_test_set(
     """The first `count` held-out scenes with k posterior draws of each, or those rows of them.
 
     The first COUNT scenes are drawn with `seed`, the next COUNT with seed + 1. Neither angles nor supersampling nor
-    rows change a random number. ValueError if count is above MAX_COUNT.
+    rows change a random number. ValueError if count is above MAX_COUNT, or if there are no such rows.
     """
     if not 1 <= count <= MAX_COUNT:
         raise ValueError(f"the test set has {MAX_COUNT} scenes, got count = {count}")
     indices, blocks = torch.arange(count)[rows], []
+    if not len(indices):
+        raise ValueError(f"no row of {rows} is one of {count} scenes: make at most {count} parts")
     for block, first in enumerate(range(0, count, COUNT)):
         chosen = indices[(indices >= first) & (indices < first + COUNT)] - first
         if len(chosen):

@@ -101,8 +101,13 @@ def reference_agreement(
 
     The second result is a convergence curve: for sizes that double up to the whole set, the total variation to the
     posterior of the whole set, the log loss, and the median tolerance.
+
+    ValueError if a quarter of the set has no effective size of `min_effective_size`.
     """
     size, generator = distances.shape[1], torch.Generator().manual_seed(0)
+    if size // 4 <= min_effective_size:
+        wanted = f"more than {4 * min_effective_size:g}, four times the effective size"
+        raise ValueError(f"a reference set of {size} images was given: wanted {wanted}")
 
     def estimate(first: int, end: int) -> ReferencePosterior:
         return reference_posterior(distances[:, first:end], reference_labels[first:end], min_effective_size)
@@ -122,7 +127,7 @@ def reference_agreement(
         "bank_curve_log_loss": [_log_loss(x.probabilities, labels) for x in parts.values()],
         "bank_curve_tolerance": [float(x.tolerance.median()) for x in parts.values()],
     }
-    quarter = estimate(0, size // 4) if size // 4 > min_effective_size else full
+    quarter = estimate(0, size // 4)
     numbers = {
         "bank_tv": _total_variation(full.probabilities, frequencies),
         "bank_tv_chance": _total_variation(full.probabilities, draws),

@@ -335,15 +335,19 @@ def optimise_latents(
     initial_latents: Float[Tensor, "b *l d"],
     steps: int = 200,
     learning_rate: float = 0.05,
+    scale: Float[Tensor, "*l d"] | None = None,
 ) -> Float[Tensor, "b *l d"]:
     """The usual inversion by optimisation: Adam on latent codes until their images agree with the context.
 
     The loss is the squared error inside of the context patches alone. There is no prior over codes or images.
 
-    learning_rate: in standard deviations of the initial latents
+    learning_rate: in units of `scale`
+    scale: of each coordinate of the latents; None: their standard deviation in this batch, or 1 for a batch of one.
+        With the same scale for all batches, the result of a context does not depend on its batch
     """
-    n = len(initial_latents)
-    scale = initial_latents.std(0, keepdim=True).clamp(min=1e-3) if n > 1 else torch.ones_like(initial_latents)
+    if scale is None:
+        scale = initial_latents.std(0) if len(initial_latents) > 1 else torch.ones_like(initial_latents[0])
+    scale = scale.clamp(min=1e-3)
     offset = torch.zeros_like(initial_latents, requires_grad=True)
     optimizer = torch.optim.Adam([offset], learning_rate)
     mask = support(context)

@@ -98,13 +98,16 @@ def posterior_probabilities(possible: dict[str, Bool[Tensor, "b _"]]) -> dict[st
 
 
 def hidden_nuisance(people: Portraits, masks: Bool[Tensor, "b {side} {side}"], side: int = 64) -> Bool[Tensor, "b s"]:
-    """Which nuisance parameters a crop does not show: the ends of their ranges leave its pixels as they are."""
+    """Which nuisance parameters a crop does not show: values all over their ranges leave its pixels.
+
+    These values are the ends and the middle of a range. Both ends of a hue's range are the same colour.
+    """
     images, hidden = render(people, side), []
-    for i, ends in enumerate(NUISANCE_RANGES.values()):
+    for i, (low, high) in enumerate(NUISANCE_RANGES.values()):
         is_hidden = torch.ones(len(people), dtype=torch.bool, device=images.device)
-        for end in ends:
+        for value in (low, (low + high) / 2, high):
             nuisance = people.nuisance.clone()
-            nuisance[:, i] = end
+            nuisance[:, i] = value
             is_hidden &= _shows_the_same(render(Portraits(people.attributes, nuisance), side), images, masks)
         hidden.append(is_hidden)
     return torch.stack(hidden, 1)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from fwdiff_lite.backbones import DiT
 from fwdiff_lite.experiments import __main__ as command_line
 from fwdiff_lite.experiments import timing
 from fwdiff_lite.experiments.harness import Training, Variant
@@ -107,25 +108,59 @@ def test_each_of_several_processes_draws_its_rows_and_one_of_them_writes(toy, tm
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_a_batch_that_the_processes_cannot_share_is_refused(batch_size, toy, tmp_path, monkeypatch):
+    monkeypatch.setattr(timing, "num_processes", lambda: 2)
+    with pytest.raises(ValueError, match=f"--batch-size {batch_size}: wanted a multiple of 2, one share for each"):
+        timing.time_training(toy, "dit", tmp_path, batch_size=batch_size, windows=1, window=1)
+
+
+class Layers(nn.Module):
+    """A model for `count_teraflops`: the layers map the context to the target, at time 0.5."""
+
+    def __init__(self, layers, takes_time=False):
+        super().__init__()
+        self.layers, self.takes_time = layers, takes_time
+
+    def sample_time_and_noise(self, target, generator):
+        return (torch.full((len(target),), 0.5),)
+
+    def forward(self, context, target, t):
+        return {"loss": (self.layers(context, *[t] * self.takes_time) - target).square().mean()}
+
+
+def count_operations(model, context, target):
+    """The operations of the forward pass and of a step, for one signal."""
+    batch = {"context": torch.ones(4, *context), "target": torch.ones(4, *target)}
+    counts = timing.count_teraflops(model, lambda generator: batch, slice(4), CPU, False)
+    return round(counts["teraflop_forward"] * 1e12), round(counts["teraflop_step"] * 1e12)
+
+
+def test_operations_of_a_transformer_are_counted_by_hand():
+    """Attention counts on a CPU, too. With activation checkpointing each block has one more forward pass."""
+    patches, width, depth = 16, 8, 3
+    linear = 2 * patches * (3 + 1 + 4 + 4) * width**2 + 2 * 6 * width**2  # qkv, proj, two layers; the time
+    attention = 2 * 2 * patches**2 * width  # queries x keys, weights x values
+    others = 2 * 2 * patches * 12 * width + 2 * (12 * width + width**2 + 2 * width**2)  # patches; the time
+    forward = depth * (linear + attention) + others
+    steps = []
+    for checkpointing in (False, True):
+        net = DiT(3, 3, width, depth, heads=2, patch=2, activation_checkpointing=checkpointing)
+        counted, step = count_operations(Layers(net, True), (3, 8, 8), (3, 8, 8))
+        assert counted == forward
+        steps.append(step)
+    no_input_gradient = 2 * patches * 12 * width + 2 * 12 * width
+    backward = 2 * (forward - depth * attention) + depth * 5 / 2 * attention - no_input_gradient  # scores again
+    assert steps[0] == forward + backward
+    assert steps[1] - steps[0] == depth * (linear + attention)
+
+
 def test_operations_of_a_linear_layer_are_counted():
     """For one signal of a batch: two operations for a weight; the backward pass has twice as many."""
-
-    class Model(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layers = nn.Sequential(nn.Linear(5, 7, bias=False), nn.Linear(7, 3, bias=False))
-
-        def sample_time_and_noise(self, target, generator):
-            return (torch.zeros(len(target)),)
-
-        def forward(self, context, target, t):
-            return {"loss": (self.layers(context) - target).square().mean()}
-
-    batch = {"context": torch.ones(4, 5), "target": torch.ones(4, 3)}
-    counts = timing.count_teraflops(Model(), lambda generator: batch, slice(4), CPU, False)
+    layers = nn.Sequential(nn.Linear(5, 7, bias=False), nn.Linear(7, 3, bias=False))
     forward = 2 * (5 * 7 + 7 * 3)
-    assert counts["teraflop_forward"] == pytest.approx(forward / 1e12)
-    assert counts["teraflop_step"] == pytest.approx((forward + 2 * forward - 2 * 5 * 7) / 1e12), "no input's gradient"
+    step = forward + 2 * forward - 2 * 5 * 7  # no gradient of the input
+    assert count_operations(Layers(layers), (5,), (3,)) == (forward, step)
 
 
 def test_the_share_of_the_peak_follows_from_the_rate(monkeypatch):

@@ -234,6 +234,16 @@ def test_optimisation_finds_latents_that_agree_with_the_context(forward_model):
     )
     assert error < 0.1 * initial_error
 
+    def optimise(rows, **options):
+        return patches.optimise_latents(forward_model, context[rows], initial_latents[rows], steps=3, **options)
+
+    whole, halves = slice(None), (slice(0, 2), slice(2, 4))
+    scale = initial_latents.std(0)
+    with_scale = torch.cat([optimise(rows, scale=scale) for rows in halves])
+    torch.testing.assert_close(with_scale, optimise(whole), atol=1e-5, rtol=1e-4)
+    without = torch.cat([optimise(rows) for rows in halves])
+    assert (without - with_scale).abs().max() > 0.01, "the control: a scale of each batch"
+
 
 def test_styles_of_w_plus_are_mixed_with_their_probability():
     G = Generator(16, z_dim=4, w_dim=4, mapping_layers=1, channel_base=64, channel_max=4)

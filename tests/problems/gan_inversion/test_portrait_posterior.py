@@ -134,3 +134,14 @@ def test_posterior_draws_show_the_crop_and_have_its_probabilities():
     outside = torch.zeros_like(mask)
     everything = portrait_posterior.hidden_nuisance(people, outside, side)
     assert everything.all() and not portrait_posterior.hidden_nuisance(people, ~outside, side)[:, 0].any()
+
+
+def test_a_red_hue_that_a_crop_shows_is_not_hidden():
+    """Hues 0 and 1 are both red, so the ends of the range of a hue leave a red background as it is."""
+    people, mask = sample(2, 5), crop_mask(0, 0, 2, 2, 16)  # a corner
+    background = list(portraits.NUISANCE_RANGES).index("background_hue")
+    people.nuisance[:, background] = torch.tensor([0.01, 0.5])
+    hidden = portrait_posterior.hidden_nuisance(people, mask, 16)
+    assert not hidden[:, background].any() and hidden[:, :background].all()
+    _, fits = portrait_posterior.sample_posterior(people, mask, 8, torch.Generator().manual_seed(0), 16)
+    assert fits.all()
