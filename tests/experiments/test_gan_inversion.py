@@ -82,6 +82,29 @@ def test_the_evaluation_tells_a_second_sample_from_a_set_without_hats(classifier
     assert min(good["precision"], good["recall"]) > 0.8 and bad["recall"] < good["recall"]
 
 
+def test_the_nearest_portraits_are_not_deceived_as_a_classifier_is(classifier, rendered):
+    """A faint pattern makes the classifier see hats; images without hats are told from others by both."""
+    people, images = rendered
+    real, real_again, reference_images = images[:200], images[200:400], images[400:]
+    without_hats = portraits.render(people[200:400].with_attribute("hat", 0))
+    hat, pattern = portraits.ATTRIBUTE_NAMES.index("hat"), torch.zeros_like(real_again).requires_grad_()
+    for _ in range(5):  # steps along the sign of the gradient
+        logits = classifier(real_again + pattern)[hat]
+        (gradient,) = torch.autograd.grad((logits[:, 1] - logits[:, 0]).sum(), pattern)
+        pattern = (pattern + 0.03 * gradient.sign()).detach().requires_grad_()
+    deceptive = (real_again + pattern).detach()
+
+    def apart(fake):
+        by_classifier = measures.compare_with_portraits(fake, real, classifier, max_images=50)["apart_hat"]
+        by_nearest = measures.compare_nearest_labels(fake, real, people[400:], reference_images)
+        assert by_nearest["nearest_worst"] == max(by_nearest[f"nearest_apart_{x}"] for x in measures.VISIBLE_CROPS)
+        return by_classifier, by_nearest["nearest_apart_hat"]
+
+    assert max(apart(real_again)) < 0.12 and min(apart(without_hats)) > 0.15
+    by_classifier, by_nearest = apart(deceptive)
+    assert by_classifier > 0.3 and by_nearest < 0.12
+
+
 def test_true_posterior_draws_pass_the_evaluation_and_others_do_not(monkeypatch):
     """True posterior draws have the right probabilities and spread; hats for all, or one draw repeated, have not."""
     monkeypatch.setattr(test_sets, "MIN_HIDDEN", 12)

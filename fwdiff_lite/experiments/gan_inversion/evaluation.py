@@ -97,7 +97,8 @@ def evaluate_generator(name: str, session: Session) -> Results:
     generator = torch.Generator().manual_seed(2)
     fake = stylegan2.generate_images(session.model(name), session.options["images"], generator)
     _, real = render_people(session, 3)
-    return Results(measures.compare_with_portraits(fake, real, session.model("classifier")), {})
+    numbers = measures.compare_with_portraits(fake, real, session.model("classifier"))
+    return Results(numbers | measures.compare_nearest_labels(fake, real, *render_people(session, 4)), {})
 
 
 def evaluate_deterministic(session: Session) -> Results:
