@@ -342,7 +342,7 @@ def test_second_derivatives_are_not_those_of_compiled_networks(monkeypatch):
     """torch.compile has none."""
     calls = []
 
-    def pretend_to_compile(network, dynamic):
+    def pretend_to_compile(network, **options):
         def call(*inputs):
             calls.append(type(network).__name__)
             return network.forward(*inputs)
