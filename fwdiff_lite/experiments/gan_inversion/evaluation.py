@@ -9,7 +9,8 @@
 
 The asset `generator` is a StyleGAN2 of cartoon portraits. Several attribute classifiers are trained, each from its own
 seed. The `auxiliary_classifiers` give the generator's auxiliary loss, which matches the frequencies of attributes. The
-`classifier` is none of them and is used for evaluation alone. Each variant inverts the generator.
+`classifier` is none of them and is used for evaluation alone. Each variant inverts the generator. GENERATOR_SWEEP holds
+further recipes of the generator; `evaluate generator_wide` measures one of them.
 """
 
 from __future__ import annotations
