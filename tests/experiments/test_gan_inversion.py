@@ -33,6 +33,7 @@ SMALL_64 = {"z_dim": 8, "w_dim": 8, "mapping_layers": 1, "channel_base": 256, "c
 FIT_OPTIONS = {"learning_rate": 1e-3, "checkpoint_every": 2000}  # networks this small have no matrix for Muon
 SMALL_ENCODER = {"widths": (8, 8, 8, 8), "hidden": 16}
 EXPERIMENT = experiment.make_experiment(9)
+GENERATORS = ("generator", *networks.GENERATOR_SWEEP)
 
 
 def build_small_model(name, **options):
@@ -79,6 +80,29 @@ def test_the_evaluation_tells_a_second_sample_from_a_set_without_hats(classifier
     assert good["worst_binary"] < 0.08 and bad["apart_hat"] > 0.15
     assert good["frechet"] < good["frechet_floor"] < bad["frechet"], "the floor is of half as many images"
     assert min(good["precision"], good["recall"]) > 0.8 and bad["recall"] < good["recall"]
+
+
+def test_the_nearest_portraits_are_not_deceived_as_a_classifier_is(classifier, rendered):
+    """A faint pattern makes the classifier see hats; images without hats are told from others by both."""
+    people, images = rendered
+    real, real_again, reference_images = images[:200], images[200:400], images[400:]
+    without_hats = portraits.render(people[200:400].with_attribute("hat", 0))
+    hat, pattern = portraits.ATTRIBUTE_NAMES.index("hat"), torch.zeros_like(real_again).requires_grad_()
+    for _ in range(5):  # steps along the sign of the gradient
+        logits = classifier(real_again + pattern)[hat]
+        (gradient,) = torch.autograd.grad((logits[:, 1] - logits[:, 0]).sum(), pattern)
+        pattern = (pattern + 0.03 * gradient.sign()).detach().requires_grad_()
+    deceptive = (real_again + pattern).detach()
+
+    def apart(fake):
+        by_classifier = measures.compare_with_portraits(fake, real, classifier, max_images=50)["apart_hat"]
+        by_nearest = measures.compare_nearest_labels(fake, real, people[400:], reference_images)
+        assert by_nearest["nearest_worst"] == max(by_nearest[f"nearest_apart_{x}"] for x in measures.VISIBLE_CROPS)
+        return by_classifier, by_nearest["nearest_apart_hat"]
+
+    assert max(apart(real_again)) < 0.12 and min(apart(without_hats)) > 0.15
+    by_classifier, by_nearest = apart(deceptive)
+    assert by_classifier > 0.3 and by_nearest < 0.12
 
 
 def test_true_posterior_draws_pass_the_evaluation_and_others_do_not(monkeypatch):
@@ -198,7 +222,7 @@ def test_samples_are_whole_images_for_any_number_of_targets():
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """The experiment at a toy size, and a folder in which all assets and variants were trained for two steps."""
-    sizes = {name: {} for name in EXPERIMENT.assets} | {"generator": SMALL_64}
+    sizes = {name: SMALL_64 if name in GENERATORS else {} for name in EXPERIMENT.assets}
     assets = {
         name: replace(asset, build=partial(asset.build, **sizes[name])) for name, asset in EXPERIMENT.assets.items()
     }
@@ -272,6 +296,36 @@ def test_the_generator_that_is_kept_is_the_average_of_weights(trained, monkeypat
     kept = load_file(tmp_path / "generator.safetensors")
     initial = build_initial(small, "generator").state_dict()
     assert all(torch.equal(kept[key], w.half()) for key, w in initial.items())
+
+
+def test_a_recipe_decides_the_networks_of_a_generators_training(monkeypatch):
+    sizes = {}
+
+    class Built(Exception):
+        pass
+
+    def record_sizes(**options):
+        sizes.update(options)
+        raise Built
+
+    monkeypatch.setattr(networks.stylegan2, "Discriminator", record_sizes)
+    recipe = networks.GeneratorRecipe(
+        networks.GENERATOR.trainer,
+        sizes={"mapping_layers": 2, "channel_base": 3 * 2**10},
+        discriminator_sizes={"channel_base": 2**11, "group_size": 32},
+    )
+    asset = networks.make_generator("generator", recipe, 9)
+    G = asset.build_model()
+    with pytest.raises(Built):
+        asset.train(G, harness.Training(1, None, 4, 0, None, torch.device("cpu"), {}))
+    assert sizes == {"resolution": 64, "channel_base": 2**11, "channel_max": 160, "group_size": 32}
+    assert G.synthesis.b64.conv1.weight.shape[0] == 48 and len(list(G.mapping.children())) == 2
+
+
+def test_the_weights_of_every_generator_can_be_shipped():
+    for name in GENERATORS:
+        megabytes = 2e-6 * sum(x.numel() for x in EXPERIMENT.assets[name].build_model().state_dict().values())
+        assert 2 < megabytes < FILE_MB, "in half precision"
 
 
 def test_the_commands_from_end_to_end(trained, tmp_path, monkeypatch, capsys):

@@ -9,7 +9,8 @@
 
 The asset `generator` is a StyleGAN2 of cartoon portraits. Several attribute classifiers are trained, each from its own
 seed. The `auxiliary_classifiers` give the generator's auxiliary loss, which matches the frequencies of attributes. The
-`classifier` is none of them and is used for evaluation alone. Each variant inverts the generator.
+`classifier` is none of them and is used for evaluation alone. Each variant inverts the generator. GENERATOR_SWEEP holds
+further recipes of the generator; `evaluate generator_wide` measures one of them.
 """
 
 from __future__ import annotations
@@ -39,10 +40,11 @@ from fwdiff_lite.experiments.gan_inversion.samples import (
     sample_posterior,
 )
 from fwdiff_lite.experiments.gan_inversion.variants import (
+    GENERATOR,
+    GENERATOR_SWEEP,
     NUM_PORTRAITS,
     RESULTS_NAME,
     SWEEP,
-    TRAINER_OPTIONS,
     make_assets,
     make_variants,
 )
@@ -91,12 +93,13 @@ def evaluate_classifier(session: Session) -> Results:
     return Results(dict(zip(portraits.ATTRIBUTE_NAMES, accuracy.tolist(), strict=True)), {})
 
 
-def evaluate_generator(session: Session) -> Results:
-    """Generated images against rendered portraits."""
+def evaluate_generator(name: str, session: Session) -> Results:
+    """Images of one of the generators against rendered portraits."""
     generator = torch.Generator().manual_seed(2)
-    fake = stylegan2.generate_images(session.model("generator"), session.options["images"], generator)
+    fake = stylegan2.generate_images(session.model(name), session.options["images"], generator)
     _, real = render_people(session, 3)
-    return Results(measures.compare_with_portraits(fake, real, session.model("classifier")), {})
+    numbers = measures.compare_with_portraits(fake, real, session.model("classifier"))
+    return Results(numbers | measures.compare_nearest_labels(fake, real, *render_people(session, 4)), {})
 
 
 def evaluate_deterministic(session: Session) -> Results:
@@ -172,7 +175,7 @@ def evaluate_reference_set(session: Session) -> Results:
 
     def generate(count: int, seed: int) -> Float[Tensor, "n 3 h h"]:
         generator = torch.Generator().manual_seed(seed)
-        styles = patches.sample_wplus(G, count, generator, TRAINER_OPTIONS.mixing_probability)
+        styles = patches.sample_wplus(G, count, generator, GENERATOR.trainer.mixing_probability)
         with torch.no_grad():
             return torch.cat([G.synthesis(chunk) for chunk in styles.split(250)])
 
@@ -243,11 +246,15 @@ def make_evaluations() -> dict[str, Evaluation]:
         f"recipe_{name}": Evaluation(partial(evaluate_recipe, name), name, assets=classifier, on_request=True)
         for name in (main_variant, *SWEEP)
     }
+    generators = {
+        name: Evaluation(partial(evaluate_generator, name), name, assets=classifier, on_request=True)
+        for name in GENERATOR_SWEEP
+    }
     exact = {f"exact_{scale:g}": (scale, 32) for scale in SCHEDULE_SCALES}
     exact |= {f"exact_{scale:g}_{steps}": (scale, steps) for scale in (1 / 4, 1 / 8) for steps in (64, 128)}
     return {
         **samplers,
-        "generator": Evaluation(evaluate_generator, "generator", assets=classifier),
+        "generator": Evaluation(partial(evaluate_generator, "generator"), "generator", assets=classifier),
         "reference_set": Evaluation(evaluate_reference_set, main_variant, assets=classifier),
         **optimised,
         "true_draws": Evaluation(evaluate_true_draws, "generator", ("deterministic",), classifier),
@@ -255,6 +262,7 @@ def make_evaluations() -> dict[str, Evaluation]:
         "classifier": Evaluation(evaluate_classifier, "classifier"),
         **{name: Evaluation(partial(evaluate_schedule, *settings)) for name, settings in exact.items()},
         **recipes,
+        **generators,
     }
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 
 import torch
@@ -19,9 +20,6 @@ from fwdiff_lite.training import TrainingLog
 RESULTS_NAME = "04_gan_inversion"
 NUM_PORTRAITS = 2**17  # in the training set
 BATCH_SIZE = 64  # many small steps serve a generator better than few large ones
-# ADA's rule of thumb for 64 pixels and this batch size gives an r1_gamma of about 0.013; a larger one is safer
-TRAINER_OPTIONS = stylegan2_training.TrainerOptions(r1_gamma=0.1, noise_std=0.1, mixing_probability=0.5)
-AUXILIARY_WEIGHT = 1.0  # of the auxiliary loss: without it, the probability of one attribute was 34 points off
 NUM_AUXILIARY_CLASSIFIERS = 3  # with a single one, the generator learnt to deceive it about one mouth in ten
 NUM_AUXILIARY_IMAGES = 10_000  # of the training set, whose attributes the auxiliary loss matches
 WIDE = {"widths": (96, 128, 192, 192), "num_blocks": 2, "hidden": 448}  # of the encoder: 14.7 MB in half precision
@@ -32,6 +30,42 @@ SWEEP = {  # variants of "wplus" that differ from it by more and more options
     "wplus_weighted": {"scale": 1 / 8, "muon_learning_rate": 2e-3, "low_noise_weight": 4.0} | WIDE,
 }
 MAX_CONTEXT_PATCHES = 5  # in the training of a variant: the given patch, and sampled targets
+
+
+@dataclass(frozen=True)
+class GeneratorRecipe:
+    """How a generator is trained.
+
+    auxiliary_weight: factor of the auxiliary loss; 0: the training needs no classifiers
+    sizes: arguments of the generator that replace those of stylegan2.SMALL_GENERATOR
+    discriminator_sizes: arguments of the discriminator that replace those of the generator; see stylegan2.Discriminator
+    """
+
+    trainer: stylegan2_training.TrainerOptions
+    auxiliary_weight: float = 1.0
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    discriminator_sizes: Mapping[str, int] = field(default_factory=dict)
+
+
+# ADA's rule of thumb for 64 pixels and this batch size gives an r1_gamma of about 0.013; a larger one is safer.
+# Without the auxiliary loss, the probability of one attribute was 34 points off
+GENERATOR = GeneratorRecipe(stylegan2_training.TrainerOptions(r1_gamma=0.1, noise_std=0.1, mixing_probability=0.5))
+LONG_AVERAGE = replace(GENERATOR.trainer, ema_half_life=200_000, compile=True)
+# of ADA's configuration for CIFAR-10, but for r1_gamma (0.01 there)
+SMALL_IMAGES = replace(LONG_AVERAGE, learning_rate=2.5e-3, r1_gamma=0.02, noise_std=0.0, mixing_probability=0.0)
+MAPPING_ALONE = replace(SMALL_IMAGES, auxiliary_interval=4)
+SHALLOW, LARGE_GROUPS = {"mapping_layers": 2}, {"group_size": 32}
+GENERATOR_SWEEP = {  # recipes of "generator" that differ from it by more and more options
+    "generator_average": GeneratorRecipe(LONG_AVERAGE),
+    "generator_small_images": GeneratorRecipe(SMALL_IMAGES, 1.0, SHALLOW, LARGE_GROUPS),
+    "generator_mapping": GeneratorRecipe(MAPPING_ALONE, 4.0, SHALLOW, LARGE_GROUPS),
+    "generator_wide": GeneratorRecipe(
+        MAPPING_ALONE,
+        4.0,
+        SHALLOW | {"channel_base": 3 * 2**10},
+        LARGE_GROUPS | {"channel_base": 3 * 2**10, "channel_max": 256},
+    ),
+}
 
 
 def build_classifiers(count: int, seed: int, **sizes) -> nn.ModuleList:
@@ -75,16 +109,21 @@ def build_generator(seed: int, **sizes) -> stylegan2.Generator:
     return stylegan2.Generator(**stylegan2.SMALL_GENERATOR | sizes)
 
 
-def train_generator(num_portraits: int, G: stylegan2.Generator, training: Training) -> TrainingLog:
-    """Trains the generator with a discriminator and the auxiliary loss; at the end it holds the EMA of its weights."""
-    device, sizes = training.device, stylegan2.SMALL_GENERATOR
+def train_generator(
+    num_portraits: int, recipe: GeneratorRecipe, G: stylegan2.Generator, training: Training
+) -> TrainingLog:
+    """Trains the generator with a discriminator; at the end it holds the EMA of its weights. A GPU alone compiles."""
+    device = training.device
     sample_images = portraits.make_image_sampler(num_portraits, device)
-    D = stylegan2.Discriminator(sizes["resolution"], sizes["channel_base"], sizes["channel_max"])
-    trainer = stylegan2_training.StyleGAN2Trainer(G.to(device), D.to(device), TRAINER_OPTIONS)
-    real = sample_images(min(NUM_AUXILIARY_IMAGES, num_portraits), torch.Generator().manual_seed(0))
-    real = trainer.augment_for_D(real, torch.Generator(device).manual_seed(0))
-    classifiers = training.assets["auxiliary_classifiers"]
-    trainer.auxiliary_loss = portraits.AttributeMomentLoss(classifiers, real, AUXILIARY_WEIGHT)
+    shared = {key: stylegan2.SMALL_GENERATOR[key] for key in ("resolution", "channel_base", "channel_max")}
+    D = stylegan2.Discriminator(**shared | recipe.discriminator_sizes)
+    options = replace(recipe.trainer, compile=recipe.trainer.compile and device.type == "cuda")
+    trainer = stylegan2_training.StyleGAN2Trainer(G.to(device), D.to(device), options)
+    if recipe.auxiliary_weight:
+        real = sample_images(min(NUM_AUXILIARY_IMAGES, num_portraits), torch.Generator().manual_seed(0))
+        real = trainer.augment_for_D(real, torch.Generator(device).manual_seed(0))
+        classifiers = training.assets["auxiliary_classifiers"]
+        trainer.auxiliary_loss = portraits.AttributeMomentLoss(classifiers, real, recipe.auxiliary_weight)
     log = stylegan2_training.train_generator(
         trainer,
         sample_images,
@@ -126,8 +165,23 @@ def training_batches(num_portraits: int, device: torch.device, batch_size: int) 
     return patches.batches(sample_images, batch_size, MAX_CONTEXT_PATCHES)
 
 
+def make_generator(name: str, recipe: GeneratorRecipe, num_portraits: int) -> Asset:
+    """A generator by a recipe; num_portraits: in its training set."""
+    sizes = {key: dict(value) for key in ("sizes", "discriminator_sizes") if (value := getattr(recipe, key))}
+    options = asdict(recipe.trainer) | {"auxiliary_weight": recipe.auxiliary_weight, "portraits": num_portraits}
+    return Asset(
+        build=partial(build_generator, **recipe.sizes),
+        train=partial(train_generator, num_portraits, recipe),
+        weights_name=f"{RESULTS_NAME}_{name}",
+        batch_size=BATCH_SIZE,
+        options=options | sizes,
+        training_assets=("auxiliary_classifiers",) if recipe.auxiliary_weight else (),
+    )
+
+
 def make_assets(num_portraits: int) -> dict[str, Asset]:
-    """The generator and the classifiers; num_portraits: in the training set of the generator."""
+    """The generators and the classifiers; num_portraits: in the training set of a generator."""
+    recipes = {"generator": GENERATOR} | GENERATOR_SWEEP
     return {
         "auxiliary_classifiers": Asset(
             build=partial(build_classifiers, NUM_AUXILIARY_CLASSIFIERS),
@@ -136,14 +190,7 @@ def make_assets(num_portraits: int) -> dict[str, Asset]:
             batch_size=BATCH_SIZE,
             seed=1,
         ),
-        "generator": Asset(
-            build=build_generator,
-            train=partial(train_generator, num_portraits),
-            weights_name=f"{RESULTS_NAME}_generator",
-            batch_size=BATCH_SIZE,
-            options=asdict(TRAINER_OPTIONS) | {"auxiliary_weight": AUXILIARY_WEIGHT, "portraits": num_portraits},
-            training_assets=("auxiliary_classifiers",),
-        ),
+        **{name: make_generator(name, recipe, num_portraits) for name, recipe in recipes.items()},
         "classifier": Asset(build_classifier, train_classifiers, f"{RESULTS_NAME}_reader", BATCH_SIZE),
     }
 

@@ -48,6 +48,57 @@ def compare_with_portraits(
     }
 
 
+VISIBLE_CROPS = {  # (row, column, height, width) of the pixels that show an attribute
+    "hat": (2, 8, 20, 48),
+    "brows": (18, 16, 8, 32),
+    "earrings": (34, 6, 10, 52),
+    "mouth": (40, 20, 12, 24),
+    "beard": (36, 18, 20, 28),
+}
+
+
+def nearest_labels(
+    images: Float[Tensor, "n 3 64 64"],
+    references: Float[Tensor, "m 3 64 64"],
+    labels: Int[Tensor, "m"],
+    crop: tuple[int, int, int, int],
+    k: int = 5,
+) -> Int[Tensor, "n"]:
+    """The category that most of the k nearest references have; distances are between pixels of the crop.
+
+    crop: see VISIBLE_CROPS; of two equally frequent categories, the lower index
+    """
+    row, column, height, width = crop
+
+    def pixels(x: Float[Tensor, "b 3 64 64"]) -> Float[Tensor, "b _"]:
+        return x[:, :, row : row + height, column : column + width].flatten(1)
+
+    chunks = (torch.cdist(pixels(chunk), pixels(references)) for chunk in images.split(500))
+    nearest = torch.cat([x.topk(min(k, len(references)), largest=False).indices for x in chunks])
+    return nn.functional.one_hot(labels[nearest]).sum(1).argmax(1)
+
+
+def compare_nearest_labels(
+    fake: Float[Tensor, "n 3 64 64"],
+    real: Float[Tensor, "m 3 64 64"],
+    people: portraits.Portraits,
+    references: Float[Tensor, "r 3 64 64"],
+) -> dict[str, float]:
+    """Attributes of generated images by `nearest_labels`, which no pattern deceives that a classifier alone sees.
+
+    people, references: further portraits and their images
+
+    Returns, for each attribute of VISIBLE_CROPS, `nearest_apart_NAME`: how much the frequency of its second category
+    differs between generated and real images. `nearest_worst` is the largest of them.
+    """
+    apart = {}
+    for name, crop in VISIBLE_CROPS.items():
+        votes = [nearest_labels(x, references, people.attribute(name), crop) for x in (fake, real)]
+        frequencies = [(x == 1).double().mean() for x in votes]
+        apart[f"nearest_apart_{name}"] = abs(float(frequencies[0] - frequencies[1]))
+    return apart | {"nearest_worst": max(apart.values())}
+
+
 class ReferencePosterior(NamedTuple):
     """The generator's own posterior for each context, which importance weights of a reference set estimate.
 

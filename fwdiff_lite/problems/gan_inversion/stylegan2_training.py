@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fwdiff_lite.devices import CUDAGraphCallable
+from fwdiff_lite.devices import CUDAGraphCallable, autocast_bf16
 from fwdiff_lite.problems.gan_inversion.stylegan2 import Discriminator, Generator, mix_styles
 from fwdiff_lite.storage.files import atomic_write
 from fwdiff_lite.training import TrainingLog
@@ -116,8 +116,9 @@ def update_ema(ema: nn.Module, network: nn.Module, decay: float) -> None:
 def lazy_adam(network: nn.Module, learning_rate: float, interval: int | None) -> torch.optim.Adam:
     """Adam with lazy regularisation: after `interval` steps, one further step on the regulariser (SG2, appendix B)."""
     c = interval / (interval + 1) if interval else 1.0
-    capturable = next(network.parameters()).is_cuda  # in a CUDA graph
-    return torch.optim.Adam(network.parameters(), learning_rate * c, betas=(0.0, 0.99**c), capturable=capturable)
+    on_gpu = next(network.parameters()).is_cuda
+    options = {"capturable": on_gpu, "fused": on_gpu}  # in a CUDA graph, in few kernels
+    return torch.optim.Adam(network.parameters(), learning_rate * c, betas=(0.0, 0.99**c), **options)
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,11 @@ class TrainerOptions:
     adaptive_augmentation: augment all images of D, with a probability `augment_p` that follows `ada_update`
     noise_std: standard deviation of the noise on all images of D (instance noise: Sønderby et al. 2017; also one of
         ADA's augmentations). It hides small faults of images, so that D learns how often attributes occur
+    auxiliary_interval: None: the auxiliary loss is minimised at every step of G, by all parameters. Otherwise it is
+        minimised at one step in auxiliary_interval, with that many times its weight, by the mapping alone. The mapping
+        changes the frequency of images; it cannot change images until they deceive the loss
+    compile: compile the networks; regularisers with second derivatives use the plain ones
+    bf16: compute in bfloat16 where autocast allows it; the mapping and regularisers with second derivatives do not
     """
 
     learning_rate: float = 2e-3
@@ -143,12 +149,15 @@ class TrainerOptions:
     ema_half_life: float = 10_000
     adaptive_augmentation: bool = False
     noise_std: float = 0.0
+    auxiliary_interval: int | None = None
+    compile: bool = False
+    bf16: bool = False
 
 
 class StyleGAN2Trainer:
     """Trains a generator G and a discriminator D, step by step; `G_ema` is the generator to keep.
 
-    auxiliary_loss: a further loss of G, on the same augmented images as D gets
+    auxiliary_loss: a further loss of G, on images with D's augmentation and noise
     """
 
     def __init__(
@@ -165,6 +174,9 @@ class StyleGAN2Trainer:
         self.optimizer_D = lazy_adam(D, options.learning_rate, options.r1_interval if options.r1_gamma else None)
         self.augment_p, self.mean_path_length = (G.mapping.w_avg.new_zeros(()) for _ in range(2))
         self.steps = self.images = 0  # so far
+        if options.compile:
+            for network in (G.mapping, G.synthesis, D):
+                network.compile(dynamic=False)
 
     def state_dict(self) -> dict[str, Any]:
         """All that a training changes; the auxiliary loss aside."""
@@ -188,10 +200,16 @@ class StyleGAN2Trainer:
         self.G.mapping.update_w_avg(w)
         return mix_styles(w, other, cutoff.masked_fill(unmixed, num_layers), num_layers)
 
-    def generate(self, n: int, generator: torch.Generator) -> tuple[Float[Tensor, "n c h w"], Float[Tensor, "n l d"]]:
-        """n generated images and their styles."""
+    def generate(self, n: int, generator: torch.Generator) -> Float[Tensor, "n c h w"]:
+        """n generated images."""
         ws = self.sample_styles(n, generator)
-        return self.G.synthesis(ws, self.G.synthesis.sample_noise(n, generator)), ws
+        with autocast_bf16(ws.device, self.options.bf16):
+            return self.G.synthesis(ws, self.G.synthesis.sample_noise(n, generator)).float()
+
+    def classify(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b"]:
+        """D's logits."""
+        with autocast_bf16(images.device, self.options.bf16):
+            return self.D(images).float()
 
     def augment_for_D(self, images: Float[Tensor, "b c h w"], generator: torch.Generator) -> Float[Tensor, "b c h w"]:
         """The input of D for these images: augmentation and noise, where they are switched on."""
@@ -212,6 +230,9 @@ class StyleGAN2Trainer:
             losses |= self.path_length_step(real, generator)
         if self.options.r1_gamma and self.steps % self.options.r1_interval == 0:
             losses |= self.r1_step(real, generator)
+        interval = self.options.auxiliary_interval
+        if self.auxiliary_loss and interval and self.steps % interval == 0:
+            losses |= self.auxiliary_step(real, generator)
         self.steps, self.images = self.steps + 1, self.images + n
         update_ema(self.G_ema, self.G, 0.5 ** (n / min(self.options.ema_half_life, 0.05 * self.images)))
         return losses
@@ -222,19 +243,18 @@ class StyleGAN2Trainer:
         """One step of G, then one of D."""
         losses = {}
         self.D.requires_grad_(False)
-        fake, _ = self.generate(len(real), generator)
-        augmented = self.augment_for_D(fake, generator)
-        loss = generator_loss(self.D(augmented))
+        augmented = self.augment_for_D(self.generate(len(real), generator), generator)
+        loss = generator_loss(self.classify(augmented))
         losses["generator"] = loss.detach()
-        if self.auxiliary_loss:
+        if self.auxiliary_loss and not self.options.auxiliary_interval:
             auxiliary_loss = self.auxiliary_loss(augmented)
             losses["auxiliary"], loss = auxiliary_loss.detach(), loss + auxiliary_loss
         _optimizer_step(self.optimizer_G, loss)
         self.D.requires_grad_(True)
         with torch.no_grad():
-            fake, _ = self.generate(len(real), generator)
-        real_logits = self.D(self.augment_for_D(real, generator))
-        loss = discriminator_loss(real_logits, self.D(self.augment_for_D(fake, generator)))
+            fake = self.generate(len(real), generator)
+        real_logits = self.classify(self.augment_for_D(real, generator))
+        loss = discriminator_loss(real_logits, self.classify(self.augment_for_D(fake, generator)))
         losses["discriminator"] = _optimizer_step(self.optimizer_D, loss)
         if self.options.adaptive_augmentation:
             self.augment_p.copy_(ada_update(self.augment_p, real_logits.detach()))
@@ -243,14 +263,26 @@ class StyleGAN2Trainer:
     def path_length_step(
         self, real: Float[Tensor, "b c h w"], generator: torch.Generator
     ) -> dict[str, Float[Tensor, ""]]:
-        """A step of G on path length regularisation: path lengths are pulled towards their running mean."""
-        images, ws = self.generate(max(1, len(real) // 2), generator)
+        """A step of G on path length regularisation: path lengths are pulled towards their running mean.
+
+        A compiled synthesis has no second derivative, so its plain `forward` is used.
+        """
+        ws, synthesis = self.sample_styles(max(1, len(real) // 2), generator), self.G.synthesis
+        images = synthesis.forward(ws, synthesis.sample_noise(len(ws), generator))
         noise = torch.randn(images.shape, generator=generator, device=images.device)
         lengths = path_lengths(images, ws, noise)
         self.mean_path_length.lerp_(lengths.detach().mean(), 0.01)
         loss = (lengths - self.mean_path_length).square().mean()
         weight = self.options.path_length_weight * self.options.path_length_interval
         return {"path": _optimizer_step(self.optimizer_G, loss, weight)}
+
+    def auxiliary_step(
+        self, real: Float[Tensor, "b c h w"], generator: torch.Generator
+    ) -> dict[str, Float[Tensor, ""]]:
+        """A step of the mapping alone on the auxiliary loss."""
+        loss = self.auxiliary_loss(self.augment_for_D(self.generate(len(real), generator), generator))
+        mapping = list(self.G.mapping.parameters())
+        return {"auxiliary": _optimizer_step(self.optimizer_G, loss, self.options.auxiliary_interval, mapping)}
 
     def r1_step(self, real: Float[Tensor, "b c h w"], generator: torch.Generator) -> dict[str, Float[Tensor, ""]]:
         """A step of D on the R1 penalty, at D's input after augmentation: `augment` has no second derivative.
@@ -262,11 +294,14 @@ class StyleGAN2Trainer:
 
 
 def _optimizer_step(
-    optimizer: torch.optim.Optimizer, loss: Float[Tensor, ""], weight: float = 1.0
+    optimizer: torch.optim.Optimizer,
+    loss: Float[Tensor, ""],
+    weight: float = 1.0,
+    parameters: list[nn.Parameter] | None = None,
 ) -> Float[Tensor, ""]:
-    """A step on weight * loss. Returns the loss without its weight."""
+    """A step on weight * loss, of these parameters or of all. Returns the loss without its weight."""
     optimizer.zero_grad()
-    (weight * loss).backward()
+    (weight * loss).backward(inputs=parameters)
     optimizer.step()
     return loss.detach()
 
@@ -296,6 +331,7 @@ def train_generator(
     log = _resume(checkpoint, trainer, generators) if checkpoint.exists() else TrainingLog()
     trainer.adversarial_step = CUDAGraphCallable(trainer.adversarial_step, device_generator)
     trainer.r1_step = CUDAGraphCallable(trainer.r1_step, device_generator)
+    trainer.auxiliary_step = CUDAGraphCallable(trainer.auxiliary_step, device_generator)
     start_time, recent_losses = time.monotonic() - log.seconds, []
     while (steps is None or log.steps < steps) and (seconds is None or log.seconds < seconds):
         recent_losses.append(trainer.step(sample_images(batch_size, cpu_generator), device_generator))

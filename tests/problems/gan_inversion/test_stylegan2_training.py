@@ -302,6 +302,76 @@ def test_an_auxiliary_loss_changes_the_generator():
     assert brightness > plain_brightness + 0.3
 
 
+def test_the_mapping_alone_can_minimise_the_auxiliary_loss():
+    """Every second step, with twice the weight: synthesis does not change, so an image changes only with its style."""
+    calls = []
+
+    def auxiliary_loss(images):
+        calls.append(len(images))
+        return 20 * (images.mean() - 0.5).square()
+
+    trainer, generator = make_trainer(auxiliary_loss, auxiliary_interval=2), make_generator()
+    initial = {name: w.clone() for name, w in trainer.G.named_parameters()}
+    losses = trainer.auxiliary_step(torch.zeros(8, 3, 8, 8), generator)
+    changed = {name for name, w in trainer.G.named_parameters() if not torch.equal(w, initial[name])}
+    assert changed == {name for name in initial if name.startswith("mapping")} and losses["auxiliary"] > 0
+    names_of_steps = [set(trainer.step(-torch.ones(8, 3, 8, 8), generator)) for _ in range(4)]
+    assert ["auxiliary" in names for names in names_of_steps] == [True, False] * 2 and calls == [8] * 3
+    trainer = make_trainer(auxiliary_loss, auxiliary_interval=2, learning_rate=0.2)
+    z = torch.randn(64, 8, generator=make_generator(1))
+    initial_brightness = trainer.G(z).mean()
+    for _ in range(20):
+        trainer.auxiliary_step(torch.zeros(8, 3, 8, 8), generator)
+    assert trainer.G(z).mean() > initial_brightness + 0.02
+
+
+def test_the_weight_of_a_lazy_auxiliary_loss_is_that_of_the_steps_between(monkeypatch):
+    weights = []
+
+    def record_step(optimizer, loss, weight=1.0, parameters=None):
+        weights.append(weight)
+        return loss.detach()
+
+    monkeypatch.setattr(stylegan2_training, "_optimizer_step", record_step)
+    trainer = make_trainer(lambda images: images.mean(), auxiliary_interval=4)
+    trainer.auxiliary_step(torch.zeros(8, 3, 8, 8), make_generator())
+    assert weights == [4]
+
+
+def test_second_derivatives_are_not_those_of_compiled_networks(monkeypatch):
+    """torch.compile has none."""
+    calls = []
+
+    def pretend_to_compile(network, **options):
+        def call(*inputs):
+            calls.append(type(network).__name__)
+            return network.forward(*inputs)
+
+        network._compiled_call_impl = call
+
+    monkeypatch.setattr(nn.Module, "compile", pretend_to_compile)
+    real, options = torch.zeros(8, 3, 8, 8), {"path_length_weight": 2.0, "r1_gamma": 1.0}
+    make_trainer(**options).step(real, make_generator())
+    assert not calls
+    trainer = make_trainer(compile=True, **options)
+    trainer.adversarial_step(real, make_generator())
+    assert calls == ["Mapping", "Synthesis", "Discriminator"] * 2 + ["Discriminator"]
+    calls.clear()
+    trainer.path_length_step(real, make_generator())
+    trainer.r1_step(real, make_generator())
+    assert calls == ["Mapping"], "the gradient of path lengths begins at the styles"
+    assert "_compiled_call_impl" not in vars(trainer.G_ema.synthesis) or not trainer.G_ema.synthesis._compiled_call_impl
+
+
+def test_bfloat16_rounds_images_and_keeps_the_weights():
+    images = [make_trainer(bf16=bf16).generate(8, make_generator()) for bf16 in (False, True)]
+    difference = (images[0] - images[1]).abs().max() / images[0].std()
+    assert 1e-4 < difference < 0.1 and images[1].dtype == torch.float32
+    trainer = make_trainer(bf16=True)
+    trainer.step(torch.zeros(8, 3, 8, 8), make_generator())
+    assert {w.dtype for network in (trainer.G, trainer.D) for w in network.parameters()} == {torch.float32}
+
+
 def test_the_auxiliary_loss_gets_the_discriminators_input():
     discriminator_inputs, auxiliary_inputs = [], []
 
