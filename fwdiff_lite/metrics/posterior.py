@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
-from scipy.stats import kstest
 from torch import Generator, Tensor
 from torch.nn.functional import softplus
 
@@ -191,6 +190,8 @@ def sbc_pvalues(ranks: Int[Tensor, "f c"], L: int, generator: Generator | None =
     else:
         place = _uniform(ranks.shape, generator)
     normalised = ((ranks.double().cpu() + place) / (L + 1)).numpy()
+    from scipy.stats import kstest  # its import takes half a second, which training and sampling do not need
+
     return torch.tensor([kstest(row, "uniform").pvalue for row in normalised], dtype=torch.float64)
 
 
@@ -247,4 +248,6 @@ def tarp_max_gap(coverage: Float[Tensor, "c"]) -> float:
     check_float(coverage=coverage)
     if coverage.ndim != 1 or coverage.min() < 0 or coverage.max() > 1:
         raise ValueError(f"coverage of shape {format_shape(coverage)} must be a list of numbers between 0 and 1")
+    from scipy.stats import kstest
+
     return float(kstest(coverage.double().cpu().numpy(), "uniform").statistic)
