@@ -35,7 +35,8 @@ def contact_sheet(clip: Clip, frame_matches: FrameMatches) -> Figure:
     points1, points2 = pair_matches.points1[chosen], pair_matches.points2[chosen]
     lines = torch.zeros(0, 3).double()
     if has_translation(clip.poses[[i, j]]):
-        fundamental = fundamental_matrix(pixel_intrinsics(clip, [i, j], pair_matches.sizes), clip.poses[[i, j]])
+        intrinsics = pixel_intrinsics(clip.intrinsics[[i, j]], pair_matches.sizes)
+        fundamental = fundamental_matrix(intrinsics, clip.poses[[i, j]])
         lines = epipolar_lines(fundamental, points1)
 
     fig = plt.figure(figsize=(10, 7), layout="constrained")

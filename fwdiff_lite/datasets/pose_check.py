@@ -251,8 +251,8 @@ def check_poses(clip: Clip, frame_matches: FrameMatches | None = None) -> PoseCh
         return PoseCheck({}, 0, None, None, {}, len(pairs), num_matches, 0.0)
     offsets = [k for k in range(-MAX_OFFSET, MAX_OFFSET + 1) if k]
     error_sums = [
-        _error_sums(clip, pair, pair_matches, offsets)
-        for pair, pair_matches in zip(pairs.tolist(), matches, strict=True)
+        _offset_error_sums(clip, pair, pair_matches, torch.tensor(offsets))
+        for pair, pair_matches in zip(pairs, matches, strict=True)
     ]
     error_sums = torch.stack(error_sums) + ERROR_EPSILON * matches_per_pair[:, None, None, None]
     stated, both_offset = error_sums[:, 0, 0, 0], error_sums[:, :, 1, 1]
@@ -267,14 +267,14 @@ def check_poses(clip: Clip, frame_matches: FrameMatches | None = None) -> PoseCh
     if best_offset:
         m = offsets.index(best_offset)
         error_ratio = _ratio(both_offset[:, m][has_poses[:, m]], stated[has_poses[:, m]])
-    alternatives = {}
-    for name, other in other_cameras(clip).items():
-        errors_of_pairs = [
-            _error_sum(other, i, j, pair_matches) for (i, j), pair_matches in zip(pairs.tolist(), matches, strict=True)
-        ]
-        alternatives[name] = _ratio(
-            torch.tensor(errors_of_pairs, dtype=torch.float64) + ERROR_EPSILON * matches_per_pair, stated
-        )
+    others = other_cameras(clip)
+    intrinsics, poses = (torch.stack([getattr(x, name) for x in others.values()]) for name in ("intrinsics", "poses"))
+    other_error_sums = [
+        _error_sums(intrinsics[:, pair], poses[:, pair], pair_matches)
+        for pair, pair_matches in zip(pairs, matches, strict=True)
+    ]
+    other_error_sums = torch.stack(other_error_sums, 1) + ERROR_EPSILON * matches_per_pair  # (cameras, pairs)
+    alternatives = {name: _ratio(sums, stated) for name, sums in zip(others, other_error_sums, strict=True)}
     truncation = sum(pair_matches.truncation * len(pair_matches.points1) for pair_matches in matches) / num_matches
     segment = find_offset_segment(pairs, error_sums, offsets)
     return PoseCheck(errors, best_offset, error_ratio, segment, alternatives, len(pairs), num_matches, truncation)
@@ -324,7 +324,7 @@ def find_offset_segment(
 ) -> Segment | None:
     """The segment with the largest error reduction if its poses alone have an offset; None if nothing is reduced.
 
-    error_sums: the result of `_error_sums` for each pair. The last two axes are whether the first and the second
+    error_sums: the result of `_offset_error_sums` for each pair. The last two axes are whether the first and the second
         frame's pose have the offset.
     """
     edges = torch.cat([pairs.unique(), pairs.max()[None] + 1])
@@ -434,28 +434,28 @@ def _match_features(features1: Features, features2: Features) -> Matches:
     return Matches(points1[indices[:, 0]], points2[indices[:, 1]], sizes)
 
 
-def _error_sums(clip: Clip, pair: list[int], matches: Matches, offsets: list[int]) -> Float[Tensor, "offsets 2 2"]:
-    """The sum of truncated epipolar distances of a pair's matches, for each offset of the two poses.
+def _offset_error_sums(
+    clip: Clip, pair: Int[Tensor, "2"], matches: Matches, offsets: Int[Tensor, "offsets"]
+) -> Float[Tensor, "offsets 2 2"]:
+    """The error sum of a pair's matches for each offset of the two poses.
 
     The last two axes are: first frame's pose (0: as stated, 1: with the offset), second frame's pose (0, 1).
     NaN if there is no pose at that offset.
     """
-    i, j = pair
-    stated = _error_sum(clip, i, j, matches)
-    error_sums = [
-        [
-            [stated, _error_sum(clip, i, j + k, matches)],
-            [_error_sum(clip, i + k, j, matches), _error_sum(clip, i + k, j + k, matches)],
-        ]
-        for k in offsets
-    ]
-    return torch.tensor(error_sums, dtype=torch.float64)
+    has_offset = torch.cartesian_prod(torch.arange(2), torch.arange(2)).view(2, 2, 2)
+    frames = pair + offsets[:, None, None, None] * has_offset  # (offsets, 2, 2, first and second frame)
+    is_frame, frames = (frames >= 0) & (frames < len(clip)), frames.clamp(0, len(clip) - 1)
+    poses = torch.where(is_frame[..., None, None], clip.poses[frames], math.nan)
+    return _error_sums(clip.intrinsics[frames], poses, matches)
 
 
-def _error_sum(clip: Clip, i: int, j: int, matches: Matches) -> float:
-    """The sum of truncated epipolar distances of matches if cameras i and j took the frames; NaN without a pose."""
-    if min(i, j) < 0 or max(i, j) >= len(clip) or not clip.poses[[i, j]].isfinite().all():
-        return math.nan
-    intrinsics = pixel_intrinsics(clip, [i, j], matches.sizes)
-    distances = sampson_distance(intrinsics, clip.poses[[i, j]], matches.points1, matches.points2)
-    return float(distances.clamp(max=matches.truncation).sum())
+def _error_sums(
+    intrinsics: Float[Tensor, "*b 2 3 3"], poses: Float[Tensor, "*b 2 4 4"], matches: Matches
+) -> Float[Tensor, "*b"]:
+    """The sums of truncated epipolar distances of matches if these cameras took the frames; NaN without a pose."""
+    has_poses = poses.isfinite().all((-3, -2, -1))
+    intrinsics = pixel_intrinsics(intrinsics[has_poses], matches.sizes)
+    distances = sampson_distance(intrinsics, poses[has_poses], matches.points1, matches.points2)
+    error_sums = torch.full(has_poses.shape, math.nan, dtype=torch.float64)
+    error_sums[has_poses] = distances.clamp(max=matches.truncation).sum(-1)
+    return error_sums

@@ -51,7 +51,7 @@ def matched_points(clip: Clip, frame_matches: FrameMatches) -> MatchedPoints:
 
 
 def _points_of_pair(clip: Clip, pair: Int[Tensor, "2"], matches: Matches) -> MatchedPoints:
-    intrinsics, poses = pixel_intrinsics(clip, pair, matches.sizes), clip.poses[pair]
+    intrinsics, poses = pixel_intrinsics(clip.intrinsics[pair], matches.sizes), clip.poses[pair]
     fits = sampson_distance(intrinsics, poses, matches.points1, matches.points2) < MAX_DISTANCE
     image_points = torch.stack([matches.points1[fits], matches.points2[fits]])
     depths, parallax = triangulate(intrinsics, poses, image_points)

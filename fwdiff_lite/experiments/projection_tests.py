@@ -134,15 +134,14 @@ def run_tests(
     fixed: int,
     contexts: int,
     samples: int,
-    joint: int,
-    joint_sets: int,
+    joint: dict[str, int],
 ) -> Report:
     """All tests of the model and of the other samplers.
 
     c2st_null: accuracies of the C2ST for exact draws
     fixed: samples for each of ten contexts (W1)
     contexts, samples: many contexts, and samples for each (energy score, spread over error, SBC, TARP)
-    joint, joint_sets: contexts with one sample each (C2ST), and how many sets of them
+    joint: "contexts" with one sample each (C2ST), the number of "sets" of them, and the classifier's training "steps"
     """
     w1, w1_null = _w1_ratios(model, fixed, generator)
     signal, context = projections.make_test_set(PRIOR, contexts, 4)
@@ -156,7 +155,7 @@ def run_tests(
         name: float(metrics.tarp_max_gap(metrics.tarp(v[name][..., None], truth[:, None], mean[:, None])))
         for name in SAMPLERS
     }
-    c2st, residual = _joint_c2st(model, joint, joint_sets, generator)
+    c2st, residual = _joint_c2st(model, generator, **joint)
     spread = {name: spread_over_error(v[name], truth) for name in SAMPLERS}
     c2st_limit, w1_limit = upper_limit(c2st_null), upper_limit(w1_null)
     scores = (c2st, gap, {name: spread[name].value for name in SAMPLERS}, w1, sbc, tarp)
@@ -219,15 +218,17 @@ def _sbc_ranks(
     }
 
 
-def _joint_c2st(model: ForwardDiffusion, n: int, num_sets: int, generator: Generator) -> tuple[dict[str, float], float]:
-    """C2ST of one sample for each of n contexts, as a mean over sets; and the residual of the model at the last set."""
+def _joint_c2st(
+    model: ForwardDiffusion, generator: Generator, contexts: int, sets: int, steps: int
+) -> tuple[dict[str, float], float]:
+    """C2ST of one sample for each context, as a mean over sets; and the residual of the model at the last set."""
     accuracy = dict.fromkeys(SAMPLERS, 0.0)
-    for seed in range(1, num_sets + 1):
-        signal, context = projections.make_test_set(PRIOR, n, seed)
+    for seed in range(1, sets + 1):
+        signal, context = projections.make_test_set(PRIOR, contexts, seed)
         true_features = projections.c2st_features(signal, context)
         for name, v in run_samplers(model, context, 1, generator).items():
             features = torch.cat([context.value, context.params[:, 0], v], 1).float()
-            accuracy[name] += c2st_accuracy(true_features, features) / num_sets
+            accuracy[name] += c2st_accuracy(true_features, features, steps=steps) / sets
     samples = projections.sample_posterior(model, context, generator)
     residual = projections.project(samples, context.params) - context.value
     return accuracy, float(residual.square().mean().sqrt() / signal.std())

@@ -124,9 +124,12 @@ VARIANTS = {
 # --- evaluations ------------------------------------------------------------------------------------------------------
 
 
-def c2st_accuracy(truth: Tensor, samples: Tensor) -> float:
-    """Accuracy of the classifier two-sample test. Row i of both has the same context, which makes the test sharper."""
-    return float(c2st(truth, samples, torch.Generator().manual_seed(0)).accuracy)
+def c2st_accuracy(truth: Tensor, samples: Tensor, **options) -> float:
+    """Accuracy of the classifier two-sample test. Row i of both has the same context, which makes the test sharper.
+
+    options: folds and steps of metrics.c2st
+    """
+    return float(c2st(truth, samples, torch.Generator().manual_seed(0), **options).accuracy)
 
 
 def evaluate_variant(name: str, session: Session) -> Results:

@@ -5,7 +5,6 @@ import math
 
 import torch
 from jaxtyping import Bool, Float
-from skimage.metrics import structural_similarity
 from torch import Tensor
 
 from fwdiff_lite.checks import (
@@ -93,6 +92,8 @@ def ssim(
     if prediction.ndim != 4 or min(prediction.shape[-2:]) < 11:
         raise ValueError(f"prediction has shape {format_shape(prediction)}, wanted (c, channels, h >= 11, w >= 11)")
     check_positive(peak=peak)
+    from skimage.metrics import structural_similarity  # its import takes a third of a second
+
     window = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
     pairs = zip(prediction.double().cpu().numpy(), truth.double().cpu().numpy(), strict=True)
     values = [structural_similarity(p, t, data_range=peak, channel_axis=0, **window) for p, t in pairs]

@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
-from scipy.stats import kstest
 from torch import Generator, Tensor
 from torch.nn.functional import softplus
 
@@ -31,9 +30,9 @@ class C2ST(NamedTuple):
 
 
 @torch.enable_grad()
-def _heldout_accuracy(real: Tensor, fake: Tensor, generator: Generator, folds: int) -> Tensor:
+def _heldout_accuracy(real: Tensor, fake: Tensor, generator: Generator, folds: int, steps: int) -> Tensor:
     """(n, d), (n, d) -> (folds,): one network a fold, all trained at once by batched matrix products."""
-    width, batch_size, steps, peak_lr = 64, 250, 640, 1e-2
+    width, batch_size, peak_lr = 64, 250, 1e-2
     (n, d), num_test, device = real.shape, len(real) // folds, real.device
 
     x = torch.stack([real, fake], 1).detach().double()  # (n, 2, d): row i of both sets is in the same fold
@@ -52,12 +51,15 @@ def _heldout_accuracy(real: Tensor, fake: Tensor, generator: Generator, folds: i
     b3 = torch.zeros(folds, 1, 1, device=device)
     weights = [w.requires_grad_() for w in (w1, b1, w2, b2, w3, b3)]
 
-    def fake_logits(rows: Tensor) -> Tensor:  # (folds, rows) -> (folds, real or fake, rows)
-        z = ((x[rows] - mean) / std).float().transpose(1, 2).flatten(1, 2)  # (folds, 2 * rows, d)
-        a, b = torch.baddbmm(b1, z, w1).chunk(2, -1)
+    def standardise(rows: Tensor) -> Tensor:  # (folds, rows) -> (folds, real or fake, rows, d)
+        return ((x[rows] - mean) / std).float().transpose(1, 2).contiguous()
+
+    def fake_logits(z: Tensor) -> Tensor:  # (folds, real or fake, rows, d) -> (folds, real or fake, rows)
+        a, b = torch.baddbmm(b1, z.flatten(1, 2), w1).chunk(2, -1)
         h = torch.relu(torch.baddbmm(b2, a * b, w2))
         return torch.baddbmm(b3, h, w3).view(folds, 2, -1)
 
+    train_z = standardise(train)
     optimiser = torch.optim.AdamW(weights, lr=peak_lr, weight_decay=0.1, betas=(0.9, 0.99))
     wrong_sign = torch.tensor([[1.0], [-1.0]], device=device)  # the sign of a wrong logit: real, fake
     epochs = range(-(-steps * batch_size // (n - num_test)))
@@ -65,16 +67,19 @@ def _heldout_accuracy(real: Tensor, fake: Tensor, generator: Generator, folds: i
     for step, rows in enumerate(row_order[: steps * batch_size].view(steps, batch_size).to(device)):
         warmup = min(1.0, (step + 1) / (0.05 * steps))
         optimiser.param_groups[0]["lr"] = peak_lr * warmup * (1 + math.cos(math.pi * step / steps)) / 2
-        loss = softplus(wrong_sign * fake_logits(train[:, rows])).sum() / (2 * batch_size)  # sum: folds are independent
+        logits = fake_logits(train_z[:, :, rows])
+        loss = softplus(wrong_sign * logits).sum() / (2 * batch_size)  # sum: folds are independent
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
     with torch.no_grad():
-        logits = fake_logits(test)
+        logits = fake_logits(standardise(test))
     return ((logits[:, 0] < 0).double() + (logits[:, 1] >= 0).double()).mean(-1) / 2
 
 
-def c2st(real: Float[Tensor, "n d"], fake: Float[Tensor, "n d"], generator: Generator, folds: int = 5) -> C2ST:
+def c2st(
+    real: Float[Tensor, "n d"], fake: Float[Tensor, "n d"], generator: Generator, folds: int = 5, steps: int = 640
+) -> C2ST:
     """Classifier two-sample test (C2ST): cross-validated accuracy of a small network on real against fake rows.
 
     Give an angle as sine and cosine. Row i of both sets is in the same fold, so the two rows may, and should, share
@@ -83,20 +88,20 @@ def c2st(real: Float[Tensor, "n d"], fake: Float[Tensor, "n d"], generator: Gene
     .538, and lower the standard deviation of the accuracy for exact samples from .005 to .0035. The remaining n % folds
     rows are in no test fold, only in the training sets.
     The network has 64 products of two linear maps (they detect a wrong second moment, that is, a wrong variance) and 64
-    ReLUs. AdamW trains it with a learning rate that falls as a cosine to zero, for 640 steps of 250 real and 250 fake
-    rows: 2 to 3 s on one CPU thread with d = 4, for every n. Alternatives: more, larger or averaged networks gain
+    ReLUs. AdamW trains it with a learning rate that falls as a cosine to zero, for `steps` steps of 250 real and 250
+    fake rows: 2 to 3 s on one CPU thread with d = 4, for every n. Alternatives: more, larger or averaged networks gain
     nothing for a wrong variance; plain ReLU layers lose up to .005 for it and .02 for the deterministic mean; half the
     width loses .003; three times the steps gain .03 for the mean only. Source: Lopez-Paz and Oquab 2017.
     """
     check_float(real=real, fake=fake)
-    check_count(folds=folds)
+    check_count(folds=folds, steps=steps)
     check_generator(generator)
     if real.ndim != 2:
         raise ValueError(f"real has shape {format_shape(real)}, wanted (n, d): one row for each sample")
     check_shape("fake", fake, real.shape, real=real)
     if not 2 <= folds <= len(real) // 2:
         raise ValueError(f"got {len(real)} rows and {folds} folds, wanted 2 folds or more with 2 rows each")
-    accuracies = _heldout_accuracy(real, fake, generator, folds).cpu()
+    accuracies = _heldout_accuracy(real, fake, generator, folds, steps).cpu()
     return C2ST(float(accuracies.mean()), accuracies)
 
 
@@ -185,6 +190,8 @@ def sbc_pvalues(ranks: Int[Tensor, "f c"], L: int, generator: Generator | None =
     else:
         place = _uniform(ranks.shape, generator)
     normalised = ((ranks.double().cpu() + place) / (L + 1)).numpy()
+    from scipy.stats import kstest  # its import takes half a second, which training and sampling do not need
+
     return torch.tensor([kstest(row, "uniform").pvalue for row in normalised], dtype=torch.float64)
 
 
@@ -241,4 +248,6 @@ def tarp_max_gap(coverage: Float[Tensor, "c"]) -> float:
     check_float(coverage=coverage)
     if coverage.ndim != 1 or coverage.min() < 0 or coverage.max() > 1:
         raise ValueError(f"coverage of shape {format_shape(coverage)} must be a list of numbers between 0 and 1")
+    from scipy.stats import kstest
+
     return float(kstest(coverage.double().cpu().numpy(), "uniform").statistic)

@@ -57,6 +57,7 @@ run = Run("01_toy_proof", PROFILE)
 # run.record, run.must_show, run.claim, run.falls_short note the page's numbers for README and tests
 results = harness.load_results(experiment.EXPERIMENT)  # recorded: samples, and the C2ST of each training
 recorded, recorded_c2st = results.arrays, {name: row["c2st"] for name, row in to_flat(results.rows).items()}
+c2st_steps = run.pick(smoke=10, cpu=640, gpu=640)  # training steps of each classifier two-sample test
 run.header()
 
 # %% [markdown]
@@ -491,10 +492,11 @@ for name, m in (("untrained", initial_model), ("trained", model)):
 
 # %% tags=["idea", "nbval-ignore-output"]
 sizes = run.pick(
-    smoke={"fixed": 100, "contexts": 60, "samples": 32, "joint": 200, "joint_sets": 1},
-    cpu={"fixed": 10_000, "contexts": 1000, "samples": 256, "joint": 10_000, "joint_sets": 3},
-    gpu={"fixed": 10_000, "contexts": 1000, "samples": 256, "joint": 10_000, "joint_sets": 3},
+    smoke={"fixed": 100, "contexts": 60, "samples": 32, "joint": {"contexts": 200, "sets": 1}},
+    cpu={"fixed": 10_000, "contexts": 1000, "samples": 256, "joint": {"contexts": 10_000, "sets": 3}},
+    gpu={"fixed": 10_000, "contexts": 1000, "samples": 256, "joint": {"contexts": 10_000, "sets": 3}},
 )
+sizes["joint"]["steps"] = c2st_steps
 report = run_tests(model, recorded["null"], torch.Generator().manual_seed(11 + SEED), **sizes)
 
 samples, truth = report.samples["learnt"], report.truth  # (contexts, samples), (contexts,): along the line
@@ -560,7 +562,7 @@ wedge_test = projections.make_test_set(
     prior, experiment.TEST_SET_SIZE, experiment.TEST_SET_SEED, experiment.wedge_sampler(w)
 )
 wedge_features = torch.from_numpy(recorded[f"wedge_{w}"])
-recomputed_c2st = experiment.c2st_accuracy(projections.c2st_features(*wedge_test), wedge_features)
+recomputed_c2st = experiment.c2st_accuracy(projections.c2st_features(*wedge_test), wedge_features, steps=c2st_steps)
 print(f"wedge of {w}°: C2ST of the signals {recomputed_c2st:.2f} from recorded samples, {wedge_c2st:.2f} recorded")
 
 # %% tags=["drawing", "nbval-ignore-output"]
@@ -614,7 +616,9 @@ def variance_ratio_e3(signal):
     return float((signal[:, 2] - mean).square().mean() / variance.mean())
 
 
-space_c2st = [experiment.c2st_accuracy(signal.float(), x.float()) for x in (one_shot, autoregressive)]
+space_c2st = [
+    experiment.c2st_accuracy(signal.float(), x.float(), steps=c2st_steps) for x in (one_shot, autoregressive)
+]
 space_ratio = [variance_ratio_e3(x) for x in (one_shot, autoregressive)]
 for i, name in enumerate(("one-shot", "autoregressive")):
     print(f"{name}: C2ST {space_c2st[i]:.2f}, variance along e3 {space_ratio[i]:.2f} of the truth's")
@@ -804,7 +808,8 @@ g = torch.Generator().manual_seed(7 + SEED)
 test_set_size = run.pick(smoke=200, cpu=experiment.TEST_SET_SIZE, gpu=experiment.TEST_SET_SIZE)
 signal, context = projections.make_test_set(prior, test_set_size, experiment.TEST_SET_SEED)
 sampled_signal = projections.sample_posterior(dataset_model, context, g)
-live_c2st = experiment.c2st_accuracy(*(projections.c2st_features(x, context) for x in (signal, sampled_signal)))
+live_features = (projections.c2st_features(x, context) for x in (signal, sampled_signal))
+live_c2st = experiment.c2st_accuracy(*live_features, steps=c2st_steps)
 finite_c2st = recorded_c2st[f"finite_{live_n}_{live_k}_0"]
 print(f"{live_n:,} signals, {live_k} projections of each: C2ST {live_c2st:.3f} here, {finite_c2st:.3f} in the record")
 
@@ -836,7 +841,7 @@ true_features = projections.c2st_features(signal, context)
 learnt_signal = projections.sample_posterior(model, context, g)
 features = {name: torch.from_numpy(recorded[name]) for name in experiment.BASELINES}
 features["ours"] = projections.c2st_features(learnt_signal, context)
-accuracy = {name: experiment.c2st_accuracy(true_features, x) for name, x in features.items()}
+accuracy = {name: experiment.c2st_accuracy(true_features, x, steps=c2st_steps) for name, x in features.items()}
 print({name: round(value, 3) for name, value in accuracy.items()}, f"limit {report.c2st_limit:.3f}")
 
 # %% tags=["drawing", "nbval-ignore-output"]

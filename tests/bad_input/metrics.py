@@ -107,6 +107,7 @@ CASES = [
     ("c2st few", lambda: c2st(X, X, seed()), "got 4 rows and 5 folds"),
     ("c2st one fold", lambda: c2st(X, X, seed(), folds=1), "wanted 2 folds"),
     ("c2st half a fold", lambda: c2st(X, X, seed(), folds=2.5), "got folds = 2.5, wanted a whole number"),
+    ("c2st no step", lambda: c2st(X, X, seed(), folds=2, steps=0), "got steps = 0"),
     ("c2st no generator", lambda: c2st(X, X, None, folds=2), "generator is a NoneType"),
     ("wasserstein1 shapes", lambda: wasserstein1(X, X[:, :2]), "y has shape"),
     ("wasserstein1 inf", lambda: wasserstein1(X / 0, X), "x holds 12 NaN or infinite"),

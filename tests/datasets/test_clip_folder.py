@@ -141,7 +141,7 @@ def test_matched_points_lie_on_the_lines_of_right_cameras_only(clips):
     (i, j), pair_matches = pairs[0].tolist(), matches[0]
 
     def distance(clip):
-        intrinsics = pixel_intrinsics(clip, [i, j], pair_matches.sizes)
+        intrinsics = pixel_intrinsics(clip.intrinsics[[i, j]], pair_matches.sizes)
         lines = epipolar_lines(fundamental_matrix(intrinsics, clip.poses[[i, j]]), pair_matches.points1)
         points = torch.cat([pair_matches.points2, torch.ones(len(pair_matches.points2), 1)], 1)
         return ((lines * points).sum(1).abs() / lines[:, :2].norm(dim=1)).median()

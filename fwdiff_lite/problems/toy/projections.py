@@ -20,7 +20,7 @@ from fwdiff_lite.backbones import MLP
 from fwdiff_lite.checks import check_count, check_interval, check_last_sizes, check_shape
 from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
 from fwdiff_lite.observations import Observations, check_single_target
-from fwdiff_lite.problems.toy.mixture import GaussianMixture, ProjectedMoments
+from fwdiff_lite.problems.toy.mixture import GaussianMixture
 from fwdiff_lite.schedule import CosineSchedule
 
 # --- the forward model ------------------------------------------------------------------------------------------
@@ -91,10 +91,17 @@ def make_prior(dims: int) -> GaussianMixture:
 
 
 class IdealCondition(NamedTuple):
-    """The posterior p(S | context), and its moments in the target's direction."""
+    """The posterior p(S | context), and its moments in the target's direction.
 
-    posterior: GaussianMixture
-    target: ProjectedMoments
+    The components are the first axis and the batch is the last one: then all arithmetic runs along the batch, which
+    takes a quarter of the time.
+    """
+
+    log_weights: Float[Tensor, "k b"]
+    means: Float[Tensor, "k d b"]
+    target_mean: Float[Tensor, "k b"]
+    target_covariance: Float[Tensor, "k d b"]
+    target_variance: Float[Tensor, "k b"]
 
 
 class IdealDenoiser(nn.Module):
@@ -111,7 +118,8 @@ class IdealDenoiser(nn.Module):
         """The exact posterior, without the noisy target. ValueError unless each signal has one target."""
         check_single_target(target_params, target_mask)
         posterior = self.prior.posterior(context)
-        return IdealCondition(posterior, posterior.projected_moments(target_params[:, 0]))
+        parts = posterior.log_weights, posterior.means, *posterior.projected_moments(target_params[:, 0])
+        return IdealCondition(*(x.movedim(0, -1).contiguous() for x in parts))
 
     def forward(
         self, condition: IdealCondition, noisy_target: Float[Tensor, "b 1"], t: Float[Tensor, "b"]
@@ -120,14 +128,14 @@ class IdealDenoiser(nn.Module):
 
         The noisy target divided by alpha is <phi, S> with noise of variance (sigma / alpha)^2.
         """
-        posterior, target = condition
-        alpha, sigma = self.schedule.alpha(t)[:, None], self.schedule.sigma(t)[:, None]
-        innovation_variance = alpha.square() * target.variance + sigma.square()  # (B, K)
-        innovation = noisy_target - alpha * target.mean
-        log_likelihood = -0.5 * (innovation.square() / innovation_variance + innovation_variance.log())
-        weights = (posterior.log_weights + log_likelihood).softmax(-1)
-        component_means = posterior.means + (alpha * innovation / innovation_variance)[..., None] * target.covariance
-        return torch.einsum("bk,bkd->bd", weights, component_means)
+        alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
+        innovation_variance = alpha.square() * condition.target_variance + sigma.square()  # (K, B)
+        innovation = noisy_target[:, 0] - alpha * condition.target_mean
+        ratio = innovation / innovation_variance
+        log_likelihood = -0.5 * (innovation * ratio + innovation_variance.log())
+        weights = (condition.log_weights + log_likelihood).softmax(0)
+        component_means = torch.addcmul(condition.means, (alpha * ratio)[:, None], condition.target_covariance)
+        return (weights[:, None] * component_means).sum(0).T
 
 
 # --- data -------------------------------------------------------------------------------------------------------
