@@ -237,10 +237,10 @@ def test_optimisation_finds_latents_that_agree_with_the_context(forward_model):
     def optimise(rows, **options):
         return patches.optimise_latents(forward_model, context[rows], initial_latents[rows], steps=3, **options)
 
-    whole, halves = slice(None), (slice(0, 2), slice(2, 4))
+    all_rows, halves = slice(None), (slice(0, 2), slice(2, 4))
     scale = initial_latents.std(0)
     with_scale = torch.cat([optimise(rows, scale=scale) for rows in halves])
-    torch.testing.assert_close(with_scale, optimise(whole), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(with_scale, optimise(all_rows), atol=1e-5, rtol=1e-4)
     without = torch.cat([optimise(rows) for rows in halves])
     assert (without - with_scale).abs().max() > 0.01, "the control: a scale of each batch"
 
