@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+NUMBERS_A_THREAD = 2**17  # as many take about a millisecond; to start a thread takes less
 BLOCK = 64  # uniform numbers that are drawn at once: a call of NumPy for every row takes longer than a few numbers
 
 
@@ -63,8 +65,17 @@ class RowRandom:
 
     def _draw(self, method: str, count: int) -> Float[Tensor, "b {count}"]:
         numbers = np.empty((len(self), count), np.float32)
-        for generator, row in zip(self._generators, numbers, strict=True):
-            getattr(generator, method)(dtype=np.float32, out=row)
+
+        def fill(rows: range) -> None:
+            for i in rows:
+                getattr(self._generators[i], method)(dtype=np.float32, out=numbers[i])
+
+        threads = min(torch.get_num_threads(), numbers.size // NUMBERS_A_THREAD)
+        if threads > 1:  # NumPy does not hold the interpreter's lock while it fills a row
+            with ThreadPoolExecutor(threads) as pool:
+                list(pool.map(fill, [range(first, len(self), threads) for first in range(threads)]))
+        else:
+            fill(range(len(self)))
         return torch.from_numpy(numbers)
 
 

@@ -1,8 +1,11 @@
 """Random numbers of a row depend on the key and the row alone, and have the stated distributions."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
+from fwdiff_lite import row_random
 from fwdiff_lite.row_random import RowBatches, RowRandom, draw_key
 
 
@@ -25,6 +28,15 @@ def test_a_row_has_the_same_numbers_whichever_other_rows_are_drawn():
     assert torch.equal(draw(range(1, 6, 2)), all_rows[1::2])
     numbers = torch.cat([all_rows, draw(range(6), key=6)])[:, [0, 1, 2, 5, 104]]
     assert numbers.unique().numel() == numbers.numel(), "other rows and other keys have other numbers"
+
+
+def test_threads_draw_the_same_numbers(monkeypatch):
+    one_thread = RowRandom(5, range(7)).normal(3, 4)
+    monkeypatch.setattr(row_random, "NUMBERS_A_THREAD", 20)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    used = set()
+    monkeypatch.setattr(row_random, "ThreadPoolExecutor", lambda n: used.add(n) or ThreadPoolExecutor(n))
+    assert torch.equal(RowRandom(5, range(7)).normal(3, 4), one_thread) and used == {3}
 
 
 def test_the_numbers_have_their_distributions():
