@@ -34,7 +34,7 @@ from fwdiff_lite.batches import (
     to_batch_function,
 )
 from fwdiff_lite.checks import check_count, check_positive
-from fwdiff_lite.devices import autocast_bf16
+from fwdiff_lite.devices import autocast_bf16, num_processes
 from fwdiff_lite.interrupts import collected_interrupts, deferred_interrupt, raise_interrupt
 from fwdiff_lite.observations import Observations, to_device
 from fwdiff_lite.protocols import BatchFunction, RowBatchFunction
@@ -451,11 +451,19 @@ def _original_devices(model: nn.Module) -> Iterator[None]:
 
 
 def _make_accelerator(accelerator: Accelerator | None) -> Accelerator:
-    """The accelerator, or one on the device that accelerate finds, but never MPS. ValueError for another object."""
+    """The accelerator, or one on the device that accelerate finds, but never MPS.
+
+    ValueError for another object, and if a launcher started processes that would train apart from each other.
+    """
     from accelerate import Accelerator
 
     if accelerator is None:
-        return Accelerator(cpu=torch.backends.mps.is_available(), mixed_precision="no")
+        accelerator = Accelerator(cpu=torch.backends.mps.is_available(), mixed_precision="no")
+        if (started := num_processes()) > (connected := accelerator.num_processes):
+            raise ValueError(
+                f"a launcher started {started} processes, and accelerate connects {connected} of them: to train on "
+                "CPUs, set ACCELERATE_USE_CPU=true"
+            )
     if not isinstance(accelerator, Accelerator):
         raise ValueError(f"accelerator is {accelerator!r}: wanted an accelerate.Accelerator, or None")
     return accelerator

@@ -295,6 +295,12 @@ def test_an_interrupt_keeps_the_training(where, tmp_path, monkeypatch, capsys):
     assert all(torch.equal(w, x) for w, x in zip(resumed.parameters(), uninterrupted_model.parameters(), strict=True))
 
 
+def test_processes_that_would_train_apart_are_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="started 2 processes, and accelerate connects 1 of them: to train on"):
+        trained(steps=1)
+
+
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True

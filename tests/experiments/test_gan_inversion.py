@@ -416,7 +416,8 @@ def test_the_size_of_the_training_set_is_an_argument(tmp_path):
 
 def test_shipped_results_have_the_names_of_the_experiment():
     results = harness.load_results(experiment.EXPERIMENT)
-    trained = {*experiment.EXPERIMENT.assets, *experiment.EXPERIMENT.variants} - set(networks.SWEEP)
+    recipes = {*networks.SWEEP, *networks.GENERATOR_SWEEP}
+    trained = {*experiment.EXPERIMENT.assets, *experiment.EXPERIMENT.variants} - recipes
     assert set(results.trainings) == trained
     assert (
         {*experiment.SAMPLERS, "reference_set"} <= set(to_flat(results.rows)) <= set(experiment.EXPERIMENT.evaluations)

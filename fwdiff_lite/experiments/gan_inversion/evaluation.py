@@ -289,7 +289,7 @@ def make_experiment(num_portraits: int = NUM_PORTRAITS) -> Experiment:
         ),
         predict=sample_posterior,
         evaluation_options={
-            "portraits": 768, "samples": NUM_SAMPLES, "steps": 32, "references": 200_000, "effective_size": 500,
+            "portraits": 768, "samples": NUM_SAMPLES, "steps": 32, "references": 200_000, "effective_size": 2000,
             "images": 10_000,
         },
         headline=(
