@@ -51,15 +51,12 @@ def _heldout_accuracy(real: Tensor, fake: Tensor, generator: Generator, folds: i
     b3 = torch.zeros(folds, 1, 1, device=device)
     weights = [w.requires_grad_() for w in (w1, b1, w2, b2, w3, b3)]
 
-    def standardise(rows: Tensor) -> Tensor:  # (folds, rows) -> (folds, real or fake, rows, d)
-        return ((x[rows] - mean) / std).float().transpose(1, 2).contiguous()
-
-    def fake_logits(z: Tensor) -> Tensor:  # (folds, real or fake, rows, d) -> (folds, real or fake, rows)
-        a, b = torch.baddbmm(b1, z.flatten(1, 2), w1).chunk(2, -1)
+    def fake_logits(rows: Tensor) -> Tensor:  # (folds, rows) -> (folds, real or fake, rows)
+        z = ((x[rows] - mean) / std).float().transpose(1, 2).flatten(1, 2)  # (folds, 2 * rows, d)
+        a, b = torch.baddbmm(b1, z, w1).chunk(2, -1)
         h = torch.relu(torch.baddbmm(b2, a * b, w2))
         return torch.baddbmm(b3, h, w3).view(folds, 2, -1)
 
-    train_z = standardise(train)
     optimiser = torch.optim.AdamW(weights, lr=peak_lr, weight_decay=0.1, betas=(0.9, 0.99))
     wrong_sign = torch.tensor([[1.0], [-1.0]], device=device)  # the sign of a wrong logit: real, fake
     epochs = range(-(-steps * batch_size // (n - num_test)))
@@ -67,13 +64,12 @@ def _heldout_accuracy(real: Tensor, fake: Tensor, generator: Generator, folds: i
     for step, rows in enumerate(row_order[: steps * batch_size].view(steps, batch_size).to(device)):
         warmup = min(1.0, (step + 1) / (0.05 * steps))
         optimiser.param_groups[0]["lr"] = peak_lr * warmup * (1 + math.cos(math.pi * step / steps)) / 2
-        logits = fake_logits(train_z[:, :, rows])
-        loss = softplus(wrong_sign * logits).sum() / (2 * batch_size)  # sum: folds are independent
+        loss = softplus(wrong_sign * fake_logits(train[:, rows])).sum() / (2 * batch_size)  # sum: folds are independent
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
     with torch.no_grad():
-        logits = fake_logits(standardise(test))
+        logits = fake_logits(test)
     return ((logits[:, 0] < 0).double() + (logits[:, 1] >= 0).double()).mean(-1) / 2
 
 
