@@ -29,6 +29,10 @@ AGREEMENT = "agreement"
 MAX_LINES = 40  # of one cell, all lines counted
 DRAWING_MODULES = ("matplotlib", "fwdiff_lite.plotting", "fwdiff_lite.figures")
 DRAWING_METHODS = {"savefig", "save_gif", "imshow", "scatter", "legend", "subplots", "set_title", "set_xlabel"}
+IMPORTS, DEFINITIONS = (
+    (ast.Import, ast.ImportFrom),
+    (ast.FunctionDef, ast.ClassDef, ast.Name),
+)  # statements that bind names
 NO_CODE = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
 
 
@@ -79,6 +83,7 @@ def count_cells(cells: Sequence[NotebookNode]) -> Counts:
 def find_faults(cells: Sequence[NotebookNode]) -> Iterator[str]:
     """One sentence for each cell that breaks a rule."""
     plotting_names = {name for cell in cells for name in drawing_imports(cell.source)}
+    imported_names = {name for cell in cells for name in defined_names(cell.source, IMPORTS)}
     for cell in cells:
         first, purposes = cell.source.splitlines()[0], tags_of(cell) & set(PURPOSES)
         if len(purposes) != 1:
@@ -89,6 +94,8 @@ def find_faults(cells: Sequence[NotebookNode]) -> Iterator[str]:
             yield f"the cell {first!r} is an idea and draws ({', '.join(sorted(drawing_names))}): split it"
         if AGREEMENT in tags_of(cell) and "idea" not in purposes:
             yield f"the cell {first!r} asserts an agreement: tag it idea, too"
+        if hidden := defined_names(cell.source, DEFINITIONS) & imported_names:
+            yield f"the cell {first!r} hides what was imported as {', '.join(sorted(hidden))}: choose another name"
 
 
 def drawing_imports(source: str) -> set[str]:
@@ -128,20 +135,23 @@ def used_names(source: str) -> set[str]:
     return {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
 
 
-def defined_names(source: str) -> set[str]:
-    """The names that a cell binds at its top level, or in a loop or a condition there."""
+def defined_names(source: str, kinds: tuple[type, ...] = (*IMPORTS, *DEFINITIONS)) -> set[str]:
+    """The names that statements of some kinds bind at a cell's top level, or in a loop or a condition there."""
     names = set()
     stack = list(ast.parse(source).body)
     while stack:
         node = stack.pop()
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
-            names.add(node.name)
-        elif isinstance(node, ast.Import | ast.ImportFrom):
-            names |= {alias.asname or alias.name.split(".")[0] for alias in node.names}
+            bound = {node.name}
+        elif isinstance(node, IMPORTS):
+            bound = {alias.asname or alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            names.add(node.id)
+            bound = {node.id}
         else:
+            bound = set()
             stack += ast.iter_child_nodes(node)
+        if isinstance(node, kinds):
+            names |= bound
     return names
 
 

@@ -443,7 +443,7 @@ held_out_generator = torch.Generator().manual_seed(99)
 held_out_bodies = sample_bodies(run.pick(smoke=4, cpu=24, gpu=24), held_out_generator)
 azimuths = torch.zeros(len(held_out_bodies[0])), torch.full_like(held_out_bodies[1], math.pi)
 fronts, backs = (observe(held_out_bodies, azimuth, held_out_generator) for azimuth in azimuths)
-held_out = {"context": fronts, "target": backs}
+held_out_views = {"context": fronts, "target": backs}
 first_four = fronts[:4], backs.params[:4]
 sampling = {"num_samples": 4, "steps": run.pick(smoke=2, cpu=8, gpu=8), "eta": 1.0}  # eta: see section 7
 
@@ -454,7 +454,7 @@ small_log = fit(
     seed=SEED, progress=False,
 )
 after = model.sample(*first_four, generator=torch.Generator().manual_seed(SEED), **sampling).observation
-gain = live_gain(model, held_out, generator=torch.Generator().manual_seed(SEED), **sampling)
+gain = live_gain(model, held_out_views, generator=torch.Generator().manual_seed(SEED), **sampling)
 run.record(**gain.as_metrics("live_gain"), live_steps=small_log.steps)
 print(f"{sum(w.numel() for w in model.parameters()):,} weights, {small_log.steps} steps")
 print(f"live gain {gain.value:.2f} ({gain.low:.2f} to {gain.high:.2f})")

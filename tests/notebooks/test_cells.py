@@ -52,6 +52,8 @@ def test_counts():
         ("toy.draw_ring()", ("idea",), "draws (toy)"),
         ("run.savefig(3, 'a')", ("idea",), "draws (savefig)"),
         ("assert x", ("setup", "agreement"), "tag it idea, too"),
+        ("if x:\n    toy = {}", ("setup",), "hides what was imported as toy: choose another name"),
+        ("def toy():\n    plt = 1", ("setup",), "hides what was imported as toy: choose another name"),
     ],
 )
 def test_faults(source, tags, fault):
