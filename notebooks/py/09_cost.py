@@ -229,7 +229,9 @@ def sampling_parts(side, samples, steps):  # operations of one sample; see secti
     }
 
 
+model.eval()  # as in sampling; in training, the points along a ray are others in each step
 with torch.no_grad():
+    condition = net.condition(context, target.params)
     start = net.prepare_sampling(condition)
     step_signal = net(start, target.value, t)
 sampling_seconds = {part: step_costs[part]["seconds"] for part in ("context's encoder", "deterministic render")}
@@ -353,6 +355,9 @@ run.savefig(figures.plot_memory(sweep, chunked_costs, plain_cost, checkpointed_c
 # %% tags=["idea", "nbval-ignore-output"]
 library_count = counted(benchmark.sampling_call(model, 1, 2, CPU))
 assert library_count == sum(sampling_parts(SIDE, SAMPLES, steps=2).values())
+points = SIDE**2 * SAMPLES
+one_render = counted(lambda: renderer(step_signal, target.params))
+assert one_render == embed(points, views=1) + fuse(points, views=2)  # what the context says of the points is kept
 once = seconds_of(lambda: net.prepare_sampling(net.condition(context, target.params)))
 one_step = seconds_of(lambda: renderer(net(start, target.value, t), target.params))
 whole_samples = {steps: seconds_of(benchmark.sampling_call(model, 1, steps, CPU)) for steps in (2, 3, 4)}
