@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 import safetensors.torch
 from jaxtyping import Shaped
@@ -115,21 +116,34 @@ def exclusive_lock(path: Path) -> Iterator[bool]:
     lock_path = path.with_name(f".{path.name}.lock")
     try:
         lock_path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(lock_path, "w")
+        file = _locked_file(lock_path)
     except OSError as error:
         raise _unwritable(path, error) from None
+    if file is None:
+        yield False
+        return
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        except OSError:  # a file system without locks
-            pass
         try:
             yield True
         finally:
             lock_path.unlink(missing_ok=True)
+
+
+def _locked_file(path: Path) -> IO | None:
+    """The file of that path, locked by this process; None if another process has locked it."""
+    while True:
+        file = open(path, "w")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            return None
+        except OSError:  # a file system without locks
+            return file
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+                return file
+        file.close()  # its owner removed it after it was opened here: the path names another file, or none
 
 
 def _unwritable(path: Path, error: OSError) -> UnwritableError:

@@ -1,5 +1,6 @@
 """A file is complete or not there, whatever happens to the process, the disk or the folder."""
 
+import fcntl
 import multiprocessing
 import os
 import resource
@@ -138,3 +139,18 @@ def test_a_lock_is_one_process_s_until_its_block_ends(tmp_path):
     with exclusive_lock(path) as again:
         assert again
     assert not list(path.parent.iterdir()), "no lock file stays"
+
+
+def test_a_lock_is_of_the_file_that_others_find(tmp_path, monkeypatch):
+    """The owner of a lock removes its file while another process has it open."""
+    path, flock, calls = tmp_path / "a.json", fcntl.flock, []
+
+    def flock_of_a_removed_file(file, flags):
+        if not calls:
+            os.unlink(file.name)
+        calls.append(file)
+        flock(file, flags)
+
+    monkeypatch.setattr(fcntl, "flock", flock_of_a_removed_file)
+    with exclusive_lock(path) as first, exclusive_lock(path) as second:
+        assert first and not second
