@@ -459,13 +459,13 @@ def _make_accelerator(accelerator: Accelerator | None) -> Accelerator:
 
     if accelerator is None:
         accelerator = Accelerator(cpu=torch.backends.mps.is_available(), mixed_precision="no")
-        if (started := num_processes()) > (connected := accelerator.num_processes):
-            raise ValueError(
-                f"a launcher started {started} processes, and accelerate connects {connected} of them: to train on "
-                "CPUs, set ACCELERATE_USE_CPU=true"
-            )
     if not isinstance(accelerator, Accelerator):
         raise ValueError(f"accelerator is {accelerator!r}: wanted an accelerate.Accelerator, or None")
+    if (started := num_processes()) > (connected := accelerator.num_processes):
+        raise ValueError(
+            f"a launcher started {started} processes, and accelerate connects {connected} of them: to train on CPUs, "
+            "set ACCELERATE_USE_CPU=true"
+        )
     return accelerator
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from training_script import scenes
@@ -295,10 +296,11 @@ def test_an_interrupt_keeps_the_training(where, tmp_path, monkeypatch, capsys):
     assert all(torch.equal(w, x) for w, x in zip(resumed.parameters(), uninterrupted_model.parameters(), strict=True))
 
 
-def test_processes_that_would_train_apart_are_refused(monkeypatch):
+@pytest.mark.parametrize("accelerator", [lambda: None, Accelerator])
+def test_processes_that_would_train_apart_are_refused(accelerator, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match="started 2 processes, and accelerate connects 1 of them: to train on"):
-        trained(steps=1)
+        trained(steps=1, accelerator=accelerator())
 
 
 class Terminal(io.StringIO):

@@ -11,7 +11,7 @@
 All results lie in one folder, --out, which fwdiff_lite/experiments/harness.py describes. The same `train` command
 resumes an interrupted training; `evaluate` repeats nothing whose weights and options are those of a recorded run, and
 the same `evaluate` command, started once for each GPU with CUDA_VISIBLE_DEVICES, shares the evaluations or, with
---parts, the contexts of each.
+--parts, the contexts of named ones.
 """
 
 from __future__ import annotations

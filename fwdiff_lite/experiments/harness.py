@@ -269,7 +269,7 @@ class Session:
         self._cache: dict[Any, Any] = {}
 
     def of_part(self, part: Part) -> Session:
-        """The session for a part of the contexts; what one of both makes, the other has."""
+        """The session for a part of the contexts; both share what either keeps in its cache."""
         session = Session(self.experiment, self.folder, self.options, part)
         session._cache = self._cache
         return session
@@ -454,7 +454,8 @@ def _evaluate_one(
     rows = [row._asdict() for row in experiment.measurements(name, numbers)]
     record = merge_provenance([*records, own]) | {"command": command} if records else own  # one command for all parts
     write_json(path, record | cache_key | {"measures": rows})
-    print(name, json.dumps({key: round(value, 3) for key, value in numbers.items()}), flush=True)
+    shown = name if session.part == ALL_CONTEXTS else path.stem
+    print(shown, json.dumps({key: round(value, 3) for key, value in numbers.items()}), flush=True)
 
 
 def select_evaluations(experiment: Experiment, names: Iterable[str], folder: Path) -> list[str]:

@@ -1,6 +1,6 @@
 """Evaluations that several processes share: each measures parts of the contexts, and the last one joins the parts.
 
-    python -m fwdiff_lite.experiments motion evaluate warp_2 --parts 4
+    python -m fwdiff_lite.experiments inverse_graphics evaluate ceiling --parts 4
 
 The same command, started once for each GPU, shares the parts; in one process, it measures them one after another. A
 part that is recorded is not measured again, so the same command also goes on with an evaluation that was interrupted.
@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fwdiff_lite.storage.files import DAMAGE_ERRORS, exclusive_lock, file_sha256, read_json
+from fwdiff_lite.storage.provenance import git_commit
 
 
 class Part(NamedTuple):
@@ -78,7 +79,8 @@ def record_lock(path: Path, cache_key: dict[str, Any]) -> Iterator[bool]:
         if not is_mine:
             print(f"{path.stem}: another process evaluates it", flush=True)
         elif is_recorded(path, cache_key):
-            print(f"{path.stem}: evaluated already; delete {path} to evaluate it again", flush=True)
+            purpose = "join its parts" if "parts" in cache_key else "evaluate it"
+            print(f"{path.stem}: evaluated already; delete {path} to {purpose} again", flush=True)
             is_mine = False
         yield is_mine
 
@@ -104,21 +106,25 @@ def pending_records(path: Path, parts: int, cache_key: dict[str, Any]) -> Iterat
 def read_parts(path: Path, parts: int) -> tuple[list[dict], dict[str, np.ndarray]]:
     """The records of all parts of an evaluation, and their arrays as those of all contexts.
 
-    path: of the whole evaluation's record. ValueError if a part was measured with other sources than the first, or if
-        its arrays are damaged.
+    path: of the whole evaluation's record. ValueError if the parts were measured with several sources, or if arrays are
+        damaged.
     """
-    records, arrays = [], []
-    for part in part_paths(path, parts):
-        records.append(read_json(part))
-        if records[-1]["commit"] != records[0]["commit"]:
-            commits = f"{records[-1]['commit']}, not {records[0]['commit']}"
-            raise ValueError(f"{part} was measured at commit {commits}: delete it and run it again")
+    records, arrays = {part: read_json(part) for part in part_paths(path, parts)}, []
+    commits = sorted({record["commit"] for record in records.values()})
+    if len(commits) > 1:
+        kept = git_commit() if git_commit() in commits else commits[0]
+        others = ", ".join(part.name for part, record in records.items() if record["commit"] != kept)
+        raise ValueError(
+            f"the parts in {path.parent} were measured at commits {', '.join(commits)}: delete {others}, and run the "
+            f"same command at {kept}"
+        )
+    for part in records:
         try:
             with np.load(part.with_suffix(".npz")) as saved:
                 arrays.append(dict(saved))
         except DAMAGE_ERRORS:
             raise ValueError(f"{part.with_suffix('.npz')} is damaged: delete {part} and run it again") from None
-    return records, interleave(arrays)
+    return list(records.values()), interleave(arrays)
 
 
 def interleave(parts: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

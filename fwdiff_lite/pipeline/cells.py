@@ -29,10 +29,8 @@ AGREEMENT = "agreement"
 MAX_LINES = 40  # of one cell, all lines counted
 DRAWING_MODULES = ("matplotlib", "fwdiff_lite.plotting", "fwdiff_lite.figures")
 DRAWING_METHODS = {"savefig", "save_gif", "imshow", "scatter", "legend", "subplots", "set_title", "set_xlabel"}
-IMPORTS, DEFINITIONS = (
-    (ast.Import, ast.ImportFrom),
-    (ast.FunctionDef, ast.ClassDef, ast.Name),
-)  # statements that bind names
+IMPORTS = (ast.Import, ast.ImportFrom)
+DEFINITIONS = (ast.FunctionDef, ast.ClassDef, ast.Name)  # they bind names, as imports do
 NO_CODE = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
 
 

@@ -141,8 +141,9 @@ def arrays_file(name: str, arrays: dict[str, np.ndarray], **entry: Any) -> Check
 
 
 def save(files: Sequence[CheckpointFile], folder: Path | None = None) -> list[Path]:
-    """Writes files and their manifest entries to checkpoints/: all of them, or, if one cannot be written, none.
+    """Writes files and their manifest entries to checkpoints/: all of them, or none if one cannot be made.
 
+    All are complete before the first one gets its name. If a file cannot get its name, the manifest stays as it was.
     ValueError if a file would have more than its `max_megabytes`, or all checkpoints together more than ALL_MB.
     """
     for file in files:

@@ -211,7 +211,7 @@ for part, call in library_parts.items():
 
 def seconds_of(call):
     with torch.no_grad():
-        return benchmark.measure(call, CPU, repeats=1, warmup=0)["seconds"]
+        return benchmark.measure(call, CPU, repeats=1, warmup=1)["seconds"]
 
 
 def encoder_share(key):
@@ -228,8 +228,8 @@ def sampling_parts(side, samples, steps):  # operations of one sample; see secti
         "target's rays": embed(points, views=1) + steps * (embed(points, views=1) + fuse(points, views=2)),
     }
 
-
-model.eval()  # as in sampling; in training, the points along a ray are others in each step
+# %% tags=["idea", "nbval-ignore-output"]
+model.eval()  # as in sampling; in training, the points along a ray differ from step to step
 with torch.no_grad():
     condition = net.condition(context, target.params)
     start = net.prepare_sampling(condition)
@@ -430,7 +430,7 @@ if scaling:
     )
 
 # %% tags=["setup"]
-figures.scaling_table(scaling) if scaling else None
+figures.scaling_table(scaling) if scaling else print("The rates on several GPUs are not recorded yet.")
 
 # %% [markdown]
 # `python -m fwdiff_lite.experiments cost evaluate scaling_unet` measures a training on 1, 2, 4, ... GPUs of a host.
@@ -450,7 +450,7 @@ share_of_peak = rate * step["gigaflop"] / batch / peak
 intensity = step["gigaflop"] / step["gigabytes_moved"]
 print(f"{device}: at most {peak / 1e3:,.0f} trillion operations and {bandwidth / 1e3:.2f} trillion bytes a second")
 print(f"operations a byte: the card {peak / bandwidth:.0f}, the training {intensity:.0f}")
-print(f"share of the peak: {share_of_peak:.1%}; at this intensity the memory allows {intensity * bandwidth / peak:.1%}")
+print(f"share of the peak: {share_of_peak:.1%}; if nothing were fused, at most {intensity * bandwidth / peak:.1%}")
 print(f"bytes a second, if nothing is fused: {rate * step['gigabytes_moved'] / batch / 1e3:.1f} trillion")
 speed = {
     "training_scenes_a_second": rate,
@@ -502,12 +502,6 @@ for timing in json.loads(str(results.arrays["paper_size"])):
 figures.rate_table(recorded_rows)
 
 # %% [markdown]
-# The last rows are a model of the size of the paper's released code: 686 million weights, 128 samples along each of 1,152
-# rays, in bfloat16. Its layers are wide. But its batch is small and is rendered in small chunks, and each chunk starts
-# many short kernels. So its share of the peak grows with the batch. Without chunks and checkpoints, a batch of 8 would not
-# fit a card of 80 GB. For comparison: the released code trained at 7.9 scenes a second when we ran it on one H200, with
-# three scenes in a batch and in TF32, a format of 19 bits.
-#
 # The training of the model of 06 does too few operations with each byte. So the memory is the limit, not the products. A
 # layer of its field has 64 channels, in bfloat16, of two bytes a value. A value takes part in 64 multiplications and 64
 # additions, while two bytes are read and two are written: 32 operations a byte. The activation function between two
@@ -515,6 +509,13 @@ figures.rate_table(recorded_rows)
 # between two products. If it did not, this training would move more bytes a second than the card can (the printed line
 # "if nothing is fused"). So the compiled step moves fewer bytes than are counted. Wider layers would raise the share of
 # the peak, and the time of a step, too.
+#
+# The last rows are a model of the size of the paper's released code: 686 million weights, 128 samples along each of 1,152
+# rays, in bfloat16. (The library's module `paper_size` says where it differs.) Its layers are wide. But its rays are
+# rendered in chunks, and a chunk has few points of each scene, so its kernels are short. A larger batch has as many chunks
+# with more points in each. So the share of the peak grows with the batch. The released code trained at 7.9 scenes a second
+# when we ran it on one H200, in batches of three and in TF32, a format of 19 bits. Card, batch, format and details of the
+# model are others here, so the rates show the order of magnitude only.
 #
 # The same in one figure: the cost of an uncompiled training step per scene, recorded with 16 scenes in a step. Operations
 # are those of matrix products and convolutions. The bytes moved are those that all operations read and write. Operations
@@ -540,7 +541,7 @@ run.savefig(figures.plot_costs(per_scene, benchmark.SWEEPS), "cost")
 # %% [markdown]
 # Bytes predict the time better than operations do. From 40 to 80 samples a ray, the operations grow by a factor of 1.3,
 # the bytes by 1.9 and the time by 1.6. From 32 to 64 pixels a side, the operations grow by 2.5, the bytes by 1.5 and the
-# time by 1.1. But the uncompiled step of 16 scenes moves only a third of the bytes a second that the card could. A third
+# time by 1.1. But the uncompiled step of 16 scenes moves only a third of the bytes a second that the card could. Another
 # limit remains: Python starts hundreds of kernels in each step, however small they are, and the card waits for it. So a
 # larger batch and compiled code help. Memory grows with rays and samples as in section 2.
 #
@@ -566,7 +567,8 @@ slider = interact(
 # one start, and the time of a step for each step.
 #
 # **Did not.** The training is far from the peak of the card: at about 5 %. Its layers are narrow, so that moving
-# activations takes much of the time. We did not make one kernel of the field's layers, as others do ([Müller et al.
+# activations takes much of the time. The recorded milliseconds of a sample are those of a sampler that did not keep the
+# context's part of the field yet. We did not make one kernel of the field's layers, as others do ([Müller et al.
 # 2022](https://arxiv.org/abs/2201.05989)). Bytes were counted for the uncompiled step, not for the compiled one. The time
 # of each part was measured on a CPU, not on a GPU.
 #

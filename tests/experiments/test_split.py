@@ -81,7 +81,8 @@ def test_parts_of_other_options_are_measured_again_and_those_of_other_sources_ar
     for name in ("evaluation_split", "evaluation_split.part_1_of_2"):
         (folder / f"{name}.json").unlink()
     monkeypatch.setenv("FWDIFF_COMMIT", "other")
-    assert "was measured at commit other, not abc: delete it and run it again" in message("split --parts 2")
+    wanted = "at commits abc, other: delete evaluation_split.part_0_of_2.json, and run the same command at other"
+    assert wanted in message("split --parts 2")
     assert not (folder / "evaluation_split.json").exists()
     assert "whole cannot be split into parts: name some of split" in message("--parts 2")
     assert "whole cannot be split into parts: evaluate it without --parts" in message("whole --parts 2")
@@ -115,7 +116,7 @@ def test_parts_that_were_measured_again_are_joined_again(toy, capsys, monkeypatc
     first.unlink()
     with pytest.raises(SystemExit):
         toy("split --parts 2")
-    assert "was measured at commit abc, not later" in capsys.readouterr().err
+    assert "delete evaluation_split.part_1_of_2.json, and run the same command at later" in capsys.readouterr().err
     second.unlink()
     toy("split --parts 2")
     record = read_json(path)

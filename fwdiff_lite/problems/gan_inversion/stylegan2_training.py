@@ -135,7 +135,7 @@ class TrainerOptions:
         ADA's augmentations). It hides small faults of images, so that D learns how often attributes occur
     auxiliary_interval: None: the auxiliary loss is minimised at every step of G, by all parameters. Otherwise it is
         minimised at one step in auxiliary_interval, with that many times its weight, by the mapping alone. The mapping
-        changes the frequency of images; it cannot change images until they deceive the loss
+        changes the frequency of images; it cannot draw images that deceive the loss
     compile: compile the networks; regularisers with second derivatives use the plain ones
     bf16: compute in bfloat16 where autocast allows it; the mapping and regularisers with second derivatives do not
     """
