@@ -133,8 +133,8 @@ def used_names(source: str) -> set[str]:
     return {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
 
 
-def defined_names(source: str, kinds: tuple[type, ...] = (*IMPORTS, *DEFINITIONS)) -> set[str]:
-    """The names that statements of some kinds bind at a cell's top level, or in a loop or a condition there."""
+def defined_names(source: str, statements: tuple[type, ...] = (*IMPORTS, *DEFINITIONS)) -> set[str]:
+    """The names that these statements bind at a cell's top level, or in a loop or a condition there."""
     names = set()
     stack = list(ast.parse(source).body)
     while stack:
@@ -148,7 +148,7 @@ def defined_names(source: str, kinds: tuple[type, ...] = (*IMPORTS, *DEFINITIONS
         else:
             bound = set()
             stack += ast.iter_child_nodes(node)
-        if isinstance(node, kinds):
+        if isinstance(node, statements):
             names |= bound
     return names
 

@@ -487,10 +487,10 @@ for name, record in scaling.items():
             }
         )
 for timing in json.loads(str(results.arrays["paper_size"])):
-    compiled = "" if timing["compiled"] else ", not compiled"
+    ending = "" if timing["compiled"] else ", not compiled"
     recorded_rows.append(
         {
-            "name": f"a model of the paper's size, batch {timing['batch']}{compiled}",
+            "name": f"a model of the paper's size, batch {timing['batch']}{ending}",
             "device": timing["hardware"].removeprefix("one "),
             "gpus": timing["processes"],
             "rate": timing["signals_a_second"],
