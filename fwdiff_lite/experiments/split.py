@@ -112,7 +112,7 @@ def read_parts(path: Path, parts: int) -> tuple[list[dict], dict[str, np.ndarray
     records, arrays = {part: read_json(part) for part in part_paths(path, parts)}, []
     commits = sorted({record["commit"] for record in records.values()})
     if len(commits) > 1:
-        kept = git_commit() if git_commit() in commits else commits[0]
+        kept = current if (current := git_commit()) in commits else commits[0]
         others = ", ".join(part.name for part, record in records.items() if record["commit"] != kept)
         raise ValueError(
             f"the parts in {path.parent} were measured at commits {', '.join(commits)}: delete {others}, and run the "

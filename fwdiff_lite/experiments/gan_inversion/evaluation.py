@@ -172,11 +172,7 @@ def measure(name: str, session: Session, samples: Float[Tensor, "c k 3 h h"], se
 def evaluate_reference_set(session: Session) -> Results:
     """The main sampler's samples for generated images, against the generator's posterior. Both are of W+."""
     G, classifier, options = session.model("generator"), session.model("classifier"), session.options
-    if options["references"] // 4 <= options["effective_size"]:
-        raise ValueError(
-            f"--references {options['references']} --effective-size {options['effective_size']}: give more than four "
-            "times as many references, since a quarter of them is compared with all"
-        )
+    measures.check_reference_set(options["references"], options["effective_size"])  # before samples take minutes
 
     def generate(count: int, seed: int) -> Float[Tensor, "n 3 h h"]:
         generator = torch.Generator().manual_seed(seed)

@@ -197,7 +197,8 @@ def evaluate_paper_size(session: Session) -> Results:
             f"`python -m fwdiff_lite.experiments paper_size time dit --out {session.folder}`"
         )
     if len(commits := sorted({record["commit"] for record in records})) > 1:
-        raise ValueError(f"the files time_dit_*.json in {session.folder} are of several commits: {', '.join(commits)}")
+        several = f"of several commits: {', '.join(commits)}"
+        raise ValueError(f"the files time_dit_*.json in {session.folder} are {several}; delete those of all but one")
     records.sort(key=lambda record: (record["processes"], record["batch"], record["precision"], -record["compiled"]))
     numbers = {}
     for record in records:

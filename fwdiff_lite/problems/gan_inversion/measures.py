@@ -134,6 +134,13 @@ def _log_loss(p: list[Float[Tensor, "b _"]], labels: Int[Tensor, "b a"]) -> floa
     return float(-torch.stack(chosen).clamp(min=1e-6).log().mean())
 
 
+def check_reference_set(size: int, min_effective_size: float) -> None:
+    """ValueError if a quarter of so many reference images cannot have this effective size."""
+    if size // 4 <= min_effective_size:
+        wanted = f"more than {4 * min_effective_size:g}, four times the effective size"
+        raise ValueError(f"a reference set of {size} images was given: wanted {wanted}")
+
+
 def reference_agreement(
     distances: Float[Tensor, "b n"],
     reference_labels: Int[Tensor, "n a"],
@@ -156,9 +163,7 @@ def reference_agreement(
     ValueError if a quarter of the set has no effective size of `min_effective_size`.
     """
     size, generator = distances.shape[1], torch.Generator().manual_seed(0)
-    if size // 4 <= min_effective_size:
-        wanted = f"more than {4 * min_effective_size:g}, four times the effective size"
-        raise ValueError(f"a reference set of {size} images was given: wanted {wanted}")
+    check_reference_set(size, min_effective_size)
 
     def estimate(first: int, end: int) -> ReferencePosterior:
         return reference_posterior(distances[:, first:end], reference_labels[first:end], min_effective_size)
