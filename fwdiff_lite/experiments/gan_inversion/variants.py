@@ -55,16 +55,13 @@ LONG_AVERAGE = replace(GENERATOR.trainer, ema_half_life=200_000, compile=True)
 SMALL_IMAGES = replace(LONG_AVERAGE, learning_rate=2.5e-3, r1_gamma=0.02, noise_std=0.0, mixing_probability=0.0)
 MAPPING_ALONE = replace(SMALL_IMAGES, auxiliary_interval=4)
 SHALLOW, LARGE_GROUPS = {"mapping_layers": 2}, {"group_size": 32}
+WIDE_DISCRIMINATOR = LARGE_GROUPS | {"channel_base": 3 * 2**10, "channel_max": 256}
 GENERATOR_SWEEP = {  # recipes of "generator" that differ from it by more and more options
     "generator_average": GeneratorRecipe(LONG_AVERAGE),
     "generator_small_images": GeneratorRecipe(SMALL_IMAGES, 1.0, SHALLOW, LARGE_GROUPS),
     "generator_mapping": GeneratorRecipe(MAPPING_ALONE, 4.0, SHALLOW, LARGE_GROUPS),
-    "generator_wide": GeneratorRecipe(
-        MAPPING_ALONE,
-        4.0,
-        SHALLOW | {"channel_base": 3 * 2**10},
-        LARGE_GROUPS | {"channel_base": 3 * 2**10, "channel_max": 256},
-    ),
+    "generator_wide_discriminator": GeneratorRecipe(MAPPING_ALONE, 4.0, SHALLOW, WIDE_DISCRIMINATOR),
+    "generator_wide": GeneratorRecipe(MAPPING_ALONE, 4.0, SHALLOW | {"channel_base": 3 * 2**10}, WIDE_DISCRIMINATOR),
 }
 
 
