@@ -45,8 +45,29 @@ def _resample_filter(x: Float[Tensor, "b c h w"], gain: float) -> Float[Tensor, 
     return (taps[:, None] * taps * (gain / 64)).expand(x.shape[1], 1, 4, 4)
 
 
+def _sum_shifted(x: Float[Tensor, "b c h w"], gain: float, stride: int) -> Float[Tensor, "b c i j"]:
+    """A convolution with the filter, as sums of shifted images: a compiler fuses them with the operations around."""
+    for dim in (2, 3):
+        taps = [x.narrow(dim, k, x.shape[dim] - 3) for k in range(4)]
+        if stride > 1:
+            taps = [tap[:, :, ::stride] if dim == 2 else tap[..., ::stride] for tap in taps]
+        x = (taps[0] + taps[3] + 3 * (taps[1] + taps[2])) * (math.sqrt(gain) / 8)
+    return x
+
+
+def _interleave_shifted(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c 2*h 2*w"]:
+    """`upsample` in the same way: a new pixel is 3/4 of the pixel that it lies in, 1/4 of that pixel's neighbour."""
+    for dim in (2, 3):
+        padded = F.pad(x, [0, 0, 1, 1] if dim == 2 else [1, 1, 0, 0])
+        neighbours = padded.narrow(dim, 0, x.shape[dim]), padded.narrow(dim, 2, x.shape[dim])
+        x = torch.stack([0.75 * x + 0.25 * neighbour for neighbour in neighbours], dim + 1).flatten(dim, dim + 1)
+    return x
+
+
 def blur(x: Float[Tensor, "b c h w"], padding: int, gain: float = 1.0, stride: int = 1) -> Float[Tensor, "b c i j"]:
     """A depthwise convolution with the filter [1, 3, 3, 1] along rows and columns, zero-padded, with a stride."""
+    if torch.compiler.is_compiling():
+        return _sum_shifted(F.pad(x, 4 * [padding]), gain, stride)
     return F.conv2d(x, _resample_filter(x, gain), stride=stride, padding=padding, groups=x.shape[1])
 
 
@@ -57,6 +78,8 @@ def downsample(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h/2 w/2"]:
 
 def upsample(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c 2*h 2*w"]:
     """Doubles height and width: zeros are inserted between pixels, then the filter."""
+    if torch.compiler.is_compiling():
+        return _interleave_shifted(x)
     return F.conv_transpose2d(x, _resample_filter(x, 4.0), stride=2, padding=1, groups=x.shape[1])
 
 

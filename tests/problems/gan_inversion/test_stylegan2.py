@@ -338,3 +338,15 @@ def test_generated_images_do_not_depend_on_the_chunk_size():
     assert images.shape == (5, 3, 16, 16) and torch.allclose(images, chunked, atol=1e-5)
     truncated = generate_images(G, 3, torch.Generator().manual_seed(0), 0.0)
     assert truncated.std(0).max() < 1e-5, "psi = 0 gives the mean"
+
+
+def test_compiled_resampling_is_the_same(monkeypatch):
+    """Compiled code adds shifted images where plain code convolves."""
+    x = normal(2, 3, 8, 8)
+    calls = [(blur, 1, 4.0), (blur, 2), (blur, 1, 1.0, 2), (downsample,), (upsample,)]
+    plain = [f(x, *arguments) for f, *arguments in calls]
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    monkeypatch.setattr(F, "conv2d", None)
+    monkeypatch.setattr(F, "conv_transpose2d", None)
+    for (f, *arguments), expected in zip(calls, plain, strict=True):
+        torch.testing.assert_close(f(x, *arguments), expected)
