@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fwdiff_lite.devices import CUDAGraphCallable, autocast_bf16
+from fwdiff_lite.devices import CUDAGraphCallable
 from fwdiff_lite.problems.gan_inversion.stylegan2 import Discriminator, Generator, mix_styles
 from fwdiff_lite.storage.files import atomic_write
 from fwdiff_lite.training import TrainingLog
@@ -137,7 +137,6 @@ class TrainerOptions:
         minimised at one step in auxiliary_interval, with that many times its weight, by the mapping alone. The mapping
         changes the frequency of images; it cannot draw images that deceive the loss
     compile: compile the networks; regularisers with second derivatives use the plain ones
-    bf16: compute in bfloat16 where autocast allows it; the mapping and regularisers with second derivatives do not
     """
 
     learning_rate: float = 2e-3
@@ -151,7 +150,6 @@ class TrainerOptions:
     noise_std: float = 0.0
     auxiliary_interval: int | None = None
     compile: bool = False
-    bf16: bool = False
 
 
 class StyleGAN2Trainer:
@@ -203,13 +201,7 @@ class StyleGAN2Trainer:
     def generate(self, n: int, generator: torch.Generator) -> Float[Tensor, "n c h w"]:
         """n generated images."""
         ws = self.sample_styles(n, generator)
-        with autocast_bf16(ws.device, self.options.bf16):
-            return self.G.synthesis(ws, self.G.synthesis.sample_noise(n, generator)).float()
-
-    def classify(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b"]:
-        """D's logits."""
-        with autocast_bf16(images.device, self.options.bf16):
-            return self.D(images).float()
+        return self.G.synthesis(ws, self.G.synthesis.sample_noise(n, generator))
 
     def augment_for_D(self, images: Float[Tensor, "b c h w"], generator: torch.Generator) -> Float[Tensor, "b c h w"]:
         """The input of D for these images: augmentation and noise, where they are switched on."""
@@ -244,7 +236,7 @@ class StyleGAN2Trainer:
         losses = {}
         self.D.requires_grad_(False)
         augmented = self.augment_for_D(self.generate(len(real), generator), generator)
-        loss = generator_loss(self.classify(augmented))
+        loss = generator_loss(self.D(augmented))
         losses["generator"] = loss.detach()
         if self.auxiliary_loss and not self.options.auxiliary_interval:
             auxiliary_loss = self.auxiliary_loss(augmented)
@@ -253,8 +245,8 @@ class StyleGAN2Trainer:
         self.D.requires_grad_(True)
         with torch.no_grad():
             fake = self.generate(len(real), generator)
-        real_logits = self.classify(self.augment_for_D(real, generator))
-        loss = discriminator_loss(real_logits, self.classify(self.augment_for_D(fake, generator)))
+        real_logits = self.D(self.augment_for_D(real, generator))
+        loss = discriminator_loss(real_logits, self.D(self.augment_for_D(fake, generator)))
         losses["discriminator"] = _optimizer_step(self.optimizer_D, loss)
         if self.options.adaptive_augmentation:
             self.augment_p.copy_(ada_update(self.augment_p, real_logits.detach()))
