@@ -22,12 +22,12 @@ NUM_PORTRAITS = 2**17  # in the training set
 BATCH_SIZE = 64  # many small steps serve a generator better than few large ones
 NUM_AUXILIARY_CLASSIFIERS = 3  # with a single one, the generator learnt to deceive it about one mouth in ten
 NUM_AUXILIARY_IMAGES = 10_000  # of the training set, whose attributes the auxiliary loss matches
-WIDE = {"widths": (96, 128, 192, 192), "num_blocks": 2, "hidden": 448}  # of the encoder: 14.7 MB in half precision
+WIDE_ENCODER_SIZES = {"widths": (96, 128, 192, 192), "num_blocks": 2, "hidden": 448}  # 14.7 MB in half precision
 RECIPE = {"scale": patches.SCHEDULE.scale}  # of all variants: arguments of `make_variant`
 SWEEP = {  # variants of "wplus" that differ from it by more and more options
     "wplus_muon": {"scale": 1 / 8, "muon_learning_rate": 2e-3},
-    "wplus_wide": {"scale": 1 / 8, "muon_learning_rate": 2e-3} | WIDE,
-    "wplus_weighted": {"scale": 1 / 8, "muon_learning_rate": 2e-3, "low_noise_weight": 4.0} | WIDE,
+    "wplus_wide": {"scale": 1 / 8, "muon_learning_rate": 2e-3} | WIDE_ENCODER_SIZES,
+    "wplus_weighted": {"scale": 1 / 8, "muon_learning_rate": 2e-3, "low_noise_weight": 4.0} | WIDE_ENCODER_SIZES,
 }
 MAX_CONTEXT_PATCHES = 5  # in the training of a variant: the given patch, and sampled targets
 
@@ -50,18 +50,24 @@ class GeneratorRecipe:
 # ADA's rule of thumb for 64 pixels and this batch size gives an r1_gamma of about 0.013; a larger one is safer.
 # Without the auxiliary loss, the probability of one attribute was 34 points off
 GENERATOR = GeneratorRecipe(stylegan2_training.TrainerOptions(r1_gamma=0.1, noise_std=0.1, mixing_probability=0.5))
-LONG_AVERAGE = replace(GENERATOR.trainer, ema_half_life=200_000, compile=True)
+LONG_AVERAGE_OPTIONS = replace(GENERATOR.trainer, ema_half_life=200_000, compile=True)
 # of ADA's configuration for CIFAR-10, but for r1_gamma (0.01 there)
-SMALL_IMAGES = replace(LONG_AVERAGE, learning_rate=2.5e-3, r1_gamma=0.02, noise_std=0.0, mixing_probability=0.0)
-MAPPING_ALONE = replace(SMALL_IMAGES, auxiliary_interval=4)
-SHALLOW, LARGE_GROUPS = {"mapping_layers": 2}, {"group_size": 32}
-WIDE_DISCRIMINATOR = LARGE_GROUPS | {"channel_base": 3 * 2**10, "channel_max": 256}
+SMALL_IMAGES_OPTIONS = replace(
+    LONG_AVERAGE_OPTIONS, learning_rate=2.5e-3, r1_gamma=0.02, noise_std=0.0, mixing_probability=0.0
+)
+MAPPING_ALONE_OPTIONS = replace(SMALL_IMAGES_OPTIONS, auxiliary_interval=4)
+SHALLOW_MAPPING_SIZES, LARGE_GROUP_SIZES = {"mapping_layers": 2}, {"group_size": 32}
+WIDE_DISCRIMINATOR_SIZES = LARGE_GROUP_SIZES | {"channel_base": 3 * 2**10, "channel_max": 256}
 GENERATOR_SWEEP = {  # recipes of "generator" that differ from it by more and more options
-    "generator_average": GeneratorRecipe(LONG_AVERAGE),
-    "generator_small_images": GeneratorRecipe(SMALL_IMAGES, 1.0, SHALLOW, LARGE_GROUPS),
-    "generator_mapping": GeneratorRecipe(MAPPING_ALONE, 4.0, SHALLOW, LARGE_GROUPS),
-    "generator_wide_discriminator": GeneratorRecipe(MAPPING_ALONE, 4.0, SHALLOW, WIDE_DISCRIMINATOR),
-    "generator_wide": GeneratorRecipe(MAPPING_ALONE, 4.0, SHALLOW | {"channel_base": 3 * 2**10}, WIDE_DISCRIMINATOR),
+    "generator_average": GeneratorRecipe(LONG_AVERAGE_OPTIONS),
+    "generator_small_images": GeneratorRecipe(SMALL_IMAGES_OPTIONS, 1.0, SHALLOW_MAPPING_SIZES, LARGE_GROUP_SIZES),
+    "generator_mapping": GeneratorRecipe(MAPPING_ALONE_OPTIONS, 4.0, SHALLOW_MAPPING_SIZES, LARGE_GROUP_SIZES),
+    "generator_wide_discriminator": GeneratorRecipe(
+        MAPPING_ALONE_OPTIONS, 4.0, SHALLOW_MAPPING_SIZES, WIDE_DISCRIMINATOR_SIZES
+    ),
+    "generator_wide": GeneratorRecipe(
+        MAPPING_ALONE_OPTIONS, 4.0, SHALLOW_MAPPING_SIZES | {"channel_base": 3 * 2**10}, WIDE_DISCRIMINATOR_SIZES
+    ),
 }
 
 
