@@ -32,16 +32,16 @@ from safetensors.torch import load_file
 from torch import nn
 
 from fwdiff_lite.devices import default_device, is_main_process, num_processes
+from fwdiff_lite.experiments import records
 from fwdiff_lite.experiments.early_results import convert_early_results
 from fwdiff_lite.experiments.measurements import Measurement, to_long
-from fwdiff_lite.experiments.records import check_settings, command_line, gpu_minutes, write_training_record
 from fwdiff_lite.experiments.split import ALL_CONTEXTS, Part, check_split, pending_records, read_parts, record_lock
 from fwdiff_lite.experiments.training_lock import training_lock
 from fwdiff_lite.experiments.weights import initial_weights, save_weights, weights_path
 from fwdiff_lite.protocols import BatchFunction
 from fwdiff_lite.storage.checkpoints import load_pretrained, load_recorded, load_weights
-from fwdiff_lite.storage.files import atomic_write, file_sha256, write_json
-from fwdiff_lite.storage.provenance import merge_provenance, provenance
+from fwdiff_lite.storage.files import file_sha256
+from fwdiff_lite.storage.provenance import provenance
 from fwdiff_lite.training import TrainingLog, fit
 
 RESULT_KEYS = ("measures", "trainings", "evaluations")  # exported arrays that hold JSON
@@ -267,18 +267,22 @@ class Session:
         self.experiment, self.folder, self.options, self.device = experiment, folder, options, default_device()
         self.part = part
         self._cache: dict[Any, Any] = {}
+        self._part_cache: dict[Any, Any] = {}
 
     def of_part(self, part: Part) -> Session:
-        """The session for a part of the contexts; both share what either keeps in its cache."""
+        """The session for a part of the contexts; both share what either keeps in its cache, but for that of a part."""
+        if part == self.part:
+            return self
         session = Session(self.experiment, self.folder, self.options, part)
         session._cache = self._cache
         return session
 
-    def cached(self, key: Any, make: Callable[[], Any]) -> Any:
-        """The value of `make()`, which is called once for a key."""
-        if key not in self._cache:
-            self._cache[key] = make()
-        return self._cache[key]
+    def cached(self, key: Any, make: Callable[[], Any], part_only: bool = False) -> Any:
+        """The value of `make()`, which is called once for a key. part_only: it is of this part and ends with it."""
+        cache = self._part_cache if part_only else self._cache
+        if key not in cache:
+            cache[key] = make()
+        return cache[key]
 
     @property
     def test_set(self) -> Any:
@@ -330,7 +334,7 @@ def train(
     source = str(init_from.resolve()) if init_from else declaration.parent
     settings = {"options": dict(declaration.options), "seed": declaration.seed, "needs": needs}
     with training_lock(path):
-        check_settings(path, settings | {"init_from": source})
+        records.check_settings(path, settings | {"init_from": source})
         training = Training(
             steps=steps,
             seconds=None if minutes is None else 60 * minutes,
@@ -346,15 +350,15 @@ def train(
         save_weights(declaration.trained_part(model), path)
         arguments = dict(experiment.arguments) | {"minutes": minutes, "steps": steps, "batch_size": training.batch_size}
         arguments |= {"init_from": init_from and init_from.name}
-        record = provenance(command_line(experiment.name, "train", name, arguments, jobs_per_gpu)) | settings
+        record = provenance(records.command_line(experiment.name, "train", name, arguments, jobs_per_gpu)) | settings
         record |= {
             "experiment": experiment.name,
             "variant": name,
             "batch": training.batch_size,
             "parent": parent,
-            "gpu_minutes": gpu_minutes(log.seconds, device, jobs_per_gpu),
+            "gpu_minutes": records.gpu_minutes(log.seconds, device, jobs_per_gpu),
         }
-        write_training_record(path, record, log)
+        records.write_training_record(path, record, log)
         return log
 
 
@@ -435,25 +439,21 @@ def _evaluate_one(
 ) -> None:
     """Runs one evaluation, or the session's part of it, or joins its parts; writes PATH.npz and PATH.json."""
     experiment, run, start_time = session.experiment, session.experiment.evaluations[name].run, time.monotonic()
-    records = []
+    part_records = []
     if session.part != ALL_CONTEXTS:
         results = Results({}, run.measure(session))
     elif parts > 1:
-        records, arrays = read_parts(path, parts)
+        part_records, arrays = read_parts(path, parts)
         results = run.summarise(session, arrays)
     else:
         results = run(session)
-    minutes = gpu_minutes(time.monotonic() - start_time, session.device, jobs_per_gpu)
+    minutes = records.gpu_minutes(time.monotonic() - start_time, session.device, jobs_per_gpu)
     arguments = dict(experiment.arguments) | dict(session.options) | {"parts": parts if parts > 1 else None}
-    command = command_line(experiment.name, "evaluate", name, arguments, jobs_per_gpu)
-    own = provenance(command) | {"gpu_minutes": minutes}
-    path.unlink(missing_ok=True)  # a record never stands beside arrays of another evaluation
-    with atomic_write(path.with_suffix(".npz")) as temporary:
-        np.savez_compressed(temporary, **results.arrays)
+    own = provenance(records.command_line(experiment.name, "evaluate", name, arguments, jobs_per_gpu))
     numbers = {key: value for key, value in results.numbers.items() if math.isfinite(value)}
     rows = [row._asdict() for row in experiment.measurements(name, numbers)]
-    record = merge_provenance([*records, own]) | {"command": command} if records else own  # one command for all parts
-    write_json(path, record | cache_key | {"measures": rows})
+    source = records.evaluation_source(own | {"gpu_minutes": minutes}, part_records)
+    records.write_evaluation_record(path, source | cache_key | {"measures": rows}, results.arrays)
     shown = name if session.part == ALL_CONTEXTS else path.stem
     print(shown, json.dumps({key: round(value, 3) for key, value in numbers.items()}), flush=True)
 

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from fwdiff_lite.devices import is_main_process, num_processes
-from fwdiff_lite.storage.files import read_json, write_json
+from fwdiff_lite.storage.files import atomic_write, read_json, write_json
+from fwdiff_lite.storage.provenance import merge_provenance
 from fwdiff_lite.training import TrainingLog
 
 COMMAND = "python -m fwdiff_lite.experiments"
@@ -52,6 +54,22 @@ def write_training_record(path: Path, record: dict[str, Any], log: TrainingLog) 
     write_json(path.with_suffix(".json"), record | {"steps": log.steps, "minutes": minutes, "curve": curve})
     losses = ", ".join(f"{key} {values[-1]:.4g}" for key, values in curve.items())
     print(f"{path.stem}: {log.steps} steps of {record['batch']} in {minutes:.1f} minutes, {losses}", flush=True)
+
+
+def evaluation_source(own: dict[str, Any], parts: list[dict[str, Any]]) -> dict[str, Any]:
+    """The provenance of an evaluation, with that of the parts that it joins; all of them were run by one command.
+
+    own: its own provenance, with its gpu_minutes; parts: the records of the parts
+    """
+    return merge_provenance([*parts, own]) | {"command": own["command"]} if parts else own
+
+
+def write_evaluation_record(path: Path, record: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes the record of an evaluation, and its arrays beside it: PATH.json and PATH.npz."""
+    path.unlink(missing_ok=True)  # a record never stands beside arrays of another evaluation
+    with atomic_write(path.with_suffix(".npz")) as temporary:
+        np.savez_compressed(temporary, **arrays)
+    write_json(path, record)
 
 
 def check_settings(path: Path, settings: Mapping[str, Any]) -> None:

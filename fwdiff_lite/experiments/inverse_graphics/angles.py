@@ -49,8 +49,9 @@ def session_test_set(session: Session) -> TestSet:
     options = session.options
     test_set = partial(make_test_set, device=session.device, angles=ANGLES, rows=session.part.rows)
     return session.cached(
-        ("test set at angles", session.part),
+        "test set at angles",
         lambda: test_set(options["scenes"], options["samples"], supersampling=options["supersampling"]),
+        part_only=True,  # those of all parts may not fit in the memory of a device
     )
 
 

@@ -1,5 +1,7 @@
 """Samplers measured scene by scene: exact draws pass, wrong ones fail; parts are those of the whole; ceilings."""
 
+import weakref
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -9,9 +11,10 @@ import torch
 from small_variants import small_variant
 
 from fwdiff_lite import metrics
-from fwdiff_lite.experiments.harness import Session
+from fwdiff_lite.experiments import harness
+from fwdiff_lite.experiments.harness import Evaluation, Results, Session
 from fwdiff_lite.experiments.inverse_graphics import angles, ceilings, evaluation, held_out
-from fwdiff_lite.experiments.split import Part, interleave
+from fwdiff_lite.experiments.split import Part, PerContext, interleave
 from fwdiff_lite.problems.inverse_graphics.pixelnerf import bilinear_sample_uv
 
 COUNT, K, SIDE = 8, 4, 12
@@ -141,6 +144,32 @@ def test_parts_have_the_samples_of_the_whole(monkeypatch, tmp_path):
             errors = angles.summarise_deterministic("deterministic", session, joined)
             assert errors.numbers["energy_120"] == pytest.approx(joined["energy"][:, 0, 0].mean())
             assert batch_sizes == {1}, "a batch of another size has other rounding errors"
+
+
+def test_the_test_set_of_a_part_ends_with_the_part(monkeypatch, tmp_path):
+    class PartTestSet(held_out.TestSet):
+        def __init__(self):
+            pass
+
+    made = []
+
+    def make(*sizes, **options):
+        assert all(reference() is None for reference in made), "the test set of an earlier part is in memory"
+        made.append(weakref.ref(test_set := PartTestSet()))
+        return test_set
+
+    def measure(session):
+        angles.session_test_set(session)
+        return {"row": np.zeros(2 // session.part.count)}
+
+    monkeypatch.setattr(angles, "make_test_set", make)
+    options = {"scenes": 2, "samples": 2, "supersampling": 1}
+    split = Evaluation(PerContext(measure, lambda session, arrays: Results({}, arrays)))
+    experiment = replace(evaluation.EXPERIMENT, evaluations={"first": split, "second": split})
+    harness.evaluate(experiment, ["first", "second"], tmp_path / "parts", options, parts=2)
+    assert len(made) == 4
+    harness.evaluate(experiment, ["first", "second"], tmp_path / "whole", options)
+    assert len(made) == 5, "evaluations of all contexts share one test set"
 
 
 def test_a_filtered_image_is_read_from_its_map_by_two_by_two_rays():
