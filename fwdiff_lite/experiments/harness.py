@@ -163,6 +163,7 @@ class Evaluation:
     baselines: further variants whose weights it uses
     assets: further assets whose weights it uses, beside those that the variants contain
     on_request: whether it runs only if the command names it
+    read_records: the records of earlier commands, if the evaluation only reads what they measured
     """
 
     run: Callable[[Session], Results]
@@ -170,6 +171,7 @@ class Evaluation:
     baselines: tuple[str, ...] = ()
     assets: tuple[str, ...] = ()
     on_request: bool = False
+    read_records: Callable[[Session], list[dict]] = lambda session: []
 
 
 def needed_assets(declaration: Variant | Asset) -> tuple[str, ...]:
@@ -265,9 +267,7 @@ class Session:
 
     def __init__(self, experiment: Experiment, folder: Path, options: Mapping[str, int], part: Part = ALL_CONTEXTS):
         self.experiment, self.folder, self.options, self.device = experiment, folder, options, default_device()
-        self.part = part
-        self._cache: dict[Any, Any] = {}
-        self._part_cache: dict[Any, Any] = {}
+        self.part, self._cache, self._part_cache = part, {}, {}
 
     def of_part(self, part: Part) -> Session:
         """The session for a part of the contexts; both share what either keeps in its cache, but for that of a part."""
@@ -438,21 +438,21 @@ def _evaluate_one(
     session: Session, name: str, path: Path, cache_key: dict[str, Any], parts: int, jobs_per_gpu: int
 ) -> None:
     """Runs one evaluation, or the session's part of it, or joins its parts; writes PATH.npz and PATH.json."""
-    experiment, run, start_time = session.experiment, session.experiment.evaluations[name].run, time.monotonic()
-    part_records = []
+    experiment, start_time, part_records = session.experiment, time.monotonic(), []
+    evaluation = experiment.evaluations[name]
     if session.part != ALL_CONTEXTS:
-        results = Results({}, run.measure(session))
+        results = Results({}, evaluation.run.measure(session))
     elif parts > 1:
         part_records, arrays = read_parts(path, parts)
-        results = run.summarise(session, arrays)
+        results = evaluation.run.summarise(session, arrays)
     else:
-        results = run(session)
+        results = evaluation.run(session)
     minutes = records.gpu_minutes(time.monotonic() - start_time, session.device, jobs_per_gpu)
     arguments = dict(experiment.arguments) | dict(session.options) | {"parts": parts if parts > 1 else None}
     own = provenance(records.command_line(experiment.name, "evaluate", name, arguments, jobs_per_gpu))
     numbers = {key: value for key, value in results.numbers.items() if math.isfinite(value)}
     rows = [row._asdict() for row in experiment.measurements(name, numbers)]
-    source = records.evaluation_source(own | {"gpu_minutes": minutes}, part_records)
+    source = records.evaluation_source(own | {"gpu_minutes": minutes}, part_records, evaluation.read_records(session))
     records.write_evaluation_record(path, source | cache_key | {"measures": rows}, results.arrays)
     shown = name if session.part == ALL_CONTEXTS else path.stem
     print(shown, json.dumps({key: round(value, 3) for key, value in numbers.items()}), flush=True)

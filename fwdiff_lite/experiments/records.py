@@ -56,11 +56,17 @@ def write_training_record(path: Path, record: dict[str, Any], log: TrainingLog) 
     print(f"{path.stem}: {log.steps} steps of {record['batch']} in {minutes:.1f} minutes, {losses}", flush=True)
 
 
-def evaluation_source(own: dict[str, Any], parts: list[dict[str, Any]]) -> dict[str, Any]:
-    """The provenance of an evaluation, with that of the parts that it joins; all of them were run by one command.
+def evaluation_source(own: dict[str, Any], parts: list[dict], measurements: list[dict]) -> dict[str, Any]:
+    """The provenance of an evaluation.
 
-    own: its own provenance, with its gpu_minutes; parts: the records of the parts
+    own: of its command, with gpu_minutes
+    parts: the records of the parts that it joins, which the same command measured
+    measurements: the records of the commands whose measurements it reads. Their commits and hardware are those of the
+        evaluation: where and when it read them decides nothing
     """
+    if measurements:
+        source = merge_provenance(measurements)
+        return source | {"command": f"{source['command']}; {own['command']}"}
     return merge_provenance([*parts, own]) | {"command": own["command"]} if parts else own
 
 

@@ -24,7 +24,7 @@ from torch.utils.flop_counter import flop_registry
 
 from fwdiff_lite.devices import autocast_bf16, default_device, is_main_process, num_processes
 from fwdiff_lite.experiments.harness import Experiment, Training, Variant, load_model
-from fwdiff_lite.experiments.records import command_line
+from fwdiff_lite.experiments.records import command_line, gpu_minutes
 from fwdiff_lite.protocols import BatchFunction, RowBatchFunction
 from fwdiff_lite.storage.files import write_json
 from fwdiff_lite.storage.provenance import provenance
@@ -201,6 +201,7 @@ def time_training(
         "compiled": options["compile"],
         **counts,
         **timer.measures(batch_size),
+        "gpu_minutes": gpu_minutes(log.seconds, device),
         "losses": log.curve["loss"],
     }
     record |= share_of_peak(record, device)

@@ -185,8 +185,8 @@ def evaluate_settings(session: Session) -> Results:
     return Results({}, {"settings": np.array(json.dumps(costs))})
 
 
-def evaluate_paper_size(session: Session) -> Results:
-    """The trainings of the model of the paper's size that `paper_size time dit` timed and wrote to the same folder.
+def read_timings(session: Session) -> list[dict[str, Any]]:
+    """The records that `paper_size time dit` wrote to the folder, sorted by processes, batch and precision.
 
     ValueError if the folder has none, or if they are of several commits.
     """
@@ -199,7 +199,12 @@ def evaluate_paper_size(session: Session) -> Results:
     if len(commits := sorted({record["commit"] for record in records})) > 1:
         several = f"of several commits: {', '.join(commits)}"
         raise ValueError(f"the files time_dit_*.json in {session.folder} are {several}; delete those of all but one")
-    records.sort(key=lambda record: (record["processes"], record["batch"], record["precision"], -record["compiled"]))
+    return sorted(records, key=lambda x: (x["processes"], x["batch"], x["precision"], -x["compiled"]))
+
+
+def evaluate_paper_size(session: Session) -> Results:
+    """The trainings of the model of the paper's size, from the records of `read_timings`."""
+    records = read_timings(session)
     numbers = {}
     for record in records:
         eager = "" if record["compiled"] else "_eager"
@@ -233,7 +238,7 @@ EXPERIMENT = Experiment(
     variants=MEASURED_VARIANTS,
     evaluations={
         "settings": Evaluation(evaluate_settings, on_request=True),
-        "paper_size": Evaluation(evaluate_paper_size, on_request=True),
+        "paper_size": Evaluation(evaluate_paper_size, on_request=True, read_records=read_timings),
     }
     | {
         f"scaling_{name}": Evaluation(partial(evaluate_scaling, name), on_request=True)
