@@ -127,6 +127,13 @@ def composite(
     return RenderedRays(rendered, (weights * distance).sum(-1) + transmittance * far, 1 - transmittance)
 
 
+def _check_views(cameras: Tensor) -> None:
+    """ValueError unless the cameras are valid, M for each of B scenes."""
+    check_cameras(cameras)
+    if cameras.ndim != 4:
+        raise ValueError(f"cameras have shape {format_shape(cameras)}, wanted (B, M, 4, 4)")
+
+
 def _check_pixel_indices(pixel_indices: Tensor, views: tuple[int, int], num_pixels: int) -> None:
     """ValueError unless the indices are integers (B, M, n), of pixels that an image has."""
     if pixel_indices.shape[:-1] != views or pixel_indices.dtype not in (torch.int64, torch.int32):
@@ -210,9 +217,10 @@ class VolumeRenderer:
 
     def render_images(self, signal: Callable, cameras: Float[Tensor, "b m 4 4"]) -> RenderedImages:
         """Colours, distance and opacity of whole images."""
+        _check_views(cameras)
         offsets = [(i + 0.5) / self.supersampling - 0.5 for i in range(self.supersampling)]
         renders = [
-            self.render_rays(signal, cameras, pixel_offset=(x, y), num_channels=3) for y in offsets for x in offsets
+            self._render_pixels(signal, cameras, num_channels=3, pixel_offset=(x, y)) for y in offsets for x in offsets
         ]
         rgb, distance, opacity = (sum(values) / len(renders) for values in zip(*renders, strict=True))
         images = rgb.transpose(-1, -2), distance, opacity
@@ -224,21 +232,33 @@ class VolumeRenderer:
         cameras: Float[Tensor, "b m 4 4"],
         pixel_indices: Int[Tensor, "b m n"] | None = None,
         downsample: int = 1,
-        pixel_offset: tuple[float, float] = (0.0, 0.0),
         num_channels: int | None = None,
         supersampling: int = 1,
     ) -> RenderedRays:
         """Renders the pixels of M cameras, or the pixels with the given indices.
 
         downsample: divides the image's height and width; neither becomes less than 1
-        pixel_offset: where the rays pass, in pixels to the right of and below the pixels' centres
         num_channels: how many of the field's channels are rendered, from the first; 3 are the colours, None is all
         supersampling: a pixel is the mean of supersampling x supersampling rays, evenly spaced in the pixel
         """
-        check_cameras(cameras)
+        _check_views(cameras)
         check_count(downsample=downsample)
-        if cameras.ndim != 4:
-            raise ValueError(f"cameras have shape {format_shape(cameras)}, wanted (B, M, 4, 4)")
+        return self._render_pixels(signal, cameras, pixel_indices, downsample, num_channels, supersampling)
+
+    def _render_pixels(
+        self,
+        signal: Callable,
+        cameras: Float[Tensor, "b m 4 4"],
+        pixel_indices: Int[Tensor, "b m n"] | None = None,
+        downsample: int = 1,
+        num_channels: int | None = None,
+        supersampling: int = 1,
+        pixel_offset: tuple[float, float] = (0.0, 0.0),
+    ) -> RenderedRays:
+        """The same as `render_rays`, for cameras that were checked.
+
+        pixel_offset: where the rays pass, in pixels to the right of and below the pixels' centres
+        """
         b, m = cameras.shape[:2]
         h, w = (max(1, n // downsample) for n in (self.height, self.width))
         uv = pixel_centres(h, w, cameras, pixel_offset)

@@ -6,7 +6,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from fwdiff_lite.problems.inverse_graphics import volume
 from fwdiff_lite.problems.inverse_graphics.cameras import (
     check_cameras,
     look_at,
@@ -198,6 +200,31 @@ def test_autocast_does_not_lower_the_precision_of_rays_and_projections():
     exact = (*rays(matrix.double(), uv.double()), *project(matrix.double(), points.double()))
     for single, exact_value in zip(expected, exact, strict=False):
         torch.testing.assert_close(single.double(), exact_value, rtol=1e-5, atol=1e-5)
+
+
+class ReadCounter(TorchDispatchMode):
+    """Counts how often a number is read from a tensor; a GPU is waited for each time."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+def test_valid_cameras_are_checked_by_one_read_from_their_device():
+    valid = orbit(torch.zeros(2, 3), 0.2, 2.0, 0.6)
+    with ReadCounter() as reads:
+        check_cameras(valid)
+    assert reads.count == 1
+
+
+def test_cameras_are_checked_once_in_a_render_of_several_rays_a_pixel(monkeypatch):
+    checked, views = [], orbit(torch.zeros(1, 2), 0.2, 2.0, 0.6)
+    monkeypatch.setattr(volume, "check_cameras", checked.append)
+    renderer = volume.VolumeRenderer((-1, -1, -1), (1, 1, 1), 2, 2, 2, supersampling=2)
+    renderer.render_images(lambda points: (torch.ones_like(points[..., 0]), points), views)
+    assert len(checked) == 1 and checked[0] is views
 
 
 # --- invalid input ----------------------------------------------------------------------------------------------------
