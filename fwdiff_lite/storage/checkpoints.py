@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fwdiff_lite.checks import abbreviate
-from fwdiff_lite.storage.files import DAMAGE_ERRORS, atomic_write, file_sha256, read_text, repo_root
+from fwdiff_lite.storage.files import DAMAGE_ERRORS, atomic_write, file_sha256, read_text, repo_root, restore_on_error
 from fwdiff_lite.storage.provenance import git_commit
 
 FILE_MB, ALL_MB = 15, 44  # the largest sizes of one file, unless its caller allows more, and of all files together
@@ -141,9 +141,9 @@ def arrays_file(name: str, arrays: dict[str, np.ndarray], **entry: Any) -> Check
 
 
 def save(files: Sequence[CheckpointFile], folder: Path | None = None) -> list[Path]:
-    """Writes files and their manifest entries to checkpoints/: all of them, or none if one cannot be made.
+    """Writes files and their manifest entries to checkpoints/: all of them, or none if one cannot be written.
 
-    All are complete before the first one gets its name. If a file cannot get its name, the manifest stays as it was.
+    All are complete before the first one gets its name.
     ValueError if a file would have more than its `max_megabytes`, or all checkpoints together more than ALL_MB.
     """
     for file in files:
@@ -151,7 +151,7 @@ def save(files: Sequence[CheckpointFile], folder: Path | None = None) -> list[Pa
     folder = folder or repo_root() / "checkpoints"
     manifest = read_manifest(folder)
     commit = git_commit() or "unknown"  # before the files themselves count as a change
-    with ExitStack() as stack:
+    with restore_on_error([folder / file.name for file in files]), ExitStack() as stack:
         # the stack closes in reverse order: every file is in place before the manifest that names it
         manifest_path = stack.enter_context(atomic_write(folder / "manifest.toml"))
         for file in files:

@@ -10,7 +10,7 @@ import secrets
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
@@ -86,6 +86,25 @@ def atomic_write(path: Path) -> Iterator[Path]:
     finally:
         os.close(descriptor)
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def restore_on_error(paths: Sequence[Path]) -> Iterator[None]:
+    """A block that writes several files: if it raises, they are as they were before, and new ones are removed.
+
+    The old files are kept in memory. A process that is killed restores nothing.
+    """
+    old_contents = {path: path.read_bytes() if path.is_file() else None for path in paths}
+    try:
+        yield
+    except BaseException:
+        for path, old in old_contents.items():
+            content = path.read_bytes() if path.is_file() else None
+            if old is None and content is not None:
+                path.unlink()
+            elif content != old:
+                write_bytes(path, old)
+        raise
 
 
 def temporary_prefix(path: Path) -> str:

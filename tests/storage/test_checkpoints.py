@@ -1,6 +1,7 @@
 """Weights come back as they were saved, and whatever was done to them since is noticed."""
 
 import tomllib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from fwdiff_lite.storage.checkpoints import (
     verified_path,
     weights_file,
 )
-from fwdiff_lite.storage.files import repo_root
+from fwdiff_lite.storage.files import UnwritableError, repo_root
 
 WEIGHTS = {"layer.weight": torch.arange(12.0).reshape(3, 4), "steps": torch.tensor(7)}
 ORIGIN = {"command": "python -m x", "seed": 0, "gpu_minutes": 1.5, "metrics": {"c2st": 0.5}, "tags": ["a"]}
@@ -123,6 +124,24 @@ def test_several_files_are_written_or_none(tmp_path):
     paths = save([small, arrays_file("sweep", {"a": np.ones(1)})], tmp_path)
     assert paths == [tmp_path / "toy.safetensors", tmp_path / "sweep.npz"]
     assert set(read_manifest(tmp_path)) == {"toy.safetensors", "sweep.npz"} and load_pretrained("toy", tmp_path)
+
+
+@pytest.mark.parametrize("unwritable", ["toy.safetensors", "manifest.toml"])
+def test_a_file_that_cannot_get_its_name_leaves_all_others_as_they_were(unwritable, tmp_path, monkeypatch):
+    save_recorded("sweep", {"a": np.ones(1)}, tmp_path)
+    contents = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    replace = Path.replace
+
+    def refuse(path, target):
+        if target.name == unwritable:
+            raise PermissionError(13, "Permission denied")
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(UnwritableError, match=f"{unwritable} cannot be written: Permission denied"):
+        save([weights_file("toy", WEIGHTS), arrays_file("sweep", {"a": np.zeros(1)}), arrays_file("new", {})], tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == contents
+    assert load_recorded("sweep", tmp_path)["a"] == 1
 
 
 def test_what_the_manifest_cannot_say(tmp_path):
