@@ -89,12 +89,14 @@ def test_initial_weights_come_from_the_parent_or_a_file(toy, tmp_path, monkeypat
     parent, trained = load_pretrained("90_toy"), load_file(folder / "child.safetensors")
     moved = max(float((trained[key].float() - w).abs().max()) for key, w in parent.items())
     assert 0 < moved < 0.02, "one step from the parent's weights"
-    weights = tmp_path / "weights.safetensors"
+    weights = tmp_path / "own" / "90_toy.safetensors"  # another file than that of the manifest
+    weights.parent.mkdir()
     save_file({key: torch.zeros_like(w) for key, w in parent.items()}, weights)
     monkeypatch.setattr(command_line, "find_experiment", lambda name: TOY)
     toy(f"train reseeded --steps 1 --init-from {weights}")
     assert max(float(w.abs().max()) for w in load_file(folder / "reseeded.safetensors").values()) < 0.02
-    assert read_json(folder / "reseeded.json")["command"].endswith("--init-from weights.safetensors")
+    record = read_json(folder / "reseeded.json")
+    assert record["command"].endswith("--init-from 90_toy.safetensors") and record["parent"] == {}
 
 
 def test_an_evaluation_is_cached_until_weights_or_options_change(toy, capsys):
