@@ -7,9 +7,9 @@
     python -m fwdiff_lite.experiments cost export
 
 Every part of an evaluation is written to NAME_parts.json in the folder as soon as it is measured. The same command goes
-on with the parts that are missing, if commit, options and hardware are the same. A part takes at most three minutes on
-a GPU. `--side 16 --batch-size 2 --training-steps 6 --scenes 2 --samples 2` rehearses scaling and sampling on a CPU,
-with two processes in place of several GPUs.
+on with the parts that are missing, if commit, options, weights and hardware are the same. A part takes at most three
+minutes on a GPU. `--side 16 --batch-size 2 --training-steps 6 --scenes 2 --samples 2` rehearses scaling and sampling on
+a CPU, with two processes in place of several GPUs.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ from fwdiff_lite.experiments.inverse_graphics.training_rate import (
     run_processes,
 )
 from fwdiff_lite.experiments.timing import count_teraflops
-from fwdiff_lite.storage.files import read_json, write_json
+from fwdiff_lite.experiments.weights import weights_path
+from fwdiff_lite.storage.files import file_sha256, read_json, write_json
 from fwdiff_lite.storage.provenance import provenance
 
 SAMPLING_STEPS, ETAS = (4, 8, 16, 32), (0, 1)
@@ -69,10 +70,13 @@ class Parts:
         self.parts: dict[str, Any] = written["parts"] if written.get("settings") == settings else {}
 
     @classmethod
-    def of_session(cls, session: Session, name: str) -> Parts:
-        """The parts of an evaluation in the folder of a session, for its options, commit and hardware."""
+    def of_session(cls, session: Session, name: str, **settings: Any) -> Parts:
+        """The parts of an evaluation in the folder of a session, for its options, commit and hardware.
+
+        settings: further JSON values that the parts depend on
+        """
         source = provenance("")
-        settings = dict(session.options) | {key: source[key] for key in ("commit", "hardware")}
+        settings |= dict(session.options) | {key: source[key] for key in ("commit", "hardware")}
         return cls(session.folder / f"{name}_parts.json", settings)
 
     def measure(self, key: str, call: Callable[[], Any]) -> Any:
@@ -138,7 +142,8 @@ def evaluate_sampling(name: str, session: Session) -> Results:
     eta_ETA_steps_STEPS: for each of SAMPLING_ANGLES, the ratio with its interval over the scenes
     """
     options, device, test_set = session.options, session.device, make_test_set(name, session)
-    parts = Parts.of_session(session, f"sampling_{name}")
+    weights_digest = file_sha256(weights_path(name, session.folder))
+    parts = Parts.of_session(session, f"sampling_{name}", weights=weights_digest)
     resized = {name: resize_variant(MEASURED_VARIANTS[name], options["side"])}
     experiment = replace(session.experiment, variants=session.experiment.variants | resized)
     model = load_model(experiment, name, session.folder, device)

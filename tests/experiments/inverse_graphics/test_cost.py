@@ -161,6 +161,10 @@ def test_samples_are_timed_and_scored(session, monkeypatch):
     assert parts.keys() == {"seconds_1", "eta_0_steps_1", "eta_1_steps_1"} and parts["seconds_1"]["batch"] == 1
     assert numbers["sampling_ms_1"] == 1e3 * parts["seconds_1"]["seconds"]
     assert numbers["eta_0_steps_1_energy_over_true_60"] == parts["eta_0_steps_1"]["60"][0] > 1
+    weights = {key: 1.5 * w for key, w in small["unet"].build_model().denoiser.state_dict().items()}
+    save_file(weights, session.folder / "unet.safetensors")
+    again = json.loads(str(cost.evaluate_sampling("unet", session).arrays["sampling_unet"]))
+    assert again["eta_0_steps_1"] != parts["eta_0_steps_1"], "parts of other weights are measured again"
     test_set = cost.make_test_set("unet", session)
     draws = test_set.posterior_draws[:, :, held_out.TARGET_ANGLES.index(180), 0]
     assert cost.energy_over_true(test_set, draws, 180) == [1.0] * 3, "true draws are as good as true draws"
