@@ -45,6 +45,12 @@ def autocast_bf16(device: torch.device, enabled: bool) -> AbstractContextManager
     return torch.autocast(device.type, torch.bfloat16) if enabled else nullcontext()
 
 
+def synchronize(device: torch.device) -> None:
+    """Waits until a GPU has computed all that it was asked for, as a measurement of time must."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 class CUDAGraphCallable:
     """A function of one tensor, captured as a CUDA graph after a few calls and replayed from then on.
 

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from fwdiff_lite import metrics
 from fwdiff_lite.colours import to_uint8
+from fwdiff_lite.devices import synchronize
 from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
 from fwdiff_lite.experiments.harness import Evaluation, Experiment, RecordedResults, Results, Session
 from fwdiff_lite.experiments.inverse_graphics import evaluation, held_out
@@ -449,6 +450,7 @@ def render_orbit_views(session: Session) -> Results:
     with autocast(session.device):
         start_time = time.monotonic()
         distilled_scene, predicted_views = distil(view_model, test_set.context, cameras, generator, steps, eta=1.0)
+        synchronize(session.device)
         seconds = time.monotonic() - start_time
         back_camera = test_set.cameras[:, TARGET_ANGLES.index(180), :1]
         step = model.sample(test_set.context, back_camera, steps=steps, eta=1.0, generator=generator)
@@ -479,7 +481,6 @@ EXPERIMENT = Experiment(
     }
     | {"orbit": Evaluation(render_orbit_views, "view_space", (FULL_MODEL,))},
     make_test_set=lambda device, options: held_out.make_test_set(options["scenes"], K, device=device),
-    predict=evaluation.predict,
     evaluation_options={"scenes": COUNT, "steps": STEPS, "chunk_size": 64},
     views=tuple(map(str, TARGET_ANGLES)),
     headline=("energy_skill_180",),

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from fwdiff_lite import metrics
 from fwdiff_lite.colours import to_uint8
+from fwdiff_lite.devices import synchronize
 from fwdiff_lite.diffusion import ForwardDiffusion
 from fwdiff_lite.experiments.harness import Evaluation, Results, Session
 from fwdiff_lite.experiments.inverse_graphics.factors import classify_factors, summarise_factors
@@ -135,7 +136,7 @@ def measure_views(test_set: TestSet, samples: Float[Tensor, "c k d v 3 h w"]) ->
 
 
 def measure_sampler(variant: str, eta: int, session: Session) -> dict[str, np.ndarray]:
-    """The measures of a variant's samples, for each scene of the session's part; with seconds, and bytes of images."""
+    """The measures of a variant's samples, for each scene of the session's part; the seconds of sampling; images."""
     test_set, options = session_test_set(session), session.options
     model, rows = load_compiled_model(session, variant), []
     sampling = Sampling(options["samples"], options["steps"], eta)
@@ -145,9 +146,11 @@ def measure_sampler(variant: str, eta: int, session: Session) -> dict[str, np.nd
         start_time = time.monotonic()
         with autocast(session.device):
             samples = sample(model, one, sampling, scene_generator(scene)).float()
+        synchronize(session.device)
+        seconds = time.monotonic() - start_time
         row = {name: value.cpu().numpy() for name, value in measure_views(one, samples).items()}
         row["images"] = to_uint8(samples[:, :EXAMPLE_SAMPLES], 64)
-        rows.append(row | {"seconds": np.array([time.monotonic() - start_time])})
+        rows.append(row | {"seconds": np.array([seconds])})
     return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
 

@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
-from fwdiff_lite.devices import autocast_bf16
+from fwdiff_lite.devices import autocast_bf16, synchronize
 from fwdiff_lite.diffusion import ForwardDiffusion
 from fwdiff_lite.experiments.inverse_graphics.variants import (
     BATCH_SIZE,
@@ -147,15 +147,14 @@ def measure(call: Callable[[], None], device: torch.device, repeats: int = 5, wa
     on_gpu = device.type == "cuda"
     for _ in range(warmup):
         call()
+    synchronize(device)
     if on_gpu:
-        torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
     times = []
     for _ in range(repeats):
         start_time = time.perf_counter()
         call()
-        if on_gpu:
-            torch.cuda.synchronize()
+        synchronize(device)
         times.append(time.perf_counter() - start_time)
     memory = {"gigabytes": torch.cuda.max_memory_allocated() / 1e9} if on_gpu else {}
     return {"seconds": statistics.median(times)} | memory

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from fwdiff_lite import metrics
 from fwdiff_lite.colours import to_uint8
+from fwdiff_lite.devices import synchronize
 from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
 from fwdiff_lite.experiments.harness import Evaluation, Experiment, Results, Session
 from fwdiff_lite.experiments.inverse_graphics import angles, ceilings
@@ -175,6 +176,7 @@ def evaluate_sampler(variant: str, eta: int, session: Session) -> Results:
     start_time = time.monotonic()
     with autocast(session.device):
         samples = sample_posterior(model, test_set, Sampling(options["samples"], options["steps"], eta), target_angles)
+    synchronize(session.device)
     seconds = (time.monotonic() - start_time) / (len(samples) * samples.shape[1] * len(target_angles))
     numbers = evaluate(test_set, samples, baseline, target_angles) | {"seconds_a_sample": seconds}
     labels = classify_factors(samples[:, :, target_angles.index(180), 0], test_set)

@@ -4,6 +4,7 @@ import weakref
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -144,6 +145,22 @@ def test_parts_have_the_samples_of_the_whole(monkeypatch, tmp_path):
             errors = angles.summarise_deterministic("deterministic", session, joined)
             assert errors.numbers["energy_120"] == pytest.approx(joined["energy"][:, 0, 0].mean())
             assert batch_sizes == {1}, "a batch of another size has other rounding errors"
+
+
+def test_the_seconds_of_a_sample_are_those_of_sampling_alone(monkeypatch, tmp_path):
+    clock = [0.0]
+
+    def take(seconds, result):
+        clock[0] += seconds
+        return result
+
+    monkeypatch.setattr(angles, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(angles, "session_test_set", lambda session: "two scenes")
+    monkeypatch.setattr(angles, "load_compiled_model", lambda session, variant: None)
+    monkeypatch.setattr(angles, "sample_scene", lambda *_: take(3.0, torch.zeros(1, 2, 5, 2, 3, 4, 4)))
+    monkeypatch.setattr(angles, "measure_views", lambda *_: take(100.0, {}))
+    session = Session(evaluation.EXPERIMENT, tmp_path, {"scenes": 2, "samples": 2, "steps": 1})
+    assert angles.measure_sampler("unet", 1, session)["seconds"].tolist() == [3.0, 3.0]
 
 
 def test_the_test_set_of_a_part_ends_with_the_part(monkeypatch, tmp_path):
