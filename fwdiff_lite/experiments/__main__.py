@@ -134,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command line. arguments: None: those of the process."""
     parser = argparse.ArgumentParser(prog=COMMAND, description="Train, evaluate and export an experiment.")
     parser.add_argument("experiment", metavar="NAME", help="of the experiment, such as motion")
-    parser.add_argument("words", nargs=argparse.REMAINDER, metavar="train|evaluate|export ...")
+    parser.add_argument("words", nargs=argparse.REMAINDER, metavar="train|time|evaluate|export ...")
     options = parser.parse_args(arguments)
     try:
         experiment = find_experiment(options.experiment)

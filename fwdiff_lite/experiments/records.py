@@ -1,4 +1,4 @@
-"""What a record states: the command, the minutes of a GPU, and the losses and the settings of a training."""
+"""Records of trainings and of evaluations: the command, the minutes of a GPU, losses, settings, provenance."""
 
 import json
 import shlex

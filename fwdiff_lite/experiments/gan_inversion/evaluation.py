@@ -194,7 +194,8 @@ def evaluate_recipe(name: str, session: Session) -> Results:
     """What tells recipes of a variant apart, without a baseline: responses to attributes, and measures of samples.
 
     `response_NAME`: to an attribute that is almost clean in the target; `spread_NAME`: of the attribute's contrast over
-    contexts that hide it, at almost pure noise. Beside both stand the exact values (`exact_`).
+    contexts that hide it, at almost pure noise. Beside both stand the exact values (`exact_`). Attributes
+    without a crop in RESPONSE_CROPS, or that fewer than two contexts hide, are left out.
     """
     model, test_set, options = session.model(name), session.test_set, session.options
     people, numbers = held_out_portraits(options["portraits"]), {}
