@@ -37,7 +37,8 @@ class GeneratorRecipe:
     """How a generator is trained.
 
     auxiliary_weight: factor of the auxiliary loss; 0: the training needs no classifiers
-    mapping_steps: of the mapping alone on the auxiliary loss, at the end; see stylegan2_training.train_mapping
+    mapping_steps: of the mapping alone on the auxiliary loss, at the end (stylegan2_training.train_mapping); at most a
+        tenth of the steps before
     sizes: arguments of the generator that replace those of stylegan2.SMALL_GENERATOR
     discriminator_sizes: arguments of the discriminator that replace those of the generator; see stylegan2.Discriminator
     """
@@ -141,9 +142,9 @@ def train_generator(
         checkpoint=training.checkpoint,
     )
     G.load_state_dict(trainer.G_ema.state_dict())
-    if recipe.mapping_steps:
+    if mapping_steps := min(recipe.mapping_steps, log.steps // 10):
         log.curve["mapping"] = stylegan2_training.train_mapping(
-            G, trainer.auxiliary_loss, training.batch_size, steps=recipe.mapping_steps, seed=training.seed
+            G, trainer.auxiliary_loss, training.batch_size, steps=mapping_steps, seed=training.seed
         )
     return log
 
