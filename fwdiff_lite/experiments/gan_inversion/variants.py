@@ -66,12 +66,12 @@ GENERATOR_SWEEP = {  # recipes of "generator" that differ from it by more and mo
     "generator_small_images": GeneratorRecipe(
         SMALL_IMAGES_OPTIONS, sizes=SHALLOW_MAPPING_SIZES, discriminator_sizes=LARGE_GROUP_SIZES
     ),
-    "generator_mapping": GeneratorRecipe(MAPPING_ALONE_OPTIONS, 4.0, 1000, SHALLOW_MAPPING_SIZES, LARGE_GROUP_SIZES),
+    "generator_mapping": GeneratorRecipe(MAPPING_ALONE_OPTIONS, 4.0, 2000, SHALLOW_MAPPING_SIZES, LARGE_GROUP_SIZES),
     "generator_wide_discriminator": GeneratorRecipe(
-        MAPPING_ALONE_OPTIONS, 4.0, 1000, SHALLOW_MAPPING_SIZES, WIDE_DISCRIMINATOR_SIZES
+        MAPPING_ALONE_OPTIONS, 4.0, 2000, SHALLOW_MAPPING_SIZES, WIDE_DISCRIMINATOR_SIZES
     ),
     "generator_wide": GeneratorRecipe(
-        MAPPING_ALONE_OPTIONS, 4.0, 1000, SHALLOW_MAPPING_SIZES | {"channel_base": 3 * 2**10}, WIDE_DISCRIMINATOR_SIZES
+        MAPPING_ALONE_OPTIONS, 4.0, 2000, SHALLOW_MAPPING_SIZES | {"channel_base": 3 * 2**10}, WIDE_DISCRIMINATOR_SIZES
     ),
 }
 
