@@ -37,12 +37,15 @@ class GeneratorRecipe:
     """How a generator is trained.
 
     auxiliary_weight: factor of the auxiliary loss; 0: the training needs no classifiers
+    mapping_steps: of the mapping alone on the auxiliary loss, at the end (stylegan2_training.train_mapping); at most a
+        tenth of the steps before
     sizes: arguments of the generator that replace those of stylegan2.SMALL_GENERATOR
     discriminator_sizes: arguments of the discriminator that replace those of the generator; see stylegan2.Discriminator
     """
 
     trainer: stylegan2_training.TrainerOptions
     auxiliary_weight: float = 1.0
+    mapping_steps: int = 0
     sizes: Mapping[str, int] = field(default_factory=dict)
     discriminator_sizes: Mapping[str, int] = field(default_factory=dict)
 
@@ -60,13 +63,15 @@ SHALLOW_MAPPING_SIZES, LARGE_GROUP_SIZES = {"mapping_layers": 2}, {"group_size":
 WIDE_DISCRIMINATOR_SIZES = LARGE_GROUP_SIZES | {"channel_base": 3 * 2**10, "channel_max": 256}
 GENERATOR_SWEEP = {  # recipes of "generator" that differ from it by more and more options
     "generator_average": GeneratorRecipe(LONG_AVERAGE_OPTIONS),
-    "generator_small_images": GeneratorRecipe(SMALL_IMAGES_OPTIONS, 1.0, SHALLOW_MAPPING_SIZES, LARGE_GROUP_SIZES),
-    "generator_mapping": GeneratorRecipe(MAPPING_ALONE_OPTIONS, 4.0, SHALLOW_MAPPING_SIZES, LARGE_GROUP_SIZES),
+    "generator_small_images": GeneratorRecipe(
+        SMALL_IMAGES_OPTIONS, sizes=SHALLOW_MAPPING_SIZES, discriminator_sizes=LARGE_GROUP_SIZES
+    ),
+    "generator_mapping": GeneratorRecipe(MAPPING_ALONE_OPTIONS, 4.0, 2000, SHALLOW_MAPPING_SIZES, LARGE_GROUP_SIZES),
     "generator_wide_discriminator": GeneratorRecipe(
-        MAPPING_ALONE_OPTIONS, 4.0, SHALLOW_MAPPING_SIZES, WIDE_DISCRIMINATOR_SIZES
+        MAPPING_ALONE_OPTIONS, 4.0, 2000, SHALLOW_MAPPING_SIZES, WIDE_DISCRIMINATOR_SIZES
     ),
     "generator_wide": GeneratorRecipe(
-        MAPPING_ALONE_OPTIONS, 4.0, SHALLOW_MAPPING_SIZES | {"channel_base": 3 * 2**10}, WIDE_DISCRIMINATOR_SIZES
+        MAPPING_ALONE_OPTIONS, 4.0, 2000, SHALLOW_MAPPING_SIZES | {"channel_base": 3 * 2**10}, WIDE_DISCRIMINATOR_SIZES
     ),
 }
 
@@ -137,6 +142,10 @@ def train_generator(
         checkpoint=training.checkpoint,
     )
     G.load_state_dict(trainer.G_ema.state_dict())
+    if mapping_steps := min(recipe.mapping_steps, log.steps // 10):
+        log.curve["mapping"] = stylegan2_training.train_mapping(
+            G, trainer.auxiliary_loss, training.batch_size, steps=mapping_steps, seed=training.seed
+        )
     return log
 
 
@@ -172,6 +181,7 @@ def make_generator(name: str, recipe: GeneratorRecipe, num_portraits: int) -> As
     """A generator by a recipe; num_portraits: in its training set."""
     sizes = {key: dict(value) for key in ("sizes", "discriminator_sizes") if (value := getattr(recipe, key))}
     options = asdict(recipe.trainer) | {"auxiliary_weight": recipe.auxiliary_weight, "portraits": num_portraits}
+    options |= {"mapping_steps": recipe.mapping_steps} if recipe.mapping_steps else {}
     return Asset(
         build=partial(build_generator, **recipe.sizes),
         train=partial(train_generator, num_portraits, recipe),

@@ -338,6 +338,38 @@ def train_generator(
     return log
 
 
+def train_mapping(
+    G: Generator,
+    image_loss: Callable[[Float[Tensor, "b c h w"]], Float[Tensor, ""]],
+    batch_size: int,
+    *,
+    steps: int,
+    learning_rate: float = 0.05,
+    seed: int = 0,
+) -> list[float]:
+    """Trains the mapping alone on a loss of generated images, in place.
+
+    Returns the mean loss of every LOG_INTERVAL steps.
+
+    A loss of how often attributes occur changes the frequencies of images. The synthesis is fixed, so an image of a
+    style stays as it is. The learning rate is large since weights of the mapping are: see `Mapping`.
+    """
+    generator = torch.Generator(G.mapping.w_avg.device).manual_seed(seed)
+    optimizer = torch.optim.Adam(G.mapping.parameters(), learning_rate, betas=(0.9, 0.99))
+    scheduler, losses = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(steps, 1)), []
+    for _ in range(steps):
+        z = torch.randn(batch_size, G.mapping.z_dim, generator=generator, device=generator.device)
+        w = G.mapping(z)
+        G.mapping.update_w_avg(w)
+        loss = image_loss(G.synthesis(w, G.synthesis.sample_noise(batch_size, generator)))
+        optimizer.zero_grad()
+        loss.backward(inputs=list(G.mapping.parameters()))
+        optimizer.step()
+        scheduler.step()
+        losses.append(loss.detach())
+    return [float(torch.stack(losses[k : k + LOG_INTERVAL]).mean()) for k in range(0, steps, LOG_INTERVAL)]
+
+
 def _move_means(recent_losses: list[dict[str, Float[Tensor, ""]]], log: TrainingLog) -> None:
     """Moves the mean of each loss to the curve of the log. Not every step has every loss."""
     for name in dict.fromkeys(name for losses in recent_losses for name in losses):

@@ -24,6 +24,7 @@ from fwdiff_lite.problems.gan_inversion.stylegan2_training import (
     path_lengths,
     r1_penalty,
     train_generator,
+    train_mapping,
     update_ema,
 )
 
@@ -323,6 +324,26 @@ def test_the_mapping_alone_can_minimise_the_auxiliary_loss():
     for _ in range(20):
         trainer.auxiliary_step(torch.zeros(8, 3, 8, 8), generator)
     assert trainer.G(z).mean() > initial_brightness + 0.02
+
+
+def test_the_mapping_alone_changes_how_often_images_are_bright():
+    """The synthesis stays, so an image of a style does; also the mean style follows the mapping."""
+
+    def brightness(images):
+        return images.mean((1, 2, 3)).sigmoid().mean()
+
+    G = make_trainer().G
+    z, styles = (torch.randn(256, 8, generator=make_generator(k)) for k in (1, 2))
+    with torch.no_grad():
+        image_of_style, initial, mean = G.synthesis(styles), brightness(G(z)), G.mapping.w_avg.clone()
+    losses = train_mapping(
+        G, lambda images: (brightness(images) - initial - 0.02).square(), 64, steps=120, learning_rate=0.2
+    )
+    assert len(losses) == 2 and losses[1] < losses[0] / 3
+    with torch.no_grad():
+        assert float(brightness(G(z)) - initial) == pytest.approx(0.02, abs=0.005)
+        assert torch.equal(G.synthesis(styles), image_of_style)
+    assert not torch.equal(G.mapping.w_avg, mean)
 
 
 def test_the_weight_of_a_lazy_auxiliary_loss_is_that_of_the_steps_between(monkeypatch):
