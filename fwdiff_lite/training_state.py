@@ -98,8 +98,9 @@ class TrainingState:
         muon = options.muon_learning_rate
         matrices = [] if muon is None else hidden_matrices(self.denoiser)
         others = [w for w in self.weights if not any(w is matrix for matrix in matrices)]
-        rates = {"lr": options.learning_rate, "weight_decay": options.weight_decay}
-        optimizers = [torch.optim.AdamW(others, betas=(0.9, 0.99), fused=fused, **rates)] if others else []
+        settings = {"lr": options.learning_rate, "weight_decay": options.weight_decay}
+        settings |= {"fused": fused, "foreach": not fused}  # on CPUs, torch's default makes more calls, for equal bits
+        optimizers = [torch.optim.AdamW(others, betas=(0.9, 0.99), **settings)] if others else []
         return optimizers + ([Muon(matrices, muon, weight_decay=options.weight_decay)] if matrices else [])
 
     def set_learning_rate(self, fraction: float) -> None:
@@ -125,8 +126,9 @@ class TrainingState:
         torch._foreach_lerp_(self.ema, [w.detach() for w in self.weights], 1 - decay)
         self.log.steps += 1
         self.random_state, self.position = self._random_state(), position
-        for buffer, present in zip(self.buffers, self.denoiser.buffers(), strict=True):
-            buffer.copy_(torch.where(norm.isfinite(), present, buffer))
+        if self.buffers:  # a search for buffers through all modules takes longer than this step's other bookkeeping
+            for buffer, present in zip(self.buffers, self.denoiser.buffers(), strict=True):
+                buffer.copy_(torch.where(norm.isfinite(), present, buffer))
         return updated
 
     @torch.no_grad()
@@ -138,8 +140,8 @@ class TrainingState:
 
     def zero_grad(self) -> None:
         """Frees all gradients."""
-        for optimizer in self.optimizers:
-            optimizer.zero_grad()
+        for w in self.weights:
+            w.grad = None
 
     @contextmanager
     def averaged(self) -> Iterator[None]:

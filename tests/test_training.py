@@ -245,8 +245,8 @@ def interrupt(w):
 def test_a_step_that_is_not_finite_does_not_reach_the_weights(term, message, fused, muon, monkeypatch):
     """A fused optimizer looks at the gradient on the device, as on a GPU, and the error comes a few steps later."""
     if fused:
-        adam = torch.optim.AdamW
-        monkeypatch.setattr(torch.optim, "AdamW", lambda *args, **options: adam(*args, **options | {"fused": True}))
+        adam, implementation = torch.optim.AdamW, {"fused": True, "foreach": False}
+        monkeypatch.setattr(torch.optim, "AdamW", lambda *args, **options: adam(*args, **options | implementation))
     options = {"steps": 5 if fused else 50, "warmup": 1, "muon_learning_rate": muon, "progress": False}
     options["ema"] = 0.0  # no average: the raw weights
     model, batch = model_and_batch()

@@ -14,7 +14,7 @@ from torch import nn
 from fwdiff_lite import training
 from fwdiff_lite.observations import Observations
 from fwdiff_lite.training import fit
-from fwdiff_lite.training_state import TrainingLog
+from fwdiff_lite.training_state import Optimization, TrainingLog, TrainingState
 from fwdiff_lite.validation import validation_loss
 
 pytestmark = pytest.mark.filterwarnings("ignore:the targets have a standard deviation")
@@ -92,6 +92,23 @@ def test_every_step_is_the_written_out_update():
     assert averages == pytest.approx(wanted_averages, abs=1e-12)
     assert weights == pytest.approx(wanted_weights, abs=1e-12)
     assert model.denoiser.w.item() == averages[-1]
+
+
+def test_the_update_has_the_bits_of_one_weight_after_another():
+    denoisers = [nn.Sequential(nn.Linear(7, 33), nn.Linear(33, 5)) for _ in range(2)]
+    denoisers[1].load_state_dict(denoisers[0].state_dict())
+    state = TrainingState(denoisers[0], Optimization(0.01, weight_decay=0.1, warmup=0, clip=1.0, ema=0.9, seed=0))
+    adamw = torch.optim.AdamW(denoisers[1].parameters(), 0.01, (0.9, 0.99), weight_decay=0.1, foreach=False)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        for weights in zip(*(denoiser.parameters() for denoiser in denoisers), strict=True):
+            gradient = torch.randn(weights[0].shape, generator=generator)
+            for w in weights:
+                w.grad = gradient.clone()
+        state.update(torch.tensor(1.0), (0, 0))
+        adamw.step()
+    for w, wanted in zip(*(denoiser.parameters() for denoiser in denoisers), strict=True):
+        assert torch.equal(w, wanted)
 
 
 def test_the_defaults_of_the_update():

@@ -51,13 +51,17 @@ def _heldout_accuracy(real: Tensor, fake: Tensor, generator: Generator, folds: i
     b3 = torch.zeros(folds, 1, 1, device=device)
     weights = [w.requires_grad_() for w in (w1, b1, w2, b2, w3, b3)]
 
+    # the normalised rows of each fold, (folds, real or fake, n, d)
+    inputs = torch.stack([((x - m) / s).float().transpose(0, 1) for m, s in zip(mean, std, strict=True)])
+    fold, label = torch.arange(folds, device=device)[:, None, None], torch.arange(2, device=device)[:, None]
+
     def fake_logits(rows: Tensor) -> Tensor:  # (folds, rows) -> (folds, real or fake, rows)
-        z = ((x[rows] - mean) / std).float().transpose(1, 2).flatten(1, 2)  # (folds, 2 * rows, d)
+        z = inputs[fold, label, rows[:, None]].flatten(1, 2)  # (folds, 2 * rows, d)
         a, b = torch.baddbmm(b1, z, w1).chunk(2, -1)
         h = torch.relu(torch.baddbmm(b2, a * b, w2))
         return torch.baddbmm(b3, h, w3).view(folds, 2, -1)
 
-    optimiser = torch.optim.AdamW(weights, lr=peak_lr, weight_decay=0.1, betas=(0.9, 0.99))
+    optimiser = torch.optim.AdamW(weights, lr=peak_lr, weight_decay=0.1, betas=(0.9, 0.99), foreach=True)
     wrong_sign = torch.tensor([[1.0], [-1.0]], device=device)  # the sign of a wrong logit: real, fake
     epochs = range(-(-steps * batch_size // (n - num_test)))
     row_order = torch.cat([torch.randperm(n - num_test, generator=generator, device=generator.device) for _ in epochs])

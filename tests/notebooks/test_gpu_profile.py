@@ -1,13 +1,43 @@
-"""The profile "gpu" of the notebooks that load weights: the same cells, after a training of three seconds."""
+"""The profile "gpu" of the notebooks that load weights: the same cells, after a training of three seconds.
+
+Sizes that the profile shares with "cpu" are those of "smoke" here: `make test` runs the profile "cpu", too.
+"""
 
 import pytest
 import torch
 
+from fwdiff_lite.pipeline import reproduce
 from fwdiff_lite.pipeline.notebook import notebook_names
-from fwdiff_lite.pipeline.reproduce import main
+from fwdiff_lite.pipeline.pairs import read_source
 from fwdiff_lite.storage.files import read_json, repo_root
 
 pytestmark = pytest.mark.slow
+
+
+def small_source(name):
+    """The source of a notebook in which `run.pick` gives the profile "gpu" the sizes that "smoke" has.
+
+    A size of "gpu" that is not that of "cpu" stays. Samples that are compared with recorded ones take 32 steps, as
+    those did, so that "live_apart" is large for other weights alone.
+    """
+    opening = f'run = Run("{name}", PROFILE)\n'
+    changes = {
+        opening: opening + "run.pick = lambda *, smoke, cpu, gpu: smoke if gpu == cpu else gpu\n",
+        "SAMPLING_STEPS = run.pick(smoke=2,": "SAMPLING_STEPS = run.pick(smoke=32,",  # 03
+        "NUM_SAMPLES, STEPS = run.pick(smoke=(2, 2, 2),": "NUM_SAMPLES, STEPS = run.pick(smoke=(2, 2, 32),",  # 04
+        "live_apart = (same_noise": "STEPS = 2  # of the cells below\nlive_apart = (same_noise",  # 04
+    }
+    notebook = read_source(name)
+    for old, new in changes.items():
+        for cell in notebook.cells:
+            cell.source = cell.source.replace(old, new)
+    assert any(changes[opening] in cell.source for cell in notebook.cells)
+    return notebook
+
+
+@pytest.fixture(autouse=True)
+def small_sizes(monkeypatch):
+    monkeypatch.setattr(reproduce, "read_source", small_source)
 
 
 @pytest.mark.skipif("03_motion_warping" not in notebook_names(), reason="no 03_motion_warping yet")
@@ -16,7 +46,7 @@ def test_motion_is_trained_anew(tmp_path):
     options = [word for name, value in parameters.items() for word in ("-p", name, value)]
     output, costs = tmp_path / "output", repo_root() / "figures" / "provenance.json"
     stated = read_json(costs)
-    assert main(["--profile", "gpu", "--only", "03_motion_warping", "--output", str(output), *options]) == 0
+    assert reproduce.main(["--profile", "gpu", "--only", "03_motion_warping", "--output", str(output), *options]) == 0
     record = read_json(tmp_path / "training" / "splat_2.json")
     assert record["steps"] >= 1 and record["minutes"] >= 0.05
     assert torch.cuda.is_available() or read_json(costs) == stated, "a CPU's minutes are no GPU's"
@@ -29,7 +59,7 @@ def test_a_generator_is_trained_and_inverted_anew(tmp_path):
     parameters = {"MINUTES": "0.05", "CLASSIFIER_STEPS": "3", "PORTRAITS": "64", "FOLDER": str(tmp_path / "training")}
     options = [word for name, value in parameters.items() for word in ("-p", name, value)]
     output = tmp_path / "output"
-    assert main(["--profile", "gpu", "--only", "04_gan_inversion", "--output", str(output), *options]) == 0
+    assert reproduce.main(["--profile", "gpu", "--only", "04_gan_inversion", "--output", str(output), *options]) == 0
     assert read_json(tmp_path / "training" / "generator.json")["steps"] >= 1
     numbers = read_json(output / "metrics.json")["04_gan_inversion"]
     assert numbers["live_apart"] > 0.1, "networks of some seconds are not those that were loaded"
@@ -39,6 +69,7 @@ def test_a_generator_is_trained_and_inverted_anew(tmp_path):
 def test_an_ablation_is_trained_anew(tmp_path):
     parameters = {"MINUTES": "0.05", "BATCH": "2", "FOLDER": str(tmp_path / "training")}
     options = [word for name, value in parameters.items() for word in ("-p", name, value)]
-    assert main(["--profile", "gpu", "--only", "07_ablations", "--output", str(tmp_path / "output"), *options]) == 0
+    command = ["--profile", "gpu", "--only", "07_ablations", "--output", str(tmp_path / "output"), *options]
+    assert reproduce.main(command) == 0
     record = read_json(tmp_path / "training" / "no_depth.json")
     assert record["steps"] >= 1 and record["minutes"] >= 0.05 and record["batch"] == 2
