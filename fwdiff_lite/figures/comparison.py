@@ -181,7 +181,7 @@ FINDINGS = (
         "Motions of one image: samples are diverse, a deterministic model fails.",
         "Shown in pictures (section 4.2).",
         "The deterministic flow has {03:deterministic_over_zero:.2f} of the error of no flow. Samples have a skill of "
-        "{03:energy_skill:.2f} [03].",
+        "{03:energy_skill:.2f}, at least {03:energy_skill_low:.2f} [03].",
         "agrees",
         "New: with one flow field the likelier motion is drawn {03:warp_1_eta_0_excess:.0f} percentage points too "
         "often.",

@@ -99,10 +99,10 @@ def notebooks() -> str:
         count, cpus = min(map(len, runs)), sorted({run["cpu"] for entry in runs for run in entry})
         rows += [
             f"The rows of {', '.join(name[:2] for name in sorted(seeds))} come from {count} trainings with different "
-            f"seeds, on {' and '.join(cpus)} ([figures/seeds.json](figures/seeds.json)). A range without brackets, as in "
-            "0.7 to 0.8, is that of these trainings; its ends are rounded to the first digit of their standard deviation. "
-            "A value after \u201cat most\u201d or \u201cat least\u201d is the worst of them. A notebook shows one "
-            "training, so its value may be better.",
+            f"seeds, on {' and '.join(cpus)} ([figures/seeds.json](figures/seeds.json)). A range without brackets, as "
+            "in 0.7 to 0.8, is that of these trainings; its ends are rounded to the first digit of their standard "
+            "deviation. A value after \u201cat most\u201d or \u201cat least\u201d is the worst of them. A notebook "
+            "shows one training, so its value may be better.",
             "",
         ]
     rows += ["| | notebook | claim | cost |", "|---|---|---|---|"]

@@ -65,9 +65,9 @@ run.header()
 #
 # $$O = \mathrm{forward}(S, \phi) = \mathbb{1}_\phi \odot S ,$$
 #
-# where the support $\mathbb{1}_\phi$ is 1 inside of the window and 0 outside. Each window is stored in an 8x8 image, its
-# *canvas*, which is 0 outside of the window. (0 is mid-grey; figures show it in blue.) So several windows of a digit can
-# be composited on one canvas, and a sampled window can join them.
+# where the support $\mathbb{1}_\phi$ is 1 inside of the window and 0 outside. Each window is stored in an 8x8
+# image, its *canvas*, which is 0 outside of the window. (0 is mid-grey; figures show it in blue.) So several windows of
+# a digit can be composited on one canvas, and a sampled window can join them.
 
 # %% tags=["idea"]
 def window_support(params):  # (..., 3) -> (..., 8, 8): 1 inside of the window (row, col, size), 0 outside
@@ -259,8 +259,8 @@ compare_losses()
 # `fit` is the library's training loop: AdamW on `model.loss`, and an exponential moving average of the weights. While
 # it trains, we sample one digit for each of seven held-out contexts, always from the same noise. We also measure the
 # *live gain*: how much samples gain from their context. We sample a window below the middle of held-out digits, given a
-# window above it. The live gain is $1 - a / b$: $a$ is the energy score (section 6) with the true context, $b$ the score
-# with the context of another digit. A model that ignores its context has a live gain of zero. So has the untrained
+# window above it. The live gain is $1 - a / b$: $a$ is the energy score (section 6) with the true context, $b$ that with
+# the context of another digit. A model that ignores its context has a live gain of zero. So has the untrained
 # model, in which pixels are independent.
 
 # %% tags=["idea", "nbval-ignore-output"]
@@ -467,7 +467,7 @@ run.save_gif(frames, "opening", fps=2)
 # So both lie close to their means, of which the second is twice the first. A single fair coin with values $\pm 1$ has
 # $\tfrac12 \cdot 1 / 1 = 0.5$. A ratio far below 0.5 means a weak baseline.
 #
-# **2. Spread over error** (the library calls it `metrics.spread_skill`). If the truth is distributed as the samples
+# **2. Spread over error** (`metrics.spread_skill`, although it is no skill). If the truth is distributed as the samples
 # are, then $\mathbb{E}\|y - \bar x\|^2 = \mathbb{E}\, v \cdot (K + 1) / K$, with $\bar x$ the mean and $v$ the unbiased
 # variance of the $K$ samples. So this number should be 1:
 #
@@ -637,7 +637,7 @@ run.record(toy_sampler=list(toy), **{f"toy_{key}": [float(row[key]) for row in t
 # 4. `metrics.spread_skill` on the elements that the context does not show. Bad, as a rule of thumb: an interval wholly
 #    below 0.9 or wholly above 1.1.
 # 5. `metrics.factor_tv` of every factor that you can read, with known probabilities. Bad: an upper end above
-#    $0.03\,\sqrt{4096 / n}$ for two categories and $0.036\,\sqrt{4096 / n}$ for four, where $n$ is the number of contexts
+#    $0.03\,\sqrt{4096 / n}$ for two categories and $0.036\,\sqrt{4096 / n}$ for four; $n$ is the number of contexts
 #    times $K$. 95% of exact samplers stay below. With two categories and 16 samples of each context, the limit is 0.03
 #    for 256 contexts and 0.04 for 128. If only one true label of each context is known, see section 7.
 # 6. The error at the context's own parameters. Bad: more than the noise of the observation. With noise, much less is
@@ -740,7 +740,8 @@ plt.show()
 # from the samples. The classifier is no part of the model. We compare in two ways: case by case, and pooled.
 #
 # *Case by case.* The true probabilities are unknown, but each case has one true label. We average the classifier's
-# probabilities over the samples of a case. The *log-loss* is minus the logarithm of the probability of the true label;
+# probabilities over the samples of a case and one uniform pseudo-sample, since 32 samples cannot exclude a label. So
+# even samples that all equal the truth are not quite certain. The *log-loss* is minus the logarithm of the probability of the true label;
 # it is ln 10 = 2.30 for a guess. The *entropy* is the log-loss that one would expect if the samples' probabilities were
 # the true ones. If both are equal on average, the confidence is right. The *calibration error* sorts all pairs of case
 # and label into ten groups by probability. It compares the sum of probabilities with the number of true labels in each
@@ -783,6 +784,8 @@ calibrated_tv = (label_counts / NUM_DIGITS - sampled_frequencies).abs().sum(1) /
 
 # %% [markdown]
 # More windows leave less uncertainty. We sample with 0 to 4 windows in the context; with 0, samples are unconditional.
+# The *floor* is the entropy, or the log-loss, of samples that all equal the truth. The deterministic prediction has no
+# pseudo-sample, hence no such floor.
 
 # %% tags=["idea", "nbval-ignore-output"]
 NUM_CURVE_DIGITS = run.pick(smoke=8, cpu=80, gpu=297)
@@ -799,17 +802,21 @@ for count in range(5):
     deterministic_log_losses.append(float(baseline_log_loss.mean()))
     canvas, support = composite_context(contexts)
     label_examples.append((canvas[example], support[example], count_samples[example, :3], distribution[example]))
+samples_equal_to_truth = classifier(truth[:NUM_CURVE_DIGITS])[:, None].expand(-1, K, -1)
+floor_distribution = digits.smoothed_label_distribution(samples_equal_to_truth)
+entropy_floor = float(metrics.label_entropy(floor_distribution).mean())
+log_loss_floor = float(metrics.log_loss(floor_distribution, labels[:NUM_CURVE_DIGITS]).mean())
 
 # %% [markdown]
 # Above: one digit, its windows, three samples and the label probabilities of all samples (grey is the true label).
 # Below, left: means over many digits (80 in the saved run). The dashed line is the entropy of the samples, the solid
-# blue line is their log-loss. Below, right: six groups of contexts by the probability of the likeliest label; markers
+# blue line is their log-loss, the dotted line is the floor of the entropy. Below, right: six groups of contexts by the probability of the likeliest label; markers
 # near 1 overlap. On the diagonal the samples are calibrated.
 
 # %% tags=["drawing", "nbval-ignore-output"]
 curves = {"entropy of the samples": entropy, "log-loss of the samples": log_losses,
           "log-loss, deterministic": deterministic_log_losses}
-fig = figures.plot_labels(label_examples, int(labels[example]), curves, probabilities, labels)
+fig = figures.plot_labels(label_examples, int(labels[example]), curves, entropy_floor, probabilities, labels)
 run.savefig(fig, "labels")
 plt.show()
 
@@ -834,6 +841,7 @@ run.record(
     classifier_accuracy=(classifier(data.held_out).argmax(-1) == data.held_out_labels).float().mean(),
     label_entropy=entropy, label_logloss_by_windows=log_losses,
     label_logloss_by_windows_deterministic=deterministic_log_losses,
+    label_entropy_floor=entropy_floor, label_logloss_floor=log_loss_floor,
     **factor_tv["samples"].as_metrics("factor_tv"), factor_tv_classifier=factor_tv["truth"].value,
     factor_tv_deterministic=factor_tv["deterministic"].value, factor_tv_limit=calibrated_tv.quantile(0.95),
 )
@@ -842,16 +850,15 @@ for name, interval in factor_tv.items():
 print(f"of 95% of calibrated samplers: below {run.numbers['factor_tv_limit']:.2f}")
 print(f"log-loss, deterministic less samples: {figures.format_interval(log_loss_gain)}")
 table = {name: {"value": f"{run.numbers[name]:.3f}"} for name in [*numbers, *(k for k in run.numbers if "calibration" in k)]}
-display(figures.fold("All numbers of the labels, also with a softer classifier", figures.format_table(table)))
+display(figures.collapsed_section("All numbers of the labels, also with a softer classifier", figures.format_table(table)))
 
 # %% [markdown]
 # ## 8. Remedies against over-confidence
 #
 # A model easily becomes over-confident on 1,500 digits. This sweep was recorded (`python -m fwdiff_lite.experiments
 # digits`, one thread). Each variant is trained for 1,500 steps on 1,200 of the training digits, and is evaluated on the
-# other 300. The held-out digits are not used. Each variant is one seed, so small differences mean nothing. Vertical
-# lines: a calibrated spread (1), and the agreement that the tests of this page require, 25 dB. 25 dB is an error of
-# 0.11 (root mean square), about $\tau$.
+# other 300. The held-out digits are not used. Each variant is one seed, so small differences mean nothing. The tests of
+# this page require an agreement of 25 dB. This is an error of 0.11 (root mean square), about $\tau$.
 
 # %% tags=["drawing", "nbval-ignore-output"]
 sweep_rows = to_flat(results.rows)
@@ -932,6 +939,7 @@ for name, interval in {
     print(f"{name:<50} {figures.format_interval(interval)}")
 for name, curve in curves.items():
     print(f"{name + ', 0 to 4 windows':<50} {' '.join(f'{x:.2f}' for x in curve)}")
+print(f"{'floor of the entropy, of the log-loss':<50} {entropy_floor:.2f} {log_loss_floor:.2f}")
 
 # %% [markdown]
 # **Held.** No complete digit was used for training.
