@@ -317,8 +317,8 @@ def plot_sweep(sweep: Mapping[str, Mapping[str, float]]) -> Figure:
     """Three measures of each variant: label -> "energy", "spread_skill", both also "_one_shot", and "psnr"."""
     fig, axes = plt.subplots(1, 3, figsize=(9.5, 3.6), sharey=True)
     positions = np.arange(len(sweep))[::-1]
-    panels = (("energy score", "energy", None, ""), ("spread over error", "spread_skill", 1.0, "calibrated"),
-              ("agreement with the context (dB)", "psnr", 25.0, "required"))  # fmt: skip
+    panels = (("energy score", "energy", None, ""), ("spread over error", "spread_skill", 1.0, "calibrated (1)"),
+              ("agreement with the context (dB)", "psnr", 25.0, "required (25 dB)"))  # fmt: skip
     for ax, (label, key, reference, meaning) in zip(axes, panels, strict=True):
         ax.plot([row[key] for row in sweep.values()], positions, "o", color=plotting.SAMPLES, label="autoregressive")
         if f"{key}_one_shot" in next(iter(sweep.values())) and key != "psnr":
