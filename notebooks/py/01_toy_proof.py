@@ -450,7 +450,7 @@ held_out = projections.infinite_batches(prior, run.pick(smoke=64, cpu=512, gpu=5
 gains = {}
 for name, m in (("untrained", initial_model), ("trained", model)):
     gains[name] = live_gain(m, held_out, 16, steps=32, generator=torch.Generator().manual_seed(99 + SEED))
-    print(f"live gain, {name}: {gains[name].value:.2f} [{gains[name].low:.2f}, {gains[name].high:.2f}]")
+    print(f"live gain, {name}: {gains[name].value:.2f} ({gains[name].low:.2f} to {gains[name].high:.2f})")
 
 # %% [markdown]
 # ## 4. Is it right?
@@ -507,8 +507,8 @@ mean_score = metrics.euclidean_error(report.mean[:, None], truth[:, None])
 skill = metrics.energy_skill(score, mean_score, report.exact_energy, torch.Generator().manual_seed(13))
 spread = spread_over_error(samples, truth)
 print(f"agreement with the context: {report.context_residual:.0e} standard deviations of the signals")
-print(f"energy skill: {skill.value:.3f} [{skill.low:.3f}, {skill.high:.3f}]")
-print(f"spread over error: {spread.value:.3f} [{spread.low:.3f}, {spread.high:.3f}]")
+print(f"energy skill: {skill.value:.3f} ({skill.low:.3f} to {skill.high:.3f})")
+print(f"spread over error: {spread.value:.3f} ({spread.low:.3f} to {spread.high:.3f})")
 print(f"C2ST: {report.scores['C2ST accuracy']['learnt']:.3f}, limit {report.c2st_limit:.3f}")
 ratio = report.scores["W1 ratio"]["learnt"]
 print(f"W1 ratio (in the collapsed section above): {ratio:.2f}, limit {report.w1_limit:.2f}")

@@ -1080,7 +1080,7 @@ for parameter, same in zip(points_model.denoiser.parameters(), loaded_model.deno
 # <a id="Novel-view-loss"></a>
 #
 # **What is the novel-view loss (Eq. 9) for?** *What it does.* Eq. 8 alone trains only those parts of a signal that
-# targets see. Eq. 9 trains the other parts. Without it, energy scores of views along the walls grow by 95 % in
+# targets see. Eq. 9 trains the other parts. Without it, energy scores of views along the walls nearly double in
 # [05](05_flatland.ipynb). In [07](07_ablations.ipynb) those of novel views grow by 19 to 54 %, and those of targets
 # stay the same within noise. *Where it is redundant.* On this page and in [00](00_one_page.ipynb), context and targets
 # determine the signal, so both losses have the same minimum. *What it costs.* Eq. 8 and 9 can ask for a mean that no
