@@ -1071,11 +1071,11 @@ for parameter, same in zip(points_model.denoiser.parameters(), loaded_model.deno
 # **When $\eta = 1$?** Start with 0. One reason for 1 was found, and another is possible. Where means are unreachable, 1
 # about halves the bias: [01](01_toy_proof.ipynb), section 5c, draws the likelier answer in 77 % of the samples with
 # $\eta=1$ and in 88 % with $\eta = 0$, where 70 % are true. In [03](03_motion_warping.ipynb), with one flow, the
-# likelier direction comes 3 percentage points too often, and 7 with $\eta = 0$. Where DDIM keeps errors of its first steps, later
-# steps with $\eta = 1$ can correct them. For this the evidence is weak: in [06](06_inverse_graphics.ipynb), the skill
-# of novel views from the side (135°) is 0.87 (0.80 to 0.93) with $\eta = 1$ and 0.82 (0.77 to 0.88) with $\eta = 0$;
-# the intervals overlap. [04](04_gan_inversion.ipynb) takes $\eta = 1$ as a precaution; its calibration is no better
-# there (spread over error 0.84 and 0.83).
+# likelier direction comes 3 percentage points too often, and 7 with $\eta = 0$. Where DDIM keeps errors of its first
+# steps, later steps with $\eta = 1$ can correct them. For this the evidence is weak: in
+# [06](06_inverse_graphics.ipynb), the skill of novel views from the side (135°) is 0.87 (0.80 to 0.93) with $\eta = 1$
+# and 0.82 (0.77 to 0.88) with $\eta = 0$; the intervals overlap. [04](04_gan_inversion.ipynb) takes $\eta = 1$ as a
+# precaution; its calibration is no better there (spread over error 0.84 and 0.83).
 #
 # <a id="Novel-view-loss"></a>
 #
