@@ -56,15 +56,15 @@ def format_table(rows: Mapping[str, Mapping[str, str]]) -> str:
     )
 
 
-def fold(summary: str, text: str) -> Markdown:
+def collapsed_section(summary: str, text: str) -> Markdown:
     """A text that a notebook shows when the reader opens it."""
     return Markdown(f"<details><summary>{summary}</summary>\n\n```text\n{text}\n```\n\n</details>")
 
 
 def format_interval(interval: tuple[float, float, float], decimals: int = 2) -> str:
-    """A value with the ends of its interval, such as '0.71 [0.70, 0.72]'."""
+    """A value with the ends of its interval, such as '0.71 (0.70 to 0.72)'."""
     value, low, high = (f"{x:.{decimals}f}" for x in interval)
-    return f"{value} [{low}, {high}]"
+    return f"{value} ({low} to {high})"
 
 
 # --- the figures, in the order of the notebook ------------------------------------------------------------------------
@@ -98,7 +98,7 @@ def plot_denoiser(
     context, context_support, noisy, target_support = (x[0] for x in inputs)
     images = [to_rgb(context, context_support), to_rgb(noisy, target_support), to_rgb(pixel_mean)]
     images += [to_rgb(posterior_mean[0]), to_rgb(2 * posterior_std[0] - 1)]
-    titles = ["context", "noisy target", "pixel mean", "posterior mean g", "std s (dark: large)"]
+    titles = ["context", "noisy target", "pixel mean", "posterior mean g", "std s"]
     return digit_grid([images], col_titles=titles, size=1.3)
 
 
@@ -119,10 +119,7 @@ def plot_training(
         width = max(1, len(loss) // 50)
         smooth = np.asarray(loss)[: len(loss) // width * width].reshape(-1, width).mean(1)
         ax.plot((np.arange(len(smooth)) + 0.5) * width, smooth, color=color, label=name)
-    ax.set(xlabel="training step", ylabel="loss, mean over pixels", yscale="log")
-    ax.yaxis.set_major_locator(plt.LogLocator(subs=(1, 2, 5)))
-    ax.yaxis.set_major_formatter("{x:.3g}")
-    ax.yaxis.set_minor_locator(plt.NullLocator())
+    ax.set(xlabel="training step", ylabel="loss, mean over pixels")
     ax.legend()
     axes = right.subplots(len(truth), len(columns), squeeze=False)
     for column, (title, images) in zip(axes.T, columns.items(), strict=True):
@@ -144,7 +141,8 @@ def plot_denoising(
     for i in range(n):
         rows += [[to_rgb(noisy[i, 0], support) for _, noisy, *_ in steps], [to_rgb(x[i]) for _, _, x, _ in steps]]
     titles = [f"t = {float(t):.2f}" for t, *_ in steps]
-    fig = digit_grid(rows, row_labels=["noisy target", "signal"] * n, col_titles=titles)
+    labels = [f"sample {i + 1}, {part}" for i in range(n) for part in ("noisy target", "signal")]
+    fig = digit_grid(rows, row_labels=labels, col_titles=titles)
     for row, col in np.ndindex(2 * n, len(steps)):
         ax = fig.axes[row * len(steps) + col]
         draw_window(ax, target, plotting.TARGET)
@@ -165,7 +163,8 @@ def plot_autoregression(
         rows.append([*(to_rgb(canvas[j], support[j]) for canvas, support, _ in stages), to_rgb(truth)])
         rows.append([None, *(to_rgb(signal[j]) for _, _, signal in stages[1:]), None])
     titles = ["context", *(f"{k + 1} sampled" for k in range(len(params_sequence))), "truth"]
-    fig = digit_grid(rows, row_labels=["windows", "signal"] * n, col_titles=titles, size=0.85)
+    labels = [f"sample {j + 1}, {part}" for j in range(n) for part in ("windows", "signal")]
+    fig = digit_grid(rows, row_labels=labels, col_titles=titles, size=0.85)
     for j in range(n):
         axes = fig.axes[2 * j * len(titles) :]
         draw_window(axes[0], context)
@@ -215,13 +214,13 @@ def plot_samples(
     windows: Float[Tensor, "n 3"],
     size: float = 0.85,
 ) -> Figure:
-    """A row is a context: truth, context, up to six samples, standard deviation (dark: large), mean, deterministic."""
+    """A row is a context: truth, context, up to six samples, standard deviation (dark: large), mean, baseline."""
     num_samples = min(6, samples.shape[1])
     columns = [("truth", to_rgb(truth)), ("context", to_rgb(canvas, support))]
     columns += [("sample", to_rgb(samples[:, j])) for j in range(num_samples)]
     columns += [("std", to_rgb(2 * samples.std(1) - 1)), ("mean", to_rgb(samples.mean(1)))]
     if deterministic is not None:
-        columns.append(("determ.", to_rgb(deterministic)))
+        columns.append(("baseline", to_rgb(deterministic)))
     titles, images = zip(*columns, strict=True)
     fig = digit_grid(list(zip(*images, strict=True)), col_titles=titles, size=size)
     for row, window in enumerate(windows):
@@ -263,6 +262,7 @@ def plot_labels(
     examples: Sequence[tuple[Tensor, Tensor, Tensor, Tensor]],
     true_label: int,
     curves: Mapping[str, Sequence[float]],
+    entropy_floor: float,
     probabilities: Mapping[str, Float[Tensor, "c 10"]],
     labels: Int[Tensor, "c"],
 ) -> Figure:
@@ -270,6 +270,7 @@ def plot_labels(
 
     examples: for each number of windows canvas, support, three samples (3, 8, 8), label probabilities (10,)
     curves: "entropy", "log-loss" and "log-loss, deterministic" by number of windows, in nats
+    entropy_floor: the entropy of samples that all equal the truth, in nats
     probabilities: of "samples" and of the "deterministic" prediction for one window
     """
     fig = plt.figure(figsize=(10, 6.4))
@@ -283,12 +284,16 @@ def plot_labels(
         colors = [plotting.TRUE if label == true_label else plotting.SAMPLES for label in range(10)]
         column[2].bar(range(10), distribution, color=colors)
         column[2].set(ylim=(0, 1), xticks=range(10), yticks=[0, 1])
-    axes[2, 0].set_ylabel("probability")
+        column[2].set_xlabel("label")
+    for ax, label in zip(axes[:, 0], ("context", "three\nsamples", "probability"), strict=True):
+        ax.set_ylabel(label)
+    top.align_ylabels(axes[:, 0])
     left, right = bottom.subplots(1, 2)
     styles = (("s--", plotting.SAMPLES, "white"), ("o-", plotting.SAMPLES, None), ("^-", plotting.BASELINE, None))
     for (name, curve), (marker, color, fill) in zip(curves.items(), styles, strict=True):
         left.plot(range(len(curve)), curve, marker, color=color, mfc=fill or color, label=name)
-    left.set(xlabel="windows in the context", ylabel="nats", xticks=range(len(examples)), ylim=(0, None))
+    left.axhline(entropy_floor, color=plotting.SAMPLES, lw=1, ls=":", label="floor of the entropy")
+    left.set(xlabel="windows in the context", ylabel="nats, per context", xticks=range(len(examples)), ylim=(0, None))
     left.legend(handlelength=3.5)
     _plot_calibration(right, probabilities, labels)
     return fig
@@ -302,7 +307,7 @@ def _plot_calibration(ax: Axes, probabilities: Mapping[str, Float[Tensor, "c 10"
         correct = (predicted_label == labels).float()
         groups = confidence.argsort().tensor_split(6)
         confidences, accuracies = ([float(x[g].mean()) for g in groups] for x in (confidence, correct))
-        ax.plot(confidences, accuracies, marker, color=color, label=name)
+        ax.plot(confidences, accuracies, marker, color=color, ms=7, mfc="none", label=name)
     ax.set(xlabel="probability of the likeliest label", ylabel="fraction that is right", xlim=(0, 1.02),
            ylim=(0, 1.04), title="one window")  # fmt: skip
     ax.legend(loc="lower right")
@@ -312,15 +317,16 @@ def plot_sweep(sweep: Mapping[str, Mapping[str, float]]) -> Figure:
     """Three measures of each variant: label -> "energy", "spread_skill", both also "_one_shot", and "psnr"."""
     fig, axes = plt.subplots(1, 3, figsize=(9.5, 3.6), sharey=True)
     positions = np.arange(len(sweep))[::-1]
-    panels = (("energy score", "energy", None), ("spread over error", "spread_skill", 1.0),
-              ("agreement with the context (dB)", "psnr", 25.0))  # fmt: skip
-    for ax, (label, key, reference) in zip(axes, panels, strict=True):
+    panels = (("energy score", "energy", None, ""), ("spread over error", "spread_skill", 1.0, "calibrated (1)"),
+              ("agreement with the context (dB)", "psnr", 25.0, "required (25 dB)"))  # fmt: skip
+    for ax, (label, key, reference, meaning) in zip(axes, panels, strict=True):
         ax.plot([row[key] for row in sweep.values()], positions, "o", color=plotting.SAMPLES, label="autoregressive")
         if f"{key}_one_shot" in next(iter(sweep.values())) and key != "psnr":
             one_shot = [row[f"{key}_one_shot"] for row in sweep.values()]
             ax.plot(one_shot, positions, "o", mfc="none", color=plotting.SAMPLES, label="one-shot")
         if reference is not None:
-            ax.axvline(reference, color=plotting.MUTED, lw=1)
+            ax.axvline(reference, color=plotting.TRUE, lw=1)
+            ax.set_title(f"line: {meaning}")
         ax.set(xlabel=label, yticks=positions, yticklabels=list(sweep))
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return fig

@@ -17,20 +17,20 @@ def number_text(
 
     A number in `seeds`: its smallest and largest value over the seeds, with no digit beyond the first one of their
     standard deviation. Any other number whose ends KEY_low and KEY_high are recorded: with this interval in brackets.
-    An upper end (KEY_high) is one number, the largest over the seeds, rounded up. A lower end (KEY_low) and the least
-    of several values (KEY_least) are rounded down.
+    An upper end (KEY_high) is one number, the largest over the seeds. A lower end (KEY_low) and the least of several
+    values (KEY_least) are the smallest over the seeds. Every number is rounded to the nearest.
     spec: a format such as ".2f" or ".0%", which bounds the number of digits
     """
-    direction = {"high": 1, "low": -1, "least": -1}.get(key.rpartition("_")[2], 0)
+    worst = {"high": "max", "low": "min", "least": "min"}.get(key.rpartition("_")[2])
     if over := seeds.get(key):
         spec = coarsest_spec(spec, over["sd"])
-        if direction:
-            return rounded(over["max"] if direction > 0 else over["min"], spec, direction)
-        low, high = (rounded(over[end], spec) for end in ("min", "max"))
+        if worst:
+            return format(over[worst], spec)
+        low, high = (format(over[end], spec) for end in ("min", "max"))
         return low if low == high else f"{low} to {high}"
-    text = rounded(numbers[key], spec, direction)
+    text = format(numbers[key], spec)
     if has_interval and {f"{key}_low", f"{key}_high"} <= numbers.keys():
-        low, high = (rounded(numbers[f"{key}_{end}"], spec) for end in ("low", "high"))
+        low, high = (format(numbers[f"{key}_{end}"], spec) for end in ("low", "high"))
         text = f"{text} ({low} to {high})"
     return text
 
@@ -45,12 +45,3 @@ def coarsest_spec(spec: str, sd: float) -> str:
     digits, unit = int(parts[1]), parts[2]
     first = -math.floor(math.log10(sd * (100 if unit == "%" else 1)))
     return f".{max(0, min(digits, first))}{unit}"
-
-
-def rounded(value: Any, spec: str, direction: int = 0) -> str:
-    """A value in a format; direction 1 rounds it up, -1 down, 0 to the nearest."""
-    if direction and (parts := SPEC.fullmatch(spec)):
-        factor = 10.0 ** (int(parts[1]) + (2 if parts[2] == "%" else 0))
-        steps = round(value * factor, 6)  # 0.05 * 100 is 5.000000000000001
-        value = (math.ceil(steps) if direction > 0 else math.floor(steps)) / factor
-    return format(value, spec)

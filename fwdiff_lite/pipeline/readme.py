@@ -90,10 +90,22 @@ def picture() -> str:
 
 
 def notebooks() -> str:
-    """One row a notebook: thumbnail, claim, minutes and memory."""
-    rows = ["| | notebook | claim | cost |", "|---|---|---|---|"]
+    """What the seeds of the rows are, and one row a notebook: thumbnail, claim, minutes and memory."""
     figures = repo_root() / "figures"
     claims, metrics, seeds = read_claims(), read_json(figures / "metrics.json"), read_json(figures / "seeds.json")
+    rows = []
+    runs = [entry["runs"] for entry in seeds.values()]
+    if runs:
+        count, cpus = min(map(len, runs)), sorted({run["cpu"] for entry in runs for run in entry})
+        rows += [
+            f"The rows of {', '.join(name[:2] for name in sorted(seeds))} come from {count} trainings with different "
+            f"seeds, on {' and '.join(cpus)} ([figures/seeds.json](figures/seeds.json)). A range without brackets, as "
+            "in 0.7 to 0.8, is that of these trainings; its ends are rounded to the first digit of their standard "
+            "deviation. A value after \u201cat most\u201d or \u201cat least\u201d is the worst of them. A notebook "
+            "shows one training, so its value may be better.",
+            "",
+        ]
+    rows += ["| | notebook | claim | cost |", "|---|---|---|---|"]
     for name in notebook_names():
         claim = claims.get(name)
         thumbnail = f'<img src="figures/{claim["thumbnail"]}" width="220">' if claim and claim["thumbnail"] else ""
@@ -101,16 +113,6 @@ def notebooks() -> str:
         text = claim_text(claim, metrics.get(name, {}), over_seeds) if claim else UNMEASURED
         link = f"[{name}](notebooks/{name}.ipynb)"
         rows.append(f"| {thumbnail} | {link} | {text or UNCLAIMED} | {cost_text(name, 'cpu') or UNMEASURED} |")
-    runs = [entry["runs"] for entry in seeds.values()]
-    if runs:
-        count, cpus = min(map(len, runs)), sorted({run["cpu"] for entry in runs for run in entry})
-        rows += [
-            "",
-            f"A range without brackets, as in 0.7 to 0.8, is that of {count} trainings with different seeds, on "
-            f"{' and '.join(cpus)} ([figures/seeds.json](figures/seeds.json)). Numbers are rounded to the first digit "
-            "of their standard deviation over these trainings. Some values after \u201cat most\u201d and \u201cat "
-            "least\u201d are the worst of these trainings; a notebook shows one of them, so its value may be better.",
-        ]
     return "\n".join(rows)
 
 

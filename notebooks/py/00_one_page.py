@@ -93,7 +93,7 @@ for o, p, color, name in zip(values, phi, (CONTEXT, TARGET, NOVEL), ("context", 
     left.plot(*torch.stack([0 * S, o * direction(p)]).T, color=color, lw=4, solid_capstyle="round")
     left.plot(*torch.stack([o * direction(p), S]).T, ":o", color=color, markevery=[1], mec="black", mfc="black")
     right.plot(p, o, "o", color=color, ms=10, mec="white")
-    right.text(p + 0.08, o + 0.08, name, color=color, weight="bold")
+    right.text(p + 0.02, o + 0.15, name, color=color, weight="bold")
 
 # %% [markdown]
 # ## 2. The network: from a noisy observation to a signal
@@ -158,7 +158,8 @@ def denoise(context, phi_context, noisy, phi_target, t):
 # mean of the signal.
 #
 # In training, all three directions are random. The loop keeps copies of the weights from four moments, and of the
-# final ones. Section 4 samples with each of them.
+# final ones. Section 4 samples with each of them. The smallest possible loss is not 0: a noisy target leaves the signal
+# uncertain. Each printed loss is that of one batch, so it varies by chance.
 
 # %% tags=["idea", "nbval-ignore-output"]
 optimiser = torch.optim.Adam(net.parameters())
@@ -217,9 +218,9 @@ def sample(context, phi_context, step=-1):
 
 
 # %% [markdown]
-# We draw 1,000 samples for one observation with each of the five copies, always from the same noise. The cross is the
-# signal that the network predicts from pure noise. At the end of the training it is the conditional mean, which lies
-# where there is no point. A regression predicts this mean.
+# We draw 1,000 samples (blue) for one context (vermilion line) with each of the five copies, always from the same
+# noise. The cross is the signal that the network predicts from pure noise. At the end of the training it is the
+# conditional mean, which lies where there is no point. A regression predicts this mean.
 
 # %% tags=["drawing", "nbval-ignore-output"]
 # The true points are for the figures only.
@@ -229,9 +230,9 @@ true_points, noise, value, angle = sample_signals(100 * NUM_POINTS), torch.randn
 def plot_plane(ax, value, angle, points, title=None, color=SAMPLES):
     format_plane(ax, title)
     ax.scatter(*true_points[:6000].T, s=3, color=HIDDEN, alpha=0.1, lw=0)
-    ax.axline(value * direction(angle), slope=(-1 / angle.tan()).item(), color=CONTEXT, lw=1, label="context")
+    ax.axline(value * direction(angle), slope=-1 / angle.tan().item(), color=CONTEXT, lw=1, zorder=3, label="context")
     ax.scatter(*points.T, s=9, color=color, alpha=0.25, lw=0, zorder=2)
-    ax.plot(*sample(value[None], angle[None], 0).T, "X", color=MEAN, ms=9, mec="white")
+    ax.plot(*sample(value[None], angle[None], 0).T, "X", color=MEAN, ms=9, mec="white", zorder=4, label="mean")
 
 
 training_figure, axes = plt.subplots(1, 5, figsize=(10, 2.4))
@@ -242,17 +243,15 @@ for ax, (step, weights) in zip(axes, copies.items(), strict=False):
 
 # %% [markdown]
 # Now we watch this sampling. Above: each line is one noisy target, drawn as its position on the context's line, from
-# pure noise at the left to the sample at the right (green, as targets are). Below (blue): the signals that the
-# network predicts from the noisy targets at five times. From pure noise all predictions are equal to the conditional
-# mean. At lower noise levels they separate.
+# pure noise at the left to the sample at the right (green, as targets are). Below: the context's line (vermilion), and
+# on it (blue) the signals that the network predicts from the noisy targets at five times. From pure noise all
+# predictions equal the conditional mean (cross). At lower noise levels they separate.
 
 # %% tags=["drawing", "nbval-ignore-output"]
 trajectory_figure, axes = plt.subplot_mosaic([["flow"] * 5, [0, 16, 32, 48, 63]], figsize=(10, 4.8))
-positions = torch.stack([forward(noisy, angle - torch.pi / 2) for _, noisy in steps])
-axes["flow"].plot(TIMES, positions, color=TARGET, lw=0.5, alpha=0.1)
+axes["flow"].plot(TIMES, torch.stack([forward(x, angle - torch.pi / 2) for _, x in steps]), TARGET, lw=0.5, alpha=0.1)
 axes["flow"].set_xscale("function", functions=(lambda t: t**0.5, lambda root: root**2))
-axes["flow"].set(title="noisy targets", xlabel="time $t$", ylabel="position on the line", ylim=(-3, 3))
-axes["flow"].set(xlim=(1, 0.001), xticks=(1, 0.6, 0.3, 0.1, 0.01))
+axes["flow"].set(xlabel="$t$", ylabel="noisy target", xlim=(1, 0.001), ylim=(-3, 3), xticks=[1, 0.6, 0.3, 0.1, 0.01])
 for k in (0, 16, 32, 48, 63):
     plot_plane(axes[k], value, angle, steps[k][0], f"predicted at t = {TIMES[k]:.2g}")
 
@@ -261,16 +260,16 @@ for k in (0, 16, 32, 48, 63):
 #
 # *Every sample agrees with its context*, by construction, up to rounding. *The samples are distributed along the
 # line as the truth is*: the lower row compares their histogram with that of the true points close to the line, out
-# of two million. The cross and the bar are the network's prediction from pure noise: the conditional mean, which a
-# regression with the same loss would predict.
+# of two million. The cross and the vertical line are the network's prediction from pure noise: the conditional mean,
+# which a regression with the same loss would predict.
 
 # %% tags=["drawing", "nbval-ignore-output"]
 def plot_histogram(ax, value, angle, points, label="samples", color=SAMPLES):
     psi, near = angle - torch.pi / 2, true_points[(forward(true_points, angle) - value).abs() < 0.01]
     ax.hist(forward(near, psi), 64, range=(-2.1, 2.1), density=True, color=HIDDEN, alpha=0.3, label="truth")
     ax.hist(forward(points, psi), 64, range=(-2.1, 2.1), density=True, color=color, histtype="step", label=label)
-    ax.axvline(forward(sample(value[None], angle[None], 0)[0], psi), color=MEAN, lw=2.5, label="mean (regression)")
-    ax.set(xlim=(-2.1, 2.1), yticks=[], xlabel="coordinate along the line", frame_on=False)
+    ax.axvline(forward(sample(value[None], angle[None], 0)[0], psi), color=MEAN, lw=2.5)
+    ax.set(xlim=(-2.1, 2.1), yticks=[], xlabel="coordinate along the line", ylabel="density", frame_on=False)
 
 
 contexts_figure, axes = plt.subplots(2, 3, figsize=(9, 5), height_ratios=[2.4, 1])
@@ -278,11 +277,14 @@ for (top, bottom), (value, angle) in zip(axes.T, torch.tensor([(0.6, 1.6), (-0.7
     points = sample(value.expand(4000), angle.expand(4000))
     plot_plane(top, value, angle, points[:1000], f"O = {value:.1f} at {angle.rad2deg():.0f}°")
     plot_histogram(bottom, value, angle, points)
-legend = contexts_figure.legend(*bottom.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+handles = [*top.lines, *bottom.get_legend_handles_labels()[0]]
+legend = contexts_figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
 
 # %% [markdown]
 # *All samples together have the hidden distribution.* Take 20,000 new contexts in random directions and one sample
-# for each. If every conditional distribution is right, these samples are distributed as the truth is.
+# for each. If every conditional distribution is right, these samples are distributed as the truth is. Each title has
+# the distance of a quarter of the points (5,000) to as many new true points, averaged over four quarters and twelve
+# sets of true points.
 
 # %% tags=["drawing", "nbval-ignore-output"]
 def sliced_wasserstein(A, B):  # distance of two point sets: Wasserstein-2 of their projections on 64 directions
@@ -292,22 +294,23 @@ def sliced_wasserstein(A, B):  # distance of two point sets: Wasserstein-2 of th
 
 (values, *_), (angles, *_) = observe(NUM_POINTS)
 sets = {"exact": sample_signals(NUM_POINTS), "samples": sample(values, angles), "regression": sample(values, angles, 0)}
-marginal_figure, axes = plt.subplots(1, 3, figsize=(9, 3.3))
+truth, (marginal_figure, axes) = sample_signals(3 * NUM_POINTS), plt.subplots(1, 3, figsize=(9, 3.3))
 for ax, (name, points), color in zip(axes, sets.items(), (HIDDEN, SAMPLES, MEAN), strict=True):
-    format_plane(ax, f"{name}: {sliced_wasserstein(points, sample_signals(NUM_POINTS)):.2g} from the truth")
+    distances = [sliced_wasserstein(a, b) for a in points.split(NUM_POINTS // 4) for b in truth.split(NUM_POINTS // 4)]
+    format_plane(ax, f"{name}: {sum(distances) / len(distances):.3f} from the truth")
     ax.scatter(*points.T, s=2, color=color, alpha=0.25, lw=0)
 
 # %% [markdown]
-# The first number is the distance between two exact draws of the truth. It is sampling error alone, and no sampler can
-# be expected to come closer. The regression agrees with every context, too, and was trained on the same observations.
-# But its predictions are conditional means, and these do not have the distribution of the signals.
+# The first number is the distance between two exact draws of the truth: sampling error alone. An exact sampler has this
+# distance, up to chance. The regression agrees with every context, too, and was trained on the same observations. But
+# its predictions are conditional means, and these do not have the distribution of the signals.
 
 # %% [markdown]
 # ## 6. Move it
 #
 # Change the direction and the value of the context, and step through the denoising. The noisy targets (green) are drawn
-# as positions on the line. At the last step almost no noise is left in them. Section 5 shows a similar figure for three
-# contexts, for readers without a kernel.
+# as positions on the line. At the last step almost no noise is left in them. Without a running Python, see the similar
+# figure of section 5, for three contexts.
 
 # %% tags=["drawing", "nbval-ignore-output"]
 from ipywidgets import interact
@@ -328,16 +331,14 @@ widget = interact(show_samples, degrees=(0, 180, 2), observed=(-1.7, 1.7, 0.05),
 # %% [markdown]
 # ## 7. What held, and what did not
 #
-# The numbers below are those of the committed run
-# ([metrics.json](https://github.com/fwdiff-lite/fwdiff-lite/blob/main/figures/metrics.json)).
+# The numbers below are those of the saved run
+# ([metrics.json](https://github.com/fwdiff-lite/fwdiff-lite/blob/main/figures/metrics.json)). The repository's code
+# measures them on the samples of section 5; no cell of this page prints them.
 #
 # **Held.** No training example shows a point, and the samples draw the face. Each lies on the line of its context, up
 # to an error of 5e-7 (the rounding of single precision). In the plane, the samples are as close to the truth as exact
-# draws are: 0.96 times their distance. The regression is 9.6 times as far. For these two numbers we take the sliced
-# Wasserstein distance of section 5 between a quarter of the points (5,000) and as many new true points. We average it
-# over the four quarters, and divide by the same average for exact draws. The figure of section 5 shows one distance
-# each, of all 20,000 points. From its numbers one gets about 0.75 and 14 instead, for two reasons. A single distance
-# varies by chance. And with 20,000 points the distance of exact draws, by which we divide, is smaller.
+# draws are: 0.96 times their distance. The regression is 9.6 times as far. The figure of section 5 gives 0.91 and 8.8:
+# it averages over other true points.
 #
 # **Did not, quite.** Some samples lie between the parts of the face: 0.4 % are farther than 0.2 from every true point
 # (30 % of the regression's predictions). The network is small, and its prediction is sometimes a blend of two parts. In
@@ -365,7 +366,7 @@ widget = interact(show_samples, degrees=(0, 180, 2), observed=(-1.7, 1.7, 0.05),
 #    line changes fast with the context, and a small network approximates it poorly.
 # 2. They should not. Given the context, the target and the novel observation both depend on the one unknown $v$
 #    alone, so their losses have the same minimum. This no longer holds where the target does not determine the
-#    signal.
+#    signal: [08](08_your_own_forward_model.ipynb#Novel-view-loss).
 # 3. Every target now repeats its context, and no observation depends on the coordinate along the line. The losses are
 #    zero from the first step, whatever the network predicts; the samples depend on its initial weights. Proposition
 #    1 assumes that all observations together determine the signal.

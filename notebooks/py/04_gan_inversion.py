@@ -868,7 +868,7 @@ plt.show()
 # ## 10. Move it
 #
 # Choose a portrait, move the patch, and see who else the person could be. For speed only the centre is sampled, so the
-# borders are averages. Readers without a kernel find five places below.
+# borders are averages. Without a running Python, see five places below.
 
 # %% tags=["drawing", "nbval-ignore-output"]
 from ipywidgets import IntSlider, interact
@@ -901,13 +901,13 @@ plt.show()
 # times as large outside of the patch as inside (section 7). The energy score of a patch that the context does not show
 # is 0.77 of the baseline's (0.74 to 0.80), after a training of the same 11 minutes. The worst attribute's frequency is
 # off by 11 points (7 to 15); the baseline's by 71 (66 to 76). Over all attributes, the frequencies are off by at most
-# 17 points (upper end for hair: 16.01 points, rounded up).
+# 16 points (upper end for hair).
 #
 # **Did not.**
 #
 # - Spread over error is 0.84 (0.79 to 0.89): samples vary too little. By the recipe of
-#   [02](02_keyhole_digits.ipynb#How-to-judge-a-sampler) this interval is bad, and so are the frequencies (17 points, where
-#   the recipe allows 3).
+#   [02](02_keyhole_digits.ipynb#How-to-judge-a-sampler) this interval is bad, and so are the frequencies (16 points, where
+#   the recipe allows 5).
 # - Beards are 11 points too rare, and 22 points where their contrast is low. Hats are 8 points too rare.
 # - The bias of an unreachable mean ([01](01_toy_proof.ipynb), section 5c) is possible here, since the generator cannot
 #   make the mean of two faces. The bias is not shown. Its remedy, a novel weight of 0.1, leaves beards (11 points) and

@@ -640,8 +640,8 @@ def ideal_posterior(sensor, context):
 #
 # The classifier gets two vectors: the exact mean, and the sample minus this mean, whitened by the exact covariance. Two
 # controls must fail: draws with 0.8 of the spread, and samples of another signal's context. The **live gain** compares
-# two energy scores of held-out targets: the first with the true context, the second with another signal's context. It
-# is one minus the first over the second, and 0 for a model that ignores its context.
+# two energy scores of held-out targets: $a$ with the true context, $b$ with another signal's context. It is $1 - a / b$,
+# and 0 for a model that ignores its context.
 
 # %% tags=["idea"]
 def draw_exact(posterior, num_samples, generator):  # (B, K, 16)
@@ -1064,38 +1064,38 @@ for parameter, same in zip(points_model.denoiser.parameters(), loaded_model.deno
 # | `eta` | 0 (DDIM) | means are unreachable, or errors of the first steps stay visible: 1, see below |
 # | `steps` | 64 | measures still move from 64 to 128: more. With $\eta = 1$: more (in [01](01_toy_proof.ipynb) 128, not 32) |
 # | targets | one-shot: one set of targets that determines the signal, sampled together | no single set does (views of a room): autoregressive, [05](05_flatland.ipynb) |
-# | novel observations | yes, weight 1 | targets determine the signal: leave them out; means are unreachable: a smaller weight |
+# | novel observations | yes, weight 1 | targets determine the signal: leave them out; means are unreachable: a smaller weight, see below |
 # | `observation_scale` | `observation_std(batch["target"])` | values have a standard deviation near 1: leave it out |
 # | budget | until `validate` stops falling | training falls and validation rises: more recordings |
 #
 # **When $\eta = 1$?** Start with 0. One reason for 1 was found, and another is possible. Where means are unreachable, 1
 # about halves the bias: [01](01_toy_proof.ipynb), section 5c, draws the likelier answer in 77 % of the samples with
 # $\eta=1$ and in 88 % with $\eta = 0$, where 70 % are true. In [03](03_motion_warping.ipynb), with one flow, the
-# likelier direction comes 3 points too often, and 7 with $\eta = 0$. Where DDIM keeps errors of its first steps, later
-# steps with $\eta = 1$ can correct them. For this the evidence is weak: in [06](06_inverse_graphics.ipynb), the skill
-# of novel views from the side (135°) is 0.87 (0.80 to 0.93) with $\eta = 1$ and 0.82 (0.77 to 0.88) with $\eta = 0$;
-# the intervals overlap. [04](04_gan_inversion.ipynb) takes $\eta = 1$ as a precaution; its calibration is no better
-# there (spread over error 0.84 and 0.83).
+# likelier direction comes 3 percentage points too often, and 7 with $\eta = 0$. Where DDIM keeps errors of its first
+# steps, later steps with $\eta = 1$ can correct them. For this the evidence is weak: in
+# [06](06_inverse_graphics.ipynb), the skill of novel views from the side (135°) is 0.87 (0.80 to 0.93) with $\eta = 1$
+# and 0.82 (0.77 to 0.88) with $\eta = 0$; the intervals overlap. [04](04_gan_inversion.ipynb) takes $\eta = 1$ as a
+# precaution; its calibration is no better there (spread over error 0.84 and 0.83).
 #
-# **How do I find out whether it is calibrated?** A checklist, for problems without a known posterior:
+# <a id="Novel-view-loss"></a>
 #
-# 1. `check_samples` on 64 held-out signals finds no fault.
-# 2. The lower end of `live_gain` is above 0: the context is used. (On this page: 0.59.)
-# 3. The residual at the context is as large as the noise: 1, not 0 and not 2. (Here 0.86; the ideal network has 0.91.)
-# 4. Spread over error at held-out *targets*: bad is an interval wholly below 0.9 or above 1.1. (Here, at the signals:
-#    0.93, 0.85 to 1.02.) Add the known noise to sampled observations before you compare them with measurements.
-# 5. The energy score at held-out targets lies below a deterministic model's (`ForwardRegression`, trained as long).
-# 6. Ranks of held-out measurements among sampled ones are uniform (simulation-based calibration, `metrics.sbc_ranks`),
-#    [02](02_keyhole_digits.ipynb#How-to-judge-a-sampler).
-# 7. Simulate: draw signals from any prior, measure them with your forward model, train on that, and compare with the
-#    truth. A mistake in code shows here, as in section 6.
+# **What is the novel-view loss (Eq. 9) for?** *What it does.* Eq. 8 alone trains only those parts of a signal that
+# targets see. Eq. 9 trains the other parts. Without it, energy scores of views along the walls nearly double in
+# [05](05_flatland.ipynb). In [07](07_ablations.ipynb) those of novel views grow by 19 to 54 %, and those of targets
+# stay the same within noise. *Where it is redundant.* On this page and in [00](00_one_page.ipynb), context and targets
+# determine the signal, so both losses have the same minimum. *What it costs.* Eq. 8 and 9 can ask for a mean that no
+# signal has. Then the likelier value is drawn too often: 88 % in place of 70 % with weight 1, 72 % with weight 0.1, and
+# 70 % without Eq. 9 ([01](01_toy_proof.ipynb), section 5c). Each example also needs one more observation.
 #
-# All of them are necessary, none is sufficient: the prior itself passes 4 and 6.
+# **How do I find out whether it is calibrated?** Follow the [recipe of
+# 02](02_keyhole_digits.ipynb#How-to-judge-a-sampler), which needs no known posterior. Its item 2 on this page: no
+# fault, and a lower end of the live gain of 0.59. Item 4, at the signals: 0.93 (0.85 to 1.02). Item 6: the residual,
+# over the noise, is 0.86 (ideal network 0.91); it should be about 1, not 0 and not 2. Item 8 is section 6.
 #
 # ## 11. Move it
 #
-# Move a second measurement's place and value. The picture before and after the training in section 4 shows three
-# contexts, for readers without a kernel.
+# Move a second measurement's place and value. Without a running Python, see the picture before and after the training
+# in section 4, for three contexts.
 
 # %% tags=["drawing", "nbval-ignore-output"]
 from ipywidgets import FloatSlider, IntSlider, interact

@@ -34,7 +34,7 @@ def test_a_window_is_outlined_where_it_lies():
 def test_columns_of_a_table_are_aligned():
     table = figures.format_table({"a": {"x": "1", "long title": "22"}, "longer": {"x": "333", "long title": "4"}})
     assert table.splitlines() == ["           x   long title", "a          1           22", "longer   333            4"]
-    assert figures.format_interval((0.714, 0.7, 0.7261), 2) == "0.71 [0.70, 0.73]"
+    assert figures.format_interval((0.714, 0.7, 0.7261), 2) == "0.71 (0.70 to 0.73)"
 
 
 def test_a_calibrated_sampler_lies_on_the_diagonal_and_half_its_spread_does_not():

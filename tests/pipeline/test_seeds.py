@@ -80,19 +80,20 @@ def test_numbers_that_no_seed_changes_are_left_out():
     [
         ("skill", ".0%", {}, "89% (83% to 94%)"),
         ("alone", ".2f", {}, "0.12"),
-        ("skill_high", ".1f", {}, "1.0"),  # rounded up
-        ("skill_low", ".1f", {}, "0.8"),  # rounded down
-        ("ratio_least", ".0f", {}, "129"),  # rounded down
+        ("skill_high", ".1f", {}, "0.9"),
+        ("skill_low", ".1f", {}, "0.8"),
+        ("ratio_least", ".0f", {}, "130"),
         ("skill", ".0%", {"skill": {"min": 0.91, "max": 0.96, "sd": 0.02}}, "91% to 96%"),
         ("skill", ".3f", {"skill": {"min": 0.911, "max": 0.962, "sd": 0.02}}, "0.91 to 0.96"),
         ("skill", ".3f", {"skill": {"min": 0.911, "max": 0.962, "sd": 0.2}}, "0.9 to 1.0"),
         ("skill", ".3f", {"skill": {"min": 0.9111, "max": 0.9112, "sd": 0.0009}}, "0.911"),
         ("alone", ".0f", {"alone": {"min": 27.6, "max": 28.4, "sd": 0.3}}, "28"),
-        ("skill_high", ".2f", {"skill_high": {"min": 0.031, "max": 0.041, "sd": 0.004}}, "0.05"),
+        ("skill_high", ".2f", {"skill_high": {"min": 0.031, "max": 0.041, "sd": 0.004}}, "0.04"),
+        ("skill_low", ".2f", {"skill_low": {"min": 0.787, "max": 0.801, "sd": 0.004}}, "0.79"),
     ],
 )
 def test_digits(key, spec, seeds, text):
-    """No digit is finer than the seeds' standard deviation; "at most" never understates."""
+    """No digit is finer than the seeds' standard deviation; an end of an interval is the worst one over the seeds."""
     numbers = {"skill": 0.887, "skill_low": 0.832, "skill_high": 0.944, "alone": 0.1234, "ratio_least": 129.6}
     assert number_text(key, spec, numbers, seeds) == text
 
