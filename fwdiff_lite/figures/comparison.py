@@ -18,7 +18,7 @@ from fwdiff_lite.storage.files import read_json, repo_root
 
 QUOTE = "[arXiv 2508.21542](https://arxiv.org/abs/2508.21542)"  # it quotes the paper's table of results
 UNMEASURED = "*not measured yet*"
-NOT_STATED = "not stated in the part of the main text that we could read"
+NOT_STATED = "not known to us"  # not stated in the part of the main text that we could read
 
 
 class Setting(NamedTuple):
@@ -231,7 +231,8 @@ CHOICES = (
     ),
     Choice(
         "Which weight of the novel loss?",
-        "1. Smaller only where target and novel observation cannot both be met.",
+        "1. Try a smaller one only where the mean is unreachable: no signal shows the mean target and the mean novel "
+        "observation at once.",
         "Without it, the energy score of views along the walls grows by {05:novel_weight_gain:.0%} [05], and all "
         "energy scores by {07:no_novel_energies_gain:.0%} [07]. Unreachable mean, truth 0.70: weight 1 gives "
         "{01:reachable_bias_ddim:.2f}, weight 0.1 {01:reachable_bias_weight_01_ddim:.2f} [01].",
@@ -265,7 +266,7 @@ def paper_markdown(folder: str = "") -> str:
     settings = table(("", "the paper", "here"), [tuple(line) for line in SETTINGS], folder)
     rows = [(f.claim, f.paper, f.here, f"**{f.verdict}**", f.reason) for f in FINDINGS]
     findings = table(
-        ("claim", "the paper reports", "found here", "", "why the two may differ, or what is new"), rows, folder
+        ("claim", "the paper reports", "found here", "verdict", "why the two may differ, or what is new"), rows, folder
     )
     return f"{settings}\n\n{findings}"
 
