@@ -183,7 +183,8 @@ FINDINGS = (
         "The deterministic flow has {03:deterministic_over_zero:.2f} of the error of no flow. Samples have a skill of "
         "{03:energy_skill:.2f} [03].",
         "agrees",
-        "New: with one flow field the likelier motion is drawn {03:warp_1_eta_0_excess:.0f} points too often.",
+        "New: with one flow field the likelier motion is drawn {03:warp_1_eta_0_excess:.0f} percentage points too "
+        "often.",
     ),
     Finding(
         "GAN inversion: samples agree with the patch and differ elsewhere.",
@@ -209,8 +210,8 @@ CHOICES = (
         "Which eta?",
         "Start with 0 (DDIM). Where the mean of observations is out of reach, 1 (ancestral) halves the bias.",
         "Unreachable mean, truth 0.70: DDIM {01:reachable_bias_ddim:.2f}, ancestral {01:reachable_bias_ancestral:.2f} "
-        "[01]. One flow field, excess of the likelier motion in points: DDIM {03:warp_1_eta_0_excess:.0f}, ancestral "
-        "{03:warp_1_eta_1_excess:.0f} [03]. Novel views at 135 degrees, skill: DDIM "
+        "[01]. One flow field, excess of the likelier motion in percentage points: DDIM {03:warp_1_eta_0_excess:.0f}, "
+        "ancestral {03:warp_1_eta_1_excess:.0f} [03]. Novel views at 135 degrees, skill: DDIM "
         "{06:unet_eta_0_novel_energy_skill_180:.2f}, ancestral {06:unet_eta_1_novel_energy_skill_180:.2f}, "
         "intervals overlap [06].",
     ),
@@ -250,7 +251,7 @@ CHOICES = (
         "Skill with two fields: splatting {03:splat_2_eta_0_energy_skill:.2f}, warping "
         "{03:warp_2_eta_0_energy_skill:.2f}; with one: {03:splat_1_eta_0_energy_skill:.2f} and "
         "{03:warp_1_eta_0_energy_skill:.2f}. Excess of the likelier motion with two fields: "
-        "{03:splat_2_eta_0_excess:.0f} and {03:warp_2_eta_0_excess:.0f} points [03].",
+        "{03:splat_2_eta_0_excess:.0f} and {03:warp_2_eta_0_excess:.0f} percentage points [03].",
     ),
     Choice(
         "Condition the target's encoder on a deterministic render?",

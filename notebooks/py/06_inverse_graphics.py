@@ -866,6 +866,6 @@ blend = "what neither view shows is a blend"
 run.falls_short(
     energy_skill_60=two_filters, energy_skill_60_low=two_filters, novel_energy_skill_60=blend,
     novel_energy_skill_120=blend,
-    no_novel_eta_0_factor_tv_high="decals' probabilities are off by eight points, with the shorter training",
+    no_novel_eta_0_factor_tv_high="decals' probabilities are off by eight percentage points, with the shorter training",
 )
 run.finish()
