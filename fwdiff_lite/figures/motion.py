@@ -36,7 +36,7 @@ def displacement_to_rgb(displacement: Float[Tensor, "*b 2 h w"], full_colour: fl
 def draw_arrows(
     ax: Axes,
     displacement: Float[Tensor, "2 h w"],
-    stride: int = 6,
+    stride: int = 4,
     shortest: float = 0.8,
     magnification: float = 1.5,
     color: str = "0.1",
@@ -49,7 +49,7 @@ def draw_arrows(
     ax.quiver(
         x[long], y[long], u[long], v[long], color=color, pivot="mid",
         angles="xy", scale_units="xy", scale=1 / magnification,
-        width=0.012, headwidth=4.5, headlength=4, headaxislength=3.5,
+        width=0.009, headwidth=3.5, headlength=4, headaxislength=3.5, minshaft=1.5,
     )  # fmt: skip
 
 
@@ -136,7 +136,7 @@ def trajectory_figure(
     """A column for each time of a trajectory: noisy target, displacement of the predicted signal, and its frame."""
     images = torch.stack([to_rgb(noisy_targets), displacement_to_rgb(displacements), to_rgb(frames)])
     titles = [f"t = {float(t):.2f}" for t in times]
-    fig = plotting.image_grid(images, ["noisy target", "displacement", "frame"], titles, size=1.45)
+    fig = plotting.image_grid(images, ["noisy target", "displacement", "frame"], titles, size=1.3)
     for c, displacement in enumerate(displacements):
         draw_arrows(fig.axes[len(times) + c], displacement)
     return fig
