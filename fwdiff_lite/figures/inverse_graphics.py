@@ -182,6 +182,7 @@ def plot_deviations(
             labels.append(f"{held_out.TARGET_ANGLES[d]}°")
     titles = ["context", "true target", "sample", "deviation", "disoccluded"]
     fig = with_frames(plotting.image_grid(torch.stack(rows), size=1.15, row_labels=labels, col_titles=titles))
+    fig.set_figheight(fig.get_figheight() + 0.8)  # the height of the scale of colours
     scale = plt.cm.ScalarMappable(plt.Normalize(0, LARGEST_DEVIATION), "magma")
     fig.colorbar(scale, ax=fig.axes, location="bottom", shrink=0.4, aspect=30, label="deviation")
     return fig
