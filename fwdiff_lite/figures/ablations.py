@@ -43,7 +43,7 @@ MEASURES = {  # of the table: a metric's key -> its title and number of digits
     "spread_skill_180": ("spread over error", 2),
     "hidden_factor_tv": ("error of probabilities", 3),
     "consistency_180": ("agreement of two views, dB", 1),
-    "lean": ("mode bias", 2),
+    "lean": ("mode bias", 3),
 }
 SAMPLER_MEASURES = {  # a metric's key -> its title, its best value, and the limits of the axis
     "spread_skill_180": ("spread over error", 1, (0.78, 1.02)),

@@ -828,9 +828,9 @@ slider = interact(show_step, step=IntSlider(0, min=0, max=len(watched_steps) - 1
 #
 # **By the recipe of [02](02_keyhole_digits.ipynb#How-to-judge-a-sampler)**, on 64 scenes and 8 samples, fewer than it
 # asks for: energy ratio (0.66) and spread over error pass. The second room's probabilities are bad: the upper end is
-# 0.10, that of exact draws in 95% of repetitions below EXACT95. The third room (0.05) passes. The agreement with the
+# 0.10, that of exact draws in 95% of repetitions below 0.08. The third room (0.05) passes. The agreement with the
 # context is bad: rows have no noise, but the error is 0.12 of a standard deviation. At the worst colour of walls, the
-# total variation of a room is WORST. We did not run the controls.
+# total variation of a room is 0.09. We did not run the controls.
 #
 # **What the paper says.** The paper calls the noisy target alone an insufficient input of the encoder, and adds the
 # deterministic render. Section 3 says what is found here. The paper samples further views one after another (section 4.1).

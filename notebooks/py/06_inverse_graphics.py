@@ -781,7 +781,7 @@ figures.view_table(numbers, held_out.TARGET_ANGLES)
 #
 # **The unreachable mean.** Rendering is not linear: the mean of two images of scenes is in general no image of a
 # scene. So the bias of [01, section 5c](01_toy_proof.ipynb) is possible here. [07](07_ablations.ipynb) tests it for
-# this model after three minutes of training: the mode bias is 0.01 (-0.02 to 0.03), which is no sign of the bias.
+# this model after three minutes of training: the mode bias is 0.006 (-0.020 to 0.028), which is no sign of the bias.
 # [05](05_flatland.ipynb) finds none, either.
 #
 # **Did not.**
@@ -798,7 +798,7 @@ figures.view_table(numbers, held_out.TARGET_ANGLES)
 #
 # **By the recipe of [02](02_keyhole_digits.ipynb#How-to-judge-a-sampler)**, on 128 scenes: energy ratio (0.69 to 0.74)
 # and spread over error pass in all views. The probabilities are bad: the upper ends are 0.05 (body) and 0.07 (decal),
-# those of exact draws in 95 % of repetitions below EXACT95. The agreement with the context is bad: pictures have no
+# those of exact draws in 95 % of repetitions below 0.041. The agreement with the context is bad: pictures have no
 # noise, but the error is 0.05. We did not run the controls.
 #
 # **Not quite fair.** The deterministic model had 17 minutes of training, this one 32. In the last tenth of its

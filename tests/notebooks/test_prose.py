@@ -27,7 +27,9 @@ PAGE_06 = (
     "{last_fall_in_percent:.0f} % below that of the tenth before",
     "had {baseline_gpu_minutes:.0f} minutes of training, this one {gpu_minutes:.0f}",
     "from behind grows clearly, by {no_render_gain_180:.0%}",
-    "the mode bias is {unet_lean:.2f} ({unet_lean_low:.2f} to {unet_lean_high:.2f})",
+    "with eta 1, {factor_tv_worst_colour:.2f} at the worst colour",
+    "those of exact draws in 95 % of repetitions below {exact_factor_tv_high_95:.3f}",
+    "the mode bias is {unet_lean:.3f} ({unet_lean_low:.3f} to {unet_lean_high:.3f})",
 )
 PAGE_07 = (
     "agree {view_space_consistency_gain_180:.0f} to {view_space_consistency_gain_60:.0f} dB better",
