@@ -18,7 +18,7 @@ from fwdiff_lite.storage.files import read_json, repo_root
 
 QUOTE = "[arXiv 2508.21542](https://arxiv.org/abs/2508.21542)"  # it quotes the paper's table of results
 UNMEASURED = "*not measured yet*"
-NOT_STATED = "not known to us"  # not stated in the part of the main text that we could read
+NOT_STATED = "not known to us"
 
 
 class Setting(NamedTuple):
@@ -181,7 +181,7 @@ FINDINGS = (
         "Motions of one image: samples are diverse, a deterministic model fails.",
         "Shown in pictures (section 4.2).",
         "The deterministic flow has {03:deterministic_over_zero:.2f} of the error of no flow. Samples have a skill of "
-        "{03:energy_skill:.2f} [03].",
+        "{03:energy_skill:.2f}, at least {03:energy_skill_low:.2f} [03].",
         "agrees",
         "New: with one flow field the likelier motion is drawn {03:warp_1_eta_0_excess:.0f} percentage points too "
         "often.",
@@ -213,7 +213,7 @@ CHOICES = (
         "[01]. One flow field, excess of the likelier motion in percentage points: DDIM {03:warp_1_eta_0_excess:.0f}, "
         "ancestral {03:warp_1_eta_1_excess:.0f} [03]. Novel views at 135 degrees, skill: DDIM "
         "{06:unet_eta_0_novel_energy_skill_180:.2f}, ancestral {06:unet_eta_1_novel_energy_skill_180:.2f}, "
-        "intervals overlap [06].",
+        "intervals overlap [06]. [04] and [06] use 1; their data do not separate the two.",
     ),
     Choice(
         "How many steps?",
@@ -232,8 +232,8 @@ CHOICES = (
     ),
     Choice(
         "Which weight of the novel loss?",
-        "1. Try a smaller one only where the mean is unreachable: no signal shows the mean target and the mean novel "
-        "observation at once.",
+        "1. Smaller where no signal has the mean of target and novel observation as its observations: samples are "
+        "biased there, and a smaller weight biases them less. Section 10 of [08] explains this loss.",
         "Without it, the energy score of views along the walls grows by {05:novel_weight_gain:.0%} [05], and all "
         "energy scores by {07:no_novel_energies_gain:.0%} [07]. Unreachable mean, truth 0.70: weight 1 gives "
         "{01:reachable_bias_ddim:.2f}, weight 0.1 {01:reachable_bias_weight_01_ddim:.2f} [01].",

@@ -879,8 +879,8 @@ widget = interact(
 #
 # **By the recipe of [02](02_keyhole_digits.ipynb#How-to-judge-a-sampler)**: two splatted flows with DDIM pass, though
 # spread over error (0.85 to 0.90) only just reaches the limit of 0.9. All other rows of the table are bad: their
-# spread lies wholly below 0.9. Warping with one flow and DDIM also has a total variation above 0.03. We did not run
-# the controls of its last item.
+# spread lies wholly below 0.9. Warping with one flow and DDIM also has a total variation above 0.03. Ranks and
+# controls were not run.
 #
 # **Not claimed.** The scenes are synthetic: every motion is affine, and every object that can move is marked. On
 # photographs the model fails (section 10). The paper's motion model was not released, so the two cannot be compared. To

@@ -830,7 +830,7 @@ slider = interact(show_step, step=IntSlider(0, min=0, max=len(watched_steps) - 1
 # asks for: energy ratio (0.66) and spread over error pass. The second room's probabilities are bad: the upper end is
 # 0.10, that of exact draws in 95% of repetitions below 0.08. The third room (0.05) passes. The agreement with the
 # context is bad: rows have no noise, but the error is 0.12 of a standard deviation. At the worst colour of walls, the
-# total variation of a room is 0.09. We did not run the controls.
+# total variation of a room is 0.09. Ranks and controls were not run.
 #
 # **What the paper says.** The paper calls the noisy target alone an insufficient input of the encoder, and adds the
 # deterministic render. Section 3 says what is found here. The paper samples further views one after another (section 4.1).
@@ -873,7 +873,7 @@ run.claim(
     "from a deterministic model's energy score (as many training steps) to the truth's. The frequencies of what hides "
     "behind a wall, pooled over all scenes, differ from the true probabilities by at most {factor_tv_first_high:.2f} in the second "
     "room and {factor_tv_second_high:.2f} in the third (total variation, upper ends of 95% intervals); with one target, "
-    "the third room is off by at least {one_shot_factor_tv_second_low:.2f}. All of these are the worst of several trainings.",
+    "the third room is off by at least {one_shot_factor_tv_second_low:.2f}.",
     thumbnail="samples.png",
 )
 run.must_show(

@@ -799,7 +799,7 @@ figures.view_table(numbers, held_out.TARGET_ANGLES)
 # **By the recipe of [02](02_keyhole_digits.ipynb#How-to-judge-a-sampler)**, on 128 scenes: energy ratio (0.69 to 0.74)
 # and spread over error pass in all views. The probabilities are bad: the upper ends are 0.05 (body) and 0.07 (decal),
 # those of exact draws in 95 % of repetitions below 0.041. The agreement with the context is bad: pictures have no
-# noise, but the error is 0.05. We did not run the controls.
+# noise, but the error is 0.05. Ranks and controls were not run.
 #
 # **Not quite fair.** The deterministic model had 17 minutes of training, this one 32. In the last tenth of its
 # training, the mean loss of the deterministic model was about 1 % below that of the tenth before. We did not measure the

@@ -655,6 +655,7 @@ run.record(**{f"clips_{key}": value for key, value in numbers.items()})
 # asks for: the full model passes in energy score (skill above 0) and in spread over error (0.91). Its probabilities
 # are bad: the upper end is 0.10, that of exact draws 0.05. Spread over error is bad without the render, for distilled
 # scenes, and for three of the four rows of two contexts. The agreement with the context is in no table of this page.
+# Ranks and controls were not run.
 #
 # ## 10. The paper and this repository, side by side
 #

@@ -8,7 +8,6 @@ import pytest
 from fwdiff_lite.experiments import harness
 from fwdiff_lite.experiments.inverse_graphics import ablations, evaluation, held_out
 from fwdiff_lite.experiments.measurements import to_flat
-from fwdiff_lite.figures.numbers import rounded
 from fwdiff_lite.pipeline.notebook import notebook_names
 from fwdiff_lite.storage.files import read_json, repo_root
 
@@ -98,12 +97,11 @@ def prose(name):
 
 
 def filled(sentence, numbers):
-    """A sentence with its numbers, in the way of the prose: 2 %."""
+    """A sentence with its numbers, in the way of the prose, with a space before "%"."""
 
     def text(field):
         key, _, spec = field[1].partition(":")
-        value = rounded(numbers[key], spec) if spec else numbers[key]
-        return value.replace("%", " %")
+        return format(numbers[key], spec).replace("%", " %")
 
     return re.sub(r"\{([^}]*)\}", text, sentence)
 
