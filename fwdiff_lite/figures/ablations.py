@@ -43,6 +43,7 @@ MEASURES = {  # of the table: a metric's key -> its title and number of digits
     "spread_skill_180": ("spread over error", 2),
     "hidden_factor_tv": ("error of probabilities", 3),
     "consistency_180": ("agreement of two views, dB", 1),
+    "lean": ("mode bias", 3),
 }
 SAMPLER_MEASURES = {  # a metric's key -> its title, its best value, and the limits of the axis
     "spread_skill_180": ("spread over error", 1, (0.78, 1.02)),
@@ -64,12 +65,12 @@ def to_images(images: UInt8[np.ndarray, "*b 3 h w"]) -> Float[Tensor, "*b h w 3"
     return torch.from_numpy(images).movedim(-3, -1) / 255
 
 
-def draw_views(front: Float[Tensor, "scenes 1 h w 3"], images: Mapping[str, np.ndarray]) -> Figure:
-    """Rows: scenes. Columns: the front, then the two views of an exact draw, of the full model and of view space."""
+def draw_views(context: Float[Tensor, "scenes 1 h w 3"], images: Mapping[str, np.ndarray]) -> Figure:
+    """Rows: scenes. Columns: the context, then the two views of an exact draw, of the full model and of view space."""
     names = ["redrawn", FULL_MODEL, "view_space"]
-    titles = ["front", *(f"{LABELS[name]}\n{d}°" for name in names for d in (180, 135))]
+    titles = ["context", *(f"{LABELS[name]}\n{d}°" for name in names for d in (180, 135))]
     return plotting.image_grid(
-        torch.cat([front, *(example_views(images, name) for name in names)], 1), size=1.25, col_titles=titles
+        torch.cat([context, *(example_views(images, name) for name in names)], 1), size=1.25, col_titles=titles
     )
 
 
@@ -121,7 +122,7 @@ def draw_sets(images: Mapping[str, np.ndarray]) -> Figure:
 
 
 def draw_gallery(images: Mapping[str, np.ndarray], names: Sequence[str]) -> Figure:
-    """One sample of each ablation for two fronts, from behind and from the side."""
+    """One sample of each ablation for two contexts, from behind and from the side."""
     columns = [example_views(images, name)[:2].flatten(0, 1) for name in names]
     titles = [LABELS[name].replace("render, ", "render,\n").replace("contexts, ", "contexts,\n") for name in names]
     return plotting.image_grid(torch.stack(columns, 1), size=1.25, row_labels=["180°", "135°"] * 2, col_titles=titles)
@@ -206,14 +207,14 @@ def setting_text(name: str) -> str:
     return f"guidance {setting['guidance']:g}, temperature {setting['temperature']:g}, {threshold}"
 
 
-def draw_option_samples(front: Float[Tensor, "1 1 h w 3"], images: np.ndarray, title: str) -> Figure:
-    """Four samples for one front. Rows: the scene rendered from behind, and the sampled picture.
+def draw_option_samples(context: Float[Tensor, "1 1 h w 3"], images: np.ndarray, title: str) -> Figure:
+    """Four samples for one context. Rows: the scene rendered from behind, and the sampled picture.
 
     images: (1, samples, 2, 3, H, W) uint8
     """
     views = to_images(images)[0]
-    cells = torch.cat([front.expand(-1, 2, -1, -1, -1), views]).transpose(0, 1)
-    titles = ["front", *(f"sample {i + 1}" for i in range(len(views)))]
+    cells = torch.cat([context.expand(-1, 2, -1, -1, -1), views]).transpose(0, 1)
+    titles = ["context", *(f"sample {i + 1}" for i in range(len(views)))]
     fig = plotting.image_grid(cells, size=1.6, row_labels=["scene", "picture"], col_titles=titles)
     fig.suptitle(title, fontsize="medium")
     return fig
@@ -231,7 +232,7 @@ def draw_clips(frames: Float[Tensor, "clips frames h w 3"], names: Sequence[str]
 def measures_table(
     names: Sequence[str], metrics: Mapping[str, Numbers], cost: Callable[[str], tuple[float, int]]
 ) -> Markdown:
-    """One line a sampler: GPU-minutes and steps of its training, and four measures from behind with intervals.
+    """One line a sampler: GPU-minutes and steps of its training, and measures from behind with intervals.
 
     cost: the GPU-minutes and steps of a sampler's training, zeros without a model
     """

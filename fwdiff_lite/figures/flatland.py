@@ -49,8 +49,11 @@ def draw_camera(ax: Axes, azimuth: float) -> None:
 
 
 def draw_rows(ax: Axes, rows: Float[Tensor, "n 3 1 w"], labels: Sequence[str] = (), height: int = 6) -> None:
-    """Draws rows of pixels below each other, with labels at their left."""
+    """Draws rows of pixels below each other, each in a frame, with labels at their left."""
     ax.imshow(stack_rows(rows, height), aspect="auto")
+    frame = {"fill": False, "ec": plotting.MUTED, "lw": 0.8, "clip_on": False}
+    for i in range(len(rows)):
+        ax.add_patch(plt.Rectangle((-0.5, (height + 2) * i - 0.5), rows.shape[-1], height, **frame))
     ax.set(xticks=[], yticks=[(height + 2) * i + height / 2 - 0.5 for i in range(len(labels))])
     ax.set_yticklabels(labels, fontsize=9)
     ax.tick_params(length=0)
@@ -86,15 +89,18 @@ def plot_ray(
     pixel: int,
     weights: Float[Tensor, "w n"],
     rows: Mapping[str, Float[Tensor, "3 1 w"]],
+    azimuth: float,
 ) -> Figure:
     """Volume rendering of one row.
 
     image: the scene from above; points: the n sample points of each pixel's ray; pixel: the ray that is marked
-    weights: of the samples in their pixels; rows: rows to compare, by their labels
+    weights: of the samples in their pixels; rows: rows to compare, by their labels; azimuth: of the camera
     """
     fig, (above, ray, row) = plt.subplots(1, 3, figsize=(9.5, 3), width_ratios=[1, 1.2, 1.2], layout="constrained")
     draw_top_down_view(above, image, "sample points of all rays")
-    above.scatter(*points[..., :2].flatten(0, 1).T, s=1, color=plotting.MUTED)
+    draw_camera(above, azimuth)
+    through_box = (points[:, 0] != points[:, -1]).any(-1)  # all samples of a ray that misses the box are one point
+    above.scatter(*points[through_box, :, :2].flatten(0, 1).T, s=1, color=plotting.MUTED)
     above.scatter(*points[pixel, :, :2].T, s=16, color="black", ec="white", lw=0.6)
     transmittance = 1 - torch.cat([torch.zeros(1), weights[pixel].cumsum(0)[:-1]])
     index = np.arange(1, weights.shape[1] + 1)
@@ -149,15 +155,21 @@ def plot_samples(
     """Scenes from above: truth, deterministic prediction and K samples; one row for each context and each sampler."""
     num_samples = min(x.shape[1] for x in samples.values())
     rows, cols = len(truth) * len(samples), 2 + num_samples
-    fig, axes = plt.subplots(rows, cols, figsize=(1.15 * cols, 1.2 * rows), layout="constrained")
-    titles = ["truth", "deterministic", *(f"sample {j + 1}" for j in range(num_samples))]
+    fig = plt.figure(figsize=(1.25 * cols, 1.2 * rows), layout="constrained")
+    grid = fig.add_gridspec(rows, cols)
     for i in range(len(truth)):
+        both_rows = slice(len(samples) * i, len(samples) * (i + 1))
+        for c, (title, images) in enumerate({"truth": truth, "deterministic": deterministic}.items()):
+            ax = fig.add_subplot(grid[both_rows, c])
+            draw_top_down_view(ax, images[i], title if i == 0 else None)
+            if c == 0:
+                draw_camera(ax, float(azimuths[i]))
         for r, (name, images) in enumerate(samples.items()):
-            row = axes[len(samples) * i + r]
-            for ax, image, title in zip(row, [truth[i], deterministic[i], *images[i]], titles, strict=True):
-                draw_top_down_view(ax, image, title if i == r == 0 else None)
-            draw_camera(row[0], float(azimuths[i]))
-            row[0].set_ylabel(name, fontsize=8)
+            for j in range(num_samples):
+                ax = fig.add_subplot(grid[len(samples) * i + r, 2 + j])
+                draw_top_down_view(ax, images[i, j], f"sample {j + 1}" if i == r == 0 else None)
+                if j == 0:
+                    ax.set_ylabel(name.replace(" ", "\n"), fontsize=9, rotation=0, ha="right", va="center")
     return fig
 
 
@@ -168,15 +180,18 @@ def plot_condition(
 
     render: colour (3), depth, opacity, and features, which are not drawn
     """
-    labels = ["truth", "render: colour", "render: depth", "render: opacity", "a sample"]
+    labels = ["truth", "render: colour", "depth (dark: near)", "opacity (white: 1)", "a sample"]
     fig, axes = plt.subplots(len(labels), len(truth), figsize=(8.4, 2.8), layout="constrained")
     for i in range(len(truth)):
         colours = [to_rgb(row[:, 0].T) for row in (truth[i], render[i, :3], samples[i])]
         rows = [colours[0], colours[1], render[i, 3, 0], render[i, 4, 0], colours[2]]
         for ax, row, label in zip(axes[:, i], rows, labels, strict=True):
-            ax.imshow(row[None], aspect="auto", cmap="gray", vmin=0 if label == "render: opacity" else None)
+            limits = {"vmin": 0, "vmax": 1} if label.startswith("opacity") else {}
+            ax.imshow(row[None], aspect="auto", cmap="gray", **limits)
             ax.set(xticks=[], yticks=[0] if i == 0 else [])
+            ax.tick_params(length=0)
             ax.grid(False)
+            ax.spines[:].set(visible=True, color=plotting.MUTED)
             if i == 0:
                 ax.set_yticklabels([label], fontsize=9)
     return fig
@@ -189,7 +204,7 @@ def plot_probabilities(frequencies: Mapping[str, Mapping[str, Sequence[Sequence[
     frequencies: of each sampler, as experiments.flatland.content_frequencies gives them
     """
     walls = list(problem.CONTENT_PROBABILITIES)
-    fig, axes = plt.subplots(2, len(walls), figsize=(8, 4.2), sharex=True, sharey=True, layout="constrained")
+    fig, axes = plt.subplots(2, len(walls), figsize=(8, 4.6), sharex=True, sharey=True, layout="constrained")
     for c, wall_colour in enumerate(walls):
         for r, (ax, room) in enumerate(zip(axes[:, c], ("second room", "third room"), strict=True)):
             for x, by_colour in enumerate(frequencies.values()):
@@ -201,7 +216,7 @@ def plot_probabilities(frequencies: Mapping[str, Mapping[str, Sequence[Sequence[
                     ax.plot([k - 0.45 + 4 * x, k + 0.45 + 4 * x], [p, p], color=plotting.TRUE, lw=2.5)
                     ax.scatter(k + 4 * x, -0.08, s=36, color=CONTENT_COLOURS[k], ec="0.4", lw=0.8, clip_on=False)
             ax.set(xticks=[1, 5], xticklabels=list(frequencies), ylim=(0, 1))
-            ax.tick_params(axis="x", length=0, pad=19)
+            ax.tick_params(axis="x", length=0, pad=19, labelbottom=True)
             ax.grid(axis="x")
             if r == 0:
                 ax.set_title(f"{wall_colour} walls")
@@ -220,11 +235,11 @@ def plot_probabilities(frequencies: Mapping[str, Mapping[str, Sequence[Sequence[
 
 def plot_step(step: Step) -> Figure:
     """One step of sampling: the noisy target, the predicted row, and the predicted scene from above."""
-    fig, axes = plt.subplots(1, 3, figsize=(7.5, 2.3), width_ratios=[1.6, 1.6, 1], layout="constrained")
+    fig, axes = plt.subplots(1, 3, figsize=(8.4, 2.3), width_ratios=[1.6, 1.6, 1], layout="constrained")
     rows = {"noisy target": step.noisy_target, "predicted target": step.observation}
     for ax, (title, row) in zip(axes, rows.items(), strict=False):
         draw_rows(ax, row[0], height=8)
-        ax.spines[:].set(visible=True, color=plotting.MUTED)
+        ax.set_box_aspect(1 / 1.6)  # as high as the scene
         ax.set_title(title, fontsize=9, loc="center")
     draw_top_down_view(axes[2], problem.field_top_down_view(step.signal)[0], f"$t = {step.t:.2f}$")
     return fig
@@ -258,16 +273,17 @@ def losses_table(curve: Mapping[str, Sequence[float]], parts: int = 4) -> str:
 
 
 def measures_table(results: Mapping[str, Mapping[str, float]], context_errors: Mapping[str, float]) -> str:
-    """Four measures of each sampler: skill of the energy score, spread over error, total variations, context error.
+    """Four measures of each sampler: energy skill, spread over error, total variations, agreement with the context.
 
     results: of experiments.flatland.evaluate; context_errors: of the samplers whose context was rendered
     """
-    names = ("energy skill", "spread / error", "TV, second room", "TV, third room", "context error")
-    lines = [f"{'':28}" + "".join(f"{name:>18}" for name in names)]
+    names = ("skill", "lower end", "spread over error", "TV, second room", "TV, third room", "agreement with context")
+    widths = (7, 11, 21, 21, 21, 24)
+    lines = [f"{'':26}" + "".join(f"{name:>{width}}" for name, width in zip(names, widths, strict=True))]
     for name, row in results.items():
-        cells = [f"{row['energy_skill']:.2f} (from {row['energy_skill_low']:.2f})"]
+        cells = [f"{row['energy_skill']:.2f}", f"{row['energy_skill_low']:.2f}"]
         for key in ("spread_skill", "factor_tv_first", "factor_tv_second"):
-            cells.append(f"{row[key]:.2f} ({row[f'{key}_low']:.2f}-{row[f'{key}_high']:.2f})")
+            cells.append(f"{row[key]:.2f} ({row[f'{key}_low']:.2f} to {row[f'{key}_high']:.2f})")
         cells.append(f"{context_errors[name]:.2f}" if name in context_errors else "not recorded")
-        lines.append(f"{name:28}" + "".join(f"{cell:>18}" for cell in cells))
+        lines.append(f"{name:26}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True)))
     return "\n".join(lines)

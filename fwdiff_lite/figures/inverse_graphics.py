@@ -20,6 +20,7 @@ from fwdiff_lite.problems.inverse_graphics import tabletop
 from fwdiff_lite.problems.inverse_graphics.volume import RenderedImages
 
 Array = np.ndarray | Tensor
+LARGEST_DEVIATION = 0.7  # the brightest colour of a standard deviation; colours are in [-1, 1]
 
 
 def to_rgb(images: Shaped[Array, "*b 3 h w"]) -> Float[Tensor, "*b h w 3"]:
@@ -36,6 +37,14 @@ def depth_rgb(
     return torch.as_tensor(plotting.depth_to_rgb(depth.cpu(), near, far)).float()
 
 
+def with_frames(fig: Figure) -> Figure:
+    """The figure with a frame around each image: pictures with a white background would merge."""
+    for ax in fig.axes:
+        if ax.images:
+            ax.spines[:].set(visible=True, color=plotting.MUTED, linewidth=0.6)
+    return fig
+
+
 def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Markdown:
     """A table; its first column is aligned to the left, all others to the right."""
     lines = [columns, [":--", *["--:"] * (len(columns) - 1)], *rows]
@@ -50,7 +59,7 @@ def plot_scenes(test_set: held_out.TestSet) -> Figure:
     back = held_out.TARGET_ANGLES.index(180)
     columns = [test_set.context.value, test_set.truth[:, :, 0], test_set.posterior_draws[:, :2, back, 0]]
     titles = ["front", *(f"{angle}°" for angle in held_out.TARGET_ANGLES), "180°, draw 1", "180°, draw 2"]
-    return plotting.image_grid(to_rgb(torch.cat(columns, 1)), col_titles=titles, size=1.25)
+    return with_frames(plotting.image_grid(to_rgb(torch.cat(columns, 1)), col_titles=titles, size=1.25))
 
 
 def factor_table() -> Markdown:
@@ -76,7 +85,9 @@ def plot_renders(renders: Sequence[tuple[Tensor, Tensor, Tensor]], titles: Seque
     colours = torch.stack([to_rgb(values[0]) for values, _, _ in renders])
     depth = torch.stack([torch.where(T[0] < 0.5, depth[0], torch.inf) for _, depth, T in renders])
     images = torch.stack([colours, depth_rgb(depth)])
-    return plotting.image_grid(images, row_labels=["colour", "depth"], col_titles=titles, size=1.3)
+    near, far = (float(end) for end in depth[depth.isfinite()].aminmax())
+    labels = ["colour", f"depth\nbright: {near:.1f}\ndark: {far:.1f}"]
+    return with_frames(plotting.image_grid(images, row_labels=labels, col_titles=titles, size=1.3))
 
 
 def plot_before_and_after(
@@ -89,7 +100,7 @@ def plot_before_and_after(
     n, k = before.shape[:2]
     columns = torch.cat([context.value[:n], target.value[:n], before[:, :, 0], after[:, :, 0]], 1)
     titles = ["context", "true target", *(f"before, {i + 1}" for i in range(k)), *(f"after, {i + 1}" for i in range(k))]
-    return plotting.image_grid(to_rgb(columns), col_titles=titles, size=0.95)
+    return with_frames(plotting.image_grid(to_rgb(columns), col_titles=titles, size=0.95))
 
 
 def plot_losses(curve: Mapping[str, Sequence[float]]) -> Figure:
@@ -118,9 +129,8 @@ def plot_trajectory(steps: Sequence[tuple[float, Float[Tensor, "n 3 h w"], Float
     for i in range(len(chosen[0][1])):
         rows += [torch.stack([to_rgb(step[part][i]) for step in chosen]) for part in (1, 2)]
     labels = ["noisy target", "predicted"] * (len(rows) // 2)
-    return plotting.image_grid(
-        torch.stack(rows), row_labels=labels, col_titles=[f"t = {t:.2f}" for t, _, _ in chosen], size=0.95
-    )
+    titles = [f"t = {t:.2f}" for t, _, _ in chosen]
+    return with_frames(plotting.image_grid(torch.stack(rows), row_labels=labels, col_titles=titles, size=0.95))
 
 
 # --- samples of the full model ----------------------------------------------------------------------------------------
@@ -136,23 +146,24 @@ def plot_conditioning(test_set: held_out.TestSet, rendered: Float[Tensor, "c f h
     depth, opacity = rendered[:n, 3].cpu(), rendered[:n, 4].cpu()
     images = [to_rgb(x[:n]) for x in (test_set.context.value[:, 0], test_set.truth[:, target, 0], rendered[:, :3])]
     images += [depth_rgb(torch.where(opacity > 0.5, depth, torch.inf)), opacity[..., None].expand(-1, -1, -1, 3)]
-    titles = ["context", "true target", "render: colour", "render: depth", "render: opacity"]
-    return plotting.image_grid(torch.stack(images, 1), size=1.25, col_titles=titles)
+    titles = ["context", "true target", "render: colour", "depth\n(bright: near)", "opacity\n(white: 1)"]
+    return with_frames(plotting.image_grid(torch.stack(images, 1), size=1.35, col_titles=titles))
 
 
-def plot_samples(recorded: Mapping[str, np.ndarray], sampler: str, target: int, scenes: int = 4) -> Figure:
-    """A row for each scene: context, truth, deterministic prediction, four samples; then the novel view of two."""
-    rows = []
-    for i in range(scenes):
-        samples, truth = recorded[sampler][i, :4, target], recorded["truth"][i, target]
-        images = [recorded["context"][i], truth[0], recorded["deterministic"][i, target, 0], *samples[:, 0]]
-        rows.append(torch.stack([to_rgb(image) for image in (*images, truth[1], *samples[:2, 1])]))
+def plot_samples(recorded: Mapping[str, np.ndarray], sampler: str, target: int, scenes: int = 3) -> Figure:
+    """Two rows for each scene, the target's view and the novel view: context, truth, deterministic, four samples."""
+    rows, labels = [], []
     angle = held_out.TARGET_ANGLES[target]
-    novel = f"{angle * held_out.NOVEL_ANGLE_RATIO:.0f}°"
-    titles = ["context", f"truth,\n{angle}°", f"deterministic,\n{angle}°"]
-    titles += [*(f"sample {j + 1},\n{angle}°" for j in range(4)), f"truth,\n{novel}"]
-    titles += [f"sample {j + 1},\n{novel}" for j in range(2)]
-    return plotting.image_grid(torch.stack(rows), col_titles=titles, size=1.05)
+    for i in range(scenes):
+        context = to_rgb(recorded["context"][i])
+        for view, degrees in enumerate((angle, angle * held_out.NOVEL_ANGLE_RATIO)):
+            others = [recorded[name][i, target, view] for name in ("truth", "deterministic")]
+            others += [*recorded[sampler][i, :4, target, view]]
+            first = context if view == 0 else torch.full_like(context, float("nan"))
+            rows.append(torch.stack([first, *map(to_rgb, others)]))
+            labels.append(f"{degrees:.0f}°")
+    titles = ["context", "truth", "deterministic", *(f"sample {j + 1}" for j in range(4))]
+    return with_frames(plotting.image_grid(torch.stack(rows), row_labels=labels, col_titles=titles, size=1.35))
 
 
 def plot_deviations(
@@ -165,12 +176,16 @@ def plot_deviations(
             deviation = torch.from_numpy(recorded[f"{sampler}_deviation"][i, d, 0]).float()
             mask = test_set.disocclusion_mask[i, d, 0].cpu().float()
             images = (test_set.context.value[i, 0], recorded["truth"][i, d, 0], recorded[sampler][i, 0, d, 0])
-            colours = plt.get_cmap("magma")((deviation / 0.7).clamp(0, 1).numpy())[..., :3]
+            colours = plt.get_cmap("magma")((deviation / LARGEST_DEVIATION).clamp(0, 1).numpy())[..., :3]
             panels = [*map(to_rgb, images), torch.from_numpy(colours).float(), mask[..., None].expand(-1, -1, 3)]
             rows.append(torch.stack(panels))
             labels.append(f"{held_out.TARGET_ANGLES[d]}°")
     titles = ["context", "true target", "sample", "deviation", "disoccluded"]
-    return plotting.image_grid(torch.stack(rows), size=1.15, row_labels=labels, col_titles=titles)
+    fig = with_frames(plotting.image_grid(torch.stack(rows), size=1.15, row_labels=labels, col_titles=titles))
+    fig.set_figheight(fig.get_figheight() + 0.8)  # the height of the scale of colours
+    scale = plt.cm.ScalarMappable(plt.Normalize(0, LARGEST_DEVIATION), "magma")
+    fig.colorbar(scale, ax=fig.axes, location="bottom", shrink=0.4, aspect=30, label="deviation")
+    return fig
 
 
 @dataclass(frozen=True)
@@ -208,14 +223,14 @@ class Orbits:
         chosen = range(0, frames, frames // count)
         images = torch.stack([self.frame(0, f) for f in chosen], 1)
         titles = [f"{360 * f // frames}°" for f in chosen]
-        return plotting.image_grid(images, row_labels=self.NAMES, col_titles=titles, size=1.1)
+        return with_frames(plotting.image_grid(images, row_labels=self.NAMES, col_titles=titles, size=1.1))
 
     def frames(self) -> list[UInt8[np.ndarray, "h w 3"]]:
         """The frames of an animation: a row for each scene, with truth, samples and one depth."""
         animation = []
         for f in range(self.truth.shape[1]):
             images = torch.stack([self.frame(scene, f)[:4] for scene in range(len(self.truth))])
-            fig = plotting.image_grid(images, col_titles=self.NAMES[:4], size=1.2)
+            fig = with_frames(plotting.image_grid(images, col_titles=self.NAMES[:4], size=1.2))
             animation.append(plotting.figure_to_rgb(fig))
             plt.close(fig)
         return animation
@@ -226,14 +241,14 @@ def plot_walk(context: Float[Tensor, "3 h w"], walk: Sequence[RenderedImages], c
     strip = walk[:: max(1, len(walk) // count)]
     images = torch.stack([to_rgb(context), *(to_rgb(image.rgb[0, 0]) for image in strip)])[None]
     titles = ["context", *(f"{360 * i // len(strip)}°" for i in range(len(strip)))]
-    return plotting.image_grid(images, size=1.2, col_titles=titles)
+    return with_frames(plotting.image_grid(images, size=1.2, col_titles=titles))
 
 
 def show_view(image: RenderedImages) -> None:
     """Shows the colours and the depth of one view."""
     depth = depth_rgb(evaluation.surface_depth(image)[0, 0])
     images = torch.stack([to_rgb(image.rgb[0, 0]), depth])[None]
-    plotting.image_grid(images, size=2, col_titles=["colour", "depth"])
+    with_frames(plotting.image_grid(images, size=2, col_titles=["colour", "depth (bright: near)"]))
     plt.show()
 
 
@@ -270,20 +285,19 @@ def plot_frequencies(labels: Int[Tensor, "c 2 K"], cues: Int[Tensor, "c 2"]) -> 
 
 
 def sampler_table(all_numbers: Mapping[str, Mapping[str, float]]) -> Markdown:
-    """For every sampler: total variation and rms of the factors' frequencies, and the skill of both views."""
+    """For every sampler: total variation and error per case of each factor, skill of both views, and agreement."""
+    digits = {"energy_skill_180": 2, "novel_energy_skill_180": 2, "psnr_seen_180": 1}
+    digits = {f"{factor}_factor_{key}": 2 for key in ("tv", "scene_rms") for factor in tabletop.FACTORS} | digits
     rows = []
     for name, numbers in sorted(all_numbers.items(), reverse=True):
         variant, _, eta = name.partition("_eta_")
         model = "no novel loss" if variant == "no_novel" else "the model above"
-        for factor in ("", *(f"{factor}_" for factor in tabletop.FACTORS)):
-            digits = {f"{factor}factor_tv": 3, f"{factor}factor_scene_rms": 3}
-            if not factor:
-                digits |= {"energy_skill_180": 2, "novel_energy_skill_180": 2}
-            cells = [interval_text(numbers, key, n) for key, n in digits.items()]
-            sampler = f"{model}, {'ancestral (eta 1)' if eta == '1' else 'DDIM (eta 0)'}"
-            rows.append([sampler, factor.strip("_") or "both", *cells, *[""] * (4 - len(cells))])
-    titles = ["sampler", "factor", "total variation", "rms", "skill, target at 180°", "skill, novel view at 135°"]
-    return markdown_table(titles, rows)
+        sampler = f"{model}, {'ancestral (eta 1)' if eta == '1' else 'DDIM (eta 0)'}"
+        rows.append([sampler, *(interval_text(numbers, key, n) for key, n in digits.items())])
+    measures = ("total variation", "error per case")
+    titles = [f"{measure}, {factor}" for measure in measures for factor in ("body", "decal")]
+    titles += ["skill, target at 180°", "skill, novel view at 135°", "agreement with the context, dB"]
+    return markdown_table(["sampler", *titles], rows)
 
 
 def interval_text(numbers: Mapping[str, float], key: str, digits: int) -> str:
@@ -350,32 +364,30 @@ def plot_skills(
         rms = [2 * 10 ** (-numbers[f"{key}_{d}"] / 20) for d in angles]  # PSNR with a peak of 2
         error.plot(angles, rms, "o-", color=color, label=label)
     error.axhline(filtered_twice, color=plotting.SAMPLES, ls=":", label="true pictures, smoothed twice")
-    error.set(title="rms, colours in [-1, 1]", ylim=(0, None))
+    error.set(title="errors of single pictures", ylabel="root mean square; colours in [-1, 1]", ylim=(0, None))
+    error.legend(loc="center right", fontsize=8)
     for ax in (skill, spread, error):
         ax.set(xlabel="target angle, degrees", xticks=angles)
-    handles = [*zip(*spread.get_legend_handles_labels(), strict=True)] + [
-        *zip(*error.get_legend_handles_labels(), strict=True)
-    ]
-    fig.legend(*zip(*handles, strict=True), loc="outside lower center", ncols=5, fontsize=8)
+    spread.legend(loc="lower right", fontsize=8)
     return fig
 
 
-MEASURES = {  # key -> (title, meaning)
-    "energy_ratio": ("energy", "energy score of samples over that of the deterministic prediction"),
-    "psnr_seen": ("visible", "PSNR in dB of one sample on visible pixels"),
-    "psnr_mean": ("mean", "PSNR of the mean of all samples"),
-    "psnr_best": ("best", "PSNR of the best of 16 samples"),
+MEASURES = {  # key -> (title, meaning, number of digits)
+    "energy_ratio": ("energy ratio", "energy score of samples over that of the deterministic prediction", 2),
+    "psnr_seen": ("agreement with the context, dB", "PSNR of one sample on visible pixels", 1),
+    "psnr_mean": ("mean, dB", "PSNR of the mean of all samples", 1),
+    "psnr_best": ("best, dB", "PSNR of the best of 16 samples", 1),
 }
 
 
 def measures_in_a_fold(numbers: Mapping[str, float], angles: Sequence[int]) -> HTML:
     """Further measures of the same samples, as a table that the reader opens."""
-    head = "".join(f"<th>{title}</th>" for title, _ in MEASURES.values())
+    head = "".join(f"<th>{title}</th>" for title, _, _ in MEASURES.values())
     rows = ""
     for prefix, name, ratio in (("", "target", 1), ("novel_", "novel view", held_out.NOVEL_ANGLE_RATIO)):
         for d in angles:
-            cells = "".join(f"<td>{numbers[f'{prefix}{key}_{d}']:.3g}</td>" for key in MEASURES)
+            cells = "".join(f"<td>{numbers[f'{prefix}{k}_{d}']:.{n}f}</td>" for k, (_, _, n) in MEASURES.items())
             rows += f"<tr><th>{name}, {ratio * d:.0f}°</th>{cells}</tr>"
-    meanings = "".join(f"<li><b>{title}</b>: {meaning}</li>" for title, meaning in MEASURES.values())
+    meanings = "".join(f"<li><b>{title}</b>: {meaning}</li>" for title, meaning, _ in MEASURES.values())
     table = f"<table><tr><th></th>{head}</tr>{rows}</table><ul>{meanings}</ul>"
     return HTML(f"<details><summary>More measures of the same samples</summary>{table}</details>")

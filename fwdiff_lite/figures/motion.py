@@ -5,6 +5,7 @@ displacement is drawn in colours, whose hue is the direction, and with arrows, w
 """
 
 import html
+import math
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
@@ -35,7 +36,7 @@ def displacement_to_rgb(displacement: Float[Tensor, "*b 2 h w"], full_colour: fl
 def draw_arrows(
     ax: Axes,
     displacement: Float[Tensor, "2 h w"],
-    stride: int = 6,
+    stride: int = 4,
     shortest: float = 0.8,
     magnification: float = 1.5,
     color: str = "0.1",
@@ -48,7 +49,7 @@ def draw_arrows(
     ax.quiver(
         x[long], y[long], u[long], v[long], color=color, pivot="mid",
         angles="xy", scale_units="xy", scale=1 / magnification,
-        width=0.012, headwidth=4.5, headlength=4, headaxislength=3.5,
+        width=0.009, headwidth=3.5, headlength=4, headaxislength=3.5, minshaft=1.5,
     )  # fmt: skip
 
 
@@ -114,11 +115,12 @@ def movers_figure(
 def loss_figure(curve: Mapping[str, Sequence[float]], still: float, window: int = 15) -> Figure:
     """The target and novel losses of a training, averaged over `window` steps, and the error of the source image."""
     fig, ax = plt.subplots(figsize=(6.5, 2.6))
-    for key, color in (("target", plotting.TARGET), ("novel", plotting.NOVEL)):
+    styles = ("target", plotting.TARGET, "-"), ("novel", plotting.NOVEL, "--")  # dashed, since both nearly agree
+    for key, color, style in styles:
         values = np.asarray(curve[key], dtype=float)
         window = max(1, min(window, len(values)))
         means = np.convolve(values, np.ones(window) / window, mode="valid")
-        ax.plot(np.arange(len(means)) + window, means, color=color, label=f"{key} loss")
+        ax.plot(np.arange(len(means)) + window, means, style, color=color, label=f"{key} loss")
     ax.axhline(still, color=plotting.CONTEXT, ls="--", label="source image,\nwithout motion")
     ax.set(xlabel="training step", ylabel="mean squared error", ylim=(0, None), xlim=(0, None))
     ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
@@ -134,7 +136,7 @@ def trajectory_figure(
     """A column for each time of a trajectory: noisy target, displacement of the predicted signal, and its frame."""
     images = torch.stack([to_rgb(noisy_targets), displacement_to_rgb(displacements), to_rgb(frames)])
     titles = [f"t = {float(t):.2f}" for t in times]
-    fig = plotting.image_grid(images, ["noisy target", "displacement", "frame"], titles, size=1.45)
+    fig = plotting.image_grid(images, ["noisy target", "displacement", "frame"], titles, size=1.3)
     for c, displacement in enumerate(displacements):
         draw_arrows(fig.axes[len(times) + c], displacement)
     return fig
@@ -150,16 +152,16 @@ def samples_figure(
 ) -> Figure:
     """Two rows for each of n scenes: displacements and frames of K samples, the baseline's frame, and the truth.
 
-    The baseline has no displacement to draw: its flows point in opposite directions.
+    The first column has the legend of the displacements and the source. The baseline has no displacement to draw: its
+    flows point in opposite directions.
     """
     n, k = frames.shape[:2]
     blank = torch.full((n, 1, *source.shape[-2:], 3), float("nan"))
-    upper = [to_rgb(source)[:, None], displacement_to_rgb(displacements), blank]
-    upper += [displacement_to_rgb(true_displacements)[:, None]]
-    lower = [blank, to_rgb(frames), to_rgb(baseline)[:, None], to_rgb(true_frames)[:, None]]
+    upper = [blank, displacement_to_rgb(displacements), blank, displacement_to_rgb(true_displacements)[:, None]]
+    lower = [to_rgb(x) for x in (source[:, None], frames, baseline[:, None], true_frames[:, None])]
     images = torch.stack([torch.cat(upper, 1), torch.cat(lower, 1)], 1).flatten(0, 1)
-    titles = ["source", *(f"sample {j + 1}" for j in range(k)), "deterministic", "truth"]
-    fig = plotting.image_grid(images, ["displace-\nment", "frame"] * n, titles, size=1.35)
+    titles = ["", *(f"sample {j + 1}" for j in range(k)), "deterministic", "truth"]
+    fig = plotting.image_grid(images, ["displacement", "frame"] * n, titles, size=1.35)
     for i in range(n):
         row = fig.axes[2 * i * (k + 3) : (2 * i + 1) * (k + 3)]
         panels = zip([*row[1 : k + 1], row[-1]], [*displacements[i], true_displacements[i]], strict=True)
@@ -167,7 +169,8 @@ def samples_figure(
             draw_arrows(ax, displacement)
         reason = "not drawn:\ntwo flows in\nopposite\ndirections"
         row[k + 1].text(0.5, 0.5, reason, transform=row[k + 1].transAxes, ha="center", va="center", fontsize=8)
-    draw_wheel(fig.axes[k + 3])
+        draw_wheel(row[0])
+        fig.axes[(2 * i + 1) * (k + 3)].set_title("source", loc="center", fontsize=9)
     return fig
 
 
@@ -202,11 +205,16 @@ def frequencies_figure(
         for x, percent in enumerate(percents):
             label = "true probability" if x == 0 else None
             ax.plot([x - 0.42, x + 0.42], [percent, percent], color=plotting.TRUE, lw=2.5, label=label)
-        ax.set(xticks=range(len(percents)), xticklabels=[f"{p}/{100 - p}" for p in percents], ylim=(0, 100))
+        ax.set(xticks=range(len(percents)), xticklabels=[group_label(p) for p in percents], ylim=(0, 100))
         ax.set(xlabel="true probabilities (%)", title=title)
     axes[0, 0].set_ylabel("frequency of likelier direction (%)")
     fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return fig
+
+
+def group_label(percent: int) -> str:
+    """The true probabilities of both directions; if they are equal, bars show the positive direction."""
+    return f"{percent}/{100 - percent}" + ("\npositive" if percent == 50 else "")
 
 
 def predictions_figure(
@@ -226,11 +234,14 @@ def predictions_figure(
 
 
 def photographs_figure(
-    photographs: Float[Tensor, "n 3 h w"], displacements: Float[Tensor, "n 2 h w"], frames: Float[Tensor, "n 3 h w"]
+    photographs: Float[Tensor, "n 3 h w"],
+    displacements: Float[Tensor, "n 2 h w"],
+    frames: Float[Tensor, "n 3 h w"],
+    names: Sequence[str],
 ) -> Figure:
     """A column for each photograph: the photograph, one sampled displacement and its frame."""
     images = torch.stack([to_rgb(photographs), displacement_to_rgb(displacements), to_rgb(frames)])
-    fig = plotting.image_grid(images, ["photograph", "displace-\nment", "frame"], size=1.7)
+    fig = plotting.image_grid(images, ["photograph", "displacement", "frame"], names, size=1.7)
     for ax, displacement in zip(fig.axes[len(photographs) : 2 * len(photographs)], displacements, strict=True):
         draw_arrows(ax, displacement)
     return fig
@@ -247,15 +258,20 @@ def sample_figure(
 
 
 def html_table(rows: Sequence[Mapping[str, object]], fold: str | None = None) -> str:
-    """A table with a header, one row for each mapping; all have the same keys. Numbers get three digits.
+    """A table with a header, one row for each mapping; all have the same keys.
 
-    fold: the summary of a fold that hides the table
+    The numbers of a column have the same decimals: three digits of the largest, but at most three decimals.
+    fold: the summary of a collapsed section that holds the table
     """
+    decimals = {}
+    for key in rows[0]:
+        largest = max((abs(row[key]) for row in rows if isinstance(row[key], float)), default=0.0)
+        decimals[key] = min(3, max(0, 2 - math.floor(math.log10(largest)))) if largest else 3
 
-    def cell(value: object) -> str:
-        return f"{value:.3g}" if isinstance(value, float) else html.escape(str(value))
+    def cell(key: str, value: object) -> str:
+        return f"{value:.{decimals[key]}f}" if isinstance(value, float) else html.escape(str(value))
 
     lines = ["".join(f"<th>{html.escape(key)}</th>" for key in rows[0])]
-    lines += ["".join(f"<td>{cell(value)}</td>" for value in row.values()) for row in rows]
+    lines += ["".join(f"<td>{cell(key, value)}</td>" for key, value in row.items()) for row in rows]
     table = "<table>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"
     return table if fold is None else f"<details><summary>{html.escape(fold)}</summary>{table}</details>"

@@ -46,7 +46,7 @@ def test_bars_and_intervals_are_the_frequencies():
 def test_a_ray_shows_its_weights_and_the_light_that_reaches_each_segment():
     weights = torch.tensor([[0.0, 0.0, 0.0], [0.5, 0.25, 0.0]])
     row = {"true row": torch.zeros(3, 1, 2)}
-    figure = figures.plot_ray(torch.ones(8, 8, 3), torch.zeros(2, 3, 3), 1, weights, row)
+    figure = figures.plot_ray(torch.ones(8, 8, 3), torch.zeros(2, 3, 3), 1, weights, row, azimuth=0.0)
     assert [bar.get_height() for bar in figure.axes[1].patches] == [0.5, 0.25, 0]
     assert figure.axes[1].lines[0].get_ydata().tolist() == [1, 0.5, 0.25]
 
@@ -56,5 +56,5 @@ def test_the_table_states_intervals_and_what_was_not_recorded():
     row = {f"{key}{end}": 0.5 for key in keys for end in ("", "_low", "_high")}
     results = dict.fromkeys(("a", "b"), row | {"energy_skill": 0.9, "energy_skill_low": 0.8})
     _, first, second = figures.measures_table(results, {"a": 0.07}).splitlines()
-    assert "0.90 (from 0.80)" in first and "0.50 (0.50-0.50)" in first and first.endswith("0.07")
+    assert first.split()[1:3] == ["0.90", "0.80"] and "0.50 (0.50 to 0.50)" in first and first.endswith("0.07")
     assert second.endswith("not recorded")

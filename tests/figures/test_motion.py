@@ -53,7 +53,7 @@ def test_every_displacement_has_arrows_beside_its_colours():
     assert [np.sign(q.U).mean() for q in quivers] == [1, 1, 1, -1] * 2
     shown = fig.axes[6 + 1].images[0].get_array()  # second row, second column: the frame of sample 1
     assert np.allclose(shown, frames[0, 0].movedim(0, -1) / 2 + 0.5)
-    assert len(arrows(figures.photographs_figure(frames[0], displacements[0], frames[1]))) == 3
+    assert len(arrows(figures.photographs_figure(frames[0], displacements[0], frames[1], ["a", "b", "c"]))) == 3
     assert len(arrows(figures.trajectory_figure([1.0, 0.5, 0.0], frames[0], frames[1], displacements[0]))) == 3
     movers = figures.movers_figure(frames[:, 0], {"before": (frames[:, 1], displacements[:, 0])})
     assert len(arrows(movers)) == 2
@@ -65,6 +65,12 @@ def test_bars_have_the_frequencies_and_their_intervals():
     assert [bar.get_height() for bar in ax.patches] == pytest.approx([50, 60, 50, 70])
     ends = np.concatenate([line.get_segments() for line in ax.collections])
     assert np.allclose(np.ptp(ends[..., 1], axis=1), [4, 6, 4, 6])
+
+
+def test_numbers_of_a_column_have_the_same_decimals():
+    rows = [{"a": 0.0334, "b": 12.3456}, {"a": 0.02, "b": 4.0}, {"a": "", "b": ""}]
+    table = figures.html_table(rows)
+    assert "<td>0.033</td><td>12.3</td>" in table and "<td>0.020</td><td>4.0</td>" in table
 
 
 def test_a_table_escapes_its_text_and_folds():
