@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from playwright.sync_api import Error, Page, sync_playwright
+from playwright.sync_api import BrowserContext, Error, Page, sync_playwright
 
 WIDTH, HEIGHT = 1100, 1600
 ROOT = Path(__file__).parents[2]
@@ -88,21 +88,30 @@ def wait_for(address: str, server: subprocess.Popen, log: Path, seconds: float =
 
 
 @contextmanager
-def browse(address: str, wait_for: str = ".jp-Notebook .jp-Cell") -> Iterator[Page]:
-    """A page of a headless Chromium, once it shows what a selector selects."""
+def launch() -> Iterator[BrowserContext]:
+    """A headless Chromium. Its pages share what it has loaded, such as JupyterLab's scripts."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium(), headless=True, args=FLAGS)
-        page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
-        page.set_default_timeout(60_000)
         try:
-            page.goto(address, wait_until="domcontentloaded")
-            page.wait_for_selector(wait_for)
-            yield page
-        except (AssertionError, Error):
-            page.screenshot(path=FAILURE)  # what was there instead
-            raise
+            yield browser.new_context(viewport={"width": WIDTH, "height": HEIGHT})
         finally:
             browser.close()
+
+
+@contextmanager
+def browse(browser: BrowserContext, address: str, wait_for: str = ".jp-Notebook .jp-Cell") -> Iterator[Page]:
+    """A page of the browser, once it shows what a selector selects."""
+    page = browser.new_page()
+    page.set_default_timeout(60_000)
+    try:
+        page.goto(address, wait_until="domcontentloaded")
+        page.wait_for_selector(wait_for)
+        yield page
+    except (AssertionError, Error):
+        page.screenshot(path=FAILURE)  # what was there instead
+        raise
+    finally:
+        page.close()
 
 
 def kernel_is_ready(page: Page) -> None:

@@ -7,7 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from lab import HEIGHT, WIDTH, browse, chromium, serve, unfold
+from lab import HEIGHT, WIDTH, browse, chromium, launch, serve, unfold
 
 
 def pages(path: Path, output: Path) -> list[Path]:
@@ -17,7 +17,7 @@ def pages(path: Path, output: Path) -> list[Path]:
         old.unlink()
     made = []
     with tempfile.TemporaryDirectory() as scratch, serve(path.parent, Path(scratch)) as address:
-        with browse(f"{address}/doc/tree/{path.name}") as page:
+        with launch() as browser, browse(browser, f"{address}/doc/tree/{path.name}") as page:
             height = unfold(page)
             for top in range(0, height, HEIGHT):
                 clip = {"x": 0, "y": top, "width": WIDTH, "height": min(HEIGHT, height - top)}

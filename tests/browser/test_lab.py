@@ -28,8 +28,8 @@ def test_slider_moves_the_picture(name, tmp_path):
     (tmp_path / "scratch").mkdir()
     nbformat.write(notebook, tmp_path / "notebooks" / f"{name}.ipynb")
 
-    with lab.serve(tmp_path, tmp_path / "scratch") as address:
-        with lab.browse(f"{address}/lab/tree/notebooks/{name}.ipynb") as page:
+    with lab.serve(tmp_path, tmp_path / "scratch") as address, lab.launch() as browser:
+        with lab.browse(browser, f"{address}/lab/tree/notebooks/{name}.ipynb") as page:
             lab.run_all(page)
             handle = page.locator(".noUi-handle").first
             handle.wait_for(timeout=300_000)

@@ -52,6 +52,12 @@ def address(checkout, tmp_path_factory):
         yield address
 
 
+@pytest.fixture(scope="module")
+def browser():
+    with lab.launch() as browser:
+        yield browser
+
+
 def paths(checkout, name):
     """The notebook and its source."""
     return checkout / "notebooks" / f"{name}.ipynb", checkout / "notebooks" / "py" / f"{name}.py"
@@ -102,18 +108,18 @@ def wait_for_pictures(page, count: int) -> None:
     assert page.locator(PICTURES).count() == count
 
 
-def open_notebook(address, name, **options):
+def open_notebook(browser, address, name, **options):
     """Its page, in a workspace of its own: JupyterLab would open again what was open before."""
-    return lab.browse(f"{address}/lab/tree/notebooks/{name}.ipynb?reset", **options)
+    return lab.browse(browser, f"{address}/lab/tree/notebooks/{name}.ipynb?reset", **options)
 
 
 @pytest.mark.parametrize("name", notebook_names())
-def test_opens_and_is_saved_unchanged(name, checkout, address):
+def test_opens_and_is_saved_unchanged(name, checkout, address, browser):
     notebook, source = paths(checkout, name)
     shown = pictures(nbformat.read(notebook, as_version=4))
     assert shown
     make_newer(notebook, source)  # as `make reproduce` leaves them
-    with open_notebook(address, name) as page:
+    with open_notebook(browser, address, name) as page:
         wait_for_pictures(page, len(shown))
         lab.PAGES.mkdir(parents=True, exist_ok=True)
         page.locator(PICTURES).first.scroll_into_view_if_needed()
@@ -127,12 +133,12 @@ def test_opens_and_is_saved_unchanged(name, checkout, address):
     assert git(checkout, "status", "--porcelain") == ""
 
 
-def test_an_edit_reaches_the_source(checkout, address, monkeypatch):
+def test_an_edit_reaches_the_source(checkout, address, browser, monkeypatch):
     monkeypatch.setenv("FWDIFF_ROOT", str(checkout))
     name = notebook_names()[-1]
     notebook, source = paths(checkout, name)
     try:
-        with open_notebook(address, name) as page:
+        with open_notebook(browser, address, name) as page:
             lab.kernel_is_ready(page)
             cell = page.locator(".jp-CodeCell .cm-content").first
             cell.click()
@@ -150,7 +156,7 @@ def test_an_edit_reaches_the_source(checkout, address, monkeypatch):
         git(checkout, "checkout", "--quiet", ".")
 
 
-def test_an_edit_made_elsewhere_is_not_lost(checkout, address):
+def test_an_edit_made_elsewhere_is_not_lost(checkout, address, browser):
     """A program without jupytext edits the notebook; then the source, which lacks the edit, is the newer file."""
     name = notebook_names()[0]
     notebook, source = paths(checkout, name)
@@ -159,7 +165,7 @@ def test_an_edit_made_elsewhere_is_not_lost(checkout, address):
         edited.cells[0].source += f"\n\n{LINE}"
         nbformat.write(edited, notebook)
         make_newer(source, notebook)
-        with open_notebook(address, name, wait_for=DIALOG) as page:
+        with open_notebook(browser, address, name, wait_for=DIALOG) as page:
             said = page.locator(DIALOG).inner_text()
             assert f"notebooks/{name}.ipynb" in said and "--keep notebook" in said and "--keep source" in said
         assert LINE in notebook.read_text() and LINE not in source.read_text()
