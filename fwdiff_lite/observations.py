@@ -140,16 +140,31 @@ def expand_mask(mask: Bool[Tensor, "b m"], value: Float[Tensor, "b m *obs"]) -> 
     return mask.reshape(mask.shape + (1,) * (value.ndim - 2))
 
 
-def observation_std(observations: Observations) -> float:
+def observation_std(observations: Observations, support: Float[Tensor, "b m *#obs"] | None = None) -> float:
     """The standard deviation of all values that exist: the scale for ForwardDiffusion(observation_scale=...).
 
-    ValueError if no observation exists, or a value is not finite.
+    support: forward_model.support(observations.params) of a CroppingForwardModel; what lies outside does not count
+
+    ValueError if no observation exists, a value is not finite, or the support has another shape.
     """
     check_observations(observations=observations)
-    values = observations.check("observations", allow_empty=True).value[observations.mask]
+    value = observations.check("observations", allow_empty=True).value
+    counts = expand_mask(observations.mask, value).expand_as(value)
+    values = value[counts if support is None else counts & (check_support(support, value.shape) > 0)]
     if not values.numel():
         raise ValueError("observations are all masked: a standard deviation needs values")
     return float(values.double().std(correction=0))
+
+
+def check_support(support: Tensor, shape: torch.Size) -> Tensor:
+    """The support of observations of this shape (B, M, *obs). ValueError, if it does not fit them."""
+    fits = isinstance(support, Tensor) and support.ndim == len(shape) and support.shape[:2] == shape[:2]
+    if not fits or any(n not in (1, size) for n, size in zip(support.shape[2:], shape[2:], strict=True)):
+        raise ValueError(
+            f"support is {describe(support)} for observations {tuple(shape)}: wanted this shape, or 1 for some of the "
+            "sizes after the first two"
+        )
+    return support
 
 
 def check_observations(**arguments: Observations) -> None:
