@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -157,6 +158,8 @@ def _check_batch(batch: dict[str, Observations], num_samples: int) -> tuple[Obse
     check_count(num_samples=num_samples)
     if num_samples < 2:
         raise ValueError(f"num_samples is {num_samples}: wanted 2 or more, since one sample has no spread")
+    if not isinstance(batch, Mapping):
+        raise ValueError(f"batch is of type {type(batch).__name__}: give a dict with 'context' and 'target'")
     if missing := [name for name in ("context", "target") if name not in batch]:
         raise ValueError(f"batch has no {missing[0]!r}: give a dict with Observations as 'context' and 'target'")
     context, target = batch["context"], batch["target"]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fwdiff_lite.checks import check_count, check_interval
 from fwdiff_lite.observations import Observations, check_observations, describe
-from fwdiff_lite.protocols import Denoiser, Schedule
+from fwdiff_lite.protocols import Denoiser, ForwardModel, Schedule, Signal
 from fwdiff_lite.schedule import check_time
 
 Views = dict[str, tuple[Observations, Tensor | None]]  # observations in the loss, with the pixels that count
@@ -40,6 +40,11 @@ def check_parts(
             raise ValueError(f"{name}.{method} does not take three arguments: it needs {method}({arguments})")
     if not callable(forward_model):
         raise ValueError(f"forward_model is {describe(forward_model)}: wanted a function of signal and params")
+    function = forward_model.forward if isinstance(forward_model, nn.Module) else forward_model
+    if isinstance(forward_model, type) or not _accepts(function, 2):
+        name = getattr(forward_model, "__name__", type(forward_model).__name__)
+        given = "is a class" if isinstance(forward_model, type) else "does not take two arguments"
+        raise ValueError(f"forward_model {name} {given}: wanted a function of signal and params, or an object that is")
     if schedule is not None and (not isinstance(schedule, Schedule) or isinstance(schedule, type)):
         raise ValueError(f"schedule is {describe(schedule)}: it needs alpha(t) and sigma(t), as CosineSchedule()")
     if not callable(getattr(forward_model, "noise_std", check_noise_std)):
@@ -70,7 +75,42 @@ def check_noise_std(noise_std: Tensor, params: Tensor) -> None:
         )
 
 
-def check_loss_input(denoiser: nn.Module, context: Observations, views: Views, t: Tensor, noise: Tensor) -> None:
+def observe(forward_model: ForwardModel, signal: Signal, params: Tensor, **options) -> Tensor:
+    """The observations of a signal (Eq. 5), checked but under torch.compile.
+
+    ValueError unless they are floating numbers (B, M, *obs) for params (B, M, *par), no wider than these.
+    """
+    if torch.compiler.is_compiling():
+        return forward_model(signal, params, **options)
+    try:
+        observation = forward_model(signal, params, **options)
+    except (AttributeError, TypeError) as error:
+        if type(signal) not in (tuple, list):
+            raise
+        raise ValueError(
+            f"the denoiser returned a {type(signal).__name__}, which forward_model does not take ({error}): return the "
+            "signal alone"
+        ) from error
+    wanted = f"wanted a tensor of {params.dtype} {tuple(params.shape[:2])} and the axes of one observation"
+    if not isinstance(observation, Tensor) or not observation.is_floating_point():
+        raise ValueError(f"forward_model gave an observation {describe(observation)}: {wanted}")
+    if observation.shape[:2] != params.shape[:2]:
+        raise ValueError(f"forward_model gave {tuple(observation.shape)} for params {tuple(params.shape)}: {wanted}")
+    widens = torch.promote_types(observation.dtype, params.dtype) != params.dtype
+    if widens and not torch.is_autocast_enabled(params.device.type):
+        source = f" from a signal of {signal.dtype}" if isinstance(signal, Tensor) else ""
+        raise ValueError(f"forward_model gave {observation.dtype}{source}: {wanted}")
+    return observation
+
+
+def check_loss_input(
+    denoiser: nn.Module,
+    context: Observations,
+    views: Views,
+    t: Tensor,
+    noise: Tensor,
+    target_shape: tuple[int, ...] | None,
+) -> None:
     """The arguments of a loss; shapes are checked under torch.compile too, values are not."""
     check_observations(context=context, **{name: observations for name, (observations, _) in views.items()})
     target = views["target"][0]
@@ -109,8 +149,12 @@ def check_loss_input(denoiser: nn.Module, context: Observations, views: Views, t
                 f"pixel_indices are {pixels[0].shape[-1]} an image, novel_pixel_indices {pixels[1].shape[-1]}: "
                 "give as many of one as of the other"
             )
+    _check_canvas(target, context, target_shape)
     if not torch.compiler.is_compiling():
         _check_type(denoiser, context)
+        _check_params_type("context", context.params, context.value)
+        for name, (observations, _) in views.items():
+            _check_params_type(name, observations.params, context.value)
 
 
 def check_sampler_input(
@@ -122,6 +166,8 @@ def check_sampler_input(
         raise ValueError("context holds no signals: give at least one")
     context.check("context", allow_empty=allow_empty)
     _check_type(denoiser, context)
+    if isinstance(target_params, Observations):
+        raise ValueError(f"target_params is {describe(target_params)}: wanted their parameters, as target.params")
     _check_tensors(target_params=target_params)
     if target_params.ndim < 2 or target_params.shape[0] != len(context):
         raise ValueError(
@@ -141,6 +187,8 @@ def check_sampler_input(
         raise ValueError(f"target_params lie on {target_params.device}, context on {context.value.device}: move one")
     if not target_params.is_floating_point() or not torch.isfinite(target_params).all():
         raise ValueError(f"target_params is {describe(target_params)} or holds NaN: wanted finite floating numbers")
+    _check_params_type("context", context.params, context.value)
+    _check_params_type("target", target_params, context.value)
     if target_mask is None:
         return
     shape = target_params.shape[:2]
@@ -175,11 +223,38 @@ def raise_if_fixed_size(error: RuntimeError, first: Observations, context: Obser
 
 
 def _accepts(function: Callable, num_arguments: int) -> bool:
+    """Whether a function takes that many arguments; True for a function of C, whose signature is not known."""
     try:
-        inspect.signature(function).bind(*[None] * num_arguments)
+        signature = inspect.signature(function)
+    except ValueError:
+        return True
+    try:
+        signature.bind(*[None] * num_arguments)
     except TypeError:
         return False
     return True
+
+
+def _check_canvas(target: Observations, context: Observations, target_shape: tuple[int, ...] | None) -> None:
+    """A sampled target has target_shape, or the shape of a context: so has the target of a loss."""
+    given, wanted = tuple(target.value.shape[2:]), target_shape
+    if wanted is None:
+        wanted = context.value.shape[2:]
+    if given != tuple(wanted):
+        name = "the context's" if target_shape is None else "the model's target_shape"
+        raise ValueError(
+            f"one observation of target is {given}, {name} is {tuple(wanted)}: make the model with "
+            f"ForwardDiffusion(..., target_shape={given})"
+        )
+
+
+def _check_params_type(name: str, params: Tensor, value: Tensor) -> None:
+    """Parameters have the floating type of the values, unless autocast converts them."""
+    autocast = torch.is_autocast_enabled(value.device.type) and params.dtype != torch.float64
+    if params.dtype != value.dtype and not autocast:
+        raise ValueError(
+            f"{name} has params of {params.dtype}, values are {value.dtype}: convert them with params.to({value.dtype})"
+        )
 
 
 def _check_tensors(**arguments: Tensor) -> None:
@@ -189,9 +264,10 @@ def _check_tensors(**arguments: Tensor) -> None:
 
 
 def _check_type(denoiser: nn.Module, context: Observations) -> None:
-    """The values have the floating type of the denoiser's weights, unless autocast converts them."""
-    types = {w.dtype for w in denoiser.parameters() if w.is_floating_point()}
-    if types and context.value.dtype not in types and not torch.is_autocast_enabled(context.value.device.type):
+    """The values have the floating type of the denoiser's weights, unless autocast converts them (not float64)."""
+    types, dtype = {w.dtype for w in denoiser.parameters() if w.is_floating_point()}, context.value.dtype
+    autocast = torch.is_autocast_enabled(context.value.device.type) and dtype != torch.float64
+    if types and dtype not in types and not autocast:
         wanted = " or ".join(sorted(map(str, types)))
         raise ValueError(
             f"context has values of {context.value.dtype}, the denoiser's weights are {wanted}: "

@@ -15,7 +15,8 @@ from fwdiff_lite.checks import check_count
 class Observations:
     """M observations of each of B signals.
 
-    value:  (B, M, *obs) the observed values, in a floating type; all observations of one problem share one canvas *obs.
+    value:  (B, M, *obs) the observed values, in a floating type; all observations of one problem share one canvas *obs
+            (but for targets of another shape, ForwardDiffusion(target_shape=...)).
             Values should have a standard deviation near 1, as noise has; for values in other units, tell the model
             with ForwardDiffusion(observation_scale=...), see `observation_std`
     params: (B, M, *par) the forward model's parameters phi of each observation: a direction, a crop, a camera
@@ -39,10 +40,10 @@ class Observations:
                 f"got value {tuple(self.value.shape)}, params {tuple(self.params.shape)}"
             )
         if not self.value.is_floating_point():
-            raise ValueError(
-                f"observations need a floating type, got value of {self.value.dtype}: "
-                "scale pictures to [-1, 1], as in value.float() / 127.5 - 1"
-            )
+            remedy = "scale pictures to [-1, 1], as in value.float() / 127.5 - 1"
+            if self.value.is_complex():
+                remedy = "give real and imaginary part as an axis of two, as in torch.view_as_real(value)"
+            raise ValueError(f"observations need a floating type, got value of {self.value.dtype}: {remedy}")
         if not self.params.is_floating_point():
             raise ValueError(f"params need a floating type, got {self.params.dtype}: give params.float()")
         b, m = self.value.shape[:2]
@@ -157,12 +158,11 @@ def observation_std(observations: Observations, support: Float[Tensor, "b m *#ob
 
 
 def check_support(support: Tensor, shape: torch.Size) -> Tensor:
-    """The support of observations of this shape (B, M, *obs). ValueError, if it does not fit them."""
-    fits = isinstance(support, Tensor) and support.ndim == len(shape) and support.shape[:2] == shape[:2]
-    if not fits or any(n not in (1, size) for n, size in zip(support.shape[2:], shape[2:], strict=True)):
+    """The support of observations of this shape (B, M, *obs). ValueError unless it broadcasts to this shape."""
+    fits = isinstance(support, Tensor) and support.ndim <= len(shape)
+    if not fits or any(n not in (1, size) for n, size in zip(reversed(support.shape), reversed(shape), strict=False)):
         raise ValueError(
-            f"support is {describe(support)} for observations {tuple(shape)}: wanted this shape, or 1 for some of the "
-            "sizes after the first two"
+            f"support is {describe(support)} for observations {tuple(shape)}: wanted this shape, or 1 for some sizes"
         )
     return support
 
@@ -252,7 +252,7 @@ def downsample_to(value: Float[Tensor, "b m *obs"], shape: torch.Size) -> Float[
 
 def apply_masks(x: Tensor, support: Tensor | float, mask: Bool[Tensor, "b m"] | None) -> Tensor:
     """A noisy target where it covers the canvas and exists, zero elsewhere."""
-    x = x * support
+    x = x * (check_support(support, x.shape) if isinstance(support, Tensor) else support)
     return x if mask is None else torch.where(expand_mask(mask, x), x, 0)
 
 
