@@ -93,7 +93,7 @@ def observe(forward_model: ForwardModel, signal: Signal, params: Tensor, **optio
         ) from error
     wanted = f"wanted a tensor of {params.dtype} {tuple(params.shape[:2])} and the axes of one observation"
     if not isinstance(observation, Tensor) or not observation.is_floating_point():
-        raise ValueError(f"forward_model gave an observation {describe(observation)}: {wanted}")
+        raise ValueError(f"the observation by forward_model is {describe(observation)}: {wanted}")
     if observation.shape[:2] != params.shape[:2]:
         raise ValueError(f"forward_model gave {tuple(observation.shape)} for params {tuple(params.shape)}: {wanted}")
     widens = torch.promote_types(observation.dtype, params.dtype) != params.dtype

@@ -266,14 +266,18 @@ RESULTS = [  # of a forward model, or of a denoiser: in a loss, and in sampling
         (
             f"forward_model gives {name}",
             build(forward_model=lambda signal, params, result=result: result(forward(signal, params))),
-            f"forward_model gave {message}",
+            message,
         )
         for name, result, message in [
-            ("a tuple", lambda y: (y, y), r"an observation of type tuple: wanted a tensor of torch.float32 \(4, 1\)"),
-            ("nothing", lambda y: None, "an observation of type NoneType"),
-            ("numbers of numpy", lambda y: y.detach().numpy(), "an observation of type ndarray"),
-            ("truth values", lambda y: y > 0, "an observation a tensor of torch.bool"),
-            ("complex numbers", torch.Tensor.cfloat, "an observation a tensor of torch.complex64"),
+            (
+                "a tuple",
+                lambda y: (y, y),
+                r"by forward_model is of type tuple: wanted a tensor of torch.float32 \(4, 1\)",
+            ),
+            ("nothing", lambda y: None, "the observation by forward_model is of type NoneType"),
+            ("numbers of numpy", lambda y: y.detach().numpy(), "the observation by forward_model is of type ndarray"),
+            ("truth values", lambda y: y > 0, "the observation by forward_model is a tensor of torch.bool"),
+            ("complex numbers", torch.Tensor.cfloat, "the observation by forward_model is a tensor of torch.complex64"),
             ("two observations of one", lambda y: y.repeat(1, 2, 1), r"\(4, 2, 2\) for params \(4, 1, 2\): wanted a"),
             ("no count", lambda y: y[:, 0], r"\(4, 2\) for params \(4, 1, 2\)"),
             (
