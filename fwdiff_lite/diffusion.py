@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 from fwdiff_lite import model_file
 from fwdiff_lite.checks import check_count
 from fwdiff_lite.model_checks import (
+    check_canvas,
     check_loss_input,
     check_noise_std,
     check_parts,
@@ -168,7 +169,7 @@ class ForwardDiffusion(nn.Module):
             views["novel"] = (novel, novel_pixel_indices)
         if novel is None and novel_pixel_indices is not None:
             raise ValueError("novel_pixel_indices are of no novel observation: give novel too")
-        check_loss_input(self.denoiser, context, views, t, noise, self.target_shape)
+        check_loss_input(self.denoiser, context, views, t, noise)
         views = {name: (self._scale_observations(view), pixels) for name, (view, pixels) in views.items()}
         context, target = self._scale_observations(context), views["target"][0]
         noisy_target = self._add_noise(target.value, noise, t)
@@ -176,6 +177,7 @@ class ForwardDiffusion(nn.Module):
         condition = self.denoiser.condition(context, target.params, target.mask)
         signal = self.denoiser(condition, noisy_target, t)
         mse = self._per_example_mse(signal, views, noisy_target, t)
+        check_canvas(target, context, self.target_shape)
         losses = {name: error.mean() for name, error in mse.items()}
         error = mse["target"] + self.novel_weight * mse.get("novel", 0.0)
         total = (self.denoiser.loss_weight(condition, t) * error if self.weights_examples else error).mean()
@@ -379,10 +381,7 @@ class ForwardDiffusion(nn.Module):
 
     def _observe(self, signal: Signal, params: Tensor, shape: torch.Size) -> Tensor:
         """forward(S, phi) in units of the scale, or a ValueError if it has another shape than the targets."""
-        observation = observe(self.forward_model, signal, params)
-        if observation.shape != shape:
-            raise ValueError(f"forward_model gave {tuple(observation.shape)} where the targets are {tuple(shape)}")
-        return self._divide_scale(observation)
+        return self._divide_scale(observe(self.forward_model, signal, params, shape))
 
     def _divide_scale(self, x: Tensor) -> Tensor:
         return x if self.observation_scale == 1 else x / self.observation_scale

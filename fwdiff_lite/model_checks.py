@@ -75,10 +75,13 @@ def check_noise_std(noise_std: Tensor, params: Tensor) -> None:
         )
 
 
-def observe(forward_model: ForwardModel, signal: Signal, params: Tensor, **options) -> Tensor:
-    """The observations of a signal (Eq. 5), checked but under torch.compile.
+def observe(
+    forward_model: ForwardModel, signal: Signal, params: Tensor, shape: torch.Size | None = None, **options
+) -> Tensor:
+    """The observations of a signal (Eq. 5), checked but under torch.compile; options: of the forward model.
 
-    ValueError unless they are floating numbers (B, M, *obs) for params (B, M, *par), no wider than these.
+    ValueError unless they are floating numbers (B, M, *obs) for params (B, M, *par), no wider than these, and have the
+    shape of targets, if it is given.
     """
     if torch.compiler.is_compiling():
         return forward_model(signal, params, **options)
@@ -96,6 +99,8 @@ def observe(forward_model: ForwardModel, signal: Signal, params: Tensor, **optio
         raise ValueError(f"the observation by forward_model is {describe(observation)}: {wanted}")
     if observation.shape[:2] != params.shape[:2]:
         raise ValueError(f"forward_model gave {tuple(observation.shape)} for params {tuple(params.shape)}: {wanted}")
+    if shape not in (None, observation.shape):
+        raise ValueError(f"forward_model gave {tuple(observation.shape)} where the targets are {tuple(shape)}")
     widens = torch.promote_types(observation.dtype, params.dtype) != params.dtype
     if widens and not torch.is_autocast_enabled(params.device.type):
         source = f" from a signal of {signal.dtype}" if isinstance(signal, Tensor) else ""
@@ -109,7 +114,6 @@ def check_loss_input(
     views: Views,
     t: Tensor,
     noise: Tensor,
-    target_shape: tuple[int, ...] | None,
 ) -> None:
     """The arguments of a loss; shapes are checked under torch.compile too, values are not."""
     check_observations(context=context, **{name: observations for name, (observations, _) in views.items()})
@@ -149,12 +153,27 @@ def check_loss_input(
                 f"pixel_indices are {pixels[0].shape[-1]} an image, novel_pixel_indices {pixels[1].shape[-1]}: "
                 "give as many of one as of the other"
             )
-    _check_canvas(target, context, target_shape)
     if not torch.compiler.is_compiling():
         _check_type(denoiser, context)
-        _check_params_type("context", context.params, context.value)
+        _check_same_type(context, "context", params=context.params)
         for name, (observations, _) in views.items():
-            _check_params_type(name, observations.params, context.value)
+            _check_same_type(context, name, value=observations.value, params=observations.params)
+
+
+def check_canvas(target: Observations, context: Observations, target_shape: tuple[int, ...] | None) -> None:
+    """The target of a loss has the shape that a sampled target has: target_shape, or the context's.
+
+    The last check of a loss: a denoiser or a forward model that refuses one of the shapes knows more.
+    """
+    given, wanted = tuple(target.value.shape[2:]), target_shape
+    if wanted is None:
+        wanted = context.value.shape[2:]
+    if given != tuple(wanted):
+        name = "the context's" if target_shape is None else "the model's target_shape"
+        raise ValueError(
+            f"one observation of target is {given}, {name} is {tuple(wanted)}: make the model with "
+            f"ForwardDiffusion(..., target_shape={given})"
+        )
 
 
 def check_sampler_input(
@@ -187,8 +206,8 @@ def check_sampler_input(
         raise ValueError(f"target_params lie on {target_params.device}, context on {context.value.device}: move one")
     if not target_params.is_floating_point() or not torch.isfinite(target_params).all():
         raise ValueError(f"target_params is {describe(target_params)} or holds NaN: wanted finite floating numbers")
-    _check_params_type("context", context.params, context.value)
-    _check_params_type("target", target_params, context.value)
+    _check_same_type(context, "context", params=context.params)
+    _check_same_type(context, "target", params=target_params)
     if target_mask is None:
         return
     shape = target_params.shape[:2]
@@ -235,26 +254,15 @@ def _accepts(function: Callable, num_arguments: int) -> bool:
     return True
 
 
-def _check_canvas(target: Observations, context: Observations, target_shape: tuple[int, ...] | None) -> None:
-    """A sampled target has target_shape, or the shape of a context: so has the target of a loss."""
-    given, wanted = tuple(target.value.shape[2:]), target_shape
-    if wanted is None:
-        wanted = context.value.shape[2:]
-    if given != tuple(wanted):
-        name = "the context's" if target_shape is None else "the model's target_shape"
-        raise ValueError(
-            f"one observation of target is {given}, {name} is {tuple(wanted)}: make the model with "
-            f"ForwardDiffusion(..., target_shape={given})"
-        )
-
-
-def _check_params_type(name: str, params: Tensor, value: Tensor) -> None:
-    """Parameters have the floating type of the values, unless autocast converts them."""
-    autocast = torch.is_autocast_enabled(value.device.type) and params.dtype != torch.float64
-    if params.dtype != value.dtype and not autocast:
-        raise ValueError(
-            f"{name} has params of {params.dtype}, values are {value.dtype}: convert them with params.to({value.dtype})"
-        )
+def _check_same_type(context: Observations, name: str, **parts: Tensor) -> None:
+    """Values and parameters have the floating type of the context's values, unless autocast converts them."""
+    wanted = context.value.dtype
+    autocast = torch.is_autocast_enabled(context.value.device.type)
+    for part, x in parts.items():
+        if x.dtype != wanted and not (autocast and x.dtype != torch.float64):
+            raise ValueError(
+                f"{name} has {part} of {x.dtype}, the context's values are {wanted}: convert with {part}.to({wanted})"
+            )
 
 
 def _check_tensors(**arguments: Tensor) -> None:

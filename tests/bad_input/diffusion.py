@@ -81,6 +81,7 @@ SUPPORT = r"support is a tensor of torch.float32 \(4, 1, 3\) for observations \(
 VALUE, PARAMS, MASK = torch.ones(4, 1, 2), torch.ones(4, 1, 2), torch.ones(4, 1, dtype=torch.bool)
 SEEN, EMPTY = Observations(VALUE, PARAMS), Observations(VALUE, PARAMS, ~MASK)
 IMAGES = Observations(torch.ones(4, 1, 3, 2, 2), PARAMS)
+COLUMN = Observations(VALUE[..., None], PARAMS)
 PIXELS = torch.zeros(4, 1, 2, dtype=torch.long)
 MODEL, REGRESSION = ForwardDiffusion(Denoiser(), forward), ForwardRegression(Denoiser(), forward)
 T, NOISE = torch.full((4,), 0.5), torch.zeros(4, 1, 2)
@@ -175,13 +176,14 @@ LOSS = [
     ("noise absent", lambda: loss(noise=None), "noise is of type NoneType"),
     ("noise of another shape", lambda: loss(noise=NOISE[..., :1]), "do not fit a target of"),
     ("context float64", lambda: loss(context=SEEN.to(torch.float64)), r"weights are torch.float32: use context.to\("),
-    ("params float64", lambda: loss(Observations(VALUE, PARAMS.double())), r"context has params of torch.float64, val"),
+    ("params float64", lambda: loss(Observations(VALUE, PARAMS.double())), r"context has params of torch.float64, the"),
+    ("target float64", lambda: loss(target=Observations(VALUE.double(), PARAMS)), "target has value of torch.float64"),
     ("target's params float64", lambda: loss(target=Observations(VALUE, PARAMS.double())), "target has params of"),
     ("values float64 in autocast", lambda: autocast_loss(), r"use context.to\(torch.float32\)"),
     (
         "target of another canvas",
-        lambda: image_loss(),
-        r"is \(3, 2, 2\), the context's is \(2,\): .* target_shape=\(3, 2",
+        lambda: build(forward_model=lambda s, p: forward(s, p)[..., None]).loss(SEEN, COLUMN, T, NOISE[..., None]),
+        r"is \(2, 1\), the context's is \(2,\): make the model with .* target_shape=\(2, 1\)",
     ),
     (
         "target of another canvas than target_shape",
@@ -219,7 +221,7 @@ SAMPLER = [
     (
         "target_params float64",
         lambda: sample(target_params=PARAMS.double()),
-        r"convert them with params.to\(",
+        r"convert with params.to\(",
     ),
     ("target_params of another batch", lambda: sample(target_params=PARAMS[:3]), "not for the 4 signals"),
     ("target_params without count", lambda: sample(target_params=PARAMS[:, 0]), "are .* an observation, the context's"),
