@@ -40,11 +40,6 @@ def check_parts(
             raise ValueError(f"{name}.{method} does not take three arguments: it needs {method}({arguments})")
     if not callable(forward_model):
         raise ValueError(f"forward_model is {describe(forward_model)}: wanted a function of signal and params")
-    function = forward_model.forward if isinstance(forward_model, nn.Module) else forward_model
-    if isinstance(forward_model, type) or not _accepts(function, 2):
-        name = getattr(forward_model, "__name__", type(forward_model).__name__)
-        given = "is a class" if isinstance(forward_model, type) else "does not take two arguments"
-        raise ValueError(f"forward_model {name} {given}: wanted a function of signal and params, or an object that is")
     if schedule is not None and (not isinstance(schedule, Schedule) or isinstance(schedule, type)):
         raise ValueError(f"schedule is {describe(schedule)}: it needs alpha(t) and sigma(t), as CosineSchedule()")
     if not callable(getattr(forward_model, "noise_std", check_noise_std)):
@@ -59,6 +54,7 @@ def check_parts(
             )
         for size in target_shape:
             check_count(target_shape=size)
+    _check_signature(forward_model)
 
 
 def check_noise_std(noise_std: Tensor, params: Tensor) -> None:
@@ -239,6 +235,20 @@ def raise_if_fixed_size(error: RuntimeError, first: Observations, context: Obser
             f"the denoiser took a context of {m} observations and fails at {larger} ({reason}): sampled targets join "
             "the context, so it must take contexts of any size, as with a padded and masked input"
         ) from error
+
+
+def _check_signature(forward_model: Callable) -> None:
+    """A forward model takes a signal and params."""
+    if isinstance(forward_model, type):
+        raise ValueError(f"forward_model is the class {forward_model.__name__}: wanted an object of it, or a function")
+    function = forward_model
+    if isinstance(forward_model, nn.Module):
+        function = forward_model.forward
+    elif not inspect.isroutine(forward_model):
+        function = forward_model.__call__  # inspect takes a static method for one with self
+    if not _accepts(function, 2):
+        name = getattr(forward_model, "__name__", type(forward_model).__name__)
+        raise ValueError(f"forward_model {name} does not take two arguments: wanted a function of signal and params")
 
 
 def _accepts(function: Callable, num_arguments: int) -> bool:

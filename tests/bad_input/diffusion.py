@@ -67,6 +67,12 @@ def signal_only(signal, params):
     return signal
 
 
+class Static:
+    @staticmethod
+    def __call__(signal, params):
+        return forward(signal, params)
+
+
 class Crop(Noisy):
     def support(self, params):
         return torch.ones(*params.shape[:2], 3)
@@ -133,9 +139,10 @@ CONSTRUCTOR = [
     ("denoiser without time", lambda: build(Timeless()), "forward does not take three arguments"),
     ("forward_model absent", lambda: build(forward_model=None), "forward_model is of type NoneType"),
     ("forward_model a matrix", lambda: build(forward_model=VALUE), "forward_model is a tensor of torch.float32"),
-    ("forward_model a class", lambda: build(forward_model=Noisy), "forward_model Noisy is a class: wanted a function"),
+    ("forward_model a class", lambda: build(forward_model=Noisy), "forward_model is the class Noisy: wanted an ob"),
     ("forward_model of a signal", lambda: build(forward_model=lambda s: s), "does not take two arguments: wanted"),
     ("forward_model a Module of a signal", lambda: build(forward_model=nn.ReLU()), "ReLU does not take two arguments"),
+    ("forward_model with a static method", lambda: build(forward_model=Static()), None),
     ("forward_model a function of C", lambda: build(forward_model=torch.mul), None),
     ("schedule a number", lambda: build(schedule=0.5), "schedule is of type float: it needs alpha"),
     ("schedule a class", lambda: build(schedule=CosineSchedule), "schedule is of type type"),
