@@ -337,8 +337,8 @@ widget = interact(show_samples, degrees=(0, 180, 2), observed=(-1.7, 1.7, 0.05),
 #
 # **Held.** No training example shows a point, and the samples draw the face. Each lies on the line of its context, up
 # to an error of 5e-7 (the rounding of single precision). In the plane, the samples are as close to the truth as exact
-# draws are: 0.96 times their distance. The regression is 9.6 times as far. These are ratios of the averaged distances
-# of section 5, with other true points.
+# draws are: 0.96 times their distance. The regression is 9.6 times as far. The figure of section 5 gives 0.91 and 8.8:
+# it averages over other true points.
 #
 # **Did not, quite.** Some samples lie between the parts of the face: 0.4 % are farther than 0.2 from every true point
 # (30 % of the regression's predictions). The network is small, and its prediction is sometimes a blend of two parts. In

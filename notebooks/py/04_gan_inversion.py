@@ -868,7 +868,7 @@ plt.show()
 # ## 10. Move it
 #
 # Choose a portrait, move the patch, and see who else the person could be. For speed only the centre is sampled, so the
-# borders are averages. Readers without a kernel find five places below.
+# borders are averages. Without a running Python, see five places below.
 
 # %% tags=["drawing", "nbval-ignore-output"]
 from ipywidgets import IntSlider, interact

@@ -547,7 +547,7 @@ run.savefig(figures.plot_costs(per_scene, benchmark.SWEEPS), "cost")
 #
 # ## 7. Move it
 #
-# The operations of section 1 for any number of rays, from the page's own formulas. Without a kernel, the slider shows
+# The operations of section 1 for any number of rays, from the page's own formulas. Without a running Python, the slider shows
 # one value only; the figure of section 1 has the shares for the training of 06.
 
 # %% tags=["drawing", "nbval-ignore-output"]
