@@ -93,11 +93,6 @@ def collate(examples: Sequence[Mapping[str, Observations | Tensor]]) -> dict[str
     than the most observations of a signal are padded: values are 0, parameters repeat those of another observation, and
     the mask is False. ValueError where examples have other keys, or other shapes of an observation.
     """
-    if not examples:
-        raise ValueError("there is no example to collate: give at least one")
-    for i, example in enumerate(examples):
-        if not isinstance(example, Mapping):
-            raise ValueError(f"example {i} of a batch is a {type(example).__name__}: wanted {BATCH_FORMAT}")
     keys = list(examples[0])
     for i, example in enumerate(examples):
         if set(example) != set(keys):

@@ -269,8 +269,6 @@ MODELS = [
     ("wrong validation batch", lambda: validation_loss(build_model(), [{}]), 'validation batch 0 has no "context"'),
     ("collate other keys", lambda: collate([{"a": torch.ones(1)}, {}]), "example 1 of a batch has .., example 0 has"),
     ("collate other shapes", lambda: collate([{"a": observations()}, {"a": wide}]), '"a" of example 1 .* has rows of'),
-    ("collate nothing", lambda: collate([]), "there is no example to collate"),
-    ("collate Observations", lambda: collate([observations()] * 2), "example 0 of a batch is a Observations: wanted a"),
     ("collate numbers", lambda: collate([{"a": 1}]), "an example holds a int: wanted Observations or tensors"),
     ("a tuple from a DataLoader", lambda: train(batches=DataLoader([(1, 2)])), "is a list: wanted a dict"),
 ]
