@@ -41,7 +41,11 @@ def check_float(**tensors: Tensor) -> None:
     check_finite(**tensors)
     for name, x in tensors.items():
         if not x.is_floating_point():
-            raise ValueError(f"{name} has the type {x.dtype}, wanted a floating type: convert it with .float()")
+            raise ValueError(f"{name} has the type {x.dtype}, wanted a floating type: {_float_remedy(x)}")
+
+
+def _float_remedy(x: Tensor) -> str:
+    return "give its real and imaginary part, torch.view_as_real" if x.is_complex() else "convert it with .float()"
 
 
 def check_integers(**tensors: Tensor) -> None:
@@ -73,7 +77,7 @@ def check_last_sizes(name: str, x: Tensor, *sizes: int) -> None:
     if tuple(x.shape[x.ndim - len(sizes) :]) != sizes or x.ndim < len(sizes):
         raise ValueError(f"{name} has shape {format_shape(x)}, wanted (..., {', '.join(map(str, sizes))})")
     if not x.is_floating_point():
-        raise ValueError(f"{name} has the type {x.dtype}, wanted a floating type: convert it with .float()")
+        raise ValueError(f"{name} has the type {x.dtype}, wanted a floating type: {_float_remedy(x)}")
 
 
 def check_values_on_cpu(invalid: Callable[[], Tensor], message: str) -> None:

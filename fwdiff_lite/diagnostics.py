@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
 from fwdiff_lite.checks import check_count
 from fwdiff_lite.diffusion import ForwardDiffusion
 from fwdiff_lite.metrics.bootstrap import Interval, bootstrap
 from fwdiff_lite.metrics.scores import energy_score
-from fwdiff_lite.observations import Observations, check_observations
+from fwdiff_lite.observations import Observations, check_observations, check_support, expand_mask
+from fwdiff_lite.protocols import Signal
 
 SMALL_SPREAD, LARGE_SPREAD = 0.6, 1.6  # bounds of the spread-skill ratio, which is 1 for a calibrated sampler
 NEGLIGIBLE_ERROR = 0.05  # rms error over the targets' standard deviation: below it, nothing is left to be spread
@@ -22,13 +24,13 @@ PRIOR_ERROR = 0.7  # rms error at the context over that at the context of anothe
 
 
 class SampleStatistics(NamedTuple):
-    """Root mean squares over all observations that exist.
+    """Root mean squares over all observations that exist, of a CroppingForwardModel within its support.
 
     error: of the mean of K samples at the targets; spread: the samples' standard deviation there, times
         sqrt((K + 1) / K), so that both are equal for a calibrated sampler
     target_std, context_std, sample_std: standard deviations of targets, of contexts and of the samples at the targets
-    context_error, other_context_error: of each sample at its own context, and at that of the next signal; NaN without
-        contexts
+    context_error, other_context_error: of each sample at its own context, and at that of the next signal
+    The three values of contexts are NaN without contexts, and where contexts have another shape than targets
     """
 
     error: float
@@ -47,8 +49,9 @@ def check_samples(
 
     It finds samples that are all alike (collapsed), vary too much, ignore the context (prior-like) or contradict it,
     with a batch of, say, 64 signals. It finds no small fault: for that, see fwdiff_lite.metrics. The noise that
-    the forward model states is subtracted from the errors at contexts. A ForwardRegression, whose samples are all the
-    same, counts as collapsed.
+    the forward model states is subtracted from the errors at contexts. Contexts of another shape than the targets'
+    (target_shape) are not compared with samples. A ForwardRegression, whose samples are all the same, counts as
+    collapsed.
 
     batch: as for `fit`, with "context" and "target"; better one that the model was not trained on
     options: of model.sample, such as generator and steps
@@ -97,32 +100,32 @@ def measure_samples(
 ) -> SampleStatistics:
     """The statistics of num_samples samples of each context."""
     k = num_samples
-    rows = {"context": context.repeat(k), "next context": context[_next(len(context))].repeat(k)}
+    own, other = context.repeat(k), context[_next(len(context))].repeat(k)
+    counts = _counts(model, target)
     options = {"allow_empty": True} | options
-    step = model.sample(
-        rows["context"], target.params.repeat_interleave(k, 0), target.mask.repeat_interleave(k, 0), **options
-    )
+    step = model.sample(own, target.params.repeat_interleave(k, 0), target.mask.repeat_interleave(k, 0), **options)
     samples = step.observation.unflatten(0, (-1, k)).double()  # (B, K, M, *obs)
     mean, variance = samples.mean(1), samples.var(1) * (k + 1) / k
-    errors = {}
-    for name, observations in rows.items():
-        with torch.no_grad():
-            squared_error = (model.forward_model(step.signal, observations.params) - observations.value).square()
-            if model.has_noise:
-                noise_variance = model.forward_model.noise_std(observations.params).square()
-                squared_error = squared_error - noise_variance.reshape(
-                    observations.mask.shape + (1,) * (squared_error.ndim - 2)
-                )
-        errors[name] = _root_mean(observations, squared_error)
+    comparable = context.value.shape[2:] == target.value.shape[2:]  # the forward model's result has the targets' shape
     return SampleStatistics(
-        error=_root_mean(target, (mean - target.value).square()),
-        spread=_root_mean(target, variance),
-        target_std=_std(target),
-        context_std=_std(context),
-        sample_std=float(samples[target.mask[:, None].expand(samples.shape[:3])].std(correction=0)),
-        context_error=errors["context"],
-        other_context_error=errors["next context"],
+        error=_root_mean((mean - target.value).square(), counts),
+        spread=_root_mean(variance, counts),
+        target_std=_std(target.value, counts),
+        context_std=_std(context.value, _counts(model, context)) if comparable else torch.nan,
+        sample_std=_std(samples, counts[:, None]),
+        context_error=_error_at(model, step.signal, own) if comparable else torch.nan,
+        other_context_error=_error_at(model, step.signal, other) if comparable else torch.nan,
     )
+
+
+@torch.no_grad()
+def _error_at(model: ForwardDiffusion, signal: Signal, observations: Observations) -> float:
+    """The rms error of signals at measurements of them, without the noise that the forward model states."""
+    squared_error = (model.forward_model(signal, observations.params) - observations.value).square()
+    if model.has_noise:
+        noise_variance = model.forward_model.noise_std(observations.params).square()
+        squared_error = squared_error - noise_variance.reshape(noise_variance.shape + (1,) * (squared_error.ndim - 2))
+    return _root_mean(squared_error, _counts(model, observations))
 
 
 def live_gain(
@@ -155,6 +158,8 @@ def _check_batch(batch: dict[str, Observations], num_samples: int) -> tuple[Obse
     check_count(num_samples=num_samples)
     if num_samples < 2:
         raise ValueError(f"num_samples is {num_samples}: wanted 2 or more, since one sample has no spread")
+    if not isinstance(batch, Mapping):
+        raise ValueError(f"batch is of type {type(batch).__name__}: give a dict with 'context' and 'target'")
     if missing := [name for name in ("context", "target") if name not in batch]:
         raise ValueError(f"batch has no {missing[0]!r}: give a dict with Observations as 'context' and 'target'")
     context, target = batch["context"], batch["target"]
@@ -169,11 +174,19 @@ def _next(n: int) -> Tensor:
     return torch.arange(n).roll(-1)
 
 
-def _root_mean(observations: Observations, squared_error: Float[Tensor, "b m *obs"]) -> float:
-    """The root of the mean over all observations that exist; NaN if there are none."""
-    return float(squared_error[observations.mask].double().mean().clamp(min=0).sqrt())
+def _counts(model: ForwardDiffusion, observations: Observations) -> Bool[Tensor, "b m *obs"]:
+    """True for the values that count: those of an observation that exists, within the support of the forward model."""
+    exists = expand_mask(observations.mask, observations.value).expand_as(observations.value)
+    if not model.crops:
+        return exists
+    return exists & (check_support(model.forward_model.support(observations.params), observations.value.shape) > 0)
 
 
-def _std(observations: Observations) -> float:
-    values = observations.value[observations.mask].double()
+def _root_mean(squared_error: Float[Tensor, "b m *obs"], counts: Bool[Tensor, "b m *obs"]) -> float:
+    """The root of the mean over all values that count; NaN if there are none."""
+    return float(squared_error[counts].double().mean().clamp(min=0).sqrt())
+
+
+def _std(value: Float[Tensor, "*n"], counts: Bool[Tensor, "*#n"]) -> float:
+    values = value[counts.expand_as(value)].double()
     return float(values.std(correction=0)) if values.numel() else float("nan")

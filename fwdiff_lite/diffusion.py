@@ -21,11 +21,13 @@ from tqdm.auto import tqdm
 from fwdiff_lite import model_file
 from fwdiff_lite.checks import check_count
 from fwdiff_lite.model_checks import (
+    check_canvas,
     check_loss_input,
     check_noise_std,
     check_parts,
     check_sampler_input,
     check_sequence,
+    observe,
     raise_if_fixed_size,
 )
 from fwdiff_lite.observations import (
@@ -175,6 +177,7 @@ class ForwardDiffusion(nn.Module):
         condition = self.denoiser.condition(context, target.params, target.mask)
         signal = self.denoiser(condition, noisy_target, t)
         mse = self._per_example_mse(signal, views, noisy_target, t)
+        check_canvas(target, context, self.target_shape)
         losses = {name: error.mean() for name, error in mse.items()}
         error = mse["target"] + self.novel_weight * mse.get("novel", 0.0)
         total = (self.denoiser.loss_weight(condition, t) * error if self.weights_examples else error).mean()
@@ -298,7 +301,8 @@ class ForwardDiffusion(nn.Module):
     ) -> tuple[int, ...]:
         """The shape (B, M, *obs) of the targets to be sampled. ValueError where the arguments do not fit."""
         check_sampler_input(self.denoiser, context, target_params, target_mask, sampler_options.allow_empty)
-        return (*target_params.shape[:2], *(self.target_shape or context.value.shape[2:]))
+        canvas = context.value.shape[2:] if self.target_shape is None else self.target_shape
+        return (*target_params.shape[:2], *canvas)
 
     def _times(self, sampler_options: SamplerOptions) -> list[float]:
         """The times that the sampler visits."""
@@ -377,10 +381,7 @@ class ForwardDiffusion(nn.Module):
 
     def _observe(self, signal: Signal, params: Tensor, shape: torch.Size) -> Tensor:
         """forward(S, phi) in units of the scale, or a ValueError if it has another shape than the targets."""
-        observation = self.forward_model(signal, params)
-        if observation.shape != shape:
-            raise ValueError(f"forward_model gave {tuple(observation.shape)} where the targets are {tuple(shape)}")
-        return self._divide_scale(observation)
+        return self._divide_scale(observe(self.forward_model, signal, params, shape))
 
     def _divide_scale(self, x: Tensor) -> Tensor:
         return x if self.observation_scale == 1 else x / self.observation_scale
@@ -438,16 +439,14 @@ class ForwardDiffusion(nn.Module):
         indices = [pixels for _, pixels in views.values() if pixels is not None]
         options = {"pixel_indices": torch.cat(indices, 1)} if indices else {}
         counts = [observations.params.shape[1] for observations, _ in views.values()]
-        predictions = self.forward_model(signal, params, **options).split(counts, 1)
+        predictions = observe(self.forward_model, signal, params, **options).split(counts, 1)
         mse = {}
         for (name, (truth, pixels)), prediction in zip(views.items(), predictions, strict=True):
             if pixels is not None:
                 truth = Observations(gather_pixels(truth.value, pixels), truth.params, truth.mask)
-            if prediction.shape != truth.value.shape:
-                raise ValueError(
-                    f"forward_model gave {tuple(prediction.shape)} where the observations are "
-                    f"{tuple(truth.value.shape)}"
-                )
+            given, wanted = tuple(prediction.shape), tuple(truth.value.shape)
+            if given != wanted:
+                raise ValueError(f"forward_model gave {given} where the observations are {wanted}")
             prediction = self._divide_scale(prediction)
             if name == "target" and self.has_noise:
                 pixels_of_target = noisy_target if pixels is None else gather_pixels(noisy_target, pixels)

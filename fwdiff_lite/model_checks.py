@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fwdiff_lite.checks import check_count, check_interval
 from fwdiff_lite.observations import Observations, check_observations, describe
-from fwdiff_lite.protocols import Denoiser, Schedule
+from fwdiff_lite.protocols import Denoiser, ForwardModel, Schedule, Signal
 from fwdiff_lite.schedule import check_time
 
 Views = dict[str, tuple[Observations, Tensor | None]]  # observations in the loss, with the pixels that count
@@ -54,6 +54,7 @@ def check_parts(
             )
         for size in target_shape:
             check_count(target_shape=size)
+    _check_signature(forward_model)
 
 
 def check_noise_std(noise_std: Tensor, params: Tensor) -> None:
@@ -70,7 +71,46 @@ def check_noise_std(noise_std: Tensor, params: Tensor) -> None:
         )
 
 
-def check_loss_input(denoiser: nn.Module, context: Observations, views: Views, t: Tensor, noise: Tensor) -> None:
+def observe(
+    forward_model: ForwardModel, signal: Signal, params: Tensor, shape: torch.Size | None = None, **options
+) -> Tensor:
+    """The observations of a signal (Eq. 5), checked but under torch.compile; options: of the forward model.
+
+    ValueError unless they are floating numbers (B, M, *obs) for params (B, M, *par), no wider than these, and have the
+    shape of targets, if it is given.
+    """
+    if torch.compiler.is_compiling():
+        return forward_model(signal, params, **options)
+    try:
+        observation = forward_model(signal, params, **options)
+    except (AttributeError, TypeError) as error:
+        if type(signal) not in (tuple, list):
+            raise
+        raise ValueError(
+            f"the denoiser returned a {type(signal).__name__}, which forward_model does not take ({error}): return the "
+            "signal alone"
+        ) from error
+    wanted = f"wanted a tensor of {params.dtype} {tuple(params.shape[:2])} and the axes of one observation"
+    if not isinstance(observation, Tensor) or not observation.is_floating_point():
+        raise ValueError(f"the observation by forward_model is {describe(observation)}: {wanted}")
+    if observation.shape[:2] != params.shape[:2]:
+        raise ValueError(f"forward_model gave {tuple(observation.shape)} for params {tuple(params.shape)}: {wanted}")
+    if shape not in (None, observation.shape):
+        raise ValueError(f"forward_model gave {tuple(observation.shape)} where the targets are {tuple(shape)}")
+    widens = torch.promote_types(observation.dtype, params.dtype) != params.dtype
+    if widens and not torch.is_autocast_enabled(params.device.type):
+        source = f" from a signal of {signal.dtype}" if isinstance(signal, Tensor) else ""
+        raise ValueError(f"forward_model gave {observation.dtype}{source}: {wanted}")
+    return observation
+
+
+def check_loss_input(
+    denoiser: nn.Module,
+    context: Observations,
+    views: Views,
+    t: Tensor,
+    noise: Tensor,
+) -> None:
     """The arguments of a loss; shapes are checked under torch.compile too, values are not."""
     check_observations(context=context, **{name: observations for name, (observations, _) in views.items()})
     target = views["target"][0]
@@ -111,6 +151,25 @@ def check_loss_input(denoiser: nn.Module, context: Observations, views: Views, t
             )
     if not torch.compiler.is_compiling():
         _check_type(denoiser, context)
+        _check_same_type(context, "context", params=context.params)
+        for name, (observations, _) in views.items():
+            _check_same_type(context, name, value=observations.value, params=observations.params)
+
+
+def check_canvas(target: Observations, context: Observations, target_shape: tuple[int, ...] | None) -> None:
+    """The target of a loss has the shape that a sampled target has: target_shape, or the context's.
+
+    The last check of a loss: a denoiser or a forward model that refuses one of the shapes knows more.
+    """
+    given, wanted = tuple(target.value.shape[2:]), target_shape
+    if wanted is None:
+        wanted = context.value.shape[2:]
+    if given != tuple(wanted):
+        name = "the context's" if target_shape is None else "the model's target_shape"
+        raise ValueError(
+            f"one observation of target is {given}, {name} is {tuple(wanted)}: make the model with "
+            f"ForwardDiffusion(..., target_shape={given})"
+        )
 
 
 def check_sampler_input(
@@ -122,6 +181,8 @@ def check_sampler_input(
         raise ValueError("context holds no signals: give at least one")
     context.check("context", allow_empty=allow_empty)
     _check_type(denoiser, context)
+    if isinstance(target_params, Observations):
+        raise ValueError(f"target_params is {describe(target_params)}: wanted their parameters, as target.params")
     _check_tensors(target_params=target_params)
     if target_params.ndim < 2 or target_params.shape[0] != len(context):
         raise ValueError(
@@ -141,6 +202,8 @@ def check_sampler_input(
         raise ValueError(f"target_params lie on {target_params.device}, context on {context.value.device}: move one")
     if not target_params.is_floating_point() or not torch.isfinite(target_params).all():
         raise ValueError(f"target_params is {describe(target_params)} or holds NaN: wanted finite floating numbers")
+    _check_same_type(context, "context", params=context.params)
+    _check_same_type(context, "target", params=target_params)
     if target_mask is None:
         return
     shape = target_params.shape[:2]
@@ -174,12 +237,42 @@ def raise_if_fixed_size(error: RuntimeError, first: Observations, context: Obser
         ) from error
 
 
+def _check_signature(forward_model: Callable) -> None:
+    """A forward model takes a signal and params."""
+    if isinstance(forward_model, type):
+        raise ValueError(f"forward_model is the class {forward_model.__name__}: wanted an object of it, or a function")
+    function = forward_model
+    if isinstance(forward_model, nn.Module):
+        function = forward_model.forward
+    elif not inspect.isroutine(forward_model):
+        function = forward_model.__call__  # inspect takes a static method for one with self
+    if not _accepts(function, 2):
+        name = getattr(forward_model, "__name__", type(forward_model).__name__)
+        raise ValueError(f"forward_model {name} does not take two arguments: wanted a function of signal and params")
+
+
 def _accepts(function: Callable, num_arguments: int) -> bool:
+    """Whether a function takes that many arguments; True for a function of C, whose signature is not known."""
     try:
-        inspect.signature(function).bind(*[None] * num_arguments)
+        signature = inspect.signature(function)
+    except ValueError:
+        return True
+    try:
+        signature.bind(*[None] * num_arguments)
     except TypeError:
         return False
     return True
+
+
+def _check_same_type(context: Observations, name: str, **parts: Tensor) -> None:
+    """Values and parameters have the floating type of the context's values, unless autocast converts them."""
+    wanted = context.value.dtype
+    autocast = torch.is_autocast_enabled(context.value.device.type)
+    for part, x in parts.items():
+        if x.dtype != wanted and not (autocast and x.dtype != torch.float64):
+            raise ValueError(
+                f"{name} has {part} of {x.dtype}, the context's values are {wanted}: convert with {part}.to({wanted})"
+            )
 
 
 def _check_tensors(**arguments: Tensor) -> None:
@@ -189,9 +282,10 @@ def _check_tensors(**arguments: Tensor) -> None:
 
 
 def _check_type(denoiser: nn.Module, context: Observations) -> None:
-    """The values have the floating type of the denoiser's weights, unless autocast converts them."""
-    types = {w.dtype for w in denoiser.parameters() if w.is_floating_point()}
-    if types and context.value.dtype not in types and not torch.is_autocast_enabled(context.value.device.type):
+    """The values have the floating type of the denoiser's weights, unless autocast converts them (not float64)."""
+    types, dtype = {w.dtype for w in denoiser.parameters() if w.is_floating_point()}, context.value.dtype
+    autocast = torch.is_autocast_enabled(context.value.device.type) and dtype != torch.float64
+    if types and dtype not in types and not autocast:
         wanted = " or ".join(sorted(map(str, types)))
         raise ValueError(
             f"context has values of {context.value.dtype}, the denoiser's weights are {wanted}: "

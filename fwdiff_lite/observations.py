@@ -15,7 +15,8 @@ from fwdiff_lite.checks import check_count
 class Observations:
     """M observations of each of B signals.
 
-    value:  (B, M, *obs) the observed values, in a floating type; all observations of one problem share one canvas *obs.
+    value:  (B, M, *obs) the observed values, in a floating type; all observations of one problem share one canvas *obs
+            (but for targets of another shape, ForwardDiffusion(target_shape=...)).
             Values should have a standard deviation near 1, as noise has; for values in other units, tell the model
             with ForwardDiffusion(observation_scale=...), see `observation_std`
     params: (B, M, *par) the forward model's parameters phi of each observation: a direction, a crop, a camera
@@ -39,10 +40,10 @@ class Observations:
                 f"got value {tuple(self.value.shape)}, params {tuple(self.params.shape)}"
             )
         if not self.value.is_floating_point():
-            raise ValueError(
-                f"observations need a floating type, got value of {self.value.dtype}: "
-                "scale pictures to [-1, 1], as in value.float() / 127.5 - 1"
-            )
+            remedy = "scale pictures to [-1, 1], as in value.float() / 127.5 - 1"
+            if self.value.is_complex():
+                remedy = "give real and imaginary part as an axis of two, as in torch.view_as_real(value)"
+            raise ValueError(f"observations need a floating type, got value of {self.value.dtype}: {remedy}")
         if not self.params.is_floating_point():
             raise ValueError(f"params need a floating type, got {self.params.dtype}: give params.float()")
         b, m = self.value.shape[:2]
@@ -140,16 +141,30 @@ def expand_mask(mask: Bool[Tensor, "b m"], value: Float[Tensor, "b m *obs"]) -> 
     return mask.reshape(mask.shape + (1,) * (value.ndim - 2))
 
 
-def observation_std(observations: Observations) -> float:
+def observation_std(observations: Observations, support: Float[Tensor, "b m *#obs"] | None = None) -> float:
     """The standard deviation of all values that exist: the scale for ForwardDiffusion(observation_scale=...).
 
-    ValueError if no observation exists, or a value is not finite.
+    support: forward_model.support(observations.params) of a CroppingForwardModel; what lies outside does not count
+
+    ValueError if no observation exists, a value is not finite, or the support has another shape.
     """
     check_observations(observations=observations)
-    values = observations.check("observations", allow_empty=True).value[observations.mask]
+    value = observations.check("observations", allow_empty=True).value
+    counts = expand_mask(observations.mask, value).expand_as(value)
+    values = value[counts if support is None else counts & (check_support(support, value.shape) > 0)]
     if not values.numel():
         raise ValueError("observations are all masked: a standard deviation needs values")
     return float(values.double().std(correction=0))
+
+
+def check_support(support: Tensor, shape: torch.Size) -> Tensor:
+    """The support of observations of this shape (B, M, *obs). ValueError unless it broadcasts to this shape."""
+    fits = isinstance(support, Tensor) and support.ndim <= len(shape)
+    if not fits or any(n not in (1, size) for n, size in zip(reversed(support.shape), reversed(shape), strict=False)):
+        raise ValueError(
+            f"support is {describe(support)} for observations {tuple(shape)}: wanted this shape, or 1 for some sizes"
+        )
+    return support
 
 
 def check_observations(**arguments: Observations) -> None:
@@ -237,7 +252,7 @@ def downsample_to(value: Float[Tensor, "b m *obs"], shape: torch.Size) -> Float[
 
 def apply_masks(x: Tensor, support: Tensor | float, mask: Bool[Tensor, "b m"] | None) -> Tensor:
     """A noisy target where it covers the canvas and exists, zero elsewhere."""
-    x = x * support
+    x = x * (check_support(support, x.shape) if isinstance(support, Tensor) else support)
     return x if mask is None else torch.where(expand_mask(mask, x), x, 0)
 
 

@@ -7,8 +7,9 @@ import torch
 from gaussian_problem import GaussianDenoiser, observe, project
 
 from fwdiff_lite import ForwardDiffusion, ForwardRegression, check_samples
-from fwdiff_lite.diagnostics import live_gain
-from fwdiff_lite.observations import Observations
+from fwdiff_lite.diagnostics import live_gain, measure_samples
+from fwdiff_lite.observations import Observations, observation_std
+from fwdiff_lite.schedule import CosineSchedule
 
 
 class Collapsed(GaussianDenoiser):
@@ -136,3 +137,76 @@ def test_live_gain_has_its_closed_form():
 def test_live_gain_refuses_one_sample():
     with pytest.raises(ValueError, match="num_samples is 1: wanted 2 or more"):
         live_gain(ForwardDiffusion(GaussianDenoiser(), project), {}, 1, generator=torch.Generator())
+
+
+class NoisyCrop:
+    """Four of 64 values, measured with noise; params (B, M, 1): the first index."""
+
+    def __call__(self, signal, params):
+        return signal[:, None] * self.support(params)
+
+    def support(self, params):
+        index = torch.arange(64)
+        return ((index >= params) & (index < params + 4)).float()
+
+    def noise_std(self, params):
+        return torch.full(params.shape[:2], 0.5)
+
+
+class CropPrior(torch.nn.Module):
+    """Samples values that are independent and standard normal, and ignores the context."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.schedule = torch.nn.Parameter(torch.ones(1)), CosineSchedule()
+
+    def condition(self, context, target_params, target_mask=None):
+        return NoisyCrop().support(target_params)
+
+    def forward(self, condition, noisy_target, t):
+        alpha, sigma = (f(t)[:, None, None] for f in (self.schedule.alpha, self.schedule.sigma))
+        variance = 0.5**2 + (sigma / alpha).square()
+        seen, count = (noisy_target / alpha * condition).sum(1), condition.sum(1)
+        return self.weight * seen / (count + variance[:, 0])
+
+
+def observe_crops(starts, n=32):
+    generator, noise = torch.Generator().manual_seed(0), torch.Generator().manual_seed(1)
+    params = starts[:, None].expand(n, -1, 1).float()
+    value = NoisyCrop()(torch.randn(n, 64, generator=generator), params)
+    error = 0.5 * torch.randn(value.shape, generator=noise) * NoisyCrop().support(params)
+    return Observations(value + error, params)
+
+
+def test_the_statistics_of_crops_are_of_their_support():
+    """Values of std 1 with noise of std 0.5: both lie on 4 of 64 places. The noise is subtracted there alone."""
+    batch = {"context": observe_crops(torch.tensor([0, 20])), "target": observe_crops(torch.arange(0, 64, 4))}
+    model, options = ForwardDiffusion(CropPrior(), NoisyCrop()), {"steps": 8, "generator": torch.Generator()}
+    statistics = measure_samples(model, **batch, num_samples=4, **options)
+    target = batch["target"]
+    assert observation_std(target, NoisyCrop().support(target.params)) == pytest.approx(math.sqrt(1.25), rel=0.05)
+    assert statistics.target_std == pytest.approx(math.sqrt(1.25), rel=0.05)
+    assert statistics.context_error == pytest.approx(math.sqrt(2), rel=0.2), "two independent values of std 1"
+    assert any("prior-like" in fault for fault in check_samples(model, batch, **options))
+
+
+class Pair(GaussianDenoiser):
+    """Sees both numbers of a target, which are equal but for their sign."""
+
+    def forward(self, condition, noisy_target, t):
+        return super().forward(condition, (noisy_target[..., 0] - noisy_target[..., 1]) / 2, t)
+
+
+def project_pair(signal, params):
+    return project(signal, params)[..., None] * torch.tensor([1.0, -1.0], dtype=torch.float64)
+
+
+def test_contexts_of_another_shape_are_not_compared_with_samples():
+    _, seen = observe(64, 2, seed=1)
+    target = seen.select([1])
+    pair = Observations(target.value[..., None] * torch.tensor([1.0, -1.0], dtype=torch.float64), target.params)
+    model = ForwardDiffusion(Pair(), project_pair, target_shape=(2,))
+    options = {"steps": 8, "generator": torch.Generator().manual_seed(0)}
+    statistics = measure_samples(model, seen.select([0]), pair, 4, **options)
+    assert math.isnan(statistics.context_error) and statistics.error > 0
+    assert check_samples(model, {"context": seen.select([0]), "target": pair}, **options) == []

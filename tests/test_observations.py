@@ -97,7 +97,7 @@ def test_windows_are_counted_by_hand_and_merged():
     assert torch.equal(picture[0], wanted) and torch.equal(seen[0], (wanted > 0).float())
 
 
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.bool, torch.complex64])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.bool])
 def test_values_without_a_floating_type_are_refused(dtype):
     """Times and noise take the type of the values: of integers a model would learn at t = 0, with a loss of 0."""
     value = torch.zeros(4, 1, 3, dtype=dtype)

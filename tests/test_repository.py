@@ -17,6 +17,7 @@ import pytest
 import torch
 import yaml
 
+from fwdiff_lite.observations import Observations
 from fwdiff_lite.pipeline.colab_setup import missing_packages
 from fwdiff_lite.pipeline.notebook import badges, colab_setup_cell, pyproject
 from fwdiff_lite.pipeline.readme import MOVING_PICTURE, render
@@ -362,11 +363,47 @@ def test_readme_moves():
     assert list((ROOT / "figures").glob(MOVING_PICTURE)), MOVING_PICTURE
 
 
+def readme_example() -> str:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    return re.search(r"<!-- example -->\n```python\n(.*?)```", text, re.DOTALL)[1]
+
+
+@pytest.fixture
+def readme_classes():
+    """Window and Denoiser of the README's example; nothing is trained."""
+    names: dict = {}
+    exec(compile(readme_example().partition("window, noise_std")[0], "README.md", "exec"), names)
+    return names["Window"], names["Denoiser"]
+
+
+def test_readme_denoiser_ignores_masked_measurements(readme_classes):
+    Window, Denoiser = readme_classes
+    window, generator = Window(4), torch.Generator().manual_seed(0)
+    start = torch.randint(-3, 16, (8, 9, 1), generator=generator).float()
+    params = torch.cat([start, torch.full_like(start, 0.1)], 2)
+    observations = Observations(torch.randn(8, 9, generator=generator), params)
+    given, noisy_target, t = observations.select(slice(0, 3)), observations.value[:, 3:], torch.full((8,), 0.5)
+    denoiser, missing = Denoiser(window), torch.arange(6) >= 4
+    masked = given.mask_out((torch.arange(3) >= 1).expand(8, 3))
+    condition = denoiser.condition(masked, params[:, 3:], ~missing.expand(8, 6))
+    signal = denoiser(condition, noisy_target.masked_fill(missing, 0), t)
+    few = denoiser(denoiser.condition(given.select([0]), params[:, 3:7]), noisy_target[:, :4], t)
+    torch.testing.assert_close(signal, few)
+
+
+def test_readme_example_makes_its_tensors_on_the_device_of_its_inputs(readme_classes):
+    Window, Denoiser = readme_classes
+    observations = Observations(torch.zeros(8, 3), torch.zeros(8, 3, 2)).to("meta")
+    denoiser = Denoiser(Window(4)).to("meta")
+    condition = denoiser.condition(observations, observations.params)
+    signal = denoiser(condition, observations.value, torch.zeros(8, device="meta"))
+    assert signal.shape == (8, 16) and signal.device.type == "meta"
+
+
 @pytest.mark.parametrize("width, tolerance", [(4, 0.15), (1, 0.3)])  # single values leave more of the walk open
 def test_readme_example(width, tolerance):
     """The README's forward model: at most 45 lines; its samples are right, and so are those of another operator."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    source = re.search(r"<!-- example -->\n```python\n(.*?)```", text, re.DOTALL)[1]
+    source = readme_example()
     assert len([line for line in source.splitlines() if line.strip()]) <= 45
     assert source.count("Window(4)") == 1 and source.count("steps=500") == 1
     source = source.replace("Window(4)", f"Window({width})").replace("steps=500", "steps=500, progress=False")

@@ -4,10 +4,10 @@
 # You have measurements $y = A x + \text{noise}$ and never the signals $x$ behind them. How do you sample the signals
 # that one new measurement leaves possible, and how do you know that the samples are right?
 #
-# **What you will see.** A forward model in ten lines, with noise. A denoiser that takes any forward model, linear or
-# not, without a change. A training from files on disk, with samples before and after it, beside a posterior in closed
-# form. A training that is stopped and resumed. Then the same denoiser for another linear operator, and for a sensor
-# that saturates.
+# **What you will see.** A forward model in ten lines, with noise. A denoiser that takes any differentiable forward model
+# from 16 values to single numbers, linear or not, without a change. A training from files on disk, with samples before
+# and after it, beside a posterior in closed form. A training that is stopped and resumed. Then the same denoiser for
+# another linear operator, and for a sensor that saturates.
 #
 # **What you need.** [00](00_one_page.ipynb) for the method,
 # [02, How to judge a sampler](02_keyhole_digits.ipynb#How-to-judge-a-sampler) for the measures. Nothing is downloaded.
@@ -217,7 +217,7 @@ def gaussian_posterior(Q, b, factor):
 
 # %% tags=["idea"]
 class LinearisingDenoiser(nn.Module):
-    """A denoiser for any differentiable forward model of 16 values, with or without noise."""
+    """A denoiser for any differentiable forward model of 16 values whose observations are single numbers."""
 
     def __init__(self, forward_model, linearisations=1):  # 1 is enough for a linear forward model
         super().__init__()
@@ -290,7 +290,10 @@ for i in range(8):
 # %% [markdown]
 # Two more checks find common mistakes in a denoiser. The order of measurements does not matter, and masked measurements
 # do not matter. A third check looks at the forward model: do all observations together determine the signal?
-# Proposition 1 ([01](01_toy_proof.ipynb#Proposition-1)) needs this.
+# Proposition 1 ([01](01_toy_proof.ipynb#Proposition-1)) needs this. Without noise, the rank of the Jacobian says it.
+# With noise, the singular values must also exceed the noise: those of the Jacobian times the signals (here simulated
+# walks), or times a guess of their standard deviation. A direction below the noise comes out as a mean (section 7),
+# unless many targets see it.
 
 # %% tags=["idea"]
 order = torch.randperm(6)
@@ -304,7 +307,11 @@ assert_close(masked_signal, signal8, rtol=1e-3, atol=1e-3)
 for whole_sensor in (MovingAverage(1), MovingAverage(4)):
     first = torch.arange(1.0 - whole_sensor.width, SIZE)
     everything = torch.stack([first, torch.zeros_like(first)], 1)[None]
-    assert torch.linalg.matrix_rank(jacobian(whole_sensor, torch.zeros(1, SIZE), everything)[0]) == SIZE
+    A = jacobian(whole_sensor, torch.zeros(1, SIZE), everything)[0]
+    assert torch.linalg.matrix_rank(A) == SIZE
+    observed_std = torch.linalg.svdvals(A @ draw_walks(4096, torch.Generator().manual_seed(8)).T) / 4096**0.5
+    num_above = int((observed_std > NOISE_STD).sum())
+    print(f"width {whole_sensor.width}: {num_above} of {SIZE} directions exceed the noise of one measurement")
 
 # %% [markdown]
 # ## 3. The loss
@@ -1055,7 +1062,9 @@ for parameter, same in zip(points_model.denoiser.parameters(), loaded_model.deno
 #
 # Every process reads the same whole batches and trains on its rows, so the `DataLoader` has no `DistributedSampler`.
 # Forward model and denoiser make their tensors on the device of their inputs, as
-# `torch.arange(n, device=params.device)` does. `bf16=True` and `compile=True` make large networks faster.
+# `torch.arange(n, device=params.device)` does. `bf16=True` and `compile=True` make large networks faster. Code after
+# `fit` runs in every process: save and print under `if int(os.environ.get("RANK", 0)) == 0:`. With
+# `ACCELERATE_USE_CPU=true`, `torchrun` trains in several processes on CPUs.
 #
 # ## 10. What to start with
 #
@@ -1135,7 +1144,11 @@ widget = interact(
 # determine the signal, and a mean comes out.
 #
 # **Limits of this denoiser.** Its Jacobian has 16 columns. For an image, use products with the Jacobian
-# (`torch.func.jvp` and `vjp`) inside an iterative solver, or a network that takes the adjoint as an input image.
+# (`torch.func.jvp` and `vjp`) inside an iterative solver, or a network that takes the adjoint as an input image. Let
+# the network predict a correction to a least-squares guess, as the MLP here does: a network that must learn the inverse
+# of the operator, too, may collapse. Observations are single numbers, (B, M). For vectors, (B, M, D), repeat masks and
+# `noise_std` along D, and flatten M and D. The first linearisation is at 0: start `mean` elsewhere if the derivative
+# there is 0 (the modulus of a Fourier transform) or infinite (a square root).
 #
 # **What the paper says.** Nothing of noise or of walks: this problem is not in the paper. The method is the paper's,
 # but for the expectation in Eq. 8 (section 3).

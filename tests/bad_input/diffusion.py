@@ -67,9 +67,27 @@ def signal_only(signal, params):
     return signal
 
 
+class Static:
+    @staticmethod
+    def __call__(signal, params):
+        return forward(signal, params)
+
+
+class Crop(Noisy):
+    def support(self, params):
+        return torch.ones(*params.shape[:2], 3)
+
+
+class Tuple(Denoiser):
+    def forward(self, condition, noisy_target, t):
+        return super().forward(condition, noisy_target, t), t
+
+
+SUPPORT = r"support is a tensor of torch.float32 \(4, 1, 3\) for observations \(4, 1, 2\): wanted this shape"
 VALUE, PARAMS, MASK = torch.ones(4, 1, 2), torch.ones(4, 1, 2), torch.ones(4, 1, dtype=torch.bool)
 SEEN, EMPTY = Observations(VALUE, PARAMS), Observations(VALUE, PARAMS, ~MASK)
 IMAGES = Observations(torch.ones(4, 1, 3, 2, 2), PARAMS)
+COLUMN = Observations(VALUE[..., None], PARAMS)
 PIXELS = torch.zeros(4, 1, 2, dtype=torch.long)
 MODEL, REGRESSION = ForwardDiffusion(Denoiser(), forward), ForwardRegression(Denoiser(), forward)
 T, NOISE = torch.full((4,), 0.5), torch.zeros(4, 1, 2)
@@ -81,6 +99,11 @@ def build(denoiser=None, forward_model=forward, **options):
 
 def loss(context=SEEN, target=SEEN, t=T, noise=NOISE, **options):
     return MODEL.loss(context, target, t, noise, **options)
+
+
+def autocast_loss():
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        return MODEL.loss(SEEN.to(torch.float64), SEEN.to(torch.float64), T, NOISE)
 
 
 def image_loss(**options):
@@ -116,6 +139,11 @@ CONSTRUCTOR = [
     ("denoiser without time", lambda: build(Timeless()), "forward does not take three arguments"),
     ("forward_model absent", lambda: build(forward_model=None), "forward_model is of type NoneType"),
     ("forward_model a matrix", lambda: build(forward_model=VALUE), "forward_model is a tensor of torch.float32"),
+    ("forward_model a class", lambda: build(forward_model=Noisy), "forward_model is the class Noisy: wanted an ob"),
+    ("forward_model of a signal", lambda: build(forward_model=lambda s: s), "does not take two arguments: wanted"),
+    ("forward_model a Module of a signal", lambda: build(forward_model=nn.ReLU()), "ReLU does not take two arguments"),
+    ("forward_model with a static method", lambda: build(forward_model=Static()), None),
+    ("forward_model a function of C", lambda: build(forward_model=torch.mul), None),
     ("schedule a number", lambda: build(schedule=0.5), "schedule is of type float: it needs alpha"),
     ("schedule a class", lambda: build(schedule=CosineSchedule), "schedule is of type type"),
     ("novel_weight negative", lambda: build(novel_weight=-1.0), "got novel_weight = -1.0, wanted a finite number"),
@@ -155,6 +183,21 @@ LOSS = [
     ("noise absent", lambda: loss(noise=None), "noise is of type NoneType"),
     ("noise of another shape", lambda: loss(noise=NOISE[..., :1]), "do not fit a target of"),
     ("context float64", lambda: loss(context=SEEN.to(torch.float64)), r"weights are torch.float32: use context.to\("),
+    ("params float64", lambda: loss(Observations(VALUE, PARAMS.double())), r"context has params of torch.float64, the"),
+    ("target float64", lambda: loss(target=Observations(VALUE.double(), PARAMS)), "target has value of torch.float64"),
+    ("target's params float64", lambda: loss(target=Observations(VALUE, PARAMS.double())), "target has params of"),
+    ("values float64 in autocast", lambda: autocast_loss(), r"use context.to\(torch.float32\)"),
+    (
+        "target of another canvas",
+        lambda: build(forward_model=lambda s, p: forward(s, p)[..., None]).loss(SEEN, COLUMN, T, NOISE[..., None]),
+        r"is \(2, 1\), the context's is \(2,\): make the model with .* target_shape=\(2, 1\)",
+    ),
+    (
+        "target of another canvas than target_shape",
+        lambda: build(target_shape=(3,)).loss(SEEN, SEEN, T, NOISE),
+        r"is \(2,\), the model's target_shape is \(3,\): make the model",
+    ),
+    ("support of another canvas", lambda: build(forward_model=Crop()).loss(SEEN, SEEN, T, NOISE), SUPPORT),
     ("pixels of the target only", lambda: image_loss(pixel_indices=PIXELS, novel=IMAGES), "or neither"),
     ("pixels of novel only", lambda: image_loss(novel_pixel_indices=PIXELS, novel=IMAGES), "or neither"),
     ("pixels without novel", lambda: image_loss(novel_pixel_indices=PIXELS), "novel_pixel_indices are of no novel"),
@@ -180,7 +223,13 @@ SAMPLER = [
     ),
     ("context float64", lambda: sample(SEEN.to(torch.float64)), r"use context.to\(torch.float32\)"),
     ("target_params absent", lambda: sample(target_params=None), "target_params is of type NoneType"),
-    ("target_params Observations", lambda: sample(target_params=SEEN), "target_params is of type Observations"),
+    ("target_params Observations", lambda: sample(target_params=SEEN), "wanted their parameters, as target.params"),
+    ("support of another canvas", lambda: sample(model=build(forward_model=Crop())), SUPPORT),
+    (
+        "target_params float64",
+        lambda: sample(target_params=PARAMS.double()),
+        r"convert with params.to\(",
+    ),
     ("target_params of another batch", lambda: sample(target_params=PARAMS[:3]), "not for the 4 signals"),
     ("target_params without count", lambda: sample(target_params=PARAMS[:, 0]), "are .* an observation, the context's"),
     ("target_params of another shape", lambda: sample(target_params=PARAMS[..., :1]), "an observation, the context's"),
@@ -220,7 +269,42 @@ SAMPLER = [
     for x in values
 ]
 
+RESULTS = [  # of a forward model, or of a denoiser: in a loss, and in sampling
+    (f"{name} {part}", lambda model=model, call=call: call(model), message)
+    for name, model, message in [
+        (
+            f"forward_model gives {name}",
+            build(forward_model=lambda signal, params, result=result: result(forward(signal, params))),
+            message,
+        )
+        for name, result, message in [
+            (
+                "a tuple",
+                lambda y: (y, y),
+                r"by forward_model is of type tuple: wanted a tensor of torch.float32 \(4, 1\)",
+            ),
+            ("nothing", lambda y: None, "the observation by forward_model is of type NoneType"),
+            ("numbers of numpy", lambda y: y.detach().numpy(), "the observation by forward_model is of type ndarray"),
+            ("truth values", lambda y: y > 0, "the observation by forward_model is a tensor of torch.bool"),
+            ("complex numbers", torch.Tensor.cfloat, "the observation by forward_model is a tensor of torch.complex64"),
+            ("two observations of one", lambda y: y.repeat(1, 2, 1), r"\(4, 2, 2\) for params \(4, 1, 2\): wanted a"),
+            ("no count", lambda y: y[:, 0], r"\(4, 2\) for params \(4, 1, 2\)"),
+            (
+                "float64",
+                torch.Tensor.double,
+                "torch.float64 from a signal of torch.float32: wanted a tensor of torch.f",
+            ),
+        ]
+    ]
+    + [("denoiser gives a tuple", build(Tuple()), r"returned a tuple, which forward_model does not take \(.*alone")]
+    for part, call in [
+        ("in a loss", lambda model: model.loss(SEEN, SEEN, T, NOISE)),
+        ("in sampling", lambda model: sample(model=model)),
+    ]
+]
+
 FILES_AND_SAMPLES = [
+    ("check_samples of a function", lambda: check_samples(MODEL, loss), "batch is of type function: give a dict with"),
     ("load of nothing", lambda: load(None), "there is no model file"),
     ("load of text", lambda: load(b"no weights"), "is no file of a model"),
     ("load of an empty file", lambda: load(b""), "is no file of a model"),
@@ -252,6 +336,7 @@ CASES = [
         "model": CONSTRUCTOR,
         "loss": LOSS,
         "sample": SAMPLER,
+        "results": RESULTS,
         "": FILES_AND_SAMPLES,
     }.items()
     for name, call, message in cases

@@ -148,6 +148,7 @@ CASES = [
     # scores
     ("energy_score one", lambda: energy_score(SAMPLES[:, :1], X), "got K = 1 .* euclidean_error"),
     ("energy_score shapes", lambda: energy_score(SAMPLES, X[:, :2]), r"truth has shape \(4, 2\), wanted \(4, 3\)"),
+    ("energy_score complex", lambda: energy_score(SAMPLES.cfloat(), X.cfloat()), "give its real and imaginary part"),
     ("energy_score nan", lambda: energy_score(SAMPLES, X_NAN), "truth holds 12"),
     ("energy_score empty", lambda: energy_score(SAMPLES[:0], X[:0]), "samples is empty"),
     ("energy_score rank", lambda: energy_score(SCORES, SCORES), r"wanted \(contexts, K"),
