@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from fwdiff_lite.checks import check_count, check_interval
 from fwdiff_lite.interrupts import deferred_interrupt
+from fwdiff_lite.model_file import KEY as MODEL_KEY
 from fwdiff_lite.muon import Muon, hidden_matrices
 from fwdiff_lite.storage.files import write_tensors
 
@@ -285,20 +286,40 @@ def _check_writable(path: Path) -> None:
 
 def _read(path: Path) -> tuple[dict[str, Tensor], TrainingLog, dict[str, Any], tuple[int, int]]:
     """Tensors, log, settings and position of a checkpoint. ValueError if one is missing or impossible."""
+    metadata, tensors = _read_safetensors(path)
     try:
-        with safe_open(path, "pt") as file:
-            record = json.loads((file.metadata() or {})["fit"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        record = json.loads(metadata["fit"])
         log, settings, position = TrainingLog(**record["log"]), record["settings"], record["position"]
         _check_log(log)
         epoch, count = position
         check_count(0, epoch=epoch, position=count)
         if not isinstance(settings, dict):
             raise ValueError(f"settings {settings}")
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"checkpoint {path} cannot be read ({reason}): delete it to start anew") from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"checkpoint {path} cannot be read ({_first_line(error)}): delete it to start anew") from None
     return tensors, log, settings, (epoch, count)
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Metadata and tensors of a checkpoint. ValueError for any other file, which may hold somebody's work."""
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError) as error:
+        reason = _first_line(error)
+        raise ValueError(
+            f"checkpoint {path} cannot be read ({reason}): it is damaged or no checkpoint of fit; name another file"
+        ) from None
+    if MODEL_KEY in metadata:
+        raise ValueError(f"checkpoint {path} is a model that model.save wrote: name another file")
+    if "fit" not in metadata:
+        raise ValueError(f"checkpoint {path} is no checkpoint of fit: name another file")
+    return metadata, tensors
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _check_log(log: TrainingLog) -> None:

@@ -151,6 +151,11 @@ def file_at(path, content=b""):
     return path
 
 
+def saved_model(folder):
+    build_model().save(folder / "a")
+    return folder / "a"
+
+
 def other_network():
     model = build_model()
     model.denoiser.linear = nn.Linear(3, 2, bias=False)
@@ -274,8 +279,9 @@ MODELS = [
 ]
 CHECKPOINTS = [
     ("unchanged", resume, None),
-    ("empty file", lambda: checkpoint_at(lambda f: file_at(f / "a")), "a cannot be read .*: delete it to start anew"),
-    ("no safetensors", lambda: checkpoint_at(lambda f: file_at(f / "a", b"x" * 99)), "cannot be read"),
+    ("empty file", lambda: checkpoint_at(lambda f: file_at(f / "a")), "a cannot be read .*; name another file$"),
+    ("data", lambda: checkpoint_at(lambda f: file_at(f / "a", b"x" * 99)), "no checkpoint of fit; name another file$"),
+    ("a saved model", lambda: checkpoint_at(saved_model), "a is a model that model.save wrote: name another file$"),
     ("a folder", lambda: checkpoint_at(lambda f: f), "is a folder: name a file in it"),
     ("a file as folder", lambda: checkpoint_at(lambda f: file_at(f / "a") / "b"), "cannot be written"),
     ("other network", lambda: resume(model=other_network()), "is of another network: it has .* as average.1"),
@@ -297,8 +303,8 @@ CHECKPOINTS = [
     ("negative Adam step", lambda: resume({"optimizer.1.step": -torch.ones(())}), "in optimizer.1.step"),
     ("short random state", lambda: resume({"random.batch": torch.ones(9).byte()}), "as random.batch, wanted"),
     ("wrong random state", lambda: resume({"random.batch": torch.ones(5056).byte()}), "no state of a generator"),
-    ("no metadata", lambda: resume(raw={}), "cannot be read"),
-    ("broken JSON", lambda: resume(raw={"fit": "{"}), "cannot be read"),
+    ("no metadata", lambda: resume(raw={}), "is no checkpoint of fit: name another file$"),
+    ("broken JSON", lambda: resume(raw={"fit": "{"}), "cannot be read .*: delete it to start anew"),
     ("a list as record", lambda: resume(raw={"fit": "[]"}), "cannot be read"),
     ("an earlier record", lambda: resume(raw={"fit": json.dumps(saved()[1]["log"])}), "cannot be read"),
     ("negative steps", lambda: resume(record=log(steps=-3)), "cannot be read .got steps = -3, wanted"),
