@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from fwdiff_lite.checks import check_interval
+from fwdiff_lite.protocols import Schedule
 from fwdiff_lite.storage.files import write_tensors
 
 if TYPE_CHECKING:
@@ -61,8 +62,9 @@ def load(model: ForwardDiffusion, path: str | os.PathLike) -> ForwardDiffusion:
 
 def _describe(model: ForwardDiffusion) -> dict[str, str]:
     """What a model and its file must have in common besides the network."""
-    schedule = model.schedule
-    return {
-        "model": type(model).__name__,
-        "schedule": repr(schedule) if is_dataclass(schedule) else type(schedule).__name__,
-    }
+    return {"model": type(model).__name__, "schedule": describe_schedule(model.schedule)}
+
+
+def describe_schedule(schedule: Schedule) -> str:
+    """The class of a schedule, with the fields of a dataclass."""
+    return repr(schedule) if is_dataclass(schedule) else type(schedule).__name__

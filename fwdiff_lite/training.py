@@ -110,8 +110,8 @@ def fit(
         on are read and left out: the order must follow from torch's global random numbers (that of a DataLoader with a
         generator of its own or with persistent_workers does not)
     resume: "check" refuses a checkpoint of another seed, learning rate or other option of the optimiser, of other
-        shapes of batches, or of other classes of model, denoiser or forward model; "ignore" resumes with the
-        options of this call
+        shapes of batches, of other classes of model, denoiser or forward model, or of another schedule,
+        observation_scale or novel_weight; "ignore" resumes with the options of this call
     progress: whether to show a bar on the standard error; None: where that is a terminal
     accelerator: an accelerate.Accelerator, for several devices. By default one is made here, on the device that
         accelerate finds, but on the CPU in place of Apple's MPS: ask for MPS with accelerator=Accelerator()

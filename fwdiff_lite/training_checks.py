@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fwdiff_lite.devices import widest_float
+from fwdiff_lite.model_file import describe_schedule
 from fwdiff_lite.observations import Observations
 from fwdiff_lite.protocols import CroppingForwardModel
 
@@ -40,10 +41,15 @@ def check_model(model: nn.Module) -> None:
         )
 
 
-def describe_model(model: nn.Module) -> dict[str, str]:
-    """The names of the classes that a resumed training must have."""
+def describe_model(model: nn.Module) -> dict[str, str | float]:
+    """What a resumed training must have: the classes of the parts, and the schedule, scale and weight of the loss."""
     parts = {"model": model, "denoiser": model.denoiser, "forward_model": getattr(model, "forward_model", None)}
-    return {name: getattr(part, "__qualname__", type(part).__qualname__) for name, part in parts.items()}
+    parts = {name: getattr(part, "_orig_mod", part) for name, part in parts.items()}  # of what torch.compile returned
+    classes = {name: getattr(part, "__qualname__", type(part).__qualname__) for name, part in parts.items()}
+    numbers = ("observation_scale", "novel_weight")
+    numbers = {name: float(getattr(model, name)) for name in numbers if hasattr(model, name)}
+    schedule = {"schedule": describe_schedule(model.schedule)} if hasattr(model, "schedule") else {}
+    return classes | numbers | schedule
 
 
 def check_losses(losses: Any) -> None:

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 from fwdiff_lite.batches import collate
 from fwdiff_lite.diffusion import ForwardDiffusion
 from fwdiff_lite.observations import Observations
+from fwdiff_lite.schedule import ShiftedCosineSchedule
 from fwdiff_lite.training import fit
 from fwdiff_lite.validation import validation_loss
 
@@ -37,9 +38,9 @@ def project(signal, params):
     return (signal[:, None] * params).sum(-1)
 
 
-def build_model():
+def build_model(**options):
     torch.manual_seed(0)
-    return ForwardDiffusion(Denoiser(), project)
+    return ForwardDiffusion(Denoiser(), project, **options)
 
 
 def observations(b=4, m=1, seed=0):
@@ -347,6 +348,14 @@ CHECKPOINTS = [
         "batches from a function; this call has batches from",
     ),
     ("ignored", lambda: resume(seed=1, learning_rate=1e-2, resume="ignore"), None),
+    *(
+        (f"other {name}", lambda x=x, name=name: resume(model=build_model(**{name: x})), f"this call has {name} {text}")
+        for name, x, text in (
+            ("observation_scale", 0.5, "0.5"),
+            ("novel_weight", 9, "9.0"),
+            ("schedule", ShiftedCosineSchedule(0.1), r"ShiftedCosineSchedule\(scale=0.1\)"),
+        )
+    ),
     (
         "other forward model",
         lambda: resume(model=ForwardDiffusion(Denoiser(), lambda s, p: project(s, p))),
