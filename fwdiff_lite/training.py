@@ -29,6 +29,7 @@ from fwdiff_lite.batches import (
     EpochBatches,
     check_batch,
     check_batch_keys,
+    check_targets,
     check_values,
     describe_batch,
     to_batch_function,
@@ -314,6 +315,8 @@ class _Training:
             settings = describe_batch(batch) | {"batches": "from a function"}
             if rows is not None:
                 settings["batch_size"] = self.batch.batch_size
+            if len(batch["target"]) == settings["batch_size"]:  # other rows of the batch may have targets
+                check_targets(batch["target"], self._batch_name())
             if isinstance(self.batch, EpochBatches):
                 settings["batches"] = "from an iterable"
                 settings["batch_size"] = self.batch.first_batch_size  # the last batch of an epoch may be smaller

@@ -23,6 +23,14 @@ def check_model(model: nn.Module) -> None:
     """ValueError, in one line, on a model that `fit` cannot train."""
     if not isinstance(getattr(model, "denoiser", None), nn.Module) or not hasattr(model, "sample_time_and_noise"):
         raise ValueError(f"fit trains a model with a denoiser, such as ForwardDiffusion; got {type(model).__name__}")
+    if not torch.is_grad_enabled():
+        raise ValueError("fit was called under torch.no_grad() or torch.inference_mode(): call it outside")
+    complex_weights = [name for name, w in model.denoiser.named_parameters() if w.is_complex()]
+    if complex_weights:
+        raise ValueError(
+            f"the denoiser's {complex_weights[0]} is complex: store its real and imaginary part, as in "
+            "torch.view_as_real, and make the complex weight of them in forward"
+        )
     weights = [w for w in model.denoiser.parameters() if w.requires_grad]
     if not weights:
         raise ValueError("the denoiser has no parameter that requires a gradient: there is nothing to train")
@@ -97,7 +105,7 @@ class TargetScale:
 
     @torch.no_grad()
     def measure(self, target: Observations) -> None:
-        """Adds the values of the first SCALE_STEPS targets."""
+        """Adds the values of the first SCALE_STEPS targets. ValueError if the first ones lie outside of the support."""
         if self.count == SCALE_STEPS:
             return
         value = target.value.to(widest_float(target.value.device))
@@ -107,6 +115,8 @@ class TargetScale:
         weight = weight.expand_as(value)
         value = torch.where(weight > 0, value, 0)
         sums = torch.stack([weight.sum(), (weight * value).sum(), (weight * value.square()).sum()])
+        if self.count == 0 and self.support is not None and target.mask.any() and not sums[0]:
+            raise ValueError("the forward model's support is 0 in all targets of the first batch: wanted 1 inside")
         self.sums = sums if self.sums is None else self.sums + sums
         self.count += 1
 

@@ -75,6 +75,10 @@ def half(model):
     model.denoiser.half()
 
 
+def add_complex(model):
+    model.denoiser.phase = nn.Parameter(torch.ones(2, dtype=torch.complex64))
+
+
 def freeze(model):
     model.denoiser.requires_grad_(False)
 
@@ -85,6 +89,15 @@ def empty(model):
 
 def spoil(model):
     model.denoiser.linear.weight.data[0, 0] = torch.nan
+
+
+class Outside:
+    """A forward model whose observations lie outside of the canvas."""
+
+    __call__ = staticmethod(project)
+
+    def support(self, params):
+        return torch.zeros(params.shape[:2])
 
 
 class TrainableForwardModel(nn.Module):
@@ -178,6 +191,7 @@ class Loader(list):
 nan, inf = math.nan, math.inf
 wide = Observations(torch.zeros(4, 1, 3), torch.ones(4, 1, 2))
 double = observations().to(torch.float64)
+masked = observations().mask_out(torch.ones(4, 1, dtype=torch.bool))
 images = Observations(torch.rand(4, 1, 3, 2, 2), torch.ones(4, 1, 2))
 flat = Observations(images.value.flatten(3), images.params)
 with_images = {"target": images, "novel": images}
@@ -204,7 +218,9 @@ OPTIONS = [
 ]
 HARMLESS_BATCHES = [
     ("no novel", {"novel": None}),
-    ("empty contexts", {"context": observations().mask_out(torch.ones(4, 1, dtype=torch.bool))}),
+    ("empty contexts", {"context": masked}),
+    ("novel masked", {"novel": masked}),
+    ("one target masked", {"target": observations().mask_out(torch.eye(4, 1, dtype=torch.bool))}),
     ("more contexts than targets", {"context": observations(m=3)}),
 ]
 BATCHES = [
@@ -229,6 +245,7 @@ BATCHES = [
         {"target": Observations(torch.ones(4, 1), torch.full((4, 1, 2), nan))},
         "target has NaN or infinite",
     ),
+    ("all targets masked", {"target": masked}, "the batch at step 0: no target exists, .* is the mask inverted"),
     ("float indices", with_images | {"pixel_indices": pixels.float()}, 'torch.float32 .* as "pixel_indices": wanted'),
     ("indices of other M", with_images | {"pixel_indices": pixels.repeat(1, 2, 1)}, r"wanted integers \(4, 1, n\)"),
     ("negative indices", with_images | {"pixel_indices": pixels - 1}, "from -1 to -1: the observations .* 4 pixels"),
@@ -260,6 +277,10 @@ MODELS = [
     ("half precision", partial(wrong_model, half), "weights of torch.float16: train float32 weights"),
     ("frozen", partial(wrong_model, freeze), "no parameter that requires a gradient"),
     ("without weights", partial(wrong_model, empty), "no parameter that requires a gradient"),
+    ("complex weights", partial(wrong_model, add_complex), "denoiser's phase is complex: store its real and imaginary"),
+    ("without gradients", torch.no_grad()(train), r"fit was called under torch.no_grad\(\)"),
+    ("in inference mode", torch.inference_mode()(train), "or torch.inference_mode.*: call it outside"),
+    ("a support of zeros", lambda: train(ForwardDiffusion(Denoiser(), Outside())), "support is 0 in all targets"),
     ("NaN weights", partial(wrong_model, spoil), "linear.weight holds NaN"),
     ("trainable forward model", partial(train_forward_model, False), "forward_model.gain requires a gradient"),
     ("frozen forward model", partial(train_forward_model, True), None),
