@@ -46,6 +46,7 @@ from fwdiff_lite.training_checks import (
     check_losses,
     check_model,
     describe_model,
+    warn_of_zero_gradients,
 )
 from fwdiff_lite.training_state import Checkpointing, Optimization, TrainingLog, TrainingState
 from fwdiff_lite.validation import Validation
@@ -124,7 +125,8 @@ def fit(
 
     Raises ValueError without a budget above 0, on wrong batches, on an unusable checkpoint, and if a loss or a gradient
     is not finite. Such a step never changes the weights. However a training ends, the model holds the EMA and is in
-    eval mode, on the device where it was. Warns if the targets have a standard deviation outside .25 to 4.
+    eval mode, on the device where it was. Warns if the targets have a standard deviation outside .25 to 4, or if the
+    first gradients are all 0.
     """
     budget = _Budget(steps, seconds)
     optimization = Optimization(learning_rate, weight_decay, warmup, clip, ema, seed, muon_learning_rate)
@@ -256,7 +258,10 @@ class _Training:
             is_due = self.checkpointing.is_due(self.log, self.seconds_at_save)
             saves = is_due or (ended and self.checkpointing.path is not None)
             if ended or saves or not updated or len(self.recent) == CHECK_EVERY:
-                self.recent.move_to(self.log, self.accelerator)
+                first = self.log.steps - len(self.recent)
+                norms = self.recent.move_to(self.log, self.accelerator)
+                if first == self.first_step and not any(norms) and self.accelerator.is_main_process:
+                    warn_of_zero_gradients(first, norms)
                 bar.set_postfix(loss=f"{self.log.curve['loss'][-1]:.3g}")
         if ended or self.log.steps % self.validation.every == 0:
             self.validation.run(self.model, self.state)
@@ -366,9 +371,10 @@ class _RecentSteps:
         self.losses.append({name: x.detach() for name, x in losses.items()})
         self.norms.append(norm)
 
-    def move_to(self, log: TrainingLog, accelerator: Accelerator | None) -> None:
+    def move_to(self, log: TrainingLog, accelerator: Accelerator | None) -> list[float]:
         """Moves the losses into the log's curve, averaged over processes unless the accelerator is None.
 
+        Returns the norms of the gradients.
         ValueError if a loss or a norm is not finite.
         """
         first = log.steps - len(self)
@@ -391,6 +397,7 @@ class _RecentSteps:
                 )
         self.losses.clear()
         self.norms.clear()
+        return norms
 
 
 class _ProcessSync:

@@ -83,6 +83,15 @@ def check_gradients(denoiser: nn.Module) -> None:
             )
 
 
+def warn_of_zero_gradients(first_step: int, norms: list[float]) -> None:
+    """Warns that the gradient was exactly 0 at every step from that one on."""
+    warnings.warn(
+        f"the gradient is 0 at steps {first_step} to {first_step + len(norms) - 1}, so nothing is trained: is the "
+        "forward model piecewise constant (round, argmax, sign), or does it leave out the signal?",
+        stacklevel=5,
+    )
+
+
 @runtime_checkable
 class ScaledModel(Protocol):
     """A model that divides observations by its scale."""
