@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fwdiff_lite.checks import check_count, check_interval
+from fwdiff_lite.checks import check_count, check_interval, check_values_on_cpu
 from fwdiff_lite.observations import Observations, check_observations, describe
-from fwdiff_lite.protocols import Denoiser, Schedule
+from fwdiff_lite.protocols import Condition, Denoiser, Schedule, WeightedDenoiser
 from fwdiff_lite.schedule import check_time
 
 Views = dict[str, tuple[Observations, Tensor | None]]  # observations in the loss, with the pixels that count
@@ -68,6 +68,7 @@ def check_noise_std(noise_std: Tensor, params: Tensor) -> None:
             f"noise_std gave {tuple(noise_std.shape)} for params {tuple(params.shape)}: wanted one number for each "
             f"observation, {tuple(params.shape[:2])}"
         )
+    check_values_on_cpu(lambda: noise_std < 0, "noise_std gave a negative number: wanted a standard deviation")
 
 
 def check_loss_input(denoiser: nn.Module, context: Observations, views: Views, t: Tensor, noise: Tensor) -> None:
@@ -111,6 +112,18 @@ def check_loss_input(denoiser: nn.Module, context: Observations, views: Views, t
             )
     if not torch.compiler.is_compiling():
         _check_type(denoiser, context)
+
+
+def checked_loss_weight(denoiser: WeightedDenoiser, condition: Condition, t: Tensor) -> Tensor:
+    """The weights of the examples. ValueError for another shape than t's, and on a CPU for weights below 0 or NaN."""
+    weight = denoiser.loss_weight(condition, t)
+    if not isinstance(weight, Tensor) or weight.shape != t.shape:
+        raise ValueError(f"loss_weight is {describe(weight)} for t {tuple(t.shape)}: wanted one number a signal")
+    check_values_on_cpu(
+        lambda: ~((weight >= 0) & weight.isfinite()),
+        "loss_weight gave a negative, infinite or NaN weight: wanted finite weights of 0 or more",
+    )
+    return weight
 
 
 def check_sampler_input(
