@@ -12,7 +12,6 @@ its checkpoint.
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -36,9 +35,10 @@ from fwdiff_lite.batches import (
 )
 from fwdiff_lite.checks import check_count, check_positive
 from fwdiff_lite.devices import autocast_bf16, num_processes
-from fwdiff_lite.interrupts import collected_interrupts, deferred_interrupt, raise_interrupt
+from fwdiff_lite.interrupts import collected_interrupts, deferred_interrupt, raise_interrupt, sigterm_as_interrupt
 from fwdiff_lite.observations import Observations, to_device
 from fwdiff_lite.protocols import BatchFunction, RowBatchFunction
+from fwdiff_lite.storage.files import UnwritableError
 from fwdiff_lite.training_checks import (
     SCALE_STEPS,
     TargetScale,
@@ -48,7 +48,7 @@ from fwdiff_lite.training_checks import (
     describe_model,
     warn_of_zero_gradients,
 )
-from fwdiff_lite.training_state import Checkpointing, Optimization, TrainingLog, TrainingState
+from fwdiff_lite.training_state import Checkpointing, Optimization, RecentSteps, TrainingLog, TrainingState
 from fwdiff_lite.validation import Validation
 
 if TYPE_CHECKING:
@@ -119,12 +119,14 @@ def fit(
         accelerate finds, but on the CPU in place of Apple's MPS: ask for MPS with accelerator=Accelerator()
 
     A KeyboardInterrupt (Ctrl-C, a notebook's stop button) ends the training early: the state is written to the
-    checkpoint, one line says so, and the log is returned with `interrupted` set. Python sends it to the main thread
+    checkpoint, one line says so, and the log is returned with `interrupted` set. SIGTERM (kill, a cluster's time limit)
+    does the same; then it is sent again, which by default ends the process. Python sends signals to the main thread
     only: a training in another thread goes on. In a cell that uses `await`, Jupyter cancels the cell instead, after the
     training.
 
     Raises ValueError without a budget above 0, on wrong batches, on an unusable checkpoint, and if a loss or a gradient
-    is not finite. Such a step never changes the weights. However a training ends, the model holds the EMA and is in
+    is not finite. Such a step never changes the weights. Raises storage.files.UnwritableError, a ValueError and an
+    OSError, if the disk takes no checkpoint. However a training ends, the model holds the EMA and is in
     eval mode, on the device where it was. Warns if the targets have a standard deviation outside .25 to 4, or if the
     first gradients are all 0.
     """
@@ -135,7 +137,7 @@ def fit(
     batch = to_batch_function(batches, seed)
     check_model(model)
     interrupts: list = []
-    with _original_devices(model):
+    with sigterm_as_interrupt(interrupts), _original_devices(model):
         with collected_interrupts(interrupts):  # imports that are cut off leave torch unusable
             accelerator = _make_accelerator(accelerator)
             state = TrainingState(model.denoiser.to(accelerator.device), optimization)
@@ -181,7 +183,7 @@ class _Training:
     ):
         self.model, self.batch, self.state, self.log = model, batch, state, state.log
         self.budget, self.validation, self.checkpointing = budget, validation, checkpointing
-        self.accelerator, self.sync, self.recent = accelerator, _ProcessSync(accelerator), _RecentSteps()
+        self.accelerator, self.sync, self.recent = accelerator, _ProcessSync(accelerator), RecentSteps()
         self.scale = TargetScale(model, accelerator.is_main_process)
         self.earlier_settings: dict[str, Any] = {}  # of the checkpoint that is resumed from
         self.seconds_at_save = 0.0
@@ -209,6 +211,8 @@ class _Training:
         state.settings = self.earlier_settings | state.settings
         self.log = state.log
         self.sync.earlier_seconds = self.seconds_at_save = state.log.seconds
+        if not self._has_ended():  # a complete training is read from a folder that cannot be written, too
+            self.checkpointing.check_writable()
         if isinstance(self.batch, EpochBatches):
             self.batch.position = state.position
 
@@ -227,6 +231,9 @@ class _Training:
         try:
             with handling:
                 raise_interrupt(bool(interrupts))
+                if self._has_ended() and self.accelerator.is_main_process:
+                    path = self.checkpointing.path
+                    print(f"{path} has spent the budget, at step {self.log.steps}: nothing was trained")
                 self.state.denoiser.train()
                 while not self._has_ended():
                     self._step(interrupts, bar)
@@ -340,8 +347,15 @@ class _Training:
 
     def _save(self) -> None:
         self.seconds_at_save = self.log.seconds
-        if self.accelerator.is_main_process:
+        if not self.accelerator.is_main_process:
+            return
+        try:
             self.state.save(self.checkpointing.path)
+        except UnwritableError as error:
+            raise UnwritableError(
+                f"{error}; the model holds the EMA of its weights at step {self.log.steps}: free space, or write it to "
+                "another disk by model.save"
+            ) from None
 
     def _end_early(self) -> None:
         """Keeps an interrupted training: its losses, its state, and one line that says so."""
@@ -353,51 +367,8 @@ class _Training:
                 self._save()
             if self.accelerator.is_main_process and self.log.interrupted:
                 resume = f"call fit again to resume from {path}" if path else "no checkpoint was named to resume from"
-                print(f"interrupted after step {self.log.steps}: the model holds the EMA of its weights; {resume}")
-
-
-class _RecentSteps:
-    """Losses and gradient norms of the latest steps, still on the device."""
-
-    def __init__(self):
-        self.losses: list[dict[str, Tensor]] = []
-        self.norms: list[Tensor] = []
-
-    def __len__(self) -> int:
-        return len(self.losses)
-
-    def append(self, losses: dict[str, Tensor], norm: Tensor) -> None:
-        """Keeps one step's losses and the norm of its gradient."""
-        self.losses.append({name: x.detach() for name, x in losses.items()})
-        self.norms.append(norm)
-
-    def move_to(self, log: TrainingLog, accelerator: Accelerator | None) -> list[float]:
-        """Moves the losses into the log's curve, averaged over processes unless the accelerator is None.
-
-        Returns the norms of the gradients.
-        ValueError if a loss or a norm is not finite.
-        """
-        first = log.steps - len(self)
-        for name in self.losses[0] if self.losses else ():
-            losses = torch.stack([step[name] for step in self.losses])
-            values = (accelerator.reduce(losses, reduction="mean") if accelerator else losses).tolist()
-            for step, value in enumerate(values, first):
-                if not math.isfinite(value):
-                    raise ValueError(
-                        f"the {name} loss is {value} at step {step}: look for NaN observations, "
-                        "or lower the learning rate"
-                    )
-            log.curve.setdefault(name, []).extend(values)
-        norms = torch.stack(self.norms).tolist() if self.norms else []
-        for step, norm in enumerate(norms, first):
-            if not math.isfinite(norm):
-                raise ValueError(
-                    f"the gradient's norm is {norm} at step {step}, with a finite loss: look for a square root "
-                    "or a quotient at 0 in the forward model or the denoiser, or lower the learning rate"
-                )
-        self.losses.clear()
-        self.norms.clear()
-        return norms
+                said = f"interrupted after step {self.log.steps}: the model holds the EMA of its weights; {resume}"
+                print(said, flush=True)  # SIGTERM may end the process without flushing
 
 
 class _ProcessSync:
