@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from fwdiff_lite.checks import check_count, check_interval, check_values_on_cpu
 from fwdiff_lite.observations import Observations, check_observations, describe
 from fwdiff_lite.protocols import Condition, Denoiser, Schedule, WeightedDenoiser
-from fwdiff_lite.schedule import check_time
+from fwdiff_lite.schedule import check_schedule, check_time
 
 Views = dict[str, tuple[Observations, Tensor | None]]  # observations in the loss, with the pixels that count
 
@@ -42,6 +42,8 @@ def check_parts(
         raise ValueError(f"forward_model is {describe(forward_model)}: wanted a function of signal and params")
     if schedule is not None and (not isinstance(schedule, Schedule) or isinstance(schedule, type)):
         raise ValueError(f"schedule is {describe(schedule)}: it needs alpha(t) and sigma(t), as CosineSchedule()")
+    if schedule is not None:
+        check_schedule(schedule)
     if not callable(getattr(forward_model, "noise_std", check_noise_std)):
         raise ValueError("the forward model's noise_std is no method: wanted noise_std(params) -> (B, M)")
     check_interval(0, math.inf, novel_weight=novel_weight, observation_scale=observation_scale)
