@@ -117,13 +117,12 @@ def check_loss_input(denoiser: nn.Module, context: Observations, views: Views, t
 
 
 def checked_loss_weight(denoiser: WeightedDenoiser, condition: Condition, t: Tensor) -> Tensor:
-    """The weights of the examples. ValueError for another shape than t's, and on a CPU for weights below 0 or NaN."""
+    """The weights of the examples. ValueError for another shape than t's, and on a CPU for weights below 0."""
     weight = denoiser.loss_weight(condition, t)
     if not isinstance(weight, Tensor) or weight.shape != t.shape:
         raise ValueError(f"loss_weight is {describe(weight)} for t {tuple(t.shape)}: wanted one number a signal")
     check_values_on_cpu(
-        lambda: ~((weight >= 0) & weight.isfinite()),
-        "loss_weight gave a negative, infinite or NaN weight: wanted finite weights of 0 or more",
+        lambda: weight < 0, "loss_weight gave a negative weight, which maximises errors: wanted 0 or more"
     )
     return weight
 

@@ -95,8 +95,9 @@ def fit(
     batches: a function batch(generator), see protocols.BatchFunction, or an iterable of batches, such as a DataLoader,
         which is iterated over again and again. On several processes, each of them gets the same whole batches, and
         trains on its rows: give the DataLoader no DistributedSampler
-    steps, seconds: the budget, whichever ends first; the learning rate rises over `warmup` steps and falls to zero
-        along a half cosine over the budget. The first step of every call compiles, and its seconds do not count
+    steps, seconds: the budget, whichever ends first; the learning rate rises over `warmup` steps (fewer never reach its
+        peak) and falls to zero along a half cosine over the budget. The first step of every call compiles, and
+        its seconds do not count
     muon_learning_rate: trains the hidden matrices (muon.hidden_matrices) with Muon at this rate, and the other weights
         with AdamW at `learning_rate`; None: AdamW trains all weights
     clip: the largest norm of the gradient; larger gradients are scaled down
@@ -108,9 +109,10 @@ def fit(
         makes one for a data set. It changes nothing in the training, but its seconds count
     checkpoint: a file that is written every `checkpoint_every` steps, after `checkpoint_minutes` without a save, and at
         the end, and resumed from if it exists; on one process the result is that of an uninterrupted training, bit for
-        bit (a budget in seconds aside). A resumed epoch of an iterable begins again, and the batches that were trained
-        on are read and left out: the order must follow from torch's global random numbers (that of a DataLoader with a
-        generator of its own or with persistent_workers does not)
+        bit (a budget in seconds aside), if a batch function draws from its generator or from torch's global random
+        numbers: those of numpy and of Python are not in the file. A resumed epoch of an iterable begins again, and the
+        batches that were trained on are read and left out: the order must follow from torch's global random numbers
+        (that of a DataLoader with a generator of its own or with persistent_workers does not)
     resume: "check" refuses a checkpoint of another seed, learning rate or other option of the optimiser, of other
         shapes of batches, of other classes of model, denoiser or forward model, or of another schedule,
         observation_scale or novel_weight; "ignore" resumes with the options of this call
@@ -265,6 +267,8 @@ class _Training:
             is_due = self.checkpointing.is_due(self.log, self.seconds_at_save)
             saves = is_due or (ended and self.checkpointing.path is not None)
             if ended or saves or not updated or len(self.recent) == CHECK_EVERY:
+                if not updated and self.sync.group is None:  # other processes would wait for one that raises here
+                    check_values(*self.latest_batch)
                 first = self.log.steps - len(self.recent)
                 norms = self.recent.move_to(self.log, self.accelerator)
                 if first == self.first_step and not any(norms) and self.accelerator.is_main_process:
@@ -310,6 +314,7 @@ class _Training:
             rows = _rows(len(examples["target"]), self.accelerator)
             random_numbers = self.model.sample_time_and_noise(examples["target"], generator)
         check_batch_keys(examples, type(self.model), len(random_numbers), self._batch_name())
+        self.latest_batch = examples, self._batch_name()
         batch = {name: to_device(x[rows], device) for name, x in examples.items()}
         self.scale.measure(batch["target"])
         return batch, [to_device(x[rows], device) for x in random_numbers]
@@ -334,6 +339,8 @@ class _Training:
                 settings["batch_size"] = self.batch.first_batch_size  # the last batch of an epoch may be smaller
                 if not self.sync.is_equal(batch["target"].value.double().nansum()):
                     raise ValueError(f"{self._batch_name()} differs between processes: all need the same whole batches")
+            elif rows is None and not self.sync.is_equal(torch.tensor(float(len(batch["target"])))):
+                raise ValueError(f"{self._batch_name()} has another size on another process: all need the same")
             self.checkpointing.check_settings(self.earlier_settings, settings)
             self.state.settings |= settings
         return batch

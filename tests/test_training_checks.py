@@ -13,7 +13,7 @@ from fwdiff_lite.observations import Observations
 from fwdiff_lite.storage.files import repo_root
 from fwdiff_lite.training import fit
 from fwdiff_lite.training_checks import TargetScale, check_gradients
-from tests.bad_input.training import Denoiser, build_model, make_batch, project
+from tests.bad_input.training import Denoiser, build_model, make_batch, observations, project
 
 
 def scaled(scale, mask=None):
@@ -132,6 +132,15 @@ def test_a_forward_model_is_moved_back_to_its_device():
     with pytest.raises(ZeroDivisionError):
         fit(model, lambda generator: 1 / 0, steps=1, progress=False)
     assert moves[-1] == "cpu" and not model.denoiser.training
+
+
+def test_batches_of_another_size_on_each_process_are_refused(monkeypatch):
+    """A stand-in: the other process has 6 signals."""
+    monkeypatch.setattr("fwdiff_lite.training._ProcessSync.is_equal", lambda sync, x: x == 6)
+    with pytest.raises(ValueError, match="the batch at step 0 has another size on another process: all need"):
+        fit(build_model(), make_batch, steps=1, progress=False)
+    six = observations(6)
+    fit(build_model(), lambda generator: {"context": six, "target": six}, steps=1, progress=False)
 
 
 def test_a_weight_without_a_gradient_is_named():

@@ -295,8 +295,11 @@ def weighted_loss(loss_weight):
 CASES += [
     ("loss_weight (B, 1)", lambda: weighted_loss(lambda condition, t: t[:, None]), r"loss_weight is .* \(4, 1\) for t"),
     ("loss_weight number", lambda: weighted_loss(lambda condition, t: 3.0), "loss_weight is of type float for t .4,."),
-    ("loss_weight negative", lambda: weighted_loss(lambda condition, t: -t), "loss_weight gave a negative, infinite"),
-    ("loss_weight NaN", lambda: weighted_loss(lambda condition, t: t * math.nan), "wanted finite weights of 0 or more"),
+    (
+        "loss_weight negative",
+        lambda: weighted_loss(lambda condition, t: -t),
+        "loss_weight gave a negative weight, which",
+    ),
     ("loss_weight 0", lambda: weighted_loss(lambda condition, t: 0 * t), None),
     ("noise_std negative", lambda: noisy_loss(lambda params: -torch.ones(3, 1)), "noise_std gave a negative number"),
     ("noise_std number", lambda: noisy_loss(0.1), "noise_std is no method"),

@@ -191,6 +191,7 @@ class Loader(list):
 nan, inf = math.nan, math.inf
 wide = Observations(torch.zeros(4, 1, 3), torch.ones(4, 1, 2))
 double = observations().to(torch.float64)
+nans = Observations(torch.full((4, 1), nan), torch.ones(4, 1, 2))
 masked = observations().mask_out(torch.ones(4, 1, dtype=torch.bool))
 images = Observations(torch.rand(4, 1, 3, 2, 2), torch.ones(4, 1, 2))
 flat = Observations(images.value.flatten(3), images.params)
@@ -239,7 +240,7 @@ BATCHES = [
     ("other phi", {"context": Observations(torch.ones(4, 1), torch.ones(4, 1, 3))}, "shape .3,. in .context. and .2,."),
     ("other phi of novel", {"novel": Observations(torch.ones(4, 1), torch.ones(4, 1))}, "params of shape"),
     ("other canvas of novel", {"novel": wide}, "observations of shape .3,. in .novel. and .. in .target."),
-    ("NaN in the target", {"target": Observations(torch.full((4, 1), nan), torch.ones(4, 1, 2))}, "target holds 4 NaN"),
+    ("NaN in the target", {"target": nans}, "target holds 4 NaN"),
     (
         "NaN in phi",
         {"target": Observations(torch.ones(4, 1), torch.full((4, 1, 2), nan))},
@@ -294,6 +295,11 @@ MODELS = [
     ("validation steps", lambda: train(validate=lambda model: {"steps": 1}), 'without "steps"'),
     ("no validation batch", lambda: validation_loss(build_model(), []), "there is no validation batch"),
     ("wrong validation batch", lambda: validation_loss(build_model(), [{}]), 'validation batch 0 has no "context"'),
+    (
+        "NaN validation",
+        lambda: validation_loss(build_model(), [make_batch(target=nans)]),
+        "batch 0: target holds 4 NaN",
+    ),
     ("collate other keys", lambda: collate([{"a": torch.ones(1)}, {}]), "example 1 of a batch has .., example 0 has"),
     ("collate other shapes", lambda: collate([{"a": observations()}, {"a": wide}]), '"a" of example 1 .* has rows of'),
     ("collate numbers", lambda: collate([{"a": 1}]), "an example holds a int: wanted Observations or tensors"),
