@@ -91,10 +91,10 @@ def check_loss_input(denoiser: nn.Module, context: Observations, views: Views, t
                 f"{name} has params {tuple(observations.params.shape[2:])} an observation, the context's are "
                 f"{tuple(context.params.shape[2:])}"
             )
-    if 0 in target.mask.shape:
-        raise ValueError(
-            f"target has {target.mask.shape[0]} signals with {target.mask.shape[1]} observations: it is empty"
-        )
+    for name, (observations, _) in views.items():
+        if 0 in observations.mask.shape:
+            b, m = observations.mask.shape
+            raise ValueError(f"{name} has {b} signals with {m} observations: it is empty")
     pixels = [indices for _, indices in views.values()]
     if any(x is None for x in pixels) and any(x is not None for x in pixels):
         raise ValueError(

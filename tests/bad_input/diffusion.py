@@ -147,6 +147,7 @@ LOSS = [
     ),
     ("no signals", lambda: MODEL.loss(SEEN[:0], SEEN[:0], T[:0], NOISE[:0]), "target has 0 signals .* is empty"),
     ("no targets", lambda: loss(target=SEEN.select([]), noise=NOISE[:, :0]), "with 0 observations: it is empty"),
+    ("no novel", lambda: loss(novel=SEEN.select([])), "novel has 4 signals with 0 observations: it is empty"),
     ("t absent", lambda: loss(t=None), "t is of type NoneType: wanted a torch tensor"),
     ("t a number", lambda: loss(t=0.5), "t is of type float"),
     ("t of another batch", lambda: loss(t=T[:3]), r"t \(3,\) and noise .* do not fit a target of"),
