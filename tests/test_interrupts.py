@@ -44,10 +44,10 @@ def test_sigterm_writes_the_checkpoint_and_is_sent_again(where, received, tmp_pa
     assert capsys.readouterr().out.startswith(f"interrupted after step {steps}: ")
     monkeypatch.undo()
     received.clear()
-    resumed, whole = build_model(), build_model()
+    resumed, uninterrupted = build_model(), build_model()
     assert fit(resumed, lambda generator: make_batch(), steps=9, progress=False, checkpoint=path).steps == 9
-    fit(whole, lambda generator: make_batch(), steps=9, progress=False)
-    assert all(torch.equal(w, x) for w, x in zip(resumed.parameters(), whole.parameters(), strict=True))
+    fit(uninterrupted, lambda generator: make_batch(), steps=9, progress=False)
+    assert all(torch.equal(w, x) for w, x in zip(resumed.parameters(), uninterrupted.parameters(), strict=True))
 
 
 def test_a_collected_sigterm_is_sent_again_too(received):
@@ -62,11 +62,16 @@ def test_a_collected_sigterm_is_sent_again_too(received):
 @pytest.mark.parametrize("block", [collected_interrupts, sigterm_as_interrupt])
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_worker_that_is_forked_in_the_block_ends_by_sigterm(block):
+    begun, begin = os.pipe()
     with block([]):
         child = os.fork()
         if not child:
+            os.write(begin, b".")
             time.sleep(20)
             os._exit(0)
+        os.read(begun, 1)  # Python drops a signal that comes earlier
         os.kill(child, signal.SIGTERM)
         _, status = os.waitpid(child, 0)
+    os.close(begun)
+    os.close(begin)
     assert os.waitstatus_to_exitcode(status) == -signal.SIGTERM

@@ -62,20 +62,20 @@ class Compiled(nn.Module):
 
 
 def test_compiled_parts_do_not_change_the_names_in_a_file(tmp_path):
-    def build_compiled():
+    def build_wrapped():
         model = build()
         model.denoiser.linear = Compiled(model.denoiser.linear)
         model.denoiser = Compiled(model.denoiser)
         return model
 
-    path, compiled = tmp_path / "model.safetensors", build_compiled()
-    compiled.save(path)
+    path, wrapped = tmp_path / "model.safetensors", build_wrapped()
+    wrapped.save(path)
     assert not any("_orig_mod" in name for name in load_file(path))
     plain = build().load(path)
-    again = build_compiled().load(path)
-    assert describe_model(compiled) == describe_model(plain), "which a checkpoint compares"
+    again = build_wrapped().load(path)
+    assert describe_model(wrapped) == describe_model(plain), "which a checkpoint compares"
     for model in (plain, again):
-        pairs = zip(model.denoiser.parameters(), compiled.denoiser.parameters(), strict=True)
+        pairs = zip(model.denoiser.parameters(), wrapped.denoiser.parameters(), strict=True)
         assert all(torch.equal(w, x) for w, x in pairs)
 
 
