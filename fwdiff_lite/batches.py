@@ -217,6 +217,12 @@ def check_values(batch: Mapping, name: str) -> None:
                 )
 
 
+def check_targets(target: Observations, name: str) -> None:
+    """ValueError if all targets of a batch are masked: its loss would be 0. A GPU is waited for."""
+    if not target.mask.any():
+        raise ValueError(f"{name}: no target exists, all are masked; is the mask inverted? True is what exists")
+
+
 def check_batch_keys(batch: Mapping, model_class: type, num_random: int, name: str) -> None:
     """ValueError if a batch has keys that the model's forward has no argument for, or lacks one that it needs.
 

@@ -27,6 +27,7 @@ from fwdiff_lite.model_checks import (
     check_parts,
     check_sampler_input,
     check_sequence,
+    checked_loss_weight,
     observe,
     raise_if_fixed_size,
 )
@@ -172,15 +173,14 @@ class ForwardDiffusion(nn.Module):
         check_loss_input(self.denoiser, context, views, t, noise)
         views = {name: (self._scale_observations(view), pixels) for name, (view, pixels) in views.items()}
         context, target = self._scale_observations(context), views["target"][0]
-        noisy_target = self._add_noise(target.value, noise, t)
-        noisy_target = apply_masks(noisy_target, self._support(target.params), target.mask)
+        noisy_target = apply_masks(self._add_noise(target.value, noise, t), self._support(target.params), target.mask)
         condition = self.denoiser.condition(context, target.params, target.mask)
         signal = self.denoiser(condition, noisy_target, t)
         mse = self._per_example_mse(signal, views, noisy_target, t)
         check_canvas(target, context, self.target_shape)
         losses = {name: error.mean() for name, error in mse.items()}
         error = mse["target"] + self.novel_weight * mse.get("novel", 0.0)
-        total = (self.denoiser.loss_weight(condition, t) * error if self.weights_examples else error).mean()
+        total = (checked_loss_weight(self.denoiser, condition, t) * error if self.weights_examples else error).mean()
         prediction = self.denoiser.deterministic_prediction(condition) if self.predicts_target else None
         if prediction is not None:
             truth = Observations(downsample_to(target.value, prediction.value.shape), target.params, target.mask)

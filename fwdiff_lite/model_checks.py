@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fwdiff_lite.checks import check_count, check_interval
+from fwdiff_lite.checks import check_count, check_interval, check_values_on_cpu
 from fwdiff_lite.observations import Observations, check_observations, describe
-from fwdiff_lite.protocols import Denoiser, ForwardModel, Schedule, Signal
-from fwdiff_lite.schedule import check_time
+from fwdiff_lite.protocols import Condition, Denoiser, ForwardModel, Schedule, Signal, WeightedDenoiser
+from fwdiff_lite.schedule import check_schedule, check_time
 
 Views = dict[str, tuple[Observations, Tensor | None]]  # observations in the loss, with the pixels that count
 
@@ -42,6 +42,8 @@ def check_parts(
         raise ValueError(f"forward_model is {describe(forward_model)}: wanted a function of signal and params")
     if schedule is not None and (not isinstance(schedule, Schedule) or isinstance(schedule, type)):
         raise ValueError(f"schedule is {describe(schedule)}: it needs alpha(t) and sigma(t), as CosineSchedule()")
+    if schedule is not None:
+        check_schedule(schedule)
     if not callable(getattr(forward_model, "noise_std", check_noise_std)):
         raise ValueError("the forward model's noise_std is no method: wanted noise_std(params) -> (B, M)")
     check_interval(0, math.inf, novel_weight=novel_weight, observation_scale=observation_scale)
@@ -69,6 +71,7 @@ def check_noise_std(noise_std: Tensor, params: Tensor) -> None:
             f"noise_std gave {tuple(noise_std.shape)} for params {tuple(params.shape)}: wanted one number for each "
             f"observation, {tuple(params.shape[:2])}"
         )
+    check_values_on_cpu(lambda: noise_std < 0, "noise_std gave a negative number: wanted a standard deviation")
 
 
 def observe(
@@ -128,10 +131,10 @@ def check_loss_input(
                 f"{name} has params {tuple(observations.params.shape[2:])} an observation, the context's are "
                 f"{tuple(context.params.shape[2:])}"
             )
-    if 0 in target.mask.shape:
-        raise ValueError(
-            f"target has {target.mask.shape[0]} signals with {target.mask.shape[1]} observations: it is empty"
-        )
+    for name, (observations, _) in views.items():
+        if 0 in observations.mask.shape:
+            b, m = observations.mask.shape
+            raise ValueError(f"{name} has {b} signals with {m} observations: it is empty")
     pixels = [indices for _, indices in views.values()]
     if any(x is None for x in pixels) and any(x is not None for x in pixels):
         raise ValueError(
@@ -170,6 +173,17 @@ def check_canvas(target: Observations, context: Observations, target_shape: tupl
             f"one observation of target is {given}, {name} is {tuple(wanted)}: make the model with "
             f"ForwardDiffusion(..., target_shape={given})"
         )
+
+
+def checked_loss_weight(denoiser: WeightedDenoiser, condition: Condition, t: Tensor) -> Tensor:
+    """The weights of the examples. ValueError for another shape than t's, and on a CPU for weights below 0."""
+    weight = denoiser.loss_weight(condition, t)
+    if not isinstance(weight, Tensor) or weight.shape != t.shape:
+        raise ValueError(f"loss_weight is {describe(weight)} for t {tuple(t.shape)}: wanted one number a signal")
+    check_values_on_cpu(
+        lambda: weight < 0, "loss_weight gave a negative weight, which maximises errors: wanted 0 or more"
+    )
+    return weight
 
 
 def check_sampler_input(

@@ -149,7 +149,8 @@ class BatchFunction(Protocol):
     def __call__(self, generator: torch.Generator) -> dict[str, Observations | Tensor]:
         """A batch: "context", "target", and optionally "novel", "pixel_indices" and "novel_pixel_indices".
 
-        Every process draws the whole batch, and `fit` selects its rows.
+        All random numbers must come from the generator, whose state is a part of a checkpoint: those of numpy and of
+        Python's random are not. Every process draws the whole batch, and `fit` selects its rows.
         """
 
 

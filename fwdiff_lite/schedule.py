@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from fwdiff_lite.protocols import Schedule
+
 
 @dataclass(frozen=True)
 class CosineSchedule:
@@ -63,6 +65,25 @@ class ShiftedCosineSchedule(CosineSchedule):
         """The angle whose tangent is sigma / alpha: that ratio of the cosine schedule, divided by scale."""
         angle = t * (math.pi / 2)
         return torch.atan2(torch.sin(angle), self.scale * torch.cos(angle))
+
+
+@torch.no_grad()
+def check_schedule(schedule: Schedule) -> None:
+    """ValueError unless alpha^2 + sigma^2 is 1 to 0.001, and alpha falls from t = 0 to t = 1."""
+    times = (1e-3, 0.25, 0.5, 0.75, 1 - 1e-3)  # the ends are those of training and sampling
+    functions = (schedule.alpha, schedule.sigma)
+    factors = [[float(f(torch.tensor(t, dtype=torch.float64))) for f in functions] for t in times]
+    name = type(schedule).__name__
+    for t, (alpha, sigma) in zip(times, factors, strict=True):
+        if not abs(alpha**2 + sigma**2 - 1) < 1e-3:
+            raise ValueError(
+                f"schedule {name} has alpha {alpha:.3g} and sigma {sigma:.3g} at t = {t}: wanted alpha^2 + sigma^2 = 1"
+            )
+    if not factors[0][0] > factors[-1][0]:
+        raise ValueError(
+            f"schedule {name} has alpha {factors[0][0]:.3g} at t = {times[0]} and {factors[-1][0]:.3g} at {times[-1]}: "
+            "wanted one that falls, since t = 0 is clean and t = 1 is noise"
+        )
 
 
 def check_time(t: Float[Tensor, "*b"]) -> None:

@@ -12,7 +12,6 @@ its checkpoint.
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -29,15 +28,17 @@ from fwdiff_lite.batches import (
     EpochBatches,
     check_batch,
     check_batch_keys,
+    check_targets,
     check_values,
     describe_batch,
     to_batch_function,
 )
 from fwdiff_lite.checks import check_count, check_positive
 from fwdiff_lite.devices import autocast_bf16, num_processes
-from fwdiff_lite.interrupts import collected_interrupts, deferred_interrupt, raise_interrupt
+from fwdiff_lite.interrupts import collected_interrupts, deferred_interrupt, raise_interrupt, sigterm_as_interrupt
 from fwdiff_lite.observations import Observations, to_device
 from fwdiff_lite.protocols import BatchFunction, RowBatchFunction
+from fwdiff_lite.storage.files import UnwritableError
 from fwdiff_lite.training_checks import (
     SCALE_STEPS,
     TargetScale,
@@ -45,8 +46,9 @@ from fwdiff_lite.training_checks import (
     check_losses,
     check_model,
     describe_model,
+    warn_of_zero_gradients,
 )
-from fwdiff_lite.training_state import Checkpointing, Optimization, TrainingLog, TrainingState
+from fwdiff_lite.training_state import Checkpointing, Optimization, RecentSteps, TrainingLog, TrainingState
 from fwdiff_lite.validation import Validation
 
 if TYPE_CHECKING:
@@ -93,8 +95,9 @@ def fit(
     batches: a function batch(generator), see protocols.BatchFunction, or an iterable of batches, such as a DataLoader,
         which is iterated over again and again. On several processes, each of them gets the same whole batches, and
         trains on its rows: give the DataLoader no DistributedSampler
-    steps, seconds: the budget, whichever ends first; the learning rate rises over `warmup` steps and falls to zero
-        along a half cosine over the budget. The first step of every call compiles, and its seconds do not count
+    steps, seconds: the budget, whichever ends first; the learning rate rises over `warmup` steps (fewer never reach its
+        peak) and falls to zero along a half cosine over the budget. The first step of every call compiles, and
+        its seconds do not count
     muon_learning_rate: trains the hidden matrices (muon.hidden_matrices) with Muon at this rate, and the other weights
         with AdamW at `learning_rate`; None: AdamW trains all weights
     clip: the largest norm of the gradient; larger gradients are scaled down
@@ -106,24 +109,28 @@ def fit(
         makes one for a data set. It changes nothing in the training, but its seconds count
     checkpoint: a file that is written every `checkpoint_every` steps, after `checkpoint_minutes` without a save, and at
         the end, and resumed from if it exists; on one process the result is that of an uninterrupted training, bit for
-        bit (a budget in seconds aside). A resumed epoch of an iterable begins again, and the batches that were trained
-        on are read and left out: the order must follow from torch's global random numbers (that of a DataLoader with a
-        generator of its own or with persistent_workers does not)
+        bit (a budget in seconds aside), if a batch function draws from its generator or from torch's global random
+        numbers: those of numpy and of Python are not in the file. A resumed epoch of an iterable begins again, and the
+        batches that were trained on are read and left out: the order must follow from torch's global random numbers
+        (that of a DataLoader with a generator of its own or with persistent_workers does not)
     resume: "check" refuses a checkpoint of another seed, learning rate or other option of the optimiser, of other
-        shapes of batches, or of other classes of model, denoiser or forward model; "ignore" resumes with the
-        options of this call
+        shapes of batches, of other classes of model, denoiser or forward model, or of another schedule,
+        observation_scale or novel_weight; "ignore" resumes with the options of this call
     progress: whether to show a bar on the standard error; None: where that is a terminal
     accelerator: an accelerate.Accelerator, for several devices. By default one is made here, on the device that
         accelerate finds, but on the CPU in place of Apple's MPS: ask for MPS with accelerator=Accelerator()
 
     A KeyboardInterrupt (Ctrl-C, a notebook's stop button) ends the training early: the state is written to the
-    checkpoint, one line says so, and the log is returned with `interrupted` set. Python sends it to the main thread
+    checkpoint, one line says so, and the log is returned with `interrupted` set. SIGTERM (kill, a cluster's time limit)
+    does the same; then it is sent again, which by default ends the process. Python sends signals to the main thread
     only: a training in another thread goes on. In a cell that uses `await`, Jupyter cancels the cell instead, after the
     training.
 
     Raises ValueError without a budget above 0, on wrong batches, on an unusable checkpoint, and if a loss or a gradient
-    is not finite. Such a step never changes the weights. However a training ends, the model holds the EMA and is in
-    eval mode, on the device where it was. Warns if the targets have a standard deviation outside .25 to 4.
+    is not finite. Such a step never changes the weights. Raises storage.files.UnwritableError, a ValueError and an
+    OSError, if the disk takes no checkpoint. However a training ends, the model holds the EMA and is in
+    eval mode, on the device where it was. Warns if the targets have a standard deviation outside .25 to 4, or if the
+    first gradients are all 0.
     """
     budget = _Budget(steps, seconds)
     optimization = Optimization(learning_rate, weight_decay, warmup, clip, ema, seed, muon_learning_rate)
@@ -132,7 +139,7 @@ def fit(
     batch = to_batch_function(batches, seed)
     check_model(model)
     interrupts: list = []
-    with _original_devices(model):
+    with sigterm_as_interrupt(interrupts), _original_devices(model):
         with collected_interrupts(interrupts):  # imports that are cut off leave torch unusable
             accelerator = _make_accelerator(accelerator)
             state = TrainingState(model.denoiser.to(accelerator.device), optimization)
@@ -178,7 +185,7 @@ class _Training:
     ):
         self.model, self.batch, self.state, self.log = model, batch, state, state.log
         self.budget, self.validation, self.checkpointing = budget, validation, checkpointing
-        self.accelerator, self.sync, self.recent = accelerator, _ProcessSync(accelerator), _RecentSteps()
+        self.accelerator, self.sync, self.recent = accelerator, _ProcessSync(accelerator), RecentSteps()
         self.scale = TargetScale(model, accelerator.is_main_process)
         self.earlier_settings: dict[str, Any] = {}  # of the checkpoint that is resumed from
         self.seconds_at_save = 0.0
@@ -206,6 +213,8 @@ class _Training:
         state.settings = self.earlier_settings | state.settings
         self.log = state.log
         self.sync.earlier_seconds = self.seconds_at_save = state.log.seconds
+        if not self._has_ended():  # a complete training is read from a folder that cannot be written, too
+            self.checkpointing.check_writable()
         if isinstance(self.batch, EpochBatches):
             self.batch.position = state.position
 
@@ -224,6 +233,9 @@ class _Training:
         try:
             with handling:
                 raise_interrupt(bool(interrupts))
+                if self._has_ended() and self.accelerator.is_main_process:
+                    path = self.checkpointing.path
+                    print(f"{path} has spent the budget, at step {self.log.steps}: nothing was trained")
                 self.state.denoiser.train()
                 while not self._has_ended():
                     self._step(interrupts, bar)
@@ -255,7 +267,12 @@ class _Training:
             is_due = self.checkpointing.is_due(self.log, self.seconds_at_save)
             saves = is_due or (ended and self.checkpointing.path is not None)
             if ended or saves or not updated or len(self.recent) == CHECK_EVERY:
-                self.recent.move_to(self.log, self.accelerator)
+                if not updated and self.sync.group is None:  # other processes would wait for one that raises here
+                    check_values(*self.latest_batch)
+                first = self.log.steps - len(self.recent)
+                norms = self.recent.move_to(self.log, self.accelerator)
+                if first == self.first_step and not any(norms) and self.accelerator.is_main_process:
+                    warn_of_zero_gradients(first, norms)
                 bar.set_postfix(loss=f"{self.log.curve['loss'][-1]:.3g}")
         if ended or self.log.steps % self.validation.every == 0:
             self.validation.run(self.model, self.state)
@@ -297,6 +314,7 @@ class _Training:
             rows = _rows(len(examples["target"]), self.accelerator)
             random_numbers = self.model.sample_time_and_noise(examples["target"], generator)
         check_batch_keys(examples, type(self.model), len(random_numbers), self._batch_name())
+        self.latest_batch = examples, self._batch_name()
         batch = {name: to_device(x[rows], device) for name, x in examples.items()}
         self.scale.measure(batch["target"])
         return batch, [to_device(x[rows], device) for x in random_numbers]
@@ -314,11 +332,15 @@ class _Training:
             settings = describe_batch(batch) | {"batches": "from a function"}
             if rows is not None:
                 settings["batch_size"] = self.batch.batch_size
+            if len(batch["target"]) == settings["batch_size"]:  # other rows of the batch may have targets
+                check_targets(batch["target"], self._batch_name())
             if isinstance(self.batch, EpochBatches):
                 settings["batches"] = "from an iterable"
                 settings["batch_size"] = self.batch.first_batch_size  # the last batch of an epoch may be smaller
                 if not self.sync.is_equal(batch["target"].value.double().nansum()):
                     raise ValueError(f"{self._batch_name()} differs between processes: all need the same whole batches")
+            elif rows is None and not self.sync.is_equal(torch.tensor(float(len(batch["target"])))):
+                raise ValueError(f"{self._batch_name()} has another size on another process: all need the same")
             self.checkpointing.check_settings(self.earlier_settings, settings)
             self.state.settings |= settings
         return batch
@@ -332,8 +354,15 @@ class _Training:
 
     def _save(self) -> None:
         self.seconds_at_save = self.log.seconds
-        if self.accelerator.is_main_process:
+        if not self.accelerator.is_main_process:
+            return
+        try:
             self.state.save(self.checkpointing.path)
+        except UnwritableError as error:
+            raise UnwritableError(
+                f"{error}; the model holds the EMA of its weights at step {self.log.steps}: free space, or write it to "
+                "another disk by model.save"
+            ) from None
 
     def _end_early(self) -> None:
         """Keeps an interrupted training: its losses, its state, and one line that says so."""
@@ -345,49 +374,8 @@ class _Training:
                 self._save()
             if self.accelerator.is_main_process and self.log.interrupted:
                 resume = f"call fit again to resume from {path}" if path else "no checkpoint was named to resume from"
-                print(f"interrupted after step {self.log.steps}: the model holds the EMA of its weights; {resume}")
-
-
-class _RecentSteps:
-    """Losses and gradient norms of the latest steps, still on the device."""
-
-    def __init__(self):
-        self.losses: list[dict[str, Tensor]] = []
-        self.norms: list[Tensor] = []
-
-    def __len__(self) -> int:
-        return len(self.losses)
-
-    def append(self, losses: dict[str, Tensor], norm: Tensor) -> None:
-        """Keeps one step's losses and the norm of its gradient."""
-        self.losses.append({name: x.detach() for name, x in losses.items()})
-        self.norms.append(norm)
-
-    def move_to(self, log: TrainingLog, accelerator: Accelerator | None) -> None:
-        """Moves the losses into the log's curve, averaged over processes unless the accelerator is None.
-
-        ValueError if a loss or a norm is not finite.
-        """
-        first = log.steps - len(self)
-        for name in self.losses[0] if self.losses else ():
-            losses = torch.stack([step[name] for step in self.losses])
-            values = (accelerator.reduce(losses, reduction="mean") if accelerator else losses).tolist()
-            for step, value in enumerate(values, first):
-                if not math.isfinite(value):
-                    raise ValueError(
-                        f"the {name} loss is {value} at step {step}: look for NaN observations, "
-                        "or lower the learning rate"
-                    )
-            log.curve.setdefault(name, []).extend(values)
-        norms = torch.stack(self.norms).tolist() if self.norms else []
-        for step, norm in enumerate(norms, first):
-            if not math.isfinite(norm):
-                raise ValueError(
-                    f"the gradient's norm is {norm} at step {step}, with a finite loss: look for a square root "
-                    "or a quotient at 0 in the forward model or the denoiser, or lower the learning rate"
-                )
-        self.losses.clear()
-        self.norms.clear()
+                said = f"interrupted after step {self.log.steps}: the model holds the EMA of its weights; {resume}"
+                print(said, flush=True)  # SIGTERM may end the process without flushing
 
 
 class _ProcessSync:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fwdiff_lite.devices import widest_float
+from fwdiff_lite.model_file import describe_schedule
 from fwdiff_lite.observations import Observations
 from fwdiff_lite.protocols import CroppingForwardModel
 
@@ -22,6 +23,14 @@ def check_model(model: nn.Module) -> None:
     """ValueError, in one line, on a model that `fit` cannot train."""
     if not isinstance(getattr(model, "denoiser", None), nn.Module) or not hasattr(model, "sample_time_and_noise"):
         raise ValueError(f"fit trains a model with a denoiser, such as ForwardDiffusion; got {type(model).__name__}")
+    if not torch.is_grad_enabled():
+        raise ValueError("fit was called under torch.no_grad() or torch.inference_mode(): call it outside")
+    complex_weights = [name for name, w in model.denoiser.named_parameters() if w.is_complex()]
+    if complex_weights:
+        raise ValueError(
+            f"the denoiser's {complex_weights[0]} is complex: store its real and imaginary part, as in "
+            "torch.view_as_real, and make the complex weight of them in forward"
+        )
     weights = [w for w in model.denoiser.parameters() if w.requires_grad]
     if not weights:
         raise ValueError("the denoiser has no parameter that requires a gradient: there is nothing to train")
@@ -40,10 +49,15 @@ def check_model(model: nn.Module) -> None:
         )
 
 
-def describe_model(model: nn.Module) -> dict[str, str]:
-    """The names of the classes that a resumed training must have."""
+def describe_model(model: nn.Module) -> dict[str, str | float]:
+    """What a resumed training must have: the classes of the parts, and the schedule, scale and weight of the loss."""
     parts = {"model": model, "denoiser": model.denoiser, "forward_model": getattr(model, "forward_model", None)}
-    return {name: getattr(part, "__qualname__", type(part).__qualname__) for name, part in parts.items()}
+    parts = {name: getattr(part, "_orig_mod", part) for name, part in parts.items()}  # of what torch.compile returned
+    classes = {name: getattr(part, "__qualname__", type(part).__qualname__) for name, part in parts.items()}
+    numbers = ("observation_scale", "novel_weight")
+    numbers = {name: float(getattr(model, name)) for name in numbers if hasattr(model, name)}
+    schedule = {"schedule": describe_schedule(model.schedule)} if hasattr(model, "schedule") else {}
+    return classes | numbers | schedule
 
 
 def check_losses(losses: Any) -> None:
@@ -69,6 +83,15 @@ def check_gradients(denoiser: nn.Module) -> None:
             )
 
 
+def warn_of_zero_gradients(first_step: int, norms: list[float]) -> None:
+    """Warns that the gradient was exactly 0 at every step from that one on."""
+    warnings.warn(
+        f"the gradient is 0 at steps {first_step} to {first_step + len(norms) - 1}, so nothing is trained: is the "
+        "forward model piecewise constant (round, argmax, sign), or does it leave out the signal?",
+        stacklevel=5,
+    )
+
+
 @runtime_checkable
 class ScaledModel(Protocol):
     """A model that divides observations by its scale."""
@@ -91,7 +114,7 @@ class TargetScale:
 
     @torch.no_grad()
     def measure(self, target: Observations) -> None:
-        """Adds the values of the first SCALE_STEPS targets."""
+        """Adds the values of the first SCALE_STEPS targets. ValueError if the first ones lie outside of the support."""
         if self.count == SCALE_STEPS:
             return
         value = target.value.to(widest_float(target.value.device))
@@ -101,6 +124,8 @@ class TargetScale:
         weight = weight.expand_as(value)
         value = torch.where(weight > 0, value, 0)
         sums = torch.stack([weight.sum(), (weight * value).sum(), (weight * value.square()).sum()])
+        if self.count == 0 and self.support is not None and target.mask.any() and not sums[0]:
+            raise ValueError("the forward model's support is 0 in all targets of the first batch: wanted 1 inside")
         self.sums = sums if self.sums is None else self.sums + sums
         self.count += 1
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,8 +17,14 @@ from torch import Tensor, nn
 
 from fwdiff_lite.checks import check_count, check_interval
 from fwdiff_lite.interrupts import deferred_interrupt
+from fwdiff_lite.model_file import KEY as MODEL_KEY
 from fwdiff_lite.muon import Muon, hidden_matrices
 from fwdiff_lite.storage.files import write_tensors
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+else:
+    Accelerator = Any  # see training.py
 
 
 @dataclass
@@ -34,6 +40,50 @@ class TrainingLog:
     curve: dict[str, list[float]] = field(default_factory=dict)
     validation: dict[str, list[float]] = field(default_factory=dict)
     interrupted: bool = False
+
+
+class RecentSteps:
+    """Losses and gradient norms of the latest steps, still on the device."""
+
+    def __init__(self):
+        self.losses: list[dict[str, Tensor]] = []
+        self.norms: list[Tensor] = []
+
+    def __len__(self) -> int:
+        return len(self.losses)
+
+    def append(self, losses: dict[str, Tensor], norm: Tensor) -> None:
+        """Keeps one step's losses and the norm of its gradient."""
+        self.losses.append({name: x.detach() for name, x in losses.items()})
+        self.norms.append(norm)
+
+    def move_to(self, log: TrainingLog, accelerator: Accelerator | None) -> list[float]:
+        """Moves the losses into the log's curve, averaged over processes unless the accelerator is None.
+
+        Returns the norms of the gradients.
+        ValueError if a loss or a norm is not finite.
+        """
+        first = log.steps - len(self)
+        for name in self.losses[0] if self.losses else ():
+            losses = torch.stack([step[name] for step in self.losses])
+            values = (accelerator.reduce(losses, reduction="mean") if accelerator else losses).tolist()
+            for step, value in enumerate(values, first):
+                if not math.isfinite(value):
+                    raise ValueError(
+                        f"the {name} loss is {value} at step {step}: look for NaN observations, params or noise_std, "
+                        "or lower the learning rate"
+                    )
+            log.curve.setdefault(name, []).extend(values)
+        norms = torch.stack(self.norms).tolist() if self.norms else []
+        for step, norm in enumerate(norms, first):
+            if not math.isfinite(norm):
+                raise ValueError(
+                    f"the gradient's norm is {norm} at step {step}, with a finite loss: look for a square root "
+                    "or a quotient at 0 in the forward model or the denoiser, or lower the learning rate"
+                )
+        self.losses.clear()
+        self.norms.clear()
+        return norms
 
 
 @dataclass(frozen=True)
@@ -238,7 +288,21 @@ class Checkpointing:
         check_option("checkpoint", repr(path), path is None or isinstance(path, str | os.PathLike), "a path, or None")
         if path is not None:
             object.__setattr__(self, "path", Path(path))
-            _check_writable(self.path)
+            if self.path.is_dir():
+                raise ValueError(f"checkpoint {path} is a folder: name a file in it")
+
+    def check_writable(self) -> None:
+        """ValueError if the file lies in a folder that cannot be made or written to."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(
+                f"checkpoint {self.path} cannot be written ({error.strerror}): name another file"
+            ) from None
+        if not os.access(self.path.parent, os.W_OK):
+            raise ValueError(
+                f"checkpoint {self.path} cannot be written (no permission in its folder): name another file"
+            )
 
     def is_due(self, log: TrainingLog, seconds_at_save: float) -> bool:
         """Whether a checkpoint is due at this log's steps and seconds; seconds_at_save: of the latest checkpoint."""
@@ -273,34 +337,42 @@ def _copy(sources: list[Tensor], destinations: list[Tensor]) -> None:
         destination.copy_(source)
 
 
-def _check_writable(path: Path) -> None:
-    """ValueError if the path is a folder, or lies in a folder that cannot be made or written to."""
-    if path.is_dir():
-        raise ValueError(f"checkpoint {path} is a folder: name a file in it")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"checkpoint {path} cannot be written ({error.strerror}): name another file") from None
-    if not os.access(path.parent, os.W_OK):
-        raise ValueError(f"checkpoint {path} cannot be written (no permission in its folder): name another file")
-
-
 def _read(path: Path) -> tuple[dict[str, Tensor], TrainingLog, dict[str, Any], tuple[int, int]]:
     """Tensors, log, settings and position of a checkpoint. ValueError if one is missing or impossible."""
+    metadata, tensors = _read_safetensors(path)
     try:
-        with safe_open(path, "pt") as file:
-            record = json.loads((file.metadata() or {})["fit"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        record = json.loads(metadata["fit"])
         log, settings, position = TrainingLog(**record["log"]), record["settings"], record["position"]
         _check_log(log)
         epoch, count = position
         check_count(0, epoch=epoch, position=count)
         if not isinstance(settings, dict):
             raise ValueError(f"settings {settings}")
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"checkpoint {path} cannot be read ({reason}): delete it to start anew") from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"checkpoint {path} cannot be read ({_first_line(error)}): delete it to start anew") from None
     return tensors, log, settings, (epoch, count)
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Metadata and tensors of a checkpoint. ValueError for any other file, which may hold somebody's work."""
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError) as error:
+        reason = _first_line(error)
+        raise ValueError(
+            f"checkpoint {path} cannot be read ({reason}): it is damaged or no checkpoint of fit; name another file"
+        ) from None
+    if MODEL_KEY in metadata:
+        raise ValueError(f"checkpoint {path} is a model that model.save wrote: name another file")
+    if "fit" not in metadata:
+        raise ValueError(f"checkpoint {path} is no checkpoint of fit: name another file")
+    return metadata, tensors
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _check_log(log: TrainingLog) -> None:
@@ -320,6 +392,11 @@ def _check_tensors(path: Path, tensors: dict[str, Tensor], wanted: dict[str, Ten
     """ValueError unless a checkpoint has the wanted names, shapes and types, and finite weights and moments."""
     for name in sorted((tensors.keys() | wanted.keys()) - {"random.cuda"}):  # a file may move to a host without a GPU
         present, expected = ("nothing" if x is None else _describe(x) for x in (tensors.get(name), wanted.get(name)))
+        if present != expected and name.startswith("optimizer."):
+            raise ValueError(
+                f"checkpoint {path} is of a training of other weights: it has {present} as {name}, wanted {expected}; "
+                "freeze the same weights and give the same muon_learning_rate, or name another file"
+            )
         if present != expected:
             raise ValueError(
                 f"checkpoint {path} is of another network: it has {present} as {name}, wanted {expected}; delete it or "

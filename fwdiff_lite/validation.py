@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fwdiff_lite.batches import check_batch, check_batch_keys
+from fwdiff_lite.batches import check_batch, check_batch_keys, check_values
 from fwdiff_lite.checks import check_count
 from fwdiff_lite.observations import Observations, to_device
 from fwdiff_lite.training_state import TrainingState, check_option
@@ -65,6 +65,7 @@ def validation_loss(
         check_batch(batch, f"validation batch {i}")
         random_numbers = model.sample_time_and_noise(batch["target"], generator)
         check_batch_keys(batch, type(model), len(random_numbers), f"validation batch {i}")
+        check_values(batch, f"validation batch {i}")
         options = {name: to_device(x, device) for name, x in batch.items()}
         random_numbers = [to_device(x, device) for x in random_numbers]
         losses = model(options.pop("context"), options.pop("target"), *random_numbers, **options)

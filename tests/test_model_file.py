@@ -12,6 +12,7 @@ from torch import nn
 from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
 from fwdiff_lite.model_file import KEY
 from fwdiff_lite.schedule import CosineSchedule, ShiftedCosineSchedule
+from fwdiff_lite.training_checks import describe_model
 from fwdiff_lite.training_state import Optimization, TrainingState
 
 
@@ -48,6 +49,47 @@ def test_a_loaded_model_samples_as_the_saved_one(tmp_path):
     ]
     assert torch.equal(steps[0].signal, steps[1].signal) and torch.equal(steps[0].observation, steps[1].observation)
     assert [x.name for x in path.parent.iterdir()] == [path.name], "and leaves no other file"
+
+
+class Compiled(nn.Module):
+    """A module as torch.compile wraps it, without the seconds that the compiler's import takes."""
+
+    def __init__(self, module):
+        super().__init__()
+        self._orig_mod = module
+
+    condition, forward = Network.condition, Network.forward
+
+
+def test_compiled_parts_do_not_change_the_names_in_a_file(tmp_path):
+    def build_wrapped():
+        model = build()
+        model.denoiser.linear = Compiled(model.denoiser.linear)
+        model.denoiser = Compiled(model.denoiser)
+        return model
+
+    path, wrapped = tmp_path / "model.safetensors", build_wrapped()
+    wrapped.save(path)
+    assert not any("_orig_mod" in name for name in load_file(path))
+    plain = build().load(path)
+    again = build_wrapped().load(path)
+    assert describe_model(wrapped) == describe_model(plain), "which a checkpoint compares"
+    for model in (plain, again):
+        pairs = zip(model.denoiser.parameters(), wrapped.denoiser.parameters(), strict=True)
+        assert all(torch.equal(w, x) for w, x in pairs)
+
+
+def test_a_checkpoint_of_a_training_is_named_as_one(tmp_path):
+    TrainingState(Network(), Optimization(1e-3, 0.0, 0, 1.0, 0.9, 0)).save(tmp_path / "checkpoint")
+    with pytest.raises(ValueError, match="no file of a model .it is a checkpoint of fit: resume it there.: write"):
+        build().load(tmp_path / "checkpoint")
+
+
+def test_a_folder_is_refused_as_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder, name in ((tmp_path, tmp_path.name), (".", r"\."), ("", "an empty path")):
+        with pytest.raises(ValueError, match=f"{name} is a folder: name a file in it"):
+            build().save(folder)
 
 
 def test_models_and_checkpoints_have_the_permissions_of_the_users_umask(tmp_path):

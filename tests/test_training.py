@@ -197,18 +197,26 @@ def test_nan_observations_are_named_before_the_first_step():
         fit(model, lambda generator: {"context": x, "target": x}, steps=2, progress=False)
 
 
-def test_a_loss_that_is_not_finite_stops_the_training_and_writes_nothing(tmp_path):
+@pytest.mark.parametrize(
+    "part, message",
+    [
+        ("value", "the batch at step 2: target holds 64 NaN"),
+        ("params", "the batch at step 2: target has NaN .* params"),
+    ],
+)
+def test_a_batch_that_is_not_finite_is_named_and_nothing_is_written(part, message, tmp_path):
     model, make_batch = model_and_batch()
 
     def batch(generator):
         full_batch = make_batch(generator)
         batch.calls += 1
-        value = full_batch["target"].value * (torch.nan if batch.calls == 3 else 1)
-        return full_batch | {"target": Observations(value, full_batch["target"].params)}
+        parts = {name: getattr(full_batch["target"], name) for name in ("value", "params")}
+        parts[part] = parts[part] * (torch.nan if batch.calls == 3 else 1)
+        return full_batch | {"target": Observations(**parts)}
 
     batch.calls = 0
     path = tmp_path / "run.safetensors"
-    with pytest.raises(ValueError, match="the loss loss is nan at step 2|the target loss is nan at step 2"):
+    with pytest.raises(ValueError, match=message):
         fit(model, batch, steps=5, progress=False, checkpoint=path)
     assert list(tmp_path.iterdir()) == []
 

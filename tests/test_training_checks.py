@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import nn
 
+from fwdiff_lite.diffusion import ForwardDiffusion
 from fwdiff_lite.observations import Observations
 from fwdiff_lite.storage.files import repo_root
 from fwdiff_lite.training import fit
 from fwdiff_lite.training_checks import TargetScale, check_gradients
-from tests.bad_input.training import build_model, make_batch
+from tests.bad_input.training import Denoiser, build_model, make_batch, observations, project
 
 
 def scaled(scale, mask=None):
@@ -80,14 +81,30 @@ def test_what_lies_outside_of_a_crop_does_not_count():
     assert scale.sums.tolist() == [20, 0, 180], "10 steps are measured, and no later one"
 
 
-def test_the_warning_names_the_callers_line():
+def test_the_warnings_name_the_callers_line():
     code = (
         "from tests.bad_input.training import *\n"
         "x = Observations(9 * torch.randn(64, 1), torch.ones(64, 1, 2))\n"
-        "fit(build_model(), [{'context': x, 'target': x}], steps=1, progress=False)"
+        "model = ForwardDiffusion(Denoiser(), lambda signal, params: project(signal, params).sign())\n"
+        "fit(model, [{'context': x, 'target': x}], steps=1, progress=False)"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=repo_root())
-    assert "<string>:3: UserWarning: the targets have" in run.stderr, run.stderr
+    assert "<string>:4: UserWarning: the targets have" in run.stderr, run.stderr
+    assert "<string>:4: UserWarning: the gradient is 0 at steps 0 to 0" in run.stderr, run.stderr
+
+
+def test_a_forward_model_without_a_gradient_is_warned_of_once():
+    def trained(change, steps):
+        model = ForwardDiffusion(Denoiser(), lambda signal, params: change(project(signal, params)))
+        with warnings.catch_warnings(record=True) as records:
+            warnings.simplefilter("always")
+            fit(model, make_batch, steps=steps, progress=False)
+        return [str(x.message) for x in records]
+
+    (message,) = trained(torch.round, 120)
+    assert message.startswith("the gradient is 0 at steps 0 to 49, so nothing is trained: is the forward model piece")
+    calls = []
+    assert trained(lambda x: calls.append(None) or (x.round() if len(calls) < 3 else x), 5) == [], "it moves later"
 
 
 class Away(nn.Module):
@@ -115,6 +132,15 @@ def test_a_forward_model_is_moved_back_to_its_device():
     with pytest.raises(ZeroDivisionError):
         fit(model, lambda generator: 1 / 0, steps=1, progress=False)
     assert moves[-1] == "cpu" and not model.denoiser.training
+
+
+def test_batches_of_another_size_on_each_process_are_refused(monkeypatch):
+    """A stand-in: the other process has 6 signals."""
+    monkeypatch.setattr("fwdiff_lite.training._ProcessSync.is_equal", lambda sync, x: x == 6)
+    with pytest.raises(ValueError, match="the batch at step 0 has another size on another process: all need"):
+        fit(build_model(), make_batch, steps=1, progress=False)
+    six = observations(6)
+    fit(build_model(), lambda generator: {"context": six, "target": six}, steps=1, progress=False)
 
 
 def test_a_weight_without_a_gradient_is_named():

@@ -1,5 +1,6 @@
 """AdamW, its learning rate and the average of the weights in closed form; when checkpoints are due; validation."""
 
+import errno
 import json
 import math
 import os
@@ -13,6 +14,7 @@ from torch import nn
 
 from fwdiff_lite import training
 from fwdiff_lite.observations import Observations
+from fwdiff_lite.storage.files import UnwritableError
 from fwdiff_lite.training import fit
 from fwdiff_lite.training_state import Optimization, TrainingLog, TrainingState
 from fwdiff_lite.validation import validation_loss
@@ -262,6 +264,42 @@ def test_a_folder_that_cannot_be_written_is_named_at_the_start(tmp_path, monkeyp
         ValueError, match="checkpoint .*a cannot be written .no permission in its folder.: name another"
     ):
         fit(Linear(), lambda g: pytest.fail("a batch was drawn"), steps=1, checkpoint=tmp_path / "a")
+
+
+def test_a_finished_checkpoint_says_so_and_is_read_from_a_folder_that_takes_no_file(tmp_path, monkeypatch, capsys):
+    path = tmp_path / "a"
+    model, log = train(checkpoint=path)
+    assert capsys.readouterr().out == ""
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
+    loaded = Linear()
+    assert fit(loaded, lambda g: pytest.fail("a batch was drawn"), steps=8, checkpoint=path, progress=False) == log
+    assert capsys.readouterr().out == f"{path} has spent the budget, at step 8: nothing was trained\n"
+    assert torch.equal(loaded.denoiser.w, model.denoiser.w)
+    with pytest.raises(ValueError, match="no permission in its folder"):
+        fit(loaded, lambda g: pytest.fail("a batch was drawn"), steps=9, checkpoint=path, progress=False)
+
+
+def test_a_full_disk_leaves_a_model_that_can_be_saved(tmp_path, monkeypatch):
+    def write(path, content):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", write)
+    model, message = (
+        Linear(),
+        "a cannot be written: No space left on device; the model holds the EMA .* at step 3: free",
+    )
+    with pytest.raises(UnwritableError, match=message):
+        train(model, checkpoint=tmp_path / "a", checkpoint_every=3, **OPTIONS)
+    assert model.denoiser.w.item() == pytest.approx(Reference().run()[2][1], abs=1e-12)
+
+
+def test_other_frozen_weights_are_named_as_the_reason(tmp_path):
+    model = Linear()
+    model.denoiser.bias = nn.Parameter(torch.ones(2, dtype=torch.float64), requires_grad=False)
+    train(model, steps=2, checkpoint=tmp_path / "a")
+    model.denoiser.bias.requires_grad_(True)
+    with pytest.raises(ValueError, match="of other weights: it has nothing as optimizer.1.* freeze the same weights"):
+        train(model, checkpoint=tmp_path / "a")
 
 
 # --- validation ---

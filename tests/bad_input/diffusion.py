@@ -175,6 +175,7 @@ LOSS = [
     ),
     ("no signals", lambda: MODEL.loss(SEEN[:0], SEEN[:0], T[:0], NOISE[:0]), "target has 0 signals .* is empty"),
     ("no targets", lambda: loss(target=SEEN.select([]), noise=NOISE[:, :0]), "with 0 observations: it is empty"),
+    ("no novel", lambda: loss(novel=SEEN.select([])), "novel has 4 signals with 0 observations: it is empty"),
     ("t absent", lambda: loss(t=None), "t is of type NoneType: wanted a torch tensor"),
     ("t a number", lambda: loss(t=0.5), "t is of type float"),
     ("t of another batch", lambda: loss(t=T[:3]), r"t \(3,\) and noise .* do not fit a target of"),
@@ -365,7 +366,28 @@ def noisy_loss(noise_std):
     return model.loss(observations, observations, torch.full((3,), 0.5), torch.zeros(3, 1))
 
 
+class Weighing(Denoiser):
+    """A denoiser with this loss_weight."""
+
+    def __init__(self, loss_weight):
+        super().__init__()
+        self.loss_weight = loss_weight
+
+
+def weighted_loss(loss_weight):
+    return build(Weighing(loss_weight)).loss(SEEN, SEEN, T, NOISE)
+
+
 CASES += [
+    ("loss_weight (B, 1)", lambda: weighted_loss(lambda condition, t: t[:, None]), r"loss_weight is .* \(4, 1\) for t"),
+    ("loss_weight number", lambda: weighted_loss(lambda condition, t: 3.0), "loss_weight is of type float for t .4,."),
+    (
+        "loss_weight negative",
+        lambda: weighted_loss(lambda condition, t: -t),
+        "loss_weight gave a negative weight, which",
+    ),
+    ("loss_weight 0", lambda: weighted_loss(lambda condition, t: 0 * t), None),
+    ("noise_std negative", lambda: noisy_loss(lambda params: -torch.ones(3, 1)), "noise_std gave a negative number"),
     ("noise_std number", lambda: noisy_loss(0.1), "noise_std is no method"),
     ("noise_std gives a number", lambda: noisy_loss(lambda params: 0.1), "noise_std gave"),
     ("noise_std shape", lambda: noisy_loss(lambda params: torch.ones(3)), r"noise_std gave \(3,\)"),

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 from fwdiff_lite.batches import collate
 from fwdiff_lite.diffusion import ForwardDiffusion
 from fwdiff_lite.observations import Observations
+from fwdiff_lite.schedule import ShiftedCosineSchedule
 from fwdiff_lite.training import fit
 from fwdiff_lite.validation import validation_loss
 
@@ -37,9 +38,9 @@ def project(signal, params):
     return (signal[:, None] * params).sum(-1)
 
 
-def build_model():
+def build_model(**options):
     torch.manual_seed(0)
-    return ForwardDiffusion(Denoiser(), project)
+    return ForwardDiffusion(Denoiser(), project, **options)
 
 
 def observations(b=4, m=1, seed=0):
@@ -74,6 +75,10 @@ def half(model):
     model.denoiser.half()
 
 
+def add_complex(model):
+    model.denoiser.phase = nn.Parameter(torch.ones(2, dtype=torch.complex64))
+
+
 def freeze(model):
     model.denoiser.requires_grad_(False)
 
@@ -84,6 +89,15 @@ def empty(model):
 
 def spoil(model):
     model.denoiser.linear.weight.data[0, 0] = torch.nan
+
+
+class Outside:
+    """A forward model whose observations lie outside of the canvas."""
+
+    __call__ = staticmethod(project)
+
+    def support(self, params):
+        return torch.zeros(params.shape[:2])
 
 
 class TrainableForwardModel(nn.Module):
@@ -151,6 +165,11 @@ def file_at(path, content=b""):
     return path
 
 
+def saved_model(folder):
+    build_model().save(folder / "a")
+    return folder / "a"
+
+
 def other_network():
     model = build_model()
     model.denoiser.linear = nn.Linear(3, 2, bias=False)
@@ -172,6 +191,8 @@ class Loader(list):
 nan, inf = math.nan, math.inf
 wide = Observations(torch.zeros(4, 1, 3), torch.ones(4, 1, 2))
 double = observations().to(torch.float64)
+nans = Observations(torch.full((4, 1), nan), torch.ones(4, 1, 2))
+masked = observations().mask_out(torch.ones(4, 1, dtype=torch.bool))
 images = Observations(torch.rand(4, 1, 3, 2, 2), torch.ones(4, 1, 2))
 flat = Observations(images.value.flatten(3), images.params)
 with_images = {"target": images, "novel": images}
@@ -198,7 +219,9 @@ OPTIONS = [
 ]
 HARMLESS_BATCHES = [
     ("no novel", {"novel": None}),
-    ("empty contexts", {"context": observations().mask_out(torch.ones(4, 1, dtype=torch.bool))}),
+    ("empty contexts", {"context": masked}),
+    ("novel masked", {"novel": masked}),
+    ("one target masked", {"target": observations().mask_out(torch.eye(4, 1, dtype=torch.bool))}),
     ("more contexts than targets", {"context": observations(m=3)}),
 ]
 BATCHES = [
@@ -217,12 +240,13 @@ BATCHES = [
     ("other phi", {"context": Observations(torch.ones(4, 1), torch.ones(4, 1, 3))}, "shape .3,. in .context. and .2,."),
     ("other phi of novel", {"novel": Observations(torch.ones(4, 1), torch.ones(4, 1))}, "params of shape"),
     ("other canvas of novel", {"novel": wide}, "observations of shape .3,. in .novel. and .. in .target."),
-    ("NaN in the target", {"target": Observations(torch.full((4, 1), nan), torch.ones(4, 1, 2))}, "target holds 4 NaN"),
+    ("NaN in the target", {"target": nans}, "target holds 4 NaN"),
     (
         "NaN in phi",
         {"target": Observations(torch.ones(4, 1), torch.full((4, 1, 2), nan))},
         "target has NaN or infinite",
     ),
+    ("all targets masked", {"target": masked}, "the batch at step 0: no target exists, .* is the mask inverted"),
     ("float indices", with_images | {"pixel_indices": pixels.float()}, 'torch.float32 .* as "pixel_indices": wanted'),
     ("indices of other M", with_images | {"pixel_indices": pixels.repeat(1, 2, 1)}, r"wanted integers \(4, 1, n\)"),
     ("negative indices", with_images | {"pixel_indices": pixels - 1}, "from -1 to -1: the observations .* 4 pixels"),
@@ -254,6 +278,10 @@ MODELS = [
     ("half precision", partial(wrong_model, half), "weights of torch.float16: train float32 weights"),
     ("frozen", partial(wrong_model, freeze), "no parameter that requires a gradient"),
     ("without weights", partial(wrong_model, empty), "no parameter that requires a gradient"),
+    ("complex weights", partial(wrong_model, add_complex), "denoiser's phase is complex: store its real and imaginary"),
+    ("without gradients", torch.no_grad()(train), r"fit was called under torch.no_grad\(\)"),
+    ("in inference mode", torch.inference_mode()(train), "or torch.inference_mode.*: call it outside"),
+    ("a support of zeros", lambda: train(ForwardDiffusion(Denoiser(), Outside())), "support is 0 in all targets"),
     ("NaN weights", partial(wrong_model, spoil), "linear.weight holds NaN"),
     ("trainable forward model", partial(train_forward_model, False), "forward_model.gain requires a gradient"),
     ("frozen forward model", partial(train_forward_model, True), None),
@@ -267,6 +295,11 @@ MODELS = [
     ("validation steps", lambda: train(validate=lambda model: {"steps": 1}), 'without "steps"'),
     ("no validation batch", lambda: validation_loss(build_model(), []), "there is no validation batch"),
     ("wrong validation batch", lambda: validation_loss(build_model(), [{}]), 'validation batch 0 has no "context"'),
+    (
+        "NaN validation",
+        lambda: validation_loss(build_model(), [make_batch(target=nans)]),
+        "batch 0: target holds 4 NaN",
+    ),
     ("collate other keys", lambda: collate([{"a": torch.ones(1)}, {}]), "example 1 of a batch has .., example 0 has"),
     ("collate other shapes", lambda: collate([{"a": observations()}, {"a": wide}]), '"a" of example 1 .* has rows of'),
     ("collate numbers", lambda: collate([{"a": 1}]), "an example holds a int: wanted Observations or tensors"),
@@ -274,8 +307,9 @@ MODELS = [
 ]
 CHECKPOINTS = [
     ("unchanged", resume, None),
-    ("empty file", lambda: checkpoint_at(lambda f: file_at(f / "a")), "a cannot be read .*: delete it to start anew"),
-    ("no safetensors", lambda: checkpoint_at(lambda f: file_at(f / "a", b"x" * 99)), "cannot be read"),
+    ("empty file", lambda: checkpoint_at(lambda f: file_at(f / "a")), "a cannot be read .*; name another file$"),
+    ("data", lambda: checkpoint_at(lambda f: file_at(f / "a", b"x" * 99)), "no checkpoint of fit; name another file$"),
+    ("a saved model", lambda: checkpoint_at(saved_model), "a is a model that model.save wrote: name another file$"),
     ("a folder", lambda: checkpoint_at(lambda f: f), "is a folder: name a file in it"),
     ("a file as folder", lambda: checkpoint_at(lambda f: file_at(f / "a") / "b"), "cannot be written"),
     ("other network", lambda: resume(model=other_network()), "is of another network: it has .* as average.1"),
@@ -297,8 +331,8 @@ CHECKPOINTS = [
     ("negative Adam step", lambda: resume({"optimizer.1.step": -torch.ones(())}), "in optimizer.1.step"),
     ("short random state", lambda: resume({"random.batch": torch.ones(9).byte()}), "as random.batch, wanted"),
     ("wrong random state", lambda: resume({"random.batch": torch.ones(5056).byte()}), "no state of a generator"),
-    ("no metadata", lambda: resume(raw={}), "cannot be read"),
-    ("broken JSON", lambda: resume(raw={"fit": "{"}), "cannot be read"),
+    ("no metadata", lambda: resume(raw={}), "is no checkpoint of fit: name another file$"),
+    ("broken JSON", lambda: resume(raw={"fit": "{"}), "cannot be read .*: delete it to start anew"),
     ("a list as record", lambda: resume(raw={"fit": "[]"}), "cannot be read"),
     ("an earlier record", lambda: resume(raw={"fit": json.dumps(saved()[1]["log"])}), "cannot be read"),
     ("negative steps", lambda: resume(record=log(steps=-3)), "cannot be read .got steps = -3, wanted"),
@@ -341,6 +375,14 @@ CHECKPOINTS = [
         "batches from a function; this call has batches from",
     ),
     ("ignored", lambda: resume(seed=1, learning_rate=1e-2, resume="ignore"), None),
+    *(
+        (f"other {name}", lambda x=x, name=name: resume(model=build_model(**{name: x})), f"this call has {name} {text}")
+        for name, x, text in (
+            ("observation_scale", 0.5, "0.5"),
+            ("novel_weight", 9, "9.0"),
+            ("schedule", ShiftedCosineSchedule(0.1), r"ShiftedCosineSchedule\(scale=0.1\)"),
+        )
+    ),
     (
         "other forward model",
         lambda: resume(model=ForwardDiffusion(Denoiser(), lambda s, p: project(s, p))),
