@@ -91,10 +91,14 @@ def collate(examples: Sequence[Mapping[str, Observations | Tensor]]) -> dict[str
 
     Give it to a DataLoader: DataLoader(dataset, batch_size=8, shuffle=True, collate_fn=collate). Observations of fewer
     than the most observations of a signal are padded: values are 0, parameters repeat those of another observation, and
-    the mask is False. ValueError where examples have other keys, or other shapes of an observation.
+    the mask is False. ValueError without examples, or where they have other keys, or other shapes of an observation.
     """
-    keys = list(examples[0])
+    if not len(examples):
+        raise ValueError("collate got no examples: give at least one")
+    keys = list(examples[0]) if isinstance(examples[0], Mapping) else []
     for i, example in enumerate(examples):
+        if not isinstance(example, Mapping):
+            raise ValueError(f"example {i} of a batch is a {type(example).__name__}: wanted {BATCH_FORMAT}")
         if set(example) != set(keys):
             raise ValueError(f"example {i} of a batch has {sorted(example)}, example 0 has {sorted(keys)}")
     return {key: _concatenate(key, [example[key] for example in examples]) for key in keys}

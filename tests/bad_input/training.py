@@ -300,6 +300,12 @@ MODELS = [
         lambda: validation_loss(build_model(), [make_batch(target=nans)]),
         "batch 0: target holds 4 NaN",
     ),
+    ("collate nothing", lambda: collate([]), "collate got no examples: give at least one"),
+    (
+        "collate Observations",
+        lambda: collate([wide, wide]),
+        "example 0 of a batch is a Observations: wanted a dict with",
+    ),
     ("collate other keys", lambda: collate([{"a": torch.ones(1)}, {}]), "example 1 of a batch has .., example 0 has"),
     ("collate other shapes", lambda: collate([{"a": observations()}, {"a": wide}]), '"a" of example 1 .* has rows of'),
     ("collate numbers", lambda: collate([{"a": 1}]), "an example holds a int: wanted Observations or tensors"),
