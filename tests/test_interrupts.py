@@ -9,6 +9,7 @@ import torch
 
 from fwdiff_lite.interrupts import collected_interrupts, sigterm_as_interrupt
 from fwdiff_lite.training import fit
+from fwdiff_lite.training_state import Optimization
 from tests.bad_input.training import build_model, make_batch
 
 pytestmark = pytest.mark.filterwarnings("ignore:the targets have a standard deviation")
@@ -25,7 +26,7 @@ def received():
 
 @pytest.mark.parametrize("where", ["in the batch", "in the update"])
 def test_sigterm_writes_the_checkpoint_and_is_sent_again(where, received, tmp_path, monkeypatch, capsys):
-    path, calls, lerp = tmp_path / "run", [], torch._foreach_lerp_
+    path, calls, ema_decay_at = tmp_path / "run", [], Optimization.ema_decay_at
 
     def terminate(place):
         assert received == [], "not before the training has ended"
@@ -37,7 +38,9 @@ def test_sigterm_writes_the_checkpoint_and_is_sent_again(where, received, tmp_pa
         terminate("in the batch")
         return make_batch()
 
-    monkeypatch.setattr(torch, "_foreach_lerp_", lambda *args: (terminate("in the update"), lerp(*args)))
+    monkeypatch.setattr(
+        Optimization, "ema_decay_at", lambda *args: (terminate("in the update"), ema_decay_at(*args))[1]
+    )
     log = fit(build_model(), batch, steps=9, progress=False, checkpoint=path)
     steps = 3 if where == "in the batch" else 4
     assert log.interrupted and log.steps == steps and received == [signal.SIGTERM]

@@ -27,6 +27,7 @@ from fwdiff_lite.observations import Observations
 from fwdiff_lite.problems.toy import projections as p
 from fwdiff_lite.storage.provenance import merge_provenance
 from fwdiff_lite.training import fit
+from fwdiff_lite.training_state import Optimization
 
 SCRIPT = Path(__file__).with_name("training_script.py")
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parents[1])}
@@ -274,7 +275,7 @@ def test_an_interrupt_keeps_the_training(where, tmp_path, monkeypatch, capsys):
     """Ctrl-C: curve, average and state are kept, and what is resumed is bit for bit the uninterrupted training."""
     uninterrupted_model, wanted = trained(steps=30)
     model, make_batch = model_and_batch()
-    calls, lerp = [], torch._foreach_lerp_
+    calls, ema_decay_at = [], Optimization.ema_decay_at
 
     def press(place):
         calls.append(place)
@@ -286,7 +287,7 @@ def test_an_interrupt_keeps_the_training(where, tmp_path, monkeypatch, capsys):
         press("in the batch")
         return full_batch
 
-    monkeypatch.setattr(torch, "_foreach_lerp_", lambda *args: (press("in the update"), lerp(*args)))
+    monkeypatch.setattr(Optimization, "ema_decay_at", lambda *args: (press("in the update"), ema_decay_at(*args))[1])
     path = tmp_path / "run.safetensors"
     done = fit(model, batch, steps=30, progress=False, checkpoint=path)
     steps = 11 if where == "in the batch" else 12
@@ -461,10 +462,15 @@ def test_an_interrupt_in_the_last_step_is_none():
         steps.append(None)
         return make_batch(generator)
 
-    lerp = torch._foreach_lerp_
+    ema_decay_at = Optimization.ema_decay_at
+
+    def press(*args):
+        if len(steps) == 5:
+            signal.raise_signal(signal.SIGINT)
+        return ema_decay_at(*args)
+
     with pytest.MonkeyPatch.context() as patch:
-        press = lambda *args: (lerp(*args), signal.raise_signal(signal.SIGINT) if len(steps) == 5 else None)  # noqa: E731
-        patch.setattr(torch, "_foreach_lerp_", press)
+        patch.setattr(Optimization, "ema_decay_at", press)
         log = fit(model, batch, steps=5, progress=False)
     assert log.steps == 5 and not log.interrupted
 
