@@ -792,7 +792,7 @@ run.record(novel_weight_gain=ratio.value - 1, novel_weight_gain_low=ratio.low - 
 # ratio*: the energy score over that of the deterministic model. `factor_tv` pools both hidden rooms; their errors have
 # different signs and cancel in part, so we state the rooms one by one. `factor_scene_rms` is the *error per case*,
 # which compares frequencies and probabilities scene by scene. `one_shot_` stands for one target, `no_novel_` for the
-# model without the novel loss.
+# model without the novel loss. [08](08_your_own_forward_model.ipynb#Novel-view-loss) says when this loss helps.
 #
 # </details>
 #
