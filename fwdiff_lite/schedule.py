@@ -72,7 +72,7 @@ def check_schedule(schedule: Schedule) -> None:
     """ValueError unless alpha^2 + sigma^2 is 1 to 0.001, and alpha falls from t = 0 to t = 1."""
     times = (1e-3, 0.25, 0.5, 0.75, 1 - 1e-3)  # the ends are those of training and sampling
     functions = (schedule.alpha, schedule.sigma)
-    factors = [[float(f(torch.tensor(t, dtype=torch.float64))) for f in functions] for t in times]
+    factors = [[float(f(torch.tensor(t, dtype=torch.float64, device="cpu"))) for f in functions] for t in times]
     name = type(schedule).__name__
     for t, (alpha, sigma) in zip(times, factors, strict=True):
         if not abs(alpha**2 + sigma**2 - 1) < 1e-3:
