@@ -40,12 +40,15 @@ def check_float(**tensors: Tensor) -> None:
     """ValueError as of check_finite, or if a tensor has no floating type: differences of uint8 would wrap around."""
     check_finite(**tensors)
     for name, x in tensors.items():
-        if not x.is_floating_point():
-            raise ValueError(f"{name} has the type {x.dtype}, wanted a floating type: {_float_remedy(x)}")
+        _check_floating_type(name, x)
 
 
-def _float_remedy(x: Tensor) -> str:
-    return "give its real and imaginary part, torch.view_as_real" if x.is_complex() else "convert it with .float()"
+def _check_floating_type(name: str, x: Tensor) -> None:
+    if not x.is_floating_point():
+        remedy = "convert it with .float()"
+        if x.is_complex():
+            remedy = "give its real and imaginary part, torch.view_as_real"
+        raise ValueError(f"{name} has the type {x.dtype}, wanted a floating type: {remedy}")
 
 
 def check_integers(**tensors: Tensor) -> None:
@@ -76,8 +79,7 @@ def check_last_sizes(name: str, x: Tensor, *sizes: int) -> None:
     """ValueError if the last axes of `x` do not have these sizes, or if it has no floating type."""
     if tuple(x.shape[x.ndim - len(sizes) :]) != sizes or x.ndim < len(sizes):
         raise ValueError(f"{name} has shape {format_shape(x)}, wanted (..., {', '.join(map(str, sizes))})")
-    if not x.is_floating_point():
-        raise ValueError(f"{name} has the type {x.dtype}, wanted a floating type: {_float_remedy(x)}")
+    _check_floating_type(name, x)
 
 
 def check_values_on_cpu(invalid: Callable[[], Tensor], message: str) -> None:

@@ -355,18 +355,16 @@ def train_mapping(
     style stays as it is. The learning rate is large since weights of the mapping are: see `Mapping`.
     """
     generator = torch.Generator(G.mapping.w_avg.device).manual_seed(seed)
-    optimizer = torch.optim.Adam(G.mapping.parameters(), learning_rate, betas=(0.9, 0.99))
+    parameters = list(G.mapping.parameters())
+    optimizer = torch.optim.Adam(parameters, learning_rate, betas=(0.9, 0.99))
     scheduler, losses = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(steps, 1)), []
     for _ in range(steps):
         z = torch.randn(batch_size, G.mapping.z_dim, generator=generator, device=generator.device)
         w = G.mapping(z)
         G.mapping.update_w_avg(w)
         loss = image_loss(G.synthesis(w, G.synthesis.sample_noise(batch_size, generator)))
-        optimizer.zero_grad()
-        loss.backward(inputs=list(G.mapping.parameters()))
-        optimizer.step()
+        losses.append(_optimizer_step(optimizer, loss, parameters=parameters))
         scheduler.step()
-        losses.append(loss.detach())
     return [float(torch.stack(losses[k : k + LOG_INTERVAL]).mean()) for k in range(0, steps, LOG_INTERVAL)]
 
 
