@@ -107,13 +107,7 @@ def observe(
     return observation
 
 
-def check_loss_input(
-    denoiser: nn.Module,
-    context: Observations,
-    views: Views,
-    t: Tensor,
-    noise: Tensor,
-) -> None:
+def check_loss_input(denoiser: nn.Module, context: Observations, views: Views, t: Tensor, noise: Tensor) -> None:
     """The arguments of a loss; shapes are checked under torch.compile too, values are not."""
     check_observations(context=context, **{name: observations for name, (observations, _) in views.items()})
     target = views["target"][0]
