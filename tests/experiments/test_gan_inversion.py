@@ -262,8 +262,10 @@ def test_assets_and_variants_differ_in_their_options_their_needs_or_their_seed()
     assert len(settings) == len(declared)
 
 
-def test_the_weights_of_the_widest_variant_can_be_shipped():
-    model = experiment.EXPERIMENT.variant("wplus_weighted").build_model(generator=networks.build_generator(0))
+@pytest.mark.parametrize("name, refinements", [("wplus_weighted", 0), ("wplus_refined", 1)])
+def test_the_weights_of_the_widest_variants_can_be_shipped(name, refinements):
+    model = experiment.EXPERIMENT.variant(name).build_model(generator=networks.build_generator(0))
+    assert model.denoiser.num_refinements == refinements
     megabytes = 2e-6 * sum(x.numel() for x in model.denoiser.state_dict().values())  # in half precision
     assert 10 < megabytes < FILE_MB
     assert model.schedule.scale == model.denoiser.schedule.scale == 1 / 8 and model.denoiser.low_noise_weight == 4

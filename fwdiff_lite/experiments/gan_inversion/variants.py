@@ -23,11 +23,13 @@ BATCH_SIZE = 64  # many small steps serve a generator better than few large ones
 NUM_AUXILIARY_CLASSIFIERS = 3  # with a single one, the generator learnt to deceive it about one mouth in ten
 NUM_AUXILIARY_IMAGES = 10_000  # of the training set, whose attributes the auxiliary loss matches
 WIDE_ENCODER_SIZES = {"widths": (96, 128, 192, 192), "num_blocks": 2, "hidden": 448}  # 14.7 MB in half precision
+WEIGHTED_RECIPE = {"scale": 1 / 8, "muon_learning_rate": 2e-3, "low_noise_weight": 4.0} | WIDE_ENCODER_SIZES
 RECIPE = {"scale": patches.SCHEDULE.scale}  # of all variants: arguments of `make_variant`
 SWEEP = {  # variants of "wplus" that differ from it by more and more options
     "wplus_muon": {"scale": 1 / 8, "muon_learning_rate": 2e-3},
     "wplus_wide": {"scale": 1 / 8, "muon_learning_rate": 2e-3} | WIDE_ENCODER_SIZES,
-    "wplus_weighted": {"scale": 1 / 8, "muon_learning_rate": 2e-3, "low_noise_weight": 4.0} | WIDE_ENCODER_SIZES,
+    "wplus_weighted": WEIGHTED_RECIPE,
+    "wplus_refined": WEIGHTED_RECIPE | {"num_refinements": 1},
 }
 MAX_CONTEXT_PATCHES = 5  # in the training of a variant: the given patch, and sampled targets
 

@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from fwdiff_lite.backbones import Encoder
+from fwdiff_lite.checks import check_count
 from fwdiff_lite.crops import composite_crops, crop_mask
 from fwdiff_lite.observations import Observations, to_device
 from fwdiff_lite.problems.gan_inversion.stylegan2 import Generator, mix_styles
@@ -189,9 +190,15 @@ class PatchDenoiser(nn.Module):
     of context and targets. The same network makes the deterministic prediction, before it gets a target; the mean of W
     then takes the place of the deterministic signal.
 
+    The network can correct its own prediction (iterative refinement; Alaluf et al. 2021, ReStyle): the predicted signal
+    and its image take the place of the deterministic ones in a further pass. One pass sees the targets, but not the
+    image of its own signal, and so misses small details.
+
     forward_model: its generator renders the deterministic image
     w_std: (D,) the standard deviation of W, from the function `w_std`
     space: "w", one style for all layers, or "w+", one style for each layer
+    num_refinements: of these further passes, R. With R > 0, the input has three more channels in all passes: the noisy
+        targets minus alpha times the image, inside of the targets
     low_noise_weight: L adds L r^2 / (r^2 + 0.3^2) to the weight 1 of an example's loss, with r = alpha / sigma. Errors
         at low noise are small, and without this weight they count for little beside those at high noise
     encoder_options: of the Encoder, whose input has squares of 2x2 pixels folded into channels
@@ -205,6 +212,7 @@ class PatchDenoiser(nn.Module):
         w_std: Float[Tensor, "d"],
         space: str = "w+",
         low_noise_weight: float = 0.0,
+        num_refinements: int = 0,
         **encoder_options,
     ):
         more_halvings = (128,) * max(0, (forward_model.side // SIDE).bit_length() - 1)  # until 4 x 4 pixels are left
@@ -212,11 +220,13 @@ class PatchDenoiser(nn.Module):
         super().__init__()
         if space not in ("w", "w+"):
             raise ValueError(f"unknown space {space!r}: choose w or w+")
+        check_count(0, num_refinements=num_refinements)
         G = forward_model.G
         self.forward_model, self.side, (w_dim,) = forward_model, forward_model.side, w_std.shape
         self.signal_shape = (w_dim,) if space == "w" else (G.synthesis.num_layers, w_dim)
-        self.encoder = Encoder(4 * 14, torch.Size(self.signal_shape).numel(), self.side // 2, **encoder_options)
-        self.low_noise_weight = low_noise_weight
+        channels = 17 if num_refinements else 14
+        self.encoder = Encoder(4 * channels, torch.Size(self.signal_shape).numel(), self.side // 2, **encoder_options)
+        self.low_noise_weight, self.num_refinements = low_noise_weight, num_refinements
         self.register_buffer("w_mean", G.mapping.w_avg.clone())
         self.register_buffer("w_std", w_std.clone())
 
@@ -230,7 +240,7 @@ class PatchDenoiser(nn.Module):
         mean_image = render(mean[:1]).detach().expand(len(context_image), -1, -1, -1)
         initial = Condition(context_image, context_mask, blank[:, :, :1], mean, mean_image)
         t = context_image.new_full((len(context_image),), 2.0)  # marks this first pass: t = 1 is pure noise
-        signal = self(initial, blank, t)
+        signal = self._predict(initial, mean, mean_image, blank, t)
         image, target_masks = render(signal), support_of_targets(target_params, target_mask, self.side)
         prediction = Observations(image[:, None] * target_masks, target_params)
         return Condition(context_image, context_mask, target_masks, signal.detach(), image.detach(), prediction)
@@ -248,11 +258,30 @@ class PatchDenoiser(nn.Module):
         self, condition: Condition, noisy_target: Float[Tensor, "b m 3 h h"], t: Float[Tensor, "b"]
     ) -> Float[Tensor, "b *l d"]:
         """Eq. 4: the signal."""
-        conditioning = [condition.context_image, condition.context_mask, condition.deterministic_image]
-        residual = (condition.context_image - condition.deterministic_image) * condition.context_mask
-        inputs = torch.cat([*conditioning, residual, *composite_crops(noisy_target, condition.target_masks)], 1)
-        offset = self.encoder(nn.functional.pixel_unshuffle(inputs, 2), t).unflatten(1, self.signal_shape)
-        return condition.deterministic_signal + self.w_std * offset
+        signal, image = condition.deterministic_signal, condition.deterministic_image
+        signal = self._predict(condition, signal, image, noisy_target, t)
+        for _ in range(self.num_refinements):
+            image = self.forward_model.render(signal.detach())
+            signal = self._predict(condition, signal, image, noisy_target, t)
+        return signal
+
+    def _predict(
+        self,
+        condition: Condition,
+        signal: Float[Tensor, "b *l d"],
+        image: Float[Tensor, "b 3 h h"],
+        noisy_target: Float[Tensor, "b m 3 h h"],
+        t: Float[Tensor, "b"],
+    ) -> Float[Tensor, "b *l d"]:
+        """One pass of the network: the corrected signal. image: the generator's image of the signal."""
+        residual = (condition.context_image - image) * condition.context_mask
+        target_image, target_mask = composite_crops(noisy_target, condition.target_masks)
+        inputs = [condition.context_image, condition.context_mask, image, residual, target_image, target_mask]
+        if self.num_refinements:
+            alpha = self.schedule.alpha(t).view(-1, 1, 1, 1)
+            inputs.append((target_image - alpha * image) * target_mask)
+        offset = self.encoder(nn.functional.pixel_unshuffle(torch.cat(inputs, 1), 2), t)
+        return signal + self.w_std * offset.unflatten(1, self.signal_shape)
 
 
 def sample_w(G: Generator, n: int, generator: torch.Generator) -> Float[Tensor, "n d"]:

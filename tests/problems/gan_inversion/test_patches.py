@@ -33,9 +33,9 @@ def crop_params(*crops: tuple[int, int, int]) -> torch.Tensor:
     return torch.tensor(crops, dtype=torch.float32)
 
 
-def make_denoiser(forward_model: patches.CroppedGenerator, space: str) -> patches.PatchDenoiser:
-    G = forward_model.G
-    return patches.PatchDenoiser(forward_model, patches.w_std(G, 500), space, widths=(8, 8), hidden=16)
+def make_denoiser(forward_model: patches.CroppedGenerator, space: str, refinements: int = 0) -> patches.PatchDenoiser:
+    std = patches.w_std(forward_model.G, 500)
+    return patches.PatchDenoiser(forward_model, std, space, num_refinements=refinements, widths=(8, 8), hidden=16)
 
 
 def test_a_patch_is_the_image_inside_of_its_crop(forward_model):
@@ -95,9 +95,9 @@ def test_composite_crops_averages_where_patches_overlap():
     assert image[0, 0, :, 0].tolist() == [1, 1, 2, 2, 3, 3, 0, 0] and mask[0, 0, :, 0].tolist() == [1] * 6 + [0] * 2
 
 
-@pytest.mark.parametrize("space, shape", [("w", (8,)), ("w+", (6, 8))])
-def test_samples_and_losses_in_both_spaces(forward_model, space, shape):
-    network = make_denoiser(forward_model, space)
+@pytest.mark.parametrize("space, shape, refinements", [("w", (8,), 0), ("w+", (6, 8), 0), ("w+", (6, 8), 1)])
+def test_samples_and_losses_in_both_spaces(forward_model, space, shape, refinements):
+    network = make_denoiser(forward_model, space, refinements)
     images = forward_model.G.synthesis(patches.sample_w(forward_model.G, 3, make_generator(3)))
     context = patches.observe(images, patches.sample_crops(3, 2, make_generator(4), (4, 8), SIDE))
     target = patches.sample_crops(3, 1, make_generator(5), (4, 8), SIDE)
@@ -161,6 +161,61 @@ def test_the_network_is_conditioned_on_the_deterministic_prediction(forward_mode
     assert not torch.equal(condition.deterministic_signal, network.w_mean.expand(1, 6, 8))
     keys = network.state_dict()
     assert not any(key.startswith("forward_model") for key in keys), "the generator is no part of the denoiser"
+
+
+def test_a_refinement_corrects_the_signal_by_its_own_image(forward_model):
+    network, G = make_denoiser(forward_model, "w+", refinements=2), forward_model.G
+    ForwardDiffusion(network, forward_model, patches.schedule_of_side(64, 1 / 8))
+    torch.nn.init.normal_(network.encoder.head[-1].weight, std=0.1, generator=make_generator(4))
+    images = G.synthesis(patches.sample_w(G, 2, make_generator(3)))
+    context = patches.observe(images, crop_params((0, 0, 6)).expand(2, -1, -1))
+    target = crop_params((8, 8, 6), (4, 4, 8)).expand(2, -1, -1)
+    condition = network.condition(context, target)
+    passes = []
+    network.encoder.register_forward_hook(lambda _, arguments, offset: passes.append((*arguments, offset)))
+    t, noisy = torch.tensor([0.3, 0.6]), torch.randn(2, 2, 3, SIDE, SIDE, generator=make_generator(5))
+    result, signal = network(condition, noisy, t), condition.deterministic_signal
+    target_image, target_mask = composite_crops(noisy, condition.target_masks)
+    assert len(passes) == 3
+    for network_input, time, offset in passes:
+        x, image = pixel_shuffle(network_input, 2), G.synthesis(signal)
+        assert torch.equal(time, t) and torch.equal(x[:, 4:7], image)
+        assert torch.equal(x[:, 7:10], (context.value[:, 0] - image) * condition.context_mask)
+        noise = (target_image - network.schedule.alpha(t).view(2, 1, 1, 1) * image) * target_mask
+        torch.testing.assert_close(x[:, 14:], noise)
+        signal = signal + network.w_std * offset.view(2, 6, 8)
+    torch.testing.assert_close(result, signal)
+    result.square().sum().backward()
+    assert all(x.grad is not None for x in network.encoder.parameters())
+    with pytest.raises(ValueError, match="got num_refinements = -1, wanted a whole number of at least 0"):
+        make_denoiser(forward_model, "w+", refinements=-1)
+
+
+def test_a_refinement_finds_the_code_that_one_pass_misses(forward_model):
+    """The network is one Gauss-Newton step for clean targets: each further pass brings the image nearer to them."""
+    G, full = forward_model.G, crop_params((0, 0, SIDE))[None]
+    truth = patches.sample_w(G, 1, make_generator(3))
+
+    class GaussNewton(torch.nn.Module):
+        def forward(self, x, t):
+            residual = pixel_shuffle(x, 2)[:, 14:].flatten()
+            jacobian = torch.autograd.functional.jacobian(lambda w: G.synthesis(w).flatten(), self.signal)[:, 0]
+            offset = torch.linalg.lstsq(jacobian, residual).solution
+            self.signal = self.signal + offset
+            return (offset / self.w_std)[None]
+
+    errors = []
+    for refinements in range(1, 5):
+        network = make_denoiser(forward_model, "w", refinements)
+        network.schedule = CosineSchedule()
+        context = patches.observe(G.synthesis(truth), full)
+        with torch.no_grad():
+            condition = network.condition(context.mask_out(torch.ones(1, 1, dtype=torch.bool)), full)
+        network.encoder = GaussNewton()
+        network.encoder.signal, network.encoder.w_std = condition.deterministic_signal, network.w_std
+        signal = network(condition, context.value, torch.zeros(1))
+        errors.append(float((G.synthesis(signal) - context.value).square().mean()))
+    assert errors == sorted(errors, reverse=True) and errors[-1] < 0.01 * errors[0]
 
 
 def test_masked_context_patches_have_no_effect(forward_model):
