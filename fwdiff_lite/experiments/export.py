@@ -102,7 +102,7 @@ def exported_results(experiment: Experiment, name: str, folder: Path, records: R
     """The results of the whole folder as a file of checkpoints/; name: the variant that `exported_arrays` selects by.
 
     Their seed is that of the last training, or without a training that of the experiment. ValueError if there is
-    neither, or the folder holds no evaluation or lacks the arrays of one.
+    neither, or the folder holds no evaluation or lacks the arrays of one, or two evaluations differ in an array.
     """
     if not records.evaluations:
         raise ValueError(f"{folder} holds no evaluation: evaluate some variant first")
@@ -111,7 +111,11 @@ def exported_results(experiment: Experiment, name: str, folder: Path, records: R
         if not (path := folder / f"evaluation_{evaluation}.npz").is_file():
             raise ValueError(f"there is no {path}: evaluate {evaluation} again")
         with np.load(path) as saved_arrays:
-            arrays |= dict(saved_arrays)
+            own_arrays = dict(saved_arrays)
+        shared = sorted(arrays.keys() & own_arrays)
+        if differing := [key for key in shared if not np.array_equal(arrays[key], own_arrays[key])]:
+            raise ValueError(f"{path} and another evaluation have different arrays {differing[0]}: rename one of them")
+        arrays |= own_arrays
     rows = [row for record in records.evaluations.values() for row in record["measures"]]
     evaluations = {
         key: {name: value for name, value in record.items() if name != "measures"}

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -48,6 +49,21 @@ def test_variants_with_one_name_of_exported_weights_are_not_exported_together(to
         toy("export full reseeded")
     assert "full and reseeded are both 90_toy in checkpoints/: export one of them" in capsys.readouterr().err
     assert not (tmp_path / "checkpoints").exists()
+
+
+def test_two_evaluations_with_one_name_for_different_arrays_are_not_exported(toy, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("FWDIFF_ROOT", str(tmp_path))
+    folder = toy("train full baseline --steps 1")
+    toy("evaluate")
+    path, other = folder / "evaluation_exact.npz", folder / "evaluation_full_eta_0.npz"
+    with np.load(path) as own, np.load(other) as others:
+        own, others = dict(own), dict(others)
+    np.savez(path, **own | others)  # the same arrays: the control
+    toy("export full")
+    np.savez(path, **own | {"full_sizes": others["full_sizes"] + 1})
+    with pytest.raises(SystemExit):
+        toy("export full")
+    assert "another evaluation have different arrays full_sizes: rename one" in capsys.readouterr().err
 
 
 def break_nothing(folder):

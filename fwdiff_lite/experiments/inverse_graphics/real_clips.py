@@ -128,7 +128,7 @@ def add_arguments(action: str, parser: ArgumentParser) -> None:
     default_side = f"{SIDE}" if action == "train" else "that of the training"
     side_help = f"images are cropped to squares and resized to so many pixels a side; default: {default_side}"
     parser.add_argument("--side", type=positive_int, help=side_help)
-    gap_help = "least and largest number of frames from context to target; default: 100 180"
+    gap_help = f"least and largest number of frames from context to target; default: {FRAME_GAP[0]} {FRAME_GAP[1]}"
     parser.add_argument(
         "--frame-gap", type=positive_int, nargs=2, metavar=("MIN", "MAX"), default=FRAME_GAP, help=gap_help
     )
@@ -141,8 +141,9 @@ def add_arguments(action: str, parser: ArgumentParser) -> None:
         parser.add_argument("--workers", type=positive_int, metavar="N", help=workers_help)
         contexts_help = "each example has 1 to so many contexts; default: %(default)s"
         parser.add_argument("--contexts", type=positive_int, default=1, help=contexts_help)
+        planes_help = f"depths of the first and the last sample of a ray; default: {NEAR_FAR[0]:g} {NEAR_FAR[1]:g}"
         parser.add_argument(
-            "--near-far", type=float, nargs=2, metavar=("NEAR", "FAR"), default=NEAR_FAR, help="default: 1 100"
+            "--near-far", type=float, nargs=2, metavar=("NEAR", "FAR"), default=NEAR_FAR, help=planes_help
         )
     else:
         parser.add_argument(

@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
+from fwdiff_lite import metrics
 from fwdiff_lite.checks import check_count
 from fwdiff_lite.datasets.posed_clips import Clip
 from fwdiff_lite.datasets.scene_depth import MIN_POINTS, MatchedPoints, estimate_near_far
@@ -103,7 +104,7 @@ def fit_scene(clip: Clip, points: MatchedPoints, steps: int = STEPS, side: int =
     field.eval()
     with torch.no_grad():
         rendered = torch.cat([renderer(field, camera[None, None])[0] for camera in cameras])
-    psnr = [_psnr(rendered[rows], images[rows]) for rows in (~held_out, held_out)]
+    psnr = [metrics.psnr(rendered[rows].clamp(-1, 1), images[rows], 2) for rows in (~held_out, held_out)]
     return SceneFit(*psnr, rendered[held_out], images[held_out])
 
 
@@ -156,8 +157,3 @@ def focal_length_text(clip: Clip, fits: dict[float, SceneFit]) -> str:
         return f"{text}, and {gain:.1f} dB better with {best:.2f} times as long a one: check the focal length"
     others = ", ".join(f"{fits[f].psnr_held_out:.1f} dB at {f:.2f} times" for f in fits if f != 1.0)
     return f"{text} ({others})"
-
-
-def _psnr(images: Tensor, truth: Tensor) -> float:
-    """PSNR of images in [-1, 1], of the error pooled over all of them."""
-    return float(-10 * ((images.clamp(-1, 1) - truth).square().mean() / 4).log10())
