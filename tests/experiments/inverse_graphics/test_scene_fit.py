@@ -8,7 +8,6 @@ import torch
 from fwdiff_lite.datasets.clip_folder import read_folder
 from fwdiff_lite.datasets.pose_check import match_frames
 from fwdiff_lite.datasets.scene_depth import MatchedPoints, matched_points
-from fwdiff_lite.experiments.inverse_graphics import scene_fit
 from fwdiff_lite.experiments.inverse_graphics.scene_fit import (
     GridField,
     SceneFit,
@@ -16,6 +15,7 @@ from fwdiff_lite.experiments.inverse_graphics.scene_fit import (
     focal_length_text,
     load_scene,
 )
+from fwdiff_lite.metrics import psnr
 from fwdiff_lite.problems.inverse_graphics.synthetic_realestate10k import write_clips
 
 
@@ -37,7 +37,7 @@ def test_held_out_views_prefer_the_right_focal_length(clip, points):
     wrong[:, [0, 1], [0, 1]] *= 1.5
     right_fit, wrong_fit = (fit_scene(c, points, 60, 24) for c in (clip, replace(clip, intrinsics=wrong)))
     mean_colour = right_fit.truth.mean((0, 2, 3), keepdim=True).expand_as(right_fit.truth)
-    assert right_fit.psnr_held_out > scene_fit._psnr(mean_colour, right_fit.truth) + 3
+    assert right_fit.psnr_held_out > psnr(mean_colour, right_fit.truth, 2) + 3
     assert right_fit.psnr_held_out > wrong_fit.psnr_held_out + 0.2
     assert right_fit.predicted.shape == right_fit.truth.shape == (9, 3, 24, 24)
 
