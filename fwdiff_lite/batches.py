@@ -6,9 +6,10 @@ A batch is a dict of Observations and tensors with one row a signal, see protoco
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cache
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, partial
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,6 +17,8 @@ from torch.utils.data import DistributedSampler
 
 from fwdiff_lite.observations import Observations
 from fwdiff_lite.protocols import BatchFunction
+
+Drawn = TypeVar("Drawn")
 
 BATCH_FORMAT = 'a dict with Observations as "context" and "target"'
 
@@ -64,6 +67,40 @@ class EpochBatches:
         first = first_batches[0]
         self.first_batch_size = len(first["target"]) if isinstance(first, Mapping) and "target" in first else None
         return next(self.iterator, None) if count else first
+
+
+class DrawAhead:
+    """Calls draw(generator, step) for the next step in a thread, while the device computes this step.
+
+    The thread draws from a copy of the generator. The generator itself has the state before that draw until `take`
+    returns it, so a checkpoint that is written in between goes on with the same batch.
+
+    device: a GPU that the thread uses: by itself, a thread uses the first one
+    """
+
+    def __init__(self, draw: Callable[[torch.Generator, int], Drawn], generator: torch.Generator, device: torch.device):
+        self.draw, self.generator, self.pending = draw, generator, None
+        choose_device = partial(torch.cuda.set_device, device) if device.type == "cuda" else None
+        self.pool = ThreadPoolExecutor(1, thread_name_prefix="draw ahead", initializer=choose_device)
+
+    def start(self, step: int) -> None:
+        """Starts the draw of this step."""
+        copy = torch.Generator(self.generator.device)
+        copy.set_state(self.generator.get_state())
+        self.pending = copy, self.pool.submit(self.draw, copy, step)
+
+    def take(self, step: int) -> Drawn:
+        """The draw of this step: the one that was started, or one that is made now."""
+        if self.pending is None:
+            return self.draw(self.generator, step)
+        (copy, drawn), self.pending = self.pending, None
+        result = drawn.result()
+        self.generator.set_state(copy.get_state())
+        return result
+
+    def close(self) -> None:
+        """Waits for a draw that was started, and drops it."""
+        self.pool.shutdown(cancel_futures=True)
 
 
 def to_batch_function(batches: BatchFunction | Iterable[Mapping], seed: int) -> BatchFunction:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import chain
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from fwdiff_lite.batches import (
+    DrawAhead,
     EpochBatches,
     check_batch,
     check_batch_keys,
@@ -81,6 +82,7 @@ def fit(
     seed: int = 0,
     bf16: bool = False,
     compile: bool = False,
+    draw_ahead: bool = False,
     validate: Callable[[nn.Module], float | Mapping[str, float]] | None = None,
     validate_every: int = 1000,
     checkpoint: str | os.PathLike | None = None,
@@ -104,6 +106,9 @@ def fit(
     ema: the decay of the EMA, smaller at the start (at step n at most (1 + n) / (10 + n))
     seed: of the generator of batches, times and noise, and of the order of a DataLoader without its own generator
     bf16: forward and backward pass in bfloat16 where that is safe (autocast); weights and EMA stay in float32
+    draw_ahead: draws each batch of a function, with its times and noise, in a thread while the device computes the step
+        before. A GPU then need not wait for the CPU's draws. The numbers stay the same if the function draws from its
+        generator alone. The batches of an iterable are not drawn ahead: a DataLoader has workers for that
     validate: validate(model) returns a number or a dict of numbers for log.validation; it is called every
         `validate_every` steps and at the end, with the EMA as weights, on every process; validation.validation_loss
         makes one for a data set. It changes nothing in the training, but its seconds count
@@ -144,7 +149,7 @@ def fit(
             accelerator = _make_accelerator(accelerator)
             state = TrainingState(model.denoiser.to(accelerator.device), optimization)
             training = _Training(model, batch, state, budget, validation, checkpointing, accelerator)
-            training.prepare(compile, bf16)
+            training.prepare(compile, bf16, draw_ahead)
         training.run(interrupts, progress)
     return state.log
 
@@ -190,12 +195,14 @@ class _Training:
         self.earlier_settings: dict[str, Any] = {}  # of the checkpoint that is resumed from
         self.seconds_at_save = 0.0
 
-    def prepare(self, compile: bool, bf16: bool) -> None:
+    def prepare(self, compile: bool, bf16: bool, draw_ahead: bool) -> None:
         """Resumes from the checkpoint if there is one, and makes the loss on this process's device."""
         self.state.settings |= describe_model(self.model)
         if self.checkpointing.path is not None:
             self._resume()
         self.bf16, self.compiles, self.first_step = bf16, compile, self.log.steps
+        self.draws = DrawAhead(self._draw_whole, self.state.generator, self.accelerator.device)
+        self.draws_ahead = draw_ahead and not isinstance(self.batch, EpochBatches)
         # without a wrapper around the model, one process and several have the same compiled graph
         self.loss = self.accelerator.prepare_model(self.model, evaluation_mode=True)
         self.sync.copy_from_main_process([*self.state.weights, *self.state.ema])
@@ -248,6 +255,7 @@ class _Training:
         finally:
             with deferred_interrupt():
                 bar.close()
+                self.draws.close()
                 self.state.finish()
         self.scale.warn()
 
@@ -303,54 +311,64 @@ class _Training:
 
     def _draw(self) -> tuple[dict, list[Tensor]]:
         """This process's rows of a batch and of the random numbers of its loss, on this process's device."""
-        generator, device = self.state.generator, self.accelerator.device
-        if isinstance(self.batch, RowBatchFunction):
-            size = self.batch.batch_size
-            drawn_rows, rows = _rows(size, self.accelerator), slice(None)
-            examples = self._draw_batch(drawn_rows)
-            random_numbers = self.model.sample_time_and_noise(examples["target"], generator, drawn_rows, size)
-        else:
-            examples = self._draw_batch()
-            rows = _rows(len(examples["target"]), self.accelerator)
-            random_numbers = self.model.sample_time_and_noise(examples["target"], generator)
-        check_batch_keys(examples, type(self.model), len(random_numbers), self._batch_name())
-        self.latest_batch = examples, self._batch_name()
+        step, device = self.log.steps, self.accelerator.device
+        examples, random_numbers = self.draws.take(step)
+        self.latest_batch = examples, self._batch_name(step)
+        if self.draws_ahead and step + 1 != self.budget.steps:
+            self.draws.start(step + 1)
+        is_own = isinstance(self.batch, RowBatchFunction)
+        rows = slice(None) if is_own else _rows(len(examples["target"]), self.accelerator)
         batch = {name: to_device(x[rows], device) for name, x in examples.items()}
         self.scale.measure(batch["target"])
         return batch, [to_device(x[rows], device) for x in random_numbers]
 
-    def _draw_batch(self, rows: slice | None = None) -> dict[str, Observations | Tensor]:
+    def _draw_whole(self, generator: torch.Generator, step: int) -> tuple[dict, Sequence[Tensor]]:
+        """A whole batch, or of a RowBatchFunction this process's rows, with the random numbers of its loss."""
+        if isinstance(self.batch, RowBatchFunction):
+            size = self.batch.batch_size
+            rows = _rows(size, self.accelerator)
+            batch = self._draw_batch(generator, step, rows)
+            random_numbers = self.model.sample_time_and_noise(batch["target"], generator, rows, size)
+        else:
+            batch = self._draw_batch(generator, step)
+            random_numbers = self.model.sample_time_and_noise(batch["target"], generator)
+        check_batch_keys(batch, type(self.model), len(random_numbers), self._batch_name(step))
+        return batch, random_numbers
+
+    def _draw_batch(
+        self, generator: torch.Generator, step: int, rows: slice | None = None
+    ) -> dict[str, Observations | Tensor]:
         """A whole batch or rows of it, which fit the model; the first batch of a call also fits the checkpoint."""
         try:
-            generator = self.state.generator
             batch = self.batch(generator) if rows is None else self.batch.draw_rows(generator, rows)
         except StopIteration:
-            raise ValueError(f"{self._batch_name()} is missing: the batch function raised StopIteration") from None
-        check_batch(batch, self._batch_name(), None if self.bf16 else self.state.weights[0].dtype)
-        if self.log.steps == self.first_step:
-            check_values(batch, self._batch_name())
+            raise ValueError(f"{self._batch_name(step)} is missing: the batch function raised StopIteration") from None
+        name = self._batch_name(step)  # an iterable has now begun a new epoch if it must
+        check_batch(batch, name, None if self.bf16 else self.state.weights[0].dtype)
+        if step == self.first_step:
+            check_values(batch, name)
             settings = describe_batch(batch) | {"batches": "from a function"}
             if rows is not None:
                 settings["batch_size"] = self.batch.batch_size
             if len(batch["target"]) == settings["batch_size"]:  # other rows of the batch may have targets
-                check_targets(batch["target"], self._batch_name())
+                check_targets(batch["target"], name)
             if isinstance(self.batch, EpochBatches):
                 settings["batches"] = "from an iterable"
                 settings["batch_size"] = self.batch.first_batch_size  # the last batch of an epoch may be smaller
                 if not self.sync.is_equal(batch["target"].value.double().nansum()):
-                    raise ValueError(f"{self._batch_name()} differs between processes: all need the same whole batches")
+                    raise ValueError(f"{name} differs between processes: all need the same whole batches")
             elif rows is None and not self.sync.is_equal(torch.tensor(float(len(batch["target"])))):
-                raise ValueError(f"{self._batch_name()} has another size on another process: all need the same")
+                raise ValueError(f"{name} has another size on another process: all need the same")
             self.checkpointing.check_settings(self.earlier_settings, settings)
             self.state.settings |= settings
         return batch
 
-    def _batch_name(self) -> str:
-        """The latest batch in an error message."""
+    def _batch_name(self, step: int) -> str:
+        """The batch of this step in an error message."""
         if not isinstance(self.batch, EpochBatches):
-            return f"the batch at step {self.log.steps}"
+            return f"the batch at step {step}"
         epoch, count = self.batch.position
-        return f"the batch at step {self.log.steps} (number {count - 1} of epoch {epoch})"
+        return f"the batch at step {step} (number {count - 1} of epoch {epoch})"
 
     def _save(self) -> None:
         self.seconds_at_save = self.log.seconds

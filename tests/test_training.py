@@ -141,8 +141,9 @@ def run_on_two_processes(out, **options):
             process.kill()
 
 
-def test_two_processes_give_the_loss_curve_of_one(tmp_path, uninterrupted):
-    run_on_two_processes(tmp_path / "two")
+@pytest.mark.parametrize("draw_ahead", [False, True])
+def test_two_processes_give_the_loss_curve_of_one(draw_ahead, tmp_path, uninterrupted):
+    run_on_two_processes(tmp_path / "two", draw_ahead=draw_ahead)
     _, two = read(tmp_path / "two")
     _, one = read(uninterrupted)
     assert two["processes"] == 2 and one["processes"] == 1
@@ -198,6 +199,7 @@ def test_nan_observations_are_named_before_the_first_step():
         fit(model, lambda generator: {"context": x, "target": x}, steps=2, progress=False)
 
 
+@pytest.mark.parametrize("draw_ahead", [False, True])
 @pytest.mark.parametrize(
     "part, message",
     [
@@ -205,7 +207,7 @@ def test_nan_observations_are_named_before_the_first_step():
         ("params", "the batch at step 2: target has NaN .* params"),
     ],
 )
-def test_a_batch_that_is_not_finite_is_named_and_nothing_is_written(part, message, tmp_path):
+def test_a_batch_that_is_not_finite_is_named_and_nothing_is_written(part, message, draw_ahead, tmp_path):
     model, make_batch = model_and_batch()
 
     def batch(generator):
@@ -218,7 +220,7 @@ def test_a_batch_that_is_not_finite_is_named_and_nothing_is_written(part, messag
     batch.calls = 0
     path = tmp_path / "run.safetensors"
     with pytest.raises(ValueError, match=message):
-        fit(model, batch, steps=5, progress=False, checkpoint=path)
+        fit(model, batch, steps=5, progress=False, checkpoint=path, draw_ahead=draw_ahead)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -270,8 +272,10 @@ def test_a_step_that_is_not_finite_does_not_reach_the_weights(term, message, fus
     assert not model.denoiser.training
 
 
-@pytest.mark.parametrize("where", ["in the batch", "in the update"])
-def test_an_interrupt_keeps_the_training(where, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    "where, draw_ahead", [("in the batch", False), ("in the update", False), ("in the update", True)]
+)
+def test_an_interrupt_keeps_the_training(where, draw_ahead, tmp_path, monkeypatch, capsys):
     """Ctrl-C: curve, average and state are kept, and what is resumed is bit for bit the uninterrupted training."""
     uninterrupted_model, wanted = trained(steps=30)
     model, make_batch = model_and_batch()
@@ -289,7 +293,7 @@ def test_an_interrupt_keeps_the_training(where, tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(Optimization, "ema_decay_at", lambda *args: (press("in the update"), ema_decay_at(*args))[1])
     path = tmp_path / "run.safetensors"
-    done = fit(model, batch, steps=30, progress=False, checkpoint=path)
+    done = fit(model, batch, steps=30, progress=False, checkpoint=path, draw_ahead=draw_ahead)
     steps = 11 if where == "in the batch" else 12
     assert done.interrupted and done.steps == len(done.curve["loss"]) == steps
     assert capsys.readouterr().out == (

@@ -114,7 +114,7 @@ class Variant:
             seconds=training.seconds,
             seed=training.seed,
             checkpoint=training.checkpoint,
-            **({"bf16": on_gpu, "compile": on_gpu, "progress": None} | dict(self.fit_options)),
+            **({**dict.fromkeys(("bf16", "compile", "draw_ahead"), on_gpu), "progress": None} | dict(self.fit_options)),
         )
 
 
