@@ -1062,8 +1062,9 @@ for parameter, same in zip(points_model.denoiser.parameters(), loaded_model.deno
 #
 # Every process reads the same whole batches and trains on its rows, so the `DataLoader` has no `DistributedSampler`.
 # Forward model and denoiser make their tensors on the device of their inputs, as
-# `torch.arange(n, device=params.device)` does. `bf16=True` and `compile=True` make large networks faster. Code after
-# `fit` runs in every process: save and print under `if int(os.environ.get("RANK", 0)) == 0:`. With
+# `torch.arange(n, device=params.device)` does. `bf16=True` and `compile=True` make large networks faster.
+# `draw_ahead=True` draws the next batch of a function during a step, so that a GPU does not wait for it. Code after `fit`
+# runs in every process: save and print under `if int(os.environ.get("RANK", 0)) == 0:`. With
 # `ACCELERATE_USE_CPU=true`, `torchrun` trains in several processes on CPUs.
 #
 # ## 10. What to start with
