@@ -377,6 +377,7 @@ def test_the_commands_from_end_to_end(trained, tmp_path, monkeypatch, capsys):
     assert numbers["reference_set"]["bank_least_size"] > 9.9 and len(results.arrays["bank_curve_size"]) == 2
     assert (
         0 < numbers["true_draws"]["energy_ratio"]
+        and 0 < numbers["inverted_true_draws"]["image_psnr"] < numbers["true_draws"]["patch_psnr"]
         and numbers["optimised_wplus"]["patch_psnr"] > 0
         and numbers["generator"]["frechet"] > 0
     )

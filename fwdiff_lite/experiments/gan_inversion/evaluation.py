@@ -147,16 +147,42 @@ def evaluate_optimisation(name: str, session: Session) -> Results:
     return measure(name, session, samples, time.monotonic() - start_time)
 
 
+def draw_true_posterior(session: Session) -> tuple[Float[Tensor, "c k 3 h h"], float]:
+    """Draws from the true posterior of each context of the test set, and the share of draws that fit their context."""
+    num_samples, people = session.options["samples"], held_out_portraits(session.options["portraits"])
+    masks, generator = context_masks(session.test_set).to(session.device), torch.Generator().manual_seed(9)
+    draws, fits = portrait_posterior.sample_posterior(people.to(session.device), masks, num_samples, generator)
+    images = [portraits.render(draws[rows]).cpu() for rows in torch.arange(len(draws)).split(500)]
+    return torch.cat(images).unflatten(0, (-1, num_samples)), float(fits.float().mean())
+
+
 def evaluate_true_draws(session: Session) -> Results:
     """The measures of draws from the true posterior: what a perfect sampler of portraits gets."""
-    start_time, test_set, num_samples = time.monotonic(), session.test_set, session.options["samples"]
-    people = held_out_portraits(session.options["portraits"]).to(session.device)
-    masks, generator = context_masks(test_set).to(session.device), torch.Generator().manual_seed(9)
-    draws, fits = portrait_posterior.sample_posterior(people, masks, num_samples, generator)
-    images = [portraits.render(draws[rows]).cpu() for rows in torch.arange(len(draws)).split(500)]
-    samples = torch.cat(images).unflatten(0, (-1, num_samples))
+    start_time = time.monotonic()
+    samples, share_that_fits = draw_true_posterior(session)
     results = measure("true_draws", session, samples, time.monotonic() - start_time)
-    return Results(results.numbers | {"share_that_fits": float(fits.float().mean())}, results.arrays)
+    return Results(results.numbers | {"share_that_fits": share_that_fits}, results.arrays)
+
+
+def evaluate_inverted_true_draws(session: Session) -> Results:
+    """The measures of the generator's images nearest to draws from the true posterior.
+
+    For each draw, a code in W+ is optimised until its whole image agrees with the draw. So these images have the errors
+    of the generator, which no denoiser can mend, and none of a denoiser.
+    """
+    start_time, (draws, _) = time.monotonic(), draw_true_posterior(session)
+    forward_model, images = patches.CroppedGenerator(session.model("generator")), []
+    G = forward_model.G
+    whole = torch.tensor([[0, 0, forward_model.side]], dtype=torch.float32, device=session.device)
+    for chunk in draws.flatten(0, 1).split(1024):
+        context = patches.observe(chunk.to(session.device), whole.expand(len(chunk), 1, 3))
+        mean, scale = (x.expand(len(chunk), G.synthesis.num_layers, -1) for x in (G.mapping.w_avg, patches.w_std(G)))
+        latents = patches.optimise_latents(forward_model, context, mean, scale=scale[0])
+        with torch.no_grad():
+            images.append(forward_model.render(latents).cpu())
+    samples = torch.cat(images).unflatten(0, draws.shape[:2])
+    results = measure("inverted_true_draws", session, samples, time.monotonic() - start_time)
+    return Results(results.numbers | {"image_psnr": metrics.psnr(samples, draws, 2)}, results.arrays)
 
 
 def measure(name: str, session: Session, samples: Float[Tensor, "c k 3 h h"], seconds: float) -> Results:
@@ -260,6 +286,7 @@ def make_evaluations() -> dict[str, Evaluation]:
         "reference_set": Evaluation(evaluate_reference_set, main_variant, assets=classifier),
         **optimised,
         "true_draws": Evaluation(evaluate_true_draws, "generator", ("deterministic",), classifier),
+        "inverted_true_draws": Evaluation(evaluate_inverted_true_draws, "generator", ("deterministic",), classifier),
         "deterministic": Evaluation(evaluate_deterministic, "deterministic", assets=classifier),
         "classifier": Evaluation(evaluate_classifier, "classifier"),
         **{name: Evaluation(partial(evaluate_schedule, *settings)) for name, settings in exact.items()},
