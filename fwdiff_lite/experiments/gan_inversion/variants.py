@@ -19,6 +19,7 @@ from fwdiff_lite.training import TrainingLog
 
 RESULTS_NAME = "04_gan_inversion"
 NUM_PORTRAITS = 2**17  # in the training set
+MAPPING_BATCH_SIZE = 256  # its gradient is small beside the noise of a batch
 BATCH_SIZE = 64  # many small steps serve a generator better than few large ones
 NUM_AUXILIARY_CLASSIFIERS = 3  # with a single one, the generator learnt to deceive it about one mouth in ten
 NUM_AUXILIARY_IMAGES = 10_000  # of the training set, whose attributes the auxiliary loss matches
@@ -39,8 +40,9 @@ class GeneratorRecipe:
     """How a generator is trained.
 
     auxiliary_weight: factor of the auxiliary loss; 0: the training needs no classifiers
-    mapping_steps: of the mapping alone on the auxiliary loss, at the end (stylegan2_training.train_mapping); at most a
-        tenth of the steps before
+    mapping_steps: of the mapping alone on the auxiliary loss, at the end (stylegan2_training.train_mapping), with
+        MAPPING_BATCH_SIZE images each; at most a tenth of the steps before
+    mapping_frequency_weight: see portraits.AttributeMomentLoss; in these steps only
     sizes: arguments of the generator that replace those of stylegan2.SMALL_GENERATOR
     discriminator_sizes: arguments of the discriminator that replace those of the generator; see stylegan2.Discriminator
     """
@@ -48,6 +50,7 @@ class GeneratorRecipe:
     trainer: stylegan2_training.TrainerOptions
     auxiliary_weight: float = 1.0
     mapping_steps: int = 0
+    mapping_frequency_weight: float = 0.0
     sizes: Mapping[str, int] = field(default_factory=dict)
     discriminator_sizes: Mapping[str, int] = field(default_factory=dict)
 
@@ -63,17 +66,25 @@ SMALL_IMAGES_OPTIONS = replace(
 MAPPING_ALONE_OPTIONS = replace(SMALL_IMAGES_OPTIONS, auxiliary_interval=4)
 SHALLOW_MAPPING_SIZES, LARGE_GROUP_SIZES = {"mapping_layers": 2}, {"group_size": 32}
 WIDE_DISCRIMINATOR_SIZES = LARGE_GROUP_SIZES | {"channel_base": 3 * 2**10, "channel_max": 256}
+MAPPING_RECIPE = GeneratorRecipe(
+    MAPPING_ALONE_OPTIONS,
+    auxiliary_weight=4.0,
+    mapping_steps=2000,
+    mapping_frequency_weight=10.0,
+    sizes=SHALLOW_MAPPING_SIZES,
+    discriminator_sizes=LARGE_GROUP_SIZES,
+)
 GENERATOR_SWEEP = {  # recipes of "generator" that differ from it by more and more options
     "generator_average": GeneratorRecipe(LONG_AVERAGE_OPTIONS),
     "generator_small_images": GeneratorRecipe(
         SMALL_IMAGES_OPTIONS, sizes=SHALLOW_MAPPING_SIZES, discriminator_sizes=LARGE_GROUP_SIZES
     ),
-    "generator_mapping": GeneratorRecipe(MAPPING_ALONE_OPTIONS, 4.0, 2000, SHALLOW_MAPPING_SIZES, LARGE_GROUP_SIZES),
-    "generator_wide_discriminator": GeneratorRecipe(
-        MAPPING_ALONE_OPTIONS, 4.0, 2000, SHALLOW_MAPPING_SIZES, WIDE_DISCRIMINATOR_SIZES
-    ),
-    "generator_wide": GeneratorRecipe(
-        MAPPING_ALONE_OPTIONS, 4.0, 2000, SHALLOW_MAPPING_SIZES | {"channel_base": 3 * 2**10}, WIDE_DISCRIMINATOR_SIZES
+    "generator_mapping": MAPPING_RECIPE,
+    "generator_wide_discriminator": replace(MAPPING_RECIPE, discriminator_sizes=WIDE_DISCRIMINATOR_SIZES),
+    "generator_wide": replace(
+        MAPPING_RECIPE,
+        sizes=SHALLOW_MAPPING_SIZES | {"channel_base": 3 * 2**10},
+        discriminator_sizes=WIDE_DISCRIMINATOR_SIZES,
     ),
 }
 
@@ -133,7 +144,8 @@ def train_generator(
         real = sample_images(min(NUM_AUXILIARY_IMAGES, num_portraits), torch.Generator().manual_seed(0))
         real = trainer.augment_for_D(real, torch.Generator(device).manual_seed(0))
         classifiers = training.assets["auxiliary_classifiers"]
-        trainer.auxiliary_loss = portraits.AttributeMomentLoss(classifiers, real, recipe.auxiliary_weight)
+        make_loss = partial(portraits.AttributeMomentLoss, classifiers, real, recipe.auxiliary_weight)
+        trainer.auxiliary_loss = make_loss()
     log = stylegan2_training.train_generator(
         trainer,
         sample_images,
@@ -145,8 +157,9 @@ def train_generator(
     )
     G.load_state_dict(trainer.G_ema.state_dict())
     if mapping_steps := min(recipe.mapping_steps, log.steps // 10):
+        loss = make_loss(frequency_weight=recipe.mapping_frequency_weight)
         log.curve["mapping"] = stylegan2_training.train_mapping(
-            G, trainer.auxiliary_loss, training.batch_size, steps=mapping_steps, seed=training.seed
+            G, loss, MAPPING_BATCH_SIZE, steps=mapping_steps, seed=training.seed
         )
     return log
 
@@ -183,7 +196,8 @@ def make_generator(name: str, recipe: GeneratorRecipe, num_portraits: int) -> As
     """A generator by a recipe; num_portraits: in its training set."""
     sizes = {key: dict(value) for key in ("sizes", "discriminator_sizes") if (value := getattr(recipe, key))}
     options = asdict(recipe.trainer) | {"auxiliary_weight": recipe.auxiliary_weight, "portraits": num_portraits}
-    options |= {"mapping_steps": recipe.mapping_steps} if recipe.mapping_steps else {}
+    mapping = {key: getattr(recipe, key) for key in ("mapping_steps", "mapping_frequency_weight")}
+    options |= mapping if recipe.mapping_steps else {}
     return Asset(
         build=partial(build_generator, **recipe.sizes),
         train=partial(train_generator, num_portraits, recipe),

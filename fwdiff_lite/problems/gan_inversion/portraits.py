@@ -340,15 +340,25 @@ class AttributeMomentLoss:
     is too small for an estimate, so the loss is that of a running mean of the moments; its gradient flows through the
     batch alone.
 
+    frequency_weight: the squared errors of how often a category occurs, on the diagonal, count 1 + frequency_weight
+        times. There are far more pairs of two categories, whose errors are small and many
     classifiers: each an AttributeClassifier or another network that returns a list of logits, on the images' device
     real: images whose moments are the target; weight: factor of the loss; decay: of the running mean, for each batch
     """
 
-    def __init__(self, classifiers: nn.ModuleList, real: Float[Tensor, "n 3 h w"], weight: float, decay: float = 0.98):
+    def __init__(
+        self,
+        classifiers: nn.ModuleList,
+        real: Float[Tensor, "n 3 h w"],
+        weight: float,
+        decay: float = 0.98,
+        frequency_weight: float = 0.0,
+    ):
         self.classifiers, self.weight, self.decay = classifiers, weight, decay
         with torch.no_grad():
             self.target_moments = sum(self.moments(chunk) * (len(chunk) / len(real)) for chunk in real.split(500))
         self.running_moments = self.target_moments.clone()
+        self.pair_weights = 1 + frequency_weight * torch.eye(len(self.target_moments[0]), device=real.device)
 
     def moments(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "r k k"]:
         """For each classifier, how often every two categories occur together."""
@@ -362,7 +372,8 @@ class AttributeMomentLoss:
         moments = self.moments(images)
         self.running_moments.lerp_(moments.detach(), 1 - self.decay)
         error = self.running_moments - self.target_moments
-        loss = error.square().sum() / 2 + (error * (moments - moments.detach())).sum()
+        gradient = self.pair_weights * error
+        loss = (gradient * error).sum() / 2 + (gradient * (moments - moments.detach())).sum()
         return self.weight / len(self.classifiers) * loss
 
 

@@ -94,6 +94,15 @@ def test_the_attribute_moment_loss_is_the_squared_distance_of_second_moments():
     (gradient,), (expected_gradient,) = (torch.autograd.grad(value, fake) for value in (loss(fake), expected))
     torch.testing.assert_close(gradient, expected_gradient)
 
+    # with a weight of the frequencies of categories: those stand on the diagonal
+    classifiers = torch.nn.ModuleList([ColourClassifier()])
+    weighted = portraits.AttributeMomentLoss(classifiers, real, weight=7.0, decay=0.0, frequency_weight=4.0)
+    frequencies = (moments(fake) - moments(real)).diagonal(dim1=1, dim2=2)
+    weighted_expected = expected + 7 * 4 * frequencies.square().sum() / 2
+    torch.testing.assert_close(weighted(fake), weighted_expected)
+    values = weighted(fake), weighted_expected
+    torch.testing.assert_close(*(torch.autograd.grad(value, fake)[0] for value in values))
+
     # with a running mean: the loss is that of the mean, the gradient flows through the batch
     loss = portraits.AttributeMomentLoss(torch.nn.ModuleList([ColourClassifier()]), real, weight=7.0, decay=0.9)
     for _ in range(3):
