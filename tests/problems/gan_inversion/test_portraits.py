@@ -97,8 +97,9 @@ def test_the_attribute_moment_loss_is_the_squared_distance_of_second_moments():
     # with a weight of the frequencies of categories: those stand on the diagonal
     classifiers = torch.nn.ModuleList([ColourClassifier()])
     weighted = portraits.AttributeMomentLoss(classifiers, real, weight=7.0, decay=0.0, frequency_weight=4.0)
-    frequencies = (moments(fake) - moments(real)).diagonal(dim1=1, dim2=2)
-    weighted_expected = expected + 7 * 4 * frequencies.square().sum() / 2
+    error = moments(fake) - moments(real)
+    frequencies = error.diagonal(dim1=1, dim2=2)
+    weighted_expected = 7 * (error.square().sum() + 4 * frequencies.square().sum()) / 2
     torch.testing.assert_close(weighted(fake), weighted_expected)
     values = weighted(fake), weighted_expected
     torch.testing.assert_close(*(torch.autograd.grad(value, fake)[0] for value in values))
