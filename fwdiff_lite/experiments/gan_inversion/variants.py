@@ -157,10 +157,11 @@ def train_generator(
     )
     G.load_state_dict(trainer.G_ema.state_dict())
     if mapping_steps := min(recipe.mapping_steps, log.steps // 10):
-        loss = make_loss(frequency_weight=recipe.mapping_frequency_weight)
+        start_time, loss = time.monotonic(), make_loss(frequency_weight=recipe.mapping_frequency_weight)
         log.curve["mapping"] = stylegan2_training.train_mapping(
             G, loss, MAPPING_BATCH_SIZE, steps=mapping_steps, seed=training.seed
         )
+        log.seconds += time.monotonic() - start_time
     return log
 
 
