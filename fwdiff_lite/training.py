@@ -107,17 +107,19 @@ def fit(
     seed: of the generator of batches, times and noise, and of the order of a DataLoader without its own generator
     bf16: forward and backward pass in bfloat16 where that is safe (autocast); weights and EMA stay in float32
     draw_ahead: draws each batch of a function, with its times and noise, in a thread while the device computes the step
-        before. A GPU then need not wait for the CPU's draws. The numbers stay the same if the function draws from its
-        generator alone. The batches of an iterable are not drawn ahead: a DataLoader has workers for that
+        before. A GPU then need not wait for the CPU's draws. The numbers stay the same if a batch depends on the
+        function's generator alone and is made of new tensors at every call. Contexts of the caller, such as
+        torch.device and torch.autocast, do not reach the thread. The batches of an iterable are not drawn ahead: a
+        DataLoader has workers for that
     validate: validate(model) returns a number or a dict of numbers for log.validation; it is called every
         `validate_every` steps and at the end, with the EMA as weights, on every process; validation.validation_loss
         makes one for a data set. It changes nothing in the training, but its seconds count
     checkpoint: a file that is written every `checkpoint_every` steps, after `checkpoint_minutes` without a save, and at
         the end, and resumed from if it exists; on one process the result is that of an uninterrupted training, bit for
-        bit (a budget in seconds aside), if a batch function draws from its generator or from torch's global random
-        numbers: those of numpy and of Python are not in the file. A resumed epoch of an iterable begins again, and the
-        batches that were trained on are read and left out: the order must follow from torch's global random numbers
-        (that of a DataLoader with a generator of its own or with persistent_workers does not)
+        bit (a budget in seconds aside), if a batch function draws from its generator or, without draw_ahead, from
+        torch's global random numbers: those of numpy and of Python are not in the file. A resumed epoch of an iterable
+        begins again, and the batches that were trained on are read and left out: the order must follow from torch's
+        global random numbers (that of a DataLoader with a generator of its own or with persistent_workers does not)
     resume: "check" refuses a checkpoint of another seed, learning rate or other option of the optimiser, of other
         shapes of batches, of other classes of model, denoiser or forward model, or of another schedule,
         observation_scale or novel_weight; "ignore" resumes with the options of this call
@@ -253,10 +255,12 @@ class _Training:
         except KeyboardInterrupt:
             self._end_early()
         finally:
-            with deferred_interrupt():
-                bar.close()
-                self.draws.close()
-                self.state.finish()
+            try:
+                self.draws.close()  # waits for a draw; an interrupt ends the wait
+            finally:
+                with deferred_interrupt():
+                    bar.close()
+                    self.state.finish()
         self.scale.warn()
 
     def _has_ended(self) -> bool:
@@ -314,13 +318,15 @@ class _Training:
         step, device = self.log.steps, self.accelerator.device
         examples, random_numbers = self.draws.take(step)
         self.latest_batch = examples, self._batch_name(step)
-        if self.draws_ahead and step + 1 != self.budget.steps:
-            self.draws.start(step + 1)
         is_own = isinstance(self.batch, RowBatchFunction)
         rows = slice(None) if is_own else _rows(len(examples["target"]), self.accelerator)
         batch = {name: to_device(x[rows], device) for name, x in examples.items()}
+        random_numbers = [to_device(x[rows], device) for x in random_numbers]
         self.scale.measure(batch["target"])
-        return batch, [to_device(x[rows], device) for x in random_numbers]
+        # not in the first step: while it compiles, torch.compiler.is_compiling() holds in all threads
+        if self.draws_ahead and step > self.first_step and step + 1 != self.budget.steps:
+            self.draws.start(step + 1)
+        return batch, random_numbers
 
     def _draw_whole(self, generator: torch.Generator, step: int) -> tuple[dict, Sequence[Tensor]]:
         """A whole batch, or of a RowBatchFunction this process's rows, with the random numbers of its loss."""

@@ -1,11 +1,15 @@
 """Batches that a thread draws while a step is computed: the same numbers, at another time."""
 
+import os
+import signal
 import threading
+import time
 
 import pytest
 import torch
 from training_script import make_loader, scenes, toy
 
+from fwdiff_lite import training
 from fwdiff_lite.batches import DrawAhead
 from fwdiff_lite.training import fit
 
@@ -39,8 +43,8 @@ def test_the_training_is_the_same_to_the_bit_and_no_batch_is_drawn_in_vain(make)
     (weights, curve, threads), (wanted, wanted_curve, own) = (trained(make, draw_ahead=x) for x in (True, False))
     assert all(torch.equal(weights[key], wanted[key]) for key in wanted) and curve == wanted_curve
     main = threading.current_thread()
-    assert own == [main] * 6 and threads[0] is main and len(threads) == 6
-    assert len(set(threads[1:])) == 1 and threads[1] is not main and not threads[1].is_alive()
+    assert own == [main] * 6 and threads[:2] == [main] * 2 and len(threads) == 6
+    assert len(set(threads[2:])) == 1 and threads[2] is not main and not threads[2].is_alive()
 
 
 def test_a_batch_is_drawn_while_the_step_before_it_is_computed():
@@ -55,7 +59,7 @@ def test_a_batch_is_drawn_while_the_step_before_it_is_computed():
 
     def wait_for_the_next_draw(*arguments, **options):
         step = next(calls)
-        assert step == 3 or drawn[step + 1].wait(20), "the next batch is drawn after this step only"
+        assert step in (0, 3) or drawn[step + 1].wait(20), "the next batch is drawn after this step only"
         return forward(*arguments, **options)
 
     model.forward = wait_for_the_next_draw
@@ -99,15 +103,53 @@ def test_a_data_loader_is_read_as_before():
     assert all(torch.equal(results[0][key], results[1][key]) for key in results[0])
 
 
-def test_the_generator_keeps_the_state_before_a_draw_until_the_draw_is_taken(monkeypatch):
+def test_a_batch_in_pinned_or_shared_memory_is_copied_before_the_next_one_is_drawn(monkeypatch):
+    """The order on a GPU: the draw of the next batch is started after the copies of this one."""
+    events, to_device, start = [], training.to_device, DrawAhead.start
+    monkeypatch.setattr(training, "to_device", lambda x, device: (events.append("copy"), to_device(x, device))[1])
+    monkeypatch.setattr(DrawAhead, "start", lambda draws, step: (events.append("start"), start(draws, step))[1])
+    model, batch = toy()
+    fit(model, batch, steps=3, progress=False, draw_ahead=True)
+    copies = ["copy"] * 5  # context, target, novel, t and noise
+    assert events == copies + copies + ["start"] + copies
+
+
+def test_an_interrupt_ends_the_wait_for_a_slow_draw(tmp_path):
+    """A draw that hangs must not hold back Ctrl-C; the state of the last step is in the checkpoint."""
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    model, make_batch = toy()
+    released, calls = threading.Event(), []
+
+    def batch(generator):
+        calls.append(0)
+        if len(calls) == 5:  # drawn in the fourth step
+            released.wait(30)
+        return make_batch(generator)
+
+    begin, path = time.monotonic(), tmp_path / "run"
+    for seconds in (1.0, 2.0):
+        threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT)).start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            fit(model, batch, steps=50, progress=False, draw_ahead=True, checkpoint=path)
+        assert 1.5 < time.monotonic() - begin < 15
+    finally:
+        released.set()
+        signal.signal(signal.SIGINT, handler)
+    assert len(fit(toy()[0], make_batch, steps=6, progress=False, checkpoint=path, resume="ignore").curve["loss"]) == 6
+
+
+@pytest.mark.parametrize("device, index", [(torch.device("cuda", 1), 1), (torch.device("cuda"), 3)])
+def test_the_generator_keeps_the_state_before_a_draw_until_the_draw_is_taken(device, index, monkeypatch):
     devices = []
     monkeypatch.setattr(torch.cuda, "set_device", devices.append)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)  # of the caller
     generator, wanted = (torch.Generator().manual_seed(0) for _ in range(2))
 
     def draw(generator, step):
         return step, torch.randn(3, generator=generator).tolist()
 
-    draws = DrawAhead(draw, generator, torch.device("cuda", 1))
+    draws = DrawAhead(draw, generator, device)
     state = generator.get_state()
     draws.start(0)
     draws.pending[1].result()
@@ -116,4 +158,4 @@ def test_the_generator_keeps_the_state_before_a_draw_until_the_draw_is_taken(mon
     assert draws.take(1) == draw(wanted, 1)
     draws.close()
     assert not threads_that_draw()
-    assert devices == [torch.device("cuda", 1)], "by itself, a thread uses the first GPU"
+    assert devices == [index], "by itself, a thread uses the first GPU"

@@ -106,16 +106,18 @@ def exported_results(experiment: Experiment, name: str, folder: Path, records: R
     """
     if not records.evaluations:
         raise ValueError(f"{folder} holds no evaluation: evaluate some variant first")
-    arrays = {}
+    arrays, sources = {}, {}
     for evaluation in records.evaluations:
         if not (path := folder / f"evaluation_{evaluation}.npz").is_file():
             raise ValueError(f"there is no {path}: evaluate {evaluation} again")
         with np.load(path) as saved_arrays:
             own_arrays = dict(saved_arrays)
-        shared = sorted(arrays.keys() & own_arrays)
-        if differing := [key for key in shared if not np.array_equal(arrays[key], own_arrays[key])]:
-            raise ValueError(f"{path} and another evaluation have different arrays {differing[0]}: rename one of them")
+        for key in sorted(arrays.keys() & own_arrays):
+            a, b = arrays[key], own_arrays[key]
+            if not np.array_equal(a, b, equal_nan=a.dtype.kind == b.dtype.kind == "f"):
+                raise ValueError(f"{sources[key]} and {evaluation} have different arrays {key}: rename one of them")
         arrays |= own_arrays
+        sources |= dict.fromkeys(own_arrays, evaluation)
     rows = [row for record in records.evaluations.values() for row in record["measures"]]
     evaluations = {
         key: {name: value for name, value in record.items() if name != "measures"}

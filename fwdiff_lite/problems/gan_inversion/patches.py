@@ -190,9 +190,10 @@ class PatchDenoiser(nn.Module):
     of context and targets. The same network makes the deterministic prediction, before it gets a target; the mean of W
     then takes the place of the deterministic signal.
 
-    The network can correct its own prediction (iterative refinement; Alaluf et al. 2021, ReStyle): the predicted signal
-    and its image take the place of the deterministic ones in a further pass. One pass sees the targets, but not the
-    image of its own signal, and so misses small details.
+    The network can correct its own prediction from the targets (iterative refinement; Alaluf et al. 2021, ReStyle): the
+    predicted signal and its image take the place of the deterministic ones in a further pass. One pass sees the
+    targets, but not the image of its own signal, and so misses small details. The deterministic prediction itself is
+    made in one pass.
 
     forward_model: its generator renders the deterministic image
     w_std: (D,) the standard deviation of W, from the function `w_std`
@@ -278,8 +279,8 @@ class PatchDenoiser(nn.Module):
         target_image, target_mask = composite_crops(noisy_target, condition.target_masks)
         inputs = [condition.context_image, condition.context_mask, image, residual, target_image, target_mask]
         if self.num_refinements:
-            alpha = self.schedule.alpha(t).view(-1, 1, 1, 1)
-            inputs.append((target_image - alpha * image) * target_mask)
+            alpha = self.schedule.alpha(t).view(-1, 1, 1, 1)  # in the first pass t is no time, and there is no target
+            inputs.append(torch.where(target_mask > 0, target_image - alpha * image, 0))
         offset = self.encoder(nn.functional.pixel_unshuffle(torch.cat(inputs, 1), 2), t)
         return signal + self.w_std * offset.unflatten(1, self.signal_shape)
 
