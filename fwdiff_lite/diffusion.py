@@ -50,6 +50,7 @@ from fwdiff_lite.protocols import (
     Schedule,
     ScheduledDenoiser,
     Signal,
+    TrainingSchedule,
     WeightedDenoiser,
 )
 from fwdiff_lite.row_random import RowRandom, draw_key
@@ -136,17 +137,17 @@ class ForwardDiffusion(nn.Module):
         rows, batch_size: the target holds these rows of a batch of this size; the noise is drawn row by row. None: the
             target is the whole batch
         """
-        n = batch_size or len(target)
-        offset = torch.rand((), generator=generator, device=generator.device)
-        t = (torch.arange(n, device=generator.device) / n + offset) % 1
+        n, device = batch_size or len(target), generator.device
+        u = torch.arange(n, device=device) / n + torch.rand((), generator=generator, device=device)
+        t = T_MIN + (T_MAX - T_MIN) * (u % 1)
+        if isinstance(self.schedule, TrainingSchedule):
+            t = self.schedule.training_time(t)
         if rows is None:
-            noise = torch.randn(target.value.shape, generator=generator, device=generator.device)
+            noise = torch.randn(target.value.shape, generator=generator, device=device)
         else:
             t, random = t[rows], RowRandom(draw_key(generator), range(n)[rows])
             noise = random.normal(*target.value.shape[1:])
-        t = T_MIN + (T_MAX - T_MIN) * t
-        device, dtype = target.value.device, target.value.dtype
-        return to_device(t.to(dtype), device), to_device(noise.to(dtype), device)
+        return tuple(to_device(x.to(target.value.dtype), target.value.device) for x in (t, noise))
 
     def loss(
         self,

@@ -34,6 +34,14 @@ class Schedule(Protocol):
 
 
 @runtime_checkable
+class TrainingSchedule(Protocol):
+    """A schedule that chooses the times of training itself. Those of other schedules are uniform."""
+
+    def training_time(self, u: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+        """Times t in [0, 1], from uniform numbers u in (0, 1)."""
+
+
+@runtime_checkable
 class ForwardModel(Protocol):
     """A differentiable map from a signal and parameters to observations (Eq. 5). A plain function will do."""
 

@@ -67,6 +67,29 @@ class ShiftedCosineSchedule(CosineSchedule):
         return torch.atan2(torch.sin(angle), self.scale * torch.cos(angle))
 
 
+@dataclass(frozen=True)
+class TwoScaleSchedule(ShiftedCosineSchedule):
+    """A ShiftedCosineSchedule for sampling, while training sees the noise levels of another scale (TrainingSchedule).
+
+    A small scale spends most times at high noise, where small details are not seen. Training can look at them more
+    often, as in Karras et al. (2022), and the steps of sampling stay where they are. ValueError unless both scales are
+    above 0 and finite.
+
+    training_scale: the noise levels of training are those of ShiftedCosineSchedule(training_scale) at uniform times
+    """
+
+    training_scale: float
+
+    def __post_init__(self):
+        super().__post_init__()
+        ShiftedCosineSchedule(self.training_scale)  # checks it
+
+    def training_time(self, u: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+        """The time at which this schedule has the noise level of ShiftedCosineSchedule(training_scale) at u."""
+        angle = u * (math.pi / 2)
+        return 2 / math.pi * torch.atan2(self.scale * torch.sin(angle), self.training_scale * torch.cos(angle))
+
+
 @torch.no_grad()
 def check_schedule(schedule: Schedule) -> None:
     """ValueError unless alpha^2 + sigma^2 is 1 to 0.001, and alpha falls from t = 0 to t = 1."""

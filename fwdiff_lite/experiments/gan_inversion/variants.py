@@ -31,6 +31,7 @@ SWEEP = {  # variants of "wplus" that differ from it by more and more options
     "wplus_wide": {"scale": 1 / 8, "muon_learning_rate": 2e-3} | WIDE_ENCODER_SIZES,
     "wplus_weighted": WEIGHTED_RECIPE,
     "wplus_refined": WEIGHTED_RECIPE | {"num_refinements": 1},
+    "wplus_low_noise": WEIGHTED_RECIPE | {"num_refinements": 1, "training_scale": 1 / 2},
 }
 MAX_CONTEXT_PATCHES = 5  # in the training of a variant: the given patch, and sampled targets
 
@@ -173,17 +174,19 @@ def build_model(
     seed: int = 0,
     side: int | None = None,
     scale: float = patches.SCHEDULE.scale,
+    training_scale: float | None = None,
     **denoiser_options,
 ) -> ForwardDiffusion:
     """A model of the latent codes in "w" or "w+", with initial weights.
 
-    novel_weight: of Eq. 9; side: of the images; scale: of the noise schedule, see `patches.schedule_of_side`
+    novel_weight: of Eq. 9; side: of the images
+    scale, training_scale: of the noise schedule, see `patches.schedule_of_side`
     denoiser_options: of patches.PatchDenoiser
     """
     torch.manual_seed(seed)
     forward_model = patches.CroppedGenerator(generator, side)
     denoiser = patches.PatchDenoiser(forward_model, patches.w_std(generator), space, **denoiser_options)
-    schedule = patches.schedule_of_side(forward_model.side, scale)
+    schedule = patches.schedule_of_side(forward_model.side, scale, training_scale)
     return model_class(denoiser, forward_model, schedule, novel_weight=novel_weight)
 
 

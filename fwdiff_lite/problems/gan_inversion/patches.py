@@ -22,7 +22,7 @@ from fwdiff_lite.checks import check_count
 from fwdiff_lite.crops import composite_crops, crop_mask
 from fwdiff_lite.observations import Observations, to_device
 from fwdiff_lite.problems.gan_inversion.stylegan2 import Generator, mix_styles
-from fwdiff_lite.schedule import CosineSchedule, ShiftedCosineSchedule
+from fwdiff_lite.schedule import CosineSchedule, ShiftedCosineSchedule, TwoScaleSchedule
 
 SIDE = 64  # pixels along a side of the images for which crops and schedule were chosen
 CONTEXT_SIZES, TARGET_SIZES = (16, 24), (24, 32)  # the smallest and the largest crop of each kind, in pixels of SIDE
@@ -35,12 +35,16 @@ def crop_sizes(sizes: tuple[int, int], side: int) -> tuple[int, int]:
     return smallest, largest
 
 
-def schedule_of_side(side: int, scale: float = SCHEDULE.scale) -> ShiftedCosineSchedule:
+def schedule_of_side(
+    side: int, scale: float = SCHEDULE.scale, training_scale: float | None = None
+) -> ShiftedCosineSchedule:
     """The schedule for images of that side: with twice the side, the mean of four pixels has half of the noise.
 
-    scale: of ShiftedCosineSchedule, for images of 64 pixels
+    scale, training_scale: of TwoScaleSchedule, for images of 64 pixels; without the second, of ShiftedCosineSchedule
     """
-    return ShiftedCosineSchedule(scale * SIDE / side)
+    if training_scale is None:
+        return ShiftedCosineSchedule(scale * SIDE / side)
+    return TwoScaleSchedule(scale * SIDE / side, training_scale * SIDE / side)
 
 
 # --- the forward model ------------------------------------------------------------------------------------------------
