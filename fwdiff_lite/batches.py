@@ -97,8 +97,8 @@ class DrawAhead:
         """The draw of this step: the one that was started, or one that is made now."""
         if self.pending is None:
             return self.draw(self.generator, step)
-        (copy, drawn), self.pending = self.pending, None
-        result = drawn.result()
+        (copy, future), self.pending = self.pending, None
+        result = future.result()
         self.generator.set_state(copy.get_state())
         return result
 

@@ -50,21 +50,21 @@ def test_the_training_is_the_same_to_the_bit_and_no_batch_is_drawn_in_vain(make)
 def test_a_batch_is_drawn_while_the_step_before_it_is_computed():
     torch.manual_seed(0)
     model, batch = toy()
-    drawn = [threading.Event() for _ in range(4)]
+    was_drawn = [threading.Event() for _ in range(4)]
     forward, calls = model.loss, iter(range(4))
 
     def draw(generator):
-        next(event for event in drawn if not event.is_set()).set()
+        next(event for event in was_drawn if not event.is_set()).set()
         return batch(generator)
 
     def wait_for_the_next_draw(*arguments, **options):
         step = next(calls)
-        assert step in (0, 3) or drawn[step + 1].wait(20), "the next batch is drawn after this step only"
+        assert step in (0, 3) or was_drawn[step + 1].wait(20), "the next batch is drawn after this step only"
         return forward(*arguments, **options)
 
     model.forward = wait_for_the_next_draw
     fit(model, draw, steps=4, progress=False, draw_ahead=True)
-    assert all(event.is_set() for event in drawn)
+    assert all(event.is_set() for event in was_drawn)
 
 
 def test_a_budget_of_seconds_drops_the_last_draw():

@@ -113,8 +113,9 @@ def exported_results(experiment: Experiment, name: str, folder: Path, records: R
         with np.load(path) as saved_arrays:
             own_arrays = dict(saved_arrays)
         for key in sorted(arrays.keys() & own_arrays):
-            a, b = arrays[key], own_arrays[key]
-            if not np.array_equal(a, b, equal_nan=a.dtype.kind == b.dtype.kind == "f"):
+            pair = arrays[key], own_arrays[key]
+            may_have_nan = all(np.issubdtype(x.dtype, np.floating) for x in pair)  # NaN of text is an error
+            if not np.array_equal(*pair, equal_nan=may_have_nan):
                 raise ValueError(f"{sources[key]} and {evaluation} have different arrays {key}: rename one of them")
         arrays |= own_arrays
         sources |= dict.fromkeys(own_arrays, evaluation)

@@ -175,10 +175,10 @@ def evaluate_inverted_true_draws(session: Session) -> Results:
     model, images = session.model(SAMPLERS[MAIN_SAMPLER][0]), []
     forward_model, scale = model.forward_model, model.denoiser.w_std.expand(model.denoiser.signal_shape)
     quadrants = session.test_set.target_params[:1, 1:].to(session.device)
-    whole = torch.tensor([[[0, 0, forward_model.side]]], dtype=torch.float32, device=session.device)
+    full_crop = torch.tensor([[[0, 0, forward_model.side]]], dtype=torch.float32, device=session.device)
     for chunk in draws.flatten(0, 1).split(1024):
         chunk = chunk.to(session.device)
-        context, target = (patches.observe(chunk, x.expand(len(chunk), -1, -1)) for x in (quadrants, whole))
+        context, target = (patches.observe(chunk, x.expand(len(chunk), -1, -1)) for x in (quadrants, full_crop))
         with torch.no_grad():
             predicted = model.denoiser.condition(context, target.params).deterministic_signal
         latents = patches.optimise_latents(forward_model, target, predicted, scale=scale)
