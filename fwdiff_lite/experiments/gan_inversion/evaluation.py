@@ -49,6 +49,7 @@ from fwdiff_lite.experiments.gan_inversion.variants import (
     make_variants,
 )
 from fwdiff_lite.experiments.harness import Evaluation, Experiment, Results, Session
+from fwdiff_lite.observations import Observations
 from fwdiff_lite.problems.gan_inversion import measures, patches, portrait_posterior, portraits, stylegan2
 from fwdiff_lite.schedule import ShiftedCosineSchedule
 
@@ -128,6 +129,18 @@ def evaluate_sampler(name: str, session: Session) -> Results:
     return results
 
 
+def optimise_images(
+    forward_model: patches.CroppedGenerator,
+    context: Observations,
+    initial_latents: Float[Tensor, "b *l d"],
+    scale: Float[Tensor, "*l d"],
+) -> Float[Tensor, "b 3 h h"]:
+    """The images, on the CPU, of latent codes that are optimised for a context; see patches.optimise_latents."""
+    latents = patches.optimise_latents(forward_model, context, initial_latents, scale=scale)
+    with torch.no_grad():
+        return forward_model.render(latents).cpu()
+
+
 def evaluate_optimisation(name: str, session: Session) -> Results:
     """The measures of latent codes that were optimised from random ones in W, for a quarter of the test set."""
     start_time, num_samples, space = time.monotonic(), session.options["samples"], OPTIMISED[name]
@@ -139,10 +152,8 @@ def evaluate_optimisation(name: str, session: Session) -> Results:
         initial_latents = initial_latents[:, None].repeat(1, forward_model.G.synthesis.num_layers, 1)
     for rows in torch.arange(len(contexts)).split(1024):
         chunk = initial_latents[rows.to(initial_latents.device)]
-        inputs = forward_model, contexts[rows].to(session.device), chunk
-        latents = patches.optimise_latents(*inputs, scale=initial_latents.std(0))
-        with torch.no_grad():
-            images.append(forward_model.render(latents).cpu())
+        context = contexts[rows].to(session.device)
+        images.append(optimise_images(forward_model, context, chunk, initial_latents.std(0)))
     samples = torch.cat(images).unflatten(0, (-1, num_samples))
     return measure(name, session, samples, time.monotonic() - start_time)
 
@@ -181,9 +192,7 @@ def evaluate_inverted_true_draws(session: Session) -> Results:
         context, target = (patches.observe(chunk, x.expand(len(chunk), -1, -1)) for x in (quadrants, full_crop))
         with torch.no_grad():
             predicted = model.denoiser.condition(context, target.params).deterministic_signal
-        latents = patches.optimise_latents(forward_model, target, predicted, scale=scale)
-        with torch.no_grad():
-            images.append(forward_model.render(latents).cpu())
+        images.append(optimise_images(forward_model, target, predicted, scale))
     samples = torch.cat(images).unflatten(0, draws.shape[:2])
     results = measure("inverted_true_draws", session, samples, time.monotonic() - start_time)
     return Results(results.numbers | {"image_psnr": metrics.psnr(samples, draws, 2)}, results.arrays)
