@@ -26,7 +26,7 @@ class SamplerOptions:
     generator: of all noise; default: torch's global one
     guidance: > 1 extrapolates away from the unconditional prediction: of the signal if it is a tensor, else of the
         observation
-    temperature: < 1 scales all noise
+    temperature: the factor of all noise. Below 1 samples are more alike; above 1 they differ more
     threshold: a quantile such as 0.995 scales each predicted observation, in units of the model's observation_scale,
         into [-1, 1] (Saharia et al. 2022)
     last_time: sampling ends at the first time t that is at most this, from 0 to 1; default: at the smallest time

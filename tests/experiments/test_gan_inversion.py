@@ -381,6 +381,8 @@ def test_the_commands_from_end_to_end(trained, tmp_path, monkeypatch, capsys):
         and numbers["optimised_wplus"]["patch_psnr"] > 0
         and numbers["generator"]["frechet"] > 0
     )
+    spreads = [numbers["temperature_wplus"][f"spread_skill_{x:g}"] for x in experiment.TEMPERATURES]
+    assert len(set(spreads)) == len(spreads), "no two temperatures give the same samples"
     assert set(numbers["classifier"]) == set(portraits.ATTRIBUTE_NAMES)
     assert all(numbers[f"exact_{scale:g}"]["spread"] > 0 for scale in experiment.SCHEDULE_SCALES)
     assert results.arrays["wplus_eta_1"].shape == (experiment.NUM_EXAMPLES, 2, 3, 64, 64)

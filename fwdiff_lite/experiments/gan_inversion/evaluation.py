@@ -76,6 +76,8 @@ RESPONSE_CROPS = {  # (row, column, size) of a target that shows the attribute
     "mouth": (30, 16, 32),
 }
 RESPONSE_RATIOS = (3.0, 0.001)  # alpha / sigma of an almost clean target, and of one that is almost pure noise
+TEMPERATURES = (1.0, 1.15, 1.3, 1.45, 1.6)  # of the sampler, compared on validation portraits
+VALIDATION_SEED = 2025
 
 # --- evaluations ------------------------------------------------------------------------------------------------------
 
@@ -256,13 +258,40 @@ def evaluate_recipe(name: str, session: Session) -> Results:
         exact = {f"response_{attribute}": response.exact_response[0], f"spread_{attribute}": response.exact_spread[1]}
         numbers |= {f"exact_{key}": value for key, value in exact.items()}
     samples = sample_posterior(model, test_set, options["samples"], options["steps"], eta=1.0)
-    context_mask = context_masks(test_set)[:, None].expand_as(test_set.images)
-    numbers["patch_psnr"] = metrics.psnr(samples[:, 0], test_set.images, 2, context_mask)
-    generator = torch.Generator().manual_seed(0)
-    numbers |= metrics.spread_skill(samples, test_set.images, generator, ~context_mask).as_metrics("spread_skill")
-    labels = predict_labels(session.model("classifier"), samples)
-    numbers |= evaluate_labels(test_set, labels, generator)
+    numbers |= measure_without_baseline(session, test_set, samples)
     return Results({key: float(value) for key, value in numbers.items()}, {})
+
+
+def measure_without_baseline(
+    session: Session, test_set: TestSet, samples: Float[Tensor, "c k 3 h h"]
+) -> dict[str, float]:
+    """The measures of samples that need no deterministic prediction beside them."""
+    context_mask = context_masks(test_set)[:, None].expand_as(test_set.images)
+    numbers = {"patch_psnr": float(metrics.psnr(samples[:, 0], test_set.images, 2, context_mask))}
+    generator = torch.Generator().manual_seed(0)
+    spread_skill = metrics.spread_skill(samples, test_set.images, generator, ~context_mask)
+    labels = predict_labels(session.model("classifier"), samples)
+    return numbers | spread_skill.as_metrics("spread_skill") | evaluate_labels(test_set, labels, generator)
+
+
+def evaluate_temperatures(name: str, session: Session) -> Results:
+    """The measures of ancestral samples at each of TEMPERATURES, named MEASURE_TEMPERATURE, on validation portraits.
+
+    A denoiser that makes too little of a noisy target follows the likelier category, and all samples come to agree.
+    More noise than the denoiser assumes makes up for this. The portraits are a third as many as those of the test set,
+    from another seed, with half as many samples each.
+    """
+    options, numbers = session.options, {}
+    num_samples = max(2, options["samples"] // 2)
+    people = held_out_portraits(options["portraits"] // 3, VALIDATION_SEED)
+    test_set = make_portrait_test_set(people, VALIDATION_SEED, session.device)
+    for temperature in TEMPERATURES:
+        samples = sample_posterior(
+            session.model(name), test_set, num_samples, options["steps"], 1.0, temperature=temperature
+        )
+        row = measure_without_baseline(session, test_set, samples)
+        numbers |= {f"{key}_{temperature:g}": float(value) for key, value in row.items()}
+    return Results(numbers, {})
 
 
 def evaluate_schedule(scale: float, steps: int, session: Session) -> Results:
@@ -287,6 +316,12 @@ def make_evaluations() -> dict[str, Evaluation]:
         f"recipe_{name}": Evaluation(partial(evaluate_recipe, name), name, assets=classifier, on_request=True)
         for name in (main_variant, *SWEEP)
     }
+    temperatures = {
+        f"temperature_{name}": Evaluation(
+            partial(evaluate_temperatures, name), name, assets=classifier, on_request=name != main_variant
+        )
+        for name in (main_variant, *SWEEP)
+    }
     generators = {
         name: Evaluation(partial(evaluate_generator, name), name, assets=classifier, on_request=True)
         for name in GENERATOR_SWEEP
@@ -295,6 +330,7 @@ def make_evaluations() -> dict[str, Evaluation]:
     exact |= {f"exact_{scale:g}_{steps}": (scale, steps) for scale in (1 / 4, 1 / 8) for steps in (64, 128)}
     return {
         **samplers,
+        **temperatures,
         "generator": Evaluation(partial(evaluate_generator, "generator"), "generator", assets=classifier),
         "reference_set": Evaluation(evaluate_reference_set, main_variant, assets=classifier),
         **optimised,

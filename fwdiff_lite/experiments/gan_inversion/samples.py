@@ -98,6 +98,7 @@ def sample_posterior(
     seed: int = 0,
     chunk_size: int = 256,
     num_targets: int = 5,
+    temperature: float = 1.0,
 ) -> Float[Tensor, "c k 3 h h"]:
     """Whole images: for each context, k latent codes from autoregressive sampling of its first `num_targets` targets.
 
@@ -110,7 +111,7 @@ def sample_posterior(
     generator, contexts = torch.Generator().manual_seed(seed), test_set.context.repeat(num_samples)
     target_params = test_set.held_out_params if deterministic else test_set.target_params[:, :num_targets]
     target_params = target_params.repeat_interleave(num_samples, 0)
-    options = {"steps": steps, "eta": eta, "generator": generator}
+    options = {"steps": steps, "eta": eta, "generator": generator, "temperature": temperature}
     for rows in torch.arange(len(contexts)).split(chunk_size):
         inputs = contexts[rows].to(device), target_params[rows].to(device)
         step = model.sample(*inputs) if deterministic else model.sample_autoregressive(*inputs, **options)[0]

@@ -278,6 +278,40 @@ def test_the_exact_denoiser_is_bayes_rule_and_its_observation_the_posterior_mean
     torch.testing.assert_close(observation, torch.einsum("bn,nchw->bchw", signal, references)[:, None] * support)
 
 
+class LouderNoise(CosineSchedule):
+    """What a denoiser assumes that takes the noise to be twice as strong as it is."""
+
+    def sigma(self, t):
+        return 2 * super().sigma(t)
+
+
+def test_a_temperature_makes_up_for_a_denoiser_that_assumes_too_much_noise():
+    """It then makes too little of the noisy target and follows the likelier image. With twice the noise it is exact."""
+    pair = torch.stack([torch.zeros(3, 4, 4), torch.full((3, 4, 4), 0.5)])
+    references = pair[[0] * 3 + [1] * 7]  # so the first image has a probability of 0.3
+    params = crop_params((0, 0, 4)).expand(2000, -1, -1)
+    empty = patches.observe(pair[:1].expand(2000, -1, -1, -1), params)
+    empty = empty.mask_out(torch.ones_like(empty.mask))
+
+    def share_of_the_first(schedule, temperature):
+        denoiser = patches.ReferenceSetDenoiser(references, schedule)
+        model = ForwardDiffusion(denoiser, patches.ReferenceSet(references), CosineSchedule())
+        denoiser.schedule = schedule
+        options = {
+            "steps": 64,
+            "eta": 1.0,
+            "temperature": temperature,
+            "generator": make_generator(),
+            "allow_empty": True,
+        }
+        return (model.sample(empty, params, **options).signal[:, :3].sum(1) > 0.5).float().mean().item()
+
+    assert share_of_the_first(CosineSchedule(), 1.0) == pytest.approx(0.3, abs=0.04)
+    assert share_of_the_first(LouderNoise(), 2.0) == pytest.approx(0.3, abs=0.04)
+    assert share_of_the_first(LouderNoise(), 1.0) < 0.2
+    assert share_of_the_first(CosineSchedule(), 2.0) > 0.35, "the control: an exact denoiser has no use for it"
+
+
 def test_optimisation_finds_latents_that_agree_with_the_context(forward_model):
     w = patches.sample_w(forward_model.G, 4, make_generator(9))
     params = crop_params((2, 2, 10)).expand(4, 1, 3)
