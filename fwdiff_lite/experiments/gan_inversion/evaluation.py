@@ -290,7 +290,7 @@ def evaluate_temperatures(name: str, session: Session) -> Results:
             session.model(name), test_set, num_samples, options["steps"], 1.0, temperature=temperature
         )
         row = measure_without_baseline(session, test_set, samples)
-        numbers |= {f"{key}_{temperature:g}": float(value) for key, value in row.items()}
+        numbers |= {f"{key}_{temperature:g}": value for key, value in row.items()}
     return Results(numbers, {})
 
 

@@ -294,9 +294,9 @@ def test_a_temperature_makes_up_for_a_denoiser_that_assumes_too_much_noise():
     empty = empty.mask_out(torch.ones_like(empty.mask))
 
     def share_of_the_first(schedule, temperature):
-        denoiser = patches.ReferenceSetDenoiser(references, schedule)
+        denoiser = patches.ReferenceSetDenoiser(references, CosineSchedule())
         model = ForwardDiffusion(denoiser, patches.ReferenceSet(references), CosineSchedule())
-        denoiser.schedule = schedule
+        denoiser.schedule = schedule  # ForwardDiffusion has given it the true one
         options = {
             "steps": 64,
             "eta": 1.0,
