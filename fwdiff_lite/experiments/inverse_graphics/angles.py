@@ -14,7 +14,7 @@ from functools import partial
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float16
 from torch import Tensor
 
 from fwdiff_lite import metrics
@@ -37,7 +37,7 @@ from fwdiff_lite.experiments.split import PerContext
 ANGLES = (60, 90, 120, 150, 180)  # azimuth of the target cameras, in degrees; each has its novel camera
 LAST_TIME = 0.125  # later steps change visible pixels more than hidden ones, and add an error of their own
 ETAS = (1, 0)
-NUM_EXAMPLES, EXAMPLE_SAMPLES = 6, 2  # scenes and samples of each whose images are recorded
+NUM_EXAMPLES, EXAMPLE_SAMPLES = 6, 4  # scenes and samples of each whose images are recorded
 
 Scores = Mapping[str, np.ndarray]  # arrays with a row for each scene
 
@@ -99,7 +99,10 @@ def measure_views(test_set: TestSet, samples: Float[Tensor, "c k d v 3 h w"]) ->
     energy, energy_true:  the energy scores of the samples and of the test set's true draws
     variance, squared_error, hidden_pixels: sums over the pixels of the disocclusion mask: of the samples' variance, of
         the squared error of their mean, and their number
-    visible_squared_error, visible_pixels: the same of all other pixels, and the mean over samples of the squared error
+    visible_variance, visible_squared_error, visible_pixels: the same of all other pixels, but the mean over samples of
+        the squared error
+    sample_mse, true_draw_mse, mean_mse: mean squared error of a sample, of a true draw, and of the mean of infinitely
+        many samples, over all pixels
     tv, true_tv: total variation of samples and of the truth
     labels (c, F, K), true_labels (c, F, 1), factors (c, F), probabilities (c, F, A): of the hidden factors, as the
         samples and the true view show them, as they are, and their distribution given the context
@@ -107,14 +110,19 @@ def measure_views(test_set: TestSet, samples: Float[Tensor, "c k d v 3 h w"]) ->
     rows: dict[str, list[Tensor]] = {}
     for d in range(samples.shape[2]):
         for v in range(samples.shape[3]):
-            views, truth = samples[:, :, d, v], test_set.truth[:, d, v]
+            views, truth, draws = samples[:, :, d, v], test_set.truth[:, d, v], test_set.posterior_draws[:, :, d, v]
             hidden = test_set.disocclusion_mask[:, d, v, None].expand_as(truth)
+            variance, squared_error = views.var(1), (views - truth[:, None]).square()
             values = {
-                "variance": (views.var(1) * hidden).flatten(1).sum(1),
+                "variance": (variance * hidden).flatten(1).sum(1),
                 "squared_error": ((views.mean(1) - truth).square() * hidden).flatten(1).sum(1),
                 "hidden_pixels": hidden.flatten(1).sum(1),
-                "visible_squared_error": ((views - truth[:, None]).square().mean(1) * ~hidden).flatten(1).sum(1),
+                "visible_variance": (variance * ~hidden).flatten(1).sum(1),
+                "visible_squared_error": (squared_error.mean(1) * ~hidden).flatten(1).sum(1),
                 "visible_pixels": (~hidden).flatten(1).sum(1),
+                "sample_mse": squared_error.flatten(1).mean(1),
+                "true_draw_mse": (draws - truth[:, None]).square().flatten(1).mean(1),
+                "mean_mse": metrics.debiased_ensemble_mean_mse(views, truth),
                 "tv": metrics.total_variation(views).flatten(1).mean(1),
                 "true_tv": metrics.total_variation(truth).flatten(1).mean(1),
             }
@@ -149,30 +157,37 @@ def measure_sampler(variant: str, eta: int, session: Session) -> dict[str, np.nd
         seconds = time.monotonic() - start_time
         row = {name: value.cpu().numpy() for name, value in measure_views(one, samples).items()}
         row["images"] = to_uint8(samples[:, :EXAMPLE_SAMPLES], 64)
+        row["deviation"] = quantize(samples.std(1).mean(-3), 1 / 128)
         rows.append(row | {"seconds": np.array([seconds])})
     return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
 
+def quantize(x: Float[Tensor, "*shape"], step: float) -> Float16[np.ndarray, "*shape"]:
+    """x rounded to multiples of a step, in half precision: compresses well, and is precise enough for a figure."""
+    return ((x / step).round() * step).half().cpu().numpy()
+
+
 def measure_deterministic(variant: str, session: Session) -> dict[str, np.ndarray]:
-    """The Euclidean error of each view of a deterministic model, whose target is that view."""
+    """The errors of each view of a deterministic model, whose target is that view: "energy" is the Euclidean error."""
     test_set = session_test_set(session)
     with autocast(session.device):  # one scene at a time: the rounding errors of a batch depend on its size
         cameras = test_set.cameras.flatten(1, 2)
         views = predict_deterministic(session.model(variant), test_set.context, cameras, chunk_size=1)
     truth = test_set.truth.flatten(1, 2)
-    errors = [metrics.euclidean_error(views[:, 0, i].float(), truth[:, i]) for i in range(truth.shape[1])]
+    pairs = [(views[:, 0, i].float(), truth[:, i]) for i in range(truth.shape[1])]
     shape = test_set.cameras.shape[1:3]
-    images = to_uint8(views[:, 0].unflatten(1, shape), 64)
-    return {"energy": torch.stack(errors, 1).unflatten(1, shape).cpu().numpy(), "images": images}
+    errors = {"energy": metrics.euclidean_error, "mse": metrics.squared_error}
+    scores = {key: torch.stack([error(*pair) for pair in pairs], 1) for key, error in errors.items()}
+    arrays = {key: x.unflatten(1, shape).cpu().numpy() for key, x in scores.items()}
+    return arrays | {"images": to_uint8(views[:, 0].unflatten(1, shape), 64)}
 
 
 def summarise_deterministic(variant: str, session: Session, arrays: dict[str, np.ndarray]) -> Results:
-    """The mean error of each view, and the errors of each scene, for `add_baseline`."""
+    """The mean Euclidean error of each view, and both errors of each scene, for `add_baseline`."""
     errors, names = torch.from_numpy(arrays["energy"]).double(), view_names("energy", ANGLES)
     numbers = {name: float(errors[:, d, v].mean()) for (d, v), name in names.items()}
-    return Results(
-        numbers, {f"{variant}_energy": arrays["energy"], f"{variant}_images": arrays["images"][:NUM_EXAMPLES]}
-    )
+    recorded = {f"{variant}_{key}": arrays[key] for key in ("energy", "mse")}
+    return Results(numbers, recorded | {f"{variant}_images": arrays["images"][:NUM_EXAMPLES]})
 
 
 def summarise_sampler(name: str, session: Session, arrays: dict[str, np.ndarray], seed: int = 0) -> Results:
@@ -181,15 +196,17 @@ def summarise_sampler(name: str, session: Session, arrays: dict[str, np.ndarray]
     energy_over_true, novel_energy_over_true: the energy score of samples over that of true draws
     spread_skill: spread over error on the pixels of the disocclusion mask
     sharpness_ratio: total variation of samples over that of the truth
+    hidden_over_visible_variance: the variance of samples on these pixels over that on all others
     visible_rms: the root mean squared error of a sample on all other pixels
+    psnr_sample, psnr_true_draw: of one sample and of one true draw, over all pixels
     HIDDEN_factor_tv, HIDDEN_factor_scene_rms: of each hidden factor; factor_tv is the larger one
     seconds_a_sample: of one target and its novel view
     """
     numbers = summarise_views({key: torch.from_numpy(x) for key, x in arrays.items()}, arrays["labels"].shape[2], seed)
     numbers["seconds_a_sample"] = float(arrays["seconds"].mean()) / (arrays["labels"].shape[2] * len(ANGLES))
-    recorded = {f"{name}_{key}": arrays[key] for key in ("energy", "energy_true")}
-    recorded |= {f"{name}_labels": arrays["labels"].astype(np.uint8), f"{name}_images": arrays["images"][:NUM_EXAMPLES]}
-    return Results(numbers, recorded)
+    recorded = {f"{name}_{key}": arrays[key] for key in ("energy", "energy_true", "mean_mse")}
+    recorded |= {f"{name}_{key}": arrays[key][:NUM_EXAMPLES] for key in ("images", "deviation")}
+    return Results(numbers, recorded | {f"{name}_labels": arrays["labels"].astype(np.uint8)})
 
 
 def summarise_views(arrays: Mapping[str, Tensor], k: int, seed: int = 0) -> dict[str, float]:
@@ -202,21 +219,41 @@ def summarise_views(arrays: Mapping[str, Tensor], k: int, seed: int = 0) -> dict
         variance, error = x["variance"][:, d, v] * (k + 1) / k, x["squared_error"][:, d, v]
         ratio = metrics.bootstrap(lambda a, b: (a.mean() / b.mean()).sqrt(), variance, error, generator=generator)
         numbers |= ratio.as_metrics(key)
-    for (d, v), key in view_names("visible_rms", ANGLES).items():
-        sums = (arrays[f"visible_{part}"][:, d, v].double().sum() for part in ("squared_error", "pixels"))
-        numbers[key] = float(torch.div(*sums).sqrt())
+
+    def mean_over_pixels(measure: str, pixels: str) -> Float[Tensor, "d v"]:
+        return torch.div(*(arrays[key].double().sum(0) for key in (measure, pixels)))
+
+    variances = [mean_over_pixels("variance", "hidden_pixels"), mean_over_pixels("visible_variance", "visible_pixels")]
+    measures = {
+        "hidden_over_visible_variance": torch.div(*variances),
+        "visible_rms": mean_over_pixels("visible_squared_error", "visible_pixels").sqrt(),
+        "psnr_sample": peak_signal_to_noise(arrays["sample_mse"]),
+        "psnr_true_draw": peak_signal_to_noise(arrays["true_draw_mse"]),
+    }
+    for measure, values in measures.items():
+        numbers |= {key: values[view] for view, key in view_names(measure, ANGLES).items()}
     numbers |= summarise_factors(arrays["labels"].long(), arrays["probabilities"], generator)
     numbers["readings_right"] = (arrays["true_labels"][..., 0] == arrays["factors"]).double().mean()
     return {key: float(value) for key, value in numbers.items()}
 
 
-def add_baseline(sampler: Scores, errors: Float[np.ndarray, "c d v"], seed: int = 0) -> dict[str, float]:
-    """energy_skill and energy_ratio of a sampler, E_true / E_det and its inverse, for each view, with intervals.
+def peak_signal_to_noise(mse: Float[Tensor, "c *d"]) -> Float[Tensor, "*d"]:
+    """PSNR in dB of mean squared errors of c images, whose colours are in [-1, 1]."""
+    return 10 * (4 / mse.double().mean(0)).log10()
 
-    sampler: "energy" and "energy_true" (c, D, V); errors: those of the deterministic model, for the same scenes
+
+def add_baseline(sampler: Scores, deterministic: Scores, seed: int = 0) -> dict[str, float]:
+    """A sampler beside the deterministic model, for each view; all but the last have intervals.
+
+    energy_skill, energy_ratio; true_over_deterministic, deterministic_over_true: of energy scores
+    psnr_mean_over_deterministic: PSNR of the mean of infinitely many samples, less that of the deterministic model
+    psnr_deterministic
+
+    sampler: "energy", "energy_true", "mean_mse" (c, D, V); deterministic: "energy", "mse" of the same scenes
     """
     generator, numbers = torch.Generator().manual_seed(seed), {}
-    own, true, baseline = (torch.from_numpy(x).double() for x in (sampler["energy"], sampler["energy_true"], errors))
+    arrays = sampler["energy"], sampler["energy_true"], deterministic["energy"]
+    own, true, baseline = (torch.from_numpy(x).double() for x in arrays)
     for (d, v), key in view_names("energy_skill", ANGLES).items():
         scores = own[:, d, v], baseline[:, d, v], true[:, d, v]
         numbers |= metrics.energy_skill(*scores, generator).as_metrics(key)
@@ -226,7 +263,17 @@ def add_baseline(sampler: Scores, errors: Float[np.ndarray, "c d v"], seed: int 
         "deterministic_over_true": (baseline, true),
     }.items():
         numbers |= energies_over(*pair, view_names(measure, ANGLES), generator)
-    return numbers
+    own_mse, baseline_mse = (torch.from_numpy(x).double() for x in (sampler["mean_mse"], deterministic["mse"]))
+    for (d, v), key in view_names("psnr_mean_over_deterministic", ANGLES).items():
+        gain = metrics.bootstrap(
+            lambda own, baseline: peak_signal_to_noise(own) - peak_signal_to_noise(baseline),
+            own_mse[:, d, v],
+            baseline_mse[:, d, v],
+            generator=generator,
+        )
+        numbers |= gain.as_metrics(key)
+    psnr = peak_signal_to_noise(baseline_mse)
+    return numbers | {key: float(psnr[view]) for view, key in view_names("psnr_deterministic", ANGLES).items()}
 
 
 def view_names(measure: str, angles: tuple[int, ...]) -> dict[tuple[int, int], str]:

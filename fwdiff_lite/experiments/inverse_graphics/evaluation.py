@@ -17,7 +17,6 @@ import time
 from dataclasses import replace
 from functools import partial
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -188,14 +187,9 @@ def evaluate_sampler(variant: str, eta: int, session: Session) -> Results:
             "truth": to_uint8(test_set.truth[examples]),
             "deterministic": to_uint8(baseline[examples, 0], 64),
             name: to_uint8(samples[examples, :4], 64),
-            f"{name}_deviation": _quantize(samples[examples].std(1).mean(-3), 1 / 128),
+            f"{name}_deviation": angles.quantize(samples[examples].std(1).mean(-3), 1 / 128),
         }
     return Results(numbers, arrays)
-
-
-def _quantize(x: Float[Tensor, "*shape"], step: float) -> np.ndarray:
-    """x rounded to multiples of a step, in half precision: compresses well, and is precise enough for a figure."""
-    return ((x / step).round() * step).half().cpu().numpy()
 
 
 def evaluate_orbit(session: Session) -> Results:
@@ -203,7 +197,7 @@ def evaluate_orbit(session: Session) -> Results:
     test_set = make_test_set(ORBIT_SCENES, device=session.device)
     with autocast(session.device):
         images = render_orbit(session.model("around"), test_set, steps=session.options["steps"])
-    arrays = {"orbit": to_uint8(images.rgb, 64), "orbit_depth": _quantize(surface_depth(images), 1 / 64)}
+    arrays = {"orbit": to_uint8(images.rgb, 64), "orbit_depth": angles.quantize(surface_depth(images), 1 / 64)}
     return Results({}, arrays)
 
 

@@ -87,6 +87,11 @@ def test_exact_draws_pass_and_wrong_samples_fail(test_set):
             assert wrong["shuffled"][name("energy_over_true")] > 1.5 and wrong["shuffled"][name("visible_rms")] > 0.2
             assert wrong["mean"][name("spread_skill")] < 0.1 and wrong["filtered"][name("energy_over_true")] > 1.01
             assert wrong["filtered"][name("sharpness_ratio")] < 0.9
+            assert exact[name("psnr_sample")] == pytest.approx(exact[name("psnr_true_draw")], abs=1.5)
+            assert wrong["shuffled"][name("psnr_sample")] < exact[name("psnr_true_draw")] - 3
+            assert wrong["mean"][name("psnr_sample")] > exact[name("psnr_true_draw")], "the mean has the least error"
+            variance_ratio = name("hidden_over_visible_variance")
+            assert exact[variance_ratio] > 30 and wrong["mean"][variance_ratio] == pytest.approx(1, abs=0.3)
     views, mask = test_set.posterior_draws[:, :K, 4, 0], test_set.disocclusion_mask[:, 4, 0, None]
     generator = torch.Generator().manual_seed(0)
     spread = metrics.spread_skill(views, test_set.truth[:, 4, 0], generator, mask)
@@ -96,8 +101,15 @@ def test_exact_draws_pass_and_wrong_samples_fail(test_set):
 def test_skills_and_ratios_in_closed_form():
     true = np.random.default_rng(0).uniform(1, 2, (8, 5, 2))
     for own, skill, ratio in ((true, 1, 0.5), (2 * true, 0, 1), (1.25 * true, 0.75, 0.625)):
-        numbers = angles.add_baseline({"energy": own, "energy_true": true}, 2 * true)
-        assert len(numbers) == 4 * 10 * 3
+        sampler = {"energy": own, "energy_true": true, "mean_mse": 0.04 * true}
+        numbers = angles.add_baseline(sampler, {"energy": 2 * true, "mse": 0.4 * true})
+        assert len(numbers) == 5 * 10 * 3 + 10
+        in_decibel = {key: numbers.pop(key) for key in list(numbers) if "psnr" in key}
+        for key, value in in_decibel.items():
+            if "mean" in key:
+                assert value == pytest.approx(10), "a tenth of the error"
+        expected_psnr = 10 * np.log10(4 / (0.4 * true[:, 0, 1].mean()))
+        assert in_decibel["novel_psnr_deterministic_60"] == pytest.approx(expected_psnr)
         for key, value in numbers.items():
             expected = {"skill": skill, "ratio": ratio, "deterministic": 0.5, "true": 2}[key.split("_")[-2 - (
                 key.endswith("_low") or key.endswith("_high"))]]  # fmt: skip
