@@ -45,6 +45,7 @@ from fwdiff_lite.experiments.inverse_graphics.posterior_samples import (
 from fwdiff_lite.experiments.inverse_graphics.variants import (
     BASELINE,
     FULL_MODEL,
+    LARGE_SIDE,
     PRETRAINED,
     SETTINGS,
     SIDE,
@@ -64,7 +65,6 @@ from fwdiff_lite.problems.inverse_graphics.viewspace import distil
 COUNT, K = 128, 8  # scenes of the test set; samples of each
 ORBIT_ANGLES = tuple(range(10, 360, 30))  # of the views that are distilled into one scene; none is a test view
 BATCH_SIZE = 32  # scenes a step, so that two trainings fit on a GPU at once
-LARGE_SIDE = 128  # pixels along each side of a larger image
 GUIDANCE_VARIANT = "guided"  # the variant for the sampler's options: it was trained with context dropout
 SAMPLER_OPTIONS = {
     "plain": {},

@@ -31,12 +31,13 @@ from fwdiff_lite.experiments.inverse_graphics.posterior_samples import (
     predict_deterministic,
     render_views,
 )
-from fwdiff_lite.experiments.inverse_graphics.variants import FULL_MODEL, SUPERSAMPLED_VARIANTS
+from fwdiff_lite.experiments.inverse_graphics.variants import FULL_MODEL, SIDE, SUPERSAMPLED_VARIANTS, VARIANTS
 from fwdiff_lite.experiments.split import PerContext
 
 ANGLES = (60, 90, 120, 150, 180)  # azimuth of the target cameras, in degrees; each has its novel camera
 LAST_TIME = 0.125  # later steps change visible pixels more than hidden ones, and add an error of their own
 ETAS = (1, 0)
+PIXELS_AT_ONCE = 80 * SIDE**2  # of all samples that are drawn at once; it bounds the memory
 NUM_EXAMPLES, EXAMPLE_SAMPLES = 6, 4  # scenes and samples of each whose images are recorded
 
 Scores = Mapping[str, np.ndarray]  # arrays with a row for each scene
@@ -45,12 +46,12 @@ Scores = Mapping[str, np.ndarray]  # arrays with a row for each scene
 # --- one scene --------------------------------------------------------------------------------------------------------
 
 
-def session_test_set(session: Session) -> TestSet:
-    """The scenes of the session's part, with their views at ANGLES."""
+def session_test_set(session: Session, side: int = SIDE) -> TestSet:
+    """The scenes of the session's part, with their views at ANGLES; side: of the images, in pixels."""
     options = session.options
-    test_set = partial(make_test_set, device=session.device, angles=ANGLES, rows=session.part.rows)
+    test_set = partial(make_test_set, side=side, device=session.device, angles=ANGLES, rows=session.part.rows)
     return session.cached(
-        "test set at angles",
+        ("test set at angles", side),
         lambda: test_set(options["scenes"], options["samples"], supersampling=options["supersampling"]),
         part_only=True,  # those of all parts may not fit in the memory of a device
     )
@@ -66,12 +67,14 @@ def sample_scene(
 ) -> Float[Tensor, "1 k d v 3 h w"]:
     """K samples of a single scene for each angle, rendered at the target camera and at the novel camera.
 
-    All samples are drawn at once: a GPU would wait for Python if it sampled one angle after another.
+    Samples of several angles are drawn at once: otherwise, a GPU would wait for Python.
     """
-    cameras = test_set.cameras[0].repeat_interleave(sampling.k, 0)  # (D k, V, 4, 4)
     options = {"steps": sampling.steps, "eta": sampling.eta, "generator": generator, "last_time": LAST_TIME}
-    signal = model.sample(test_set.context.repeat(len(cameras)), cameras[:, :1], **options).signal
-    return render_views(signal, cameras).unflatten(0, (-1, sampling.k)).transpose(0, 1)[None]
+    views = []
+    for cameras in test_set.cameras[0].repeat_interleave(sampling.k, 0).split(sampling.chunk_size):  # (n, V, 4, 4)
+        signal = model.sample(test_set.context.repeat(len(cameras)), cameras[:, :1], **options).signal
+        views.append(render_views(signal, cameras))
+    return torch.cat(views).unflatten(0, (-1, sampling.k)).transpose(0, 1)[None]
 
 
 def sample_scene_views(
@@ -142,11 +145,17 @@ def measure_views(test_set: TestSet, samples: Float[Tensor, "c k d v 3 h w"]) ->
 # --- evaluations ------------------------------------------------------------------------------------------------------
 
 
+def variant_side(variant: str) -> int:
+    """The pixels along each side of a variant's images."""
+    return (VARIANTS | SUPERSAMPLED_VARIANTS)[variant].options["side"]
+
+
 def measure_sampler(variant: str, eta: int, session: Session) -> dict[str, np.ndarray]:
     """The measures of a variant's samples, for each scene of the session's part; the seconds of sampling; images."""
-    test_set, options = session_test_set(session), session.options
+    side = variant_side(variant)
+    test_set, options = session_test_set(session, side), session.options
     model, rows = load_compiled_model(session, variant), []
-    sampling = Sampling(options["samples"], options["steps"], eta)
+    sampling = Sampling(options["samples"], options["steps"], eta, chunk_size=max(1, PIXELS_AT_ONCE // side**2))
     sample = sample_scene_views if variant.endswith("view_space") else sample_scene
     for i, scene in enumerate(range(options["scenes"])[session.part.rows]):
         one = test_set[i : i + 1]
@@ -169,7 +178,7 @@ def quantize(x: Float[Tensor, "*shape"], step: float) -> Float16[np.ndarray, "*s
 
 def measure_deterministic(variant: str, session: Session) -> dict[str, np.ndarray]:
     """The errors of each view of a deterministic model, whose target is that view: "energy" is the Euclidean error."""
-    test_set = session_test_set(session)
+    test_set = session_test_set(session, variant_side(variant))
     with autocast(session.device):  # one scene at a time: the rounding errors of a batch depend on its size
         cameras = test_set.cameras.flatten(1, 2)
         views = predict_deterministic(session.model(variant), test_set.context, cameras, chunk_size=1)

@@ -26,7 +26,7 @@ from fwdiff_lite.problems.inverse_graphics.volume import VolumeRenderer
 from fwdiff_lite.protocols import BatchFunction
 from fwdiff_lite.schedule import ShiftedCosineSchedule
 
-SIDE = 64  # pixels along each side of an image
+SIDE, LARGE_SIDE = 64, 128  # pixels along each side of an image
 SAMPLES_PER_RAY, NUM_FREQS = 32, 6  # of the volume renderer; of the positional encoding of coordinates
 PIXELS = 320  # rays of each target and novel image in the loss
 BATCH_SIZE = 128  # scenes a step: with 64, an H100 waits for Python a quarter of the time
@@ -202,10 +202,13 @@ SUPERSAMPLED_OPTIONS = {
     "batch_options": {"supersampling": 4},
     "fit_options": {"learning_rate": 8e-4, "muon_learning_rate": 2e-3, "warmup": 300},
 }
+MAPS_OPTIONS = SUPERSAMPLED_OPTIONS | {"denoiser_options": {"map_upsampling": 2}}
 SUPERSAMPLED_VARIANTS = {
     "supersampled": make_variant(SUPERSAMPLED_SETTINGS, **SUPERSAMPLED_OPTIONS),
-    "supersampled_maps": make_variant(
-        SUPERSAMPLED_SETTINGS, denoiser_options={"map_upsampling": 2}, **SUPERSAMPLED_OPTIONS
+    "supersampled_maps": make_variant(SUPERSAMPLED_SETTINGS, **MAPS_OPTIONS),
+    # --init-from takes the weights of supersampled_maps, which fit images of any side
+    f"supersampled_maps_{LARGE_SIDE}": replace(
+        make_variant(replace(SUPERSAMPLED_SETTINGS, side=LARGE_SIDE), **MAPS_OPTIONS), batch_size=BATCH_SIZE // 2
     ),
     "supersampled_deterministic": make_variant(
         replace(SUPERSAMPLED_SETTINGS, model_class=ForwardRegression), **SUPERSAMPLED_OPTIONS

@@ -11,10 +11,11 @@ import pytest
 import torch
 from small_variants import small_variant
 
-from fwdiff_lite import metrics
+from fwdiff_lite import ForwardDiffusion, metrics
 from fwdiff_lite.experiments import harness
 from fwdiff_lite.experiments.harness import Evaluation, Results, Session
 from fwdiff_lite.experiments.inverse_graphics import angles, ceilings, evaluation, held_out
+from fwdiff_lite.experiments.inverse_graphics.posterior_samples import Sampling
 from fwdiff_lite.experiments.split import Part, PerContext, interleave
 from fwdiff_lite.problems.inverse_graphics.pixelnerf import bilinear_sample_uv
 
@@ -159,6 +160,41 @@ def test_parts_have_the_samples_of_the_whole(monkeypatch, tmp_path):
             assert batch_sizes == {1}, "a batch of another size has other rounding errors"
 
 
+class CameraCentres(ForwardDiffusion):
+    """A model whose samples look like the centre of the camera that renders them."""
+
+    def __init__(self):
+        self.__dict__["batch_sizes"] = []
+
+    def sample(self, context, cameras, **options):
+        assert len(context) == len(cameras) and cameras.shape[1] == 1
+        self.batch_sizes.append(len(cameras))
+        return SimpleNamespace(signal=self)
+
+    def render(self, cameras):
+        return SimpleNamespace(rgb=cameras[:, :, None, :3, 3:].expand(-1, -1, 3, -1, -1))
+
+
+@pytest.mark.parametrize("chunk_size", [1, 3, 80])
+def test_each_sample_is_rendered_by_its_own_cameras(test_set, chunk_size):
+    model = CameraCentres()
+    views = angles.sample_scene(model, test_set[:1], Sampling(3, chunk_size=chunk_size), torch.Generator())
+    assert sum(model.batch_sizes) == 15 and max(model.batch_sizes) == min(chunk_size, 15)
+    centres = test_set.cameras[:1, None, :, :, None, :3, 3:].expand(-1, 3, -1, -1, 3, -1, -1)
+    torch.testing.assert_close(views, centres, rtol=0, atol=0)
+
+
+def test_larger_images_are_those_of_the_variant(test_set, monkeypatch, tmp_path):
+    assert angles.variant_side("supersampled_maps_128") == 128 and angles.variant_side("view_space") == 64
+    assert "supersampled_maps_128_angles_eta_1" in evaluation.EXPERIMENT.evaluations
+    made = []
+    monkeypatch.setattr(angles, "make_test_set", lambda *sizes, side, **options: made.append(side) or test_set)
+    session = Session(evaluation.EXPERIMENT, tmp_path, {"scenes": 2, "samples": 2, "supersampling": 1})
+    for side in (64, 128, 64):
+        angles.session_test_set(session, side)
+    assert made == [64, 128], "one test set for each size"
+
+
 def test_the_seconds_of_a_sample_are_those_of_sampling_alone(monkeypatch, tmp_path):
     clock = [0.0]
 
@@ -167,7 +203,7 @@ def test_the_seconds_of_a_sample_are_those_of_sampling_alone(monkeypatch, tmp_pa
         return result
 
     monkeypatch.setattr(angles, "time", SimpleNamespace(monotonic=lambda: clock[0]))
-    monkeypatch.setattr(angles, "session_test_set", lambda session: "two scenes")
+    monkeypatch.setattr(angles, "session_test_set", lambda session, side: "two scenes")
     monkeypatch.setattr(angles, "load_compiled_model", lambda session, variant: None)
     monkeypatch.setattr(angles, "sample_scene", lambda *_: take(3.0, torch.zeros(1, 2, 5, 2, 3, 4, 4)))
     monkeypatch.setattr(angles, "measure_views", lambda *_: take(100.0, {}))

@@ -63,6 +63,10 @@ def test_a_model_of_larger_images_starts_from_the_weights_of_one_of_smaller_imag
     coarse_noise, fine_noise = (model.schedule.sigma(t) / model.schedule.alpha(t) for model in (coarse, fine))
     torch.testing.assert_close(fine_noise / 2, coarse_noise)
     assert small_variant("unet", variants.SIDE).build_model().schedule.scale == 0.5
+    with torch.device("meta"):
+        pair = [variants.SUPERSAMPLED_VARIANTS[f"supersampled_maps{end}"].build_model() for end in ("", "_128")]
+    shapes = [{name: x.shape for name, x in model.denoiser.state_dict().items()} for model in pair]
+    assert shapes[0] == shapes[1] and [model.forward_model.height for model in pair] == [64, 128]
     large = ablations.EXPERIMENT.variants["unet_128"]
     assert large.parent == variants.PRETRAINED and large.options["side"] == 128
 
