@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from fwdiff_lite.diffusion import ForwardDiffusion
 from fwdiff_lite.experiments import __main__ as command_line
 from fwdiff_lite.experiments import harness
+from fwdiff_lite.experiments.declaration import Training, needed_assets
 from fwdiff_lite.experiments.gan_inversion import evaluation as experiment
 from fwdiff_lite.experiments.gan_inversion import samples as test_sets
 from fwdiff_lite.experiments.gan_inversion import variants as networks
@@ -244,7 +245,7 @@ def test_everything_trains_and_records_what_sets_it_apart(name, trained):
     assert record["options"] == json.loads(json.dumps(dict(declaration.options)))
     command = f"python -m fwdiff_lite.experiments gan_inversion train {name} --portraits 9 --steps 2 --batch-size 4"
     assert record["command"] == command and record["gpu_minutes"] == 0
-    assert set(record["needs"]) == set(harness.needed_assets(declaration))
+    assert set(record["needs"]) == set(needed_assets(declaration))
     assert all(map(np.isfinite, sum(record["curve"].values(), [])))
     initial = small.declaration(name).trained_part(build_initial(small, name))
     trained_weights = load_file(folder / f"{name}.safetensors")
@@ -258,7 +259,7 @@ def build_initial(small, name):
 
 def test_assets_and_variants_differ_in_their_options_their_needs_or_their_seed():
     declared = [*EXPERIMENT.assets.values(), *EXPERIMENT.variants.values()]
-    settings = {json.dumps([dict(x.options), harness.needed_assets(x), x.seed]) for x in declared}
+    settings = {json.dumps([dict(x.options), needed_assets(x), x.seed]) for x in declared}
     assert len(settings) == len(declared)
 
 
@@ -329,7 +330,7 @@ def test_a_recipe_decides_the_networks_of_a_generators_training(monkeypatch):
     asset = networks.make_generator("generator", recipe, 9)
     G = asset.build_model()
     with pytest.raises(Built):
-        asset.train(G, harness.Training(1, None, 4, 0, None, torch.device("cpu"), {}))
+        asset.train(G, Training(1, None, 4, 0, None, torch.device("cpu"), {}))
     assert sizes == {"resolution": 64, "channel_base": 2**11, "channel_max": 160, "group_size": 32}
     assert G.synthesis.b64.conv1.weight.shape[0] == 48 and len(list(G.mapping.children())) == 2
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from fwdiff_lite import ForwardDiffusion
 from fwdiff_lite.experiments import __main__ as command_line
 from fwdiff_lite.experiments import harness
-from fwdiff_lite.experiments.harness import Asset, Evaluation, Results
+from fwdiff_lite.experiments.declaration import Asset, Evaluation, Results
 from fwdiff_lite.experiments.measurements import to_flat, to_long
 from fwdiff_lite.experiments.records import COMMAND
 from fwdiff_lite.storage.checkpoints import load_pretrained, read_manifest

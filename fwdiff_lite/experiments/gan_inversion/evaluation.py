@@ -27,6 +27,7 @@ from torch import Tensor
 from fwdiff_lite import metrics
 from fwdiff_lite.colours import to_uint8
 from fwdiff_lite.command_line import positive_int
+from fwdiff_lite.experiments.declaration import Evaluation, Experiment, Results
 from fwdiff_lite.experiments.gan_inversion.samples import (
     NUM_SAMPLES,
     TestSet,
@@ -48,7 +49,7 @@ from fwdiff_lite.experiments.gan_inversion.variants import (
     make_assets,
     make_variants,
 )
-from fwdiff_lite.experiments.harness import Evaluation, Experiment, Results, Session
+from fwdiff_lite.experiments.harness import Session
 from fwdiff_lite.observations import Observations
 from fwdiff_lite.problems.gan_inversion import measures, patches, portrait_posterior, portraits, stylegan2
 from fwdiff_lite.schedule import ShiftedCosineSchedule

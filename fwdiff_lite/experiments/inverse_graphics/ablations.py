@@ -28,7 +28,8 @@ from fwdiff_lite import metrics
 from fwdiff_lite.colours import to_uint8
 from fwdiff_lite.devices import synchronize
 from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
-from fwdiff_lite.experiments.harness import Evaluation, Experiment, RecordedResults, Results, Session
+from fwdiff_lite.experiments.declaration import Evaluation, Experiment, Results
+from fwdiff_lite.experiments.harness import RecordedResults, Session
 from fwdiff_lite.experiments.inverse_graphics import evaluation, held_out
 from fwdiff_lite.experiments.inverse_graphics.evaluation import BACK_ANGLES, ORBIT_TARGETS
 from fwdiff_lite.experiments.inverse_graphics.factors import classify_factors

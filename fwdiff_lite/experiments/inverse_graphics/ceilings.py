@@ -19,7 +19,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fwdiff_lite.experiments.harness import Evaluation, Results, Session
+from fwdiff_lite.experiments.declaration import Evaluation, Results
+from fwdiff_lite.experiments.harness import Session
 from fwdiff_lite.experiments.inverse_graphics.angles import (
     ANGLES,
     energies_over,

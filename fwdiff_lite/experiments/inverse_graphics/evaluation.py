@@ -26,7 +26,8 @@ from fwdiff_lite import metrics
 from fwdiff_lite.colours import to_uint8
 from fwdiff_lite.devices import synchronize
 from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
-from fwdiff_lite.experiments.harness import Evaluation, Experiment, Results, Session
+from fwdiff_lite.experiments.declaration import Evaluation, Experiment, Results
+from fwdiff_lite.experiments.harness import Session
 from fwdiff_lite.experiments.inverse_graphics import angles, ceilings
 from fwdiff_lite.experiments.inverse_graphics.factors import classify_factors, summarise_factors
 from fwdiff_lite.experiments.inverse_graphics.held_out import (

@@ -13,7 +13,8 @@ from small_variants import small_variant
 
 from fwdiff_lite import metrics
 from fwdiff_lite.experiments import harness
-from fwdiff_lite.experiments.harness import Evaluation, Results, Session
+from fwdiff_lite.experiments.declaration import Evaluation, Results
+from fwdiff_lite.experiments.harness import Session
 from fwdiff_lite.experiments.inverse_graphics import angles, ceilings, evaluation, held_out
 from fwdiff_lite.experiments.split import Part, PerContext, interleave
 from fwdiff_lite.problems.inverse_graphics.pixelnerf import bilinear_sample_uv
