@@ -141,6 +141,7 @@ class Evaluation:
     assets: further assets whose weights it uses, beside those that the variants contain
     on_request: whether it runs only if the command names it
     read_records: the records of earlier commands, if the evaluation only reads what they measured
+    least_options: the smallest values of the experiment's options with which its measures exist
     """
 
     run: Callable[[Session], Results]
@@ -149,6 +150,13 @@ class Evaluation:
     assets: tuple[str, ...] = ()
     on_request: bool = False
     read_records: Callable[[Session], list[dict]] = lambda session: []
+    least_options: Mapping[str, int] = field(default_factory=dict)
+
+    def check_options(self, name: str, options: Mapping[str, int]) -> None:
+        """ValueError, before anything is computed, if an option is too small. name: of the evaluation"""
+        for key, least in self.least_options.items():
+            if options[key] < least:
+                raise ValueError(f"--{key.replace('_', '-')} is {options[key]}: {name} needs at least {least}")
 
 
 def needed_assets(declaration: Variant | Asset) -> tuple[str, ...]:

@@ -202,10 +202,13 @@ def evaluate(
     Several processes with the same arguments, such as one for each GPU, share the work: each takes an evaluation, or a
     part of one, that no other has begun; the last process joins the parts. A measure that is not finite, such as the
     PSNR of no error, is left out: JSON has no number for it.
-    ValueError on an unknown name, if weights are missing, or if an evaluation cannot be split.
+    ValueError on an unknown name, if weights are missing, if an option is too small for an evaluation, or if an
+    evaluation cannot be split.
     """
     session = Session(experiment, folder, dict(experiment.evaluation_options) | dict(options or {}))
     selected = {name: experiment.evaluations[name] for name in select_evaluations(experiment, names, folder)}
+    for name, evaluation in selected.items():
+        evaluation.check_options(name, session.options)
     check_split({name: evaluation.run for name, evaluation in selected.items()}, parts)
     digests = {
         name: {key: file_sha256(weights_path(key, folder)) for key in experiment.needed_weights(evaluation)}

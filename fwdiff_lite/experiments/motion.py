@@ -466,7 +466,12 @@ EXPERIMENT = Experiment(
         for forward_model in FORWARD_MODELS
     },
     evaluations={
-        f"{name}_eta_{eta}": Evaluation(partial(evaluate_sampler, name, eta), name, (f"{name}_mean",))
+        f"{name}_eta_{eta}": Evaluation(
+            partial(evaluate_sampler, name, eta),
+            name,
+            (f"{name}_mean",),
+            least_options={"scenes": 2, "samples": 2},
+        )
         for name in DIFFUSION_VARIANTS
         for eta in (0, 1)
     }

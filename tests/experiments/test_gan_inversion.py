@@ -164,7 +164,8 @@ def test_a_reference_set_agrees_with_draws_from_itself(rendered):
         distances.repeat(1, 2), people.attributes.repeat(2, 1), truth.attributes, labels, 50
     )
     assert twice["bank_tv_halves"] == 0 < numbers["bank_tv_halves"]
-    with pytest.raises(ValueError, match="a reference set of 1000 images was given: wanted more than 1000, four times"):
+    wanted = "wanted at least 1004, so that a quarter has more than the effective size of 250"
+    with pytest.raises(ValueError, match=f"a reference set of 1000 images was given: {wanted}"):
         measures.reference_agreement(distances, people.attributes, truth.attributes, labels, 250)
 
 
@@ -400,6 +401,36 @@ def test_the_commands_from_end_to_end(trained, tmp_path, monkeypatch, capsys):
     for entry in entries.values():
         assert {"command", "commit", "gpu_minutes", "hardware", "licence", "metrics", "seed"} <= set(entry)
     assert "frechet" in entries["04_gan_inversion_generator.safetensors"]["metrics"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["temperature_wplus", "reference_set", "optimised", "true_draws", "inverted_true_draws", "generator", "exact_1"],
+)
+@pytest.mark.filterwarnings("error:std|var:UserWarning")
+def test_evaluations_take_the_smallest_options(name, trained, monkeypatch):
+    """A quarter of two portraits has still two: an interval resamples them."""
+    small, folder = trained
+    monkeypatch.setattr(patches, "optimise_latents", partial(patches.optimise_latents, steps=1))
+    options = {"portraits": 2, "samples": 2, "steps": 1, "references": 8, "images": 4, "effective_size": 1}
+    evaluation = small.evaluations[name]
+    for key, least in evaluation.least_options.items():
+        assert options[key] == least
+        with pytest.raises(ValueError, match=f"--{key} is {least - 1}: {name} needs at least {least}"):
+            evaluation.check_options(name, options | {key: least - 1})
+    results = evaluation.run(harness.Session(small, folder, options))
+    assert results.numbers and not any(map(np.isnan, results.numbers.values()))
+
+
+@pytest.mark.parametrize("size, effective_size", [(7, 1), (41, 10), (50, 12), (51, 12.5)])
+def test_the_size_that_a_reference_set_needs_is_enough(size, effective_size):
+    with pytest.raises(ValueError, match="wanted at least") as error:
+        measures.check_reference_set(size, effective_size)
+    wanted = int(str(error.value).split("at least ")[1].split(",")[0])
+    assert wanted > size
+    measures.check_reference_set(wanted, effective_size)
+    with pytest.raises(ValueError):
+        measures.check_reference_set(wanted - 1, effective_size)
 
 
 @pytest.mark.parametrize(

@@ -213,6 +213,20 @@ def test_an_asset_is_trained_evaluated_exported_and_loaded(with_assets):
         assert all(w.requires_grad for w in model.denoiser.parameters())
 
 
+def test_an_option_that_is_too_small_is_refused_before_anything_is_computed(toy, monkeypatch, capsys):
+    folder = toy("train full baseline --steps 1")
+    sampler = replace(TOY.evaluations["full_eta_0"], least_options={"scenes": 2})
+    evaluations = {"exact": TOY.evaluations["exact"], "full_eta_0": sampler}
+    monkeypatch.setattr(command_line, "find_experiment", lambda name: replace(TOY, evaluations=evaluations))
+    with pytest.raises(SystemExit):
+        toy("evaluate --scenes 1")
+    assert "--scenes is 1: full_eta_0 needs at least 2" in capsys.readouterr().err
+    assert not list(folder.glob("evaluation_*"))
+    toy("evaluate exact --scenes 1")
+    toy("evaluate full_eta_0 --scenes 2")
+    assert len(list(folder.glob("evaluation_*.json"))) == 2
+
+
 def test_a_training_with_another_asset_is_not_resumed_and_an_evaluation_is_repeated(with_assets, capsys):
     folder = with_assets("train first second full --steps 2")
     with_assets("evaluate weight")

@@ -38,6 +38,7 @@ from fwdiff_lite.experiments.split import PerContext
 ANGLES = (60, 90, 120, 150, 180)  # azimuth of the target cameras, in degrees; each has its novel camera
 LAST_TIME = 0.125  # later steps change visible pixels more than hidden ones, and add an error of their own
 ETAS = (1, 0)
+LEAST_OPTIONS = {"scenes": 2, "samples": 2}  # scores compare samples, and intervals resample scenes
 NUM_EXAMPLES, EXAMPLE_SAMPLES = 6, 2  # scenes and samples of each whose images are recorded
 
 Scores = Mapping[str, np.ndarray]  # arrays with a row for each scene
@@ -253,7 +254,10 @@ def energies_over(
 SAMPLED = (FULL_MODEL, *(name for name in SUPERSAMPLED_VARIANTS if not name.endswith("deterministic")))
 EVALUATIONS = {
     name: Evaluation(
-        PerContext(partial(measure_sampler, variant, eta), partial(summarise_sampler, name)), variant, on_request=True
+        PerContext(partial(measure_sampler, variant, eta), partial(summarise_sampler, name)),
+        variant,
+        on_request=True,
+        least_options=LEAST_OPTIONS,
     )
     for variant in SAMPLED
     for eta in ETAS

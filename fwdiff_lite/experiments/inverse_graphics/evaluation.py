@@ -222,7 +222,9 @@ EXPERIMENT = Experiment(
     weights_name_template="{results_name}_{variant}",
     variants=VARIANTS | {"around": replace(VARIANTS["around"], parent=PRETRAINED)} | SUPERSAMPLED_VARIANTS,
     evaluations={
-        f"{variant}_eta_{eta}": Evaluation(partial(evaluate_sampler, variant, eta), variant, (BASELINE,))
+        f"{variant}_eta_{eta}": Evaluation(
+            partial(evaluate_sampler, variant, eta), variant, (BASELINE,), least_options=angles.LEAST_OPTIONS
+        )
         for variant, etas in ETAS.items()
         for eta in etas
     }
