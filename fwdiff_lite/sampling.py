@@ -26,7 +26,8 @@ class SamplerOptions:
     generator: of all noise; default: torch's global one
     guidance: > 1 extrapolates away from the unconditional prediction: of the signal if it is a tensor, else of the
         observation
-    temperature: the factor of all noise. Below 1 samples are more alike; above 1 they differ more
+    temperature: the factor of all noise, of the first one and of that of later steps; 0: no noise. Below 1 samples are
+        more alike; above 1 they differ more
     threshold: a quantile such as 0.995 scales each predicted observation, in units of the model's observation_scale,
         into [-1, 1] (Saharia et al. 2022)
     last_time: sampling ends at the first time t that is at most this, from 0 to 1; default: at the smallest time
@@ -56,6 +57,9 @@ class SamplerOptions:
         check_interval(0, math.inf, guidance=self.guidance, temperature=self.temperature)
         if self.threshold is not None:
             check_interval(0, 1, threshold=self.threshold)
+        for name in ("eta", "guidance", "temperature", "threshold", "last_time"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, float(getattr(self, name)))  # no tensor can be multiplied by a Fraction
         if not isinstance(self.generator, torch.Generator | None):
             raise ValueError(f"generator is {describe(self.generator)}: wanted torch.Generator().manual_seed(0)")
         if self.generator is None:
