@@ -148,6 +148,35 @@ def test_parts_have_the_samples_of_the_whole(monkeypatch, tmp_path):
             assert batch_sizes == {1}, "a batch of another size has other rounding errors"
 
 
+@pytest.mark.usefixtures("no_shape_checks")  # the model is a stand-in
+@pytest.mark.parametrize("num_angles, k", [(3, 2), (2, 3), (5, 1)])
+def test_the_samples_of_a_scene_stand_at_their_angles_and_cameras(num_angles, k, test_set):
+    """Each sample is made for its angle's target camera, and shown by that angle's cameras."""
+    test_set = replace(test_set[2:3], cameras=test_set.cameras[2:3, :num_angles])
+
+    class Scenes:
+        def __init__(self, targets):
+            self.targets = targets
+
+        def render(self, cameras):
+            """The rows' numbers, and the cameras of the target and of the view as pixels."""
+            rows = torch.arange(len(cameras)).view(-1, 1, 1).expand(-1, 1, 4)
+            pixels = torch.cat([rows.view(-1, 1, 1, 4), self.targets, cameras], 2)
+            return SimpleNamespace(rgb=pixels[:, :, None].expand(-1, -1, 3, -1, -1))
+
+    def sample(context, targets, **options):
+        assert len(context) == len(targets) == num_angles * k and options["last_time"] == angles.LAST_TIME
+        assert (context.value == test_set.context.value).all()
+        return SimpleNamespace(signal=Scenes(targets))
+
+    views = angles.sample_scene(SimpleNamespace(sample=sample), test_set, angles.Sampling(k, 2, 1.0), torch.Generator())
+    assert views.shape == (1, k, num_angles, 2, 3, 9, 4)
+    cameras = test_set.cameras[0].expand(k, -1, -1, -1, -1)
+    assert torch.equal(views[0, :, :, :, 0, 1:5], cameras[:, :, :1].expand(-1, -1, 2, -1, -1)), "the target"
+    assert torch.equal(views[0, :, :, :, 0, 5:], cameras), "the view"
+    assert views[0, :, :, 0, 0, 0, 0].unique().numel() == num_angles * k, "no sample is used twice"
+
+
 def test_the_seconds_of_a_sample_are_those_of_sampling_alone(monkeypatch, tmp_path):
     clock = [0.0]
 
