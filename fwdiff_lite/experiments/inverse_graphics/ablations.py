@@ -179,8 +179,7 @@ def sample_prior(test_set: TestSet, k: int, seed: int) -> Samples:
     """Draws k true scenes from the prior for each scene of the test set, and renders them at the test cameras."""
     side, cameras = test_set.truth.shape[-1], test_set.cameras.flatten(1, 2).repeat_interleave(k, 0)
     scenes = tabletop.sample_scenes(len(cameras), torch.Generator().manual_seed(seed)).to(cameras.device)
-    chunks = torch.arange(len(cameras), device=cameras.device).split(16)
-    views = torch.cat([tabletop.render(scenes[rows], cameras[rows], side) for rows in chunks])
+    views = held_out.render_views_of(scenes, cameras, side, test_set.supersampling)
     return views.unflatten(0, (-1, k)).unflatten(2, test_set.cameras.shape[1:3])
 
 
