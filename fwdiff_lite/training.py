@@ -316,10 +316,8 @@ class _Training:
     def _draw(self) -> tuple[dict, list[Tensor]]:
         """This process's rows of a batch and of the random numbers of its loss, on this process's device."""
         step, device = self.log.steps, self.accelerator.device
-        examples, random_numbers = self.draws.take(step)
+        examples, random_numbers, rows = self.draws.take(step)
         self.latest_batch = examples, self._batch_name(step)
-        is_own = isinstance(self.batch, RowBatchFunction)
-        rows = slice(None) if is_own else _rows(len(examples["target"]), self.accelerator)
         batch = {name: to_device(x[rows], device) for name, x in examples.items()}
         random_numbers = [to_device(x[rows], device) for x in random_numbers]
         self.scale.measure(batch["target"])
@@ -328,18 +326,22 @@ class _Training:
             self.draws.start(step + 1)
         return batch, random_numbers
 
-    def _draw_whole(self, generator: torch.Generator, step: int) -> tuple[dict, Sequence[Tensor]]:
-        """A whole batch, or of a RowBatchFunction this process's rows, with the random numbers of its loss."""
+    def _draw_whole(self, generator: torch.Generator, step: int) -> tuple[dict, Sequence[Tensor], slice]:
+        """A whole batch, with the random numbers of its loss and the rows of both that are this process's.
+
+        A RowBatchFunction draws this process's rows alone, so they are all rows of the result.
+        """
         if isinstance(self.batch, RowBatchFunction):
-            size = self.batch.batch_size
+            size, own = self.batch.batch_size, slice(None)
             rows = _rows(size, self.accelerator)
             batch = self._draw_batch(generator, step, rows)
             random_numbers = self.model.sample_time_and_noise(batch["target"], generator, rows, size)
         else:
             batch = self._draw_batch(generator, step)
             random_numbers = self.model.sample_time_and_noise(batch["target"], generator)
+            own = _rows(len(batch["target"]), self.accelerator)
         check_batch_keys(batch, type(self.model), len(random_numbers), self._batch_name(step))
-        return batch, random_numbers
+        return batch, random_numbers, own
 
     def _draw_batch(
         self, generator: torch.Generator, step: int, rows: slice | None = None
