@@ -26,7 +26,8 @@ from fwdiff_lite.storage.files import read_json, repo_root
 
 ROOT = repo_root()
 METHOD = {"protocols", "diffusion", "sampling", "model_checks", "model_file", "schedule", "observations", "backbones"}
-METHOD |= {"training", "training_state", "training_checks", "batches", "row_random", "validation", "interrupts", "muon"}
+METHOD |= {"training", "training_state", "training_checks", "batches", "processes", "row_random", "validation", "muon"}
+METHOD |= {"interrupts"}
 HELPERS = {"checks", "diagnostics", "devices", "crops", "colours", "command_line", "plotting", "metrics", "datasets"}
 HELPERS |= {"storage"}
 PACKAGE = sorted((ROOT / "fwdiff_lite").rglob("*.py"))
