@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fwdiff_lite.checks import check_count, check_interval
 from fwdiff_lite.observations import describe
-from fwdiff_lite.protocols import Condition, PreparingDenoiser, Signal
+from fwdiff_lite.protocols import Condition, PreparingDenoiser, Schedule, Signal
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,29 @@ class SamplerOptions:
         if unknown := [name for name in options if name not in names]:
             raise TypeError(f"{function}() has no option {unknown[0]!r}: it takes {', '.join(names)}")
         return cls(**options)
+
+
+def reverse_step(
+    schedule: Schedule,
+    noisy_target: Float[Tensor, "*b"],
+    observation: Float[Tensor, "*b"],
+    t: float,
+    t_next: float,
+    eta: float,
+    draw_noise: Callable[[], Tensor] | None,
+) -> Float[Tensor, "*b"]:
+    """One draw of the target at t_next < t, given it at t and its clean prediction (Eq. 6; DDIM Eq. 12 and 16).
+
+    draw_noise: the fresh noise, which eta = 0 does not need
+    """
+    alpha, sigma, alpha_next, sigma_next = (
+        float(f(torch.tensor(x, dtype=torch.float64))) for x in (t, t_next) for f in (schedule.alpha, schedule.sigma)
+    )
+    epsilon = (noisy_target - alpha * observation) / sigma
+    sigma_eta = eta * sigma_next / sigma * max(0.0, 1 - (alpha / alpha_next) ** 2) ** 0.5  # of the fresh noise
+    sigma_dir = (sigma_next**2 - sigma_eta**2) ** 0.5  # of the direction that points to the present noise
+    mean = alpha_next * observation + sigma_dir * epsilon
+    return mean + sigma_eta * draw_noise() if sigma_eta else mean
 
 
 def dynamic_threshold(observation: Float[Tensor, "b m *obs"], quantile: float) -> Float[Tensor, "b m *obs"]:
