@@ -385,6 +385,8 @@ def test_the_commands_from_end_to_end(trained, tmp_path, monkeypatch, capsys):
     )
     spreads = [numbers["temperature_wplus"][f"spread_skill_{x:g}"] for x in experiment.TEMPERATURES]
     assert len(set(spreads)) == len(spreads), "no two temperatures give the same samples"
+    rows = {row.measure: row for row in results.rows if row.sampler == "temperature_wplus"}
+    assert all(x.low <= x.value <= x.high for key, x in rows.items() if key.startswith("spread_skill"))
     assert set(numbers["classifier"]) == set(portraits.ATTRIBUTE_NAMES)
     assert all(numbers[f"exact_{scale:g}"]["spread"] > 0 for scale in experiment.SCHEDULE_SCALES)
     assert results.arrays["wplus_eta_1"].shape == (experiment.NUM_EXAMPLES, 2, 3, 64, 64)

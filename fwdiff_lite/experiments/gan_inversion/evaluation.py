@@ -50,6 +50,7 @@ from fwdiff_lite.experiments.gan_inversion.variants import (
     make_variants,
 )
 from fwdiff_lite.experiments.harness import Session
+from fwdiff_lite.experiments.measurements import add_setting
 from fwdiff_lite.observations import Observations
 from fwdiff_lite.problems.gan_inversion import measures, patches, portrait_posterior, portraits, stylegan2
 from fwdiff_lite.schedule import ShiftedCosineSchedule
@@ -296,7 +297,7 @@ def evaluate_temperatures(name: str, session: Session) -> Results:
             session.model(name), test_set, num_samples, options["steps"], 1.0, temperature=temperature
         )
         row = measure_without_baseline(session, test_set, samples)
-        numbers |= {f"{key}_{temperature:g}": value for key, value in row.items()}
+        numbers |= {add_setting(key, f"{temperature:g}"): value for key, value in row.items()}
     return Results(numbers, {})
 
 
