@@ -30,13 +30,14 @@ from fwdiff_lite.experiments.inverse_graphics.posterior_samples import (
     autocast,
     load_compiled_model,
     predict_deterministic,
-    render_views,
+    sample_and_render,
 )
 from fwdiff_lite.experiments.inverse_graphics.variants import FULL_MODEL, SUPERSAMPLED_VARIANTS
 from fwdiff_lite.experiments.split import PerContext
 
 ANGLES = (60, 90, 120, 150, 180)  # azimuth of the target cameras, in degrees; each has its novel camera
 LAST_TIME = 0.125  # later steps change visible pixels more than hidden ones, and add an error of their own
+CHUNK_SIZE = 80  # samples that are drawn and rendered at once: 16 at each of the angles
 ETAS = (1, 0)
 LEAST_OPTIONS = {"scenes": 2, "samples": 2}  # scores compare samples, and intervals resample scenes
 NUM_EXAMPLES, EXAMPLE_SAMPLES = 6, 2  # scenes and samples of each whose images are recorded
@@ -68,12 +69,12 @@ def sample_scene(
 ) -> Float[Tensor, "1 k d v 3 h w"]:
     """K samples of a single scene for each angle, rendered at the target camera and at the novel camera.
 
-    All samples are drawn at once: a GPU would wait for Python if it sampled one angle after another.
+    Several angles are sampled at once: a GPU would wait for Python if it sampled one angle after another.
     """
-    cameras = test_set.cameras[0].repeat_interleave(sampling.k, 0)  # (D k, V, 4, 4)
-    options = {"steps": sampling.steps, "eta": sampling.eta, "generator": generator, "last_time": LAST_TIME}
-    signal = model.sample(test_set.context.repeat(len(cameras)), cameras[:, :1], **options).signal
-    return render_views(signal, cameras).unflatten(0, (-1, sampling.k)).transpose(0, 1)[None]
+    (cameras,) = test_set.cameras  # (D, V, 4, 4)
+    contexts = test_set.context.repeat(len(cameras))
+    views = sample_and_render(model, contexts, cameras, sampling, generator, last_time=LAST_TIME)
+    return views.transpose(0, 1)[None]
 
 
 def sample_scene_views(
@@ -140,7 +141,7 @@ def measure_sampler(variant: str, eta: int, session: Session) -> dict[str, np.nd
     """The measures of a variant's samples, for each scene of the session's part; the seconds of sampling; images."""
     test_set, options = session_test_set(session), session.options
     model, rows = load_compiled_model(session, variant), []
-    sampling = Sampling(options["samples"], options["steps"], eta)
+    sampling = Sampling(options["samples"], options["steps"], eta, CHUNK_SIZE)
     sample = sample_scene_views if variant.endswith("view_space") else sample_scene
     for i, scene in enumerate(range(options["scenes"])[session.part.rows]):
         one = test_set[i : i + 1]

@@ -149,10 +149,10 @@ def test_parts_have_the_samples_of_the_whole(monkeypatch, tmp_path):
 
 
 @pytest.mark.usefixtures("no_shape_checks")  # the model is a stand-in
-@pytest.mark.parametrize("num_angles, k", [(3, 2), (2, 3), (5, 1)])
-def test_the_samples_of_a_scene_stand_at_their_angles_and_cameras(num_angles, k, test_set):
+@pytest.mark.parametrize("num_angles, k, chunk_size", [(3, 2, 80), (2, 3, 4), (5, 1, 2)])
+def test_the_samples_of_a_scene_stand_at_their_angles_and_cameras(num_angles, k, chunk_size, test_set):
     """Each sample is made for its angle's target camera, and shown by that angle's cameras."""
-    test_set = replace(test_set[2:3], cameras=test_set.cameras[2:3, :num_angles])
+    test_set, counts = replace(test_set[2:3], cameras=test_set.cameras[2:3, :num_angles]), []
 
     class Scenes:
         def __init__(self, targets):
@@ -160,16 +160,18 @@ def test_the_samples_of_a_scene_stand_at_their_angles_and_cameras(num_angles, k,
 
         def render(self, cameras):
             """The rows' numbers, and the cameras of the target and of the view as pixels."""
-            rows = torch.arange(len(cameras)).view(-1, 1, 1).expand(-1, 1, 4)
+            rows = (torch.arange(len(cameras)) + sum(counts) - len(cameras)).view(-1, 1, 1).expand(-1, 1, 4)
             pixels = torch.cat([rows.view(-1, 1, 1, 4), self.targets, cameras], 2)
             return SimpleNamespace(rgb=pixels[:, :, None].expand(-1, -1, 3, -1, -1))
 
     def sample(context, targets, **options):
-        assert len(context) == len(targets) == num_angles * k and options["last_time"] == angles.LAST_TIME
+        assert len(context) == len(targets) <= chunk_size and options["last_time"] == angles.LAST_TIME
+        counts.append(len(targets))
         assert (context.value == test_set.context.value).all()
         return SimpleNamespace(signal=Scenes(targets))
 
-    views = angles.sample_scene(SimpleNamespace(sample=sample), test_set, angles.Sampling(k, 2, 1.0), torch.Generator())
+    sampling = angles.Sampling(k, 2, 1.0, chunk_size)
+    views = angles.sample_scene(SimpleNamespace(sample=sample), test_set, sampling, torch.Generator())
     assert views.shape == (1, k, num_angles, 2, 3, 9, 4)
     cameras = test_set.cameras[0].expand(k, -1, -1, -1, -1)
     assert torch.equal(views[0, :, :, :, 0, 1:5], cameras[:, :, :1].expand(-1, -1, 2, -1, -1)), "the target"
