@@ -75,17 +75,16 @@ class DrawAhead:
     The thread draws from a copy of the generator. The generator itself has the state before that draw until `take`
     returns it, so a checkpoint that is written in between goes on with the same batch.
 
-    device: if it is a GPU, the thread uses it, or without an index the GPU that the caller uses: by itself, a thread
-        uses the first one
+    device: if it is a GPU, the thread uses it, or without an index the GPU that the caller uses, and the caller's
+        stream: by itself, a thread uses the first GPU and its default stream, which does not wait for other streams
     """
 
     def __init__(self, draw: Callable[[torch.Generator, int], Drawn], generator: torch.Generator, device: torch.device):
         self.draw, self.generator, self.pending = draw, generator, None
-        choose_device = None
+        choose_stream = None
         if device.type == "cuda":
-            index = torch.cuda.current_device() if device.index is None else device.index
-            choose_device = partial(torch.cuda.set_device, index)
-        self.pool = ThreadPoolExecutor(1, thread_name_prefix="draw ahead", initializer=choose_device)
+            choose_stream = partial(torch.cuda.set_stream, torch.cuda.current_stream(device))  # with its device
+        self.pool = ThreadPoolExecutor(1, thread_name_prefix="draw ahead", initializer=choose_stream)
 
     def start(self, step: int) -> None:
         """Starts the draw of this step."""

@@ -100,12 +100,20 @@ def check_count(minimum: int = 1, **counts: int) -> None:
             raise ValueError(f"got {name} = {count!r}, wanted a whole number of at least {minimum}")
 
 
+def _is_finite_number(number: object) -> bool:
+    """Whether it is a real number, but no bool, that is finite as a float."""
+    try:
+        return isinstance(number, Real) and not isinstance(number, bool) and math.isfinite(number)
+    except OverflowError:  # of an integer beyond all floats
+        return False
+
+
 def check_positive(**numbers: float) -> None:
     """ValueError, with the argument's name, if a number is not above 0 and finite."""
     if torch.compiler.is_compiling():
         return
     for name, number in numbers.items():
-        if not (isinstance(number, Real) and 0 < number < math.inf):
+        if not (_is_finite_number(number) and number > 0):
             raise ValueError(f"got {name} = {number}, wanted a finite number above 0")
 
 
@@ -114,8 +122,7 @@ def check_interval(low: float, high: float, **numbers: float) -> None:
     if torch.compiler.is_compiling():
         return
     for name, number in numbers.items():
-        is_number = isinstance(number, Real) and not isinstance(number, bool)
-        if not is_number or not math.isfinite(number) or not low <= number <= high:
+        if not (_is_finite_number(number) and low <= number <= high):
             wanted = (
                 f"finite number of at least {low:.3g}" if high == math.inf else f"number from {low:.3g} to {high:.3g}"
             )

@@ -4,10 +4,11 @@ A command asks `default_device` once, so that every process of `accelerate launc
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 
@@ -43,6 +44,14 @@ def widest_float(device: torch.device) -> torch.dtype:
 def autocast_bf16(device: torch.device, enabled: bool) -> AbstractContextManager:
     """torch.autocast to bfloat16. Where it is off, nothing is asked of the device: torch 2.4 has none for MPS."""
     return torch.autocast(device.type, torch.bfloat16) if enabled else nullcontext()
+
+
+def vector_like(values: Sequence[float], like: Tensor) -> Float[Tensor, "n"]:
+    """Python numbers as a tensor with the type and on the device of `like`.
+
+    It is made there: for a copy, the CPU would wait until a GPU has finished its earlier work.
+    """
+    return torch.stack([like.new_full((), value) for value in values])
 
 
 def synchronize(device: torch.device) -> None:

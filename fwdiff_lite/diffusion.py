@@ -54,7 +54,14 @@ from fwdiff_lite.protocols import (
     WeightedDenoiser,
 )
 from fwdiff_lite.row_random import RowRandom, draw_key
-from fwdiff_lite.sampling import SamplerOptions, dynamic_threshold, eval_mode, join_chunks, prepare_sampling
+from fwdiff_lite.sampling import (
+    SamplerOptions,
+    dynamic_threshold,
+    eval_mode,
+    join_chunks,
+    prepare_sampling,
+    reverse_step,
+)
 from fwdiff_lite.schedule import CosineSchedule
 
 T_MAX = 1 - 1e-3  # sampling starts here: at t = 1 the noisy target holds nothing of the target
@@ -356,7 +363,9 @@ class ForwardDiffusion(nn.Module):
             yield step  # outside of grad_mode: the caller has control here
             if t_next is not None:
                 with grad_mode():
-                    noisy_target = self._reverse_step(noisy_target, observation, t, t_next, sampler_options.eta, noise)
+                    noisy_target = reverse_step(
+                        self.schedule, noisy_target, observation, t, t_next, sampler_options.eta, noise
+                    )
                     noisy_target = apply_masks(noisy_target, support, target_mask)
 
     def _predict(
@@ -455,19 +464,6 @@ class ForwardDiffusion(nn.Module):
             squared_error = self._squared_error(prediction, truth) * self._support(truth.params)
             mse[name] = squared_error.flatten(1).mean(1) * mask_correction(truth.mask, truth.value)
         return mse
-
-    def _reverse_step(self, noisy_target, observation, t: float, t_next: float, eta: float, noise) -> Tensor:
-        """One draw of the target at t_next < t, given it at t and its clean prediction (Eq. 6; DDIM Eq. 12 and 16)."""
-        alpha, sigma, alpha_next, sigma_next = (
-            float(f(torch.tensor(x, dtype=torch.float64)))
-            for x in (t, t_next)
-            for f in (self.schedule.alpha, self.schedule.sigma)
-        )
-        epsilon = (noisy_target - alpha * observation) / sigma
-        sigma_eta = eta * sigma_next / sigma * max(0.0, 1 - (alpha / alpha_next) ** 2) ** 0.5  # of the fresh noise
-        sigma_dir = (sigma_next**2 - sigma_eta**2) ** 0.5  # of the direction that points to the present noise
-        mean = alpha_next * observation + sigma_dir * epsilon
-        return mean + sigma_eta * noise() if sigma_eta else mean
 
 
 class ForwardRegression(ForwardDiffusion):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fwdiff_lite.checks import check_count, check_interval
 from fwdiff_lite.observations import describe
-from fwdiff_lite.protocols import Condition, PreparingDenoiser, Signal
+from fwdiff_lite.protocols import Condition, PreparingDenoiser, Schedule, Signal
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,8 @@ class SamplerOptions:
     generator: of all noise; default: torch's global one
     guidance: > 1 extrapolates away from the unconditional prediction: of the signal if it is a tensor, else of the
         observation
-    temperature: the factor of all noise. Below 1 samples are more alike; above 1 they differ more
+    temperature: the factor of all noise, of the first one and of that of later steps; 0: no noise. Below 1 samples are
+        more alike; above 1 they differ more
     threshold: a quantile such as 0.995 scales each predicted observation, in units of the model's observation_scale,
         into [-1, 1] (Saharia et al. 2022)
     last_time: sampling ends at the first time t that is at most this, from 0 to 1; default: at the smallest time
@@ -56,6 +57,9 @@ class SamplerOptions:
         check_interval(0, math.inf, guidance=self.guidance, temperature=self.temperature)
         if self.threshold is not None:
             check_interval(0, 1, threshold=self.threshold)
+        for name in ("eta", "guidance", "temperature", "threshold", "last_time"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, float(getattr(self, name)))  # no tensor can be multiplied by a Fraction
         if not isinstance(self.generator, torch.Generator | None):
             raise ValueError(f"generator is {describe(self.generator)}: wanted torch.Generator().manual_seed(0)")
         if self.generator is None:
@@ -73,6 +77,29 @@ class SamplerOptions:
         if unknown := [name for name in options if name not in names]:
             raise TypeError(f"{function}() has no option {unknown[0]!r}: it takes {', '.join(names)}")
         return cls(**options)
+
+
+def reverse_step(
+    schedule: Schedule,
+    noisy_target: Float[Tensor, "*b"],
+    observation: Float[Tensor, "*b"],
+    t: float,
+    t_next: float,
+    eta: float,
+    draw_noise: Callable[[], Tensor] | None,
+) -> Float[Tensor, "*b"]:
+    """One draw of the target at t_next < t, given it at t and its clean prediction (Eq. 6; DDIM Eq. 12 and 16).
+
+    draw_noise: the fresh noise, which eta = 0 does not need
+    """
+    alpha, sigma, alpha_next, sigma_next = (
+        float(f(torch.tensor(x, dtype=torch.float64))) for x in (t, t_next) for f in (schedule.alpha, schedule.sigma)
+    )
+    epsilon = (noisy_target - alpha * observation) / sigma
+    sigma_eta = eta * sigma_next / sigma * max(0.0, 1 - (alpha / alpha_next) ** 2) ** 0.5  # of the fresh noise
+    sigma_dir = (sigma_next**2 - sigma_eta**2) ** 0.5  # of the direction that points to the present noise
+    mean = alpha_next * observation + sigma_dir * epsilon
+    return mean + sigma_eta * draw_noise() if sigma_eta else mean
 
 
 def dynamic_threshold(observation: Float[Tensor, "b m *obs"], quantile: float) -> Float[Tensor, "b m *obs"]:

@@ -6,14 +6,13 @@ A model is a Module with three parts. `denoiser` is the Module that is trained, 
 
 Every process draws the same whole batch and the same random numbers, and selects its own rows; a
 protocols.RowBatchFunction draws these rows only. So any number of processes trains on the same data as one.
-fwdiff_lite/batches.py says where batches come from, and fwdiff_lite/training_state.py has the state of a training and
-its checkpoint.
+fwdiff_lite/batches.py says where batches come from, fwdiff_lite/processes.py has what the processes share, and
+fwdiff_lite/training_state.py has the state of a training and its checkpoint.
 """
 
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -35,9 +34,10 @@ from fwdiff_lite.batches import (
     to_batch_function,
 )
 from fwdiff_lite.checks import check_count, check_positive
-from fwdiff_lite.devices import autocast_bf16, num_processes
+from fwdiff_lite.devices import autocast_bf16
 from fwdiff_lite.interrupts import collected_interrupts, deferred_interrupt, raise_interrupt, sigterm_as_interrupt
 from fwdiff_lite.observations import Observations, to_device
+from fwdiff_lite.processes import ProcessSync, make_accelerator, process_rows
 from fwdiff_lite.protocols import BatchFunction, RowBatchFunction
 from fwdiff_lite.storage.files import UnwritableError
 from fwdiff_lite.training_checks import (
@@ -55,7 +55,7 @@ from fwdiff_lite.validation import Validation
 if TYPE_CHECKING:
     from accelerate import Accelerator
 else:
-    Accelerator = Any  # `fit` imports it: that takes a second, which sampling does not need
+    Accelerator = Any  # see processes.py
 
 INTERRUPTED = 130  # exit status of a command whose training was interrupted; shells use it for Ctrl-C
 CHECK_EVERY = 50  # steps between two checks of the losses: each check makes a GPU wait
@@ -148,7 +148,7 @@ def fit(
     interrupts: list = []
     with sigterm_as_interrupt(interrupts), _original_devices(model):
         with collected_interrupts(interrupts):  # imports that are cut off leave torch unusable
-            accelerator = _make_accelerator(accelerator)
+            accelerator = make_accelerator(accelerator)
             state = TrainingState(model.denoiser.to(accelerator.device), optimization)
             training = _Training(model, batch, state, budget, validation, checkpointing, accelerator)
             training.prepare(compile, bf16, draw_ahead)
@@ -192,7 +192,7 @@ class _Training:
     ):
         self.model, self.batch, self.state, self.log = model, batch, state, state.log
         self.budget, self.validation, self.checkpointing = budget, validation, checkpointing
-        self.accelerator, self.sync, self.recent = accelerator, _ProcessSync(accelerator), RecentSteps()
+        self.accelerator, self.sync, self.recent = accelerator, ProcessSync(accelerator), RecentSteps()
         self.scale = TargetScale(model, accelerator.is_main_process)
         self.earlier_settings: dict[str, Any] = {}  # of the checkpoint that is resumed from
         self.seconds_at_save = 0.0
@@ -316,10 +316,8 @@ class _Training:
     def _draw(self) -> tuple[dict, list[Tensor]]:
         """This process's rows of a batch and of the random numbers of its loss, on this process's device."""
         step, device = self.log.steps, self.accelerator.device
-        examples, random_numbers = self.draws.take(step)
+        examples, random_numbers, rows = self.draws.take(step)
         self.latest_batch = examples, self._batch_name(step)
-        is_own = isinstance(self.batch, RowBatchFunction)
-        rows = slice(None) if is_own else _rows(len(examples["target"]), self.accelerator)
         batch = {name: to_device(x[rows], device) for name, x in examples.items()}
         random_numbers = [to_device(x[rows], device) for x in random_numbers]
         self.scale.measure(batch["target"])
@@ -328,18 +326,22 @@ class _Training:
             self.draws.start(step + 1)
         return batch, random_numbers
 
-    def _draw_whole(self, generator: torch.Generator, step: int) -> tuple[dict, Sequence[Tensor]]:
-        """A whole batch, or of a RowBatchFunction this process's rows, with the random numbers of its loss."""
+    def _draw_whole(self, generator: torch.Generator, step: int) -> tuple[dict, Sequence[Tensor], slice]:
+        """A whole batch, with the random numbers of its loss and the rows of both that are this process's.
+
+        A RowBatchFunction draws this process's rows alone, so they are all rows of the result.
+        """
         if isinstance(self.batch, RowBatchFunction):
-            size = self.batch.batch_size
-            rows = _rows(size, self.accelerator)
+            size, own = self.batch.batch_size, slice(None)
+            rows = process_rows(size, self.accelerator)
             batch = self._draw_batch(generator, step, rows)
             random_numbers = self.model.sample_time_and_noise(batch["target"], generator, rows, size)
         else:
             batch = self._draw_batch(generator, step)
             random_numbers = self.model.sample_time_and_noise(batch["target"], generator)
+            own = process_rows(len(batch["target"]), self.accelerator)
         check_batch_keys(batch, type(self.model), len(random_numbers), self._batch_name(step))
-        return batch, random_numbers
+        return batch, random_numbers, own
 
     def _draw_batch(
         self, generator: torch.Generator, step: int, rows: slice | None = None
@@ -402,52 +404,6 @@ class _Training:
                 print(said, flush=True)  # SIGTERM may end the process without flushing
 
 
-class _ProcessSync:
-    """What all processes must agree on: gradients, seconds of training, an interrupt, and the steps of a checkpoint.
-
-    Every process reads the main process's clock, and learns of an interrupt of any other. Otherwise they would end at
-    different steps, and compute different learning rates. This call's first step, which compiles, does not count.
-
-    earlier_seconds: of training before this call
-    """
-
-    def __init__(self, accelerator: Accelerator):
-        self.earlier_seconds, self.started, self.is_main = 0.0, None, accelerator.is_main_process
-        shared = accelerator.num_processes > 1 and torch.distributed.is_initialized()
-        self.group = torch.distributed.new_group(backend="gloo") if shared else None  # gloo: no GPU is waited for
-
-    def is_equal(self, x: Tensor) -> bool:
-        """Whether all processes have the same number."""
-        extremes = torch.stack([x, -x]).double().cpu()
-        if self.group is not None:
-            torch.distributed.all_reduce(extremes, torch.distributed.ReduceOp.MAX, group=self.group)
-        return not extremes.sum()
-
-    def average(self, gradients: list[Tensor]) -> None:
-        """Replaces gradients by their means over all processes, with one message for all of them."""
-        flat = torch.cat([x.flatten() for x in gradients])
-        torch.distributed.all_reduce(flat)
-        means = (flat / torch.distributed.get_world_size()).split([x.numel() for x in gradients])
-        torch._foreach_copy_(gradients, [mean.view_as(x) for mean, x in zip(means, gradients, strict=True)])
-
-    @torch.no_grad()
-    def copy_from_main_process(self, tensors: list[Tensor]) -> None:
-        """Replaces tensors by those of the main process."""
-        for x in tensors if self.group is not None else ():
-            torch.distributed.broadcast(x, 0)
-
-    def read(self, interrupted: bool = False) -> tuple[float, bool]:
-        """The seconds until now, and whether a process was interrupted; all processes must call it equally often."""
-        now = time.monotonic()
-        if self.started is None:
-            self.started = now
-        seconds = self.earlier_seconds + (now - self.started) if self.is_main else 0.0
-        values = torch.tensor([seconds, float(interrupted)], dtype=torch.float64)
-        if self.group is not None:
-            torch.distributed.all_reduce(values, torch.distributed.ReduceOp.MAX, group=self.group)
-        return values[0].item(), bool(values[1])
-
-
 @contextmanager
 def _original_devices(model: nn.Module) -> Iterator[None]:
     """At the end of the block every part of the model is on its device again, and the denoiser is in eval mode."""
@@ -460,33 +416,3 @@ def _original_devices(model: nn.Module) -> Iterator[None]:
             for part, device in devices.items():
                 part.to(device)
             model.denoiser.eval()
-
-
-def _make_accelerator(accelerator: Accelerator | None) -> Accelerator:
-    """The accelerator, or one on the device that accelerate finds, but never MPS.
-
-    ValueError for another object, and if a launcher started processes that would train apart from each other.
-    """
-    from accelerate import Accelerator
-
-    if accelerator is None:
-        accelerator = Accelerator(cpu=torch.backends.mps.is_available(), mixed_precision="no")
-    if not isinstance(accelerator, Accelerator):
-        raise ValueError(f"accelerator is {accelerator!r}: wanted an accelerate.Accelerator, or None")
-    if (started := num_processes()) > (connected := accelerator.num_processes):
-        raise ValueError(
-            f"a launcher started {started} processes, and accelerate connects {connected} of them: to train on CPUs, "
-            "set ACCELERATE_USE_CPU=true"
-        )
-    return accelerator
-
-
-def _rows(n: int, accelerator: Accelerator) -> slice:
-    """This process's rows of a batch of n."""
-    parts = accelerator.num_processes
-    if n % parts:
-        raise ValueError(
-            f"a batch of {n} cannot be shared evenly by {parts} processes: make it a multiple, and leave out a smaller "
-            "last batch, as DataLoader(drop_last=True) does"
-        )
-    return slice(accelerator.process_index * n // parts, (accelerator.process_index + 1) * n // parts)

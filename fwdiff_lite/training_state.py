@@ -24,7 +24,7 @@ from fwdiff_lite.storage.files import write_tensors
 if TYPE_CHECKING:
     from accelerate import Accelerator
 else:
-    Accelerator = Any  # see training.py
+    Accelerator = Any  # see processes.py
 
 
 @dataclass

@@ -1,10 +1,13 @@
 """Checks of arguments break no compiled_function graph, and read no value from a GPU."""
 
+import math
+from fractions import Fraction
+
 import pytest
 import torch
 
 from fwdiff_lite.backbones import MLP
-from fwdiff_lite.checks import check_values_on_cpu
+from fwdiff_lite.checks import check_interval, check_positive, check_values_on_cpu
 from fwdiff_lite.crops import composite_crops, crop_mask
 from fwdiff_lite.problems.inverse_graphics.cameras import look_at
 from fwdiff_lite.problems.inverse_graphics.volume import VolumeRenderer
@@ -41,3 +44,13 @@ def test_values_are_read_on_the_cpu_alone():
     with pytest.raises(ValueError, match="wrong"):
         check_values_on_cpu(lambda: torch.ones(2, dtype=torch.bool), "wrong")
     check_values_on_cpu(lambda: torch.ones(2, dtype=torch.bool, device="meta"), "a meta tensor has no values to read")
+
+
+@pytest.mark.usefixtures("no_shape_checks")
+@pytest.mark.parametrize("check", [check_positive, lambda **numbers: check_interval(0, math.inf, **numbers)])
+def test_a_finite_number_is_a_real_one_that_a_float_can_hold(check):
+    for number in (1, 0.5, Fraction(1, 2), 10**300):
+        check(x=number)
+    for number in (True, 10**400, math.inf, math.nan, -1, "1", None, 1j, torch.ones(())):
+        with pytest.raises(ValueError, match="^got x = .*, wanted a finite number"):
+            check(x=number)

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fwdiff_lite import devices
 from fwdiff_lite.experiments import __main__ as command_line
-from fwdiff_lite.experiments import gan_inversion, harness, motion
+from fwdiff_lite.experiments import declaration, gan_inversion, harness, motion
 from fwdiff_lite.experiments.gan_inversion.variants import build_generator
 from fwdiff_lite.experiments.inverse_graphics import evaluation, variants
 from fwdiff_lite.problems.gan_inversion import portraits
@@ -100,7 +100,7 @@ def test_only_the_main_process_writes_files(command, four_gpus, monkeypatch, tmp
     def trained(*args, **options):
         return TrainingLog(steps=1, seconds=1.0, curve={"loss": [1.0]})
 
-    monkeypatch.setattr(harness, "fit", trained)
+    monkeypatch.setattr(declaration, "fit", trained)
     monkeypatch.setattr(harness, "default_device", lambda: torch.device("cpu"))
     monkeypatch.setattr(harness, "load_model", lambda *arguments: build_generator(0))
     monkeypatch.setattr(portraits, "make_image_sampler", lambda *arguments: lambda n, generator: None)

@@ -8,7 +8,7 @@ from torch import nn
 
 from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
 from fwdiff_lite.observations import Observations, downsample_to
-from fwdiff_lite.sampling import dynamic_threshold
+from fwdiff_lite.sampling import dynamic_threshold, reverse_step
 
 
 def scale(signal, params):
@@ -153,7 +153,8 @@ def test_ancestral_step_is_the_posterior_of_the_forward_process():
     mean = a_s * clean + gain * (noisy - a_t * clean)
     variance = s_s**2 - gain * ratio * s_s**2
     one, zero = torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
-    step = [float(model._reverse_step(one * noisy, one * clean, t, s, 1.0, lambda z=z: z)) for z in (zero, one)]
+    noisy, clean = one * noisy, one * clean
+    step = [float(reverse_step(model.schedule, noisy, clean, t, s, 1.0, lambda z=z: z)) for z in (zero, one)]
     assert step[0] == pytest.approx(mean, abs=1e-12)
     assert (step[1] - step[0]) ** 2 == pytest.approx(variance, abs=1e-12)
 

@@ -139,11 +139,11 @@ def test_an_interrupt_ends_the_wait_for_a_slow_draw(tmp_path):
     assert len(fit(toy()[0], make_batch, steps=6, progress=False, checkpoint=path, resume="ignore").curve["loss"]) == 6
 
 
-@pytest.mark.parametrize("device, index", [(torch.device("cuda", 1), 1), (torch.device("cuda"), 3)])
-def test_the_generator_keeps_the_state_before_a_draw_until_the_draw_is_taken(device, index, monkeypatch):
-    devices = []
-    monkeypatch.setattr(torch.cuda, "set_device", devices.append)
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)  # of the caller
+@pytest.mark.parametrize("device", [torch.device("cuda", 1), torch.device("cuda")])
+def test_the_generator_keeps_the_state_before_a_draw_until_the_draw_is_taken(device, monkeypatch):
+    streams = []  # with the name of the thread that sets them
+    monkeypatch.setattr(torch.cuda, "set_stream", lambda x: streams.append((x, threading.current_thread().name)))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"the caller's stream on {device}")
     generator, wanted = (torch.Generator().manual_seed(0) for _ in range(2))
 
     def draw(generator, step):
@@ -158,4 +158,6 @@ def test_the_generator_keeps_the_state_before_a_draw_until_the_draw_is_taken(dev
     assert draws.take(1) == draw(wanted, 1)
     draws.close()
     assert not threads_that_draw()
-    assert devices == [index], "by itself, a thread uses the first GPU"
+    (stream, thread) = streams[0]
+    assert len(streams) == 1 and thread.startswith("draw ahead"), "by itself, a thread uses the default stream"
+    assert stream == f"the caller's stream on {device}"

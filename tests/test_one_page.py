@@ -19,6 +19,7 @@ from fwdiff_lite import plotting  # noqa: E402
 from fwdiff_lite.observations import Observations  # noqa: E402
 from fwdiff_lite.pipeline.hooks import one_page  # noqa: E402
 from fwdiff_lite.pipeline.notebook import badges  # noqa: E402
+from fwdiff_lite.sampling import reverse_step  # noqa: E402
 
 PAGE = Path(__file__).parents[1] / "notebooks" / "py" / "00_one_page.py"
 PARTS = re.split(r"^# %%(.*)\n", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
@@ -88,7 +89,7 @@ def test_the_page_is_the_library_s_method_in_small(page):
     first, second, *_ = page["trajectory"](context, phi, noise)
     times = page["TIMES"][:2].tolist()
     observation = page["forward"](first[0], phi + torch.pi / 2)
-    stepped = model._reverse_step(noise, observation, *times, 0.0, None)
+    stepped = reverse_step(model.schedule, noise, observation, *times, 0.0, None)
     position = page["forward"](second[1], phi + torch.pi / 2)
     torch.testing.assert_close(position, stepped, atol=1e-5, rtol=1e-4)
 

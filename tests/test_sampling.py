@@ -1,6 +1,7 @@
 """Sampling in other units, of several signals a context, in chunks, with masked targets; and the sampler's options."""
 
 import dataclasses
+from fractions import Fraction
 from typing import NamedTuple
 
 import pytest
@@ -133,6 +134,38 @@ def test_a_regression_takes_the_same_options_and_draws_nothing():
     assert step.t == 1 and step.signal.shape == (6, 4, 2) and step.noisy_target.abs().max() == 0
     torch.testing.assert_close(step.signal, plain.signal[:, None].expand(-1, 4, -1))
     assert len(list(model.trajectory(context, target.params, steps=9))) == 1
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.6, 1.0, 1.6])
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+def test_the_noise_of_every_step_has_the_temperature_as_its_standard_deviation(eta, temperature):
+    """In a noisy target alpha O + sigma noise; of two targets, one is masked. The first step has noise alone."""
+    model, context, target = problem()
+    context, params = context.repeat(500), target.params.repeat_interleave(500, 0)
+    mask = torch.tensor([True, False]).expand(len(params), -1)
+    options = {"eta": eta, "temperature": temperature, "steps": 12, "last_time": 0.3, "generator": seeded()}
+    known = context.value.new_ones(len(params), 2)
+    model.denoiser.forward = lambda condition, noisy_target, t: known
+    times = []
+    for step in model.trajectory(context, params, mask, **options):
+        alpha, sigma = (
+            f(torch.tensor(step.t, dtype=torch.float64)) for f in (model.schedule.alpha, model.schedule.sigma)
+        )
+        noise = (step.noisy_target - alpha * step.observation) / sigma
+        assert noise[:, 0].std() == pytest.approx(temperature, rel=0.06, abs=2e-3) and noise[:, 1].abs().max() == 0
+        times.append(step.t)
+    assert times[-1] <= 0.3 < times[-2]
+
+
+@pytest.mark.usefixtures("no_shape_checks")
+def test_options_may_be_any_real_numbers():
+    model, context, target = problem()
+    names = ("eta", "guidance", "temperature", "threshold", "last_time")
+    fractions, floats = (
+        model.sample(context, target.params, steps=3, generator=seeded(), **dict.fromkeys(names, x)).signal
+        for x in (Fraction(3, 4), 0.75)
+    )
+    assert torch.equal(fractions, floats)
 
 
 def test_the_mean_of_samples_is_the_posterior_mean():

@@ -25,6 +25,7 @@ from fwdiff_lite.devices import CUDAGraphCallable
 from fwdiff_lite.diffusion import ForwardDiffusion
 from fwdiff_lite.observations import Observations
 from fwdiff_lite.problems.toy import projections as p
+from fwdiff_lite.processes import process_rows
 from fwdiff_lite.storage.provenance import merge_provenance
 from fwdiff_lite.training import fit
 from fwdiff_lite.training_state import Optimization
@@ -381,14 +382,12 @@ def test_unusable_checkpoints_are_named(tmp_path):
 
 
 def test_a_batch_that_processes_cannot_share_is_refused():
-    from fwdiff_lite.training import _rows
-
     class Three:
         num_processes, process_index = 3, 1
 
-    assert _rows(9, Three()) == slice(3, 6)
+    assert process_rows(9, Three()) == slice(3, 6)
     with pytest.raises(ValueError, match="a batch of 8 cannot be shared evenly by 3 processes"):
-        _rows(8, Three())
+        process_rows(8, Three())
 
 
 def test_a_captured_function_is_called_directly_on_a_cpu_and_keeps_to_its_generator():

@@ -136,7 +136,7 @@ def test_a_forward_model_is_moved_back_to_its_device():
 
 def test_batches_of_another_size_on_each_process_are_refused(monkeypatch):
     """A stand-in: the other process has 6 signals."""
-    monkeypatch.setattr("fwdiff_lite.training._ProcessSync.is_equal", lambda sync, x: x == 6)
+    monkeypatch.setattr("fwdiff_lite.processes.ProcessSync.is_equal", lambda sync, x: x == 6)
     with pytest.raises(ValueError, match="the batch at step 0 has another size on another process: all need"):
         fit(build_model(), make_batch, steps=1, progress=False)
     six = observations(6)

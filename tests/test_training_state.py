@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from fwdiff_lite import training
+from fwdiff_lite import processes, training
 from fwdiff_lite.observations import Observations
 from fwdiff_lite.storage.files import UnwritableError
 from fwdiff_lite.training import fit
@@ -144,7 +144,7 @@ def test_each_part_of_the_update_is_seen(change):
 def test_a_budget_of_seconds_sets_the_learning_rate(monkeypatch):
     """Of two budgets, the one that is spent further; the first step's seconds do not count."""
     clock = iter(range(100))
-    monkeypatch.setattr(training.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(processes.time, "monotonic", lambda: next(clock))
     rates, steps = [], []
 
     def batch(generator):
@@ -170,7 +170,7 @@ def test_a_budget_of_seconds_sets_the_learning_rate(monkeypatch):
 def saves(monkeypatch, tmp_path, seconds_per_step=1.0, **options):
     """The steps at which a checkpoint was written."""
     clock = iter(x * seconds_per_step for x in range(1000))
-    monkeypatch.setattr(training.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(processes.time, "monotonic", lambda: next(clock))
     steps, save = [], training.TrainingState.save
 
     def note(state, path):

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from safetensors.torch import save_file
 from torch.utils.data import DataLoader
 
-from fwdiff_lite import training
+from fwdiff_lite import processes
 from fwdiff_lite.batches import collate
 from fwdiff_lite.problems.toy import projections as p
 from fwdiff_lite.protocols import RowBatchFunction
@@ -70,7 +70,7 @@ def main(out: str, options: str = "{}") -> None:
         batch.batch_size, batch.draw_rows = make_batch.batch_size, draw_rows
     accelerator = Accelerator(cpu=True)
     clock, own = time.monotonic, pace[accelerator.process_index % len(pace)]
-    training.time.monotonic = lambda: own * clock()  # each process's clock goes at a pace of its own
+    processes.time.monotonic = lambda: own * clock()  # each process's clock goes at a pace of its own
     options = {"steps": STEPS, "warmup": 5, "seed": 3, "checkpoint_every": 7, "progress": False} | options
     done = fit(model, loader or batch, accelerator=accelerator, **options)
     if accelerator.is_main_process:

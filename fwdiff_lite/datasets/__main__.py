@@ -167,7 +167,7 @@ def draw_sheet(clip: Clip, frame_matches: FrameMatches | None, path: Path) -> No
 
 def fit_text(clip: Clip, points: MatchedPoints) -> str:
     """The result of fits with several focal lengths in words, or why there is none."""
-    from fwdiff_lite.experiments.inverse_graphics import scene_fit  # takes seconds to import, and is seldom needed
+    from fwdiff_lite.problems.inverse_graphics import scene_fit  # takes seconds to import, and is seldom needed
 
     try:
         return scene_fit.focal_length_text(clip, scene_fit.compare_focal_lengths(clip, points))

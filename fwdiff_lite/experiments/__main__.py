@@ -26,6 +26,7 @@ from fwdiff_lite import experiments
 from fwdiff_lite.command_line import positive_int
 from fwdiff_lite.devices import num_processes
 from fwdiff_lite.experiments import export, harness, timing
+from fwdiff_lite.experiments.declaration import Experiment
 from fwdiff_lite.experiments.records import COMMAND
 from fwdiff_lite.training import INTERRUPTED
 
@@ -37,10 +38,10 @@ def experiment_modules() -> dict[str, str]:
     return {name.rpartition(".")[2]: name for name in names}
 
 
-def find_experiment(name: str) -> harness.Experiment:
+def find_experiment(name: str) -> Experiment:
     """The experiment of that name, which the module of that name declares. ValueError if there is none."""
 
-    def declared(key: str) -> harness.Experiment | None:
+    def declared(key: str) -> Experiment | None:
         experiment = getattr(importlib.import_module(modules[key]), "EXPERIMENT", None)
         return experiment if experiment and experiment.name == key else None
 
@@ -50,7 +51,7 @@ def find_experiment(name: str) -> harness.Experiment:
     raise ValueError(f"unknown experiment {name!r}: choose one of {', '.join(key for key in modules if declared(key))}")
 
 
-def command_parser(experiment: harness.Experiment) -> argparse.ArgumentParser:
+def command_parser(experiment: Experiment) -> argparse.ArgumentParser:
     """The parser of an experiment's commands."""
     parser = argparse.ArgumentParser(prog=f"{COMMAND} {experiment.name}")
     commands = parser.add_subparsers(dest="action", required=True)
@@ -92,7 +93,7 @@ def check_folder(path: Path) -> None:
             raise ValueError(f"--out {path}: {part} is a file; name a folder")
 
 
-def run(experiment: harness.Experiment, options: argparse.Namespace) -> None:
+def run(experiment: Experiment, options: argparse.Namespace) -> None:
     """Runs a command. SystemExit(INTERRUPTED) if a training was interrupted; ValueError on a bad name or file."""
     check_folder(options.out)
     if options.action == "train":

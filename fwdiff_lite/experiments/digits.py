@@ -20,7 +20,8 @@ from torch import Tensor
 
 from fwdiff_lite import metrics
 from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
-from fwdiff_lite.experiments.harness import Evaluation, Experiment, Results, Session, Variant
+from fwdiff_lite.experiments.declaration import Evaluation, Experiment, Results, Variant
+from fwdiff_lite.experiments.harness import Session
 from fwdiff_lite.observations import Observations
 from fwdiff_lite.problems import digits
 
@@ -131,7 +132,10 @@ EXPERIMENT = Experiment(
         },
     },
     evaluations={"deterministic": Evaluation(evaluate_baseline, "deterministic")}
-    | {name: Evaluation(partial(evaluate_variant, name), name) for name in ("full", *SWEEP_VARIANTS.values())},
+    | {
+        name: Evaluation(partial(evaluate_variant, name), name, least_options={"digits": 2, "samples": 2})
+        for name in ("full", *SWEEP_VARIANTS.values())
+    },
     make_test_set=lambda device, options: make_test_set(load_digit_splits().held_out, NUM_WINDOWS, options["digits"]),
     evaluation_options={"digits": 300, "samples": 16, "steps": 16},
     headline=("energy", "spread_skill", "psnr"),

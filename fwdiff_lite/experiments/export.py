@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from safetensors.torch import load_file
 
-from fwdiff_lite.experiments.harness import RESULT_KEYS, Experiment, needed_assets
+from fwdiff_lite.experiments.declaration import Experiment, needed_assets
+from fwdiff_lite.experiments.harness import RESULT_KEYS
 from fwdiff_lite.experiments.measurements import Measurement, to_flat
 from fwdiff_lite.experiments.weights import weights_path
 from fwdiff_lite.storage.checkpoints import CheckpointFile, arrays_file, save, weights_file

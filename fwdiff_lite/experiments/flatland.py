@@ -20,7 +20,8 @@ from torch import Tensor
 from fwdiff_lite import metrics
 from fwdiff_lite.colours import to_uint8
 from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
-from fwdiff_lite.experiments.harness import Evaluation, Experiment, Results, Session, Variant
+from fwdiff_lite.experiments.declaration import Evaluation, Experiment, Results, Variant
+from fwdiff_lite.experiments.harness import Session
 from fwdiff_lite.metrics import Interval
 from fwdiff_lite.observations import Observations
 from fwdiff_lite.problems.inverse_graphics.flatland import (
@@ -219,9 +220,19 @@ EXPERIMENT = Experiment(
     },
     evaluations={
         "deterministic": Evaluation(evaluate_baseline, "deterministic"),
-        "full": Evaluation(partial(evaluate_sampler, "full", 2), "full", ("deterministic",)),
-        "full_one_target": Evaluation(partial(evaluate_sampler, "full", 1), "full", ("deterministic",)),
-        "no_novel": Evaluation(partial(evaluate_sampler, "no_novel", 2), "no_novel", ("deterministic",)),
+    }
+    | {
+        name: Evaluation(
+            partial(evaluate_sampler, variant, num_targets),
+            variant,
+            ("deterministic",),
+            least_options={"scenes": 2, "samples": 2},
+        )
+        for name, variant, num_targets in (
+            ("full", "full", 2),
+            ("full_one_target", "full", 1),
+            ("no_novel", "no_novel", 2),
+        )
     },
     make_test_set=lambda device, options: make_test_set(options["scenes"], options["samples"]),
     predict=predict,

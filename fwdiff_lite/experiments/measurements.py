@@ -38,6 +38,12 @@ def to_long(
     return rows
 
 
+def add_setting(key: str, setting: str) -> str:
+    """The key of a number at a setting: energy_low at 1.5 is energy_1.5_low, an end of the interval of energy_1.5."""
+    base, _, end = key.rpartition("_")
+    return f"{base}_{setting}_{end}" if end in ("low", "high") else f"{key}_{setting}"
+
+
 def to_flat(rows: Iterable[Measurement]) -> dict[str, dict[str, float]]:
     """The measures in flat form, by sampler."""
     numbers: dict[str, dict[str, float]] = {}

@@ -21,7 +21,8 @@ from torch import Tensor
 from fwdiff_lite import metrics
 from fwdiff_lite.colours import to_uint8
 from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
-from fwdiff_lite.experiments.harness import Evaluation, Experiment, Results, Session, Variant
+from fwdiff_lite.experiments.declaration import Evaluation, Experiment, Results, Variant
+from fwdiff_lite.experiments.harness import Session
 from fwdiff_lite.observations import Observations
 from fwdiff_lite.problems.motion import scenes as motion_scenes
 from fwdiff_lite.problems.motion.warping import (
@@ -465,7 +466,12 @@ EXPERIMENT = Experiment(
         for forward_model in FORWARD_MODELS
     },
     evaluations={
-        f"{name}_eta_{eta}": Evaluation(partial(evaluate_sampler, name, eta), name, (f"{name}_mean",))
+        f"{name}_eta_{eta}": Evaluation(
+            partial(evaluate_sampler, name, eta),
+            name,
+            (f"{name}_mean",),
+            least_options={"scenes": 2, "samples": 2},
+        )
         for name in DIFFUSION_VARIANTS
         for eta in (0, 1)
     }

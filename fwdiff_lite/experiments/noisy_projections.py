@@ -24,7 +24,8 @@ import torch
 from torch import Tensor
 
 from fwdiff_lite.diffusion import ForwardDiffusion
-from fwdiff_lite.experiments.harness import Evaluation, Experiment, Results, Session
+from fwdiff_lite.experiments.declaration import Evaluation, Experiment, Results
+from fwdiff_lite.experiments.harness import Session
 from fwdiff_lite.experiments.projections import PRIOR, c2st_accuracy, make_variant
 from fwdiff_lite.observations import Observations
 from fwdiff_lite.problems.toy import noisy_projections as noisy

@@ -32,9 +32,10 @@ from fwdiff_lite.colours import to_uint8
 from fwdiff_lite.command_line import positive_int
 from fwdiff_lite.datasets.image_folder import ImageFolder
 from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
+from fwdiff_lite.experiments.declaration import Evaluation, Experiment, Results, Variant
 from fwdiff_lite.experiments.gan_inversion.samples import TestSet, evaluate_images, make_test_set, sample_posterior
 from fwdiff_lite.experiments.gan_inversion.variants import BATCH_SIZE, MAX_CONTEXT_PATCHES, build_model
-from fwdiff_lite.experiments.harness import Evaluation, Experiment, Results, Session, Variant
+from fwdiff_lite.experiments.harness import Session
 from fwdiff_lite.experiments.records import changed_settings
 from fwdiff_lite.observations import to_device
 from fwdiff_lite.plotting import image_grid

@@ -29,7 +29,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fwdiff_lite.experiments.harness import Evaluation, Experiment, Results, Session, Variant
+from fwdiff_lite.experiments.declaration import Evaluation, Experiment, Results, Variant
+from fwdiff_lite.experiments.harness import Session
 from fwdiff_lite.metrics import c2st
 from fwdiff_lite.observations import Observations
 from fwdiff_lite.problems.toy import baselines, projections

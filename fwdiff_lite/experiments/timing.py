@@ -23,7 +23,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from fwdiff_lite.devices import autocast_bf16, default_device, is_main_process, num_processes
-from fwdiff_lite.experiments.harness import Experiment, Training, Variant, load_model
+from fwdiff_lite.experiments.declaration import Experiment, Training, Variant
+from fwdiff_lite.experiments.harness import load_model
 from fwdiff_lite.experiments.records import command_line, gpu_minutes
 from fwdiff_lite.protocols import BatchFunction, RowBatchFunction
 from fwdiff_lite.storage.files import write_json

@@ -23,7 +23,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fwdiff_lite.checks import abbreviate
-from fwdiff_lite.storage.files import DAMAGE_ERRORS, atomic_write, file_sha256, read_text, repo_root, restore_on_error
+from fwdiff_lite.storage.files import (
+    DAMAGE_ERRORS,
+    atomic_write,
+    exclusive_lock,
+    file_sha256,
+    read_text,
+    repo_root,
+    restore_on_error,
+)
 from fwdiff_lite.storage.provenance import git_commit
 
 FILE_MB, ALL_MB = 15, 44  # the largest sizes of one file, unless its caller allows more, and of all files together
@@ -144,13 +152,23 @@ def save(files: Sequence[CheckpointFile], folder: Path | None = None) -> list[Pa
     """Writes files and their manifest entries to checkpoints/: all of them, or none if one cannot be written.
 
     All are complete before the first one gets its name.
-    ValueError if a file would have more than its `max_megabytes`, or all checkpoints together more than ALL_MB.
+    ValueError if a file would have more than its `max_megabytes`, or all checkpoints together more than ALL_MB, or if
+    another process writes to the folder: one of the two would lose the other's entries.
     """
     for file in files:
         check_file_name(file.name)
     folder = folder or repo_root() / "checkpoints"
-    manifest = read_manifest(folder)
     commit = git_commit() or "unknown"  # before the files themselves count as a change
+    with exclusive_lock(folder / "manifest.toml") as is_mine:
+        if not is_mine:
+            raise ValueError(f"another process writes to {folder}: wait for it, then save again")
+        _write_files(files, folder, commit)
+    return [folder / file.name for file in files]
+
+
+def _write_files(files: Sequence[CheckpointFile], folder: Path, commit: str) -> None:
+    """Writes files and their manifest entries to a folder that no other process writes to."""
+    manifest = read_manifest(folder)
     with restore_on_error([folder / file.name for file in files]), ExitStack() as stack:
         # the stack closes in reverse order: every file is in place before the manifest that names it
         manifest_path = stack.enter_context(atomic_write(folder / "manifest.toml"))
@@ -161,7 +179,6 @@ def save(files: Sequence[CheckpointFile], folder: Path | None = None) -> list[Pa
             manifest[file.name] = facts | {"commit": commit} | file.entry
         check_sizes(manifest, files)
         manifest_path.write_text(manifest_text(manifest), encoding="utf-8")
-    return [folder / file.name for file in files]
 
 
 def check_sizes(manifest: dict[str, dict], files: Sequence[CheckpointFile]) -> None:

@@ -262,7 +262,7 @@ SAMPLER = [
         "steps": (0, -1, 2.5, None, "8", True),
         "eta": (-0.1, 1.1, math.nan, None, "0"),
         "guidance": (-1.0, math.nan, math.inf, None),
-        "temperature": (-0.1, math.nan, math.inf, None),
+        "temperature": (-0.1, math.nan, math.inf, None, True, torch.ones(()), 10**400),
         "threshold": (-0.1, 1.5, math.nan, "0.9"),
         "num_samples": (0, -3, 1.5, "2"),
         "chunk_size": (0, -3, 1.5, "2"),

@@ -18,7 +18,7 @@ from fwdiff_lite.datasets.pose_check import match_frames, other_cameras, other_c
 from fwdiff_lite.datasets.posed_clips import intrinsics_matrix
 from fwdiff_lite.datasets.realestate10k import read_clip
 from fwdiff_lite.datasets.scene_depth import estimate_near_far, matched_points, triangulate
-from fwdiff_lite.experiments.inverse_graphics.scene_fit import compare_focal_lengths
+from fwdiff_lite.problems.inverse_graphics.scene_fit import compare_focal_lengths
 
 
 def run(capsys, *words) -> tuple[int, str, str]:
@@ -79,7 +79,7 @@ def test_times_may_differ_by_8_milliseconds(copy):
 
 def test_check_says_what_a_folder_is_and_draws_it(copy, tmp_path, capsys, monkeypatch):
     """The matches of its clip are computed once, for the poses, near and far, the contact sheet and the fit."""
-    calls, fit = [], "fwdiff_lite.experiments.inverse_graphics.scene_fit"
+    calls, fit = [], "fwdiff_lite.problems.inverse_graphics.scene_fit"
     monkeypatch.setattr(clip_folder, "match_frames", lambda clip: calls.append(clip.name) or match_frames(clip))
     monkeypatch.setattr(pose_check, "match_frames", None)
     monkeypatch.setattr(f"{fit}.compare_focal_lengths", partial(compare_focal_lengths, steps=1, side=8))

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from fwdiff_lite.diffusion import ForwardDiffusion
 from fwdiff_lite.experiments import __main__ as command_line
 from fwdiff_lite.experiments import harness
+from fwdiff_lite.experiments.declaration import Training, needed_assets
 from fwdiff_lite.experiments.gan_inversion import evaluation as experiment
 from fwdiff_lite.experiments.gan_inversion import samples as test_sets
 from fwdiff_lite.experiments.gan_inversion import variants as networks
@@ -163,7 +164,8 @@ def test_a_reference_set_agrees_with_draws_from_itself(rendered):
         distances.repeat(1, 2), people.attributes.repeat(2, 1), truth.attributes, labels, 50
     )
     assert twice["bank_tv_halves"] == 0 < numbers["bank_tv_halves"]
-    with pytest.raises(ValueError, match="a reference set of 1000 images was given: wanted more than 1000, four times"):
+    wanted = "wanted at least 1004, so that a quarter has more than the effective size of 250"
+    with pytest.raises(ValueError, match=f"a reference set of 1000 images was given: {wanted}"):
         measures.reference_agreement(distances, people.attributes, truth.attributes, labels, 250)
 
 
@@ -244,7 +246,7 @@ def test_everything_trains_and_records_what_sets_it_apart(name, trained):
     assert record["options"] == json.loads(json.dumps(dict(declaration.options)))
     command = f"python -m fwdiff_lite.experiments gan_inversion train {name} --portraits 9 --steps 2 --batch-size 4"
     assert record["command"] == command and record["gpu_minutes"] == 0
-    assert set(record["needs"]) == set(harness.needed_assets(declaration))
+    assert set(record["needs"]) == set(needed_assets(declaration))
     assert all(map(np.isfinite, sum(record["curve"].values(), [])))
     initial = small.declaration(name).trained_part(build_initial(small, name))
     trained_weights = load_file(folder / f"{name}.safetensors")
@@ -258,7 +260,7 @@ def build_initial(small, name):
 
 def test_assets_and_variants_differ_in_their_options_their_needs_or_their_seed():
     declared = [*EXPERIMENT.assets.values(), *EXPERIMENT.variants.values()]
-    settings = {json.dumps([dict(x.options), harness.needed_assets(x), x.seed]) for x in declared}
+    settings = {json.dumps([dict(x.options), needed_assets(x), x.seed]) for x in declared}
     assert len(settings) == len(declared)
 
 
@@ -329,7 +331,7 @@ def test_a_recipe_decides_the_networks_of_a_generators_training(monkeypatch):
     asset = networks.make_generator("generator", recipe, 9)
     G = asset.build_model()
     with pytest.raises(Built):
-        asset.train(G, harness.Training(1, None, 4, 0, None, torch.device("cpu"), {}))
+        asset.train(G, Training(1, None, 4, 0, None, torch.device("cpu"), {}))
     assert sizes == {"resolution": 64, "channel_base": 2**11, "channel_max": 160, "group_size": 32}
     assert G.synthesis.b64.conv1.weight.shape[0] == 48 and len(list(G.mapping.children())) == 2
 
@@ -383,6 +385,8 @@ def test_the_commands_from_end_to_end(trained, tmp_path, monkeypatch, capsys):
     )
     spreads = [numbers["temperature_wplus"][f"spread_skill_{x:g}"] for x in experiment.TEMPERATURES]
     assert len(set(spreads)) == len(spreads), "no two temperatures give the same samples"
+    rows = {row.measure: row for row in results.rows if row.sampler == "temperature_wplus"}
+    assert all(x.low <= x.value <= x.high for key, x in rows.items() if key.startswith("spread_skill"))
     assert set(numbers["classifier"]) == set(portraits.ATTRIBUTE_NAMES)
     assert all(numbers[f"exact_{scale:g}"]["spread"] > 0 for scale in experiment.SCHEDULE_SCALES)
     assert results.arrays["wplus_eta_1"].shape == (experiment.NUM_EXAMPLES, 2, 3, 64, 64)
@@ -399,6 +403,36 @@ def test_the_commands_from_end_to_end(trained, tmp_path, monkeypatch, capsys):
     for entry in entries.values():
         assert {"command", "commit", "gpu_minutes", "hardware", "licence", "metrics", "seed"} <= set(entry)
     assert "frechet" in entries["04_gan_inversion_generator.safetensors"]["metrics"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["temperature_wplus", "reference_set", "optimised", "true_draws", "inverted_true_draws", "generator", "exact_1"],
+)
+@pytest.mark.filterwarnings("error:std|var:UserWarning")
+def test_evaluations_take_the_smallest_options(name, trained, monkeypatch):
+    """A quarter of two portraits has still two: an interval resamples them."""
+    small, folder = trained
+    monkeypatch.setattr(patches, "optimise_latents", partial(patches.optimise_latents, steps=1))
+    options = {"portraits": 2, "samples": 2, "steps": 1, "references": 8, "images": 4, "effective_size": 1}
+    evaluation = small.evaluations[name]
+    for key, least in evaluation.least_options.items():
+        assert options[key] == least
+        with pytest.raises(ValueError, match=f"--{key} is {least - 1}: {name} needs at least {least}"):
+            evaluation.check_options(name, options | {key: least - 1})
+    results = evaluation.run(harness.Session(small, folder, options))
+    assert results.numbers and not any(map(np.isnan, results.numbers.values()))
+
+
+@pytest.mark.parametrize("size, effective_size", [(7, 1), (41, 10), (50, 12), (51, 12.5)])
+def test_the_size_that_a_reference_set_needs_is_enough(size, effective_size):
+    with pytest.raises(ValueError, match="wanted at least") as error:
+        measures.check_reference_set(size, effective_size)
+    wanted = int(str(error.value).split("at least ")[1].split(",")[0])
+    assert wanted > size
+    measures.check_reference_set(wanted, effective_size)
+    with pytest.raises(ValueError):
+        measures.check_reference_set(wanted - 1, effective_size)
 
 
 @pytest.mark.parametrize(

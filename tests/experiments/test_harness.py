@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from fwdiff_lite import ForwardDiffusion
 from fwdiff_lite.experiments import __main__ as command_line
 from fwdiff_lite.experiments import harness
-from fwdiff_lite.experiments.harness import Asset, Evaluation, Results
-from fwdiff_lite.experiments.measurements import to_flat, to_long
+from fwdiff_lite.experiments.declaration import Asset, Evaluation, Results
+from fwdiff_lite.experiments.measurements import add_setting, to_flat, to_long
 from fwdiff_lite.experiments.records import COMMAND
 from fwdiff_lite.storage.checkpoints import load_pretrained, read_manifest
 from fwdiff_lite.storage.files import read_json
@@ -213,6 +213,20 @@ def test_an_asset_is_trained_evaluated_exported_and_loaded(with_assets):
         assert all(w.requires_grad for w in model.denoiser.parameters())
 
 
+def test_an_option_that_is_too_small_is_refused_before_anything_is_computed(toy, monkeypatch, capsys):
+    folder = toy("train full baseline --steps 1")
+    sampler = replace(TOY.evaluations["full_eta_0"], least_options={"scenes": 2})
+    evaluations = {"exact": TOY.evaluations["exact"], "full_eta_0": sampler}
+    monkeypatch.setattr(command_line, "find_experiment", lambda name: replace(TOY, evaluations=evaluations))
+    with pytest.raises(SystemExit):
+        toy("evaluate --scenes 1")
+    assert "--scenes is 1: full_eta_0 needs at least 2" in capsys.readouterr().err
+    assert not list(folder.glob("evaluation_*"))
+    toy("evaluate exact --scenes 1")
+    toy("evaluate full_eta_0 --scenes 2")
+    assert len(list(folder.glob("evaluation_*.json"))) == 2
+
+
 def test_a_training_with_another_asset_is_not_resumed_and_an_evaluation_is_repeated(with_assets, capsys):
     folder = with_assets("train first second full --steps 2")
     with_assets("evaluate weight")
@@ -247,6 +261,17 @@ def test_an_asset_is_trained_in_one_process(with_assets, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         with_assets("train first --steps 1")
     assert "first runs in one process: start it without `accelerate launch`" in capsys.readouterr().err
+
+
+def test_an_interval_stays_with_its_measure_at_a_setting():
+    numbers = {"energy": 2.0, "energy_low": 1.0, "energy_high": 3.0, "mean_tv": 0.5}
+    at_setting = {add_setting(key, "1.5"): x for key, x in numbers.items()}
+    rows = to_long("toy", "full", "sampler", at_setting)
+    assert [(row.measure, row.value, row.low, row.high) for row in rows] == [
+        ("energy_1.5", 2.0, 1.0, 3.0),
+        ("mean_tv_1.5", 0.5, None, None),
+    ]
+    assert to_flat(rows)["sampler"] == at_setting
 
 
 def test_flat_and_long_form_hold_the_same_numbers():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fwdiff_lite.experiments import __main__ as command_line
-from fwdiff_lite.experiments.harness import Evaluation, Experiment, Results
+from fwdiff_lite.experiments.declaration import Evaluation, Experiment, Results
 from fwdiff_lite.experiments.split import Part, PerContext, interleave
 from fwdiff_lite.storage.files import exclusive_lock, read_json
 

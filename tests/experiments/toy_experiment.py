@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from fwdiff_lite import ForwardDiffusion, ForwardRegression
-from fwdiff_lite.experiments.harness import Evaluation, Experiment, Results, Variant
+from fwdiff_lite.experiments.declaration import Evaluation, Experiment, Results, Variant
 from fwdiff_lite.problems.toy import projections
 
 

@@ -116,6 +116,21 @@ def test_too_large(tmp_path):
     assert save_pretrained("huge", {"w": torch.zeros(8_000_000)}, tmp_path, max_megabytes=17).is_file()
 
 
+def test_two_saves_at_once_lose_no_entry(tmp_path):
+    """The second one begins after the first has read the manifest."""
+    first, second = (weights_file(name, {"w": torch.zeros(2)}) for name in ("first", "second"))
+
+    def write_both(path):
+        with pytest.raises(ValueError, match="another process writes to .*: wait for it, then save again"):
+            save([second], tmp_path)
+        first.write(path)
+
+    save([first._replace(write=write_both)], tmp_path)
+    save([second], tmp_path)
+    assert set(read_manifest(tmp_path)) == {"first.safetensors", "second.safetensors"}
+    assert len(list(tmp_path.iterdir())) == 3, "no lock is left"
+
+
 def test_several_files_are_written_or_none(tmp_path):
     small, huge = weights_file("toy", WEIGHTS), weights_file("huge", {"w": torch.zeros(8_000_000)})
     with pytest.raises(ValueError, match="huge.safetensors has 16.0 MB, the other checkpoints 0.0 MB"):

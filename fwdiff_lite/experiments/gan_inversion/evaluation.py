@@ -27,6 +27,7 @@ from torch import Tensor
 from fwdiff_lite import metrics
 from fwdiff_lite.colours import to_uint8
 from fwdiff_lite.command_line import positive_int
+from fwdiff_lite.experiments.declaration import Evaluation, Experiment, Results
 from fwdiff_lite.experiments.gan_inversion.samples import (
     NUM_SAMPLES,
     TestSet,
@@ -48,7 +49,8 @@ from fwdiff_lite.experiments.gan_inversion.variants import (
     make_assets,
     make_variants,
 )
-from fwdiff_lite.experiments.harness import Evaluation, Experiment, Results, Session
+from fwdiff_lite.experiments.harness import Session
+from fwdiff_lite.experiments.measurements import add_setting
 from fwdiff_lite.observations import Observations
 from fwdiff_lite.problems.gan_inversion import measures, patches, portrait_posterior, portraits, stylegan2
 from fwdiff_lite.schedule import ShiftedCosineSchedule
@@ -80,6 +82,11 @@ TEMPERATURES = (1.0, 1.15, 1.3, 1.45, 1.6)  # of the sampler, compared on valida
 VALIDATION_SEED = 2025
 
 # --- evaluations ------------------------------------------------------------------------------------------------------
+
+
+def count_of_part(total: int, divisor: int) -> int:
+    """How many images make up that part of a set, such as a quarter; at least two, since intervals resample them."""
+    return max(2, total // divisor)
 
 
 def render_people(session: Session, seed: int) -> tuple[portraits.Portraits, Float[Tensor, "n 3 64 64"]]:
@@ -147,7 +154,7 @@ def evaluate_optimisation(name: str, session: Session) -> Results:
     """The measures of latent codes that were optimised from random ones in W, for a quarter of the test set."""
     start_time, num_samples, space = time.monotonic(), session.options["samples"], OPTIMISED[name]
     forward_model = patches.CroppedGenerator(session.model("generator"))
-    subset = session.test_set.first(session.options["portraits"] // 4)
+    subset = session.test_set.first(count_of_part(session.options["portraits"], 4))
     contexts, images = subset.context.repeat(num_samples), []
     initial_latents = patches.sample_w(forward_model.G, len(contexts), torch.Generator().manual_seed(6))
     if space == "w+":  # the same start: one style for all layers
@@ -221,7 +228,7 @@ def evaluate_reference_set(session: Session) -> Results:
         with torch.no_grad():
             return torch.cat([G.synthesis(chunk) for chunk in styles.split(250)])
 
-    images, references = generate(options["portraits"] // 4, 4), generate(options["references"], 5)
+    images, references = generate(count_of_part(options["portraits"], 4), 4), generate(options["references"], 5)
     test_set = make_test_set(images.cpu())
     sample_labels = predict_labels(classifier, draw_samples(session, MAIN_SAMPLER, test_set, 4 * options["samples"]))
     distances = patches.reference_distances(references, test_set.context.to(session.device))
@@ -279,24 +286,24 @@ def evaluate_temperatures(name: str, session: Session) -> Results:
 
     A denoiser that makes too little of a noisy target follows the likelier category, and all samples come to agree.
     More noise than the denoiser assumes makes up for this. The portraits are a third as many as those of the test set,
-    from another seed, with half as many samples each.
+    from another seed, with half as many samples each; of both there are at least two.
     """
     options, numbers = session.options, {}
     num_samples = max(2, options["samples"] // 2)
-    people = held_out_portraits(options["portraits"] // 3, VALIDATION_SEED)
+    people = held_out_portraits(count_of_part(options["portraits"], 3), VALIDATION_SEED)
     test_set = make_portrait_test_set(people, VALIDATION_SEED, session.device)
     for temperature in TEMPERATURES:
         samples = sample_posterior(
             session.model(name), test_set, num_samples, options["steps"], 1.0, temperature=temperature
         )
         row = measure_without_baseline(session, test_set, samples)
-        numbers |= {f"{key}_{temperature:g}": value for key, value in row.items()}
+        numbers |= {add_setting(key, f"{temperature:g}"): value for key, value in row.items()}
     return Results(numbers, {})
 
 
 def evaluate_schedule(scale: float, steps: int, session: Session) -> Results:
     """The error that the sampler's finite steps cause alone, with ShiftedCosineSchedule(scale)."""
-    count = min(session.options["references"] // 5, 8000)
+    count = min(count_of_part(session.options["references"], 5), 8000)
     people = portraits.sample_portraits(count, torch.Generator().manual_seed(8)).to(session.device)
     return Results(measures.sampler_discretization_error(people, ShiftedCosineSchedule(scale), count, steps), {})
 
@@ -304,16 +311,16 @@ def evaluate_schedule(scale: float, steps: int, session: Session) -> Results:
 def make_evaluations() -> dict[str, Evaluation]:
     """All evaluations, by their names; the longest ones first, so that processes that share them end together."""
     classifier, main_variant = ("classifier",), SAMPLERS[MAIN_SAMPLER][0]
+    with_baseline = partial(
+        Evaluation, baselines=("deterministic",), assets=classifier, least_options={"portraits": 2, "samples": 2}
+    )
+    of_images = partial(Evaluation, assets=classifier, least_options={"images": measures.MIN_IMAGES})
     samplers = {
-        name: Evaluation(partial(evaluate_sampler, name), variant, ("deterministic",), classifier)
-        for name, (variant, _, _) in SAMPLERS.items()
+        name: with_baseline(partial(evaluate_sampler, name), variant) for name, (variant, _, _) in SAMPLERS.items()
     }
-    optimised = {
-        name: Evaluation(partial(evaluate_optimisation, name), "generator", ("deterministic",), classifier)
-        for name in OPTIMISED
-    }
+    optimised = {name: with_baseline(partial(evaluate_optimisation, name), "generator") for name in OPTIMISED}
     recipes = {
-        f"recipe_{name}": Evaluation(partial(evaluate_recipe, name), name, assets=classifier, on_request=True)
+        f"recipe_{name}": with_baseline(partial(evaluate_recipe, name), name, baselines=(), on_request=True)
         for name in (main_variant, *SWEEP)
     }
     temperatures = {
@@ -322,20 +329,17 @@ def make_evaluations() -> dict[str, Evaluation]:
         )
         for name in (main_variant, *SWEEP)
     }
-    generators = {
-        name: Evaluation(partial(evaluate_generator, name), name, assets=classifier, on_request=True)
-        for name in GENERATOR_SWEEP
-    }
+    generators = {name: of_images(partial(evaluate_generator, name), name, on_request=True) for name in GENERATOR_SWEEP}
     exact = {f"exact_{scale:g}": (scale, 32) for scale in SCHEDULE_SCALES}
     exact |= {f"exact_{scale:g}_{steps}": (scale, steps) for scale in (1 / 4, 1 / 8) for steps in (64, 128)}
     return {
         **samplers,
         **temperatures,
-        "generator": Evaluation(partial(evaluate_generator, "generator"), "generator", assets=classifier),
+        "generator": of_images(partial(evaluate_generator, "generator"), "generator"),
         "reference_set": Evaluation(evaluate_reference_set, main_variant, assets=classifier),
         **optimised,
-        "true_draws": Evaluation(evaluate_true_draws, "generator", ("deterministic",), classifier),
-        "inverted_true_draws": Evaluation(evaluate_inverted_true_draws, main_variant, ("deterministic",), classifier),
+        "true_draws": with_baseline(evaluate_true_draws, "generator"),
+        "inverted_true_draws": with_baseline(evaluate_inverted_true_draws, main_variant),
         "deterministic": Evaluation(evaluate_deterministic, "deterministic", assets=classifier),
         "classifier": Evaluation(evaluate_classifier, "classifier"),
         **{name: Evaluation(partial(evaluate_schedule, *settings)) for name, settings in exact.items()},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -134,7 +135,9 @@ def evaluate_images(
     numbers["patch_psnr"] = metrics.psnr(samples[:, 0], test_set.images, 2, context_mask)
     numbers["patch_psnr_deterministic"] = metrics.psnr(prediction[:, 0], test_set.images, 2, context_mask)
     variance_inside, variance_outside = metrics.variance_inside_outside(samples, context_mask)
-    numbers["diversity_outside_over_inside"] = (variance_outside / variance_inside) ** 0.5
+    # a few exact draws may all be equal inside of the context
+    variance_ratio = variance_outside / variance_inside if variance_inside else math.inf
+    numbers["diversity_outside_over_inside"] = variance_ratio**0.5
     truth = test_set.images * unobserved_mask  # pixels without a score are 0 in truth, samples and prediction
     sample_scores = metrics.energy_score(samples * unobserved_mask[:, None], truth)
     prediction_scores = metrics.euclidean_error(prediction[:, 0] * unobserved_mask, truth)

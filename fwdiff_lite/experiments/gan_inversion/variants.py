@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
-from fwdiff_lite.experiments.harness import Asset, Training, Variant
+from fwdiff_lite.experiments.declaration import Asset, Training, Variant
 from fwdiff_lite.problems.gan_inversion import patches, portraits, stylegan2, stylegan2_training
 from fwdiff_lite.protocols import BatchFunction
 from fwdiff_lite.storage.files import atomic_write

@@ -28,7 +28,8 @@ from fwdiff_lite import metrics
 from fwdiff_lite.colours import to_uint8
 from fwdiff_lite.devices import synchronize
 from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
-from fwdiff_lite.experiments.harness import Evaluation, Experiment, RecordedResults, Results, Session
+from fwdiff_lite.experiments.declaration import Evaluation, Experiment, Results
+from fwdiff_lite.experiments.harness import RecordedResults, Session
 from fwdiff_lite.experiments.inverse_graphics import evaluation, held_out
 from fwdiff_lite.experiments.inverse_graphics.evaluation import BACK_ANGLES, ORBIT_TARGETS
 from fwdiff_lite.experiments.inverse_graphics.factors import classify_factors
@@ -178,8 +179,7 @@ def sample_prior(test_set: TestSet, k: int, seed: int) -> Samples:
     """Draws k true scenes from the prior for each scene of the test set, and renders them at the test cameras."""
     side, cameras = test_set.truth.shape[-1], test_set.cameras.flatten(1, 2).repeat_interleave(k, 0)
     scenes = tabletop.sample_scenes(len(cameras), torch.Generator().manual_seed(seed)).to(cameras.device)
-    chunks = torch.arange(len(cameras), device=cameras.device).split(16)
-    views = torch.cat([tabletop.render(scenes[rows], cameras[rows], side) for rows in chunks])
+    views = held_out.render_views_of(scenes, cameras, side, test_set.supersampling)
     return views.unflatten(0, (-1, k)).unflatten(2, test_set.cameras.shape[1:3])
 
 

@@ -21,7 +21,8 @@ from fwdiff_lite import metrics
 from fwdiff_lite.colours import to_uint8
 from fwdiff_lite.devices import synchronize
 from fwdiff_lite.diffusion import ForwardDiffusion
-from fwdiff_lite.experiments.harness import Evaluation, Results, Session
+from fwdiff_lite.experiments.declaration import Evaluation, Results
+from fwdiff_lite.experiments.harness import Session
 from fwdiff_lite.experiments.inverse_graphics.factors import classify_factors, summarise_factors
 from fwdiff_lite.experiments.inverse_graphics.held_out import TestSet, make_test_set
 from fwdiff_lite.experiments.inverse_graphics.posterior_samples import (
@@ -29,7 +30,7 @@ from fwdiff_lite.experiments.inverse_graphics.posterior_samples import (
     autocast,
     load_compiled_model,
     predict_deterministic,
-    render_views,
+    sample_and_render,
 )
 from fwdiff_lite.experiments.inverse_graphics.variants import FULL_MODEL, SIDE, SUPERSAMPLED_VARIANTS, VARIANTS
 from fwdiff_lite.experiments.split import PerContext
@@ -37,7 +38,8 @@ from fwdiff_lite.experiments.split import PerContext
 ANGLES = (60, 90, 120, 150, 180)  # azimuth of the target cameras, in degrees; each has its novel camera
 LAST_TIME = 0.125  # later steps change visible pixels more than hidden ones, and add an error of their own
 ETAS = (1, 0)
-PIXELS_AT_ONCE = 80 * SIDE**2  # of all samples that are drawn at once; it bounds the memory
+PIXELS_AT_ONCE = 80 * SIDE**2  # of the samples that are drawn and rendered at once; it bounds the memory
+LEAST_OPTIONS = {"scenes": 2, "samples": 2}  # scores compare samples, and intervals resample scenes
 NUM_EXAMPLES, EXAMPLE_SAMPLES = 6, 4  # scenes and samples of each whose images are recorded
 
 Scores = Mapping[str, np.ndarray]  # arrays with a row for each scene
@@ -67,14 +69,12 @@ def sample_scene(
 ) -> Float[Tensor, "1 k d v 3 h w"]:
     """K samples of a single scene for each angle, rendered at the target camera and at the novel camera.
 
-    Samples of several angles are drawn at once: otherwise, a GPU would wait for Python.
+    Several angles are sampled at once: a GPU would wait for Python if it sampled one angle after another.
     """
-    options = {"steps": sampling.steps, "eta": sampling.eta, "generator": generator, "last_time": LAST_TIME}
-    views = []
-    for cameras in test_set.cameras[0].repeat_interleave(sampling.k, 0).split(sampling.chunk_size):  # (n, V, 4, 4)
-        signal = model.sample(test_set.context.repeat(len(cameras)), cameras[:, :1], **options).signal
-        views.append(render_views(signal, cameras))
-    return torch.cat(views).unflatten(0, (-1, sampling.k)).transpose(0, 1)[None]
+    (cameras,) = test_set.cameras  # (D, V, 4, 4)
+    contexts = test_set.context.repeat(len(cameras))
+    views = sample_and_render(model, contexts, cameras, sampling, generator, last_time=LAST_TIME)
+    return views.transpose(0, 1)[None]
 
 
 def sample_scene_views(
@@ -308,7 +308,10 @@ def energies_over(
 SAMPLED = (FULL_MODEL, *(name for name in SUPERSAMPLED_VARIANTS if not name.endswith("deterministic")))
 EVALUATIONS = {
     name: Evaluation(
-        PerContext(partial(measure_sampler, variant, eta), partial(summarise_sampler, name)), variant, on_request=True
+        PerContext(partial(measure_sampler, variant, eta), partial(summarise_sampler, name)),
+        variant,
+        on_request=True,
+        least_options=LEAST_OPTIONS,
     )
     for variant in SAMPLED
     for eta in ETAS

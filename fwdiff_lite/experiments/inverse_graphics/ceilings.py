@@ -19,9 +19,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fwdiff_lite.experiments.harness import Evaluation, Results, Session
+from fwdiff_lite.experiments.declaration import Evaluation, Results
+from fwdiff_lite.experiments.harness import Session
 from fwdiff_lite.experiments.inverse_graphics.angles import (
     ANGLES,
+    LEAST_OPTIONS,
     energies_over,
     energy_scores,
     session_test_set,
@@ -70,4 +72,6 @@ def summarise(session: Session, arrays: dict[str, np.ndarray], seed: int = 0) ->
     return Results(numbers, {f"ceiling_{name}": array for name, array in arrays.items()})
 
 
-EVALUATIONS = {"ceiling": Evaluation(PerContext(measure_each_scene, summarise), on_request=True)}
+EVALUATIONS = {
+    "ceiling": Evaluation(PerContext(measure_each_scene, summarise), on_request=True, least_options=LEAST_OPTIONS)
+}

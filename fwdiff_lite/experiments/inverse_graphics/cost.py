@@ -26,14 +26,8 @@ import numpy as np
 import torch
 
 from fwdiff_lite import metrics
-from fwdiff_lite.experiments.harness import (
-    Evaluation,
-    Experiment,
-    RecordedResults,
-    Results,
-    Session,
-    load_model,
-)
+from fwdiff_lite.experiments.declaration import Evaluation, Experiment, Results
+from fwdiff_lite.experiments.harness import RecordedResults, Session, load_model
 from fwdiff_lite.experiments.inverse_graphics import benchmark, held_out, posterior_samples, variants
 from fwdiff_lite.experiments.inverse_graphics.training_rate import (
     MEASURED_VARIANTS,

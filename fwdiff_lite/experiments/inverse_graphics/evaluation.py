@@ -25,7 +25,8 @@ from fwdiff_lite import metrics
 from fwdiff_lite.colours import to_uint8
 from fwdiff_lite.devices import synchronize
 from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
-from fwdiff_lite.experiments.harness import Evaluation, Experiment, Results, Session
+from fwdiff_lite.experiments.declaration import Evaluation, Experiment, Results
+from fwdiff_lite.experiments.harness import Session
 from fwdiff_lite.experiments.inverse_graphics import angles, ceilings
 from fwdiff_lite.experiments.inverse_graphics.factors import classify_factors, summarise_factors
 from fwdiff_lite.experiments.inverse_graphics.held_out import (
@@ -215,7 +216,9 @@ EXPERIMENT = Experiment(
     weights_name_template="{results_name}_{variant}",
     variants=VARIANTS | {"around": replace(VARIANTS["around"], parent=PRETRAINED)} | SUPERSAMPLED_VARIANTS,
     evaluations={
-        f"{variant}_eta_{eta}": Evaluation(partial(evaluate_sampler, variant, eta), variant, (BASELINE,))
+        f"{variant}_eta_{eta}": Evaluation(
+            partial(evaluate_sampler, variant, eta), variant, (BASELINE,), least_options=angles.LEAST_OPTIONS
+        )
         for variant, etas in ETAS.items()
         for eta in etas
     }

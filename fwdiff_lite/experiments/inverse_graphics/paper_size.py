@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 from fwdiff_lite.diffusion import ForwardDiffusion
-from fwdiff_lite.experiments.harness import Experiment, Training, Variant
+from fwdiff_lite.experiments.declaration import Experiment, Training, Variant
 from fwdiff_lite.experiments.inverse_graphics.variants import NUM_FREQS, SIDE, Settings, tabletop_batches
 from fwdiff_lite.problems.inverse_graphics import tabletop
 from fwdiff_lite.problems.inverse_graphics.pixelnerf import SceneDenoiser

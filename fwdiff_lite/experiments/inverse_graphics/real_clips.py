@@ -44,7 +44,8 @@ from fwdiff_lite.datasets.view_sampler import (
     write_evaluation_list,
 )
 from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
-from fwdiff_lite.experiments.harness import Evaluation, Experiment, Results, Session, Variant
+from fwdiff_lite.experiments.declaration import Evaluation, Experiment, Results, Variant
+from fwdiff_lite.experiments.harness import Session
 from fwdiff_lite.experiments.inverse_graphics.posterior_samples import (
     STEPS,
     Sampling,

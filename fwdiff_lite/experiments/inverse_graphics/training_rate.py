@@ -24,7 +24,7 @@ import torch
 
 from fwdiff_lite.command_line import positive_int
 from fwdiff_lite.devices import default_device, is_main_process, num_processes
-from fwdiff_lite.experiments.harness import Training, Variant
+from fwdiff_lite.experiments.declaration import Training, Variant
 from fwdiff_lite.experiments.inverse_graphics import variants
 from fwdiff_lite.experiments.inverse_graphics.benchmark import measure
 from fwdiff_lite.experiments.timing import StepTimer, train_timed

@@ -18,7 +18,7 @@ import torch
 from fwdiff_lite.datasets import view_sampler
 from fwdiff_lite.datasets.posed_clips import Clip
 from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
-from fwdiff_lite.experiments.harness import Variant
+from fwdiff_lite.experiments.declaration import Variant
 from fwdiff_lite.problems.inverse_graphics import tabletop
 from fwdiff_lite.problems.inverse_graphics.pixelnerf import COND_CHANNELS, SceneDenoiser
 from fwdiff_lite.problems.inverse_graphics.viewspace import ViewDenoiser, identity_forward

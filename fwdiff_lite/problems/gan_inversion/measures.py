@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -14,6 +15,8 @@ from fwdiff_lite.diffusion import ForwardDiffusion
 from fwdiff_lite.observations import Observations
 from fwdiff_lite.problems.gan_inversion import patches, portraits
 from fwdiff_lite.schedule import CosineSchedule
+
+MIN_IMAGES = 4  # of a set, for its precision and recall
 
 
 def compare_with_portraits(
@@ -137,8 +140,10 @@ def _log_loss(p: list[Float[Tensor, "b _"]], labels: Int[Tensor, "b a"]) -> floa
 def check_reference_set(size: int, min_effective_size: float) -> None:
     """ValueError if a quarter of so many reference images cannot have this effective size."""
     if size // 4 <= min_effective_size:
-        wanted = f"more than {4 * min_effective_size:g}, four times the effective size"
-        raise ValueError(f"a reference set of {size} images was given: wanted {wanted}")
+        wanted = f"at least {4 * (math.floor(min_effective_size) + 1)}, so that a quarter has more than"
+        raise ValueError(
+            f"a reference set of {size} images was given: wanted {wanted} the effective size of {min_effective_size:g}"
+        )
 
 
 def reference_agreement(

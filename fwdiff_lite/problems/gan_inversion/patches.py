@@ -240,13 +240,14 @@ class PatchDenoiser(nn.Module):
         masks = support(context)
         # where context patches overlap, the first one counts
         context_image, context_mask = composite_crops(context.value, masks * (masks.cumsum(1) == 1))
-        render, blank = self.forward_model.render, torch.zeros_like(context_image[:, None])
+        render, target_masks = self.forward_model.render, support_of_targets(target_params, target_mask, self.side)
         mean = self.w_mean.expand(len(context_image), *self.signal_shape)
         mean_image = render(mean[:1]).detach().expand(len(context_image), -1, -1, -1)
-        initial = Condition(context_image, context_mask, blank[:, :, :1], mean, mean_image)
+        initial = Condition(context_image, context_mask, target_masks, mean, mean_image)
+        no_target = torch.zeros_like(context_image), torch.zeros_like(context_mask)
         t = context_image.new_full((len(context_image),), 2.0)  # marks this first pass: t = 1 is pure noise
-        signal = self._predict(initial, mean, mean_image, blank, t)
-        image, target_masks = render(signal), support_of_targets(target_params, target_mask, self.side)
+        signal = self._predict(initial, mean, mean_image, no_target, t)
+        image = render(signal)
         prediction = Observations(image[:, None] * target_masks, target_params)
         return Condition(context_image, context_mask, target_masks, signal.detach(), image.detach(), prediction)
 
@@ -264,10 +265,11 @@ class PatchDenoiser(nn.Module):
     ) -> Float[Tensor, "b *l d"]:
         """Eq. 4: the signal."""
         signal, image = condition.deterministic_signal, condition.deterministic_image
-        signal = self._predict(condition, signal, image, noisy_target, t)
+        target = composite_crops(noisy_target, condition.target_masks)
+        signal = self._predict(condition, signal, image, target, t)
         for _ in range(self.num_refinements):
             image = self.forward_model.render(signal.detach())
-            signal = self._predict(condition, signal, image, noisy_target, t)
+            signal = self._predict(condition, signal, image, target, t)
         return signal
 
     def _predict(
@@ -275,12 +277,15 @@ class PatchDenoiser(nn.Module):
         condition: Condition,
         signal: Float[Tensor, "b *l d"],
         image: Float[Tensor, "b 3 h h"],
-        noisy_target: Float[Tensor, "b m 3 h h"],
+        target: tuple[Float[Tensor, "b 3 h h"], Float[Tensor, "b 1 h h"]],
         t: Float[Tensor, "b"],
     ) -> Float[Tensor, "b *l d"]:
-        """One pass of the network: the corrected signal. image: the generator's image of the signal."""
+        """One pass of the network: the corrected signal.
+
+        image: the generator's image of the signal; target: the noisy targets on one canvas, and its mask
+        """
         residual = (condition.context_image - image) * condition.context_mask
-        target_image, target_mask = composite_crops(noisy_target, condition.target_masks)
+        target_image, target_mask = target
         inputs = [condition.context_image, condition.context_mask, image, residual, target_image, target_mask]
         if self.num_refinements:
             alpha = self.schedule.alpha(t).view(-1, 1, 1, 1)  # in the first pass t is no time, and there is no target

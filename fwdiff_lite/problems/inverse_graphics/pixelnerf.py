@@ -25,6 +25,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from fwdiff_lite.backbones import DiT, UNet
+from fwdiff_lite.devices import vector_like
 from fwdiff_lite.observations import Observations
 from fwdiff_lite.problems.inverse_graphics.cameras import (
     check_cameras,
@@ -467,7 +468,8 @@ class SceneDenoiser(nn.Module):
         """
         if self.renderer.near:
             return 1 - self.renderer.near / distance.clamp(min=self.renderer.near)
-        box_centre = cameras.new_tensor([self.renderer.box_min, self.renderer.box_max]).mean(0)
+        corners = [vector_like(corner, cameras) for corner in (self.renderer.box_min, self.renderer.box_max)]
+        box_centre = torch.stack(corners).mean(0)
         centre_distance = (invert_projection(cameras)[1] - box_centre).norm(dim=-1, keepdim=True)
         return (distance - centre_distance) / (0.5 * math.dist(self.renderer.box_min, self.renderer.box_max))
 

@@ -19,6 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fwdiff_lite.checks import check_count, check_positive
+from fwdiff_lite.devices import vector_like
 from fwdiff_lite.diffusion import ForwardDiffusion
 from fwdiff_lite.observations import Observations, gather_pixels
 from fwdiff_lite.problems.inverse_graphics.pixelnerf import DENSITY_SCALE, Condition, SceneDenoiser
@@ -78,7 +79,7 @@ class VoxelGrid:
 
         The values are interpolated trilinearly, before softplus and tanh.
         """
-        box_min, box_max = (points.new_tensor(corner) for corner in (self.renderer.box_min, self.renderer.box_max))
+        box_min, box_max = (vector_like(corner, points) for corner in (self.renderer.box_min, self.renderer.box_max))
         grid_points = (2 * (points - box_min) / (box_max - box_min) - 1)[:, :, None, None]  # (B, P, 1, 1, 3)
         values = nn.functional.grid_sample(self.values, grid_points, padding_mode="border", align_corners=True)
         values = values[..., 0, 0].transpose(1, 2)  # (B, 4, P, 1, 1) -> (B, P, 4)

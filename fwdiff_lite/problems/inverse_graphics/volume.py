@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from fwdiff_lite.checks import check_count, check_values_on_cpu, format_shape
-from fwdiff_lite.devices import widest_float
+from fwdiff_lite.devices import vector_like, widest_float
 from fwdiff_lite.problems.inverse_graphics.cameras import check_cameras, pixel_centres, rays
 
 # The R2 sequence (Roberts 2018) fills the unit square evenly with multiples of 1 / g and 1 / g^2. Its base g is the
@@ -269,7 +269,7 @@ class VolumeRenderer:
         )
         uv, rays_per_pixel = uv[ray_indices], supersampling**2  # (B, M, n, 2)
         if supersampling > 1:
-            offsets = (pixel_centres(supersampling, supersampling, uv) - 0.5) / uv.new_tensor([w, h])
+            offsets = (pixel_centres(supersampling, supersampling, uv) - 0.5) / vector_like((w, h), uv)
             uv = (uv[..., None, :] + offsets).flatten(2, 3)
             ray_indices = ray_indices[..., None] * rays_per_pixel + torch.arange(rays_per_pixel, device=uv.device)
             ray_indices = ray_indices.flatten(2)
@@ -308,7 +308,7 @@ class VolumeRenderer:
     ) -> RenderedRays:
         """Renders these rays at once."""
         like = directions
-        box_min, box_max = (torch.tensor(x, dtype=like.dtype, device=like.device) for x in (self.box_min, self.box_max))
+        box_min, box_max = (vector_like(corner, like) for corner in (self.box_min, self.box_max))
         near, far = intersect_aabb(origins, directions, box_min, box_max)
         training = getattr(signal, "training", False)
         offsets = stratified_offsets(self.samples_per_ray, ray_indices if training else None, like)

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from functools import partial
 
-from fwdiff_lite.experiments.harness import Experiment, Variant
+from fwdiff_lite.experiments.declaration import Experiment, Variant
 from fwdiff_lite.experiments.inverse_graphics import variants
 
 NETWORK = {"width": 16, "samples_per_ray": 8}

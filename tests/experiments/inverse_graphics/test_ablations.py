@@ -11,6 +11,7 @@ from small_variants import small_experiment, small_variant
 from fwdiff_lite.colours import to_uint8
 from fwdiff_lite.experiments import export, harness
 from fwdiff_lite.experiments.__main__ import main
+from fwdiff_lite.experiments.harness import Session
 from fwdiff_lite.experiments.inverse_graphics import ablations, evaluation, held_out
 from fwdiff_lite.experiments.inverse_graphics.posterior_samples import Sampling, sample_posterior
 from fwdiff_lite.experiments.measurements import to_flat
@@ -256,7 +257,7 @@ def test_ablations_are_evaluated_and_exported(experiment, tmp_path, monkeypatch)
     views, guided = (results.arrays[f"{name}_images"] for name in ("unet", "guidance_2"))
     assert views.shape == (2, 1, 2, 3, 16, 16) and guided.shape == (1, 4, 2, 3, 16, 16)
     assert views.dtype == np.uint8 and len(np.unique(views)) <= 64
-    ablation, session = ablations.SAMPLED_VARIANTS["guidance_2"], harness.Session(experiment, tmp_path, OPTIONS)
+    ablation, session = ablations.SAMPLED_VARIANTS["guidance_2"], Session(experiment, tmp_path, OPTIONS)
     sampling = Sampling(ablation.num_samples, 1, ablation.eta, chunk_size=16)
     samples = ablation.sampler(session.model("guided"), session.test_set, sampling)
     assert np.array_equal(guided, to_uint8(samples[:1, :4, -1, [0, 2]], 64)), "the render, and the sampled image"
@@ -267,7 +268,7 @@ def test_a_larger_image_has_a_test_set_of_its_own(experiment, tmp_path, monkeypa
     monkeypatch.setattr(
         ablations, "load_compiled_model", lambda session, name: {"deterministic_32": small_baseline}[name]
     )
-    session = harness.Session(experiment, tmp_path, OPTIONS)
+    session = Session(experiment, tmp_path, OPTIONS)
     inputs = ablations.make_inputs(replace(ablations.SAMPLED_VARIANTS["unet"], side=32), 4, session)
     assert inputs.test_set.truth.shape[-1] == inputs.baseline.shape[-1] == 32
     assert (
@@ -281,7 +282,7 @@ def test_orbit_views_are_rendered(tmp_path, monkeypatch):
     monkeypatch.setattr(ablations, "distil", partial(ablations.distil, config=config))
     make_test_set = partial(held_out.make_test_set, side=16)
     monkeypatch.setattr(held_out, "make_test_set", make_test_set)
-    session = harness.Session(ablations.EXPERIMENT, tmp_path, OPTIONS)
+    session = Session(ablations.EXPERIMENT, tmp_path, OPTIONS)
     monkeypatch.setattr(session, "model", perturbed_model)
     numbers, arrays = ablations.render_orbit_views(session)
     assert numbers["seconds"] > 0 and set(arrays) == {"orbit_painted", "orbit_distilled", "orbit_unet"}

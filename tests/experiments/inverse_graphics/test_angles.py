@@ -11,11 +11,11 @@ import pytest
 import torch
 from small_variants import small_variant
 
-from fwdiff_lite import ForwardDiffusion, metrics
+from fwdiff_lite import metrics
 from fwdiff_lite.experiments import harness
-from fwdiff_lite.experiments.harness import Evaluation, Results, Session
+from fwdiff_lite.experiments.declaration import Evaluation, Results
+from fwdiff_lite.experiments.harness import Session
 from fwdiff_lite.experiments.inverse_graphics import angles, ceilings, evaluation, held_out
-from fwdiff_lite.experiments.inverse_graphics.posterior_samples import Sampling
 from fwdiff_lite.experiments.split import Part, PerContext, interleave
 from fwdiff_lite.problems.inverse_graphics.pixelnerf import bilinear_sample_uv
 
@@ -160,28 +160,35 @@ def test_parts_have_the_samples_of_the_whole(monkeypatch, tmp_path):
             assert batch_sizes == {1}, "a batch of another size has other rounding errors"
 
 
-class CameraCentres(ForwardDiffusion):
-    """A model whose samples look like the centre of the camera that renders them."""
+@pytest.mark.usefixtures("no_shape_checks")  # the model is a stand-in
+@pytest.mark.parametrize("num_angles, k, chunk_size", [(3, 2, 80), (2, 3, 4), (5, 1, 2)])
+def test_the_samples_of_a_scene_stand_at_their_angles_and_cameras(num_angles, k, chunk_size, test_set):
+    """Each sample is made for its angle's target camera, and shown by that angle's cameras."""
+    test_set, counts = replace(test_set[2:3], cameras=test_set.cameras[2:3, :num_angles]), []
 
-    def __init__(self):
-        self.__dict__["batch_sizes"] = []
+    class Scenes:
+        def __init__(self, targets):
+            self.targets = targets
 
-    def sample(self, context, cameras, **options):
-        assert len(context) == len(cameras) and cameras.shape[1] == 1
-        self.batch_sizes.append(len(cameras))
-        return SimpleNamespace(signal=self)
+        def render(self, cameras):
+            """The rows' numbers, and the cameras of the target and of the view as pixels."""
+            rows = (torch.arange(len(cameras)) + sum(counts) - len(cameras)).view(-1, 1, 1).expand(-1, 1, 4)
+            pixels = torch.cat([rows.view(-1, 1, 1, 4), self.targets, cameras], 2)
+            return SimpleNamespace(rgb=pixels[:, :, None].expand(-1, -1, 3, -1, -1))
 
-    def render(self, cameras):
-        return SimpleNamespace(rgb=cameras[:, :, None, :3, 3:].expand(-1, -1, 3, -1, -1))
+    def sample(context, targets, **options):
+        assert len(context) == len(targets) <= chunk_size and options["last_time"] == angles.LAST_TIME
+        counts.append(len(targets))
+        assert (context.value == test_set.context.value).all()
+        return SimpleNamespace(signal=Scenes(targets))
 
-
-@pytest.mark.parametrize("chunk_size", [1, 3, 80])
-def test_each_sample_is_rendered_by_its_own_cameras(test_set, chunk_size):
-    model = CameraCentres()
-    views = angles.sample_scene(model, test_set[:1], Sampling(3, chunk_size=chunk_size), torch.Generator())
-    assert sum(model.batch_sizes) == 15 and max(model.batch_sizes) == min(chunk_size, 15)
-    centres = test_set.cameras[:1, None, :, :, None, :3, 3:].expand(-1, 3, -1, -1, 3, -1, -1)
-    torch.testing.assert_close(views, centres, rtol=0, atol=0)
+    sampling = angles.Sampling(k, 2, 1.0, chunk_size)
+    views = angles.sample_scene(SimpleNamespace(sample=sample), test_set, sampling, torch.Generator())
+    assert views.shape == (1, k, num_angles, 2, 3, 9, 4)
+    cameras = test_set.cameras[0].expand(k, -1, -1, -1, -1)
+    assert torch.equal(views[0, :, :, :, 0, 1:5], cameras[:, :, :1].expand(-1, -1, 2, -1, -1)), "the target"
+    assert torch.equal(views[0, :, :, :, 0, 5:], cameras), "the view"
+    assert views[0, :, :, 0, 0, 0, 0].unique().numel() == num_angles * k, "no sample is used twice"
 
 
 def test_larger_images_are_those_of_the_variant(test_set, monkeypatch, tmp_path):

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from fwdiff_lite.experiments import harness
+from fwdiff_lite.experiments.harness import Session
 from fwdiff_lite.experiments.inverse_graphics import benchmark, cost
 from fwdiff_lite.experiments.inverse_graphics.variants import Settings, build_model
 from fwdiff_lite.storage.files import read_json
@@ -59,7 +59,7 @@ def test_all_costs_are_measured(monkeypatch, tmp_path):
         Settings(side=16), samples_per_ray=4, width=16, widths=(8, 16)
     ))  # fmt: skip
     monkeypatch.setenv("FWDIFF_COMMIT", "abc")
-    session = harness.Session(cost.EXPERIMENT, tmp_path, {})
+    session = Session(cost.EXPERIMENT, tmp_path, {})
     monkeypatch.setattr(benchmark, "training_step", failing_training_step)
     with pytest.raises(RuntimeError):
         cost.evaluate_settings(session)

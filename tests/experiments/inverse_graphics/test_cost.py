@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 
 from fwdiff_lite.experiments import __main__ as command_line
 from fwdiff_lite.experiments import harness, timing
-from fwdiff_lite.experiments.harness import Evaluation, Results
+from fwdiff_lite.experiments.declaration import Evaluation, Results
+from fwdiff_lite.experiments.harness import Session
 from fwdiff_lite.experiments.inverse_graphics import cost, held_out, training_rate
 from fwdiff_lite.experiments.inverse_graphics.variants import VARIANTS
 from fwdiff_lite.row_random import RowBatches
@@ -30,7 +31,7 @@ OPTIONS = {"scenes": 2, "samples": 2, "side": 16, "batch_size": 2, "training_ste
 def session(monkeypatch, tmp_path):
     """A session of toy size in the folder tmp_path."""
     monkeypatch.setenv("FWDIFF_COMMIT", "abc")
-    return harness.Session(cost.EXPERIMENT, tmp_path, OPTIONS)
+    return Session(cost.EXPERIMENT, tmp_path, OPTIONS)
 
 
 class ForkedProcess:

@@ -10,7 +10,7 @@ from torch import nn
 from fwdiff_lite.backbones import DiT
 from fwdiff_lite.experiments import __main__ as command_line
 from fwdiff_lite.experiments import timing
-from fwdiff_lite.experiments.harness import Training, Variant
+from fwdiff_lite.experiments.declaration import Training, Variant
 from fwdiff_lite.experiments.inverse_graphics import paper_size, variants
 from fwdiff_lite.storage.files import read_json
 from fwdiff_lite.training import TrainingLog

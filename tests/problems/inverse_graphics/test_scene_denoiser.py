@@ -37,6 +37,28 @@ def test_a_masked_image_changes_no_loss_and_no_sample_for_any_value(value):
     assert (samples[0] - samples[2]).abs().max() > 1e-2, "the control: a second image that is not masked"
 
 
+def test_training_sampling_and_rendering_make_no_tensor_of_python_numbers_on_a_device(monkeypatch):
+    """Such a tensor is copied from the CPU, which waits until a GPU has finished its earlier work."""
+
+    def refuse(*arguments, **options):
+        raise AssertionError("a copy from the CPU")
+
+    make = torch.tensor
+    denoiser = small_denoiser()
+    renderer = replace(denoiser.renderer, supersampling=2, supersample_observations=True)
+    denoiser.renderer, context, target = renderer, noise_images(2, 1), noise_images(2, 1, seed=5)
+    model = ForwardDiffusion(denoiser, renderer)
+    time_and_noise = model.sample_time_and_noise(target, generator())
+    monkeypatch.setattr(torch.Tensor, "new_tensor", refuse)
+    monkeypatch.setattr(
+        torch, "tensor", lambda x, device="cpu", **options: make(x, **options) if device == "cpu" else refuse()
+    )
+    assert model.loss(context, target, *time_and_noise)["loss"] > 0
+    with torch.no_grad():
+        signal = model.sample(context, target.params, steps=2, generator=generator()).signal
+        assert signal.render(target.params).rgb.isfinite().all()
+
+
 def test_the_rendered_conditioning_is_normalised():
     """Figure 2: the render's colours, depth relative to the box's centre in units of its size, opacity, features."""
     denoiser, context = small_denoiser().eval(), noise_images(2, 2)

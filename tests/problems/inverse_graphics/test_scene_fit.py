@@ -8,14 +8,14 @@ import torch
 from fwdiff_lite.datasets.clip_folder import read_folder
 from fwdiff_lite.datasets.pose_check import match_frames
 from fwdiff_lite.datasets.scene_depth import MatchedPoints, matched_points
-from fwdiff_lite.experiments.inverse_graphics.scene_fit import (
+from fwdiff_lite.metrics import psnr
+from fwdiff_lite.problems.inverse_graphics.scene_fit import (
     GridField,
     SceneFit,
     fit_scene,
     focal_length_text,
     load_scene,
 )
-from fwdiff_lite.metrics import psnr
 from fwdiff_lite.problems.inverse_graphics.synthetic_realestate10k import write_clips
 
 
