@@ -32,8 +32,11 @@ STALL_TIMEOUT = 60  # seconds without any work, after which a kernel's reply cou
 # answer would include its own memory at the start of papermill: Linux keeps that figure through exec.
 # Its standard input is a pipe that nobody writes to. The pipe ends when this process ends, however it ends; then the
 # script kills its kernel, which has a session of its own, and itself.
+# It has no rfc3987_syntax: jsonschema works without it, and a notebook's schema has no IRI for it to check. Its import
+# compiles a grammar, which takes longer than all other imports of papermill.
 PAPERMILL = """
 import atexit, os, pathlib, resource, sys, threading
+sys.modules["rfc3987_syntax"] = None
 import psutil
 from nbclient.client import NotebookClient
 from papermill.cli import papermill

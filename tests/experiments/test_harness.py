@@ -346,6 +346,8 @@ TOY_SIZES = {  # options of build_model
         "renderer_options": {"height": 64, "width": 64, "samples_per_ray": 4},
     },
 }
+# Of variants whose encoder is a UNet, with as many resolutions as it has. One variant is trained with its own widths.
+TOY_UNET, OWN_WIDTHS = {"widths": (8, 8, 8, 16)}, ("inverse_graphics", "unet")
 EXPERIMENTS = {name: command_line.find_experiment(name) for name in TOY_SIZES}
 
 
@@ -367,7 +369,9 @@ def test_every_experiment_is_tested_here():
 def test_every_variant_trains_and_records_what_sets_it_apart(experiment, name, tmp_path):
     declared = EXPERIMENTS[experiment]
     variant = declared.variants[name]
-    small = replace(variant, build=partial(variant.build, **TOY_SIZES[experiment]), parent=None)
+    has_toy_unet = variant.options.get("encoder") == "unet" and (experiment, name) != OWN_WIDTHS
+    sizes = TOY_SIZES[experiment] | (TOY_UNET if has_toy_unet else {})
+    small = replace(variant, build=partial(variant.build, **sizes), parent=None)
     harness.train(replace(declared, variants={name: small}, evaluations={}), name, tmp_path, steps=2, batch_size=2)
     record = read_json(tmp_path / f"{name}.json")
     assert record["seed"] == variant.seed and record["steps"] == 2 and record["batch"] == 2

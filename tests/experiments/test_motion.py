@@ -31,7 +31,7 @@ def make_samples(test_set, amplitudes):
     """Samples with the given amplitudes (C, K, S), their true displacements and their true frames."""
     scenes = test_set.scenes[torch.arange(NUM_SCENES).repeat_interleave(amplitudes.shape[1])]
     flat, tau = amplitudes.flatten(0, 1), torch.tensor(experiment.TEST_TIMES)
-    chunks = [slice(i, i + 64) for i in range(0, len(flat), 64)]
+    chunks = [slice(i, i + 32) for i in range(0, len(flat), 32)]
     frames = torch.cat([
         motion_scenes.render(scenes[chunk], flat[chunk], tau.expand(len(flat[chunk]), -1), test_set.textures)
         for chunk in chunks
@@ -54,9 +54,14 @@ def static_samples(test_set):
 
 
 @pytest.fixture(scope="module")
-def exact_measures(test_set, exact_amplitudes, static_samples):
-    """The measures of a perfect sampler."""
-    return experiment.evaluate(test_set, make_samples(test_set, exact_amplitudes), static_samples)
+def exact_samples(test_set, exact_amplitudes):
+    """The samples of a perfect sampler."""
+    return make_samples(test_set, exact_amplitudes)
+
+
+@pytest.fixture(scope="module")
+def exact_measures(test_set, exact_samples, static_samples):
+    return experiment.evaluate(test_set, exact_samples, static_samples)
 
 
 def test_exact_samples_pass(exact_measures):
@@ -109,9 +114,9 @@ def test_one_mode_per_scene_passes_pooled_frequencies_and_fails_per_scene(test_s
     assert measures["factor_scene_rms"] > 0.35 and measures["spread_skill"] < 0.2 and measures["mode_coverage"] < 0.6
 
 
-def test_samples_for_other_scenes_fail(test_set, exact_amplitudes, static_samples, exact_measures):
-    exact = make_samples(test_set, exact_amplitudes)
-    shuffled = replace(exact, displacement=exact.displacement.roll(1, 0), frames=exact.frames.roll(1, 0))
+def test_samples_for_other_scenes_fail(test_set, exact_samples, static_samples, exact_measures):
+    displacement, frames = exact_samples.displacement.roll(1, 0), exact_samples.frames.roll(1, 0)
+    shuffled = replace(exact_samples, displacement=displacement, frames=frames)
     measures = experiment.evaluate(test_set, shuffled, static_samples)
     assert measures["epe_best_of_16"] > 2 * exact_measures["epe_best_of_16"] and measures["energy_skill"] < 0
     assert measures["static_pixels_move"] > 3 * exact_measures["static_pixels_move"]
@@ -123,12 +128,12 @@ def test_half_of_the_motion_fails(test_set, exact_amplitudes, static_samples, ex
     assert measures["spread_skill"] < 0.9 and measures["variance_over_true"] < 0.8
 
 
-def test_true_displacements_and_frames_are_classified_correctly(test_set, exact_amplitudes):
-    exact, present_mask = make_samples(test_set, exact_amplitudes), test_set.scenes.present_mask
+def test_true_displacements_and_frames_are_classified_correctly(test_set, exact_amplitudes, exact_samples):
+    present_mask = test_set.scenes.present_mask
     expected = (exact_amplitudes.sign() == test_set.scenes.mode_sign[:, None]).transpose(1, 2)[present_mask]
-    labels = experiment.classify_displacement(exact.displacement, test_set)[present_mask]
+    labels = experiment.classify_displacement(exact_samples.displacement, test_set)[present_mask]
     assert torch.equal(labels.bool(), expected)
-    labels = experiment.classify_frames(exact.frames[:, :, -1], test_set)[present_mask]
+    labels = experiment.classify_frames(exact_samples.frames[:, :, -1], test_set)[present_mask]
     assert (labels.bool() == expected).float().mean() > 0.99
 
 

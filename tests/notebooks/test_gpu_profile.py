@@ -13,12 +13,14 @@ from fwdiff_lite.storage.files import read_json, repo_root
 
 pytestmark = pytest.mark.slow
 # "live_apart" compares samples with recorded ones. It is large for other weights alone only if both have the same noise
-# and the same 32 steps. The noise of a scene of 03 depends on the number of its samples.
+# and the same 32 steps. The noise of a scene of 03 depends on the number of its samples, unless it is the first scene.
+# With the recorded weights, its first four samples differ from the recorded ones by 0.0006 pixels; in another order, by
+# 3.6 pixels.
 COMPARED_SAMPLES = {
     "03_motion_warping": {
         "n = min(NUM_SCENES, experiment.NUM_SCENES)\n": (
             "kept = NUM_SAMPLES, test_set, samples\n"
-            "n, NUM_SAMPLES, test_set = 1, experiment.NUM_SAMPLES, experiment.make_test_set(test_textures, 1)\n"
+            "n, NUM_SAMPLES, test_set = 1, 4, experiment.make_test_set(test_textures, 1)\n"
             "samples = experiment.sample_posterior(model, test_set, NUM_SAMPLES, 32)\n"
         ),
         "run.record(live_epe=": "NUM_SAMPLES, test_set, samples = kept\nrun.record(live_epe=",
@@ -28,17 +30,21 @@ COMPARED_SAMPLES = {
         "live_apart = (same_noise": "STEPS = 2  # of the samples below\nlive_apart = (same_noise",
     },
 }
+SMALL_SIZES = """run.pick = lambda *, smoke, cpu, gpu: smoke if gpu == cpu else gpu
+from fwdiff_lite.experiments import harness
+train = harness.train
+harness.train = lambda *words, **options: train(*words, **({} if len(words) > 4 else {"batch_size": 8}) | options)
+"""
 
 
 def small_source(name):
     """The source of a notebook in which `run.pick` gives the profile "gpu" the sizes that "smoke" has.
 
-    A size of "gpu" that is not that of "cpu" stays.
+    A size of "gpu" that is not that of "cpu" stays. A training has batches of 8 where the page gives no batch size.
     """
     opening = f'run = Run("{name}", PROFILE)\n'
-    pick = "run.pick = lambda *, smoke, cpu, gpu: smoke if gpu == cpu else gpu\n"
     notebook = read_source(name)
-    for old, new in {opening: opening + pick, **COMPARED_SAMPLES.get(name, {})}.items():
+    for old, new in {opening: opening + SMALL_SIZES, **COMPARED_SAMPLES.get(name, {})}.items():
         (cell,) = (cell for cell in notebook.cells if old in cell.source)
         cell.source = cell.source.replace(old, new)
     return notebook

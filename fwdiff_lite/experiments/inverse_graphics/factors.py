@@ -13,14 +13,8 @@ from fwdiff_lite.problems.inverse_graphics import disocclusion, tabletop
 
 def classify_factors(views: Float[Tensor, "c k 3 h w"], test_set: TestSet) -> Int[Tensor, "c f k"]:
     """The category of each hidden factor that the views from behind (180 degrees) show."""
-    camera, side = test_set.cameras[:, test_set.angles.index(180), :1], views.shape[-1]
-    labels = []
-    for name in tabletop.FACTORS:
-        templates, mask = disocclusion.render_factor_templates(
-            test_set.scenes, camera, name, side=side, supersampling=test_set.supersampling
-        )
-        labels.append(disocclusion.classify_nearest_template(views, templates, mask))
-    return torch.stack(labels, 1)
+    templates = (test_set.factor_templates[name] for name in tabletop.FACTORS)
+    return torch.stack([disocclusion.classify_nearest_template(views, *pair) for pair in templates], 1)
 
 
 def summarise_factors(

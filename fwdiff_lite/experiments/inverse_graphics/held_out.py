@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -43,6 +44,20 @@ class TestSet:
     drawn_scenes: tabletop.Scenes
     angles: tuple[int, ...] = TARGET_ANGLES
     supersampling: int = SUPERSAMPLING
+
+    @cached_property
+    def factor_templates(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """For each hidden factor, the templates and the mask of the views from behind (180 degrees).
+
+        See `disocclusion.render_factor_templates`. All samplers are compared with the same ones.
+        """
+        camera, side = self.cameras[:, self.angles.index(180), :1], self.truth.shape[-1]
+        return {
+            name: disocclusion.render_factor_templates(
+                self.scenes, camera, name, side=side, supersampling=self.supersampling
+            )
+            for name in tabletop.FACTORS
+        }
 
     def __getitem__(self, rows: slice) -> TestSet:
         """Some of the scenes."""
