@@ -108,9 +108,9 @@ def fit(
     bf16: forward and backward pass in bfloat16 where that is safe (autocast); weights and EMA stay in float32
     draw_ahead: draws each batch of a function, with its times and noise, in a thread while the device computes the step
         before. A GPU then need not wait for the CPU's draws. The numbers stay the same if a batch depends on the
-        function's generator alone and is made of new tensors at every call. Contexts of the caller, such as
-        torch.device and torch.autocast, do not reach the thread. The batches of an iterable are not drawn ahead: a
-        DataLoader has workers for that
+        function's generator alone and is made of new tensors at every call. The thread uses the caller's CUDA stream;
+        its other contexts, such as torch.device and torch.autocast, do not reach the thread. The batches of an iterable
+        are not drawn ahead: a DataLoader has workers for that
     validate: validate(model) returns a number or a dict of numbers for log.validation; it is called every
         `validate_every` steps and at the end, with the EMA as weights, on every process; validation.validation_loss
         makes one for a data set. It changes nothing in the training, but its seconds count

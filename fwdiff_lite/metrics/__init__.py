@@ -4,7 +4,7 @@
                or evaluated                         tarp_max_gap
     scores     one true value for each context      energy_score  euclidean_error  energy_gap  energy_ratio
                                                     energy_skill  spread_skill  squared_error
-                                                    debiased_ensemble_mean_mse
+                                                    debiased_ensemble_mean_mse  psnr_gain
     factors    the true probabilities of a          label_frequencies  factor_tv  per_context_calibration_rms
                discrete factor, or its true label   agreement_excess  log_loss  label_entropy  calibration_error
     images     true images, or a set of real        psnr  ssim  best_of  total_variation  variance_inside_outside
@@ -61,6 +61,7 @@ from fwdiff_lite.metrics.scores import (
     energy_score,
     energy_skill,
     euclidean_error,
+    psnr_gain,
     spread_skill,
     squared_error,
 )
@@ -91,6 +92,7 @@ __all__ = [
     "per_context_calibration_rms",
     "precision_recall",
     "psnr",
+    "psnr_gain",
     "sbc_pvalues",
     "sbc_ranks",
     "sliced_w2",

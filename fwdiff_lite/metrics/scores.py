@@ -104,6 +104,16 @@ def debiased_ensemble_mean_mse(
     return pool_per_context(error, broadcast_mask(mask, truth))
 
 
+def psnr_gain(errors: Float[Tensor, "c"], baseline: Float[Tensor, "c"], generator: Generator) -> Interval:
+    """PSNR less that of a baseline, in dB, paired over contexts; above 0, the baseline is worse.
+
+    errors, baseline: mean squared errors of each context, from `squared_error` or `debiased_ensemble_mean_mse`. The
+    range of the data cancels. ValueError if a mean over resampled contexts is not above 0.
+    """
+    check_scores(errors=errors, baseline=baseline)
+    return bootstrap(lambda e, b: 10 * (b.mean() / e.mean()).log10(), errors, baseline, generator=generator)
+
+
 def spread_skill(
     samples: Float[Tensor, "c K *obs"],
     truth: Float[Tensor, "c *obs"],

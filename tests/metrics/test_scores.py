@@ -15,6 +15,7 @@ from fwdiff_lite.metrics import (
     energy_skill,
     euclidean_error,
     psnr,
+    psnr_gain,
     spread_skill,
     squared_error,
 )
@@ -187,6 +188,16 @@ def test_debiased_ensemble_mean_mse_removes_the_noise_of_k_samples():
     samples, truth = normal(4000, 4, 3, generator=g) + 0.5, normal(4000, 3, generator=g)
     assert float(debiased_ensemble_mean_mse(samples, truth).mean()) == pytest.approx(1.25, abs=0.06)
     assert float(squared_error(samples.mean(1), truth).mean()) == pytest.approx(1.5, abs=0.06)
+
+
+def test_a_psnr_gain_is_the_difference_of_both_psnr_and_paired():
+    truth, noise = torch.zeros(40, 6, dtype=torch.float64), torch.randn(40, 6, generator=seed(1), dtype=torch.float64)
+    ours, theirs = (squared_error(scale * noise, truth) for scale in (0.1, 1.0))
+    gain = psnr_gain(ours, theirs, seed(0))
+    assert gain.value == pytest.approx(psnr(0.1 * noise, truth, 2) - psnr(noise, truth, 2)) == pytest.approx(20)
+    assert gain.high - gain.low < 1e-9, "errors that are proportional have no uncertain gain"
+    unpaired = psnr_gain(ours, theirs.flip(0), seed(0))
+    assert unpaired.high - unpaired.low > 0.5, "the control"
 
 
 def test_per_context_errors_average_to_the_pooled_error_under_uneven_masks():

@@ -274,13 +274,7 @@ def add_baseline(sampler: Scores, deterministic: Scores, seed: int = 0) -> dict[
         numbers |= energies_over(*pair, view_names(measure, ANGLES), generator)
     own_mse, baseline_mse = (torch.from_numpy(x).double() for x in (sampler["mean_mse"], deterministic["mse"]))
     for (d, v), key in view_names("psnr_mean_over_deterministic", ANGLES).items():
-        gain = metrics.bootstrap(
-            lambda own, baseline: peak_signal_to_noise(own) - peak_signal_to_noise(baseline),
-            own_mse[:, d, v],
-            baseline_mse[:, d, v],
-            generator=generator,
-        )
-        numbers |= gain.as_metrics(key)
+        numbers |= metrics.psnr_gain(own_mse[:, d, v], baseline_mse[:, d, v], generator).as_metrics(key)
     psnr = peak_signal_to_noise(baseline_mse)
     return numbers | {key: float(psnr[view]) for view, key in view_names("psnr_deterministic", ANGLES).items()}
 

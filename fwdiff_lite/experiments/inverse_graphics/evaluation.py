@@ -108,7 +108,7 @@ def evaluate(
                 numbers |= metrics.energy_ratio(*scores, generator).as_metrics(name("energy_ratio"))
                 numbers |= metrics.energy_skill(*scores, optimal_score, generator).as_metrics(name("energy_skill"))
                 errors = metrics.debiased_ensemble_mean_mse(views, truth), metrics.squared_error(prediction, truth)
-                gain = metrics.bootstrap(lambda m, b: 10 * (b.mean() / m.mean()).log10(), *errors, generator=generator)
+                gain = metrics.psnr_gain(*errors, generator)
                 numbers |= gain.as_metrics(name("psnr_mean_over_deterministic"))
             numbers |= {name(f"psnr_{key}"): metrics.psnr(image, truth, 2) for key, image in images.items()}
             numbers[name("psnr_seen")] = metrics.psnr(views[:, 0], truth, 2, ~mask)
