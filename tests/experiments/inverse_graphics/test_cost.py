@@ -198,6 +198,20 @@ def test_the_exported_record_of_timings_names_the_commit_and_the_card_that_measu
     assert "cost evaluate paper_size" in entry["command"]
 
 
+def test_timings_that_were_measured_later_are_read_by_the_same_command(tmp_path, capsys):
+    record = {
+        "processes": 1, "batch": 8, "precision": "bf16", "compiled": True, "signals_a_second": 13.2, "gpu_minutes": 1.2,
+        "command": "python -m fwdiff_lite.experiments paper_size time dit", "commit": "abc", "hardware": "one H100",
+    }  # fmt: skip
+    outputs = []
+    for batch in (8, 32, 32):  # the third command finds nothing new
+        write_json(tmp_path / f"time_dit_{batch}.json", record | {"batch": batch})
+        command_line.main(["cost", "evaluate", "paper_size", "--out", str(tmp_path)])
+        outputs.append(capsys.readouterr().out)
+    measured = [output.count("scenes_a_second_processes_1_batch") for output in outputs]
+    assert measured == [1, 2, 0] and "evaluated already" in outputs[2]
+
+
 def test_timings_of_the_model_of_the_papers_size_are_read_from_the_folder(session):
     with pytest.raises(
         ValueError, match=r"no time_dit_\*.json: run first `python -m fwdiff_lite.experiments paper_size"
