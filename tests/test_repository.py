@@ -144,7 +144,7 @@ def test_a_name_is_taken_from_the_module_that_defines_it(tmp_path):
     module = "fwdiff_lite.experiments.inverse_graphics"
     control = tmp_path / "control.py"
     control.write_text(
-        f"from {module} import cost\nfrom {module}.evaluation import K, ETAS\ncost.variants, cost.Parts\n"
+        f"from {module} import cost\nfrom {module}.evaluation import K, MAIN_SAMPLER\ncost.variants, cost.Parts\n"
     )
     assert names_from_elsewhere(control) == {f"{module}.evaluation.K", f"{module}.cost.variants"}
 

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from fwdiff_lite import metrics, plotting
-from fwdiff_lite.experiments.inverse_graphics import evaluation, held_out
+from fwdiff_lite.experiments.inverse_graphics import angles, evaluation, held_out
 from fwdiff_lite.observations import Observations
 from fwdiff_lite.problems.inverse_graphics import tabletop
 from fwdiff_lite.problems.inverse_graphics.volume import RenderedImages
@@ -150,15 +150,20 @@ def plot_conditioning(test_set: held_out.TestSet, rendered: Float[Tensor, "c f h
     return with_frames(plotting.image_grid(torch.stack(images, 1), size=1.35, col_titles=titles))
 
 
-def plot_samples(recorded: Mapping[str, np.ndarray], sampler: str, target: int, scenes: int = 3) -> Figure:
-    """Two rows for each scene, the target's view and the novel view: context, truth, deterministic, four samples."""
-    rows, labels = [], []
-    angle = held_out.TARGET_ANGLES[target]
-    for i in range(scenes):
-        context = to_rgb(recorded["context"][i])
+def plot_samples(
+    test_set: held_out.TestSet, recorded: Mapping[str, np.ndarray], sampler: str, baseline: str, angle: int
+) -> Figure:
+    """Two rows for each scene, the target's view and the novel view: context, truth, deterministic, four samples.
+
+    recorded: "SAMPLER_images" (c, k, D, V, 3, H, W) and "BASELINE_images" (c, D, V, 3, H, W) at angles.ANGLES
+    angle: of the target
+    """
+    rows, labels, d = [], [], angles.ANGLES.index(angle)
+    for i in range(len(test_set.context)):
+        context = to_rgb(test_set.context.value[i, 0])
         for view, degrees in enumerate((angle, angle * held_out.NOVEL_ANGLE_RATIO)):
-            others = [recorded[name][i, target, view] for name in ("truth", "deterministic")]
-            others += [*recorded[sampler][i, :4, target, view]]
+            truth = test_set.truth[i, test_set.angles.index(angle), view]
+            others = [truth, recorded[f"{baseline}_images"][i, d, view], *recorded[f"{sampler}_images"][i, :4, d, view]]
             first = context if view == 0 else torch.full_like(context, float("nan"))
             rows.append(torch.stack([first, *map(to_rgb, others)]))
             labels.append(f"{degrees:.0f}°")
@@ -167,19 +172,23 @@ def plot_samples(recorded: Mapping[str, np.ndarray], sampler: str, target: int, 
 
 
 def plot_deviations(
-    test_set: held_out.TestSet, recorded: Mapping[str, np.ndarray], sampler: str, targets: Sequence[int]
+    test_set: held_out.TestSet, recorded: Mapping[str, np.ndarray], sampler: str, target_angles: Sequence[int]
 ) -> Figure:
-    """A row for each of three scenes and each target: context, truth, a sample, deviation of samples, disocclusion."""
+    """A row for each scene and each target: context, truth, a sample, deviation of samples, disocclusion.
+
+    recorded: "SAMPLER_images" and "SAMPLER_deviation" (c, D, V, H, W) at angles.ANGLES
+    """
     rows, labels = [], []
-    for i in range(min(3, len(test_set.context))):
-        for d in targets:
+    for i in range(len(test_set.context)):
+        for angle in target_angles:
+            d, own = angles.ANGLES.index(angle), test_set.angles.index(angle)
             deviation = torch.from_numpy(recorded[f"{sampler}_deviation"][i, d, 0]).float()
-            mask = test_set.disocclusion_mask[i, d, 0].cpu().float()
-            images = (test_set.context.value[i, 0], recorded["truth"][i, d, 0], recorded[sampler][i, 0, d, 0])
+            mask = test_set.disocclusion_mask[i, own, 0].cpu().float()
+            images = test_set.context.value[i, 0], test_set.truth[i, own, 0], recorded[f"{sampler}_images"][i, 0, d, 0]
             colours = plt.get_cmap("magma")((deviation / LARGEST_DEVIATION).clamp(0, 1).numpy())[..., :3]
             panels = [*map(to_rgb, images), torch.from_numpy(colours).float(), mask[..., None].expand(-1, -1, 3)]
             rows.append(torch.stack(panels))
-            labels.append(f"{held_out.TARGET_ANGLES[d]}°")
+            labels.append(f"{angle}°")
     titles = ["context", "true target", "sample", "deviation", "disoccluded"]
     fig = with_frames(plotting.image_grid(torch.stack(rows), size=1.15, row_labels=labels, col_titles=titles))
     fig.set_figheight(fig.get_figheight() + 0.8)  # the height of the scale of colours
@@ -284,19 +293,18 @@ def plot_frequencies(labels: Int[Tensor, "c 2 K"], cues: Int[Tensor, "c 2"]) -> 
     return fig
 
 
-def sampler_table(all_numbers: Mapping[str, Mapping[str, float]]) -> Markdown:
-    """For every sampler: total variation and error per case of each factor, skill of both views, and agreement."""
-    digits = {"energy_skill_180": 2, "novel_energy_skill_180": 2, "psnr_seen_180": 1}
-    digits = {f"{factor}_factor_{key}": 2 for key in ("tv", "scene_rms") for factor in tabletop.FACTORS} | digits
-    rows = []
-    for name, numbers in sorted(all_numbers.items(), reverse=True):
-        variant, _, eta = name.partition("_eta_")
-        model = "no novel loss" if variant == "no_novel" else "the model above"
-        sampler = f"{model}, {'ancestral (eta 1)' if eta == '1' else 'DDIM (eta 0)'}"
-        rows.append([sampler, *(interval_text(numbers, key, n) for key, n in digits.items())])
+def sampler_table(numbers_of_eta: Mapping[int, Mapping[str, float]]) -> Markdown:
+    """A row for each eta: total variation and error per case of each factor, and the distance from true draws."""
+    keys = [f"{factor}_factor_{key}" for key in ("tv", "scene_rms") for factor in tabletop.FACTORS]
+    keys += [f"{prefix}energy_over_true_{angle}" for angle in (60, 180) for prefix in ("", "novel_")]
+    names = {1: "ancestral (eta 1)", 0: "DDIM (eta 0)"}
+    rows = [
+        [names[eta], *(interval_text(numbers, key, 3 if "factor" in key else 2) for key in keys)]
+        for eta, numbers in numbers_of_eta.items()
+    ]
     measures = ("total variation", "error per case")
     titles = [f"{measure}, {factor}" for measure in measures for factor in ("body", "decal")]
-    titles += ["skill, target at 180°", "skill, novel view at 135°", "agreement with the context, dB"]
+    titles += [f"energy, {view}" for view in ("60°", "novel, 45°", "180°", "novel, 135°")]
     return markdown_table(["sampler", *titles], rows)
 
 
@@ -309,45 +317,42 @@ def interval_text(numbers: Mapping[str, float], key: str, digits: int) -> str:
 
 
 VIEW_MEASURES = {  # key -> (title, number of digits)
+    "energy_over_true": ("energy / true draws", 2),
     "energy_skill": ("skill", 2),
     "spread_skill": ("spread over error", 2),
     "sharpness_ratio": ("sharpness", 2),
-    "variance_unseen_over_seen": ("variance ratio", 0),
+    "hidden_over_visible_variance": ("variance ratio", 0),
     "psnr_mean_over_deterministic": ("mean - deterministic, dB", 1),
     "psnr_sample": ("one sample, dB", 1),
-    "psnr_redrawn": ("exact draw, dB", 1),
-    "psnr_deterministic": ("deterministic, dB", 1),
+    "psnr_true_draw": ("true draw, dB", 1),
 }
 
 
-def view_table(numbers: Mapping[str, float], angles: Sequence[int]) -> Markdown:
+def view_table(numbers: Mapping[str, float], target_angles: Sequence[int]) -> Markdown:
     """The measures of a sampler: a row for each target and for the novel view beside it."""
     rows = []
     for prefix, name, ratio in (("", "target", 1), ("novel_", "novel view", held_out.NOVEL_ANGLE_RATIO)):
-        for angle in angles:
+        for angle in target_angles:
             cells = (interval_text(numbers, f"{prefix}{key}_{angle}", n) for key, (_, n) in VIEW_MEASURES.items())
             rows.append([f"{name}, {ratio * angle:.0f}°", *cells])
     return markdown_table(["", *(title for title, _ in VIEW_MEASURES.values())], rows)
 
 
-def plot_skills(
-    numbers: Mapping[str, float], angles: Sequence[int], filtered_twice: float, baseline_minutes: float
-) -> Figure:
-    """Energy skill and spread over error with intervals, and the error of visible pixels beside its limits.
+def plot_skills(numbers: Mapping[str, float], target_angles: Sequence[int], baseline_minutes: float) -> Figure:
+    """Energy skill and spread over error with intervals, and the error of single images.
 
     numbers: the measures of a sampler, with the names of metrics.json
-    filtered_twice: the error of smoothing true pictures twice
     baseline_minutes: the training of the deterministic baseline, in GPU-minutes
     """
-    fig, (skill, spread, error) = plt.subplots(1, 3, figsize=(10, 3.4), layout="constrained")
+    fig, (skill, spread, error) = plt.subplots(1, 3, figsize=(10, 3.6), layout="constrained")
     for prefix, color, label in (("", plotting.TARGET, "target"), ("novel_", plotting.NOVEL, "novel view")):
         for ax, key in ((skill, "energy_skill"), (spread, "spread_skill")):
-            bounds = [[numbers[f"{prefix}{key}_{d}{end}"] for d in angles] for end in ("", "_low", "_high")]
+            bounds = [[numbers[f"{prefix}{key}_{d}{end}"] for d in target_angles] for end in ("", "_low", "_high")]
             value, low, high = map(np.array, bounds)
-            x = np.array(angles) + (3 if prefix else -3)
+            x = np.array(target_angles) + (3 if prefix else -3)
             ax.errorbar(x, value, (value - low, high - value), fmt="o", color=color, label=label, capsize=3)
     levels = {
-        skill: {0: f"deterministic ({baseline_minutes:.0f} GPU-minutes)", 1: "exact draws"},
+        skill: {0: f"deterministic ({baseline_minutes:.0f} GPU-minutes)", 1: "true draws"},
         spread: {1: "calibrated"},
     }
     for ax, lines in levels.items():
@@ -356,36 +361,32 @@ def plot_skills(
             ax.annotate(text, (0.03, level), xycoords=("axes fraction", "data"), va="bottom", fontsize=8)
     skill.set(title="energy skill", ylim=(-0.1, 1.2))
     spread.set(title="spread over error", ylim=(0, 1.2))
-    lines = (
-        ("psnr_redrawn", plotting.TRUE, "two exact draws"),
-        ("psnr_seen", plotting.SAMPLES, "a sample, visible pixels"),
-    )
-    for key, color, label in lines:
-        rms = [2 * 10 ** (-numbers[f"{key}_{d}"] / 20) for d in angles]  # PSNR with a peak of 2
-        error.plot(angles, rms, "o-", color=color, label=label)
-    error.axhline(filtered_twice, color=plotting.SAMPLES, ls=":", label="true pictures, smoothed twice")
-    error.set(title="errors of single pictures", ylabel="root mean square; colours in [-1, 1]", ylim=(0, None))
-    error.legend(loc="center right", fontsize=8)
+    true_draws = [2 * 10 ** (-numbers[f"psnr_true_draw_{d}"] / 20) for d in target_angles]  # PSNR with a peak of 2
+    error.plot(target_angles, true_draws, "o-", color=plotting.TRUE, label="two true draws")
+    visible = [numbers[f"visible_rms_{d}"] for d in target_angles]
+    error.plot(target_angles, visible, "o-", color=plotting.SAMPLES, label="a sample, visible pixels")
+    error.set(title="errors of single images", ylabel="root mean square; colours in [-1, 1]", ylim=(0, None))
     for ax in (skill, spread, error):
-        ax.set(xlabel="target angle, degrees", xticks=angles)
+        ax.set(xlabel="target angle, degrees", xticks=target_angles)
     spread.legend(loc="lower right", fontsize=8)
+    error.legend(loc="center right", fontsize=8)
     return fig
 
 
 MEASURES = {  # key -> (title, meaning, number of digits)
     "energy_ratio": ("energy ratio", "energy score of samples over that of the deterministic prediction", 2),
-    "psnr_seen": ("agreement with the context, dB", "PSNR of one sample on visible pixels", 1),
-    "psnr_mean": ("mean, dB", "PSNR of the mean of all samples", 1),
-    "psnr_best": ("best, dB", "PSNR of the best of 16 samples", 1),
+    "true_over_deterministic": ("true draws", "energy score of true draws over that of the same prediction", 2),
+    "visible_rms": ("visible error", "root mean squared error of one sample on visible pixels", 3),
+    "psnr_deterministic": ("deterministic, dB", "PSNR of the deterministic prediction", 1),
 }
 
 
-def measures_in_a_fold(numbers: Mapping[str, float], angles: Sequence[int]) -> HTML:
+def measures_in_a_fold(numbers: Mapping[str, float], target_angles: Sequence[int]) -> HTML:
     """Further measures of the same samples, as a table that the reader opens."""
     head = "".join(f"<th>{title}</th>" for title, _, _ in MEASURES.values())
     rows = ""
     for prefix, name, ratio in (("", "target", 1), ("novel_", "novel view", held_out.NOVEL_ANGLE_RATIO)):
-        for d in angles:
+        for d in target_angles:
             cells = "".join(f"<td>{numbers[f'{prefix}{k}_{d}']:.{n}f}</td>" for k, (_, _, n) in MEASURES.items())
             rows += f"<tr><th>{name}, {ratio * d:.0f}°</th>{cells}</tr>"
     meanings = "".join(f"<li><b>{title}</b>: {meaning}</li>" for title, meaning, _ in MEASURES.values())

@@ -49,16 +49,18 @@ def test_tables_hold_the_numbers():
     assert all(f"{float(p):.2f}" in figures.factor_table().data for p in tabletop.FACTOR_PROBABILITIES.flatten())
     assert figures.factor_table().data.count("1.49 bits") == 3  # entropy of .5, .3, .2
     keys = [f"{factor}_factor_{key}" for key in ("tv", "scene_rms") for factor in ("hidden", "decal")]
-    keys += ["energy_skill_180", "novel_energy_skill_180", "psnr_seen_180"]
+    keys += [f"{prefix}energy_over_true_{angle}" for angle in (60, 180) for prefix in ("", "novel_")]
     numbers = {f"{key}{end}": i + 0.125 for i, key in enumerate(keys) for end in ("", "_low", "_high")}
-    table = figures.sampler_table({"unet_eta_0": numbers, "no_novel_eta_1": numbers}).data
-    assert "the model above, DDIM" in table and "no novel loss, ancestral" in table
-    assert all(table.count(f"| {i}.12 ({i}.12 to {i}.12) |") == 2 for i in range(6))
-    assert table.count("| 6.1 (6.1 to 6.1) |") == 2
+    ancestral, ddim = figures.sampler_table({1: numbers, 0: numbers}).data.splitlines()[2:]
+    assert (
+        ancestral.startswith("| ancestral (eta 1) | 0.125 (0.125 to 0.125) |")
+        and "| 7.12 (7.12 to 7.12) |" in ancestral
+    )
+    assert ddim.startswith("| DDIM (eta 0) |") and ddim.count("to") == 8
     views = {f"{prefix}{key}_60": i for i, key in enumerate(figures.VIEW_MEASURES) for prefix in ("", "novel_")}
-    views |= {"energy_skill_60_low": -1.0, "energy_skill_60_high": 1.0}
+    views |= {"energy_over_true_60_low": -1.0, "energy_over_true_60_high": 1.0}
     _, _, target, novel = figures.view_table(views, (60,)).data.splitlines()
-    assert target.startswith("| target, 60° | 0.00 (-1.00 to 1.00) | 1.00 | 2.00 | 3 |")
+    assert target.startswith("| target, 60° | 0.00 (-1.00 to 1.00) | 1.00 | 2.00 | 3.00 | 4 |")
     assert novel.startswith("| novel view, 45° | 0.00 | 1.00")
     measures = {f"{prefix}{key}_60": 0.5 for prefix in ("", "novel_") for key in figures.MEASURES}
     assert figures.measures_in_a_fold(measures, (60,)).data.count("<td>0.5") == len(measures)

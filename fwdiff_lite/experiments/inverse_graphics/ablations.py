@@ -31,7 +31,7 @@ from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
 from fwdiff_lite.experiments.declaration import Evaluation, Experiment, Results
 from fwdiff_lite.experiments.harness import RecordedResults, Session
 from fwdiff_lite.experiments.inverse_graphics import evaluation, held_out
-from fwdiff_lite.experiments.inverse_graphics.evaluation import BACK_ANGLES, ORBIT_TARGETS
+from fwdiff_lite.experiments.inverse_graphics.evaluation import BACK_ANGLES
 from fwdiff_lite.experiments.inverse_graphics.factors import classify_factors
 from fwdiff_lite.experiments.inverse_graphics.held_out import TARGET_ANGLES, TestSet
 from fwdiff_lite.experiments.inverse_graphics.posterior_samples import (
@@ -64,6 +64,7 @@ from fwdiff_lite.problems.inverse_graphics.consistency import (
 from fwdiff_lite.problems.inverse_graphics.viewspace import distil
 
 COUNT, K = 128, 8  # scenes of the test set; samples of each
+ORBIT_TARGETS = (120, 240)  # angles of the autoregressive targets; each sampled target joins the context
 ORBIT_ANGLES = tuple(range(10, 360, 30))  # of the views that are distilled into one scene; none is a test view
 BATCH_SIZE = 32  # scenes a step, so that two trainings fit on a GPU at once
 GUIDANCE_VARIANT = "guided"  # the variant for the sampler's options: it was trained with context dropout

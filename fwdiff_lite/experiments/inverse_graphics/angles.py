@@ -32,7 +32,13 @@ from fwdiff_lite.experiments.inverse_graphics.posterior_samples import (
     predict_deterministic,
     sample_and_render,
 )
-from fwdiff_lite.experiments.inverse_graphics.variants import FULL_MODEL, SIDE, SUPERSAMPLED_VARIANTS, VARIANTS
+from fwdiff_lite.experiments.inverse_graphics.variants import (
+    MAIN_BASELINE,
+    MAIN_MODEL,
+    SIDE,
+    SUPERSAMPLED_VARIANTS,
+    VARIANTS,
+)
 from fwdiff_lite.experiments.split import PerContext
 
 ANGLES = (60, 90, 120, 150, 180)  # azimuth of the target cameras, in degrees; each has its novel camera
@@ -299,23 +305,21 @@ def energies_over(
     return numbers
 
 
-SAMPLED = (FULL_MODEL, *(name for name in SUPERSAMPLED_VARIANTS if not name.endswith("deterministic")))
+MAIN_SAMPLERS = {f"{MAIN_MODEL}_angles_eta_{eta}" for eta in ETAS} | {"supersampled_view_space_angles_eta_1"}
 EVALUATIONS = {
     name: Evaluation(
         PerContext(partial(measure_sampler, variant, eta), partial(summarise_sampler, name)),
         variant,
-        on_request=True,
+        on_request=name not in MAIN_SAMPLERS,
         least_options=LEAST_OPTIONS,
     )
-    for variant in SAMPLED
+    for variant in SUPERSAMPLED_VARIANTS
+    if not variant.endswith("deterministic")
     for eta in ETAS
     for name in (f"{variant}_angles_eta_{eta}",)
 } | {
-    f"{variant}_angles": Evaluation(
-        PerContext(partial(measure_deterministic, variant), partial(summarise_deterministic, variant)),
-        variant,
-        on_request=True,
+    f"{MAIN_BASELINE}_angles": Evaluation(
+        PerContext(partial(measure_deterministic, MAIN_BASELINE), partial(summarise_deterministic, MAIN_BASELINE)),
+        MAIN_BASELINE,
     )
-    for variant in ("deterministic", *SUPERSAMPLED_VARIANTS)
-    if variant.endswith("deterministic")
 }

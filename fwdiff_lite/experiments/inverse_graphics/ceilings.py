@@ -72,6 +72,4 @@ def summarise(session: Session, arrays: dict[str, np.ndarray], seed: int = 0) ->
     return Results(numbers, {f"ceiling_{name}": array for name, array in arrays.items()})
 
 
-EVALUATIONS = {
-    "ceiling": Evaluation(PerContext(measure_each_scene, summarise), on_request=True, least_options=LEAST_OPTIONS)
-}
+EVALUATIONS = {"ceiling": Evaluation(PerContext(measure_each_scene, summarise), least_options=LEAST_OPTIONS)}

@@ -1,68 +1,47 @@
 """The experiment of 06_inverse_graphics: test set, measures, evaluations of the models of 3-D tabletop scenes.
 
-    python -m fwdiff_lite.experiments inverse_graphics train unet deterministic --minutes 13
+    python -m fwdiff_lite.experiments inverse_graphics train supersampled_maps supersampled_deterministic --minutes 54
     python -m fwdiff_lite.experiments inverse_graphics evaluate
-    python -m fwdiff_lite.experiments inverse_graphics export unet
+    python -m fwdiff_lite.experiments inverse_graphics export supersampled_maps
 
-An evaluation draws samples for held-out scenes. It compares them with the truth, with true posterior draws of the
-hidden parts and with the deterministic baseline. `orbit` samples scenes and renders them from all around, and
-`reference` computes the reference outputs of a golden test. The modules angles and ceilings declare evaluations that
-can be split over devices.
+The evaluations of the modules angles and ceilings draw samples for held-out scenes, and compare them with the truth
+and with true posterior draws of the hidden parts. `orbit` samples scenes and renders them from all around, and
+`reference` computes the reference outputs of a golden test.
 """
 
 from __future__ import annotations
 
 import math
-import time
-from dataclasses import replace
-from functools import partial
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from fwdiff_lite import metrics
 from fwdiff_lite.colours import to_uint8
-from fwdiff_lite.devices import synchronize
-from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
+from fwdiff_lite.diffusion import ForwardDiffusion
 from fwdiff_lite.experiments.declaration import Evaluation, Experiment, Results
-from fwdiff_lite.experiments.harness import Session
+from fwdiff_lite.experiments.harness import RecordedResults, Session
 from fwdiff_lite.experiments.inverse_graphics import angles, ceilings
 from fwdiff_lite.experiments.inverse_graphics.factors import classify_factors, summarise_factors
-from fwdiff_lite.experiments.inverse_graphics.held_out import (
-    COUNT,
-    SUPERSAMPLING,
-    TARGET_ANGLES,
-    K,
-    TestSet,
-    make_test_set,
-)
-from fwdiff_lite.experiments.inverse_graphics.posterior_samples import (
-    STEPS,
-    Sampling,
-    autocast,
-    load_compiled_model,
-    sample_posterior,
-)
+from fwdiff_lite.experiments.inverse_graphics.held_out import MAX_COUNT, TARGET_ANGLES, K, TestSet, make_test_set
+from fwdiff_lite.experiments.inverse_graphics.posterior_samples import STEPS, Sampling, autocast, sample_posterior
 from fwdiff_lite.experiments.inverse_graphics.variants import (
-    BASELINE,
-    FULL_MODEL,
-    PRETRAINED,
+    MAIN_BASELINE,
+    MAIN_MODEL,
     SUPERSAMPLED_VARIANTS,
     VARIANTS,
 )
+from fwdiff_lite.experiments.measurements import to_flat
 from fwdiff_lite.problems.inverse_graphics import tabletop
 from fwdiff_lite.problems.inverse_graphics.volume import RenderedImages
 
 BACK_ANGLES = TARGET_ANGLES[2:]  # the view from behind, which shows the hidden factors
-ETAS = {  # variant -> the values of eta that it is evaluated with, the main one first -> the angles of their targets
-    "unet": {1: TARGET_ANGLES, 0: BACK_ANGLES},
-    "dit": {0: TARGET_ANGLES, 1: BACK_ANGLES},
-    "no_novel": {0: BACK_ANGLES, 1: BACK_ANGLES},
-}
-EXAMPLES, ORBIT_SCENES = 6, 4  # scenes whose images are stored; scenes of which orbits are rendered
-REFERENCE = {"count": 2, "k": 2, "steps": 16}  # size of the golden test
-MAIN_SAMPLER = f"{FULL_MODEL}_eta_{next(iter(ETAS[FULL_MODEL]))}"
+ORBIT_SCENES, ORBIT_FRAMES = 4, 18  # scenes of which orbits are rendered; frames of an orbit
+REFERENCE = {"count": 2, "k": 2, "steps": 8}  # size of the golden test
+SUPERSAMPLING = 4  # a pixel of the images is the mean of SUPERSAMPLING x SUPERSAMPLING rays
+MAIN_SAMPLER = f"{MAIN_MODEL}_angles_eta_1"
 
 # --- metrics ----------------------------------------------------------------------------------------------------------
 
@@ -128,9 +107,6 @@ def evaluate_factors(
 
 # --- an orbit ---------------------------------------------------------------------------------------------------------
 
-ORBIT_TARGETS = (120, 240)  # angles of the autoregressive targets; each sampled target joins the context
-ORBIT_FRAMES = 18
-
 
 def render_orbit(
     model: ForwardDiffusion,
@@ -141,17 +117,14 @@ def render_orbit(
     seed: int = 0,
     **options,
 ) -> RenderedImages:
-    """Samples k scenes for each context autoregressively, through ORBIT_TARGETS, and renders F `frames` around them.
+    """Samples k scenes for each context, with the target from behind, and renders F `frames` around them.
 
-    The images (c k, F, ...) begin at the context camera. options: of `model.sample_autoregressive`
+    The images (c k, F, ...) begin at the context camera. options: of `model.sample`
     """
-    context_cameras = test_set.context.params.repeat_interleave(k, 0)
-    targets = torch.cat([tabletop.rotate_about_z(context_cameras, angle) for angle in ORBIT_TARGETS], 1)
-    generator = torch.Generator().manual_seed(seed)
-    step, _ = model.sample_autoregressive(
-        test_set.context.repeat(k), targets, steps=steps, generator=generator, **options
-    )
-    images = [step.signal.render(tabletop.rotate_about_z(context_cameras, 360 * i / frames)) for i in range(frames)]
+    cameras = test_set.context.params.repeat_interleave(k, 0)
+    options |= {"steps": steps, "generator": torch.Generator().manual_seed(seed)}
+    step = model.sample(test_set.context.repeat(k), tabletop.rotate_about_z(cameras, 180), **options)
+    images = [step.signal.render(tabletop.rotate_about_z(cameras, 360 * i / frames)) for i in range(frames)]
     return RenderedImages(*(torch.cat(part, 1) for part in zip(*images, strict=True)))
 
 
@@ -163,76 +136,51 @@ def surface_depth(image: RenderedImages) -> Float[Tensor, "b m h w"]:
 # --- the experiment ---------------------------------------------------------------------------------------------------
 
 
-def predict(model: ForwardRegression, test_set: TestSet) -> Float[Tensor, "c 1 d v 3 h w"]:
-    """The deterministic predictions for a test set."""
-    with autocast(test_set.truth.device):
-        return sample_posterior(model, test_set)
-
-
-def evaluate_sampler(variant: str, eta: int, session: Session) -> Results:
-    """The measures and the labels of a variant's samples beside the baseline, and images for the main sampler."""
-    test_set, options, target_angles = session.test_set, session.options, ETAS[variant][eta]
-    baseline, model = session.predict(BASELINE), load_compiled_model(session, variant)
-    start_time = time.monotonic()
-    with autocast(session.device):
-        samples = sample_posterior(model, test_set, Sampling(options["samples"], options["steps"], eta), target_angles)
-    synchronize(session.device)
-    seconds = (time.monotonic() - start_time) / (len(samples) * samples.shape[1] * len(target_angles))
-    numbers = evaluate(test_set, samples, baseline, target_angles) | {"seconds_a_sample": seconds}
-    labels = classify_factors(samples[:, :, target_angles.index(180), 0], test_set)
-    name, arrays = f"{variant}_eta_{eta}", {f"{variant}_eta_{eta}_labels": labels.byte().cpu().numpy()}
-    if name == MAIN_SAMPLER:  # of all other samplers only metrics and labels are stored
-        examples = slice(EXAMPLES)
-        arrays |= {
-            "context": to_uint8(test_set.context.value[examples, 0]),
-            "truth": to_uint8(test_set.truth[examples]),
-            "deterministic": to_uint8(baseline[examples, 0], 64),
-            name: to_uint8(samples[examples, :4], 64),
-            f"{name}_deviation": angles.quantize(samples[examples].std(1).mean(-3), 1 / 128),
-        }
-    return Results(numbers, arrays)
-
-
 def evaluate_orbit(session: Session) -> Results:
     """The images and depths of orbits around sampled scenes."""
-    test_set = make_test_set(ORBIT_SCENES, device=session.device)
+    test_set = make_test_set(ORBIT_SCENES, device=session.device, supersampling=session.options["supersampling"])
     with autocast(session.device):
-        images = render_orbit(session.model("around"), test_set, steps=session.options["steps"])
+        images = render_orbit(session.model(MAIN_MODEL), test_set, steps=session.options["steps"], eta=1.0)
     arrays = {"orbit": to_uint8(images.rgb, 64), "orbit_depth": angles.quantize(surface_depth(images), 1 / 64)}
     return Results({}, arrays)
 
 
 def reference_outputs(session: Session) -> Results:
     """The reference outputs of a golden test: the first target's view, in single precision."""
-    test_set = make_test_set(REFERENCE["count"], REFERENCE["k"], device=session.device)
+    sizes = REFERENCE["count"], REFERENCE["k"]
+    test_set = make_test_set(*sizes, device=session.device, supersampling=session.options["supersampling"])
     sampling = Sampling(REFERENCE["k"], REFERENCE["steps"])
-    samples = sample_posterior(session.model(FULL_MODEL), test_set, sampling, TARGET_ANGLES[:1])
+    samples = sample_posterior(session.model(MAIN_MODEL), test_set, sampling, TARGET_ANGLES[:1])
     return Results({}, {"live": samples[:, :, :, :1].half().cpu().numpy()})
+
+
+def exported_arrays(variant: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """All arrays, but the images of two models alone: the main sampler and the deterministic baseline."""
+    kept = MAIN_SAMPLER, MAIN_BASELINE
+    return {
+        name: x
+        for name, x in arrays.items()
+        if not name.endswith(("_images", "_deviation")) or name.rpartition("_")[0] in kept
+    }
+
+
+def numbers_of(results: RecordedResults, sampler: str = MAIN_SAMPLER) -> dict[str, float]:
+    """The measures of a sampler at five angles, with those that compare it with the deterministic baseline."""
+    scores = {key: results.arrays[f"{sampler}_{key}"] for key in ("energy", "energy_true", "mean_mse")}
+    baseline = {key: results.arrays[f"{MAIN_BASELINE}_{key}"] for key in ("energy", "mse")}
+    return to_flat(results.rows)[sampler] | angles.add_baseline(scores, baseline)
 
 
 EXPERIMENT = Experiment(
     name="inverse_graphics",
     results_name="06_inverse_graphics",
     weights_name_template="{results_name}_{variant}",
-    variants=VARIANTS | {"around": replace(VARIANTS["around"], parent=PRETRAINED)} | SUPERSAMPLED_VARIANTS,
-    evaluations={
-        f"{variant}_eta_{eta}": Evaluation(
-            partial(evaluate_sampler, variant, eta), variant, (BASELINE,), least_options=angles.LEAST_OPTIONS
-        )
-        for variant, etas in ETAS.items()
-        for eta in etas
-    }
-    | {
-        "orbit": Evaluation(evaluate_orbit, "around"),
-        "reference": Evaluation(reference_outputs, FULL_MODEL),
-    }
-    | angles.EVALUATIONS
-    | ceilings.EVALUATIONS,
-    make_test_set=lambda device, options: make_test_set(
-        options["scenes"], options["samples"], device=device, supersampling=options["supersampling"]
-    ),
-    predict=predict,
-    evaluation_options={"scenes": COUNT, "samples": K, "steps": STEPS, "supersampling": SUPERSAMPLING},
+    variants=VARIANTS | SUPERSAMPLED_VARIANTS,
+    evaluations=angles.EVALUATIONS
+    | ceilings.EVALUATIONS
+    | {"orbit": Evaluation(evaluate_orbit, MAIN_MODEL), "reference": Evaluation(reference_outputs, MAIN_MODEL)},
+    exported_arrays=exported_arrays,
+    evaluation_options={"scenes": MAX_COUNT, "samples": K, "steps": STEPS, "supersampling": SUPERSAMPLING},
     views=tuple(map(str, sorted({*TARGET_ANGLES, *angles.ANGLES}))),
-    headline=("factor_tv", *(f"energy_skill_{angle}" for angle in TARGET_ANGLES), "factor_scene_rms"),
+    headline=("factor_tv", *(f"energy_over_true_{angle}" for angle in angles.ANGLES), "factor_scene_rms"),
 )

@@ -32,8 +32,9 @@ PIXELS = 320  # rays of each target and novel image in the loss
 BATCH_SIZE = 128  # scenes a step: with 64, an H100 waits for Python a quarter of the time
 LEARNING_RATE = 5e-4
 CHECKPOINTS = {"checkpoint_every": 1000, "checkpoint_minutes": 5}  # the GPUs wait for a second each time
-FULL_MODEL, BASELINE = "unet", "deterministic"  # the variants that others are compared with
-PRETRAINED = "06_inverse_graphics_unet"  # the checkpoint of the full model
+FULL_MODEL, BASELINE = "unet", "deterministic"  # the variants that ablations are compared with
+MAIN_MODEL, MAIN_BASELINE = "supersampled_maps", "supersampled_deterministic"  # of 06
+PRETRAINED = f"06_inverse_graphics_{MAIN_MODEL}"  # the checkpoint of the main model
 ENCODER_OPTIONS = {
     "unet": {"widths": (64, 128, 192, 256), "num_blocks": 1, "num_attention_levels": 2},
     "dit": {"width": 256, "depth": 5, "heads": 4, "patch": 4},

@@ -12,15 +12,16 @@ ENCODERS = {"unet": {"widths": (8, 16)}, "dit": {"depth": 1, "heads": 2}}
 
 def small_variant(name: str, side: int = 16, **options) -> Variant:
     """A variant with small images, few rays and a small network; options: of build_model."""
-    settings = variants.SETTINGS[name]
+    declared = (variants.VARIANTS | variants.SUPERSAMPLED_VARIANTS)[name]
+    (settings,) = declared.build.args
     settings = replace(settings, side=side, pixels=settings.pixels and 16)
-    options = NETWORK | ENCODERS[settings.encoder] | options
-    variant = variants.make_variant(settings, variants.VARIANTS[name].seed)
+    options = dict(declared.build.keywords) | NETWORK | ENCODERS[settings.encoder] | options
+    variant = variants.make_variant(settings, declared.seed)
     return replace(variant, build=partial(variant.build, **options), batch_size=2)
 
 
 def small_experiment(experiment: Experiment, **options) -> Experiment:
     """An experiment with small variants, and the evaluations that use no others; options: of small_variant."""
-    small = {name: small_variant(name, **options) for name in experiment.variants if name in variants.SETTINGS}
+    small = {name: small_variant(name, **options) for name in experiment.variants}
     evaluations = {name: x for name, x in experiment.evaluations.items() if {x.variant, *x.baselines} <= {"", *small}}
     return replace(experiment, variants=small, evaluations=evaluations)

@@ -7,11 +7,11 @@ import pytest
 import torch
 from small_variants import small_experiment, small_variant
 
+from fwdiff_lite import metrics
 from fwdiff_lite.experiments import export, harness
-from fwdiff_lite.experiments.inverse_graphics import evaluation, held_out
+from fwdiff_lite.experiments.inverse_graphics import angles, evaluation, held_out, variants
 from fwdiff_lite.experiments.inverse_graphics.posterior_samples import Sampling, sample_posterior
 from fwdiff_lite.experiments.measurements import to_flat
-from fwdiff_lite.observations import Observations
 from fwdiff_lite.problems.inverse_graphics import tabletop
 from fwdiff_lite.problems.inverse_graphics.volume import RenderedImages
 from fwdiff_lite.storage.checkpoints import read_manifest
@@ -31,6 +31,11 @@ def model():
         for weights in model.parameters():
             weights += 0.05 * torch.randn(weights.shape, generator=torch.Generator().manual_seed(len(weights)))
     return model
+
+
+def make_small_set(make, *sizes, **options):
+    """A test set of images of 16 x 16 pixels."""
+    return make(*sizes, **options | {"side": 16})
 
 
 def posterior_mean(test_set):
@@ -95,12 +100,9 @@ def test_an_orbit_begins_at_the_context_camera(model):
     small_set = held_out.make_test_set(1, 1, side=16)
     images = evaluation.render_orbit(model, small_set, k=2, steps=1, frames=3)
     assert images.rgb.shape == (2, 3, 3, 16, 16) and images.distance.shape == (2, 3, 16, 16)
-    generator, context = torch.Generator().manual_seed(0), small_set.context.repeat(2)
-    camera = small_set.context.params
-    targets = [tabletop.rotate_about_z(camera, d).expand(2, -1, -1, -1) for d in evaluation.ORBIT_TARGETS]
-    step = model.sample(context, targets[0], steps=1, generator=generator)
-    context = context.append(Observations(step.observation, targets[0]))
-    step = model.sample(context, targets[1], steps=1, generator=generator)
+    generator, camera = torch.Generator().manual_seed(0), small_set.context.params
+    target = tabletop.rotate_about_z(camera, 180).expand(2, -1, -1, -1)
+    step = model.sample(small_set.context.repeat(2), target, steps=1, generator=generator)
     assert torch.allclose(images.rgb[:, 0], step.signal.render(camera.expand(2, -1, -1, -1)).rgb[:, 0])
 
 
@@ -115,31 +117,40 @@ def test_a_test_set_has_at_most_256_scenes():
 
 
 def test_evaluations_are_exported_in_the_form_that_the_notebook_reads(tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluation, "make_test_set", partial(held_out.make_test_set, side=16))
+    for module in (evaluation, angles):
+        monkeypatch.setattr(module, "make_test_set", partial(make_small_set, module.make_test_set))
+    monkeypatch.setattr(angles.metrics, "bootstrap", partial(metrics.bootstrap, resamples=20))
     experiment = small_experiment(evaluation.EXPERIMENT, width=8, samples_per_ray=4)
-    for name in ("unet", "deterministic", "around"):
+    names = variants.MAIN_MODEL, variants.MAIN_BASELINE, "supersampled_view_space"
+    for name in names:
         harness.train(experiment, name, tmp_path, steps=1)
-    harness.evaluate(experiment, (), tmp_path, {"scenes": 2, "samples": 2, "steps": 1})
+    harness.evaluate(experiment, (), tmp_path, {"scenes": 4, "samples": 3, "steps": 1, "supersampling": 2})
     monkeypatch.setenv("FWDIFF_ROOT", str(tmp_path))
-    export.export(experiment, ["unet"], tmp_path)
-    entry = read_manifest()["06_inverse_graphics_unet.safetensors"]
+    export.export(experiment, [variants.MAIN_MODEL], tmp_path)
+    entry = read_manifest()[f"{variants.PRETRAINED}.safetensors"]
     assert set(entry["metrics"]) == set(experiment.headline) and entry["steps"] == 1
     results = harness.load_results(experiment)
-    numbers, arrays = to_flat(results.rows), results.arrays
-    assert set(numbers) == {"unet_eta_0", "unet_eta_1"} and "factor_tv" in numbers["unet_eta_1"]
-    assert "energy_skill_60" in numbers["unet_eta_1"] and "energy_skill_60" not in numbers["unet_eta_0"]
-    assert {row.view for row in results.rows} == {"", "60", "120", "180"}
-    assert arrays["unet_eta_1"].shape == (2, 2, 3, 2, 3, 16, 16) and arrays["unet_eta_1"].dtype == np.uint8
-    assert arrays["deterministic"].shape == (2, 3, 2, 3, 16, 16) and arrays["unet_eta_0_labels"].shape == (2, 2, 2)
+    samplers = {f"supersampled_maps_angles_eta_{eta}" for eta in (0, 1)} | {"supersampled_view_space_angles_eta_1"}
+    assert set(results.evaluations) == samplers | {"supersampled_deterministic_angles", "ceiling", "orbit", "reference"}
+    assert set(results.trainings) == set(names)
+    numbers, arrays = evaluation.numbers_of(results), results.arrays
+    assert {"energy_skill_60", "novel_energy_over_true_150", "psnr_mean_over_deterministic_180"} <= set(numbers)
+    sampler = evaluation.MAIN_SAMPLER
+    images = arrays[f"{sampler}_images"]
+    assert images.shape == (4, 3, 5, 2, 3, 16, 16) and images.dtype == np.uint8
+    assert arrays[f"{sampler}_deviation"].shape == (4, 5, 2, 16, 16) and arrays[f"{sampler}_labels"].shape == (4, 2, 3)
+    assert arrays["supersampled_deterministic_images"].shape == (4, 5, 2, 3, 16, 16)
+    assert "supersampled_maps_angles_eta_0_images" not in arrays, "images of the main sampler alone"
     assert arrays["orbit"].shape == (2 * evaluation.ORBIT_SCENES, evaluation.ORBIT_FRAMES, 3, 16, 16)
     assert arrays["live"].shape == (2, 2, 1, 1, 3, 16, 16)
-    assert set(results.evaluations) == {"unet_eta_0", "unet_eta_1", "orbit", "reference"}
-    assert set(results.trainings) == {"unet", "deterministic", "around"}
 
 
 def test_the_shipped_results_have_the_same_form():
     results = harness.load_results(evaluation.EXPERIMENT)
-    assert set(to_flat(results.rows)) == {"unet_eta_0", "unet_eta_1", "no_novel_eta_0", "no_novel_eta_1"}
-    assert "examine unet" in results.evaluations["unet_eta_1"]["command"], "the command's name at that time"
-    assert results.trainings["unet"]["curve"]["loss"] and results.trainings["unet"]["parent"]["steps"] > 1000
-    assert {"orbit", "orbit_depth", "live", "benchmark", "context", "truth"} <= set(results.arrays)
+    assert {"ceiling", "supersampled_view_space_angles_eta_1"} < set(to_flat(results.rows))
+    for name in (variants.MAIN_MODEL, variants.MAIN_BASELINE):
+        assert results.trainings[name]["curve"]["loss"] and results.trainings[name]["steps"] > 1000
+    minutes = [results.trainings[name]["gpu_minutes"] for name in (variants.MAIN_MODEL, variants.MAIN_BASELINE)]
+    assert minutes[0] == pytest.approx(minutes[1], rel=0.02), "the baseline has the same compute"
+    assert {"orbit", "orbit_depth", "live"} <= set(results.arrays)
+    assert len(results.arrays[f"{evaluation.MAIN_SAMPLER}_labels"]) == 256
