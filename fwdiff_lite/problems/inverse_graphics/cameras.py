@@ -138,6 +138,19 @@ def perspective_divide(homogeneous: Float[Tensor, "*b p 3"]) -> tuple[Tensor, Te
     return homogeneous[..., :2] / torch.where(nonzero, depth, 1e-6)[..., None] + 0.5, depth
 
 
+def project_into_views(
+    points: Float[Tensor, "b p 3"], cameras: Float[Tensor, "b v 4 4"]
+) -> tuple[Float[Tensor, "b v p 3"], Float[Tensor, "b v p 2"], Float[Tensor, "b v p 1"]]:
+    """Where points are for V views: homogeneous camera coordinates, image coordinates, and 1 inside of the image.
+
+    Outside of the image or behind the camera, the image coordinates are those of the centre, and the last number is 0.
+    """
+    homogeneous = project_homogeneous(cameras, points[:, None])
+    uv, depth = perspective_divide(homogeneous)  # (B, V, P, 2), (B, V, P)
+    inside = (depth > 0) & ((uv - 0.5).abs() <= 0.5).all(-1)
+    return homogeneous, torch.where(inside[..., None], uv, 0.5), inside[..., None].to(points.dtype)
+
+
 def project_homogeneous(cameras: Float[Tensor, "*b 4 4"], points: Float[Tensor, "*#b p 3"]) -> Float[Tensor, "*b p 3"]:
     """World points in homogeneous image coordinates ((u - 0.5) d, (v - 0.5) d, d), from the image's centre.
 
@@ -176,3 +189,15 @@ def orbit(
     offset = torch.stack([horizontal * azimuth.cos(), horizontal * azimuth.sin(), distance * elevation.sin()], -1)
     centre = torch.tensor(look_at_point, dtype=azimuth.dtype, device=azimuth.device).expand_as(offset)
     return look_at(centre + offset, centre, fov)
+
+
+def plucker_coordinates(
+    cameras: Float[Tensor, "*b 4 4"], h: int, w: int, length_unit: float = 1.0
+) -> Float[Tensor, "*b 6 h w"]:
+    """Plücker coordinates of each pixel's ray: its direction d, and its moment o x d with o in units of length_unit.
+
+    They do not depend on which point o of the ray is taken (Sitzmann et al. 2021, Section 3.1).
+    """
+    origins, directions = rays(cameras, pixel_centres(h, w, cameras))
+    moments = torch.linalg.cross(origins.expand_as(directions), directions) / length_unit
+    return torch.cat([directions, moments], -1).transpose(-1, -2).unflatten(-1, (h, w))

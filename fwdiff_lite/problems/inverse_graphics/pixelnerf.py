@@ -30,29 +30,29 @@ from fwdiff_lite.observations import Observations
 from fwdiff_lite.problems.inverse_graphics.cameras import (
     check_cameras,
     invert_projection,
-    perspective_divide,
-    pixel_centres,
-    project_homogeneous,
-    rays,
+    plucker_coordinates,
+    project_into_views,
 )
 from fwdiff_lite.problems.inverse_graphics.volume import RenderedImages, RenderedRays, VolumeRenderer
 
 CPU_CHUNK_POINTS = 2**13  # points x views in one call of the field's network on the CPU: they fit a core's cache
-# Larger embeddings of a context are computed in each step.
-MAX_EMBEDDING_BYTES, MAX_EMBEDDING_BYTES_CUDA = 2**29, 2**34
+# Larger embeddings are computed in each step.
+MAX_EMBEDDING_BYTES, MAX_EMBEDDING_BYTES_CUDA = 2**30, 2**34
 DENSITY_SCALE = 10.0  # density per unit of length = DENSITY_SCALE x softplus of the network's output
 
 
 class PointEmbeddings(NamedTuple):
-    """The embeddings (`FieldNetwork.embed`) that some views of B scenes have along rays, kept while other views change.
+    """What B scenes have along the rays of M targets, kept while the feature maps of the targets change.
 
-    renderer, cameras: the P points are those of all observed rays of M cameras (B, M, 4, 4) by this renderer
-    values: (B, V, P, W) of the first V views of a RadianceField
+    renderer, cameras: the P points are those of all observed rays of the cameras (B, M, 4, 4) by this renderer
+    context: (B, V, P, W) `FieldNetwork.embed` of the first V views of a RadianceField
+    target_positions: (B, M, P, W) `FieldNetwork.embed_positions` of the M later views
     """
 
     renderer: VolumeRenderer
     cameras: Float[Tensor, "b m 4 4"]
-    values: Float[Tensor, "b v p w"]
+    context: Float[Tensor, "b v p w"]
+    target_positions: Float[Tensor, "b m p w"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +79,8 @@ class RadianceField:
         return self._evaluate(points)
 
     def along_rays(self, renderer: VolumeRenderer, cameras: Float[Tensor, "b m 4 4"]) -> Callable:
-        """The same field, for the points of all observed rays of these cameras alone: with its embeddings of them.
+        """The same field, for the points of all observed rays of these cameras alone: with its embeddings of them, and
+        without features, which an observation does not show.
 
         The embeddings are used for the very tensor of cameras that they were computed for: a comparison of values would
         make a GPU wait. Other cameras, even with the same values, get the field itself.
@@ -87,21 +88,17 @@ class RadianceField:
         kept = self.embeddings
         if kept is None or kept.cameras is not cameras or kept.renderer != renderer:
             return self
-        return partial(self._evaluate, first_embeddings=kept.values)
+        return partial(self._evaluate, kept=(kept.context, kept.target_positions))
 
     def _evaluate(
-        self, points: Float[Tensor, "b p 3"], first_embeddings: Float[Tensor, "b f p w"] | None = None
+        self, points: Float[Tensor, "b p 3"], kept: tuple[Tensor, ...] = ()
     ) -> tuple[Float[Tensor, "b p"], Float[Tensor, "b p o"]]:
-        """The field at points, at which the first F views may have been embedded before."""
-        views, inputs = (self.feature_maps, self.cameras, self.mask), (points,)
-        if first_embeddings is not None:
-            first = first_embeddings.shape[1]
-            views, inputs = (
-                (self.feature_maps[:, first:], self.cameras[:, first:], self.mask),
-                (points, first_embeddings),
-            )
+        """The field at points. kept: of PointEmbeddings, `context` and `target_positions`."""
+        first = kept[0].shape[1] if kept else 0
+        views, inputs = (self.feature_maps[:, first:], self.cameras[:, first:], self.mask), (points, *kept)
         chunks = zip(*(self._chunks(x) for x in inputs), strict=True)
-        density, rgb_features = zip(*(self.network(p, *views, *values) for p, *values in chunks), strict=True)
+        network = partial(self.network, with_features=not kept)
+        density, rgb_features = zip(*(network(p, *views, *values) for p, *values in chunks), strict=True)
         if len(density) == 1:
             return density[0], rgb_features[0]
         return torch.cat(density, 1), torch.cat(rgb_features, 1)
@@ -110,6 +107,13 @@ class RadianceField:
         """The embeddings of all views at these points."""
         values = [self.network.embed(chunk, self.feature_maps, self.cameras) for chunk in self._chunks(points)]
         return torch.cat(values, 2)
+
+    def embed_positions(
+        self, points: Float[Tensor, "b p 3"], cameras: Float[Tensor, "b m 4 4"]
+    ) -> Float[Tensor, "b m p w"]:
+        """The embeddings of these points' positions for views with other cameras."""
+        chunks = ((chunk, *project_into_views(chunk, cameras)[::2]) for chunk in self._chunks(points))
+        return torch.cat([self.network.embed_positions(*chunk) for chunk in chunks], 2)
 
     def _chunks(self, x: Float[Tensor, "*b p n"]) -> tuple[Tensor, ...]:
         """Values of points in several chunks, which are small on the CPU; all at once where gradients are wanted."""
@@ -185,18 +189,6 @@ def contract(points: Float[Tensor, "*b 3"], radius: float) -> tuple[Float[Tensor
     return (2 - 1 / distance) * points / distance, radius * distance[..., 0].square()
 
 
-def plucker_coordinates(
-    cameras: Float[Tensor, "*b 4 4"], h: int, w: int, length_unit: float = 1.0
-) -> Float[Tensor, "*b 6 h w"]:
-    """Plücker coordinates of each pixel's ray: its direction d, and its moment o x d with o in units of length_unit.
-
-    They do not depend on which point o of the ray is taken (Sitzmann et al. 2021, Section 3.1).
-    """
-    origins, directions = rays(cameras, pixel_centres(h, w, cameras))
-    moments = torch.linalg.cross(origins.expand_as(directions), directions) / length_unit
-    return torch.cat([directions, moments], -1).transpose(-1, -2).unflatten(-1, (h, w))
-
-
 class _ResidualBlock(nn.Module):
     """Adds the output of two layers to x."""
 
@@ -243,45 +235,54 @@ class FieldNetwork(nn.Module):
         cameras: Float[Tensor, "b v 4 4"],
         mask: Bool[Tensor, "b u"],
         first_embeddings: Float[Tensor, "b f p c"] | None = None,
+        positions: Float[Tensor, "b v p c"] | None = None,
+        with_features: bool = True,
     ) -> tuple[Float[Tensor, "b p"], Float[Tensor, "b p o"]]:
-        """Density per unit of length, and colours in [-1, 1] followed by features.
+        """Density per unit of length, and colours in [-1, 1], followed by features if they are wanted.
 
         first_embeddings: of F views that come before the V views whose maps and cameras are given
         mask: (B, F + V) of all views
+        positions: `embed_positions` of the V views, if they are known
         """
-        h = self.embed(points, feature_maps, cameras)
-        if first_embeddings is not None:
-            h = torch.cat([first_embeddings, h], 1)
-        view_mask = mask[:, :, None, None]
-        weight = self.weight(h).masked_fill(~view_mask, -1e4).softmax(1) * view_mask  # all zero where there is no view
-        output = self.head(self.fusion_mlp((weight * h).sum(1)))
+        h = self.embed(points, feature_maps, cameras, positions)
+        embeddings = [h] if first_embeddings is None else [first_embeddings, h]  # joined, they would be copied
+        logits = torch.cat([self.weight(x) for x in embeddings], 1)
+        weights = logits.masked_fill(~mask[:, :, None, None], -1e4).softmax(1) * mask[:, :, None, None]  # 0: no view
+        views = [view for x in embeddings for view in x.unbind(1)]
+        output = self.head(self.fusion_mlp(sum(w * x for w, x in zip(weights.unbind(1), views, strict=True))))
         density = DENSITY_SCALE * nn.functional.softplus(output[..., 0])
         if self.contraction_radius:
             _, stretch = contract(points, self.contraction_radius)
             density = density / stretch
-        return density, torch.cat([output[..., 1:4].tanh(), output[..., 4:]], -1)
+        colours, features = output[..., 1:4].tanh(), output[..., 4:]
+        return density, torch.cat([colours, features], -1) if with_features else colours
 
     def embed(
         self,
         points: Float[Tensor, "b p 3"],
         feature_maps: Float[Tensor, "b v c h w"],
         cameras: Float[Tensor, "b v 4 4"],
+        positions: Float[Tensor, "b v p c"] | None = None,
     ) -> Float[Tensor, "b v p c"]:
-        """The embeddings of points for each view, which the second MLP fuses."""
-        b, v = cameras.shape[:2]
-        homogeneous = project_homogeneous(cameras, points[:, None])  # (B, V, P, 3)
-        uv, depth = perspective_divide(homogeneous)  # (B, V, P, 2), (B, V, P)
-        inside = (depth > 0) & ((uv - 0.5).abs() <= 0.5).all(-1)
-        uv = torch.where(inside[..., None], uv, 0.5)
-        features = bilinear_sample_uv(feature_maps.flatten(0, 1), uv.flatten(0, 1)).unflatten(0, (b, v))  # (B, V, P, C)
-        inside = inside[..., None].to(points.dtype)
+        """The embeddings of points for each view, which the second MLP fuses. positions: `embed_positions`, if known"""
+        homogeneous, uv, inside = project_into_views(points, cameras)
+        features = bilinear_sample_uv(feature_maps.flatten(0, 1), uv.flatten(0, 1)).unflatten(0, inside.shape[:2])
+        if positions is None:
+            positions = self.embed_positions(points, homogeneous, inside)
+        return self.per_view_mlp(positions + inside * features)
+
+    def embed_positions(
+        self,
+        points: Float[Tensor, "b p 3"],
+        homogeneous: Float[Tensor, "b v p 3"],
+        inside: Float[Tensor, "b v p 1"],
+    ) -> Float[Tensor, "b v p c"]:
+        """The part of the embeddings that no image decides; homogeneous, inside: from `project_into_views`."""
         if self.contraction_radius:
             homogeneous, _ = contract(homogeneous, self.contraction_radius)
             points, _ = contract(points, self.contraction_radius)
         camera_encoding, world_encoding = (positional_encoding(x, self.num_freqs) for x in (homogeneous, points))
-        h = self.camera_proj(torch.cat([camera_encoding, inside], -1)) + inside * features
-        h = h + self.world_proj(world_encoding)[:, None]
-        return self.per_view_mlp(h)
+        return self.camera_proj(torch.cat([camera_encoding, inside], -1)) + self.world_proj(world_encoding)[:, None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -362,7 +363,7 @@ class SceneDenoiser(nn.Module):
         return Condition(scene, self.assemble_conditioning(render), target_params, target_mask, prediction)
 
     def prepare_sampling(self, condition: Condition) -> Condition:
-        """The condition with the context's embeddings at all points of the targets' rays (protocols.PreparingDenoiser).
+        """The condition with PointEmbeddings at all points of the targets' rays (protocols.PreparingDenoiser).
 
         The points are the same in each step. Nothing is kept where the renderer evaluates the points in several calls,
         where its samples are those of training, or the embeddings have more than MAX_EMBEDDING_BYTES.
@@ -377,11 +378,13 @@ class SceneDenoiser(nn.Module):
 
         self.renderer(record, condition.cameras)
         points, *others = calls
-        num_bytes = points[..., 0].numel() * condition.context.mask.shape[1] * self.field.width * points.itemsize
+        scene, cameras = condition.context, condition.cameras
+        num_views = scene.mask.shape[1] + cameras.shape[1]
+        num_bytes = points[..., 0].numel() * num_views * self.field.width * points.itemsize
         if others or num_bytes > (MAX_EMBEDDING_BYTES_CUDA if points.is_cuda else MAX_EMBEDDING_BYTES):
             return condition
-        embeddings = PointEmbeddings(self.renderer, condition.cameras, condition.context.embed(points))
-        return replace(condition, context=replace(condition.context, embeddings=embeddings))
+        kept = PointEmbeddings(self.renderer, cameras, scene.embed(points), scene.embed_positions(points, cameras))
+        return replace(condition, context=replace(scene, embeddings=kept))
 
     def encode_context(self, context: Observations) -> RadianceField:
         """The scene that is conditioned on the context alone, S(. | enc(O_ctxt; 0))."""

@@ -6,13 +6,12 @@ from pixelnerf_helpers import generator, noise_images, orbit_cameras, small_deno
 from torch import nn
 
 from fwdiff_lite.problems.inverse_graphics import pixelnerf
-from fwdiff_lite.problems.inverse_graphics.cameras import look_at, pixel_centres, project, rays
+from fwdiff_lite.problems.inverse_graphics.cameras import look_at, pixel_centres, plucker_coordinates, project, rays
 from fwdiff_lite.problems.inverse_graphics.pixelnerf import (
     FieldNetwork,
     bilinear_by_gather,
     bilinear_sample_uv,
     contract,
-    plucker_coordinates,
 )
 
 

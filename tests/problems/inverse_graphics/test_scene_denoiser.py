@@ -83,7 +83,7 @@ def test_with_finer_maps_each_ray_of_a_pixel_has_features_of_its_own():
     class Colours(nn.Module):
         """A dense field whose colour is the first three features."""
 
-        def forward(self, points, feature_maps, cameras, mask):
+        def forward(self, points, feature_maps, cameras, mask, with_features):
             uv, _ = perspective_divide(project_homogeneous(cameras, points[:, None]))
             features = bilinear_sample_uv(feature_maps.flatten(0, 1), uv.flatten(0, 1))
             return points.new_full(points.shape[:2], 1e4), features[..., :3]
@@ -250,9 +250,9 @@ def test_the_context_is_embedded_once_and_samples_are_the_same(dtype, supersampl
     num_points = 2 * renderer.height * renderer.width * supersampling**2 * renderer.samples_per_ray
     embed, views = denoiser.field.embed, []
 
-    def counted(points, feature_maps, cameras):
+    def counted(points, feature_maps, cameras, positions=None):
         views.extend(cameras.shape[1:2] * points.shape[1])
-        return embed(points, feature_maps, cameras)
+        return embed(points, feature_maps, cameras, positions)
 
     monkeypatch.setattr(denoiser.field, "embed", counted)
 
@@ -278,8 +278,8 @@ def test_the_context_is_embedded_once_and_samples_are_the_same(dtype, supersampl
 
         def swapped(self, condition):
             scene = prepare(self, condition).context
-            values = scene.embeddings.values.flip(0)
-            return replace(condition, context=replace(scene, embeddings=scene.embeddings._replace(values=values)))
+            kept = scene.embeddings._replace(context=scene.embeddings.context.flip(0))
+            return replace(condition, context=replace(scene, embeddings=kept))
 
         wrong.setattr(SceneDenoiser, "prepare_sampling", swapped)
         assert (sample(one_masked, guidance=2.0)[0] - plain).abs().max() > 1e-3
@@ -291,9 +291,11 @@ def test_embeddings_are_used_along_their_own_rays_alone_and_large_ones_are_not_k
     with torch.no_grad():
         condition = denoiser.condition(context, target)
         plain, scene = (denoiser(x, noisy, t) for x in (condition, denoiser.prepare_sampling(condition)))
-        wrong = replace(scene, embeddings=scene.embeddings._replace(values=scene.embeddings.values + 1))
         assert torch.equal(renderer(scene, target), renderer(plain, target))
-        assert not torch.equal(renderer(wrong, target), renderer(plain, target)), "wrong embeddings would be seen"
+        kept = scene.embeddings
+        for name in ("target_positions", "context"):
+            wrong = replace(scene, embeddings=kept._replace(**{name: getattr(kept, name) + 1}))
+            assert not torch.equal(renderer(wrong, target), renderer(plain, target)), "wrong embeddings would be seen"
         for cameras in (target.clone(), orbit_cameras(2, 1, seed=6), target.flip(0)):
             assert torch.equal(renderer(wrong, cameras), renderer(plain, cameras)), "other cameras are embedded anew"
         for other in (replace(renderer, samples_per_ray=9), replace(renderer, box_max=(1.1, 1.0, 1.0))):
