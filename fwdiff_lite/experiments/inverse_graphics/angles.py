@@ -157,7 +157,8 @@ def variant_side(variant: str) -> int:
 
 
 def measure_sampler(variant: str, eta: int, session: Session) -> dict[str, np.ndarray]:
-    """The measures of a variant's samples, for each scene of the session's part; the seconds of sampling; images."""
+    """The measures of a variant's samples, for each scene of the session's part; the seconds of sampling; the images
+    and the deviation of the first NUM_EXAMPLES scenes."""
     side = variant_side(variant)
     test_set, options = session_test_set(session, side), session.options
     model, rows = load_compiled_model(session, variant), []
@@ -171,8 +172,9 @@ def measure_sampler(variant: str, eta: int, session: Session) -> dict[str, np.nd
         synchronize(session.device)
         seconds = time.monotonic() - start_time
         row = {name: value.cpu().numpy() for name, value in measure_views(one, samples).items()}
-        row["images"] = to_uint8(samples[:, :EXAMPLE_SAMPLES], 64)
-        row["deviation"] = quantize(samples.std(1).mean(-3), 1 / 128)
+        is_example = scene < NUM_EXAMPLES  # a part has a row for each scene; rows of zeros compress well
+        row["images"] = to_uint8(samples[:, :EXAMPLE_SAMPLES], 64) * is_example
+        row["deviation"] = quantize(samples.std(1).mean(-3), 1 / 128) * is_example
         rows.append(row | {"seconds": np.array([seconds])})
     return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
