@@ -44,7 +44,7 @@ from fwdiff_lite.experiments.split import PerContext
 ANGLES = (60, 90, 120, 150, 180)  # azimuth of the target cameras, in degrees; each has its novel camera
 LAST_TIME = 0.125  # later steps change visible pixels more than hidden ones, and add an error of their own
 ETAS = (1, 0)
-PIXELS_AT_ONCE = 48 * SIDE**2  # of the samples that are drawn and rendered at once; it bounds the memory
+PIXELS_AT_ONCE = 40 * SIDE**2  # of the samples drawn and rendered at once: bounds the memory, and halves 5 x 16 samples
 LEAST_OPTIONS = {"scenes": 2, "samples": 2}  # scores compare samples, and intervals resample scenes
 NUM_EXAMPLES, EXAMPLE_SAMPLES = 6, 4  # scenes and samples of each whose images are recorded
 
