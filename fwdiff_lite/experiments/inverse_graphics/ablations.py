@@ -47,7 +47,6 @@ from fwdiff_lite.experiments.inverse_graphics.variants import (
     BASELINE,
     FULL_MODEL,
     LARGE_SIDE,
-    PRETRAINED,
     SETTINGS,
     SIDE,
     VARIANTS,
@@ -465,10 +464,9 @@ def scene_scores(results: RecordedResults) -> dict[str, dict[str, list[float]]]:
     return {key.removesuffix(suffix): json.loads(str(x)) for key, x in results.arrays.items() if key.endswith(suffix)}
 
 
+# --init-from takes the weights of the full model, which fit images of any side
 LARGE_VARIANTS = {
-    f"{name}_{LARGE_SIDE}": replace(
-        make_variant(replace(SETTINGS[name], side=LARGE_SIDE), parent=PRETRAINED), batch_size=BATCH_SIZE // 2
-    )
+    f"{name}_{LARGE_SIDE}": replace(make_variant(replace(SETTINGS[name], side=LARGE_SIDE)), batch_size=BATCH_SIZE // 2)
     for name in (FULL_MODEL, BASELINE)
 }
 EXPERIMENT = Experiment(

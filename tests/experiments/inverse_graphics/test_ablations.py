@@ -204,12 +204,14 @@ def test_autoregressive_samples_are_rendered_from_behind(small_set):
     model = perturbed_model("around")
     one_target, two_targets = (
         ablations.sample_through_targets(model, small_set, Sampling(2, 1), targets=targets)
-        for targets in (evaluation.ORBIT_TARGETS[:1], evaluation.ORBIT_TARGETS)
+        for targets in (ablations.ORBIT_TARGETS[:1], ablations.ORBIT_TARGETS)
     )
     assert one_target.shape == two_targets.shape == (2, 2, 1, 2, 3, 16, 16)
     assert (one_target - two_targets).abs().max() > 1e-3
-    images = evaluation.render_orbit(model, small_set, k=2, steps=1, frames=2).rgb
-    back_views = images[:, 1]  # the second of two frames is at 180 degrees
+    contexts, options = small_set.context.repeat(2), {"steps": 1, "eta": 0.0, "generator": seeded(0)}
+    cameras = ablations.rotate_to_angles(contexts.params, ablations.ORBIT_TARGETS)
+    step, _ = model.sample_autoregressive(contexts, cameras, **options)
+    back_views = step.signal.render(tabletop.rotate_about_z(contexts.params, 180)).rgb[:, 0]
     torch.testing.assert_close(two_targets[:, :, 0, 0].flatten(0, 1), back_views, atol=1e-5, rtol=0)
 
 
