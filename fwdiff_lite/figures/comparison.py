@@ -69,7 +69,7 @@ SETTINGS = (
         NOT_STATED,
         "1,500 digits [02]; shapes and rooms that are drawn anew for each batch [03], [05]; 131,072 portraits [04]",
     ),
-    Setting("test scenes of the 3-D model", NOT_STATED, "{06:examined:.0f} [06], [07]"),
+    Setting("test scenes of the 3-D model", NOT_STATED, "{06:examined:.0f} [06], {07:examined:.0f} [07]"),
     Setting("resolution", NOT_STATED, "64 x 64 pixels [06], and 128 x 128 [07]"),
     Setting(
         "parameters of the 3-D model",
@@ -79,7 +79,7 @@ SETTINGS = (
     Setting(
         "training of the 3-D model",
         f"8 GPUs (the released recipe); hours: {NOT_STATED}",
-        "one GPU; {07:longer_gpu_minutes:.0f} minutes [06], {07:unet_gpu_minutes:.0f} for each model of [07]",
+        "three GPUs for 18 minutes [06], one for {07:unet_gpu_minutes:.0f} minutes for each model of [07]",
     ),
     Setting(
         "sampling with the 3-D model",
@@ -211,8 +211,8 @@ CHOICES = (
         "Start with 0 (DDIM). Where the mean of observations is out of reach, 1 (ancestral) halves the bias.",
         "Unreachable mean, truth 0.70: DDIM {01:reachable_bias_ddim:.2f}, ancestral {01:reachable_bias_ancestral:.2f} "
         "[01]. One flow field, excess of the likelier motion in percentage points: DDIM {03:warp_1_eta_0_excess:.0f}, "
-        "ancestral {03:warp_1_eta_1_excess:.0f} [03]. Novel views at 135 degrees, skill: DDIM "
-        "{06:unet_eta_0_novel_energy_skill_180:.2f}, ancestral {06:unet_eta_1_novel_energy_skill_180:.2f}, "
+        "ancestral {03:warp_1_eta_1_excess:.0f} [03]. Novel views at 135 degrees, energy score over that of true draws: "
+        "DDIM {06:eta_0_novel_energy_over_true_180:.2f}, ancestral {06:eta_1_novel_energy_over_true_180:.2f}, "
         "intervals overlap [06]. [04] and [06] use 1; their data do not separate the two.",
     ),
     Choice(

@@ -684,7 +684,8 @@ run.record(exact_factor_tv_high_95=exact_highs.quantile(0.95))
 
 # %% tags=["setup", "nbval-ignore-output"]
 for eta, eta_numbers in numbers_of_eta.items():
-    keys = ["factor_tv_high", *(f"{factor}_factor_scene_rms_high" for factor in tabletop.FACTORS)]
+    keys = [*(f"{factor}_factor_scene_rms_high" for factor in tabletop.FACTORS), "factor_tv_high"]
+    keys += [f"novel_energy_over_true_180{end}" for end in ("", "_low", "_high")]
     run.record(**{f"eta_{eta}_{key}": eta_numbers[key] for key in keys})
 ceiling, view_space = (to_flat(results.rows)[name] for name in ("ceiling", "supersampled_view_space_angles_eta_1"))
 views = [f"{prefix}{{}}_{angle}".format for prefix in ("", "novel_") for angle in angles.ANGLES]

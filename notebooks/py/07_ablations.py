@@ -365,7 +365,7 @@ longer_minutes = longer_results.trainings[variants.MAIN_MODEL]["gpu_minutes"]
 training_scenes = trainings[FULL_MODEL]["steps"] * trainings[FULL_MODEL]["batch"]
 run.record(
     parameters_in_millions=parameters_in_millions, longer_gpu_minutes=longer_minutes,
-    training_scenes_in_millions=training_scenes / 1e6,
+    training_scenes_in_millions=training_scenes / 1e6, examined=ablations.COUNT,
 )
 models = {LABELS[name]: all_numbers[name] for name in (FULL_MODEL, "view_space")}
 figures.skill_table(models | {f"the model of 06, {longer_minutes:.0f} minutes": longer_training})
@@ -447,8 +447,9 @@ print(f"agreement of these two views: {-gain.value:.1f} dB ({-gain.high:.1f} to 
 # %% [markdown]
 # ## 6. Larger images
 #
-# Here the training of the model of [06](06_inverse_graphics.ipynb) continues at 128 x 128 pixels. So does that of the
-# deterministic model, against which skill is measured. The networks are the same; more rays are rendered. A picture of
+# Here the full model and the deterministic model, against which skill is measured, start from weights that were trained
+# at 64 x 64 pixels for 32 and for 17 minutes (an earlier version of [06](06_inverse_graphics.ipynb)). Their training
+# continues at 128 x 128 pixels. The networks are the same; more rays are rendered. A picture of
 # 128 x 128 has four pixels where one of 64 x 64 has one, and the mean of four noisy pixels has half the noise. So at 128
 # pixels the same noise hides less, and the schedule needs more noise. One line shifts the schedule:
 #
