@@ -211,8 +211,8 @@ CHOICES = (
         "Start with 0 (DDIM). Where the mean of observations is out of reach, 1 (ancestral) halves the bias.",
         "Unreachable mean, truth 0.70: DDIM {01:reachable_bias_ddim:.2f}, ancestral {01:reachable_bias_ancestral:.2f} "
         "[01]. One flow field, excess of the likelier motion in percentage points: DDIM {03:warp_1_eta_0_excess:.0f}, "
-        "ancestral {03:warp_1_eta_1_excess:.0f} [03]. Novel views at 135 degrees, energy score over that of true draws: "
-        "DDIM {06:eta_0_novel_energy_over_true_180:.2f}, ancestral {06:eta_1_novel_energy_over_true_180:.2f}, "
+        "ancestral {03:warp_1_eta_1_excess:.0f} [03]. Novel views at 135 degrees, energy score over that of true "
+        "draws: DDIM {06:eta_0_novel_energy_over_true_180:.2f}, ancestral {06:eta_1_novel_energy_over_true_180:.2f}, "
         "intervals overlap [06]. [04] and [06] use 1; their data do not separate the two.",
     ),
     Choice(

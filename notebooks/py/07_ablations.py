@@ -648,7 +648,7 @@ run.record(**{f"clips_{key}": value for key, value in numbers.items()})
 # **Larger images.** After six minutes at 128 x 128, the skill of the target from behind is 0.84. The skill is below that
 # at 64 x 64 in all six views, and most for the target at 60° (0.59, and 0.72 at 64 x 64).
 #
-# **Limits.** Three minutes are few: the model of [06](06_inverse_graphics.ipynb) had 32. After so long a training,
+# **Limits.** Three minutes are few: the model of [06](06_inverse_graphics.ipynb) had 54. After so long a training,
 # parts may have another effect. Learning rate and widths were chosen for the full model. The full model was trained
 # twice, all others once. Our clips are rendered, not filmed.
 #
