@@ -72,18 +72,6 @@ def intersect_aabb(
     return torch.where(near < far, near, closest), torch.where(near < far, far, closest)
 
 
-def rays_to_evaluate(near: Float[Tensor, "b m n"], far: Float[Tensor, "b m n"]) -> Int[Tensor, "h"] | slice:
-    """The indices of the rays that meet the box in at least one camera; the first ray, if none does.
-
-    The first ray stands in for all others, since the field tells the number of channels. On a GPU: all rays, because
-    Python would have to wait for their number.
-    """
-    if near.device.type != "cpu":
-        return slice(None)
-    hits = (near < far).flatten(0, 1).any(0).nonzero()[:, 0]
-    return hits if len(hits) else hits.new_zeros(1)
-
-
 def stratified_offsets(n: int, ray_indices: Int[Tensor, "*b p"] | None, like: Tensor) -> Float[Tensor, "*#b #p n"]:
     """Positions of the n samples of a ray inside of their segments, from 0 to 1.
 
@@ -318,26 +306,22 @@ class VolumeRenderer:
         directions: Float[Tensor, "b m n 3"],
         ray_indices: Int[Tensor, "b m n"],
     ) -> RenderedRays:
-        """Renders these rays at once. On a CPU, rays that miss the box in all cameras are not evaluated."""
-        box_min, box_max = (vector_like(corner, directions) for corner in (self.box_min, self.box_max))
+        """Renders these rays at once."""
+        like = directions
+        box_min, box_max = (vector_like(corner, like) for corner in (self.box_min, self.box_max))
         near, far = intersect_aabb(origins, directions, box_min, box_max)
-        hits = slice(None) if self.near else rays_to_evaluate(near, far)
         training = getattr(signal, "training", False)
-        offsets = stratified_offsets(self.samples_per_ray, ray_indices[:, :, hits] if training else None, directions)
+        offsets = stratified_offsets(self.samples_per_ray, ray_indices if training else None, like)
         if self.near:
             bounds = (near.clamp(min=self.near), far.clamp(min=self.near))
             distance, delta = sample_linear_disparity(*bounds, offsets)
-        else:  # (B, M, n, S), (B, M, n, 1 or S)
-            distance, delta = sample_uniform(near[:, :, hits], far[:, :, hits], offsets)
-        points = origins[..., None, :] + distance[..., None] * directions[:, :, hits, None]  # (B, M, n, S, 3)
+        else:
+            distance, delta = sample_uniform(near, far, offsets)  # (B, M, n, S), (B, M, n, 1 or S)
+        points = origins[..., None, :] + distance[..., None] * directions[..., None, :]  # (B, M, n, S, 3)
         density, rgb_features = _evaluate(signal, points.reshape(len(points), -1, 3))
         shape = distance.shape
         density = density.to(distance).view(shape)
         rgb_features = rgb_features[..., :num_channels].to(distance).unflatten(1, shape[1:])
         background = torch.zeros_like(rgb_features[0, 0, 0, 0])
         background[:3] = self.background
-        render = composite(density, rgb_features, delta, distance, far[:, :, hits], background)
-        if shape[2] == directions.shape[2]:
-            return render
-        behind = background.expand(*near.shape, -1), far, torch.zeros_like(far)  # what rays see that miss the box
-        return RenderedRays(*(x.index_copy(2, hits, part) for x, part in zip(behind, render, strict=True)))
+        return composite(density, rgb_features, delta, distance, far, background)

@@ -111,8 +111,7 @@ def test_the_deterministic_render_has_samples_of_its_own():
     loss_of(model)
     model.denoiser.render_samples = 2
     loss_of(model)
-    # one of the render's 16 rays misses the box, so it has no points
-    assert queried == [15 * SAMPLES, 22 * SAMPLES, 15 * 2, 22 * SAMPLES]
+    assert queried == [16 * SAMPLES, 22 * SAMPLES, 16 * 2, 22 * SAMPLES]
 
 
 def test_a_chunk_has_at_least_one_point():

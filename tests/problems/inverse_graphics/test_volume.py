@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from fwdiff_lite.observations import gather_pixels
-from fwdiff_lite.problems.inverse_graphics import volume
 from fwdiff_lite.problems.inverse_graphics.cameras import look_at, orbit, pixel_centres, project, rays
 from fwdiff_lite.problems.inverse_graphics.volume import (
     VolumeRenderer,
@@ -97,36 +96,6 @@ def test_a_renderer_with_a_near_plane_starts_there_and_reaches_far(wall):
     before_near_plane = Field(lambda x: torch.where(x[..., 0] < 0.99, 1e3, 0.0), everywhere(RED))
     render = renderer.render_rays(before_near_plane, eye)
     assert float(render.opacity) == 0 and float(render.distance) == pytest.approx(90)
-
-
-# --- rays that miss the box -------------------------------------------------------------------------------------------
-
-
-def test_rays_that_miss_the_box_are_not_evaluated_and_nothing_changes(monkeypatch):
-    cameras = torch.cat([camera([4.0, 0.0, 1.0], fov=1.2), camera([0.0, 5.0, 2.0], fov=1.5)])
-    field, every = varying_field(), varying_field()
-    image = BOX.render_rays(field, cameras)
-    with monkeypatch.context() as without:
-        without.setattr(volume, "rays_to_evaluate", lambda near, far: slice(None))
-        expected = BOX.render_rays(every, cameras)
-    queried, all_points = (f.queried_points[0].shape[1] for f in (field, every))
-    assert all_points == 64 * BOX.samples_per_ray and 0 < queried < all_points / 2
-    assert all(torch.equal(*parts) for parts in zip(image, expected, strict=True))
-    missed = image.opacity == 0
-    assert missed.float().mean() > 0.5 and (image.rgb_features[missed] == BOX.background).all()
-    # the control: the rays that meet the box in the second camera alone
-    monkeypatch.setattr(volume, "rays_to_evaluate", lambda near, far: (near < far)[1, 0].nonzero()[:, 0])
-    assert not torch.equal(BOX.render_rays(varying_field(), cameras).opacity, image.opacity)
-
-
-def test_a_camera_that_looks_past_the_box_sees_the_background():
-    past = look_at(double([4.0, 0.0, 0.0]), double([4.0, 9.0, 0.0]), 0.5)[None, None]
-    features = Field(everywhere(1.0), everywhere([*RED, 0.7]))
-    image = BOX.render_rays(features, past)
-    assert image.rgb_features.shape == (1, 1, 64, 4) and features.queried_points[0].shape[1] == BOX.samples_per_ray
-    assert (image.rgb_features[..., :3] == BOX.background).all() and not image.rgb_features[..., 3].any()
-    assert not image.opacity.any()
-    assert BOX(Field(everywhere(1.0), everywhere(RED)), past).eq(BOX.background).all()
 
 
 # --- compositing against closed forms ---------------------------------------------------------------------------------
