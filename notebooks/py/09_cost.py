@@ -118,8 +118,12 @@ def encoder(side):
     return unet(side, INPUTS, WIDTH, (64, 128, 192, 256), num_attention_levels=2) + linear(side**2, WIDTH, WIDTH)
 
 
-def embed(points, views):  # what each view says of the points, and where the points are in the world
-    return views * (linear(points, COORDINATES + 1, WIDTH) + 2 * linear(points, WIDTH, WIDTH)) + linear(points, COORDINATES, WIDTH)
+def place(points, views):  # where the points are, as each view sees them and in the world
+    return views * linear(points, COORDINATES + 1, WIDTH) + linear(points, COORDINATES, WIDTH)
+
+
+def look(points, views):  # two layers, which join this with the features of each view's picture
+    return views * 2 * linear(points, WIDTH, WIDTH)
 
 
 def fuse(points, views):  # the weighted mean over views, four layers, and the output
@@ -127,7 +131,7 @@ def fuse(points, views):  # the weighted mean over views, four layers, and the o
 
 
 def field(points, views):
-    return embed(points, views) + fuse(points, views)
+    return place(points, views) + look(points, views) + fuse(points, views)
 
 
 def training_parts(side, rays, samples):  # operations of the forward pass for one scene
@@ -221,11 +225,12 @@ def encoder_share(key):
 
 def sampling_parts(side, samples, steps):  # operations of one sample; see section 4
     points = side**2 * samples
+    once = place(points, views=1) + look(points, views=1) + place(points, views=1)  # of the context; of the target
     return {
         "context's encoder": encoder(side),
         "deterministic render": field((side // 2) ** 2 * samples, views=1),
         "target's encoder": steps * encoder(side),
-        "target's rays": embed(points, views=1) + steps * (embed(points, views=1) + fuse(points, views=2)),
+        "target's rays": once + steps * (look(points, views=1) + fuse(points, views=2)),
     }
 
 # %% tags=["idea", "nbval-ignore-output"]
@@ -347,17 +352,17 @@ run.savefig(figures.plot_memory(sweep, chunked_costs, plain_cost, checkpointed_c
 # ## 4. A sample: one start, then the steps
 #
 # The sampler calls the target's encoder and renders the target in each step: the noisy target has changed, so its feature
-# map and the field have, too. What depends on the context alone is computed once: the context's feature map, the
-# deterministic render, and what the context says of the points along the target's rays. These points are the same in each
-# step, so this part of the field is kept (`prepare_sampling`): 64 numbers a point. `sampling_parts` of section 1 is this
-# count, and PyTorch's counter agrees again.
+# map and the field have, too. All else is computed once: the context's feature map, the deterministic render, what the
+# context says of the points along the target's rays, and where these points are for the target. The points are the same
+# in each step, so these two parts of the field are kept (`prepare_sampling`): 64 numbers a point for each part.
+# `sampling_parts` of section 1 is this count, and PyTorch's counter agrees again.
 
 # %% tags=["idea", "nbval-ignore-output"]
 library_count = counted(benchmark.sampling_call(model, 1, 2, CPU))
 assert library_count == sum(sampling_parts(SIDE, SAMPLES, steps=2).values())
 points = SIDE**2 * SAMPLES
 one_render = counted(lambda: renderer(step_signal, target.params))
-assert one_render == embed(points, views=1) + fuse(points, views=2)  # what the context says of the points is kept
+assert one_render == look(points, views=1) + fuse(points, views=2)  # all that the target's picture does not change is kept
 once = seconds_of(lambda: net.prepare_sampling(net.condition(context, target.params)))
 one_step = seconds_of(lambda: renderer(net(start, target.value, t), target.params))
 whole_samples = {steps: seconds_of(benchmark.sampling_call(model, 1, steps, CPU)) for steps in (2, 3, 4)}
@@ -583,8 +588,8 @@ slider = interact(
 #
 # 1. In `training_parts`, at how many rays do the field's operations equal those of the two encoders? Compute it, then try
 #    the slider of section 7.
-# 2. How much memory does keeping the context's part of the field take for all rays of a picture, and which share of the
-#    operations of 32 steps does it save?
+# 2. How much memory do the kept parts of the field take for all rays of a picture, and which share of the operations of
+#    32 steps do they save?
 # 3. Two GPUs are compared with one. What may stay fixed: the scenes a GPU, or the scenes in all? What does each comparison
 #    measure?
 #
@@ -592,8 +597,8 @@ slider = interact(
 #
 # 1. `encoder(64)` twice, less the deterministic render, over `field(32, 2)` for the target's and the novel view's ray
 #    each: about 2,000 rays.
-# 2. Kept are 64 numbers a point: 131,072 points of a picture take 34 MB in single precision. In 31 of the 32 steps, a view
-#    less is embedded: `embed(n, 2) - embed(n, 1)` of `encoder(64) + field(n, 2)`, about a sixth.
+# 2. Kept are twice 64 numbers a point: 131,072 points of a picture take 67 MB in single precision. In 31 of the 32 steps,
+#    `place(n, 2) + look(n, 1)` of `encoder(64) + field(n, 2)` are saved, nearly a quarter.
 # 3. The same scenes a GPU (*weak scaling*, as in section 5), which measures what communication costs. Or the same scenes
 #    in all (*strong scaling*), where each GPU has half the work and the message stays as large: the same training, sooner.
 #

@@ -95,7 +95,8 @@ class RadianceField:
     ) -> tuple[Float[Tensor, "b p"], Float[Tensor, "b p o"]]:
         """The field at points. kept: of PointEmbeddings, `context` and `target_positions`."""
         first = kept[0].shape[1] if kept else 0
-        views, inputs = (self.feature_maps[:, first:], self.cameras[:, first:], self.mask), (points, *kept)
+        maps, cameras = (x[:, first:] if first else x for x in (self.feature_maps, self.cameras))
+        views, inputs = (maps, cameras, self.mask), (points, *kept)
         chunks = zip(*(self._chunks(x) for x in inputs), strict=True)
         network = partial(self.network, with_features=not kept)
         density, rgb_features = zip(*(network(p, *views, *values) for p, *values in chunks), strict=True)
