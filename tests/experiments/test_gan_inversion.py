@@ -34,7 +34,7 @@ SMALL_64 = {"z_dim": 8, "w_dim": 8, "mapping_layers": 1, "channel_base": 256, "c
 FIT_OPTIONS = {"learning_rate": 1e-3, "checkpoint_every": 2000}  # networks this small have no matrix for Muon
 SMALL_ENCODER = {"widths": (8, 8, 8, 8), "hidden": 16}
 EXPERIMENT = experiment.make_experiment(9)
-GENERATORS = ("generator", *networks.GENERATOR_SWEEP)
+GENERATORS = ("generator",)
 
 
 def build_small_model(name, **options):
@@ -465,7 +465,7 @@ def test_the_size_of_the_training_set_is_an_argument(tmp_path):
 
 def test_shipped_results_have_the_names_of_the_experiment():
     results = harness.load_results(experiment.EXPERIMENT)
-    recipes = {*networks.SWEEP, *networks.GENERATOR_SWEEP}
+    recipes = {*networks.SWEEP}
     trained = {*experiment.EXPERIMENT.assets, *experiment.EXPERIMENT.variants} - recipes
     assert set(results.trainings) == trained
     assert (

@@ -1,16 +1,15 @@
 """The experiment of 04_gan_inversion: assets, variants, test set, measures.
 
     python -m fwdiff_lite.experiments gan_inversion train auxiliary_classifiers --steps 500
-    python -m fwdiff_lite.experiments gan_inversion train generator --minutes 10
+    python -m fwdiff_lite.experiments gan_inversion train generator --minutes 23.5 --portraits 524288
     python -m fwdiff_lite.experiments gan_inversion train classifier --steps 1500
-    python -m fwdiff_lite.experiments gan_inversion train wplus deterministic --minutes 5
+    python -m fwdiff_lite.experiments gan_inversion train wplus deterministic --minutes 21 --portraits 1048576
     python -m fwdiff_lite.experiments gan_inversion evaluate
     python -m fwdiff_lite.experiments gan_inversion export wplus generator classifier
 
 The asset `generator` is a StyleGAN2 of cartoon portraits. Several attribute classifiers are trained, each from its own
 seed. The `auxiliary_classifiers` give the generator's auxiliary loss, which matches the frequencies of attributes. The
-`classifier` is none of them and is used for evaluation alone. Each variant inverts the generator. GENERATOR_SWEEP holds
-further recipes of the generator; `evaluate generator_wide` measures one of them.
+`classifier` is none of them and is used for evaluation alone. Each variant inverts the generator.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from __future__ import annotations
 import time
 from argparse import ArgumentParser
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -42,7 +42,6 @@ from fwdiff_lite.experiments.gan_inversion.samples import (
 )
 from fwdiff_lite.experiments.gan_inversion.variants import (
     GENERATOR,
-    GENERATOR_SWEEP,
     NUM_PORTRAITS,
     RESULTS_NAME,
     SWEEP,
@@ -58,14 +57,25 @@ from fwdiff_lite.schedule import ShiftedCosineSchedule
 NUM_EXAMPLES = 4  # images of the test set whose samples are recorded
 NUM_REPRODUCED = 4  # images of the test set that the notebook samples again on a CPU
 SCHEDULE_SCALES = [2.0**-i for i in range(6)]  # of ShiftedCosineSchedule, compared with an exact denoiser
-SAMPLERS = {  # in the evaluation: variant, eta, and the number of targets sampled one after another; the main one first
-    "wplus_eta_1": ("wplus", 1.0, 5),
-    "wplus_eta_0": ("wplus", 0.0, 5),
-    "wplus_eta_1_one": ("wplus", 1.0, 1),
-    "wplus_eta_0_one": ("wplus", 0.0, 1),
-    "wplus_faint_eta_1": ("wplus_faint", 1.0, 5),
-    "wplus_faint_eta_0": ("wplus_faint", 0.0, 5),
-    "w_eta_1": ("w", 1.0, 5),
+TEMPERATURE = 1.3  # of ancestral sampling: the denoiser makes too little of a noisy target; see evaluate_temperatures
+
+
+class Sampler(NamedTuple):
+    """How a variant is sampled: eta, the number of targets sampled one after another, and the temperature."""
+
+    variant: str
+    eta: float = 1.0
+    num_targets: int = 5
+    temperature: float = 1.0
+
+
+SAMPLERS = {  # in the evaluation; the main one first
+    "wplus_eta_1": Sampler("wplus", temperature=TEMPERATURE),
+    "wplus_eta_1_plain": Sampler("wplus"),
+    "wplus_eta_0": Sampler("wplus", eta=0.0),
+    "wplus_eta_1_one": Sampler("wplus", num_targets=1, temperature=TEMPERATURE),
+    "wplus_faint_eta_1": Sampler("wplus_faint", temperature=TEMPERATURE),
+    "w_eta_1": Sampler("w", temperature=TEMPERATURE),
 }
 MAIN_SAMPLER = next(iter(SAMPLERS))
 OPTIMISED = {"optimised": "w", "optimised_wplus": "w+"}  # the space of the latent codes
@@ -123,9 +133,10 @@ def evaluate_deterministic(session: Session) -> Results:
 
 def draw_samples(session: Session, sampler: str, test_set: TestSet, num_samples: int) -> Float[Tensor, "c k 3 h h"]:
     """Samples of one of SAMPLERS for the contexts of a test set."""
-    variant, eta, num_targets = SAMPLERS[sampler]
-    steps = session.options["steps"]
-    return sample_posterior(session.model(variant), test_set, num_samples, steps, eta, num_targets=num_targets)
+    variant, *options = SAMPLERS[sampler]
+    names = ("eta", "num_targets", "temperature")
+    options = dict(zip(names, options, strict=True)) | {"steps": session.options["steps"]}
+    return sample_posterior(session.model(variant), test_set, num_samples, **options)
 
 
 def evaluate_sampler(name: str, session: Session) -> Results:
@@ -192,7 +203,7 @@ def evaluate_inverted_true_draws(session: Session) -> Results:
     generator can show: the optimiser's own error is in it, too.
     """
     start_time, (draws, _) = time.monotonic(), draw_true_posterior(session)
-    model, images = session.model(SAMPLERS[MAIN_SAMPLER][0]), []
+    model, images = session.model(SAMPLERS[MAIN_SAMPLER].variant), []
     forward_model, scale = model.forward_model, model.denoiser.w_std.expand(model.denoiser.signal_shape)
     quadrants = session.test_set.target_params[:1, 1:].to(session.device)
     full_crop = torch.tensor([[[0, 0, forward_model.side]]], dtype=torch.float32, device=session.device)
@@ -310,13 +321,13 @@ def evaluate_schedule(scale: float, steps: int, session: Session) -> Results:
 
 def make_evaluations() -> dict[str, Evaluation]:
     """All evaluations, by their names; the longest ones first, so that processes that share them end together."""
-    classifier, main_variant = ("classifier",), SAMPLERS[MAIN_SAMPLER][0]
+    classifier, main_variant = ("classifier",), SAMPLERS[MAIN_SAMPLER].variant
     with_baseline = partial(
         Evaluation, baselines=("deterministic",), assets=classifier, least_options={"portraits": 2, "samples": 2}
     )
     of_images = partial(Evaluation, assets=classifier, least_options={"images": measures.MIN_IMAGES})
     samplers = {
-        name: with_baseline(partial(evaluate_sampler, name), variant) for name, (variant, _, _) in SAMPLERS.items()
+        name: with_baseline(partial(evaluate_sampler, name), sampler.variant) for name, sampler in SAMPLERS.items()
     }
     optimised = {name: with_baseline(partial(evaluate_optimisation, name), "generator") for name in OPTIMISED}
     recipes = {
@@ -329,7 +340,6 @@ def make_evaluations() -> dict[str, Evaluation]:
         )
         for name in (main_variant, *SWEEP)
     }
-    generators = {name: of_images(partial(evaluate_generator, name), name, on_request=True) for name in GENERATOR_SWEEP}
     exact = {f"exact_{scale:g}": (scale, 32) for scale in SCHEDULE_SCALES}
     exact |= {f"exact_{scale:g}_{steps}": (scale, steps) for scale in (1 / 4, 1 / 8) for steps in (64, 128)}
     return {
@@ -344,7 +354,6 @@ def make_evaluations() -> dict[str, Evaluation]:
         "classifier": Evaluation(evaluate_classifier, "classifier"),
         **{name: Evaluation(partial(evaluate_schedule, *settings)) for name, settings in exact.items()},
         **recipes,
-        **generators,
     }
 
 

@@ -25,14 +25,15 @@ NUM_AUXILIARY_CLASSIFIERS = 3  # with a single one, the generator learnt to dece
 NUM_AUXILIARY_IMAGES = 10_000  # of the training set, whose attributes the auxiliary loss matches
 WIDE_ENCODER_SIZES = {"widths": (96, 128, 192, 192), "num_blocks": 2, "hidden": 448}  # 14.7 MB in half precision
 WEIGHTED_RECIPE = {"scale": 1 / 8, "muon_learning_rate": 2e-3, "low_noise_weight": 4.0} | WIDE_ENCODER_SIZES
-RECIPE = {"scale": patches.SCHEDULE.scale}  # of all variants: arguments of `make_variant`
-SWEEP = {  # variants of "wplus" that differ from it by more and more options
+SWEEP = {  # recipes of "wplus", from a plain one, by more and more options
+    "wplus_plain": {"scale": patches.SCHEDULE.scale},
     "wplus_muon": {"scale": 1 / 8, "muon_learning_rate": 2e-3},
     "wplus_wide": {"scale": 1 / 8, "muon_learning_rate": 2e-3} | WIDE_ENCODER_SIZES,
     "wplus_weighted": WEIGHTED_RECIPE,
     "wplus_refined": WEIGHTED_RECIPE | {"num_refinements": 1},
     "wplus_low_noise": WEIGHTED_RECIPE | {"num_refinements": 1, "training_scale": 1 / 2},
 }
+RECIPE = SWEEP["wplus_refined"]  # of all variants: arguments of `make_variant`
 MAX_CONTEXT_PATCHES = 5  # in the training of a variant: the given patch, and sampled targets
 
 
@@ -56,38 +57,24 @@ class GeneratorRecipe:
     discriminator_sizes: Mapping[str, int] = field(default_factory=dict)
 
 
-# ADA's rule of thumb for 64 pixels and this batch size gives an r1_gamma of about 0.013; a larger one is safer.
-# Without the auxiliary loss, the probability of one attribute was 34 points off
-GENERATOR = GeneratorRecipe(stylegan2_training.TrainerOptions(r1_gamma=0.1, noise_std=0.1, mixing_probability=0.5))
-LONG_AVERAGE_OPTIONS = replace(GENERATOR.trainer, ema_half_life=200_000, compile=True)
-# of ADA's configuration for CIFAR-10, but for r1_gamma (0.01 there)
-SMALL_IMAGES_OPTIONS = replace(
-    LONG_AVERAGE_OPTIONS, learning_rate=2.5e-3, r1_gamma=0.02, noise_std=0.0, mixing_probability=0.0
+# Of ADA's configuration for CIFAR-10, but for r1_gamma (0.01 there) and the average of the weights. Without the
+# auxiliary loss, the probability of one attribute was 34 points off
+GENERATOR_OPTIONS = stylegan2_training.TrainerOptions(
+    learning_rate=2.5e-3,
+    r1_gamma=0.02,
+    mixing_probability=0.0,
+    ema_half_life=200_000,
+    auxiliary_interval=4,
+    compile=True,
 )
-MAPPING_ALONE_OPTIONS = replace(SMALL_IMAGES_OPTIONS, auxiliary_interval=4)
-SHALLOW_MAPPING_SIZES, LARGE_GROUP_SIZES = {"mapping_layers": 2}, {"group_size": 32}
-WIDE_DISCRIMINATOR_SIZES = LARGE_GROUP_SIZES | {"channel_base": 3 * 2**10, "channel_max": 256}
-MAPPING_RECIPE = GeneratorRecipe(
-    MAPPING_ALONE_OPTIONS,
+GENERATOR = GeneratorRecipe(
+    GENERATOR_OPTIONS,
     auxiliary_weight=4.0,
     mapping_steps=2000,
     mapping_frequency_weight=10.0,
-    sizes=SHALLOW_MAPPING_SIZES,
-    discriminator_sizes=LARGE_GROUP_SIZES,
+    sizes={"mapping_layers": 2},
+    discriminator_sizes={"group_size": 32},
 )
-GENERATOR_SWEEP = {  # recipes of "generator" that differ from it by more and more options
-    "generator_average": GeneratorRecipe(LONG_AVERAGE_OPTIONS),
-    "generator_small_images": GeneratorRecipe(
-        SMALL_IMAGES_OPTIONS, sizes=SHALLOW_MAPPING_SIZES, discriminator_sizes=LARGE_GROUP_SIZES
-    ),
-    "generator_mapping": MAPPING_RECIPE,
-    "generator_wide_discriminator": replace(MAPPING_RECIPE, discriminator_sizes=WIDE_DISCRIMINATOR_SIZES),
-    "generator_wide": replace(
-        MAPPING_RECIPE,
-        sizes=SHALLOW_MAPPING_SIZES | {"channel_base": 3 * 2**10},
-        discriminator_sizes=WIDE_DISCRIMINATOR_SIZES,
-    ),
-}
 
 
 def build_classifiers(count: int, seed: int, **sizes) -> nn.ModuleList:
@@ -214,7 +201,6 @@ def make_generator(name: str, recipe: GeneratorRecipe, num_portraits: int) -> As
 
 def make_assets(num_portraits: int) -> dict[str, Asset]:
     """The generators and the classifiers; num_portraits: in the training set of a generator."""
-    recipes = {"generator": GENERATOR} | GENERATOR_SWEEP
     return {
         "auxiliary_classifiers": Asset(
             build=partial(build_classifiers, NUM_AUXILIARY_CLASSIFIERS),
@@ -223,7 +209,7 @@ def make_assets(num_portraits: int) -> dict[str, Asset]:
             batch_size=BATCH_SIZE,
             seed=1,
         ),
-        **{name: make_generator(name, recipe, num_portraits) for name, recipe in recipes.items()},
+        "generator": make_generator("generator", GENERATOR, num_portraits),
         "classifier": Asset(build_classifier, train_classifiers, f"{RESULTS_NAME}_reader", BATCH_SIZE),
     }
 
@@ -257,6 +243,6 @@ def make_variants(num_portraits: int) -> dict[str, Variant]:
         "wplus_faint": (ForwardDiffusion, "w+", 0.1),
         "deterministic": (ForwardRegression, "w+", 1.0),
     }
-    recipes = {name: ("wplus", RECIPE | options) for name, options in SWEEP.items()}
+    recipes = {name: ("wplus", options) for name, options in SWEEP.items()}
     recipes = {name: (name, RECIPE) for name in settings} | recipes
     return {name: make_variant(*settings[base], num_portraits, **recipe) for name, (base, recipe) in recipes.items()}
