@@ -293,12 +293,12 @@ def test_a_complete_training_of_classifiers_is_not_repeated(trained, monkeypatch
 
 def test_the_mapping_is_trained_at_the_end_for_a_tenth_of_the_steps_at_most(trained, monkeypatch, tmp_path):
     small, folder = trained
-    assert "mapping" not in read_json(folder / "generator_mapping.json")["curve"], "two steps have no tenth"
+    assert "mapping" not in read_json(folder / "generator.json")["curve"], "two steps have no tenth"
     calls = []
     monkeypatch.setattr(stylegan2_training, "train_mapping", lambda G, *_, steps, seed: calls.append(steps) or [0.0])
     (tmp_path / "auxiliary_classifiers.safetensors").symlink_to(folder / "auxiliary_classifiers.safetensors")
-    harness.train(small, "generator_mapping", tmp_path, steps=10, batch_size=4)
-    assert calls == [1] and read_json(tmp_path / "generator_mapping.json")["curve"]["mapping"] == [0.0]
+    harness.train(small, "generator", tmp_path, steps=10, batch_size=4)
+    assert calls == [1] and read_json(tmp_path / "generator.json")["curve"]["mapping"] == [0.0]
 
 
 def test_the_generator_that_is_kept_is_the_average_of_weights(trained, monkeypatch, tmp_path):

@@ -25,15 +25,14 @@ NUM_AUXILIARY_CLASSIFIERS = 3  # with a single one, the generator learnt to dece
 NUM_AUXILIARY_IMAGES = 10_000  # of the training set, whose attributes the auxiliary loss matches
 WIDE_ENCODER_SIZES = {"widths": (96, 128, 192, 192), "num_blocks": 2, "hidden": 448}  # 14.7 MB in half precision
 WEIGHTED_RECIPE = {"scale": 1 / 8, "muon_learning_rate": 2e-3, "low_noise_weight": 4.0} | WIDE_ENCODER_SIZES
-SWEEP = {  # recipes of "wplus", from a plain one, by more and more options
+RECIPE = WEIGHTED_RECIPE | {"num_refinements": 1}  # of all variants: arguments of `make_variant`
+SWEEP = {  # other recipes of "wplus": four simpler ones, and one more
     "wplus_plain": {"scale": patches.SCHEDULE.scale},
     "wplus_muon": {"scale": 1 / 8, "muon_learning_rate": 2e-3},
     "wplus_wide": {"scale": 1 / 8, "muon_learning_rate": 2e-3} | WIDE_ENCODER_SIZES,
     "wplus_weighted": WEIGHTED_RECIPE,
-    "wplus_refined": WEIGHTED_RECIPE | {"num_refinements": 1},
-    "wplus_low_noise": WEIGHTED_RECIPE | {"num_refinements": 1, "training_scale": 1 / 2},
+    "wplus_low_noise": RECIPE | {"training_scale": 1 / 2},
 }
-RECIPE = SWEEP["wplus_refined"]  # of all variants: arguments of `make_variant`
 MAX_CONTEXT_PATCHES = 5  # in the training of a variant: the given patch, and sampled targets
 
 
