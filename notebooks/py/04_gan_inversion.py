@@ -137,15 +137,16 @@ def observe(images, crops):
 declaration, folder = experiment.make_experiment(PORTRAITS), None
 recorded = harness.load_results(declaration)
 results, records, arrays = to_flat(recorded.rows), recorded.trainings, recorded.arrays
-main_variant, main_eta, main_targets = experiment.SAMPLERS[experiment.MAIN_SAMPLER]
+main_sampler = experiment.SAMPLERS[experiment.MAIN_SAMPLER]
 if PROFILE == "gpu":
     folder = Path(FOLDER)
     harness.train(declaration, "auxiliary_classifiers", folder, steps=CLASSIFIER_STEPS // 3)
     harness.train(declaration, "generator", folder, MINUTES)
     harness.train(declaration, "classifier", folder, steps=CLASSIFIER_STEPS)
-    harness.train(declaration, main_variant, folder, 0.75 * MINUTES)
+    harness.train(declaration, main_sampler.variant, folder, 0.75 * MINUTES)
 G, classifier, full_model = (
-    harness.load_model(declaration, asset, folder, torch.device("cpu")) for asset in ("generator", "classifier", main_variant)
+    harness.load_model(declaration, asset, folder, torch.device("cpu"))
+    for asset in ("generator", "classifier", main_sampler.variant)
 )
 
 # %% tags=["idea"]
@@ -254,12 +255,14 @@ def draw_batch(generator, batch_size=32):
 #
 # $$S = \mathrm{denoise}(O^{\text{ctxt}}, O^{\text{trgt}}_t; t, \phi^{\text{ctxt}}, \phi^{\text{trgt}}). \tag{4}$$
 #
-# One network runs twice. The first pass gets the context alone and predicts a code, the *deterministic prediction*. The
-# second pass also gets the noisy target and the generator's picture of this code, and corrects the code. (The paper
-# does the same in 3-D, where a render of a deterministic prediction is an input of the network.)
+# One network runs three times. The first pass gets the context alone and predicts a code, the *deterministic
+# prediction*. The second pass also gets the noisy target and the generator's picture of this code, and corrects the
+# code. (The paper does the same in 3-D, where a render of a deterministic prediction is an input of the network.) The
+# third pass is a *refinement* ([ReStyle, arXiv 2104.02699](https://arxiv.org/abs/2104.02699)): it corrects the second
+# code in the same way. The second pass cannot see the picture of its own code, so it misses small details.
 #
 # First the context's patches become one image. Where patches overlap, the first one lies on top. The network compares
-# this image with the generator's picture of a code, and also sees the noisy target.
+# this image, and the noisy target, with the generator's picture of a code.
 
 # %% tags=["idea"]
 FIRST_PASS = 2.0  # the network's t in the first pass: no noise level has it, so the network knows which pass it is in
@@ -274,30 +277,32 @@ def encode_patches(context, forward_model):
     return canvas, masks.amax(1)
 
 
-def network_inputs(condition, picture, noisy_target, target_mask):
-    """14 numbers a pixel, flattened. picture: the generator's picture of the code that is to be corrected."""
+def network_inputs(condition, picture, noisy_target, target_mask, alpha):
+    """17 numbers a pixel, flattened. picture: the generator's picture of the code that is to be corrected."""
     image, seen = condition["image"], condition["seen"]
     error = (image - picture) * seen  # of the picture, where the context shows the truth
-    return torch.cat([image, seen, picture, error, noisy_target * target_mask, target_mask], 1).flatten(1)
+    target_error = (noisy_target - alpha * picture) * target_mask  # and where the noisy target shows it
+    return torch.cat([image, seen, picture, error, noisy_target * target_mask, target_mask, target_error], 1).flatten(1)
 
 
 # %% [markdown]
-# Then come the two passes. Both call `correct`, which adds the network's correction to a code. The first pass starts
+# Then come the passes. All call `correct`, which adds the network's correction to a code. The first pass starts
 # from the mean code, the second from the code that the first pass predicts.
 
 # %% tags=["idea"]
 class Denoiser(nn.Module):
     """network: (pixels, t) to the correction of a code, in standard deviations of codes; mean, std: of codes."""
 
-    def __init__(self, forward_model, network, mean, std):
+    def __init__(self, forward_model, network, mean, std, schedule):
         super().__init__()
-        self.forward_model, self.network = forward_model, network
+        self.forward_model, self.network, self.schedule = forward_model, network, schedule
         self.register_buffer("mean", mean)
         self.register_buffer("std", std)
 
     def correct(self, code, picture, condition, noisy_target, target_mask, t):
         """A code after the network's correction. picture: the generator's picture of the code."""
-        pixels = network_inputs(condition, picture, noisy_target, target_mask)
+        alpha = self.schedule.alpha(t)[:, None, None, None]
+        pixels = network_inputs(condition, picture, noisy_target, target_mask, alpha)
         return code + self.std * self.network(pixels, t)
 
     def first_pass(self, condition):
@@ -322,9 +327,12 @@ class Denoiser(nn.Module):
         return condition["prediction"]
 
     def forward(self, condition, noisy_target, t):
-        """Eq. 4, for one target: the second pass."""
-        code, picture, target_mask = (condition[key] for key in ("code", "picture", "target_mask"))
-        return self.correct(code, picture, condition, noisy_target[:, 0], target_mask, t)
+        """Eq. 4, for one target: the second pass and the third."""
+        code, picture = condition["code"], condition["picture"]
+        for _ in range(2):
+            code = self.correct(code, picture, condition, noisy_target[:, 0], condition["target_mask"], t)
+            picture = self.forward_model.G(code.detach())  # an input of the next pass, without gradients
+        return code
 
 
 # %% [markdown]
@@ -332,18 +340,19 @@ class Denoiser(nn.Module):
 # agree on eight random inputs. Each input has three context patches, which may overlap; some of them are masked.
 
 # %% tags=["idea", "agreement"]
-tiny_library_denoiser = patches.PatchDenoiser(tiny_library_model, torch.rand(4) + 0.5, "w+", widths=(8, 8), hidden=8)
+tiny_options = {"num_refinements": 1, "widths": (8, 8), "hidden": 8}
+tiny_library_denoiser = patches.PatchDenoiser(tiny_library_model, torch.rand(4) + 0.5, "w+", **tiny_options)
 for parameter in tiny_library_denoiser.parameters():
     nn.init.normal_(parameter, std=0.2)  # untrained, the network's last layer is zero
 
 
 def tiny_network(pixels, t):
-    folded = nn.functional.pixel_unshuffle(pixels.unflatten(1, (14, 16, 16)), 2)  # 2 x 2 pixels as channels
+    folded = nn.functional.pixel_unshuffle(pixels.unflatten(1, (17, 16, 16)), 2)  # 2 x 2 pixels as channels
     return tiny_library_denoiser.encoder(folded, t).unflatten(1, tiny_codes.shape[1:])
 
 
 tiny_mean = tiny_G.mapping.w_avg.expand(tiny_codes.shape[1:])
-tiny_denoiser = Denoiser(tiny_forward_model, tiny_network, tiny_mean, tiny_library_denoiser.w_std)
+tiny_denoiser = Denoiser(tiny_forward_model, tiny_network, tiny_mean, tiny_library_denoiser.w_std, patches.SCHEDULE)
 tiny_context = tiny_observed.mask_out(torch.arange(24).reshape(8, 3) % 5 == 1)
 tiny_target_crops = patches.sample_crops(8, 1, torch.Generator().manual_seed(1), sizes=(4, 8), side=16)
 tiny_noisy_target, tiny_t = torch.randn(8, 1, 3, 16, 16), torch.rand(8)
@@ -400,9 +409,9 @@ assert_close(sum(tiny_losses.values()), tiny_library_losses["loss"])
 
 # %% tags=["idea", "nbval-ignore-output"]
 torch.manual_seed(SEED)
-small_network = MLP(14 * SIDE**2, LATENT, width=256)
-small_denoiser = Denoiser(small_forward_model, small_network, torch.zeros(LATENT), torch.ones(LATENT))
-small_model = ForwardDiffusion(small_denoiser, small_forward_model, CosineSchedule())
+small_network = MLP(17 * SIDE**2, LATENT, width=256)
+small_denoiser = Denoiser(small_forward_model, small_network, torch.zeros(LATENT), torch.ones(LATENT), CosineSchedule())
+small_model = ForwardDiffusion(small_denoiser, small_forward_model, small_denoiser.schedule)
 
 held_out = portraits.render(experiment.held_out_portraits(run.pick(smoke=8, cpu=128, gpu=128)), SIDE)
 held_out_crops = patches.sample_crops(len(held_out), 1, torch.Generator().manual_seed(5), sizes=(8, 9), side=SIDE)
@@ -447,13 +456,14 @@ print(f"live gain: {gain.value:.2f} ({gain.low:.2f} to {gain.high:.2f})")
 # Sampling starts from a target of noise. Each step predicts the code (Eq. 4), computes its patch (Eq. 5), and moves the
 # noisy target from time $t$ to the next time $t' < t$ (Eq. 6; the paper writes $t - 1$). With $\eta = 0$ (DDIM, [arXiv
 # 2010.02502](https://arxiv.org/abs/2010.02502)) the step reuses the noise $\hat\varepsilon$ that the prediction
-# implies. With $\eta = 1$ (*ancestral sampling*) fresh noise replaces a part of it.
+# implies. With $\eta = 1$ (*ancestral sampling*) fresh noise replaces a part of it. The *temperature* multiplies all
+# noise that is drawn; an exact denoiser needs a temperature of 1.
 
 # %% tags=["idea"]
 @torch.no_grad()
-def trajectory(denoiser, forward_model, schedule, context, target_crops, steps, eta, generator):
+def trajectory(denoiser, forward_model, schedule, context, target_crops, steps, eta, generator, temperature=1.0):
     def draw_noise():
-        return torch.randn(len(context), 1, *context.value.shape[2:], generator=generator) * support
+        return temperature * torch.randn(len(context), 1, *context.value.shape[2:], generator=generator) * support
 
     support = forward_model.support(target_crops)
     condition, noisy_target = denoiser.condition(context, target_crops), draw_noise()
@@ -470,11 +480,12 @@ def trajectory(denoiser, forward_model, schedule, context, target_crops, steps, 
 
 
 # %% [markdown]
-# With the same random numbers, the library's `model.sample` ends at the same codes, for $\eta = 0$ and $\eta = 1$.
+# With the same random numbers, the library's `model.sample` ends at the same codes, for $\eta = 0$ and for $\eta = 1$ at
+# a temperature of 1.3.
 
 # %% tags=["idea", "agreement"]
-for tiny_eta in (0.0, 1.0):
-    tiny_options = {"steps": 6, "eta": tiny_eta}
+for tiny_eta, tiny_temperature in ((0.0, 1.0), (1.0, 1.3)):
+    tiny_options = {"steps": 6, "eta": tiny_eta, "temperature": tiny_temperature}
     *_, (tiny_S, tiny_target, _) = trajectory(
         tiny_denoiser, tiny_forward_model, patches.SCHEDULE, tiny_context, tiny_target_crops,
         generator=torch.Generator().manual_seed(2), **tiny_options)
@@ -549,7 +560,7 @@ print(f"precision {numbers['precision']:.2f}, recall {numbers['recall']:.2f}")
 # compare the two losses: the diffusion model sees the noisy target, which tells it much of the answer.
 
 # %% tags=["drawing", "nbval-ignore-output"]
-trainings = {"diffusion": records[main_variant], "deterministic baseline": records["deterministic"]}
+trainings = {"diffusion": records[main_sampler.variant], "deterministic baseline": records["deterministic"]}
 run.savefig(figures.plot_losses(trainings), "training")
 plt.show()
 for title, record in trainings.items():
@@ -589,11 +600,12 @@ NUM_EXAMPLES, NUM_SAMPLES, STEPS = run.pick(smoke=(2, 2, 2), cpu=(4, 5, 32), gpu
 test_set = experiment.make_test_set(portraits.render(experiment.held_out_portraits()))  # held out from every training
 
 
-def sample_faces(examples, num_samples, num_targets=main_targets, seed=0):
+def sample_faces(examples, num_samples, num_targets=main_sampler.num_targets, seed=0):
     """Samples for the contexts of a test set: a code by autoregressive sampling, then its whole picture."""
     generator, contexts = torch.Generator().manual_seed(seed), examples.context.repeat(num_samples)
     sequence = examples.target_params[:, :num_targets].repeat_interleave(num_samples, 0)
-    step, _ = full_model.sample_autoregressive(contexts, sequence, steps=STEPS, eta=main_eta, generator=generator)
+    options = {"steps": STEPS, "eta": main_sampler.eta, "temperature": main_sampler.temperature}
+    step, _ = full_model.sample_autoregressive(contexts, sequence, generator=generator, **options)
     with torch.no_grad():
         return G.synthesis(step.signal).unflatten(0, (-1, num_samples))
 
@@ -631,7 +643,7 @@ def sample_from_crops(portrait, crops, count=4, num_targets=1):
 
 # %% tags=["idea", "nbval-ignore-output"]
 corners = [(38, 24), (24, 36), (2, 24)]  # the chin, an eye, the top
-narrowing = [sample_from_crops(2, [(*corner, 16) for corner in corners[:m]], NUM_SAMPLES, main_targets) for m in (1, 2, 3)]
+narrowing = [sample_from_crops(2, [(*corner, 16) for corner in corners[:m]], NUM_SAMPLES, main_sampler.num_targets) for m in (1, 2, 3)]
 deviations = [faces.std(0).mean(0) for _, faces in narrowing]  # (64, 64) each
 
 # %% tags=["drawing", "nbval-ignore-output"]
@@ -658,7 +670,8 @@ run.record(narrowing=[float(deviation.mean()) for deviation in deviations])
 
 # %% tags=["setup"]
 titles = {
-    "wplus_eta_1": "W+, ancestral, 5 targets", "wplus_eta_0": "W+, DDIM, 5 targets",
+    "wplus_eta_1": "W+, ancestral, 5 targets", "wplus_eta_1_plain": "the same, temperature 1",
+    "wplus_eta_0": "W+, DDIM, 5 targets",
     "wplus_eta_1_one": "W+, ancestral, 1 target", "w_eta_1": "W, ancestral, 5 targets",
     "wplus_faint_eta_1": "W+, novel weight 0.1, ancestral", "optimised": "optimisation in W, 64 portraits",
 }
