@@ -6,12 +6,12 @@
 # belong?
 #
 # **What you will see.** A generator makes portraits from latent codes. A diffusion model inverts the generator. The
-# model gets a patch and samples latent codes, so whole faces that agree with the patch. The model was trained on a few
-# patches of each portrait. No whole portrait and no latent code was in its training set. (The generator itself was
-# trained on whole portraits.) You build every part of the method for a small generator, and train the model in half a
-# minute. Then trained weights are loaded for a larger generator. A program drew the portraits, so the true probability
-# of each hidden attribute is known. *Live* numbers come from a training in this notebook. *Recorded* numbers were
-# measured once, on a GPU, and are loaded.
+# model gets a patch and samples latent codes. Each code gives a whole face that agrees with the patch. The model was
+# trained on a few patches of each portrait. No whole portrait and no latent code was in its training set. (The
+# generator itself was trained on whole portraits.) You build every part of the method for a small generator, and train
+# the model in half a minute. Then trained weights are loaded for a larger generator. A program drew the portraits, so
+# the true probability of each hidden attribute is known. *Live* numbers come from a training in this notebook.
+# *Recorded* numbers were measured once, on a GPU, and are loaded.
 #
 # **What you need.** [01](01_toy_proof.ipynb) for the theory, and [How to judge a
 # sampler](02_keyhole_digits.ipynb#How-to-judge-a-sampler) for the four measures. Nothing is downloaded.
@@ -95,8 +95,8 @@ plt.show()
 #
 # $$O = \mathrm{forward}(S; \phi) = \mathrm{crop}_\phi(G(S)). \tag{5}$$
 #
-# All patches lie on one canvas, the picture, which is zero outside of the crop. The weights of $G$ are frozen:
-# gradients flow through $G$ to the code and never change $G$.
+# Each patch lies on a canvas as large as the picture. The canvas is zero outside of the crop. The weights of $G$ are
+# frozen: gradients flow through $G$ to the code and never change $G$.
 
 # %% tags=["idea"]
 def crop_masks(crops, side):
@@ -181,9 +181,14 @@ assert_close(observe(tiny_images, tiny_crops).value, tiny_observed.value)
 # ### Which latent space?
 #
 # One style may serve all ten layers of the synthesis network. Such a style is a point of the space $\mathcal{W}$, with
-# 128 numbers. Or each layer has its own style: a point of $\mathcal{W}^+$, with 1,280 numbers. Below: random styles in
-# $\mathcal{W}$; *truncation*, which moves a style to the mean style; *mixing*, the coarse layers' style of one face
-# and the fine layers' style of another, which only $\mathcal{W}^+$ can do; and a straight line between two styles.
+# 128 numbers. Or each layer has its own style: a point of $\mathcal{W}^+$, with 1,280 numbers. This page uses
+# $\mathcal{W}^+$, and section 8 compares the two. The rows of the figure:
+#
+# - *random*: random styles in $\mathcal{W}$;
+# - *truncation*: from the mean style (left) to a style, and a little beyond it (right);
+# - *mixing*: the coarse layers have the style of one face, the fine layers that of another. Only $\mathcal{W}^+$ has
+#   such points;
+# - *interpolation*: a straight line between two styles.
 
 # %% tags=["idea"]
 with torch.no_grad():
@@ -203,9 +208,10 @@ plt.show()
 # ## 3. A small problem, from start to end
 #
 # The full problem needs a GPU. The small problem has all its parts: portraits of 24 x 24 pixels, and a generator with a
-# code of 16 numbers. The cell below makes this generator in a few seconds, without a discriminator: a network
-# `encode` compresses portraits to 16 numbers, and the generator must restore the portraits. Then `encode` is thrown
-# away, and the generator is frozen.
+# code of 16 numbers. The cell below makes this generator in a few seconds, without a discriminator: a network `encode`
+# compresses portraits to 16 numbers, and the generator must restore the portraits. The numbers have mean 0 and standard
+# deviation 1, so normal noise is nearly a valid code. Then `encode` is thrown away, and the generator is frozen. The
+# generator saw these portraits whole; the model that inverts it sees patches alone.
 
 # %% tags=["idea"]
 SIDE, LATENT, GENERATOR_STEPS = 24, 16, run.pick(smoke=20, cpu=600, gpu=600)
@@ -255,17 +261,21 @@ def draw_batch(generator, batch_size=32):
 #
 # $$S = \mathrm{denoise}(O^{\text{ctxt}}, O^{\text{trgt}}_t; t, \phi^{\text{ctxt}}, \phi^{\text{trgt}}). \tag{4}$$
 #
-# One network runs three times. The first pass gets the context alone and predicts a code, the *deterministic
-# prediction*. The second pass also gets the noisy target and the generator's picture of this code, and corrects the
-# code. (The paper does the same in 3-D, where a render of a deterministic prediction is an input of the network.) The
-# third pass is a *refinement* ([ReStyle, arXiv 2104.02699](https://arxiv.org/abs/2104.02699)): it corrects the second
-# code in the same way. The second pass cannot see the picture of its own code, so it misses small details.
+# One network runs three times, and each pass corrects a code:
 #
-# First the context's patches become one image. Where patches overlap, the first one lies on top. The network compares
-# this image, and the noisy target, with the generator's picture of a code.
+# 1. The first pass gets the context and the picture of the mean code. It does not get the target. Its code is the
+#    *deterministic prediction*. (The paper does the same in 3-D, where a render of a deterministic prediction is an
+#    input of the network.)
+# 2. The second pass also gets the noisy target. It sees the picture of the first code, and corrects this code.
+# 3. The second pass does not see the picture of its own code, so it misses small details. The third pass sees this
+#    picture, and the same noisy target. It corrects the code once more. Such a pass is called a *refinement*
+#    ([ReStyle, arXiv 2104.02699](https://arxiv.org/abs/2104.02699)). Its code is the prediction $S$.
+#
+# First the context's patches become one image. Where patches overlap, that of the first patch in the list is shown. The
+# network compares this image, and the noisy target, with the generator's picture of a code.
 
 # %% tags=["idea"]
-FIRST_PASS = 2.0  # the network's t in the first pass: no noise level has it, so the network knows which pass it is in
+FIRST_PASS = 2.0  # the network's t in the first pass. No noise level has it, so it marks this pass; the other two share t
 
 
 def encode_patches(context, forward_model):
@@ -280,13 +290,13 @@ def encode_patches(context, forward_model):
 def network_inputs(condition, picture, noisy_target, target_mask, alpha):
     """17 numbers a pixel, flattened. picture: the generator's picture of the code that is to be corrected."""
     image, seen = condition["image"], condition["seen"]
-    error = (image - picture) * seen  # of the picture, where the context shows the truth
-    target_error = (noisy_target - alpha * picture) * target_mask  # and where the noisy target shows it
+    error = (image - picture) * seen  # truth minus picture, inside of the context
+    target_error = (noisy_target - alpha * picture) * target_mask  # noisy target minus noisy picture without its noise
     return torch.cat([image, seen, picture, error, noisy_target * target_mask, target_mask, target_error], 1).flatten(1)
 
 
 # %% [markdown]
-# Then come the passes. All call `correct`, which adds the network's correction to a code. The first pass starts
+# Then come the passes. All call `add_correction`. The first pass starts
 # from the mean code, the second from the code that the first pass predicts.
 
 # %% tags=["idea"]
@@ -299,18 +309,18 @@ class Denoiser(nn.Module):
         self.register_buffer("mean", mean)
         self.register_buffer("std", std)
 
-    def correct(self, code, picture, condition, noisy_target, target_mask, t):
+    def add_correction(self, code, picture, condition, noisy_target, target_mask, t):
         """A code after the network's correction. picture: the generator's picture of the code."""
         alpha = self.schedule.alpha(t)[:, None, None, None]
         pixels = network_inputs(condition, picture, noisy_target, target_mask, alpha)
         return code + self.std * self.network(pixels, t)
 
     def first_pass(self, condition):
-        """The code predicted from the context alone: the target and its mask are blank."""
+        """The code predicted from the context alone: target and mask are blank, so alpha at this t has no effect."""
         blank = torch.zeros_like(condition["image"])
         mean = self.mean.expand(len(blank), *self.mean.shape)
         t = blank.new_full((len(blank),), FIRST_PASS)
-        return self.correct(mean, self.forward_model.G(mean), condition, blank, blank[:, :1], t)
+        return self.add_correction(mean, self.forward_model.G(mean), condition, blank, blank[:, :1], t)
 
     def condition(self, context, target_crops, target_mask=None):
         """All that does not depend on the noisy target: computed once for each sample."""
@@ -318,7 +328,7 @@ class Denoiser(nn.Module):
         code = self.first_pass({"image": image, "seen": seen})
         picture, target_masks = self.forward_model.G(code), self.forward_model.support(target_crops)
         prediction = Observations(picture[:, None] * target_masks, target_crops)
-        # detach: the first pass learns from its own loss (section 4), not from the losses of the second pass
+        # detach: the first pass learns from its own loss (section 4), not from those of target and novel patch
         return {"image": image, "seen": seen, "target_mask": target_masks[:, 0], "code": code.detach(),
                 "picture": picture.detach(), "prediction": prediction}
 
@@ -328,16 +338,16 @@ class Denoiser(nn.Module):
 
     def forward(self, condition, noisy_target, t):
         """Eq. 4, for one target: the second pass and the third."""
-        code, picture = condition["code"], condition["picture"]
-        for _ in range(2):
-            code = self.correct(code, picture, condition, noisy_target[:, 0], condition["target_mask"], t)
-            picture = self.forward_model.G(code.detach())  # an input of the next pass, without gradients
-        return code
+        inputs = condition, noisy_target[:, 0], condition["target_mask"], t
+        code = self.add_correction(condition["code"], condition["picture"], *inputs)
+        picture = self.forward_model.G(code.detach())  # no gradient flows through the picture
+        return self.add_correction(code, picture, *inputs)
 
 
 # %% [markdown]
-# The library's `patches.PatchDenoiser` is the same, with a convolutional network. With equal networks, both
-# agree on eight random inputs. Each input has three context patches, which may overlap; some of them are masked.
+# With one refinement, the library's `patches.PatchDenoiser` is the same; its network is convolutional. With equal
+# networks, both agree on eight random inputs. Each input has three context patches, which may overlap; some of them are
+# masked.
 
 # %% tags=["idea", "agreement"]
 tiny_options = {"num_refinements": 1, "widths": (8, 8), "hidden": 8}
@@ -371,7 +381,9 @@ assert_close(tiny_denoiser(tiny_condition, tiny_noisy_target, tiny_t),
 # $$L^{\text{trgt}} = \| O^{\text{trgt}} - \mathrm{forward}(S; \phi^{\text{trgt}}) \|^2 \tag{8}$$
 # $$L^{\text{novel}} = \| O^{\text{novel}} - \mathrm{forward}(S; \phi^{\text{novel}}) \|^2 \tag{9}$$
 #
-# A third loss of the same form trains the deterministic prediction.
+# A third loss compares the target with the picture of the first pass, the deterministic prediction. It trains the first
+# pass; Eq. 8 and 9 train the corrections of the second and third pass together. All passes share one network. The code
+# below takes means over the canvas in place of sums, which changes the scale alone.
 
 # %% tags=["idea"]
 def squared_error(truth, prediction):
@@ -447,49 +459,55 @@ print(f"live gain: {gain.value:.2f} ({gain.low:.2f} to {gain.high:.2f})")
 # The figure has four samples of each context before the training, then four after it. Before the training, all samples
 # are the face of the mean code. After the training, samples have the colours and the parts that their context shows.
 # What the context hides should differ between samples. The figure shows this in part: in row 2 the skin differs, while
-# in rows 1, 3, 4 and 5 the four samples are nearly equal. Half a minute is short. The *live gain* is 1 - (energy score
-# with the true context) / (energy score with the context of another portrait). The energy score is a measure of section
-# 7; a smaller one is better. A model that ignores its context has a live gain of 0.
+# in rows 1, 3, 4 and 5 the four samples are nearly equal. Half a minute is short, and parts that neither context nor
+# target covers are averages (section 5). The *live gain* is 1 - (energy score with the true context) / (energy score
+# with the context of another portrait). [How to judge a sampler](02_keyhole_digits.ipynb#How-to-judge-a-sampler)
+# explains the energy score; a smaller one is better. A model that ignores its context has a live gain of 0.
 #
 # ## 5. The sampler's loop
 #
 # Sampling starts from a target of noise. Each step predicts the code (Eq. 4), computes its patch (Eq. 5), and moves the
 # noisy target from time $t$ to the next time $t' < t$ (Eq. 6; the paper writes $t - 1$). With $\eta = 0$ (DDIM, [arXiv
 # 2010.02502](https://arxiv.org/abs/2010.02502)) the step reuses the noise $\hat\varepsilon$ that the prediction
-# implies. With $\eta = 1$ (*ancestral sampling*) fresh noise replaces a part of it. The *temperature* multiplies all
-# noise that is drawn; an exact denoiser needs a temperature of 1.
+# implies. With $\eta = 1$ (*ancestral sampling*) fresh noise replaces a part of it.
+#
+# The *temperature* multiplies the first noise and all fresh noise. An exact denoiser needs 1. A trained denoiser may
+# react too weakly to the noisy target. Then its own prediction decides too much: sampling follows the likelier
+# category, and samples are too similar. At a temperature above 1, the noise is stronger than the denoiser assumes, and
+# samples differ more. Section 6 uses 1.3, which was chosen on other portraits than those of section 7.
 
 # %% tags=["idea"]
 @torch.no_grad()
 def trajectory(denoiser, forward_model, schedule, context, target_crops, steps, eta, generator, temperature=1.0):
+    support = forward_model.support(target_crops)
+
     def draw_noise():
         return temperature * torch.randn(len(context), 1, *context.value.shape[2:], generator=generator) * support
 
-    support = forward_model.support(target_crops)
     condition, noisy_target = denoiser.condition(context, target_crops), draw_noise()
-    times = torch.linspace(0.999, 0, steps + 1, dtype=torch.float64)
+    times = torch.linspace(0.999, 0, steps + 1, dtype=torch.float64)  # at t = 1, alpha is 0
     for t, t_next in zip(times[:-1], times[1:], strict=True):
         S = denoiser(condition, noisy_target, t.float().expand(len(context)))  # Eq. 4
         target = forward_model(S, target_crops)  # Eq. 5
         yield S, target, noisy_target
         alpha, sigma, alpha_next, sigma_next = (f(u) for u in (t, t_next) for f in (schedule.alpha, schedule.sigma))
         epsilon = (noisy_target - alpha * target) / sigma
-        fresh = eta * sigma_next / sigma * (1 - (alpha / alpha_next) ** 2) ** 0.5
-        kept = (sigma_next**2 - fresh**2) ** 0.5
-        noisy_target = alpha_next * target + kept * epsilon + fresh * draw_noise()  # Eq. 6
+        fresh_std = eta * sigma_next / sigma * (1 - (alpha / alpha_next) ** 2) ** 0.5
+        kept_std = (sigma_next**2 - fresh_std**2) ** 0.5
+        noisy_target = alpha_next * target + kept_std * epsilon + fresh_std * draw_noise()  # Eq. 6
 
 
 # %% [markdown]
-# With the same random numbers, the library's `model.sample` ends at the same codes, for $\eta = 0$ and for $\eta = 1$ at
-# a temperature of 1.3.
+# With the same random numbers, the library's `model.sample` ends at the same codes, for $\eta = 0$ and for $\eta = 1$
+# at a temperature of 1.3.
 
 # %% tags=["idea", "agreement"]
 for tiny_eta, tiny_temperature in ((0.0, 1.0), (1.0, 1.3)):
-    tiny_options = {"steps": 6, "eta": tiny_eta, "temperature": tiny_temperature}
+    sampler_options = {"steps": 6, "eta": tiny_eta, "temperature": tiny_temperature}
     *_, (tiny_S, tiny_target, _) = trajectory(
         tiny_denoiser, tiny_forward_model, patches.SCHEDULE, tiny_context, tiny_target_crops,
-        generator=torch.Generator().manual_seed(2), **tiny_options)
-    tiny_step = tiny_model.sample(tiny_context, tiny_target_crops, generator=torch.Generator().manual_seed(2), **tiny_options)
+        generator=torch.Generator().manual_seed(2), **sampler_options)
+    tiny_step = tiny_model.sample(tiny_context, tiny_target_crops, generator=torch.Generator().manual_seed(2), **sampler_options)
     assert_close(tiny_S, tiny_step.signal)
     assert_close(tiny_target, tiny_step.observation)
 
@@ -514,7 +532,8 @@ plt.show()
 # ## 6. The full problem: a StyleGAN2
 #
 # Now pictures have 64 x 64 pixels, the generator is the StyleGAN2 of section 2, and a code has a style for each of its
-# ten layers. The network is convolutional. Contexts have up to five patches. The weights were trained on a GPU.
+# ten layers. The denoiser has the same three passes, and its network is convolutional. Contexts have up to five
+# patches. The weights were trained on a GPU.
 #
 # **How good is the generator?** An inversion can be no better. A classifier, trained on rendered portraits, finds the
 # attributes of 300 generated and 300 rendered portraits.
@@ -555,9 +574,12 @@ print(f"precision {numbers['precision']:.2f}, recall {numbers['recall']:.2f}")
 #
 # </details>
 #
-# **The training of the inversion.** The deterministic baseline is the same network with the same losses, without a
-# noisy target (`ForwardRegression`). Both were trained on patches of rendered portraits, for the same time. Do not
-# compare the two losses: the diffusion model sees the noisy target, which tells it much of the answer.
+# **The training of the inversion.** The *deterministic baseline* is another network of the same kind, trained
+# separately with the same losses. It has the same passes, but its noisy target is zero (`ForwardRegression`). Both were
+# trained on patches of rendered portraits, for the same time. Beside section 4, the training has two changes: the
+# losses of examples with little noise get a larger weight, since their errors are small, and the hidden matrices are
+# trained by [Muon](https://kellerjordan.github.io/posts/muon/). Do not compare the losses of the two models: the
+# diffusion model sees the noisy target, which tells it much of the answer.
 
 # %% tags=["drawing", "nbval-ignore-output"]
 trainings = {"diffusion": records[main_sampler.variant], "deterministic baseline": records["deterministic"]}
@@ -567,25 +589,26 @@ for title, record in trainings.items():
     print(f"{title}: {record['steps']:,} steps of {record['batch']} portraits, {record['gpu_minutes']:.0f} minutes of a GPU")
 
 # %% [markdown]
-# **How much noise?** The hair's colour shows in hundreds of pixels. So this colour is decided at very high noise, in
-# which no single pixel shows it. Of 32 steps, the cosine schedule spends one where $\sigma$ is more than 20 times
-# $\alpha$. The schedule of this section spends four there: the *shifted* cosine schedule, whose $\alpha / \sigma$ is a
-# quarter of the cosine schedule's at every time.
+# **How much noise?** The hair's colour shows in hundreds of pixels. So this colour is decided at very high noise. There
+# the noise of a single pixel is far larger than the difference of two hair colours. Of 32 steps, the cosine schedule
+# spends one where $\sigma$ is more than 20 times $\alpha$. The schedule of this section spends eight there: the
+# *shifted* cosine schedule, whose $\alpha / \sigma$ is an eighth of the cosine schedule's at every time.
 #
-# Below, the denoiser is exact (Bayes' rule for a finite set of portraits), and sampling is ancestral. So all error comes
-# from the sampler's finite steps. With the cosine schedule, the probability of the worst attribute is off by 16 points;
-# with a quarter, by 6; with an eighth, by 4 (recorded). A ring marks the quarter. No model here was trained with an
-# eighth.
+# Below, an exact denoiser (Bayes' rule for a finite set of portraits) takes the place of the trained one, and sampling
+# is ancestral, at temperature 1. So all error comes from the sampler's finite steps. With the cosine schedule, the
+# probability of the worst attribute is off by 16 points; with a quarter, by 6; with an eighth, by 4 (recorded). A ring
+# marks the eighth.
 #
-# Schedules of the pages: a quarter here and in [03](03_motion_warping.ipynb); a half in [06](06_inverse_graphics.ipynb)
-# and [07](07_ablations.ipynb), with a quarter at 128 pixels in 07; and the cosine schedule elsewhere, the small problem
-# above included.
+# Schedules of the pages: an eighth here; a quarter in [03](03_motion_warping.ipynb); a half in
+# [06](06_inverse_graphics.ipynb) and [07](07_ablations.ipynb), with a quarter at 128 pixels in 07; and the cosine
+# schedule elsewhere, the small problem above included.
 
 # %% tags=["drawing"]
+SCHEDULE_SCALE = records[main_sampler.variant]["options"]["scale"]
 errors = {scale: results[f"exact_{scale:g}"] for scale in experiment.SCHEDULE_SCALES}
-run.savefig(figures.plot_schedule_errors(errors, patches.SCHEDULE.scale), "noise")
+run.savefig(figures.plot_schedule_errors(errors, SCHEDULE_SCALE), "noise")
 plt.show()
-for name, scale in (("cosine", 1.0), ("shifted", patches.SCHEDULE.scale)):
+for name, scale in (("cosine", 1.0), ("shifted", SCHEDULE_SCALE)):
     run.record(**{f"exact_{name}_{key}": value for key, value in errors[scale].items()})
 
 # %% [markdown]
@@ -919,8 +942,8 @@ plt.show()
 # **Did not.**
 #
 # - Spread over error is 0.84 (0.79 to 0.89): samples vary too little. By the recipe of
-#   [02](02_keyhole_digits.ipynb#How-to-judge-a-sampler) this interval is bad, and so are the frequencies (16 points, where
-#   the recipe allows 5).
+#   [02](02_keyhole_digits.ipynb#How-to-judge-a-sampler) this interval is bad, and so are the frequencies (16 points,
+#   where the recipe allows 5).
 # - Beards are 11 points too rare, and 22 points where their contrast is low. Hats are 8 points too rare.
 # - The bias of an unreachable mean ([01](01_toy_proof.ipynb), section 5c) is possible here, since the generator cannot
 #   make the mean of two faces. The bias is not shown. Its remedy, a novel weight of 0.1, leaves beards (11 points) and
@@ -939,15 +962,16 @@ plt.show()
 # 1. Show the model a patch of background only, and count glasses among 64 samples (`sample_from_crops(2, [(0, 0, 20)],
 #    count=64)`, then `classifier.predict`). How many do you expect?
 # 2. Call `sample_faces(subset, NUM_SAMPLES, num_targets=1)`. What changes at the border?
-# 3. The next cell inverts another generator. Replace its file by a published StyleGAN2, and its pictures by photographs.
-#    What else is needed?
+# 3. The next cell inverts another generator. Replace its file by a published StyleGAN2, and its pictures by
+#    photographs. What else is needed?
 #
 # <details><summary>Answers</summary>
 #
 # 1. About 30 %, as many as there are in all, since the background is independent of glasses. (Over the test portraits
 #    that hide glasses, the model draws them in 25 % of samples, where 30 % is true.)
 # 2. Regions that neither the patch nor the target covers are averages, as the baseline's prediction is everywhere.
-# 3. A GPU for far longer than here. Patches, schedule and network follow the resolution; the losses and the sampler stay.
+# 3. A GPU for far longer than here. Patches, schedule and network follow the resolution; the losses and the sampler
+#    stay.
 #
 # </details>
 #
