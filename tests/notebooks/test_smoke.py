@@ -29,4 +29,5 @@ def test_smoke_runs_take_seconds_and_two_are_one(name, tmp_path):
     metrics = [(output / "metrics.json").read_bytes() for output in outputs]
     assert len(set(metrics)) == 1
     peak_gb = read_json(outputs[0] / "provenance.json")[name]["smoke"]["peak_gb"]
-    assert 0.1 < used <= CPU_MINUTES and peak_gb <= GIGABYTES, "0.1: the import of torch alone takes longer"
+    assert used > 0.1, "the import of torch alone takes longer, so the time of the run is not in this number"
+    assert used <= CPU_MINUTES and peak_gb <= GIGABYTES
