@@ -117,7 +117,7 @@ class RadianceField:
 
     def _maps(self, first: int = 0) -> Float[Tensor, "b v c h w"]:
         """The feature maps from view `first` on, with the layout that all chunks of points share."""
-        maps = self.feature_maps[:, first:]
+        maps = self.feature_maps[:, first:] if first else self.feature_maps
         return pixel_major(maps) if gathers_pixels(maps) else maps
 
     def __getitem__(self, rows) -> RadianceField:
