@@ -118,7 +118,7 @@ class RadianceField:
     def _maps(self, first: int = 0) -> Float[Tensor, "b v c h w"]:
         """The feature maps from view `first` on, with the layout that all chunks of points share."""
         maps = self.feature_maps[:, first:] if first else self.feature_maps
-        return pixel_major(maps) if gathers_pixels(maps) else maps
+        return pixel_major(maps.detach()) if gathers_pixels(maps) else maps
 
     def __getitem__(self, rows) -> RadianceField:
         """Some of the scenes: `rows` is an index of a tensor's first axis. An int selects a batch of one scene."""
