@@ -4,6 +4,7 @@ import pytest
 import torch
 from pixelnerf_helpers import generator, noise_images, orbit_cameras, small_denoiser
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from fwdiff_lite.problems.inverse_graphics import pixelnerf
 from fwdiff_lite.problems.inverse_graphics.bilinear import (
@@ -66,6 +67,16 @@ def test_a_field_does_not_depend_on_the_size_of_chunks(monkeypatch):
         monkeypatch.setattr(pixelnerf, "CPU_CHUNK_POINTS", 10)
         for chunked, expected in zip(field(points), unchunked, strict=True):
             torch.testing.assert_close(chunked, expected)
+
+
+def test_the_operations_of_a_field_with_gradients_are_counted_without_them():
+    """A module hook asks for the gradient of each input that wants one; views of maps without gradients have none."""
+    denoiser, context = small_denoiser(), noise_images(2, 2)
+    field = denoiser.condition(context.select([0]), context.params[:, 1:]).context
+    assert field.feature_maps.requires_grad
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        field(torch.zeros(2, 3, 3))
+    assert counter.get_total_flops() > 0
 
 
 def test_projection_before_and_after_bilinear_sampling_is_the_same_up_to_rounding():
