@@ -73,6 +73,7 @@ def test_the_operations_of_a_field_with_gradients_are_counted_without_them():
     """A module hook asks for the gradient of each input that wants one; views of maps without gradients have none."""
     denoiser, context = small_denoiser(), noise_images(2, 2)
     field = denoiser.condition(context.select([0]), context.params[:, 1:]).context
+    field = pixelnerf.cat([field, field], 1)
     assert field.feature_maps.requires_grad
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         field(torch.zeros(2, 3, 3))
