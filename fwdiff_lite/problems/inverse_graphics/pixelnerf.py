@@ -118,7 +118,7 @@ class RadianceField:
     def _maps(self, first: int = 0) -> Float[Tensor, "b v c h w"]:
         """The feature maps from view `first` on, with the layout that all chunks of points share."""
         maps = self.feature_maps[:, first:] if first else self.feature_maps
-        return pixel_major(maps.detach()) if gathers_pixels(maps) else maps
+        return pixel_major(maps) if gathers_pixels(maps) else maps
 
     def __getitem__(self, rows) -> RadianceField:
         """Some of the scenes: `rows` is an index of a tensor's first axis. An int selects a batch of one scene."""
@@ -366,6 +366,8 @@ class SceneDenoiser(nn.Module):
         images = torch.where(context.mask[:, :, None, None, None], context.value, 0)
         rendered_cond, t = self._empty_render(images, images.shape[1]), images.new_zeros(len(images))
         feature_maps = self.encode(images, context.params, rendered_cond, t, is_target=False)
+        if gathers_pixels(feature_maps):
+            feature_maps = pixel_major(feature_maps)  # once, and not for each chunk of rays
         return RadianceField(self.field, self.renderer, feature_maps, context.params, context.mask, self.training)
 
     def render_context(self, scene: RadianceField, cameras: Float[Tensor, "b m 4 4"]) -> RenderedRays:
