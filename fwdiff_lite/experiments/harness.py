@@ -214,8 +214,10 @@ def evaluate(
         name: {key: file_sha256(weights_path(key, folder)) for key in experiment.needed_weights(evaluation)}
         for name, evaluation in selected.items()
     }
-    for name in selected:
+    for name, evaluation in selected.items():
         cache_key = {"weights": digests[name], "options": session.options | dict(experiment.settings)}
+        if measurements := evaluation.read_records(session):
+            cache_key["measurements"] = records.digest_of(measurements)
         for path, part, key in pending_records(folder / f"evaluation_{name}.json", parts, cache_key):
             with record_lock(path, key) as is_pending:
                 if is_pending:

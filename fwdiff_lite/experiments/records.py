@@ -1,5 +1,6 @@
 """Records of trainings and of evaluations: the command, the minutes of a GPU, losses, settings, provenance."""
 
+import hashlib
 import json
 import shlex
 from collections.abc import Mapping
@@ -68,6 +69,11 @@ def evaluation_source(own: dict[str, Any], parts: list[dict], measurements: list
         source = merge_provenance(measurements)
         return source | {"command": f"{source['command']}; {own['command']}"}
     return merge_provenance([*parts, own]) | {"command": own["command"]} if parts else own
+
+
+def digest_of(records: list[dict]) -> str:
+    """The sha256 of records: it differs as soon as one of them does, or one is added."""
+    return hashlib.sha256(json.dumps(records, sort_keys=True).encode()).hexdigest()
 
 
 def write_evaluation_record(path: Path, record: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> None:

@@ -218,6 +218,26 @@ def test_the_seconds_of_a_sample_are_those_of_sampling_alone(monkeypatch, tmp_pa
     assert angles.measure_sampler("unet", 1, session)["seconds"].tolist() == [3.0, 3.0]
 
 
+def test_images_are_recorded_for_the_scenes_that_figures_show_alone(monkeypatch, tmp_path):
+    replaced = {
+        "session_test_set": lambda session, side: "four scenes",
+        "load_compiled_model": lambda session, variant: None,
+        "sample_scene": lambda *_: torch.linspace(-1, 1, 2 * 5 * 2 * 3).view(1, 2, 5, 2, 3, 1, 1),
+        "measure_views": lambda *_: {},
+        "NUM_EXAMPLES": 2,
+    }
+    for name, value in replaced.items():
+        monkeypatch.setattr(angles, name, value)
+    options = {"scenes": 4, "samples": 2, "steps": 1}
+    rows = angles.measure_sampler("unet", 1, Session(evaluation.EXPERIMENT, tmp_path, options, Part(1, 2)))
+    assert rows["images"].shape == (2, 2, 5, 2, 3, 1, 1) and rows["images"].dtype == np.uint8
+    assert rows["deviation"].shape == (2, 5, 2, 1, 1)
+    for values in rows.values():
+        assert len(values) == 2
+    assert rows["images"][0].any() and rows["deviation"][0].all(), "scene 1"
+    assert not rows["images"][1].any() and not rows["deviation"][1].any(), "scene 3"
+
+
 def test_the_test_set_of_a_part_ends_with_the_part(monkeypatch, tmp_path):
     class PartTestSet(held_out.TestSet):
         def __init__(self):

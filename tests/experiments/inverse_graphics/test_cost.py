@@ -181,21 +181,33 @@ def test_the_exported_record_states_what_every_entry_of_the_manifest_states(tmp_
     assert {"command", "commit", "gpu_minutes", "hardware", "licence", "metrics"} <= set(entry) and entry["seed"] == 0
 
 
+TIMING = {  # a record of `paper_size time dit`
+    "processes": 1, "batch": 8, "precision": "bf16", "compiled": True, "signals_a_second": 13.2, "gpu_minutes": 1.2,
+    "command": "python -m fwdiff_lite.experiments paper_size time dit", "commit": "abc", "hardware": "one H100",
+}  # fmt: skip
+
+
 def test_the_exported_record_of_timings_names_the_commit_and_the_card_that_measured_them(tmp_path, monkeypatch):
-    record = {
-        "processes": 1, "batch": 8, "precision": "bf16", "compiled": True, "signals_a_second": 13.2, "gpu_minutes": 1.2,
-        "command": "python -m fwdiff_lite.experiments paper_size time dit", "commit": "abc", "hardware": "one H100",
-    }  # fmt: skip
     for batch in (8, 32):
-        write_json(tmp_path / "runs" / f"time_dit_{batch}.json", record | {"batch": batch})
+        write_json(tmp_path / "runs" / f"time_dit_{batch}.json", TIMING | {"batch": batch})
     monkeypatch.setenv("FWDIFF_ROOT", str(tmp_path))
     monkeypatch.setenv("FWDIFF_COMMIT", "later")
     for words in (["evaluate", "paper_size"], ["export"]):
         command_line.main(["cost", *words, "--out", str(tmp_path / "runs")])
     entry = read_manifest()["09_cost.npz"]
     assert (entry["commit"], entry["hardware"], entry["gpu_minutes"]) == ("abc", "one H100", 2.4)
-    assert entry["command"].startswith(f"{record['command']}; {record['command']}; ")
+    assert entry["command"].startswith(f"{TIMING['command']}; {TIMING['command']}; ")
     assert "cost evaluate paper_size" in entry["command"]
+
+
+def test_timings_that_were_measured_later_are_read_by_the_same_command(tmp_path, capsys):
+    outputs = []
+    for batch in (8, 32, 32):  # the third command finds nothing new
+        write_json(tmp_path / f"time_dit_{batch}.json", TIMING | {"batch": batch})
+        command_line.main(["cost", "evaluate", "paper_size", "--out", str(tmp_path)])
+        outputs.append(capsys.readouterr().out)
+    measured = [output.count("scenes_a_second_processes_1_batch") for output in outputs]
+    assert measured == [1, 2, 0] and "evaluated already" in outputs[2]
 
 
 def test_timings_of_the_model_of_the_papers_size_are_read_from_the_folder(session):
