@@ -1,7 +1,11 @@
-import json, pathlib, sys
+import json
+import pathlib
+import sys
+
 for f in sys.argv[1:]:
     lines = [line for line in pathlib.Path(f).read_text().splitlines() if "energy_over_true_60" in line and "{" in line]
-    if not lines: continue
+    if not lines:
+        continue
     m = json.loads(lines[-1][lines[-1].index("{"):])
     print(f)
     for key in ("energy_over_true", "sharpness_ratio", "spread_skill"):

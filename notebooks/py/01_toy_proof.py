@@ -748,7 +748,7 @@ print(f"bump left with 0.60: DDIM {bump[0.0]:.2f}, ancestral {bump[1.0]:.2f}; tw
 # DDIM). In [04](04_gan_inversion.ipynb) it is possible, but not shown. It is possible for radiance fields, too: the
 # mean of two images of scenes is in general no image of a scene. [05](05_flatland.ipynb) finds no bias that is larger
 # than the other errors (the total variation of a room's contents is at most 0.10). [07](07_ablations.ipynb) tests it and
-# finds no sign of it (mode bias 0.006, -0.020 to 0.028). [06](06_inverse_graphics.ipynb) did not test it separately.
+# finds no sign of it (mode bias 0.006, -0.020 to 0.028).
 #
 # ### 5d. Measurements with noise (P1)
 #

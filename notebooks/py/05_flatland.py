@@ -851,8 +851,8 @@ slider = interact(show_step, step=IntSlider(0, min=0, max=len(watched_steps) - 1
 # <details><summary>Answers</summary>
 #
 # 1. Hardly any: with `eta=0` spread over error is 0.96 (0.89 to 1.03), so calibration does not ask for fresh noise. Start
-#    with 0. [06](06_inverse_graphics.ipynb) uses 1: there the skill of novel views is 0.87 against 0.82, with intervals that
-#    overlap. In [04](04_gan_inversion.ipynb) no measure asks for either.
+#    with 0. [06](06_inverse_graphics.ipynb) uses 1, but both values have the same scores there. In
+#    [04](04_gan_inversion.ipynb) no measure asks for either.
 # 2. Compare the measures of 24, 12, 6 and 3 steps. We did not measure it. We expect that few suffice, since the hidden
 #    content is simple: three categories and a position.
 # 3. With one target, the second and third room: the target now faces the third room, and the second contains a mean. With

@@ -701,9 +701,12 @@ figures.sampler_table(numbers_of_eta)
 # samples over the error of their mean, on disoccluded pixels; 1 is calibrated. **Visible error:** the error of one
 # sample on the pixels that the context sees, as root mean square.
 #
-# The figure has the energy score over that of true draws, against the angle of the view. The two lowest lines are
-# *ceilings*: true draws, shown by a renderer of 2 x 2 rays a pixel, and through feature maps of 64 x 64 pixels. A sampler
-# that knew all scenes exactly would have such a score.
+# The figure has the energy score over that of true draws, against the angle of the view. The two black lines are
+# *ceilings*: true draws as the forward model shows them, with 2 x 2 rays a pixel and, for the dashed line, through feature
+# maps of 64 x 64 pixels. A sampler that knew all scenes exactly would have such a score, unless its field makes up for the
+# coarse pixels, for example with soft edges. *View-space diffusion* has the same encoder but no forward model: it samples
+# each view by itself, as an image ([07](07_ablations.ipynb)). Its score is as good, but the views of a sample show
+# different scenes.
 
 # %% tags=["drawing", "nbval-ignore-output"]
 lines = angle_figures.distance_lines(numbers, view_space, ceiling)
@@ -757,29 +760,36 @@ slider = interact(lambda view: figures.show_view(walk[view]), view=IntSlider(VIE
 figures.view_table(numbers, angles.ANGLES)
 
 # %% [markdown]
-# TODO (numbers): Held. Did not. Eta.
+# **Held.**
 #
-# **The unreachable mean.** Rendering is not linear: the mean of two images of scenes is in general no image of a
-# scene. So the bias of [01, section 5c](01_toy_proof.ipynb) is possible here. [07](07_ablations.ipynb) tests it for
-# this model after three minutes of training: the mode bias is 0.006 (-0.020 to 0.028), which is no sign of the bias.
-# [05](05_flatland.ipynb) finds none, either.
+# - *Hidden content*: the total variation between the frequencies of samples and the true probabilities is 0.01 for the
+#   body and 0.03 for the decal (pooled over all scenes).
+# - *Energy score*: at targets, that of samples is 1.00 to 1.06 of that of true draws. The PSNR of one
+#   sample is 0.1 to 0.2 dB above that of one true draw.
+# - *Spread over error*: 0.95 to 0.96 at targets, 0.93 to 0.95 at novel views.
+# - *Eta*: 0 and 1 are equal within their intervals (section 10).
 #
 # **Did not.**
 #
-# - *Probabilities*: the total variation of the hidden factors is 0.05 with eta 1 and 0.04 with eta 0 (the worse factor,
-#   pooled over all scenes; with eta 1, 0.08 at the worst colour). The upper ends are above those of exact draws.
+# - *Decals* are not exact: the upper end of their total variation is 0.05 with eta 1, above that of exact draws.
+# - *Novel views*: the energy score is 1.22 of that of true draws at 45° and 1.11 at 90°. The ceiling explains the first one
+#   (1.25), but not the second (1.05). The visible error is largest there, too. No encoder gets a novel view as input.
+# - *Sharpness*: samples have 3 to 5 % more total variation than true pictures. A renderer of 2 x 2 rays adds about 1 %
+#   to true scenes.
+# - *Spread*: it is about 5 % too small, so samples are somewhat too alike.
 # - *The table's pattern* behind the screen is blurred in all samples, although it is certain.
-# - *Skill*: we aimed at 0.8 for all targets, and at 0.75 for all novel views. The target at 60° and the novel views at
-#   45° and 90° have less (table above). The aims are met only at larger angles, where more is hidden. The right panel of
-#   section 10 shows the reason. Two exact draws differ less at 60° than from behind. But the error of a sample on
-#   visible pixels is about 0.05 (rms) for all targets. This error is about as large as that of smoothing true pictures
-#   twice (printed in section 10), and exact draws do not have it. Novel views have less skill than targets. A likely
-#   reason is that no encoder gets them as input.
+# - *View by view*, view-space diffusion is as good after 10 GPU-minutes (the figure of section 10). What the forward
+#   model adds is the scene.
 #
-# **By the recipe of [02](02_keyhole_digits.ipynb#How-to-judge-a-sampler)**, on 128 scenes: energy ratio (0.69 to 0.74)
-# and spread over error pass in all views. The probabilities are bad: the upper ends are 0.05 (body) and 0.07 (decal),
-# those of exact draws in 95 % of repetitions below 0.041. The agreement with the context is bad: pictures have no
-# noise, but the error is 0.05. Ranks and controls were not run.
+# **The unreachable mean.** Rendering is not linear: the mean of two images of scenes is in general no image of a
+# scene. So the bias of [01, section 5c](01_toy_proof.ipynb) is possible here. [07](07_ablations.ipynb) tests it for
+# a model after three minutes of training: the mode bias is 0.006 (-0.020 to 0.028), which is no sign of the bias.
+# [05](05_flatland.ipynb) finds none, either.
+#
+# **By the recipe of [02](02_keyhole_digits.ipynb#How-to-judge-a-sampler)**, on 256 scenes: energy ratio (TODO(baseline))
+# and spread over error pass in all views. The probabilities of the body pass: the upper end is 0.025, that of exact draws
+# is below 0.033 in 95 % of repetitions. Those of the decal fail: the upper end is 0.050. The agreement with the context
+# fails, too: pictures have no noise, but the error is 0.03. Ranks and controls were not run.
 #
 # **Cost.** What a training step and a sample cost, and where the time goes, is the subject of [09](09_cost.ipynb).
 #
@@ -802,11 +812,11 @@ figures.view_table(numbers, angles.ANGLES)
 #
 # 1. The pattern always continues behind the screen, so it is certain. But the samples do not show it: all have the
 #    same blur. Samples that hardly differ may be wrong together.
-# 2. With eta 1, one in the middle. In later steps the network relies more on the noisy target than on the context, and
-#    the noisy target contains errors of its own earlier estimates. The last steps sharpen disoccluded pixels, at the
-#    cost of half a decibel on visible ones.
-# 3. Thin bodies, above all the screen: parts of it vanish. The field's network averages over views, and it was never
-#    trained with three views.
+# 2. One of the first (measured on four scenes, 16 steps and eta 1). The error on visible pixels grows by 0.7 dB until the
+#    last step. In later steps the network relies more on the noisy target than on the context, and the noisy target
+#    contains errors of its own earlier estimates.
+# 3. Hidden parts: the body dissolves, together with a part of the screen, and the decal has several colours. The network
+#    was trained with one context. With two it averages over three views, and no view decides what is hidden.
 # 4. All samples of a body have one back, and it is the right one. The context camera looks down on the lid, which now
 #    shows the back's colour, and the network finds these few pixels.
 #
@@ -834,6 +844,10 @@ for view in views:
         view("sharpness_ratio"): (0.95, 1.05), view("energy_skill"): None,
     })
 run.must_show(**{f"spread_skill_{angle}": (0.9, 1.1) for angle in angles.ANGLES})
+run.falls_short(
+    novel_sharpness_ratio_60="novel views at 45 degrees: a renderer of 2 x 2 rays a pixel adds to the total variation",
+    eta_0_decal_factor_scene_rms_high="the frequencies of decals are not exact in each scene",
+)
 for eta in angles.ETAS:
     factors = {f"eta_{eta}_{factor}_factor_scene_rms_high": (0.0, 0.08) for factor in tabletop.FACTORS}
     run.must_show(**{f"eta_{eta}_factor_tv_high": (0.0, 0.05)} | factors)

@@ -471,8 +471,7 @@ record_measures(large)
 figures.measures_table(large, all_numbers, training_cost)
 
 # %% [markdown]
-# The next table has the skill at both sizes, each relative to a deterministic model of its own size. The deterministic
-# model of 64 x 64 had 17 minutes of training, that of 128 x 128 had six minutes more.
+# The next table has the skill, relative to a deterministic model of the same size and time.
 
 # %% tags=["setup", "nbval-ignore-output"]
 fine = all_numbers["unet_128"]
@@ -480,7 +479,7 @@ for prefix in ("", "novel_"):
     for d in held_out.TARGET_ANGLES:
         key = f"{prefix}energy_skill_{d}"
         run.record(**{f"unet_128_{key}{end}": fine[f"{key}{end}"] for end in ("", "_low", "_high")})
-figures.skill_table({"128 x 128": fine, "64 x 64": longer_training})
+figures.skill_table({"128 x 128": fine})
 
 # %% [markdown]
 # ## 7. The cost of sampler options
@@ -645,8 +644,7 @@ run.record(**{f"clips_{key}": value for key, value in numbers.items()})
 #   0.90 to 0.83. Thresholding has no measurable effect. The released code uses all three together, which we did not
 #   try.
 #
-# **Larger images.** After six minutes at 128 x 128, the skill of the target from behind is 0.84. The skill is below that
-# at 64 x 64 in all six views, and most for the target at 60° (0.59, and 0.72 at 64 x 64).
+# **Larger images.** After six minutes at 128 x 128, the skill of the target from behind is 0.84, and 0.59 at 60°.
 #
 # **Limits.** Three minutes are few: the model of [06](06_inverse_graphics.ipynb) had 54. After so long a training,
 # parts may have another effect. Learning rate and widths were chosen for the full model. The full model was trained

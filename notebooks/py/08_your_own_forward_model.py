@@ -1082,10 +1082,10 @@ for parameter, same in zip(points_model.denoiser.parameters(), loaded_model.deno
 # about halves the bias: [01](01_toy_proof.ipynb), section 5c, draws the likelier answer in 77 % of the samples with
 # $\eta=1$ and in 88 % with $\eta = 0$, where 70 % are true. In [03](03_motion_warping.ipynb), with one flow, the
 # likelier direction comes 3 percentage points too often, and 7 with $\eta = 0$. Where DDIM keeps errors of its first
-# steps, later steps with $\eta = 1$ can correct them. For this the evidence is weak: in
-# [06](06_inverse_graphics.ipynb), the skill of novel views from the side (135°) is 0.87 (0.80 to 0.93) with $\eta = 1$
-# and 0.82 (0.77 to 0.88) with $\eta = 0$; the intervals overlap. [04](04_gan_inversion.ipynb) takes $\eta = 1$ as a
-# precaution; its calibration is no better there (spread over error 0.84 and 0.83).
+# steps, later steps with $\eta = 1$ can correct them. We find no evidence of this: in [06](06_inverse_graphics.ipynb), the
+# energy score of novel views from the side (135°), over that of true draws, is 1.01 (0.99 to 1.03) with $\eta = 1$ and
+# 1.01 (0.98 to 1.04) with $\eta = 0$. [04](04_gan_inversion.ipynb) takes $\eta = 1$ as a precaution; its calibration is no
+# better there (spread over error 0.84 and 0.83).
 #
 # <a id="Novel-view-loss"></a>
 #
