@@ -471,7 +471,7 @@ record_measures(large)
 figures.measures_table(large, all_numbers, training_cost)
 
 # %% [markdown]
-# The next table has the skill, relative to a deterministic model of the same size and time.
+# The next table has the skill, relative to the deterministic model of 128 x 128.
 
 # %% tags=["setup", "nbval-ignore-output"]
 fine = all_numbers["unet_128"]
