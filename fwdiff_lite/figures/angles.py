@@ -34,8 +34,8 @@ def distance_lines(
         Line("deterministic prediction", samples, "deterministic_over_true", plotting.BASELINE),
         Line("view-space diffusion", view_space, "energy_over_true", plotting.OTHER),
         Line("our samples", samples, "energy_over_true", plotting.SAMPLES),
-        Line("ceiling: maps of 64 x 64", ceiling, "ceiling_maps", plotting.TRUE, "--"),
-        Line("ceiling: 2 x 2 rays a pixel", ceiling, "ceiling_rays", plotting.TRUE, ":"),
+        Line("true draws, through maps of 64 x 64", ceiling, "ceiling_maps", plotting.TRUE, "--"),
+        Line("true draws, through 2 x 2 rays a pixel", ceiling, "ceiling_rays", plotting.TRUE, ":"),
     ]
 
 
@@ -63,7 +63,7 @@ def plot_distances(lines: Sequence[Line], angles: Sequence[int]) -> Figure:
         ax.set(title=title, xlabel="azimuth from the context camera, degrees", xticks=x)
         ax.set_xticks(x, [f"{angle:g}" for angle in x])
     low, high = min(1.0, *ends), max(1.0, *ends)
-    axes[0].set(yscale="log", ylim=(low / 1.04, high * 1.04), ylabel="energy score over that of true draws")
+    axes[0].set(yscale="log", ylim=(low / 1.04, high * 1.04), ylabel="energy score / that of true draws (log.)")
     ticks = [t for t in (0.8, 0.9, 1, 1.1, 1.2, 1.3, 1.5, 1.75, 2, 2.5, 3, 4, 5, 7, 10) if low / 1.04 < t < high * 1.04]
     axes[0].yaxis.set_minor_locator(plt.NullLocator())
     axes[0].set_yticks(ticks, [f"{tick:g}" for tick in ticks])

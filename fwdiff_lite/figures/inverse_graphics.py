@@ -11,6 +11,7 @@ import torch
 from IPython.display import HTML, Markdown
 from jaxtyping import Float, Int, Shaped, UInt8
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from torch import Tensor
 
 from fwdiff_lite import metrics, plotting
@@ -93,13 +94,13 @@ def plot_renders(renders: Sequence[tuple[Tensor, Tensor, Tensor]], titles: Seque
 def plot_before_and_after(
     context: Observations,
     target: Observations,
-    before: Float[Tensor, "n k 1 3 h w"],
+    before: Float[Tensor, "n any 1 3 h w"],
     after: Float[Tensor, "n k 1 3 h w"],
 ) -> Figure:
-    """A row for each of n bodies: context, true target, k samples before and k after the training."""
-    n, k = before.shape[:2]
-    columns = torch.cat([context.value[:n], target.value[:n], before[:, :, 0], after[:, :, 0]], 1)
-    titles = ["context", "true target", *(f"before, {i + 1}" for i in range(k)), *(f"after, {i + 1}" for i in range(k))]
+    """A row for each of n bodies: context, true target, a sample before the training, and k samples after it."""
+    n, k = after.shape[:2]
+    columns = torch.cat([context.value[:n], target.value[:n], before[:, 0], after[:, :, 0]], 1)
+    titles = ["context", "true target", "before", *(f"after, {i + 1}" for i in range(k))]
     return with_frames(plotting.image_grid(to_rgb(columns), col_titles=titles, size=0.95))
 
 
@@ -191,7 +192,7 @@ def plot_deviations(
             labels.append(f"{angle}°")
     titles = ["context", "true target", "sample", "deviation", "disoccluded"]
     fig = with_frames(plotting.image_grid(torch.stack(rows), size=1.15, row_labels=labels, col_titles=titles))
-    fig.set_figheight(fig.get_figheight() + 0.8)  # the height of the scale of colours
+    fig.set_figheight(fig.get_figheight() + 1.0)  # the height of the scale of colours
     scale = plt.cm.ScalarMappable(plt.Normalize(0, LARGEST_DEVIATION), "magma")
     fig.colorbar(scale, ax=fig.axes, location="bottom", shrink=0.4, aspect=30, label="deviation")
     return fig
@@ -288,6 +289,11 @@ def plot_frequencies(labels: Int[Tensor, "c 2 K"], cues: Int[Tensor, "c 2"]) -> 
                 ax.plot([k - 0.42, k + 0.42], [p, p], color=plotting.TRUE, lw=2.5)
             ax.set(title=f"{cue} {'screen' if f == 0 else 'box'} ({cue_labels.numel()})", ylim=(0, 1))
             ax.grid(axis="x")
+    legend = [
+        Line2D([], [], color=plotting.TRUE, lw=2.5, label="true probability"),
+        Line2D([], [], color=plotting.TRUE, lw=1.2, marker="|", label="samples: 95 % interval over scenes"),
+    ]
+    fig.legend(handles=legend, loc="outside lower center", ncols=2, fontsize=8)
     axes[0, 0].set_ylabel("frequency,\nbehind the screen")
     axes[1, 0].set_ylabel("frequency,\non the box")
     return fig
@@ -334,7 +340,7 @@ def view_table(numbers: Mapping[str, float], target_angles: Sequence[int]) -> Ma
     for prefix, name, ratio in (("", "target", 1), ("novel_", "novel view", held_out.NOVEL_ANGLE_RATIO)):
         for angle in target_angles:
             cells = (interval_text(numbers, f"{prefix}{key}_{angle}", n) for key, (_, n) in VIEW_MEASURES.items())
-            rows.append([f"{name}, {ratio * angle:.0f}°", *cells])
+            rows.append([f"{name}, {ratio * angle:g}°", *cells])
     return markdown_table(["", *(title for title, _ in VIEW_MEASURES.values())], rows)
 
 
@@ -349,7 +355,8 @@ def plot_skills(numbers: Mapping[str, float], target_angles: Sequence[int], base
         for ax, key in ((skill, "energy_skill"), (spread, "spread_skill")):
             bounds = [[numbers[f"{prefix}{key}_{d}{end}"] for d in target_angles] for end in ("", "_low", "_high")]
             value, low, high = map(np.array, bounds)
-            x = np.array(target_angles) + (3 if prefix else -3)
+            ratio, shift = (held_out.NOVEL_ANGLE_RATIO, -1) if prefix else (1, 1)
+            x = ratio * np.array(target_angles) + shift  # at 90 degrees there are two of them
             ax.errorbar(x, value, (value - low, high - value), fmt="o", color=color, label=label, capsize=3)
     levels = {
         skill: {0: f"deterministic ({baseline_minutes:.0f} GPU-minutes)", 1: "true draws"},
@@ -367,7 +374,7 @@ def plot_skills(numbers: Mapping[str, float], target_angles: Sequence[int], base
     error.plot(target_angles, visible, "o-", color=plotting.SAMPLES, label="a sample, visible pixels")
     error.set(title="errors of single images", ylabel="root mean square; colours in [-1, 1]", ylim=(0, None))
     for ax in (skill, spread, error):
-        ax.set(xlabel="target angle, degrees", xticks=target_angles)
+        ax.set(xlabel="azimuth from the context camera, degrees", xticks=target_angles)
     spread.legend(loc="lower right", fontsize=8)
     error.legend(loc="center right", fontsize=8)
     return fig
@@ -388,7 +395,7 @@ def measures_in_a_fold(numbers: Mapping[str, float], target_angles: Sequence[int
     for prefix, name, ratio in (("", "target", 1), ("novel_", "novel view", held_out.NOVEL_ANGLE_RATIO)):
         for d in target_angles:
             cells = "".join(f"<td>{numbers[f'{prefix}{k}_{d}']:.{n}f}</td>" for k, (_, _, n) in MEASURES.items())
-            rows += f"<tr><th>{name}, {ratio * d:.0f}°</th>{cells}</tr>"
+            rows += f"<tr><th>{name}, {ratio * d:g}°</th>{cells}</tr>"
     meanings = "".join(f"<li><b>{title}</b>: {meaning}</li>" for title, meaning, _ in MEASURES.values())
     table = f"<table><tr><th></th>{head}</tr>{rows}</table><ul>{meanings}</ul>"
     return HTML(f"<details><summary>More measures of the same samples</summary>{table}</details>")
