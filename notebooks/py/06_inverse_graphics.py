@@ -731,9 +731,9 @@ figures.measures_in_a_fold(numbers, angles.ANGLES)
 scores = ablations.scene_scores(harness.load_results(ablations.EXPERIMENT))
 for full_model, label in ((variants.FULL_MODEL, "the full model"), ("reseeded", "its second training")):
     gains = ablations.paired_gains(scores[full_model], scores["no_render"])
-    for key, views in (("energies", "all six"), ("energy_180", "from behind")):
+    for key, which in (("energies", "all six"), ("energy_180", "from behind")):
         change = f"{gains[key].value:+6.1%} ({gains[key].low:+.1%} to {gains[key].high:+.1%})"
-        print(f"without the render, over {label:22}{views:12}{change}")
+        print(f"without the render, over {label:22}{which:12}{change}")
 
 # %% [markdown]
 # ## 11. Move it
