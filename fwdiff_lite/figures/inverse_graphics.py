@@ -192,7 +192,8 @@ def plot_deviations(
             labels.append(f"{angle}°")
     titles = ["context", "true target", "sample", "deviation", "disoccluded"]
     fig = with_frames(plotting.image_grid(torch.stack(rows), size=1.15, row_labels=labels, col_titles=titles))
-    fig.set_figheight(fig.get_figheight() + 1.0)  # the height of the scale of colours
+    fig.set_figheight(fig.get_figheight() + 0.8)  # the height of the scale of colours
+    fig.get_layout_engine().set(rect=(0, 0, 1, 0.985))  # beside a scale, the titles' height is underestimated
     scale = plt.cm.ScalarMappable(plt.Normalize(0, LARGEST_DEVIATION), "magma")
     fig.colorbar(scale, ax=fig.axes, location="bottom", shrink=0.4, aspect=30, label="deviation")
     return fig
@@ -355,7 +356,7 @@ def plot_skills(numbers: Mapping[str, float], target_angles: Sequence[int], base
         for ax, key in ((skill, "energy_skill"), (spread, "spread_skill")):
             bounds = [[numbers[f"{prefix}{key}_{d}{end}"] for d in target_angles] for end in ("", "_low", "_high")]
             value, low, high = map(np.array, bounds)
-            ratio, shift = (held_out.NOVEL_ANGLE_RATIO, -1) if prefix else (1, 1)
+            ratio, shift = (held_out.NOVEL_ANGLE_RATIO, -1.5) if prefix else (1, 1.5)
             x = ratio * np.array(target_angles) + shift  # at 90 degrees there are two of them
             ax.errorbar(x, value, (value - low, high - value), fmt="o", color=color, label=label, capsize=3)
     levels = {
@@ -374,7 +375,7 @@ def plot_skills(numbers: Mapping[str, float], target_angles: Sequence[int], base
     error.plot(target_angles, visible, "o-", color=plotting.SAMPLES, label="a sample, visible pixels")
     error.set(title="errors of single images", ylabel="root mean square; colours in [-1, 1]", ylim=(0, None))
     for ax in (skill, spread, error):
-        ax.set(xlabel="azimuth from the context camera, degrees", xticks=target_angles)
+        ax.set(xlabel="azimuth from the context, degrees", xticks=target_angles)
     spread.legend(loc="lower right", fontsize=8)
     error.legend(loc="center right", fontsize=8)
     return fig
