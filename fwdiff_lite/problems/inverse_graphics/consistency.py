@@ -22,8 +22,8 @@ from torch.nn.functional import max_pool2d
 from fwdiff_lite import metrics
 from fwdiff_lite.checks import check_shape, format_shape
 from fwdiff_lite.problems.inverse_graphics import disocclusion, ray_tracing, tabletop
+from fwdiff_lite.problems.inverse_graphics.bilinear import bilinear_sample_uv
 from fwdiff_lite.problems.inverse_graphics.cameras import pixel_centres, project, rays
-from fwdiff_lite.problems.inverse_graphics.pixelnerf import bilinear_sample_uv
 
 POINT_TOLERANCE = 1e-4  # maximal distance, in the table's radii, of two traced points that count as the same
 

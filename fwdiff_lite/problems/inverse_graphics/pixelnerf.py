@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from fwdiff_lite.backbones import DiT, UNet
 from fwdiff_lite.devices import vector_like
 from fwdiff_lite.observations import Observations
+from fwdiff_lite.problems.inverse_graphics.bilinear import bilinear_sample_uv, gathers_pixels, pixel_major
 from fwdiff_lite.problems.inverse_graphics.cameras import (
     check_cameras,
     invert_projection,
@@ -95,8 +96,8 @@ class RadianceField:
     ) -> tuple[Float[Tensor, "b p"], Float[Tensor, "b p o"]]:
         """The field at points. kept: of PointEmbeddings, `context` and `target_positions`."""
         first = kept[0].shape[1] if kept else 0
-        maps, cameras = (x[:, first:] if first else x for x in (self.feature_maps, self.cameras))
-        views, inputs = (maps, cameras, self.mask), (points, *kept)
+        cameras = self.cameras[:, first:] if first else self.cameras
+        views, inputs = (self._maps(first), cameras, self.mask), (points, *kept)
         chunks = zip(*(self._chunks(x) for x in inputs), strict=True)
         network = partial(self.network, with_features=not kept)
         density, rgb_features = zip(*(network(p, *views, *values) for p, *values in chunks), strict=True)
@@ -106,8 +107,8 @@ class RadianceField:
 
     def embed(self, points: Float[Tensor, "b p 3"]) -> Float[Tensor, "b v p w"]:
         """The embeddings of all views at these points."""
-        values = [self.network.embed(chunk, self.feature_maps, self.cameras) for chunk in self._chunks(points)]
-        return torch.cat(values, 2)
+        maps = self._maps()
+        return torch.cat([self.network.embed(chunk, maps, self.cameras) for chunk in self._chunks(points)], 2)
 
     def embed_positions(
         self, points: Float[Tensor, "b p 3"], cameras: Float[Tensor, "b m 4 4"]
@@ -118,9 +119,14 @@ class RadianceField:
 
     def _chunks(self, x: Float[Tensor, "*b p n"]) -> tuple[Tensor, ...]:
         """Values of points in several chunks, which are small on the CPU; all at once where gradients are wanted."""
-        if x.is_cuda or torch.is_grad_enabled():
-            return (x,)
-        return x.split(max(1, CPU_CHUNK_POINTS // self.mask.numel()), -2)
+        if gathers_pixels(x):
+            return x.split(max(1, CPU_CHUNK_POINTS // self.mask.numel()), -2)
+        return (x,)
+
+    def _maps(self, first: int = 0) -> Float[Tensor, "b v c h w"]:
+        """The feature maps from view `first` on, with the layout that all chunks of points share."""
+        maps = self.feature_maps[:, first:] if first else self.feature_maps
+        return pixel_major(maps) if gathers_pixels(maps) else maps
 
     def __getitem__(self, rows) -> RadianceField:
         """Some of the scenes: `rows` is an index of a tensor's first axis. An int selects a batch of one scene."""
@@ -140,35 +146,10 @@ class RadianceField:
 
 def cat(fields: list[RadianceField], dim: int = 0) -> RadianceField:
     """torch.cat for radiance fields: dim 0 joins batches of scenes, dim 1 joins views of the same scenes."""
-    # the network reads all channels of a pixel at once, so the channels are contiguous in memory
+    # the network reads all channels of a pixel at once
     feature_maps = torch.cat([f.feature_maps.movedim(2, -1) for f in fields], dim).movedim(-1, 2)
     cameras, mask = (torch.cat(parts, dim) for parts in zip(*((f.cameras, f.mask) for f in fields), strict=True))
     return replace(fields[0], feature_maps=feature_maps, cameras=cameras, mask=mask, embeddings=None)
-
-
-def bilinear_sample_uv(images: Float[Tensor, "n c h w"], uv: Float[Tensor, "n p 2"]) -> Float[Tensor, "n p c"]:
-    """Bilinear interpolation of images or feature maps at the image coordinates `uv`.
-
-    Pixel centres are at u = (j + 0.5) / w, v = (i + 0.5) / h. Outside of the image, the border is repeated.
-    """
-    if torch.compiler.is_compiling():  # the compiler makes a much faster backward pass from gathers, on a GPU
-        return bilinear_by_gather(images, uv)
-    sampled = nn.functional.grid_sample(images, (2 * uv - 1)[:, None], padding_mode="border", align_corners=False)
-    return sampled[:, :, 0].transpose(1, 2)
-
-
-def bilinear_by_gather(images: Float[Tensor, "n c h w"], uv: Float[Tensor, "n p 2"]) -> Float[Tensor, "n p c"]:
-    """The same as `bilinear_sample_uv`, from the four pixels around each point."""
-    h, w = images.shape[2:]
-    # indexed by image, row and column: with one flat index, compiled code would divide it again for every channel
-    pixels, n = images.permute(0, 2, 3, 1), torch.arange(len(images), device=uv.device)[:, None]
-    position = torch.minimum((uv * uv.new_tensor([w, h]) - 0.5).clamp(min=0), uv.new_tensor([w - 1, h - 1]))
-    top_left = position.floor()
-    right, down = (position - top_left)[..., None].unbind(-2)
-    j, i = top_left.long().unbind(-1)
-    columns, rows = (j, (j + 1).clamp(max=w - 1)), (i, (i + 1).clamp(max=h - 1))
-    top, bottom = (pixels[n, y, columns[0]] * (1 - right) + pixels[n, y, columns[1]] * right for y in rows)
-    return top * (1 - down) + bottom * down
 
 
 def positional_encoding(x: Float[Tensor, "*b d"], num_freqs: int) -> Float[Tensor, "*b e"]:

@@ -17,7 +17,7 @@ from fwdiff_lite.experiments.declaration import Evaluation, Results
 from fwdiff_lite.experiments.harness import Session
 from fwdiff_lite.experiments.inverse_graphics import angles, ceilings, evaluation, held_out
 from fwdiff_lite.experiments.split import Part, PerContext, interleave
-from fwdiff_lite.problems.inverse_graphics.pixelnerf import bilinear_sample_uv
+from fwdiff_lite.problems.inverse_graphics.bilinear import bilinear_sample_uv
 
 COUNT, K, SIDE = 8, 4, 12
 make_small_set = partial(held_out.make_test_set, side=SIDE, angles=angles.ANGLES)

@@ -6,11 +6,14 @@ from pixelnerf_helpers import generator, noise_images, orbit_cameras, small_deno
 from torch import nn
 
 from fwdiff_lite.problems.inverse_graphics import pixelnerf
+from fwdiff_lite.problems.inverse_graphics.bilinear import (
+    bilinear_by_gather,
+    bilinear_by_weighted_sum,
+    bilinear_sample_uv,
+)
 from fwdiff_lite.problems.inverse_graphics.cameras import look_at, pixel_centres, plucker_coordinates, project, rays
 from fwdiff_lite.problems.inverse_graphics.pixelnerf import (
     FieldNetwork,
-    bilinear_by_gather,
-    bilinear_sample_uv,
     contract,
 )
 
@@ -35,6 +38,22 @@ def test_bilinear_sampling_by_gather_is_the_same(size):
     functions = (bilinear_by_gather, bilinear_sample_uv)
     gradients = [torch.autograd.grad((sample(maps, uv) * weight).sum(), maps)[0] for sample in functions]
     torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("size", [(5, 7), (1, 7), (5, 1)])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_bilinear_sampling_by_a_weighted_sum_is_that_of_grid_sample(size, channels_last):
+    """Inside and outside of the image, far away, and where a projection is not a number."""
+    maps = torch.randn(3, 4, *size, generator=generator(), dtype=torch.float64)
+    if channels_last:
+        maps = maps.contiguous(memory_format=torch.channels_last)
+    uv = 1.4 * torch.rand(3, 50, 2, generator=generator(1), dtype=torch.float64) - 0.2
+    uv[0, :4, 0] = torch.tensor([float("nan"), float("inf"), float("-inf"), 1e30])
+    expected = bilinear_sample_uv(maps, uv)  # by grid_sample, since gradients are on
+    torch.testing.assert_close(bilinear_by_weighted_sum(maps, uv), expected, rtol=0, atol=1e-14)
+    with torch.no_grad():
+        assert torch.equal(bilinear_sample_uv(maps, uv), bilinear_by_weighted_sum(maps, uv))
+    assert not torch.allclose(bilinear_by_weighted_sum(maps, uv.roll(1, 1)), expected)
 
 
 def test_a_field_does_not_depend_on_the_size_of_chunks(monkeypatch):

@@ -10,8 +10,9 @@ from torch import nn
 
 from fwdiff_lite.diffusion import ForwardDiffusion, ForwardRegression
 from fwdiff_lite.observations import Observations
+from fwdiff_lite.problems.inverse_graphics.bilinear import bilinear_sample_uv
 from fwdiff_lite.problems.inverse_graphics.cameras import look_at, orbit, perspective_divide, project_homogeneous
-from fwdiff_lite.problems.inverse_graphics.pixelnerf import RadianceField, SceneDenoiser, bilinear_sample_uv
+from fwdiff_lite.problems.inverse_graphics.pixelnerf import RadianceField, SceneDenoiser
 from fwdiff_lite.problems.inverse_graphics.volume import VolumeRenderer
 
 
