@@ -3,6 +3,7 @@
 import os
 from contextlib import contextmanager, nullcontext
 
+import matplotlib as mpl
 import pytest
 from jaxtyping import config as jaxtyping_config
 from jaxtyping import install_import_hook
@@ -28,6 +29,13 @@ def shape_checks_off():
 def no_shape_checks():
     """The whole test runs without shape checks."""
     with shape_checks_off():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def style_of_figures():
+    """A test that sets the style of figures sets it for itself alone."""
+    with mpl.rc_context():
         yield
 
 

@@ -373,6 +373,8 @@ class SceneDenoiser(nn.Module):
         images = torch.where(context.mask[:, :, None, None, None], context.value, 0)
         rendered_cond, t = self._empty_render(images, images.shape[1]), images.new_zeros(len(images))
         feature_maps = self.encode(images, context.params, rendered_cond, t, is_target=False)
+        if gathers_pixels(feature_maps):
+            feature_maps = pixel_major(feature_maps)  # once, and not for each chunk of rays
         return RadianceField(self.field, self.renderer, feature_maps, context.params, context.mask, self.training)
 
     def render_context(self, scene: RadianceField, cameras: Float[Tensor, "b m 4 4"]) -> RenderedRays:

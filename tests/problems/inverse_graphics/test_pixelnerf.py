@@ -4,12 +4,15 @@ import pytest
 import torch
 from pixelnerf_helpers import generator, noise_images, orbit_cameras, small_denoiser
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from fwdiff_lite.problems.inverse_graphics import pixelnerf
 from fwdiff_lite.problems.inverse_graphics.bilinear import (
     bilinear_by_gather,
     bilinear_by_weighted_sum,
     bilinear_sample_uv,
+    is_pixel_major,
+    pixel_major,
 )
 from fwdiff_lite.problems.inverse_graphics.cameras import look_at, pixel_centres, plucker_coordinates, project, rays
 from fwdiff_lite.problems.inverse_graphics.pixelnerf import (
@@ -46,14 +49,23 @@ def test_bilinear_sampling_by_a_weighted_sum_is_that_of_grid_sample(size, channe
     """Inside and outside of the image, far away, and where a projection is not a number."""
     maps = torch.randn(3, 4, *size, generator=generator(), dtype=torch.float64)
     if channels_last:
-        maps = maps.contiguous(memory_format=torch.channels_last)
+        maps = pixel_major(maps)
+        assert is_pixel_major(maps)
     uv = 1.4 * torch.rand(3, 50, 2, generator=generator(1), dtype=torch.float64) - 0.2
     uv[0, :4, 0] = torch.tensor([float("nan"), float("inf"), float("-inf"), 1e30])
     expected = bilinear_sample_uv(maps, uv)  # by grid_sample, since gradients are on
     torch.testing.assert_close(bilinear_by_weighted_sum(maps, uv), expected, rtol=0, atol=1e-14)
     with torch.no_grad():
-        assert torch.equal(bilinear_sample_uv(maps, uv), bilinear_by_weighted_sum(maps, uv))
+        chosen = bilinear_by_weighted_sum(maps, uv) if channels_last else expected
+        assert torch.equal(bilinear_sample_uv(maps, uv), chosen)
     assert not torch.allclose(bilinear_by_weighted_sum(maps, uv.roll(1, 1)), expected)
+
+
+def test_a_weighted_sum_takes_the_border_in_half_precision_and_as_many_images_as_points():
+    ones = torch.ones(1, 1, 260, 260, dtype=torch.bfloat16)  # 259 is no number of this type: it is rounded to 260
+    assert bilinear_by_weighted_sum(ones, torch.ones(1, 1, 2).bfloat16()) == 1
+    with pytest.raises(ValueError, match="uv"):
+        bilinear_by_weighted_sum(torch.zeros(1, 3, 4, 4), torch.rand(2, 5, 2))
 
 
 def test_a_field_does_not_depend_on_the_size_of_chunks(monkeypatch):
@@ -65,6 +77,17 @@ def test_a_field_does_not_depend_on_the_size_of_chunks(monkeypatch):
         monkeypatch.setattr(pixelnerf, "CPU_CHUNK_POINTS", 10)
         for chunked, expected in zip(field(points), unchunked, strict=True):
             torch.testing.assert_close(chunked, expected)
+
+
+def test_the_operations_of_a_field_with_gradients_are_counted_without_them():
+    """A module hook asks for the gradient of each input that wants one; views of maps without gradients have none."""
+    denoiser, context = small_denoiser(), noise_images(2, 2)
+    field = denoiser.condition(context.select([0]), context.params[:, 1:]).context
+    field = pixelnerf.cat([field, field], 1)
+    assert field.feature_maps.requires_grad
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        field(torch.zeros(2, 3, 3))
+    assert counter.get_total_flops() > 0
 
 
 def test_projection_before_and_after_bilinear_sampling_is_the_same_up_to_rounding():
