@@ -212,7 +212,7 @@ SUPERSAMPLED_VARIANTS = {
         make_variant(replace(SUPERSAMPLED_SETTINGS, side=LARGE_SIDE), **MAPS_OPTIONS), batch_size=BATCH_SIZE // 2
     ),
     "supersampled_deterministic": make_variant(
-        replace(SUPERSAMPLED_SETTINGS, model_class=ForwardRegression), **SUPERSAMPLED_OPTIONS
+        replace(SUPERSAMPLED_SETTINGS, model_class=ForwardRegression), **MAPS_OPTIONS
     ),
     "supersampled_view_space": make_variant(SETTINGS["view_space"], **SUPERSAMPLED_OPTIONS),
 }
