@@ -699,8 +699,8 @@ figures.sampler_table(numbers_of_eta)
 #
 # The figure has the energy score over that of true draws, against the angle of the view; 1 is the least. The black lines
 # show what the renderer costs: they are true draws, but seen through the forward model, with 2 x 2 rays a pixel (dotted),
-# and through feature maps of 64 x 64 pixels, too (dashed). Our samples can lie below these lines, since a trained field
-# makes up for coarse pixels, for example with soft edges. *View-space diffusion* has the same encoder but no forward
+# and through feature maps of 64 x 64 pixels, too (dashed). Our samples can lie below these lines, probably since a trained
+# field makes up for coarse pixels, for example with soft edges. *View-space diffusion* has the same encoder but no forward
 # model: it samples each view by itself, as an image ([07](07_ablations.ipynb)). View by view its score is as good, and
 # better in two novel views. But its views show no common scene.
 
@@ -812,6 +812,9 @@ figures.view_table(numbers, angles.ANGLES)
 # **What the paper reports.** The paper trains on real clips (RealEstate10k and CO3D) with a far larger model, and
 # reports FID, KID, LPIPS and PSNR. Its data, sizes, numbers and claims stand beside those of this repository in [07,
 # section 10](07_ablations.ipynb), and in the [README](../README.md#the-paper-and-this-repository).
+#
+# **Your own clips.** The commands of `real_clips` train this model on a folder of clips with known cameras; see [Scenes of
+# your own](../README.md#scenes-of-your-own).
 #
 # ## 13. On your own
 #
