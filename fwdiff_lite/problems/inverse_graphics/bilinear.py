@@ -7,20 +7,24 @@ from torch import Tensor, nn
 from fwdiff_lite.checks import check_shape
 
 
-def pixel_major(images: Float[Tensor, "*b c h w"]) -> Float[Tensor, "*b c h w"]:
+def channels_last(images: Float[Tensor, "*b c h w"]) -> Float[Tensor, "*b c h w"]:
     """The same images. In memory, the channels of a pixel follow one another, and the images have no gaps."""
-    return images if is_pixel_major(images) else images.movedim(-3, -1).contiguous().movedim(-1, -3)
+    return images if is_channels_last(images) else images.movedim(-3, -1).contiguous().movedim(-1, -3)
 
 
-def is_pixel_major(images: Float[Tensor, "*b c h w"]) -> bool:
-    """Whether images have the layout of `pixel_major`."""
+def is_channels_last(images: Float[Tensor, "*b c h w"]) -> bool:
+    """Whether images have the layout of `channels_last`."""
     return images.movedim(-3, -1).is_contiguous()
 
 
-def gathers_pixels(x: Tensor) -> bool:
-    """Whether points take their features by `bilinear_by_weighted_sum`, if the images are pixel-major: on a CPU, where
-    no gradients are wanted."""
-    return x.device.type == "cpu" and not torch.is_grad_enabled()
+def fastest_layout(images: Float[Tensor, "*b c h w"]) -> Float[Tensor, "*b c h w"]:
+    """The same images; `channels_last` where `bilinear_sample_uv` is faster for it. Convert once, then sample often."""
+    return channels_last(images) if _sums_pixels(images) else images
+
+
+def _sums_pixels(images: Tensor) -> bool:
+    """Whether `bilinear_by_weighted_sum` is the fastest way for channels-last images: on a CPU, without gradients."""
+    return images.device.type == "cpu" and not torch.is_grad_enabled()
 
 
 def bilinear_sample_uv(images: Float[Tensor, "n c h w"], uv: Float[Tensor, "n p 2"]) -> Float[Tensor, "n p c"]:
@@ -30,7 +34,7 @@ def bilinear_sample_uv(images: Float[Tensor, "n c h w"], uv: Float[Tensor, "n p 
     """
     if torch.compiler.is_compiling():  # the compiler makes a much faster backward pass from gathers, on a GPU
         return bilinear_by_gather(images, uv)
-    if gathers_pixels(images) and is_pixel_major(images) and images.dtype == uv.dtype:
+    if _sums_pixels(images) and is_channels_last(images) and images.dtype == uv.dtype:
         return bilinear_by_weighted_sum(images, uv)
     sampled = nn.functional.grid_sample(images, (2 * uv - 1)[:, None], padding_mode="border", align_corners=False)
     return sampled[:, :, 0].transpose(1, 2)
@@ -39,12 +43,12 @@ def bilinear_sample_uv(images: Float[Tensor, "n c h w"], uv: Float[Tensor, "n p 
 def bilinear_by_weighted_sum(images: Float[Tensor, "n c h w"], uv: Float[Tensor, "n p 2"]) -> Float[Tensor, "n p c"]:
     """The same as `grid_sample`, and faster on a CPU. The channels of a point are contiguous in memory, as layers want.
 
-    Each point is a weighted sum of the four pixels around it. Images that are not pixel-major are copied.
+    Each point is a weighted sum of the four pixels around it. Images that are not channels-last are copied.
     ValueError if there are not as many images as sets of points.
     """
     check_shape("uv", uv, (len(images), *uv.shape[1:]), images=images)
     h, w = images.shape[2:]
-    pixels = pixel_major(images).movedim(1, -1).flatten(0, 2)
+    pixels = channels_last(images).movedim(1, -1).flatten(0, 2)
     rows = h * torch.arange(len(images), device=uv.device)[:, None]
     # the arithmetic of `grid_sample`, for the same rounding; NaN is 0
     x, y = (

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from fwdiff_lite.backbones import DiT, UNet
 from fwdiff_lite.devices import vector_like
 from fwdiff_lite.observations import Observations
-from fwdiff_lite.problems.inverse_graphics.bilinear import bilinear_sample_uv, gathers_pixels, pixel_major
+from fwdiff_lite.problems.inverse_graphics.bilinear import bilinear_sample_uv, fastest_layout
 from fwdiff_lite.problems.inverse_graphics.cameras import (
     check_cameras,
     invert_projection,
@@ -111,14 +111,13 @@ class RadianceField:
 
     def _chunks(self, x: Float[Tensor, "*b p n"]) -> tuple[Tensor, ...]:
         """Values of points in several chunks, which are small on the CPU; all at once where gradients are wanted."""
-        if gathers_pixels(x):
-            return x.split(max(1, CPU_CHUNK_POINTS // self.mask.numel()), -2)
-        return (x,)
+        if x.is_cuda or torch.is_grad_enabled():
+            return (x,)
+        return x.split(max(1, CPU_CHUNK_POINTS // self.mask.numel()), -2)
 
     def _maps(self, first: int = 0) -> Float[Tensor, "b v c h w"]:
         """The feature maps from view `first` on, with the layout that all chunks of points share."""
-        maps = self.feature_maps[:, first:] if first else self.feature_maps
-        return pixel_major(maps) if gathers_pixels(maps) else maps
+        return fastest_layout(self.feature_maps[:, first:] if first else self.feature_maps)
 
     def __getitem__(self, rows) -> RadianceField:
         """Some of the scenes: `rows` is an index of a tensor's first axis. An int selects a batch of one scene."""
@@ -138,7 +137,7 @@ class RadianceField:
 
 def cat(fields: list[RadianceField], dim: int = 0) -> RadianceField:
     """torch.cat for radiance fields: dim 0 joins batches of scenes, dim 1 joins views of the same scenes."""
-    # the network reads all channels of a pixel at once
+    # the network reads all channels of a pixel at once, so the channels are contiguous in memory
     feature_maps = torch.cat([f.feature_maps.movedim(2, -1) for f in fields], dim).movedim(-1, 2)
     cameras, mask = (torch.cat(parts, dim) for parts in zip(*((f.cameras, f.mask) for f in fields), strict=True))
     return replace(fields[0], feature_maps=feature_maps, cameras=cameras, mask=mask, embeddings=None)
@@ -365,9 +364,8 @@ class SceneDenoiser(nn.Module):
         """The scene that is conditioned on the context alone, S(. | enc(O_ctxt; 0))."""
         images = torch.where(context.mask[:, :, None, None, None], context.value, 0)
         rendered_cond, t = self._empty_render(images, images.shape[1]), images.new_zeros(len(images))
-        feature_maps = self.encode(images, context.params, rendered_cond, t, is_target=False)
-        if gathers_pixels(feature_maps):
-            feature_maps = pixel_major(feature_maps)  # once, and not for each chunk of rays
+        maps = self.encode(images, context.params, rendered_cond, t, is_target=False)
+        feature_maps = fastest_layout(maps)  # here, and not again for each chunk of rays
         return RadianceField(self.field, self.renderer, feature_maps, context.params, context.mask, self.training)
 
     def render_context(self, scene: RadianceField, cameras: Float[Tensor, "b m 4 4"]) -> RenderedRays:
